@@ -1,0 +1,36 @@
+# `make test` needs python3.11 or newer with venv, and nothing else that is installed.
+# Another interpreter or another build of torch: make test PYTHON=python3.12 TORCH='torch==2.13.0 --index-url ...'
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALLED := .venv/installed
+
+.PHONY: test check fix clean
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(INSTALLED)
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so a broken install is done again. Torch comes first: left to itself, pip would choose a
+# build with gigabytes of CUDA.
+$(INSTALLED): pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(PIP) $(TORCH)
+	$(PIP) --editable '.[dev]'
+	@touch $@

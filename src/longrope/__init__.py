@@ -1,0 +1,79 @@
+"""Extend the context window of a RoPE language model: search rescale factors, measure the result, export a checkpoint.
+
+    model   = longrope.load_model("folder-or-hub-name-or-model.gguf")
+    texts   = longrope.load_texts(["books/"], model.tokenizer)
+    factors = longrope.find_factors(model, texts.search, target_tokens=65_536)
+    scores  = longrope.measure(model, factors, texts.measure)
+    longrope.export_hf(model, factors, "extended/")
+
+Names are imported when they are first used, so ``import longrope`` does not load torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from longrope.errors import LongRopeError
+    from longrope.exports import export_hf
+    from longrope.factors import FactorTable, RescaleFactors, closed_form, load_factors
+    from longrope.measures import measure
+    from longrope.models import LanguageModel, load_model, read_spec, rescaled
+    from longrope.pipeline import compare, extend
+    from longrope.recipe import Recipe, load_recipe
+    from longrope.rope import RopeSpec
+    from longrope.rundir import RunDir
+    from longrope.search import find_factors
+    from longrope.texts import Texts, load_texts
+
+__version__ = "0.1.0"
+_HOMES = {
+    "LongRopeError": "errors",
+    "export_hf": "exports",
+    "FactorTable": "factors",
+    "RescaleFactors": "factors",
+    "closed_form": "factors",
+    "load_factors": "factors",
+    "measure": "measures",
+    "LanguageModel": "models",
+    "load_model": "models",
+    "read_spec": "models",
+    "rescaled": "models",
+    "compare": "pipeline",
+    "extend": "pipeline",
+    "Recipe": "recipe",
+    "load_recipe": "recipe",
+    "RopeSpec": "rope",
+    "RunDir": "rundir",
+    "find_factors": "search",
+    "Texts": "texts",
+    "load_texts": "texts",
+}
+__all__ = [
+    "FactorTable",
+    "LanguageModel",
+    "LongRopeError",
+    "Recipe",
+    "RescaleFactors",
+    "RopeSpec",
+    "RunDir",
+    "Texts",
+    "closed_form",
+    "compare",
+    "export_hf",
+    "extend",
+    "find_factors",
+    "load_factors",
+    "load_model",
+    "load_recipe",
+    "load_texts",
+    "measure",
+    "read_spec",
+    "rescaled",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module at first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'longrope' has no attribute {name!r}")
+    return getattr(import_module(f"longrope.{_HOMES[name]}"), name)

@@ -1,0 +1,329 @@
+"""The doors: one subcommand per arrow. Each parses, calls the pipeline and prints; nothing is computed here.
+
+Exit codes: 0 done, 2 bad input (one paragraph on stderr), 1 our fault (a traceback).
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from longrope.errors import LongRopeError, RecipeError
+
+if TYPE_CHECKING:
+    from longrope.pipeline import Watch
+    from longrope.recipe import Recipe
+    from longrope.records import Score
+    from longrope.rundir import RunDir
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+Model = Annotated[str, typer.Argument(help="Hub name, folder, or GGUF file.")]
+OptionalModel = Annotated[str | None, typer.Argument(help="Hub name, folder, or GGUF file.")]
+To = Annotated[str | None, typer.Option("--to", help="The window to reach: 64k = 65536.")]
+Data = Annotated[list[str] | None, typer.Option("--data", help="Text file or folder to search on; repeatable.")]
+MeasureData = Annotated[
+    list[str] | None, typer.Option("--measure-data", help="Text of another source to measure on; repeatable.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Run directory; resumed if it exists.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="TOML recipe; options given here override it.")]
+Method = Annotated[str | None, typer.Option("--method", help="gradient or evolution.")]
+Lengths = Annotated[str | None, typer.Option("--lengths", help="Windows to measure: 8k,16k,64k.")]
+Metrics = Annotated[str | None, typer.Option("--metrics", help="perplexity,passkey")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Decides every random choice.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto.")]
+DType = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+@app.command()
+def extend(
+    model: OptionalModel = None,
+    to: To = None,
+    data: Data = None,
+    measure_data: MeasureData = None,
+    out: Out = None,
+    recipe: RecipeFile = None,
+    method: Method = None,
+    lengths: Lengths = None,
+    metrics: Metrics = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search factors, measure the result, export a checkpoint: the whole walk."""
+    from longrope import pipeline
+
+    full, run = _prepare(**_given(locals()))
+    with _watching(full) as watch:
+        scores = pipeline.extend(full, run, watch)
+    _print_scores(scores, as_json)
+    if not as_json:
+        print(f"factors: {run.factors()}\ncheckpoint: {run.checkpoint}\nscores: {run.scores}")
+
+
+@app.command()
+def compare(
+    model: OptionalModel = None,
+    to: To = None,
+    data: Data = None,
+    measure_data: MeasureData = None,
+    out: Out = None,
+    recipe: RecipeFile = None,
+    lengths: Lengths = None,
+    metrics: Metrics = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure none, PI, NTK, dynamic NTK, YaRN and both LongRoPE searches side by side."""
+    from longrope import pipeline
+
+    full, run = _prepare(**_given(locals()), suffix="-compare")
+    with _watching(full) as watch:
+        scores = pipeline.compare(full, run, watch)
+    _print_scores(scores, as_json)
+    if not as_json:
+        _print_costs(pipeline.search_costs(run))
+        print(f"scores: {run.scores}")
+
+
+@app.command()
+def search(
+    model: OptionalModel = None,
+    to: To = None,
+    data: Data = None,
+    out: Out = None,
+    recipe: RecipeFile = None,
+    method: Method = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search rescale factors; write factors.json."""
+    from longrope import pipeline
+    from longrope.factors import dump_factors
+
+    full, run = _prepare(**_given(locals()))
+    with _watching(full) as watch:
+        factors = pipeline.search(full, run, watch)
+    print(dump_factors(factors) if as_json else f"factors: {run.factors()}")
+
+
+@app.command()
+def measure(
+    model: Model,
+    factors: Annotated[
+        Path | None, typer.Option("--factors", help="factors.json; without it the model is measured as it is.")
+    ] = None,
+    data: Data = None,
+    measure_data: MeasureData = None,
+    lengths: Lengths = None,
+    metrics: Metrics = None,
+    out: Out = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure perplexity and passkeys by context window."""
+    from longrope import pipeline
+    from longrope.recipe import MeasureRecipe, Recipe
+    from longrope.rundir import RunDir
+
+    if not (data or measure_data):
+        raise RecipeError("No text was given.", "Perplexity needs some.", "Give --data or --measure-data.")
+    full = Recipe(
+        model,
+        target_tokens=1,
+        data=tuple(data or ()),
+        measure_data=tuple(measure_data or ()),
+        seed=seed or 0,
+        device=device or "auto",
+        dtype=dtype or "auto",
+        measure=_measuring(MeasureRecipe(), lengths, metrics),
+    )
+    with _watching(None) as watch:
+        scores = pipeline.measure_only(full, factors, RunDir(out) if out else None, watch)
+    _print_scores(scores, as_json)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run directory with factors.")],
+    to: Annotated[str, typer.Option("--to", help="hf")] = "hf",
+    tiers: Annotated[str, typer.Option("--tiers", help="single, or two: short and long.")] = "single",
+    drop_start_tokens: Annotated[bool, typer.Option("--drop-start-tokens", help="Drop them, and measure.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the checkpoint of a run again, with other settings if asked; reopen it and compare."""
+    from longrope import pipeline
+    from longrope.recipe import ExportRecipe
+    from longrope.rundir import RunDir
+
+    if to != "hf":
+        raise RecipeError(f"The format {to!r} was asked for.", "Known: hf.", "Use --to hf.")
+    directory = RunDir(run)
+    with _watching(None) as watch:
+        pipeline.export_again(directory, ExportRecipe(tiers, drop_start_tokens), watch)
+    print(directory.export_report.read_text() if as_json else f"checkpoint: {directory.checkpoint}")
+
+
+@app.command()
+def inspect(model: Model, to: To = None, as_json: AsJson = False) -> None:
+    """Show a model's RoPE: its pairs, which turn fully within the window, and what each method would do."""
+    from longrope import pipeline
+    from longrope.recipe import parse_tokens
+
+    report = pipeline.inspect(model, parse_tokens(to) if to else None)
+    if as_json:
+        print(json.dumps(report))
+        return
+    pairs = report.pop("pairs")
+    for name, value in report.items():
+        print(f"{name}: {value}")
+    _print_table("pairs", list(pairs[0]), ([_number(value) for value in pair.values()] for pair in pairs))
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one paragraph and exit code 2."""
+    try:
+        app()
+    except LongRopeError as error:
+        print(f"longrope: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("longrope: interrupted; the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a command that make up its recipe."""
+    return {name: value for name, value in options.items() if name not in ("as_json", "pipeline", "dump_factors")}
+
+
+def _prepare(*, out: Path | None, recipe: Path | None, suffix: str = "", **given: Any) -> tuple["Recipe", "RunDir"]:
+    """Make the recipe of a command: from a recipe file, from the run directory to resume, or from the options alone."""
+    from longrope.recipe import Recipe, format_tokens, load_recipe, parse_tokens
+    from longrope.rundir import RunDir
+
+    resumable = out / "recipe.toml" if out else None
+    if recipe:
+        full = load_recipe(recipe)
+    elif given["model"] is None and resumable and resumable.exists():
+        full = load_recipe(resumable)
+    else:
+        missing = [flag for flag, key in (("MODEL", "model"), ("--to", "to"), ("--data", "data")) if not given[key]]
+        if missing:
+            raise RecipeError(
+                f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.",
+                "A run needs a model, a window and texts, or a recipe file.",
+                "For example: longrope extend MODEL --to 64k --data books/",
+            )
+        full = Recipe(given["model"], parse_tokens(given["to"]), tuple(given["data"]))
+    full = _overridden(full, given)
+    run = RunDir(out or Path("runs") / f"{Path(full.model).stem}-{format_tokens(full.target_tokens)}{suffix}")
+    return full, run
+
+
+def _overridden(recipe: "Recipe", given: dict[str, Any]) -> "Recipe":
+    from longrope.recipe import parse_tokens
+
+    plain = {key: given[key] for key in ("model", "seed", "device", "dtype") if given.get(key) is not None}
+    plain |= {key: tuple(given[key]) for key in ("data", "measure_data") if given.get(key)}
+    if given.get("to"):
+        plain["target_tokens"] = parse_tokens(given["to"])
+    if given.get("method"):
+        plain["search"] = replace(recipe.search, method=given["method"])
+    return replace(recipe, **plain, measure=_measuring(recipe.measure, given.get("lengths"), given.get("metrics")))
+
+
+def _measuring(settings: Any, lengths: str | None, metrics: str | None) -> Any:
+    from longrope.recipe import parse_tokens
+
+    if lengths:
+        settings = replace(settings, lengths=tuple(parse_tokens(length) for length in lengths.split(",")))
+    if metrics:
+        settings = replace(settings, metrics=tuple(metrics.split(",")))
+    return settings
+
+
+@contextmanager
+def _watching(recipe: "Recipe | None") -> Iterator["Watch"]:
+    """Tell of progress on stderr: a line per step, and on a terminal a bar for the search in hand."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from longrope.models import silence_loading
+    from longrope.pipeline import Watch
+
+    silence_loading()
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    totals = {}
+    if recipe:
+        evolution = recipe.search.evolution.filled(recipe.target_tokens)
+        totals = {"longrope-gradient": recipe.search.gradient.steps, "longrope-evolution": evolution.generations}
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        bars = {name: progress.add_task(name, total=total, visible=False) for name, total in totals.items()}
+
+        def on_trial(trial: Any) -> None:
+            text = f"{trial.method}: step {trial.step}, loss {trial.loss_nats:.4f} nats"
+            progress.update(bars[trial.method], completed=trial.step, description=text, visible=True)
+
+        def on_step(text: str) -> None:
+            for bar in bars.values():
+                progress.update(bar, visible=False)
+            console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+        yield Watch(on_trial=on_trial, on_step=on_step)
+
+
+def _print_scores(scores: Iterable["Score"], as_json: bool) -> None:
+    """One row per method, one column per metric and length, each value with its interval."""
+    shown = [score for score in scores if "depth" not in score.metric]
+    if as_json:
+        print(json.dumps([asdict(score) for score in scores]))
+        return
+    columns = list(dict.fromkeys((score.metric, score.context_tokens) for score in shown))
+    cells = {(score.method, score.metric, score.context_tokens): _cell(score) for score in shown}
+    methods = dict.fromkeys(score.method for score in shown)
+    rows = ([method, *(cells.get((method, *column), "") for column in columns)] for method in methods)
+    _print_table("scores", ["method", *(f"{metric} @{tokens:,}" for metric, tokens in columns)], rows)
+
+
+def _cell(score: "Score") -> str:
+    if score.metric == "passkey":
+        return f"{score.value:.0%} ({score.low:.0%}-{score.high:.0%})"
+    return f"{score.value:.4g} ({score.low:.4g}-{score.high:.4g})"
+
+
+def _print_costs(costs: Iterable[Any]) -> None:
+    rows = [asdict(cost) for cost in costs]
+    if rows:
+        _print_table("cost", list(rows[0]), ([_number(value) for value in cost.values()] for cost in rows))
+
+
+def _number(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _print_table(title: str, header: list[str], rows: Iterable[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    Console(width=None if console.is_terminal else 200).print(table)

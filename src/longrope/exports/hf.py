@@ -1,0 +1,244 @@
+"""Export to a folder that plain transformers opens: weights, tokenizer, and the factors as native ``longrope`` keys.
+
+The folder is reopened by plain transformers in a process of its own, and its logits are compared with ours on both
+sides of the native switch.
+"""
+
+import copy
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from longrope.errors import ExportError
+from longrope.factors import RescaleFactors
+from longrope.forward import token_losses
+from longrope.models import LanguageModel, rescaled, save_model
+from longrope.recipe import ExportRecipe, format_tokens
+from longrope.rope import extension_ratio
+from longrope.texts import Tokens
+
+PROBE_TOKENS = 64
+TOLERANCE = 0.02  # of the logits' standard deviation; native longrope forms its angles in float32
+REOPEN = """
+import sys, numpy as np, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, probe, out, device = sys.argv[1:]
+AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+inputs = {k: torch.from_numpy(v).to(device) for k, v in np.load(probe).items()}
+sides = {k: dict(input_ids=inputs["tokens"], position_ids=inputs[k]) for k in inputs if k != "tokens"}
+with torch.inference_mode():
+    np.savez(out, **{k: model(**v, use_cache=False).logits.cpu().numpy() for k, v in sides.items()})
+"""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """How a reopened checkpoint compares with the model that was exported.
+
+    Attributes:
+        tiers: ``single`` or ``two``.
+        target_window: what its config states, in tokens.
+        switch_tokens: the length above which native longrope takes its long list.
+        difference_short, difference_long: the largest difference of a logit below and above the switch, as a share of
+            the logits' standard deviation.
+        start_tokens_dropped: start tokens that the checkpoint does not carry.
+        loss_change_nats: what dropping them changed in the mean loss per token on the measuring windows.
+        transformers: the version that reopened it.
+    """
+
+    tiers: str
+    target_window: int
+    switch_tokens: int
+    difference_short: float
+    difference_long: float
+    start_tokens_dropped: int
+    loss_change_nats: float
+    transformers: str
+
+
+def export_hf(
+    model: LanguageModel,
+    factors: RescaleFactors,
+    folder: str | Path,
+    *,
+    settings: ExportRecipe | None = None,
+    windows: Tokens | None = None,
+) -> ExportReport:
+    """Write a checkpoint, reopen it in plain transformers, and compare.
+
+    Args:
+        model: the model, as it was loaded.
+        factors: one tier of factors.
+        folder: where to write.
+        settings: one or two tiers, and whether start tokens may be dropped.
+        windows: [W, N] measuring windows, needed to tell what dropping start tokens changes.
+
+    Raises:
+        ExportError: the factors have start tokens, or the reopened checkpoint gives other logits.
+    """
+    settings, folder = settings or ExportRecipe(), Path(folder)
+    factors.check_spec(model.spec)
+    dropped, change = factors.start_tokens, 0.0
+    if dropped:
+        factors, change = _without_start_tokens(model, factors, settings, windows)
+    folder.mkdir(parents=True, exist_ok=True)
+    short = _short_tier(model, factors, settings.tiers)
+    _save(model, factors, short, folder)
+    switch = _switch_tokens(model)
+    (folder / "README.md").write_text(_card(model, factors, settings.tiers, switch, dropped, change))
+    below, above = _compare(model, factors, short, folder, switch)
+    report = ExportReport(
+        settings.tiers, factors.target_window, switch, below, above, dropped, change, version("transformers")
+    )
+    if not max(below, above) <= TOLERANCE:
+        raise ExportError(
+            f"The checkpoint in {folder} gives other logits than ours when plain transformers "
+            f"{report.transformers} reopens it (by {below:.3g} and {above:.3g} of their standard deviation, "
+            "below and above the switch).",
+            f"At most {TOLERANCE} is rounding.",
+            f"This model type ({model.network.config.model_type}) may not support native longrope; "
+            "run it with `longrope.rescaled` instead.",
+        )
+    return report
+
+
+def dump_report(report: ExportReport) -> str:
+    """The JSON text of a report."""
+    return json.dumps(asdict(report), indent=1) + "\n"
+
+
+def _without_start_tokens(
+    model: LanguageModel, factors: RescaleFactors, settings: ExportRecipe, windows: Tokens | None
+) -> tuple[RescaleFactors, float]:
+    if not settings.drop_start_tokens or windows is None:
+        raise ExportError(
+            f"The factors leave the first {factors.start_tokens} tokens alone (start tokens).",
+            "Native longrope, in transformers and every other runtime, cannot express that.",
+            "Export with --drop-start-tokens and texts to measure on; the difference is measured and written down.",
+        )
+    plain = replace(factors, start_tokens=0)
+    losses = []
+    for tier in (factors, plain):
+        with rescaled(model, tier):
+            rows = [token_losses(model, row[None]).double() for row in windows]
+        losses.append(torch.cat(rows).mean().item())
+    return plain, losses[1] - losses[0]
+
+
+def _short_tier(model: LanguageModel, factors: RescaleFactors, tiers: str) -> RescaleFactors:
+    """What native longrope does at or below its switch; its one attention factor serves both lists."""
+    if tiers == "single":
+        return factors
+    return replace(factors, lambdas=tuple([1.0] * model.spec.num_pairs))
+
+
+def _switch_tokens(model: LanguageModel) -> int:
+    return model.spec.trained_window
+
+
+def _save(model: LanguageModel, factors: RescaleFactors, short: RescaleFactors, folder: Path) -> None:
+    """Save the model with the config changed for this moment only."""
+    spec, config = model.spec, model.network.config
+    carried = spec.carried.lambdas if spec.carried else [1.0] * spec.num_pairs
+    native = {
+        "rope_type": "longrope",
+        "rope_theta": spec.theta,
+        "factor": extension_ratio(spec, factors.target_window),
+        "attention_factor": factors.attention_factor * spec.attention_factor,
+        "short_factor": [a * b for a, b in zip(short.lambdas, carried, strict=True)],
+        "long_factor": [a * b for a, b in zip(factors.lambdas, carried, strict=True)],
+        "original_max_position_embeddings": _switch_tokens(model),
+    }
+    if "partial_rotary_factor" in config.rope_parameters:
+        native["partial_rotary_factor"] = config.rope_parameters["partial_rotary_factor"]
+    changed = {"rope_parameters": native, "max_position_embeddings": factors.target_window}
+    if hasattr(config, "original_max_position_embeddings"):
+        changed["original_max_position_embeddings"] = _switch_tokens(model)
+    before = {name: getattr(config, name) for name in changed}
+    try:
+        for name, value in changed.items():
+            setattr(config, name, value)
+        save_model(model, folder)
+    finally:
+        for name, value in before.items():
+            setattr(config, name, value)
+
+
+def _compare(
+    model: LanguageModel, factors: RescaleFactors, short: RescaleFactors, folder: Path, switch: int
+) -> tuple[float, float]:
+    """Largest logit differences below and above the switch, as shares of the standard deviation, both in float32."""
+    count = min(PROBE_TOKENS, switch)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, model.network.config.vocab_size, (1, count))
+    positions = {"short": np.arange(count)[None], "long": np.arange(switch - count // 2, switch + count // 2)[None]}
+    positions["long"] = positions["long"][:, :count]
+    theirs = _reopen(folder, {"tokens": tokens, **positions}, str(model.device))
+    single = LanguageModel(copy.deepcopy(model.network).float(), model.tokenizer, model.spec, model.name)
+    differences = []
+    for side, tier in {"short": short, "long": factors}.items():
+        with rescaled(single, tier), torch.inference_mode():
+            ours = single.network(
+                input_ids=torch.from_numpy(tokens).to(model.device),
+                position_ids=torch.from_numpy(positions[side]).to(model.device),
+                use_cache=False,
+            ).logits
+        gap = np.abs(ours.cpu().numpy() - theirs[side]).max() / theirs[side].std()
+        differences.append(float(gap))
+    return differences[0], differences[1]
+
+
+def _reopen(folder: Path, probe: dict[str, NDArray[Any]], device: str) -> dict[str, NDArray[np.float32]]:
+    with tempfile.TemporaryDirectory() as scratch:
+        asked, answered = Path(scratch, "probe.npz"), Path(scratch, "logits.npz")
+        np.savez(asked, **probe)  # type: ignore[arg-type]  # numpy's stub takes every keyword for allow_pickle
+        command = [sys.executable, "-c", REOPEN, str(folder), str(asked), str(answered), device]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ExportError(
+                f"Plain transformers cannot reopen {folder}: {done.stderr.strip().splitlines()[-1][:300]}",
+                "The checkpoint must open in a process that knows only transformers.",
+                "This model type may not support native longrope; run it with `longrope.rescaled` instead.",
+            )
+        return dict(np.load(answered))
+
+
+def _card(model: LanguageModel, factors: RescaleFactors, tiers: str, switch: int, dropped: int, change: float) -> str:
+    window, trained = format_tokens(factors.target_window), format_tokens(model.spec.trained_window)
+    below = {
+        "single": f"The same factors serve every length, so no runtime can switch them wrongly; texts below {trained} "
+        "tokens are read with them too.",
+        "two": f"Up to {switch} tokens the original frequencies are used. A runtime that keeps its cache while a "
+        f"sequence grows past {switch} tokens gives wrong answers; choose the window at the start.",
+    }[tiers]
+    lost = f"\n{dropped} start tokens of the search were dropped: {change:+.4f} nats per token.\n" if dropped else ""
+    return f"""---
+base_model: {Path(model.name).name}
+library_name: transformers
+tags: [longrope, long-context]
+---
+# {Path(model.name).stem}, context window {window}
+
+The weights of `{Path(model.name).name}` with the rotary position embedding rescaled from {trained} to {window} tokens
+(LongRoPE, arXiv 2402.13753) by longrope. Method: {factors.method}; attention factor {factors.attention_factor:.4f}.
+The factors stand in `config.json` under `rope_parameters`.
+
+{below}
+{lost}
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("this-folder")
+tokenizer = AutoTokenizer.from_pretrained("this-folder")
+```
+"""

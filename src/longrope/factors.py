@@ -1,0 +1,237 @@
+"""Rescale factors: what a search finds, a model is run with, and a checkpoint carries."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from longrope.errors import FactorsError
+from longrope.rope import (
+    Lambdas,
+    RopeSpec,
+    critical_lambdas,
+    dynamic_ntk_lambdas,
+    extension_ratio,
+    ntk_lambdas,
+    pi_lambdas,
+    su_attention_factor,
+    yarn_attention_factor,
+    yarn_lambdas,
+)
+
+FORMAT = "longrope-factors/1"
+RIVALS = ("pi", "ntk", "dynamic-ntk", "yarn")
+CLOSED_FORMS = (*RIVALS, "critical")
+
+
+@dataclass(frozen=True)
+class RescaleFactors:
+    """One tier of factors (LongRoPE, arXiv 2402.13753, equation 2).
+
+    Pair i turns by ``n * f_i / lambdas[i]`` from position ``start_tokens`` on and by ``n * f_i`` before it; cos and sin
+    are multiplied by ``attention_factor``. Everything is relative to the model's own frequencies f, so all-ones is the
+    model as it is, also when the model carries a scaling of its own.
+
+    Attributes:
+        lambdas: [P] rescale factors, finite, at least 1 and non-decreasing unless ``relaxed``.
+        target_window: the longest sequence in tokens that these factors are meant for.
+        spec_fingerprint: the geometry they were made for.
+        start_tokens: how many first positions keep the plain angle (n-hat).
+        attention_factor: multiplies cos and sin, so attention logits by its square.
+        method: how they were found.
+        relaxed: whether lambdas below 1 or decreasing ones are meant.
+        searched: a sketch of the text that they were searched on (see ``texts.sketch``), so that nobody measures on it.
+    """
+
+    lambdas: tuple[float, ...]
+    target_window: int
+    spec_fingerprint: str
+    start_tokens: int = 0
+    attention_factor: float = 1.0
+    method: str = "none"
+    relaxed: bool = False
+    searched: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse malformed factors (raises FactorsError naming the first bad entry)."""
+        self._check_types()
+        object.__setattr__(self, "lambdas", tuple(float(x) for x in self.lambdas))
+        object.__setattr__(self, "attention_factor", float(self.attention_factor))
+        object.__setattr__(self, "searched", tuple(self.searched))
+        if not self.lambdas or self.target_window < 1 or self.start_tokens < 0:
+            self._refuse(
+                f"{len(self.lambdas)} factors, target_window {self.target_window}, start_tokens {self.start_tokens}"
+            )
+        for i, value in enumerate(self.lambdas):
+            if not math.isfinite(value) or value <= 0:
+                self._refuse(f"lambdas[{i}] = {value}")
+            if not self.relaxed and value < 1:
+                self._refuse(f"lambdas[{i}] = {value} (below 1)")
+            if not self.relaxed and i and value < self.lambdas[i - 1]:
+                self._refuse(f"lambdas[{i}] = {value} after {self.lambdas[i - 1]} (decreasing)")
+        if not math.isfinite(self.attention_factor) or self.attention_factor <= 0:
+            self._refuse(f"attention_factor = {self.attention_factor}")
+
+    def _check_types(self) -> None:
+        numbers: dict[str, object] = {"attention_factor": self.attention_factor}
+        lists: dict[str, object] = {"lambdas": self.lambdas, "searched": self.searched}
+        for name, values in lists.items():
+            if not isinstance(values, list | tuple):
+                self._refuse(f"{name} = {values!r}")
+            numbers |= {f"{name}[{i}]": value for i, value in enumerate(values)}
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                self._refuse(f"{name} = {value!r}")
+        kinds = {"target_window": int, "start_tokens": int, "relaxed": bool, "method": str, "spec_fingerprint": str}
+        for name, kind in kinds.items():
+            if type(getattr(self, name)) is not kind:
+                self._refuse(f"{name} = {getattr(self, name)!r}")
+
+    @staticmethod
+    def _refuse(found: str) -> NoReturn:
+        raise FactorsError(
+            f"The rescale factors hold {found}.",
+            "Lambdas must be finite numbers, at least 1 and non-decreasing unless relaxed is true; the attention "
+            "factor a positive number; windows and start tokens whole numbers.",
+            "Search again with `longrope search`, or mend the file.",
+        )
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether they change nothing: the model's own frequencies and attention factor."""
+        return all(x == 1 for x in self.lambdas) and self.attention_factor == 1
+
+    @property
+    def array(self) -> Lambdas:
+        """[P] lambdas as float64."""
+        return np.asarray(self.lambdas, dtype=np.float64)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that name what these factors do to a model (not how they were found)."""
+        acting = [self.lambdas, self.start_tokens, self.attention_factor, self.target_window, self.spec_fingerprint]
+        return hashlib.sha256(json.dumps(acting).encode()).hexdigest()[:16]
+
+    def check_spec(self, spec: RopeSpec) -> None:
+        """Raise FactorsError unless these factors were made for this geometry."""
+        if len(self.lambdas) != spec.num_pairs or self.spec_fingerprint != spec.fingerprint:
+            raise FactorsError(
+                f"These factors hold {len(self.lambdas)} lambdas for the rotary geometry {self.spec_fingerprint}.",
+                f"The model has {spec.num_pairs} pairs and the geometry {spec.fingerprint} (theta {spec.theta:g}, "
+                f"trained window {spec.trained_window}).",
+                "Use the factors that were searched for this model, or run `longrope search` on it.",
+            )
+
+
+@dataclass(frozen=True)
+class FactorTable:
+    """Tiers of factors by window. A sequence takes the smallest tier that holds its planned total length."""
+
+    tiers: tuple[RescaleFactors, ...]
+
+    def __post_init__(self) -> None:
+        """Sort the tiers and refuse an empty table, two of one window, or mixed geometries."""
+        tiers = tuple(sorted(self.tiers, key=lambda tier: tier.target_window))
+        windows = [tier.target_window for tier in tiers]
+        if not tiers or len(set(windows)) < len(windows) or len({t.spec_fingerprint for t in tiers}) > 1:
+            raise FactorsError(
+                f"The factor table has tiers for the windows {windows}.",
+                "It needs at least one tier, one tier per window, and one rotary geometry for all.",
+                "Mend the file, or save one tier alone.",
+            )
+        object.__setattr__(self, "tiers", tiers)
+
+    def choose(self, tokens: int) -> RescaleFactors:
+        """Return the smallest tier whose window holds ``tokens``; raise FactorsError if none does."""
+        for tier in self.tiers:
+            if tokens <= tier.target_window:
+                return tier
+        raise FactorsError(
+            f"A sequence of {tokens} tokens was asked for.",
+            f"The longest tier of these factors holds {self.tiers[-1].target_window} tokens.",
+            f"Search factors for it with `longrope search --to {tokens}`.",
+        )
+
+    def check_spec(self, spec: RopeSpec) -> None:
+        """Raise FactorsError unless every tier was made for this geometry."""
+        for tier in self.tiers:
+            tier.check_spec(spec)
+
+    @property
+    def fingerprint(self) -> str:
+        """One tier's own fingerprint, or sixteen hex digits over all tiers."""
+        names = [tier.fingerprint for tier in self.tiers]
+        return names[0] if len(names) == 1 else hashlib.sha256("".join(names).encode()).hexdigest()[:16]
+
+
+def as_table(factors: RescaleFactors | FactorTable) -> FactorTable:
+    """One tier as a table of one."""
+    return factors if isinstance(factors, FactorTable) else FactorTable((factors,))
+
+
+def closed_form(spec: RopeSpec, method: str, target_tokens: int, lengths: Iterable[int] = ()) -> FactorTable:
+    """The factors of a rival method for a target window; searches start from the same ones.
+
+    Args:
+        spec: the model's geometry.
+        method: one of ``CLOSED_FORMS``. YaRN comes with its attention factor, the critical-pair rule with LongRoPE's,
+            the others with 1.
+        target_tokens: L'.
+        lengths: dynamic NTK gets one tier for each of these lengths (and for L').
+    """
+    ratio, pairs, window = extension_ratio(spec, target_tokens), spec.num_pairs, spec.trained_window
+
+    def tier(lambdas: Lambdas, tokens: int, attention: float = 1.0) -> RescaleFactors:
+        return RescaleFactors(
+            tuple(lambdas.tolist()), tokens, spec.fingerprint, attention_factor=attention, method=method
+        )
+
+    if method == "pi":
+        return as_table(tier(pi_lambdas(pairs, ratio), target_tokens))
+    if method == "ntk":
+        return as_table(tier(ntk_lambdas(pairs, ratio), target_tokens))
+    if method == "yarn":
+        lambdas = yarn_lambdas(spec.theta, pairs, window, ratio)
+        return as_table(tier(lambdas, target_tokens, yarn_attention_factor(ratio)))
+    if method == "critical":
+        lambdas = critical_lambdas(pairs, spec.critical_pair, ratio)
+        return as_table(tier(lambdas, target_tokens, su_attention_factor(ratio, window)))
+    if method == "dynamic-ntk":
+        windows = sorted({*lengths, target_tokens})
+        return FactorTable(tuple(tier(dynamic_ntk_lambdas(pairs, window, n), n) for n in windows))
+    raise FactorsError(
+        f"The method {method!r} has no closed form.", f"Known: {', '.join(CLOSED_FORMS)}.", "Choose one of them."
+    )
+
+
+def dump_factors(factors: RescaleFactors | FactorTable) -> str:
+    """The JSON text of factors, tiers in order; floats survive exactly."""
+    return json.dumps({"format": FORMAT, "tiers": [asdict(t) for t in as_table(factors).tiers]}, indent=1) + "\n"
+
+
+def load_factors(path: str | Path) -> FactorTable:
+    """Read a factors file; raise FactorsError naming the file and the field at fault."""
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text())
+        tiers: Sequence[dict[str, object]] = content["tiers"]
+        if content["format"] != FORMAT:
+            raise KeyError(f"format {content['format']!r}")
+        known = {field.name for field in fields(RescaleFactors)}
+        for tier in tiers:
+            if unknown := tier.keys() - known:
+                raise KeyError(f"unknown field {min(unknown)!r}")
+        return FactorTable(tuple(RescaleFactors(**tier) for tier in tiers))  # type: ignore[arg-type]  # it checks them
+    except FactorsError as error:
+        raise FactorsError(f"{path}: {error.found}", error.needed, error.remedy) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FactorsError(
+            f"{path} cannot be read as rescale factors ({type(error).__name__}: {error}).",
+            f"A JSON file of the format {FORMAT} is needed.",
+            "Make one with `longrope search MODEL --to 64k --data PATH`.",
+        ) from None

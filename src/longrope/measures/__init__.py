@@ -1,0 +1,82 @@
+"""Measure a model with given factors: perplexity and passkeys by context window, as records with intervals."""
+
+from longrope.factors import FactorTable, RescaleFactors, as_table
+from longrope.measures.passkey import measure_passkey
+from longrope.measures.perplexity import measure_perplexity
+from longrope.models import LanguageModel
+from longrope.recipe import MeasureRecipe
+from longrope.records import Score, append_record, read_records
+from longrope.rundir import RunDir
+from longrope.texts import TokenText, check_unsearched
+
+
+def measure(
+    model: LanguageModel,
+    factors: RescaleFactors | FactorTable | None,
+    text: TokenText,
+    *,
+    settings: MeasureRecipe | None = None,
+    method: str = "",
+    run: RunDir | None = None,
+    seed: int = 0,
+) -> list[Score]:
+    """Measure perplexity and passkeys at each length.
+
+    Args:
+        model: the model.
+        factors: its factors; None measures the model as it is.
+        text: text that no search has seen (raises TextsError if it has).
+        settings: lengths (by default the trained and the target window), metrics, how many windows and keys.
+        method: the name in the records; by default that of the factors.
+        run: where the scores go; those that are there already are not measured again.
+        seed: of keys and bootstrap.
+
+    Returns:
+        The scores, shortest length first.
+    """
+    settings = settings or MeasureRecipe()
+    table = as_table(factors) if factors else None
+    lengths = _lengths(model, table, settings)
+    windows = text.windows(lengths[-1], settings.windows)
+    for tier in table.tiers if table else ():
+        check_unsearched(windows, tier.searched)
+    method = method or (table.tiers[-1].method if table else "none")
+    known = {_key(score): score for score in read_records(run.scores, Score)} if run else {}
+
+    def make(metric: str, length: int) -> list[Score]:
+        if metric == "passkey":
+            return measure_passkey(model, table, length, method=method, count=settings.passkeys, seed=seed)
+        tail = settings.tail_tokens
+        return measure_perplexity(model, table, text, windows, length, method=method, tail_tokens=tail, seed=seed)
+
+    scores: list[Score] = []
+    for length in lengths:
+        for metric in settings.metrics:
+            if (method, length, metric) in known:
+                scores += [s for key, s in known.items() if key[:2] == (method, length) and key[2].startswith(metric)]
+                continue
+            made = make(metric, length)
+            scores += made
+            if run:
+                _keep(run, made)
+    return scores
+
+
+def _lengths(model: LanguageModel, table: FactorTable | None, settings: MeasureRecipe) -> list[int]:
+    """The lengths to measure, ascending; refused if the factors do not hold the longest."""
+    window = model.spec.trained_window
+    lengths = sorted(set(settings.lengths or (window, table.tiers[-1].target_window if table else window)))
+    if table:
+        table.check_spec(model.spec)
+        table.choose(lengths[-1])
+    return lengths
+
+
+def _keep(run: RunDir, scores: list[Score]) -> None:
+    """Write the scores of one metric, the one over everything last: it means that its parts are there."""
+    for score in [*scores[1:], scores[0]]:
+        append_record(run.scores, score)
+
+
+def _key(score: Score) -> tuple[str, int, str]:
+    return score.method, score.context_tokens, score.metric

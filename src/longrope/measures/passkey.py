@@ -1,0 +1,135 @@
+"""Passkey retrieval: a five-digit key hidden at some depth of a long filler, asked for at the end.
+
+Prompts are built in tokens, to an exact length, with any tokenizer; the sentences are our own.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from longrope.errors import TextsError
+from longrope.factors import FactorTable
+from longrope.forward import greedy_answers
+from longrope.models import LanguageModel, rescaled
+from longrope.records import Score
+from longrope.texts import Tokens, fingerprint, opening_token
+
+DEPTHS = 10
+KEY_DIGITS = 5
+OPENING = (
+    "One important fact is hidden in the long text below. Find it and keep it in mind; it is asked for at the end.\n"
+)
+FILLER = "The river runs to the sea. The wind moves the leaves. Night follows day. People come and people go.\n"
+NEEDLE = "The pass key is {key}. Keep it in mind: {key} is the pass key.\n"
+QUESTION = "What is the pass key? The pass key is"
+
+
+@dataclass(frozen=True)
+class Passkey:
+    """One task: the prompt with its answer, the number of answer tokens at its end, and the depth of the needle."""
+
+    tokens: Tokens
+    answer_tokens: int
+    depth: float
+
+
+def build_passkey(tokenizer: Any, length: int, depth: float, key: str) -> Passkey:
+    """Build one task whose prompt and answer together are exactly ``length`` tokens.
+
+    Args:
+        tokenizer: the model's.
+        length: in tokens.
+        depth: where in the filler the needle stands, 0 (start) to 1 (end).
+        key: the digits to hide.
+
+    Raises:
+        TextsError: the length does not hold the opening, the needle and the question.
+    """
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    bos = opening_token(tokenizer)
+    opening, needle = encode(OPENING), encode(NEEDLE.format(key=key))
+    prompt, answered = encode(QUESTION), encode(f"{QUESTION} {key}")
+    shared = next((i for i, (a, b) in enumerate(zip(prompt, answered, strict=False)) if a != b), len(prompt))
+    question, answer = answered[:shared], answered[shared:]
+    head = [bos, *opening] if bos is not None else opening
+    room = length - len(head) - len(needle) - len(question) - len(answer)
+    if room < 0:
+        raise TextsError(
+            f"A passkey prompt of {length} tokens was asked for.",
+            f"At least {length - room} tokens are needed for its sentences.",
+            "Measure passkeys at a greater length.",
+        )
+    line = encode(FILLER)
+    before = round(depth * room / len(line)) * len(line)  # whole lines, so that the needle begins a line
+    before = min(before, room)
+    filler = line * math.ceil(room / len(line))
+    tokens = [*head, *filler[:before], *needle, *filler[: room - before], *question, *answer]
+    return Passkey(np.asarray(tokens, np.int32), len(answer), depth)
+
+
+def build_passkeys(tokenizer: Any, length: int, count: int, seed: int) -> list[Passkey]:
+    """Build ``count`` tasks whose needles walk through ten depths, 5 % to 95 %, with keys drawn from the seed."""
+    rng = np.random.default_rng([seed, length])
+    depths = [(i % DEPTHS + 0.5) / DEPTHS for i in range(count)]
+    keys = [str(rng.integers(10 ** (KEY_DIGITS - 1), 10**KEY_DIGITS)) for _ in depths]
+    return [build_passkey(tokenizer, length, depth, key) for depth, key in zip(depths, keys, strict=True)]
+
+
+def measure_passkey(
+    model: LanguageModel, table: FactorTable | None, length: int, *, method: str, count: int = 20, seed: int = 0
+) -> list[Score]:
+    """Measure the share of keys that greedy decoding answers with every digit right, at one length.
+
+    Args:
+        model: the model.
+        table: factors, of which the tier for ``length`` is taken; None measures the model as it is.
+        length: prompt and answer in tokens.
+        method: the name in the record.
+        count: how many keys, ten or more (they are spread over ten depths).
+        seed: of the keys.
+
+    Returns:
+        One score over all depths, then one for each depth, with 95 % Wilson intervals.
+    """
+    tasks = build_passkeys(model.tokenizer, length, count, seed)
+    began = time.perf_counter()
+    with rescaled(model, table.choose(length) if table else None):
+        right = [bool(greedy_answers(model, task.tokens[None], task.answer_tokens)[0]) for task in tasks]
+    seconds = time.perf_counter() - began
+    by_depth = {f"passkey-depth-{depth:.2f}": depth for depth in sorted({task.depth for task in tasks})}
+    scores = []
+    for metric, depth in {"passkey": None, **by_depth}.items():
+        answers = [ok for ok, task in zip(right, tasks, strict=True) if depth is None or task.depth == depth]
+        low, high = wilson_interval(sum(answers), len(answers))
+        scores.append(
+            Score(
+                metric=metric,
+                value=sum(answers) / len(answers),
+                low=low,
+                high=high,
+                method=method,
+                context_tokens=length,
+                num_tokens=length * len(answers),
+                num_windows=len(answers),
+                seed=seed,
+                model=model.name,
+                texts_fingerprint=fingerprint(np.stack([task.tokens for task in tasks])),
+                factors_fingerprint=table.fingerprint if table else "",
+                seconds=round(seconds, 3),
+            )
+        )
+    return scores
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % Wilson score interval of a share (Wilson 1927)."""
+    share, spread = successes / trials, z * z / trials
+    centre = share + spread / 2
+    reach = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
+    return max(0.0, (centre - reach) / (1 + spread)), min(1.0, (centre + reach) / (1 + spread))

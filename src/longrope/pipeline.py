@@ -1,0 +1,200 @@
+"""The walk: model + texts -> search -> measure -> export, one line per arrow, every artifact in a run directory."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from longrope.exports import dump_report, export_hf
+from longrope.factors import RIVALS, FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
+from longrope.forward import prefers_cudnn
+from longrope.measures import measure
+from longrope.models import LanguageModel, load_config, load_model, read_spec
+from longrope.recipe import ExportRecipe, Recipe
+from longrope.records import Score, Trial, read_records
+from longrope.rundir import RunDir
+from longrope.search import find_factors
+from longrope.search.cost import SearchCost, compare_costs
+from longrope.texts import Texts, load_texts
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told of progress: of each trial of a search, and of each new step by a line of text."""
+
+    on_trial: Callable[[Trial], None] = lambda _: None
+    on_step: Callable[[str], None] = lambda _: None
+
+
+def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Score]:
+    """Walk the whole way for one recipe; a run directory that was begun is resumed.
+
+    Args:
+        recipe: what to do.
+        run: where everything goes; bound to this recipe (raises RunError if another one began it).
+        watch: told of progress.
+
+    Returns:
+        The scores of the model as it is (at lengths up to its trained window and at the target) and with the factors.
+    """
+    watch = watch or Watch()
+    with run.locked():
+        run.bind(recipe)
+        model, texts = _load(recipe, watch)
+        factors = _search(recipe, run, model, texts, recipe.search.method, watch)
+        run.write_text(run.factors(), dump_factors(factors))
+        scores = _measure(recipe, run, model, texts, None, "none", watch)
+        scores += _measure(recipe, run, model, texts, factors, factors.method, watch)
+        export(recipe, run, model, factors, texts, watch)
+    return scores
+
+
+def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Score]:
+    """Measure every method on the same windows: none, PI, NTK, dynamic NTK, YaRN, and both LongRoPE searches."""
+    watch = watch or Watch()
+    with run.locked():
+        run.bind(recipe)
+        model, texts = _load(recipe, watch)
+        searched = {method: _search(recipe, run, model, texts, method, watch) for method in ("evolution", "gradient")}
+        lengths = measured_lengths(recipe, model)
+        rivals = {name: closed_form(model.spec, name, recipe.target_tokens, lengths) for name in RIVALS}
+        scores = _measure(recipe, run, model, texts, None, "none", watch)
+        for method, table in rivals.items():
+            scores += _measure(recipe, run, model, texts, table, method, watch)
+        for factors in searched.values():
+            scores += _measure(recipe, run, model, texts, factors, factors.method, watch)
+    return scores
+
+
+def search(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> RescaleFactors:
+    """Search alone: the factors of a recipe, in a run directory that is resumed if it was begun."""
+    watch = watch or Watch()
+    with run.locked():
+        run.bind(recipe)
+        model, texts = _load(recipe, watch)
+        factors = _search(recipe, run, model, texts, recipe.search.method, watch)
+        run.write_text(run.factors(), dump_factors(factors))
+    return factors
+
+
+def export(
+    recipe: Recipe, run: RunDir, model: LanguageModel, factors: RescaleFactors, texts: Texts, watch: Watch
+) -> None:
+    """Write and check the checkpoint of a run unless it is there already."""
+    if run.export_report.exists():
+        return
+    watch.on_step(f"export to {run.checkpoint}, reopen in plain transformers, compare")
+    windows = None
+    if factors.start_tokens:
+        windows = texts.measure.windows(recipe.target_tokens, recipe.measure.windows)
+    with run.replacing(run.checkpoint) as folder:
+        report = export_hf(model, factors, folder, settings=recipe.export, windows=windows)
+    run.write_text(run.export_report, dump_report(report))
+
+
+def measured_lengths(recipe: Recipe, model: LanguageModel) -> tuple[int, ...]:
+    """The context windows of a recipe: those it names, else the trained window and the target."""
+    return recipe.measure.lengths or tuple(sorted({model.spec.trained_window, recipe.target_tokens}))
+
+
+def _load(recipe: Recipe, watch: Watch) -> tuple[LanguageModel, Texts]:
+    watch.on_step(f"load {recipe.model}")
+    model = load_model(recipe.model, device=recipe.device, dtype=recipe.dtype)
+    watch.on_step("; ".join((*model.choices, prefers_cudnn(model.device)[1])))
+    watch.on_step(f"read {', '.join([*recipe.data, *recipe.measure_data])}")
+    return model, load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data)
+
+
+def _search(
+    recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts, method: str, watch: Watch
+) -> RescaleFactors:
+    watch.on_step(f"search factors for {recipe.target_tokens:,} tokens by {method}")
+    settings = replace(recipe.search, method=method)
+    return find_factors(
+        model,
+        texts.search,
+        recipe.target_tokens,
+        run=run,
+        settings=settings,
+        seed=recipe.seed,
+        on_trial=watch.on_trial,
+    )
+
+
+def _measure(
+    recipe: Recipe,
+    run: RunDir,
+    model: LanguageModel,
+    texts: Texts,
+    factors: RescaleFactors | FactorTable | None,
+    method: str,
+    watch: Watch,
+) -> list[Score]:
+    watch.on_step(f"measure {method}")
+    return measure(
+        model,
+        as_table(factors) if factors else None,
+        texts.measure,
+        settings=replace(recipe.measure, lengths=measured_lengths(recipe, model)),
+        method=method,
+        run=run,
+        seed=recipe.seed,
+    )
+
+
+def search_costs(run: RunDir) -> list[SearchCost]:
+    """What the searches of a run cost, from its trials; also written to ``costs.json``."""
+    costs = compare_costs(read_records(run.trials, Trial))
+    run.write_text(run.path / "costs.json", json.dumps([asdict(cost) for cost in costs], indent=1) + "\n")
+    return costs
+
+
+def measure_only(
+    recipe: Recipe, factors: Path | None, run: RunDir | None = None, watch: Watch | None = None
+) -> list[Score]:
+    """Measure a model with factors from a file, or as it is; the recipe's search and export are not used."""
+    watch = watch or Watch()
+    table = load_factors(factors) if factors else None
+    model, texts = _load(recipe, watch)
+    return measure(model, table, texts.measure, settings=recipe.measure, run=run, seed=recipe.seed)
+
+
+def export_again(run: RunDir, settings: ExportRecipe, watch: Watch | None = None) -> None:
+    """Export the factors of a finished search once more, with these settings."""
+    watch = watch or Watch()
+    with run.locked():
+        recipe = replace(run.recipe(), export=settings)
+        factors = load_factors(run.factors()).tiers[0]
+        model, texts = _load(recipe, watch)
+        run.export_report.unlink(missing_ok=True)
+        export(recipe, run, model, factors, texts, watch)
+
+
+def inspect(source: str, target_tokens: int | None = None) -> dict[str, Any]:
+    """What a model's RoPE is, from its config alone, and the factors of each closed form for a target window."""
+    spec = read_spec(load_config(source))
+    target = target_tokens or 8 * spec.trained_window
+    tables = {name: closed_form(spec, name, target).tiers[-1] for name in RIVALS if name != "dynamic-ntk"}
+    pairs = [
+        {
+            "pair": i,
+            "wavelength_tokens": float(spec.wavelengths[i]),
+            "turns_in_window": float(spec.trained_window / spec.wavelengths[i]),
+            **{name: tier.lambdas[i] for name, tier in tables.items()},
+        }
+        for i in range(spec.num_pairs)
+    ]
+    return {
+        "model": source,
+        "head_dim": spec.head_dim,
+        "rotary_dim": spec.rotary_dim,
+        "theta": spec.theta,
+        "trained_window": spec.trained_window,
+        "cos_sin_layout": spec.pairing,
+        "carried_scaling": spec.carried.rope_type if spec.carried else "none",
+        "attention_factor": spec.attention_factor,
+        "pairs_that_turn_fully": spec.critical_pair,
+        "target_window": target,
+        "pairs": pairs,
+    }

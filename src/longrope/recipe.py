@@ -1,0 +1,259 @@
+"""The recipe of a run: everything that decides its result, as frozen dataclasses, TOML in and out."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from longrope.errors import RecipeError
+
+METHODS = ("gradient", "evolution")
+METRICS = ("perplexity", "passkey")
+
+
+@dataclass(frozen=True)
+class EvolutionRecipe:
+    """The paper's evolutionary search (arXiv 2402.13753, section 3.2 and appendix A.1); zero means the paper's number.
+
+    Attributes:
+        population: 64, or 32 beyond 512k.
+        parents: how many of the best survive: 32, or 16.
+        mutations, crossovers: new candidates a generation: 16 each, or 8.
+        generations: 40, or 20.
+        mutation_probability: chance of each coordinate to be redrawn.
+        windows: search texts a candidate is scored on: 5, or 3 beyond 256k.
+        validate_every: generations between two looks at the validation windows.
+    """
+
+    population: int = 0
+    parents: int = 0
+    mutations: int = 0
+    crossovers: int = 0
+    generations: int = 0
+    mutation_probability: float = 0.3
+    windows: int = 0
+    validate_every: int = 5
+
+    def filled(self, target_tokens: int) -> "EvolutionRecipe":
+        """Replace every zero by the paper's number for this target window."""
+        share = 2 if target_tokens > 512 * 1024 else 1
+        paper = {"population": 64, "parents": 32, "mutations": 16, "crossovers": 16, "generations": 40}
+        chosen = {name: getattr(self, name) or number // share for name, number in paper.items()}
+        return replace(self, **chosen, windows=self.windows or (3 if target_tokens > 256 * 1024 else 5))
+
+
+@dataclass(frozen=True)
+class GradientRecipe:
+    """Our gradient search of lambda and the attention factor.
+
+    Attributes:
+        steps: optimizer steps, one fresh search window each (they are walked again when they run out).
+        learning_rate: of the log-increments of lambda, with cosine decay to 0.
+        attention_rate: of the log attention factor, as a share of the learning rate.
+        start: a closed form (pi, ntk, yarn, critical), or ``scan``: the best of the critical-pair family.
+        scan_windows: search windows that the scan scores on.
+        validate_every: steps between two looks at the validation windows.
+    """
+
+    steps: int = 24
+    learning_rate: float = 0.1
+    attention_rate: float = 0.1
+    start: str = "scan"
+    scan_windows: int = 2
+    validate_every: int = 4
+
+
+@dataclass(frozen=True)
+class SearchRecipe:
+    """How factors are searched.
+
+    Attributes:
+        method: ``gradient`` or ``evolution``.
+        validation_windows: windows held out from the search, by which the best is chosen.
+        tail_tokens: score only the last so many tokens of a window; 0 scores all.
+    """
+
+    method: str = "gradient"
+    validation_windows: int = 2
+    tail_tokens: int = 0
+    evolution: EvolutionRecipe = field(default_factory=EvolutionRecipe)
+    gradient: GradientRecipe = field(default_factory=GradientRecipe)
+
+
+@dataclass(frozen=True)
+class MeasureRecipe:
+    """What is measured.
+
+    Attributes:
+        lengths: context windows in tokens; empty means the trained window and the target.
+        metrics: some of ``perplexity`` and ``passkey``.
+        windows: windows of the longest length; the shorter ones divide the same text.
+        tail_tokens: perplexity is also given over the last so many tokens of each window.
+        passkeys: keys asked for at each length, spread over ten depths.
+    """
+
+    lengths: tuple[int, ...] = ()
+    metrics: tuple[str, ...] = METRICS
+    windows: int = 3
+    tail_tokens: int = 1024
+    passkeys: int = 20
+
+    def __post_init__(self) -> None:
+        """Refuse metrics that are not known (raises RecipeError)."""
+        for metric in self.metrics:
+            if metric not in METRICS:
+                raise RecipeError(
+                    f"measure.metrics holds {metric!r}.", f"Known: {', '.join(METRICS)}.", "Choose of them."
+                )
+
+
+@dataclass(frozen=True)
+class ExportRecipe:
+    """What is exported.
+
+    Attributes:
+        tiers: ``single`` writes the long factors for all lengths, which no runtime can get wrong; ``two`` keeps the
+            original frequencies up to the trained window and needs a runtime that switches.
+        drop_start_tokens: write a checkpoint although runtimes cannot carry start tokens, with the measured difference.
+    """
+
+    tiers: str = "single"
+    drop_start_tokens: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run of ``longrope extend`` or ``longrope compare``.
+
+    Attributes:
+        model: hub name, folder or GGUF file.
+        target_tokens: the window to reach.
+        data: files and folders to search on (and to measure on, in disjoint parts, unless ``measure_data`` is given).
+        measure_data: files and folders of another source to measure on.
+        seed: decides every random choice.
+        dtype: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU).
+        device: cpu, cuda, or auto.
+    """
+
+    model: str
+    target_tokens: int
+    data: tuple[str, ...]
+    measure_data: tuple[str, ...] = ()
+    seed: int = 0
+    dtype: str = "auto"
+    device: str = "auto"
+    search: SearchRecipe = field(default_factory=SearchRecipe)
+    measure: MeasureRecipe = field(default_factory=MeasureRecipe)
+    export: ExportRecipe = field(default_factory=ExportRecipe)
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can use (raises RecipeError naming the key)."""
+        choices = {
+            "search.method": (self.search.method, METHODS),
+            "search.gradient.start": (self.search.gradient.start, ("scan", "pi", "ntk", "yarn", "critical")),
+            "export.tiers": (self.export.tiers, ("single", "two")),
+            "dtype": (self.dtype, ("auto", "float32", "bfloat16", "float16")),
+        }
+        for key, (value, allowed) in choices.items():
+            if value not in allowed:
+                raise RecipeError(f"{key} = {value!r}.", f"One of {', '.join(allowed)} is needed.", "Correct it.")
+        positive = {
+            "target_tokens": self.target_tokens,
+            "search.validation_windows": self.search.validation_windows,
+            "search.gradient.steps": self.search.gradient.steps,
+            "search.gradient.scan_windows": self.search.gradient.scan_windows,
+            "search.gradient.validate_every": self.search.gradient.validate_every,
+            "search.evolution.validate_every": self.search.evolution.validate_every,
+            "measure.windows": self.measure.windows,
+            "measure.passkeys": self.measure.passkeys,
+            **{f"measure.lengths[{i}]": length for i, length in enumerate(self.measure.lengths)},
+        }
+        for key, number in positive.items():
+            if number < 1:
+                raise RecipeError(f"{key} = {number}.", "At least 1 is needed.", "Correct it.")
+        natural = {
+            **{f"search.evolution.{key}": value for key, value in asdict(self.search.evolution).items()},
+            "search.tail_tokens": self.search.tail_tokens,
+            "measure.tail_tokens": self.measure.tail_tokens,
+        }
+        for key, number in natural.items():
+            if number < 0:
+                raise RecipeError(f"{key} = {number}.", "Zero or more is needed.", "Correct it.")
+        bounds = {
+            "search.gradient.learning_rate": (self.search.gradient.learning_rate, 100.0),
+            "search.gradient.attention_rate": (self.search.gradient.attention_rate, 100.0),
+            "search.evolution.mutation_probability": (self.search.evolution.mutation_probability, 1.0),
+        }
+        for key, (share, most) in bounds.items():
+            if not 0 < share <= most:  # false for NaN, too
+                raise RecipeError(f"{key} = {share}.", f"A number above 0 and up to {most:g} is needed.", "Correct it.")
+
+
+def parse_tokens(text: str) -> int:
+    """Read a number of tokens: ``64k`` = ``65536`` = ``65_536``, ``2m`` = ``2048k``."""
+    match = re.fullmatch(r"(\d+(?:_\d+)*)([km]?)", text.strip().lower(), re.ASCII)
+    if not match or not (tokens := int(match[1]) * {"": 1, "k": 1024, "m": 1024 * 1024}[match[2]]):
+        raise RecipeError(f"{text!r} was given as a number of tokens.", "Write 65536, 64k or 2m.", "Correct it.")
+    return tokens
+
+
+def format_tokens(tokens: int) -> str:
+    """Write a number of tokens the short way: 65536 -> ``64k``, 1000 -> ``1000``."""
+    return f"{tokens // 1024}k" if tokens >= 1024 and tokens % 1024 == 0 else str(tokens)
+
+
+Node = TypeVar("Node")
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read a TOML recipe; raise RecipeError naming an unknown key and the nearest known one."""
+    try:
+        content = tomllib.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            f"The recipe {path} cannot be read ({error}).", "A TOML file is needed.", "See the folder recipes/."
+        ) from None
+    return _build(Recipe, content, "")
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The TOML text of a recipe, every key written out."""
+    return tomli_w.dumps(asdict(recipe))
+
+
+def _build(kind: type[Node], content: Mapping[str, Any], prefix: str) -> Node:
+    hints = get_type_hints(kind)
+    for key in content:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1, cutoff=0.0)[0]
+            raise RecipeError(
+                f"The recipe has an unknown key {prefix + key!r}.",
+                f"The nearest known one is {prefix + near!r}.",
+                f"Known here: {', '.join(hints)}.",
+            )
+    values = {key: _convert(hints[key], value, prefix + key) for key, value in content.items()}
+    required = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}  # type: ignore[arg-type]
+    missing = sorted(required - values.keys())
+    if missing:
+        raise RecipeError(f"The recipe has no {prefix + missing[0]!r}.", "It is required.", "Add it.")
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    if is_dataclass(hint) and isinstance(value, Mapping):
+        return _build(hint, value, key + ".")  # type: ignore[arg-type]
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_convert(get_args(hint)[0], item, key) for item in value)
+    if hint is int and isinstance(value, str):
+        return parse_tokens(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if not is_dataclass(hint) and get_origin(hint) is None and type(value) is hint:
+        return value
+    wanted = getattr(hint, "__name__", str(hint))
+    raise RecipeError(f"The recipe says {key} = {value!r}.", f"A value of the type {wanted} is needed.", "Correct it.")

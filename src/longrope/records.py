@@ -1,0 +1,104 @@
+"""The typed lines of every .jsonl file. A line is written whole or not at all, and losses carry their units."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from longrope.errors import RunError
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One evaluation of a search.
+
+    Attributes:
+        method: ``longrope-evolution`` or ``longrope-gradient``.
+        step: generation of the evolution, or step of the descent.
+        kind: ``search`` (on search windows), ``gradient`` (one backward pass) or ``validation`` (held-out windows).
+        origin: where the candidate came from (pi, ntk, yarn, mutation, crossover, gradient, start-tokens).
+        lambdas, start_tokens, attention_factor: the candidate.
+        loss_nats: mean loss per scored token, in nats.
+        num_tokens: tokens scored.
+        token_passes: tokens pushed through the model, a backward pass with recomputation counted as three more.
+        seconds: wall clock.
+        gradient: d loss / d (lambdas, log attention_factor), for ``gradient`` trials; a descent resumes from it.
+    """
+
+    method: str
+    step: int
+    kind: str
+    origin: str
+    lambdas: tuple[float, ...]
+    start_tokens: int
+    attention_factor: float
+    loss_nats: float
+    num_tokens: int
+    token_passes: int
+    seconds: float
+    gradient: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measured number with its interval and everything needed to judge it.
+
+    ``metric`` is ``perplexity``, ``perplexity-last-K`` (over the last K tokens of each window), ``passkey`` (share of
+    keys answered) or ``passkey-depth-D``. ``low`` and ``high`` bound a 95 % interval.
+    """
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    method: str
+    context_tokens: int
+    num_tokens: int
+    num_windows: int
+    seed: int
+    model: str
+    texts_fingerprint: str
+    factors_fingerprint: str
+    seconds: float
+
+
+Record = TypeVar("Record", Trial, Score)
+
+
+def append_record(path: Path, record: Trial | Score) -> None:
+    """Add one line and force it to disk; after this returns, a crash cannot lose it."""
+    with path.open("a") as file:
+        file.write(json.dumps(asdict(record)) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_records(path: Path, kind: type[Record]) -> list[Record]:
+    """Read every whole line; a torn last line (a crash in mid-write) is cut off the file. A missing file is empty."""
+    if not path.exists():
+        return []
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return list(_parse(path, whole.splitlines(), kind))
+
+
+def _parse(path: Path, lines: list[bytes], kind: type[Record]) -> Iterator[Record]:
+    names = {field.name for field in fields(kind)}
+    for number, line in enumerate(lines, 1):
+        try:
+            content = json.loads(line)
+            if not isinstance(content, dict) or content.keys() != names:
+                raise ValueError(f"fields {sorted(set(content) ^ names) if isinstance(content, dict) else content!r}")
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+            yield kind(**values)
+        except ValueError as error:
+            raise RunError(
+                f"{path} line {number} is not a {kind.__name__} record ({error}).",
+                "Every line must be one record as this version writes it.",
+                "Remove the run directory, or give another with --out.",
+            ) from None

@@ -1,0 +1,123 @@
+"""A run directory: where each artifact of a run lives. What is written last means finished, so a run can be resumed."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from longrope.errors import RunError
+from longrope.recipe import Recipe, dump_recipe, load_recipe
+
+
+class RunDir:
+    """The directory of one run; created when missing, opened again to resume.
+
+    Files: ``recipe.toml``, ``factors.json`` (written when a search is finished), ``trials.jsonl``, ``scores.jsonl``,
+    ``hf/`` (the exported checkpoint) and ``export.json`` (written when it was reopened and compared).
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open or create the directory (raises RunError if the path is a file)."""
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file.", "A run needs a directory.", "Give another path with --out.")
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def trials(self) -> Path:
+        """Every evaluation of the searches, one record a line."""
+        return self.path / "trials.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        """Every measured number, one record a line."""
+        return self.path / "scores.jsonl"
+
+    def factors(self, method: str = "") -> Path:
+        """The factors of the run, or those of one method in a comparison."""
+        return self.path / (f"factors-{method}.json" if method else "factors.json")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The exported checkpoint."""
+        return self.path / "hf"
+
+    @property
+    def export_report(self) -> Path:
+        """How the reopened checkpoint compared with ours; written last, so it means exported."""
+        return self.path / "export.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory against a second process (raises RunError if another one holds it)."""
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                f"The run directory {self.path} is in use by another process.",
+                "One process may work in it at a time.",
+                "Wait for it, or give another directory with --out.",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def bind(self, recipe: Recipe) -> None:
+        """Write the recipe into a new directory, or check that an existing one was made by the same recipe."""
+        path, text = self.path / "recipe.toml", dump_recipe(recipe)
+        if not path.exists():
+            self.write_text(path, text)
+            return
+        if self.recipe() != recipe:
+            before, now = _flatten(asdict(self.recipe())), _flatten(asdict(recipe))
+            changed = "; ".join(
+                f"{key} was {before[key]!r}, now {now[key]!r}" for key in now if before[key] != now[key]
+            )
+            raise RunError(
+                f"The run directory {self.path} was made by another recipe: {changed}.",
+                "A run is resumed only with the recipe that began it.",
+                "Give another directory with --out, or the old settings.",
+            )
+
+    def recipe(self) -> Recipe:
+        """The recipe that this run was begun with (raises RunError in a directory that is no run)."""
+        path = self.path / "recipe.toml"
+        if not path.exists():
+            raise RunError(
+                f"{self.path} holds no recipe.toml.", "A run directory is needed.", "Make one with `longrope extend`."
+            )
+        return load_recipe(path)
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Write a file atomically: after a crash it is either absent, old or whole."""
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+    @contextmanager
+    def replacing(self, folder: Path) -> Iterator[Path]:
+        """Fill a folder under another name and move it into place at the end, replacing an older one."""
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,0 +1,105 @@
+"""Find rescale factors: by gradient, or by the paper's evolution."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from longrope.errors import FactorsError, RunError
+from longrope.factors import RescaleFactors, closed_form, dump_factors, load_factors
+from longrope.models import LanguageModel
+from longrope.recipe import SearchRecipe
+from longrope.records import Trial
+from longrope.rope import extension_ratio, su_attention_factor
+from longrope.rundir import RunDir
+from longrope.search.descend import METHOD as GRADIENT
+from longrope.search.descend import descend
+from longrope.search.evolve import METHOD as EVOLUTION
+from longrope.search.evolve import evolve
+from longrope.search.score import TrialLog, WindowObjective
+from longrope.space import FactorSpace
+from longrope.texts import Tokens, TokenText, sketch
+
+STARTS = ("pi", "ntk", "yarn")  # the paper's
+
+
+def find_factors(
+    model: LanguageModel,
+    text: TokenText,
+    target_tokens: int,
+    *,
+    run: RunDir | None = None,
+    settings: SearchRecipe | None = None,
+    seed: int = 0,
+    on_trial: Callable[[Trial], None] = lambda _: None,
+) -> RescaleFactors:
+    """Search the rescale factors that let a model read ``target_tokens`` tokens, without changing a weight.
+
+    Args:
+        model: the model.
+        text: the search part of some texts; windows of the target length are cut from it, some held out for validation.
+        target_tokens: the window to reach, longer than the trained one.
+        run: where trials and factors go; a finished search is read from it, an unfinished one resumed.
+        settings: method and its numbers; the gradient search by default.
+        seed: decides the order of the windows and every random choice.
+        on_trial: called after every evaluation.
+
+    Returns:
+        Factors that are best by the validation windows, and never worse there than PI, NTK or YaRN.
+
+    Raises:
+        FactorsError: the target is not beyond the trained window.
+        TextsError: the text is too short.
+    """
+    settings = settings or SearchRecipe()
+    method = {"gradient": GRADIENT, "evolution": EVOLUTION}[settings.method]
+    finished = run.factors(method) if run else None
+    spec = model.spec
+    if finished and finished.exists():
+        found = load_factors(finished).tiers[0]
+        found.check_spec(spec)
+        if found.target_window != target_tokens:
+            raise RunError(
+                f"{finished} holds factors for {found.target_window} tokens.",
+                f"Factors for {target_tokens} tokens were asked for.",
+                "Give another run directory.",
+            )
+        return found
+    if target_tokens <= spec.trained_window:
+        raise FactorsError(
+            f"A target window of {target_tokens} tokens was asked for.",
+            f"The model was trained on {spec.trained_window} tokens already; a longer target is needed.",
+            f"Ask for more, for example --to {8 * spec.trained_window}.",
+        )
+    names = STARTS if settings.method == "evolution" else (*STARTS, "critical")
+    starts = [closed_form(spec, name, target_tokens).tiers[0] for name in names]
+    ratio = extension_ratio(spec, target_tokens)
+    log = TrialLog(run.trials if run else None, method, on_trial)
+    evolution = settings.evolution.filled(target_tokens)
+    by_evolution = settings.method == "evolution"
+    wanted = evolution.windows if by_evolution else settings.gradient.steps
+    scored = evolution.windows if by_evolution else settings.gradient.scan_windows
+    searched, held_out = cut_windows(text, target_tokens, wanted, settings.validation_windows, seed)
+    objective = WindowObjective(model, searched, held_out, scored, settings.tail_tokens)
+    if settings.method == "evolution":
+        space = FactorSpace(spec.num_pairs, ratio, max_start_tokens=target_tokens - 1)
+        attention = su_attention_factor(ratio, spec.trained_window)
+        found = evolve(objective, space, starts, evolution, attention_factor=attention, seed=seed, log=log)
+    else:
+        found = descend(objective, spec, starts, settings.gradient, log=log)
+    found = replace(found, searched=sketch(np.concatenate([searched, held_out])))
+    if run and finished:
+        run.write_text(finished, dump_factors(found))
+    return found
+
+
+def cut_windows(text: TokenText, length: int, wanted: int, held_out: int, seed: int) -> tuple[Tokens, Tokens]:
+    """Cut up to ``wanted`` search windows and exactly ``held_out`` validation windows of one text, all disjoint.
+
+    Validation windows are spread evenly over the text; the order of the search windows is drawn from the seed.
+    """
+    windows = text.windows(length, wanted + held_out, minimum=held_out + 1)
+    every = len(windows) / held_out
+    chosen = [int((i + 0.5) * every) for i in range(held_out)]
+    rest = np.setdiff1d(np.arange(len(windows)), chosen)
+    return windows[np.random.default_rng(seed).permutation(rest)], windows[chosen]

@@ -1,0 +1,63 @@
+"""What the searches of a run cost to reach the same loss on the held-out windows."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from longrope.records import Trial
+
+
+@dataclass(frozen=True)
+class SearchCost:
+    """The cost of one search.
+
+    Attributes:
+        method: which search.
+        trials: evaluations, validations included.
+        token_passes: tokens pushed through the model; a backward pass with recomputation counts as three more.
+        seconds: wall clock.
+        validation_loss_nats: the best mean loss on the held-out windows.
+        common_loss_nats: the loss that every search of the run has reached.
+        trials_to_common, token_passes_to_common, seconds_to_common: what it took to reach it.
+    """
+
+    method: str
+    trials: int
+    token_passes: int
+    seconds: float
+    validation_loss_nats: float
+    common_loss_nats: float
+    trials_to_common: int
+    token_passes_to_common: int
+    seconds_to_common: float
+
+
+def compare_costs(trials: Iterable[Trial]) -> list[SearchCost]:
+    """Compare the searches in a run's trials; the validations of starting points do not count as reached."""
+    by_method: dict[str, list[Trial]] = {}
+    for trial in trials:
+        by_method.setdefault(trial.method, []).append(trial)
+    best = {method: min(t.loss_nats for t in own if _found(t)) for method, own in by_method.items()}
+    if not best:
+        return []
+    common = max(best.values())
+    costs = []
+    for method, own in by_method.items():
+        reached = next(i for i, trial in enumerate(own) if _found(trial) and trial.loss_nats <= common) + 1
+        costs.append(
+            SearchCost(
+                method,
+                len(own),
+                sum(trial.token_passes for trial in own),
+                round(sum(trial.seconds for trial in own), 2),
+                best[method],
+                common,
+                reached,
+                sum(trial.token_passes for trial in own[:reached]),
+                round(sum(trial.seconds for trial in own[:reached]), 2),
+            )
+        )
+    return costs
+
+
+def _found(trial: Trial) -> bool:
+    return trial.kind == "validation" and trial.origin not in ("pi", "ntk", "yarn", "critical")

@@ -1,0 +1,156 @@
+"""Gradient search: one backward pass gives the slope of the loss along all factors at once.
+
+For lambda and the attention factor enter a model only through cos and sin.
+lambda = exp(cumsum(softplus(u))) is at least 1 and non-decreasing whatever u is; Adam walks over u and ln a.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longrope.factors import RescaleFactors
+from longrope.recipe import GradientRecipe
+from longrope.rope import RopeSpec, critical_lambdas, extension_ratio
+from longrope.search.score import Objective, TrialLog
+
+METHOD = "longrope-gradient"
+SMALLEST_INCREMENT = 1e-3  # of log lambda at the start, where softplus still has a slope
+START_TOKENS_TRIED = (1, 4, 16, 64, 256)
+SCANNED_PAIRS = (0.7, 0.8, 0.9, 1.1, 1.2, 1.3)  # shares of the theoretical critical pair
+SCANNED_ENDS = (0.85, 1.15, 1.3)  # of the ratio s
+SCANNED_STRENGTHS = (0.5, 1.4, 1.8)  # of the attention factor's distance from 1
+RESCANNED_PAIRS = (0.95, 1.05)
+WORTHWHILE_NATS = 0.003  # less does not pay for start tokens, which no other runtime can carry
+Vector = NDArray[np.float64]
+
+
+@dataclass
+class Adam:
+    """Adam (arXiv 1412.6980, algorithm 1) over one small vector of parameters."""
+
+    parameters: Vector
+    rates: Vector
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        """Begin with empty moments."""
+        self.first, self.second, self.steps = np.zeros_like(self.parameters), np.zeros_like(self.parameters), 0
+
+    def step(self, gradient: Vector, scale: float = 1.0) -> None:
+        """Move once against the gradient, with all rates times ``scale``."""
+        self.steps += 1
+        self.first = self.beta1 * self.first + (1 - self.beta1) * gradient
+        self.second = self.beta2 * self.second + (1 - self.beta2) * gradient**2
+        mean = self.first / (1 - self.beta1**self.steps)
+        spread = np.sqrt(self.second / (1 - self.beta2**self.steps)) + self.epsilon
+        self.parameters = self.parameters - scale * self.rates * mean / spread
+
+
+def descend(
+    objective: Objective,
+    spec: RopeSpec,
+    starts: Sequence[RescaleFactors],
+    settings: GradientRecipe,
+    *,
+    log: TrialLog,
+) -> RescaleFactors:
+    """Search by gradient; return the best by the held-out windows.
+
+    Every few steps the held-out windows are looked at. Where they got worse, the walk goes back to the best point and
+    on from there at half the rate, so a rate that is too high costs steps, not the result.
+
+    Args:
+        objective: the score and its gradient.
+        spec: the model's geometry.
+        starts: closed-form factors. All of them stand for selection, so the result is never worse than they are on the
+            held-out windows.
+        settings: steps, rates, and where to begin: at one of ``starts`` by name, or by a ``scan``.
+        log: where the trials go; a log that has some is resumed.
+    """
+    for factors in starts:
+        log.validate(0, factors.method, factors, objective)
+    by_name = {factors.method: factors for factors in starts}
+    start = _scan(objective, spec, by_name["critical"], log) if settings.start == "scan" else by_name[settings.start]
+    template = replace(start, method=METHOD)
+    rates = settings.learning_rate * np.append(np.ones(len(start.lambdas)), settings.attention_rate)
+    adam = Adam(np.append(increments_of(start.array), math.log(start.attention_factor)), rates)
+    best, best_loss, caution = adam.parameters, log.validate(0, settings.start, start, objective).loss_nats, 1.0
+    for step in range(settings.steps):
+        factors = _factors_at(adam.parameters, template)
+        trial = log.evaluate(step, "gradient", "gradient", factors, partial(objective.gradient, factors, step))
+        if trial.gradient:  # a step whose loss is not finite teaches nothing
+            slope = np.append(slope_of_increments(adam.parameters[:-1], trial.gradient[:-1]), trial.gradient[-1])
+            adam.step(slope, scale=caution * 0.5 * (1 + math.cos(math.pi * step / settings.steps)))
+        if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
+            loss = log.validate(step + 1, "gradient", _factors_at(adam.parameters, template), objective).loss_nats
+            if loss <= best_loss:
+                best, best_loss = adam.parameters, loss
+            else:
+                adam, caution = Adam(best, rates), caution / 2
+    return _try_start_tokens(objective, template, settings.steps, log)
+
+
+def _factors_at(parameters: Vector, template: RescaleFactors) -> RescaleFactors:
+    lambdas = lambdas_of(parameters[:-1])
+    return replace(template, lambdas=tuple(lambdas.tolist()), attention_factor=math.exp(parameters[-1]))
+
+
+def _scan(objective: Objective, spec: RopeSpec, start: RescaleFactors, log: TrialLog) -> RescaleFactors:
+    """Walk the family of critical-pair factors along one coordinate at a time, by the search windows.
+
+    The real critical pair differs from the theoretical one (LongRoPE2, section 3.1), and so do the slowest pairs'
+    factor and the attention factor; a dozen forward passes find where to begin.
+    """
+    ratio, extra = extension_ratio(spec, start.target_window), start.attention_factor - 1
+
+    def loss_of(critical_pair: float, end: float, strength: float) -> tuple[float, RescaleFactors]:
+        lambdas = critical_lambdas(spec.num_pairs, critical_pair, end)
+        factors = replace(start, lambdas=tuple(lambdas.tolist()), attention_factor=1 + extra * strength)
+        work = partial(objective.search_loss, factors)
+        return log.evaluate(0, "search", "scan", factors, work).loss_nats, factors
+
+    point = [float(spec.critical_pair), ratio, 1.0]
+    loss, best = loss_of(*point)
+    for axis, shares in ((0, SCANNED_PAIRS), (1, SCANNED_ENDS), (2, SCANNED_STRENGTHS), (0, RESCANNED_PAIRS)):
+        centre = point[axis]
+        for share in shares:
+            tried = [*point[:axis], centre * share, *point[axis + 1 :]]
+            if tried[1] >= 1 and (result := loss_of(*tried))[0] < loss:
+                (loss, best), point = result, tried
+    return best
+
+
+def _try_start_tokens(objective: Objective, template: RescaleFactors, step: int, log: TrialLog) -> RescaleFactors:
+    """Take the best factors so far, with start tokens if the held-out windows show a worthwhile gain."""
+    best = log.best_validated
+    chosen = replace(template, lambdas=best.lambdas, attention_factor=best.attention_factor)
+    for start_tokens in (n for n in START_TOKENS_TRIED if n < template.target_window):
+        log.validate(step, "start-tokens", replace(chosen, start_tokens=start_tokens), objective)
+    winner = log.best_validated
+    if best.loss_nats - winner.loss_nats > WORTHWHILE_NATS:
+        return replace(chosen, start_tokens=winner.start_tokens)
+    return chosen
+
+
+def lambdas_of(increments: Vector) -> Vector:
+    """[P] lambda = exp(cumsum(softplus(u)))."""
+    return np.asarray(np.exp(np.cumsum(np.logaddexp(0, increments))), dtype=np.float64)
+
+
+def increments_of(lambdas: Vector) -> Vector:
+    """[P] the u of given non-decreasing lambdas; increments of log lambda below 0.001 are raised to it."""
+    steps = np.maximum(np.diff(np.log(lambdas), prepend=0.0), SMALLEST_INCREMENT)
+    return np.asarray(np.log(np.expm1(steps)), dtype=np.float64)
+
+
+def slope_of_increments(increments: Vector, slope_of_lambdas: Sequence[float]) -> Vector:
+    """[P] d loss / d u from d loss / d lambda, by the chain rule: every u moves all later lambdas."""
+    by_log_lambda = np.asarray(slope_of_lambdas) * lambdas_of(increments)
+    later = np.cumsum(by_log_lambda[::-1])[::-1]
+    return np.asarray(later / (1 + np.exp(-increments)), dtype=np.float64)

@@ -1,0 +1,160 @@
+"""What a search minimises, and the log of its evaluations. Both searches share this score and are handed it."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from longrope.errors import RunError
+from longrope.factors import RescaleFactors
+from longrope.forward import mean_loss_with_graph, token_losses
+from longrope.models import LanguageModel, rescaled
+from longrope.records import Trial, append_record, read_records
+from longrope.texts import Tokens
+
+BACKWARD_PASSES = 4  # forward, forward again (recomputation), and a backward pass worth two
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The mean loss per scored token in nats, and what it cost; ``gradient`` [P + 1] is d loss / d (lambdas, ln a)."""
+
+    loss_nats: float
+    num_tokens: int
+    token_passes: int
+    gradient: tuple[float, ...] = ()
+
+
+class Objective(Protocol):
+    """What a search is handed. It knows no model."""
+
+    def search_loss(self, factors: RescaleFactors) -> Evaluation:
+        """The loss on the search windows."""
+
+    def validation_loss(self, factors: RescaleFactors) -> Evaluation:
+        """The loss on windows held out from the search."""
+
+    def gradient(self, factors: RescaleFactors, step: int) -> Evaluation:
+        """The loss on the search window of this step, with its gradient."""
+
+
+@dataclass(frozen=True)
+class WindowObjective:
+    """Mean next-token loss of a model over windows of text: summed in nats, divided once by the tokens scored.
+
+    Attributes:
+        model: the model whose factors are searched.
+        search_windows: [W, N] windows for ``search_loss`` (the first ``search_count``) and ``gradient`` (in turn).
+        validation_windows: [V, N] held-out windows.
+        search_count: how many windows one ``search_loss`` covers.
+        tail_tokens: score only the last so many tokens of each window; 0 scores all.
+    """
+
+    model: LanguageModel
+    search_windows: Tokens
+    validation_windows: Tokens
+    search_count: int
+    tail_tokens: int = 0
+
+    def search_loss(self, factors: RescaleFactors) -> Evaluation:
+        """The loss over the first ``search_count`` search windows."""
+        return self._mean_loss(factors, self.search_windows[: self.search_count])
+
+    def validation_loss(self, factors: RescaleFactors) -> Evaluation:
+        """The loss over all validation windows."""
+        return self._mean_loss(factors, self.validation_windows)
+
+    def gradient(self, factors: RescaleFactors, step: int) -> Evaluation:
+        """One backward pass over one search window; the windows are walked in turn."""
+        window = self.search_windows[step % len(self.search_windows)][None]
+        with rescaled(self.model, factors, learnable=True) as rotary:
+            assert rotary is not None
+            loss = mean_loss_with_graph(self.model, window, self.tail_tokens)
+            loss.backward()
+            by_lambda, by_attention = rotary.lambdas.grad, rotary.attention_factor.grad
+            assert by_lambda is not None
+            assert by_attention is not None
+            gradient = (*by_lambda.tolist(), by_attention.item() * factors.attention_factor)
+        scored = min(self.tail_tokens or window.shape[1], window.shape[1] - 1)
+        return Evaluation(loss.item(), scored, BACKWARD_PASSES * window.shape[1], gradient)
+
+    def _mean_loss(self, factors: RescaleFactors, windows: Tokens) -> Evaluation:
+        total, count = 0.0, 0
+        with rescaled(self.model, factors):
+            for window in windows:
+                losses = token_losses(self.model, window[None])[:, -self.tail_tokens :]
+                total, count = total + losses.double().sum().item(), count + losses.numel()
+        return Evaluation(total / count, count, windows.size)
+
+
+@dataclass
+class TrialLog:
+    """The evaluations of one search, in order. A search that is begun again is answered from the log first.
+
+    A search is deterministic given its losses and gradients, so the log is its whole state: interrupted at any moment,
+    it loses at most the evaluation in hand.
+    """
+
+    path: Path | None
+    method: str
+    on_trial: Callable[[Trial], None] = lambda _: None
+    made: list[Trial] = field(default_factory=list)
+    _known: list[Trial] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Read what an earlier run of this search has left."""
+        if self.path:
+            self._known = [trial for trial in read_records(self.path, Trial) if trial.method == self.method]
+
+    def evaluate(
+        self, step: int, kind: str, origin: str, factors: RescaleFactors, work: Callable[[], Evaluation]
+    ) -> Trial:
+        """Answer from the log, or do the work and log it (raises RunError if the log tells of another search)."""
+        asked = (step, kind, origin, factors.lambdas, factors.start_tokens, factors.attention_factor)
+        if len(self.made) < len(self._known):
+            trial = self._known[len(self.made)]
+            logged = (
+                trial.step,
+                trial.kind,
+                trial.origin,
+                trial.lambdas,
+                trial.start_tokens,
+                trial.attention_factor,
+            )
+            if logged != asked:
+                raise RunError(
+                    f"{self.path} holds the trials of another search (trial {len(self.made) + 1} differs).",
+                    "A search is resumed only with the settings, texts and model that began it.",
+                    "Give another directory with --out.",
+                )
+        else:
+            trial = self._work(asked, work)
+        self.made.append(trial)
+        self.on_trial(trial)
+        return trial
+
+    def _work(
+        self, asked: tuple[int, str, str, tuple[float, ...], int, float], work: Callable[[], Evaluation]
+    ) -> Trial:
+        began = time.perf_counter()
+        result = work()
+        loss = result.loss_nats if math.isfinite(result.loss_nats) else math.inf
+        gradient = result.gradient if np.isfinite(result.gradient).all() else ()
+        cost = (result.num_tokens, result.token_passes, time.perf_counter() - began)
+        trial = Trial(self.method, *asked, loss, *cost, gradient)
+        if self.path:
+            append_record(self.path, trial)
+        return trial
+
+    def validate(self, step: int, origin: str, factors: RescaleFactors, objective: Objective) -> Trial:
+        """Evaluate on the held-out windows."""
+        return self.evaluate(step, "validation", origin, factors, lambda: objective.validation_loss(factors))
+
+    @property
+    def best_validated(self) -> Trial:
+        """The trial with the lowest loss on the held-out windows, the earliest of equals."""
+        return min((trial for trial in self.made if trial.kind == "validation"), key=lambda trial: trial.loss_nats)

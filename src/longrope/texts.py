@@ -1,0 +1,240 @@
+"""Texts: files and folders become token streams, split by content into search, tune and measure parts.
+
+Shape legend: W = windows, N = tokens of a window.
+"""
+
+import gzip
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longrope.errors import TextsError
+
+Tokens = NDArray[np.int32]
+SHARES = {"search": 0.4, "tune": 0.4, "measure": 0.2}
+SHINGLE_TOKENS = 48
+SKETCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class TokenText:
+    """One stream of tokens: the documents of one split, one after the other.
+
+    Attributes:
+        tokens: [any] int32 token ids.
+        name: what it is called in errors (``search``, ``measure`` ...).
+        bos: token id that the tokenizer puts before every text, or None; it then opens every window.
+    """
+
+    tokens: Tokens
+    name: str
+    bos: int | None = None
+
+    def windows(self, length: int, count: int, *, minimum: int = 1) -> Tokens:
+        """Cut ``count`` windows that do not overlap, evenly spread over the text; fewer if it is too short for them.
+
+        Returns:
+            [W, N] int32 with N = ``length``.
+
+        Raises:
+            TextsError: not even ``minimum`` windows fit.
+        """
+        body = length - (self.bos is not None)
+        fitting = min(count, len(self.tokens) // max(1, body))
+        if fitting < minimum:
+            raise TextsError(
+                f"The {self.name} text has {len(self.tokens):,} tokens.",
+                f"{minimum} window{'s' * (minimum > 1)} of {length:,} tokens must fit into it.",
+                "Give more or longer texts with --data (or --measure-data), or a shorter window.",
+            )
+        starts = np.linspace(0, len(self.tokens) - body, fitting).astype(int) if fitting > 1 else np.zeros(1, int)
+        cut = np.stack([self.tokens[start : start + body] for start in starts])
+        return cut if self.bos is None else self._opened(cut)
+
+    def divided(self, windows: Tokens, length: int) -> Tokens:
+        """Divide windows [W, M] into [W * (M // N), N] shorter ones of the same text; a remainder is left out."""
+        if self.bos is None:
+            return _divide(windows, length)
+        return self._opened(_divide(windows[:, 1:], length - 1))
+
+    def _opened(self, cut: Tokens) -> Tokens:
+        return np.concatenate([np.full((len(cut), 1), self.bos, np.int32), cut], axis=1)
+
+    def part(self, first: float, last: float, name: str) -> "TokenText":
+        """The stretch between two shares (0 to 1) of this text."""
+        size = len(self.tokens)
+        return TokenText(self.tokens[int(first * size) : int(last * size)], name, self.bos)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Three parts of some texts that share no content: to search factors on, to tune on, and to measure on."""
+
+    search: TokenText
+    tune: TokenText
+    measure: TokenText
+
+
+def load_texts(sources: Sequence[str | Path], tokenizer: Any, *, measure: Sequence[str | Path] = ()) -> Texts:
+    """Read files and folders as UTF-8 text and split them by content.
+
+    Documents that occur twice are read once. The rest is taken in the order of the paths, so neighbours stay
+    neighbours, and cut into 40 % search, 40 % tune and 20 % measure, at document borders where there are enough. With
+    ``measure`` sources the others are cut into two halves for search and tune, and documents that also occur in the
+    measuring ones are left out of them.
+
+    Args:
+        sources: text files (``.gz`` too), folders of them (files that are not UTF-8 text are skipped), or ``.npy``
+            files of token ids made with this tokenizer.
+        tokenizer: the model's.
+        measure: further sources, of another kind, to measure on.
+
+    Raises:
+        TextsError: a path is missing, or nothing readable is there.
+    """
+    held_out = list(_unique_documents(measure, tokenizer, set())) if measure else []
+    seen = {digest for digest, _ in held_out}
+    documents = [tokens for _, tokens in _unique_documents(sources, tokenizer, seen)]
+    bos = opening_token(tokenizer)
+    empty = [given for given, found in ((sources, documents), (measure, held_out)) if given and not found]
+    if empty or not (sources or measure):
+        raise TextsError(
+            f"No text was found in {', '.join(map(str, empty[0])) if empty else '(no path given)'}.",
+            "At least one UTF-8 text file that is not empty is needed.",
+            "Give files or folders with --data (and --measure-data).",
+        )
+    shares = {"search": 0.5, "tune": 0.5} if measure else SHARES
+    parts = {name: TokenText(tokens, name, bos) for name, tokens in _split(documents, shares).items()}
+    if measure:
+        parts["measure"] = TokenText(np.concatenate([tokens for _, tokens in held_out]), "measure", bos)
+    return Texts(**parts)
+
+
+def fingerprint(windows: Tokens) -> str:
+    """Sixteen hex digits that name the content of windows."""
+    return hashlib.sha256(np.ascontiguousarray(windows, dtype=np.int32).tobytes()).hexdigest()[:16]
+
+
+def sketch(windows: Tokens) -> tuple[int, ...]:
+    """A bottom-k sketch of what windows [W, N] contain: the 256 smallest hashes of their 48-token shingles.
+
+    Kept with the factors that were searched on these windows; ``check_unsearched`` compares other texts with it.
+    """
+    hashes = np.unique(np.concatenate([_shingle_hashes(window) for window in windows]))
+    return tuple(hashes[:SKETCH_SIZE].tolist())
+
+
+def check_unsearched(windows: Tokens, searched: Sequence[int]) -> None:
+    """Raise TextsError if more than 1 % of the searched text stands in these windows.
+
+    One shared licence header or table of contents passes; a page in common does not.
+    """
+    if not searched:
+        return
+    known = np.asarray(sorted(searched), dtype=np.uint64)
+    present = np.zeros(len(known), dtype=bool)
+    for window in windows:
+        present |= np.isin(known, _shingle_hashes(window))
+    if (share := present.mean()) > 0.01:
+        raise TextsError(
+            f"About {share:.0%} of the text that these factors were searched on stands in the text to measure on.",
+            "A measurement needs text that no search has seen.",
+            "Give other texts with --measure-data.",
+        )
+
+
+def _divide(windows: Tokens, length: int) -> Tokens:
+    pieces = windows.shape[1] // length
+    return windows[:, : pieces * length].reshape(-1, length)
+
+
+def _unique_documents(sources: Sequence[str | Path], tokenizer: Any, seen: set[str]) -> Iterator[tuple[str, Tokens]]:
+    for source in sources:
+        for path in _files(Path(source)):
+            content = path.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            if digest in seen:
+                continue
+            seen.add(digest)
+            tokens = (
+                _read_tokens(path, len(tokenizer)) if path.suffix == ".npy" else _tokenize(path, content, tokenizer)
+            )
+            if len(tokens):
+                yield digest, tokens
+
+
+def _files(source: Path) -> list[Path]:
+    if source.is_dir():
+        inside = [path for path in source.rglob("*") if path.is_file()]
+        return sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(source).parts))
+    if source.is_file():
+        return [source]
+    raise TextsError(f"{source} does not exist.", "A text file or a folder of them is needed.", "Check the path.")
+
+
+def _tokenize(path: Path, content: bytes, tokenizer: Any) -> Tokens:
+    """Token ids of one document with the tokenizer's end-of-text token after it; empty if it is not UTF-8 text."""
+    try:
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+    except (UnicodeDecodeError, OSError, EOFError):
+        return np.zeros(0, np.int32)
+    if not text.strip() or "\0" in text:
+        return np.zeros(0, np.int32)
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return np.asarray([*ids, *end], dtype=np.int32)
+
+
+def _read_tokens(path: Path, vocabulary: int) -> Tokens:
+    try:
+        tokens = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise TextsError(f"{path} cannot be read ({error}).", "A numpy array is needed.", "Write it again.") from None
+    if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer) or not len(tokens) or tokens.max() >= vocabulary:
+        raise TextsError(
+            f"{path} holds an array {tokens.dtype}{list(tokens.shape)}.",
+            f"One row of token ids below {vocabulary} is needed.",
+            "Make it with this model's tokenizer.",
+        )
+    return np.asarray(tokens, dtype=np.int32)
+
+
+def opening_token(tokenizer: Any) -> int | None:
+    """The token that the tokenizer puts before every text by itself."""
+    ids = tokenizer("a")["input_ids"]
+    return ids[0] if tokenizer.bos_token_id is not None and ids and ids[0] == tokenizer.bos_token_id else None
+
+
+def _split(documents: list[Tokens], shares: dict[str, float]) -> dict[str, Tokens]:
+    """Cut the stream of documents at the given shares, moved to the nearest document border if that is near enough."""
+    stream = np.concatenate([np.zeros(0, np.int32), *documents])
+    borders = np.cumsum([0, *(len(document) for document in documents)])
+    parts, first = {}, 0
+    for name, share in zip(shares, np.cumsum(list(shares.values())), strict=True):
+        ideal = round(share * len(stream))
+        border = int(borders[np.argmin(np.abs(borders - ideal))])
+        near = abs(border - ideal) <= 0.1 * shares[name] * len(stream)
+        last = border if near and border > first else ideal
+        parts[name], first = stream[first:last], last
+    return parts
+
+
+def _shingle_hashes(tokens: Tokens) -> NDArray[np.uint64]:
+    """Hashes of every run of 48 tokens: a polynomial hash by prefix sums modulo 2 ** 64, then mixed."""
+    if len(tokens) < SHINGLE_TOKENS:
+        return np.zeros(0, np.uint64)
+    base, inverse = np.uint64(0x9E3779B97F4A7C15), np.uint64(pow(0x9E3779B97F4A7C15, -1, 2**64))
+    with np.errstate(over="ignore"):
+        powers = np.cumprod(np.full(len(tokens), base, np.uint64))
+        unpowers = np.cumprod(np.full(len(tokens), inverse, np.uint64))
+        sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((tokens.astype(np.uint64) + np.uint64(1)) * powers)])
+        hashes = (sums[SHINGLE_TOKENS:] - sums[:-SHINGLE_TOKENS]) * unpowers[: len(tokens) - SHINGLE_TOKENS + 1]
+        hashes ^= hashes >> np.uint64(31)
+        hashes *= np.uint64(0xBF58476D1CE4E5B9)
+        hashes ^= hashes >> np.uint64(27)
+    return np.unique(hashes)

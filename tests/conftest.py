@@ -1,0 +1,25 @@
+"""What all tests share: no network, and pico models and texts that are made once."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may look a name up
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(scope="session")
+def pico_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pico Llama with its tokenizer as a folder that transformers opens; read it only."""
+    import pico
+
+    return pico.save_pico(tmp_path_factory.mktemp("pico") / "llama")
+
+
+@pytest.fixture(scope="session")
+def text_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two folders of text files of different content, to search and to measure on; read them only."""
+    import pico
+
+    return pico.save_texts(tmp_path_factory.mktemp("texts"))

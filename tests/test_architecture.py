@@ -1,0 +1,249 @@
+"""The layers of the package, held by its imports: deferred ones, and those by name, count like all others.
+
+A room is a module or a folder directly below ``src/longrope``; the tables here say what each may import.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = "longrope"
+SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
+
+NOUNS = ("errors", "rope", "factors", "space", "records", "recipe", "rundir")
+STEPS = ("search", "tuning", "measures", "exports", "reports", "generation")
+
+# Room -> the rooms that it may import, besides itself.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    **{noun: NOUNS[:i] for i, noun in enumerate(NOUNS)},
+    "models": NOUNS,
+    "texts": NOUNS,
+    "forward": (*NOUNS, "models"),
+    "parallel": (*NOUNS, "models", "texts", "forward"),
+    **dict.fromkeys(STEPS, (*NOUNS, "models", "texts", "forward", "parallel")),
+    "pipeline": (*NOUNS, "models", "texts", "forward", "parallel", *STEPS),
+    "cli": (*NOUNS, "models", "texts", "forward", "parallel", *STEPS, "pipeline", "__init__"),
+    "__main__": ("cli",),
+    "assets": (),
+}
+
+# Heavy library -> the modules that may import it; all others, the nouns first of all, do without.
+MAY_KNOW: dict[str, tuple[str, ...]] = {
+    "torch": ("models", "texts", "forward", "parallel", "exports.hf"),
+    "transformers": ("models", "texts", "forward", "parallel"),
+    "datasets": ("models", "texts", "forward", "parallel"),
+    "safetensors": ("models", "texts", "forward", "parallel", "exports.hf"),
+}
+
+
+class Import(NamedTuple):
+    """One import: its line, the full name of what is imported, and whether it runs when the module is imported."""
+
+    line: int
+    name: str
+    eager: bool
+
+
+class Module(NamedTuple):
+    """One file: its path, its dotted name below the package ("" for the package itself) and its imports."""
+
+    path: Path
+    name: str
+    imports: tuple[Import, ...]
+
+    @property
+    def room(self) -> str:
+        """The part of the house that it belongs to."""
+        return self.name.split(".")[0] or "__init__"
+
+
+def read_modules(root: Path) -> list[Module]:
+    """Every module below a source root, which is the folder of the package."""
+    names = {path: _dotted(path.relative_to(root)) for path in sorted(root.rglob("*.py"))}
+    known = {f"{PACKAGE}.{name}".rstrip(".") for name in names.values()}
+    return [Module(path, name, tuple(_imports(path, root, known))) for path, name in names.items()]
+
+
+def _dotted(relative: Path) -> str:
+    parts = relative.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports(path: Path, root: Path, known: set[str]) -> Iterator[Import]:
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    eager = set(_eager(tree))
+    package = (PACKAGE, *path.relative_to(root).parent.parts)
+    for node in ast.walk(tree):
+        for name in _imported_names(node, package, known):
+            yield Import(getattr(node, "lineno", 0), name, node in eager)
+
+
+def _eager(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node that runs at import: not inside a function, nor for type checkers alone."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from _eager(child)
+
+
+def _imported_names(node: ast.AST, package: tuple[str, ...], known: set[str]) -> Iterator[str]:
+    match node:
+        case ast.Import(names=names):
+            yield from (alias.name for alias in names)
+        case ast.ImportFrom(module=module, names=names, level=level):
+            above = package[: len(package) - level + 1] if level else ()
+            origin = ".".join([*above, *([module] if module else [])])
+            for alias in names:  # `from longrope import rope` imports a module, `from longrope import extend` does not
+                whole = f"{origin}.{alias.name}"
+                yield whole if whole in known else origin
+        case ast.Call(
+            func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
+            args=[ast.Constant(value=str() as name), *_],
+        ):
+            yield name
+
+
+def find_violations(root: Path) -> list[str]:
+    """What breaks the tables, one line each: the file, its line, the import, and what would be allowed."""
+    modules = read_modules(root)
+    if not modules:
+        return [f"{root} holds no module"]
+    found = [violation for module in modules for violation in _violations(module)]
+    return [*found, *_cycles(modules)]
+
+
+def _violations(module: Module) -> Iterator[str]:
+    if module.room == "__init__":
+        for line, name, eager in module.imports:
+            if eager and name.split(".")[0] in MAY_KNOW:
+                yield f"{module.path}:{line} imports {name}; importing the package must not import it"
+        return
+    if module.room not in MAY_IMPORT:
+        yield f"{module.path} is in no layer; give {module.room!r} its row in {Path(__file__).name}"
+        return
+    for line, name, _ in module.imports:
+        top, _, below = name.partition(".")
+        room = below.split(".")[0] or "__init__"
+        allowed = MAY_IMPORT[module.room]
+        if top == PACKAGE and room not in (module.room, *allowed):
+            yield f"{module.path}:{line} imports {name}; {module.room} may import {', '.join(allowed) or 'nothing'}"
+        if top in MAY_KNOW and not {module.room, module.name} & set(MAY_KNOW[top]):
+            yield f"{module.path}:{line} imports {name}; only {', '.join(MAY_KNOW[top])} may"
+
+
+def _cycles(modules: list[Module]) -> Iterator[str]:
+    """The tables forbid cycles between rooms; this finds those within one."""
+    graph = {f"{PACKAGE}.{m.name}": {i.name for i in m.imports} - {f"{PACKAGE}.{m.name}"} for m in modules if m.name}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        yield f"import cycle: {' <- '.join(error.args[1])}"
+
+
+def test_source_keeps_its_layers() -> None:
+    assert not find_violations(SOURCE), "\n".join(find_violations(SOURCE))
+
+
+def test_source_has_modules_to_check() -> None:
+    assert {module.room for module in read_modules(SOURCE)} >= set(NOUNS)
+
+
+def test_steps_may_not_import_each_other() -> None:
+    assert all(not set(MAY_IMPORT[step]) & set(STEPS) for step in STEPS)
+
+
+def plant(root: Path, files: dict[str, str]) -> list[str]:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return find_violations(root)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"rope.py": "from longrope.factors import RescaleFactors"}, "rope.py:1 imports longrope.factors; rope may"),
+        ({"rope.py": "import longrope.models"}, "rope.py:1 imports longrope.models; rope may import errors"),
+        ({"errors.py": "def f():\n    from longrope import rope", "rope.py": ""}, "errors.py:2 imports longrope.rope"),
+        ({"errors.py": "from . import rope", "rope.py": ""}, "errors.py:1 imports longrope.rope; errors may"),
+        ({"errors.py": "from .rope import RopeSpec"}, "errors.py:1 imports longrope.rope; errors may import nothing"),
+        ({"factors.py": "from longrope import RopeSpec"}, "factors.py:1 imports longrope; factors may"),
+        ({"space.py": "def f():\n    import torch"}, "space.py:2 imports torch; only models, texts,"),
+        ({"space.py": "from torch.nn import Module"}, "space.py:1 imports torch.nn; only models"),
+        ({"space.py": "import importlib\nimportlib.import_module('torch')"}, "space.py:2 imports torch; only"),
+        ({"space.py": "torch = __import__('torch')"}, "space.py:1 imports torch; only"),
+        ({"recipe.py": "class A:\n    import transformers"}, "recipe.py:2 imports transformers; only"),
+        ({"cli.py": "import datasets"}, "cli.py:1 imports datasets; only"),
+        ({"models.py": "from longrope.texts import load_texts"}, "models.py:1 imports longrope.texts; models may"),
+        ({"models.py": "from longrope.forward import f"}, "models.py:1 imports longrope.forward; models may"),
+        ({"forward.py": "from longrope.texts import load_texts"}, "forward.py:1 imports longrope.texts; forward may"),
+        ({"search/score.py": "from ..measures import passkey"}, "score.py:1 imports longrope.measures; search may"),
+        ({"search/score.py": "import longrope.pipeline"}, "score.py:1 imports longrope.pipeline; search may"),
+        ({"search/score.py": "import torch"}, "score.py:1 imports torch; only"),
+        ({"exports/gguf.py": "import torch"}, "gguf.py:1 imports torch; only"),
+        ({"exports/hf.py": "def f():\n    import transformers"}, "hf.py:2 imports transformers; only"),
+        ({"pipeline.py": "from longrope.cli import main"}, "pipeline.py:1 imports longrope.cli; pipeline may"),
+        ({"utils.py": ""}, "utils.py is in no layer; give 'utils' its row"),
+        ({"helpers/tools.py": ""}, "tools.py is in no layer; give 'helpers' its row"),
+        ({"__init__.py": "import torch"}, "__init__.py:1 imports torch; importing the package must not"),
+        (
+            {"search/a.py": "import longrope.search.b", "search/b.py": "import longrope.search.a"},
+            "import cycle: longrope.search.",
+        ),
+        ({}, "holds no module"),
+    ],
+)
+def test_planted_violation_is_found(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    found = plant(tmp_path, files)
+    assert len(found) == 1, found
+    assert message in found[0]
+
+
+def test_allowed_imports_pass(tmp_path: Path) -> None:
+    files = {
+        "__init__.py": "if TYPE_CHECKING:\n    import torch\ndef __getattr__(name):\n    import torch",
+        "__main__.py": "from longrope.cli import main",
+        "cli.py": "from longrope import __version__\ndef f():\n    from longrope.pipeline import extend",
+        "rope.py": "import numpy\nfrom longrope.errors import ModelError",
+        "forward.py": "import torch\nimport longrope.models",
+        "search/__init__.py": "from longrope.search.evolve import evolve",
+        "search/evolve.py": "import longrope.search.score, longrope.space",
+        "search/score.py": "from longrope.forward import loss",
+        "exports/hf.py": "import torch\nfrom safetensors.torch import save_file",
+        "pipeline.py": "import longrope.search, longrope.exports.hf",
+    }
+    assert plant(tmp_path, files) == []
+
+
+HELP = """
+import sys, longrope.cli
+sys.argv = ["longrope", "--help"]
+try:
+    longrope.cli.main()
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+
+
+@pytest.mark.parametrize("code", ["import longrope", "import longrope.cli", HELP], ids=["package", "cli", "help"])
+def test_light_import_leaves_torch_alone(code: str) -> None:
+    check = "\nimport sys; sys.exit(', '.join({'torch', 'transformers', 'datasets'} & sys.modules.keys()) or 0)"
+    done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_module_prints_its_help() -> None:
+    command = [sys.executable, "-m", "longrope", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "extend" in done.stdout

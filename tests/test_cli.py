@@ -1,0 +1,545 @@
+"""The doors: each command once for real, each bad input as one paragraph with exit code 2, our faults with a traceback.
+
+Commands run in this process, since starting torch takes seconds; a few processes of their own show that it is the same.
+"""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import pico
+import pytest
+import torch
+
+from longrope import cli, pipeline
+from longrope.exports import hf
+from longrope.factors import RescaleFactors, dump_factors, load_factors
+from longrope.measures import perplexity
+from longrope.models import read_spec
+from longrope.recipe import (
+    EvolutionRecipe,
+    GradientRecipe,
+    MeasureRecipe,
+    Recipe,
+    SearchRecipe,
+    dump_recipe,
+    load_recipe,
+)
+from longrope.records import Score, Trial, read_records
+from longrope.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command has said."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Told]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Run ``longrope`` with arguments, as its console script does, in an empty directory."""
+    torch.set_num_threads(1)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("COLUMNS", "400")
+
+    def run(*arguments: object) -> Told:
+        monkeypatch.setattr(sys, "argv", ["longrope", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return Told(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are written, but not reopened in a process of their own, which takes seconds."""
+    monkeypatch.setattr(hf, "_compare", lambda *_: (0.0, 0.0))
+
+
+@pytest.fixture
+def recipe_file(pico_folder: Path, text_folders: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A recipe whose numbers are small enough for a test."""
+    evolution = EvolutionRecipe(population=6, parents=3, mutations=3, crossovers=2, generations=3, windows=1)
+    search = SearchRecipe(validation_windows=1, evolution=evolution, gradient=GradientRecipe(steps=3, validate_every=2))
+    measured = MeasureRecipe(lengths=(64, 256), metrics=("perplexity",), windows=2, tail_tokens=16)
+    data, measure_data = ((str(folder),) for folder in text_folders)
+    full = Recipe(str(pico_folder), 256, data, measure_data, device="cpu", search=search, measure=measured)
+    full = replace(full, export=replace(full.export, drop_start_tokens=True))
+    (tmp_path / "recipe.toml").write_text(dump_recipe(full))
+    return tmp_path / "recipe.toml"
+
+
+def table_row(out: str, first: str) -> list[str]:
+    """The cells of the row of a printed table that begins with this word."""
+    rows = [line for line in out.splitlines() if line.startswith("│") and line.strip("│ ").split(" ")[0] == first]
+    assert len(rows) == 1, out
+    return [cell.strip() for cell in rows[0].strip("│").split("│")]
+
+
+def note_recipes(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
+    """The recipes that ``extend`` is called with from now on; nothing is done with them."""
+    begun: list[Recipe] = []
+
+    def extend(full: Recipe, *_: object) -> list[Score]:
+        begun.append(full)
+        return []
+
+    monkeypatch.setattr(pipeline, "extend", extend)
+    return begun
+
+
+# Each command once
+
+
+@pytest.mark.usefixtures("unopened")
+def test_extend_walks_prints_and_resumes(command: Command, recipe_file: Path) -> None:
+    told = command("extend", "--recipe", recipe_file, "--out", "run")
+    assert told.code == 0, told.err
+    run = RunDir("run")
+    scores = read_records(run.scores, Score)
+    assert {score.method for score in scores} == {"none", "longrope-gradient"}
+    for score in scores:
+        cells = table_row(told.out, score.method)
+        assert f"{score.value:.4g} ({score.low:.4g}-{score.high:.4g})" in cells
+    for line in ("factors: run/factors.json", "checkpoint: run/hf", "scores: run/scores.jsonl"):
+        assert line in told.out.splitlines()
+    for word in ("load", "search", "measure", "export"):
+        assert any(line.startswith(word) for line in told.err.splitlines())
+    again = command("extend", "--out", "run", "--json")
+    assert again.code == 0
+    printed = sorted(json.dumps(score, sort_keys=True) for score in json.loads(again.out))
+    assert printed == sorted(json.dumps(asdict(score), sort_keys=True) for score in scores)
+
+
+def test_extend_needs_no_recipe_file(
+    command: Command, pico_folder: Path, text_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every option reaches the recipe, and the run directory has a name of its own."""
+    begun = note_recipes(monkeypatch)
+    search, measured = text_folders
+    told = command(
+        *("extend", pico_folder, "--to", "2k", "--data", search, "--data", measured, "--measure-data", measured),
+        *("--method", "evolution", "--lengths", "64,1k,2_048", "--metrics", "passkey", "--seed", "7"),
+        *("--device", "cpu", "--dtype", "bfloat16"),
+    )
+    assert told.code == 0, told.err
+    (full,) = begun
+    assert (full.model, full.target_tokens, full.seed) == (str(pico_folder), 2048, 7)
+    assert (full.data, full.measure_data) == ((str(search), str(measured)), (str(measured),))
+    assert (full.search.method, full.device, full.dtype) == ("evolution", "cpu", "bfloat16")
+    assert (full.measure.lengths, full.measure.metrics) == ((64, 1024, 2048), ("passkey",))
+    assert Path("runs/llama-2k").is_dir()
+
+
+def test_options_override_the_recipe_file(command: Command, recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = note_recipes(monkeypatch)
+    assert command("extend", "--recipe", recipe_file, "--seed", 9, "--to", "512", "--out", "run").code == 0
+    written = load_recipe(recipe_file)
+    assert begun == [replace(written, seed=9, target_tokens=512)]
+
+
+@pytest.mark.parametrize("method", ["gradient", "evolution"])
+def test_search_writes_factors(command: Command, recipe_file: Path, method: str) -> None:
+    told = command("search", "--recipe", recipe_file, "--method", method, "--out", "run")
+    assert told.code == 0, told.err
+    assert told.out == "factors: run/factors.json\n"
+    (factors,) = load_factors("run/factors.json").tiers
+    assert factors.method == f"longrope-{method}"
+    assert {trial.method for trial in read_records(RunDir("run").trials, Trial)} == {factors.method}
+    again = command("search", "--recipe", recipe_file, "--method", method, "--out", "run", "--json")
+    assert json.loads(again.out) == json.loads(Path("run/factors.json").read_text())
+
+
+def test_measure_prints_what_it_writes(
+    command: Command, pico_folder: Path, text_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    spec = read_spec(pico.make_network().config)
+    factors = RescaleFactors((1.0, 1.5, 2.0, 4.0), 512, spec.fingerprint, method="longrope-gradient")
+    (tmp_path / "factors.json").write_text(dump_factors(factors))
+    given = ("measure", pico_folder, "--factors", tmp_path / "factors.json", "--measure-data", text_folders[1])
+    told = command(*given, "--lengths", "512,256", "--seed", 5, "--out", "run", "--json")
+    assert told.code == 0, told.err
+    printed = json.loads(told.out)
+    lines = [json.loads(line) for line in Path("run/scores.jsonl").read_text().splitlines()]
+    assert sorted(map(json.dumps, printed)) == sorted(map(json.dumps, lines))
+    assert all(list(score) == [f.name for f in fields(Score)] for score in printed)
+    assert {score["factors_fingerprint"] for score in printed} == {factors.fingerprint}
+    assert {(score["method"], score["seed"]) for score in printed} == {("longrope-gradient", 5)}
+    assert {(score["metric"], score["context_tokens"]) for score in printed} >= {
+        (metric, length) for metric in ("perplexity", "passkey", "passkey-depth-0.05") for length in (256, 512)
+    }
+    table = command("measure", pico_folder, "--data", text_folders[0], "--metrics", "perplexity", "--lengths", "64")
+    assert table_row(table.out, "none")
+    assert not Path("runs").exists()
+
+
+def test_compare_prints_every_method(command: Command, recipe_file: Path) -> None:
+    told = command("compare", "--recipe", recipe_file, "--out", "run")
+    assert told.code == 0, told.err
+    scores = read_records(RunDir("run").scores, Score)
+    methods = {"none", "pi", "ntk", "dynamic-ntk", "yarn", "longrope-evolution", "longrope-gradient"}
+    assert {score.method for score in scores} == methods
+    scores_table, costs_table = re.split(r"^cost\s*$", told.out, flags=re.MULTILINE)
+    for score in scores:
+        assert f"{score.value:.4g} ({score.low:.4g}-{score.high:.4g})" in table_row(scores_table, score.method)
+    costs = json.loads(Path("run/costs.json").read_text())
+    assert [cost["method"] for cost in costs] == ["longrope-evolution", "longrope-gradient"]
+    for cost in costs:
+        assert table_row(costs_table, cost["method"])[1] == f"{cost['trials']:,}"
+
+
+def test_export_reopens_the_checkpoint_of_a_run(command: Command, recipe_file: Path) -> None:
+    """For real: plain transformers opens it in a process of its own."""
+    assert command("search", "--recipe", recipe_file, "--out", "run").code == 0
+    told = command("export", "run", "--tiers", "two", "--drop-start-tokens", "--json")
+    assert told.code == 0, told.err
+    report = json.loads(told.out)
+    assert report == json.loads(Path("run/export.json").read_text())
+    assert (report["tiers"], report["target_window"]) == ("two", 256)
+    assert 0 <= max(report["difference_short"], report["difference_long"]) < 0.02
+    config = json.loads(Path("run/hf/config.json").read_text())
+    assert config["rope_parameters"]["long_factor"] == pytest.approx(load_factors("run/factors.json").tiers[0].lambdas)
+
+
+def test_inspect_tells_the_geometry(command: Command, tmp_path: Path) -> None:
+    """Against the formulas of the papers, written out here; weights are not needed."""
+    pico.make_network("stablelm", rope={"rope_theta": 100.0}).config.save_pretrained(tmp_path)
+    told = command("inspect", tmp_path, "--to", "256", "--json")
+    assert told.code == 0, told.err
+    report = json.loads(told.out)
+    dim = report["rotary_dim"]
+    pairs = report.pop("pairs")
+    assert report.items() >= {"theta": 100.0, "trained_window": 64, "target_window": 256, "head_dim": 16}.items()
+    assert [pair["pair"] for pair in pairs] == list(range(dim // 2))
+    for i, pair in enumerate(pairs):
+        wavelength = 2 * math.pi * 100 ** (2 * i / dim)
+        assert pair["wavelength_tokens"] == pytest.approx(wavelength)
+        assert pair["turns_in_window"] == pytest.approx(64 / wavelength)
+        assert pair["pi"] == 4
+        assert pair["ntk"] == pytest.approx(4 ** (2 * i / (dim - 2)))
+        assert 1 <= pair["yarn"] <= 4
+    assert report["pairs_that_turn_fully"] == sum(pair["turns_in_window"] >= 1 for pair in pairs)
+    text = command("inspect", tmp_path, "--to", "256").out
+    assert f"rotary_dim: {dim}" in text
+    assert table_row(text, "0")[1:3] == [f"{2 * math.pi:.5g}", f"{64 / (2 * math.pi):.5g}"]
+
+
+def test_no_arguments_show_the_commands(command: Command) -> None:
+    told = command()
+    for name in ("extend", "compare", "search", "measure", "export", "inspect"):
+        assert name in told.out + told.err
+
+
+# Bad input
+
+
+@pytest.fixture
+def bad(tmp_path: Path, pico_folder: Path, text_folders: tuple[Path, Path]) -> Callable[[str], list[str]]:
+    """The arguments of a bad command by its name, with the files that it needs."""
+    spec = read_spec(pico.make_network().config)
+    model, data = str(pico_folder), str(text_folders[0])
+    factors = RescaleFactors((1.0, 2.0, 3.0, 4.0), 256, spec.fingerprint)
+
+    def write(name: str, content: str) -> str:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+        return str(tmp_path / name)
+
+    def write_model(name: str, content: str) -> str:
+        return str(Path(write(f"{name}/config.json", content)).parent)
+
+    def extending(
+        model: str = model, to: str = "256", data: str = data, out: str = str(tmp_path / "run"), **more: str
+    ) -> list[str]:
+        options = [word for flag, value in more.items() for word in (f"--{flag.replace('_', '-')}", value)]
+        return ["extend", model, "--to", to, "--data", data, "--out", out, *options]
+
+    def measuring(content: str, lengths: str = "256") -> list[str]:
+        return ["measure", model, "--factors", write("f.json", content), "--data", data, "--lengths", lengths]
+
+    def recipe(text: str) -> list[str]:
+        return ["extend", "--recipe", write("r.toml", text), "--out", str(tmp_path / "run")]
+
+    plain = dump_recipe(Recipe(model, 256, (data,)))
+    named = f'model = "{model}"\ndata = ["{data}"]\n'
+    gpt2 = {"model_type": "gpt2", "n_embd": 32, "n_head": 4, "n_layer": 2, "vocab_size": 320}
+    foreign = replace(factors, spec_fingerprint="0123456789abcdef")
+    longer = replace(factors, lambdas=(1.0,) * 8)
+    cases: dict[str, Callable[[], list[str]]] = {
+        "missing data": lambda: extending(data=str(tmp_path / "nowhere")),
+        "empty data": lambda: extending(data=write("empty.txt", "")),
+        "short text": lambda: extending(data=write("short.txt", pico.make_text(60))),
+        "target in the window": lambda: extending(to="64"),
+        "target below the window": lambda: extending(to="32"),
+        "unknown model": lambda: extending(model=write_model("nonsense", '{"model_type": "nonsense"}')),
+        "inspect unknown model": lambda: ["inspect", write_model("nonsense", '{"model_type": "nonsense"}')],
+        "gpt2": lambda: extending(model=write_model("gpt2", json.dumps(gpt2))),
+        "inspect gpt2": lambda: ["inspect", write_model("gpt2", json.dumps(gpt2))],
+        "broken config": lambda: ["inspect", write_model("broken", "{")],
+        "empty config": lambda: ["inspect", write_model("empty", "{}")],
+        "no weights": lambda: extending(model=write_model("bare", (pico_folder / "config.json").read_text())),
+        "no such model": lambda: ["inspect", str(tmp_path / "no" / "such" / "model")],
+        "a text as a model": lambda: ["inspect", write("model.txt", "text")],
+        "foreign factors": lambda: measuring(dump_factors(foreign)),
+        "factors of another length": lambda: measuring(dump_factors(longer)),
+        "nan factors": lambda: measuring(dump_factors(factors).replace("3.0", "NaN")),
+        "decreasing factors": lambda: measuring(dump_factors(factors).replace("3.0", "9.0")),
+        "no factors": lambda: ["measure", model, "--factors", str(tmp_path / "nothing.json"), "--data", data],
+        "torn factors": lambda: measuring(dump_factors(factors)[:50]),
+        "factors that are a list": lambda: measuring("[1, 2]"),
+        "factors for less": lambda: measuring(dump_factors(factors), lengths="512"),
+        "recipe typo": lambda: recipe(named + "target_token = 256\n"),
+        "nested recipe typo": lambda: recipe(named + 'target_tokens = 256\n[search]\nmetod = "gradient"\n'),
+        "recipe of wrong type": lambda: recipe(named + "target_tokens = 256\nseed = 1.5\n"),
+        "broken recipe": lambda: recipe("model = \n"),
+        "no recipe": lambda: ["extend", "--recipe", str(tmp_path / "nothing.toml")],
+        "unknown metric": lambda: extending(metrics="perplexity,beauty"),
+        "measure unknown metric": lambda: ["measure", model, "--data", data, "--metrics", "beauty"],
+        "wrong target": lambda: extending(to="64q"),
+        "wrong length": lambda: extending(lengths="64,64q"),
+        "measure wrong length": lambda: ["measure", model, "--data", data, "--lengths", "64q"],
+        "inspect wrong length": lambda: ["inspect", model, "--to", "64q"],
+        "length of nothing": lambda: extending(to="0"),
+        "length of one token": lambda: ["measure", model, "--data", data, "--lengths", "1", "--metrics", "perplexity"],
+        "too short for passkeys": lambda: ["measure", model, "--data", data, "--lengths", "64"],
+        "no arguments": lambda: ["extend"],
+        "no data": lambda: ["extend", model, "--to", "256"],
+        "no target": lambda: ["compare", model, "--data", data],
+        "no model": lambda: ["search", "--to", "256", "--data", data],
+        "measure no data": lambda: ["measure", model],
+        "run is a file": lambda: extending(out=write("file", "")),
+        "unknown method": lambda: extending(method="genetic"),
+        "unknown device": lambda: extending(device="abacus"),
+        "unknown dtype": lambda: extending(dtype="float8"),
+        "negative seed": lambda: extending(seed="-1"),
+        "export elsewhere": lambda: ["export", str(tmp_path), "--to", "onnx"],
+        "export nothing": lambda: ["export", str(tmp_path / "no-run")],
+        "export tiers": lambda: ["export", str(Path(write("old/recipe.toml", plain)).parent), "--tiers", "three"],
+    }
+    return lambda name: cases[name]()
+
+
+WORDS = {
+    "missing data": "nowhere does not exist",
+    "empty data": "No text was found in",
+    "short text": "windows of 256 tokens must fit",
+    "target in the window": "trained on 64 tokens already",
+    "target below the window": "trained on 64 tokens already",
+    "unknown model": "nonsense",
+    "inspect unknown model": "nonsense",
+    "gpt2": "'gpt2'",
+    "inspect gpt2": "'gpt2'",
+    "broken config": "broken",
+    "empty config": "empty",
+    "no weights": "cannot be loaded",
+    "no such model": "no such file or folder is here",
+    "a text as a model": "is a file, but no .gguf",
+    "foreign factors": "0123456789abcdef",
+    "factors of another length": "8 lambdas",
+    "nan factors": "lambdas[2] = nan",
+    "decreasing factors": "lambdas[3] = 4.0 after 9.0 (decreasing)",
+    "no factors": "nothing.json cannot be read",
+    "torn factors": "f.json cannot be read",
+    "factors that are a list": "f.json cannot be read",
+    "factors for less": "512 tokens",
+    "recipe typo": "nearest known one is 'target_tokens'",
+    "nested recipe typo": "nearest known one is 'search.method'",
+    "recipe of wrong type": "seed = 1.5",
+    "broken recipe": "r.toml cannot be read",
+    "no recipe": "nothing.toml cannot be read",
+    "unknown metric": "'beauty'",
+    "measure unknown metric": "'beauty'",
+    "wrong target": "'64q'",
+    "wrong length": "'64q'",
+    "measure wrong length": "'64q'",
+    "inspect wrong length": "'64q'",
+    "length of nothing": "'0'",
+    "length of one token": "1",
+    "too short for passkeys": "passkey prompt of 64 tokens",
+    "no arguments": "MODEL and --to and --data are missing",
+    "no data": "--data is missing",
+    "no target": "--to is missing",
+    "no model": "MODEL is missing",
+    "measure no data": "--data",
+    "run is a file": "is a file",
+    "unknown method": "'genetic'",
+    "unknown device": "abacus",
+    "unknown dtype": "'float8'",
+    "negative seed": "-1",
+    "export elsewhere": "'onnx'",
+    "export nothing": "no-run",
+    "export tiers": "three",
+}
+
+
+def assert_one_paragraph(told: Told) -> str:
+    """Exit code 2, nothing on stdout, and after the lines of progress one paragraph, which is returned."""
+    assert told.code == 2
+    assert told.out == ""
+    assert "Traceback" not in told.err
+    *before, paragraph = told.err.splitlines()
+    assert paragraph.startswith("longrope: ")
+    assert not any(line.startswith("longrope: ") for line in before)
+    assert paragraph.count(". ") >= 2, "found, needed, remedy"
+    return paragraph
+
+
+@pytest.mark.parametrize("case", WORDS)
+def test_bad_input_ends_in_one_paragraph(case: str, command: Command, bad: Callable[[str], list[str]]) -> None:
+    assert WORDS[case] in assert_one_paragraph(command(*bad(case)))
+
+
+def test_a_missing_argument_is_named(command: Command) -> None:
+    """Where the parser itself refuses, its own words are kept."""
+    cases = {
+        "measure": "model",
+        "inspect": "model",
+        "export": "run",
+        "extend --nonsense": "nonsense",
+        "nonsense": "nonsense",
+    }
+    for arguments, word in cases.items():
+        told = command(*arguments.split())
+        assert (told.code, told.out) == (2, "")
+        assert "Traceback" not in told.err
+        assert word in told.err.lower().split("error", 1)[1]
+
+
+def test_a_gpu_that_is_not_there_is_refused(
+    command: Command, pico_folder: Path, text_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    told = command("measure", pico_folder, "--data", text_folders[0], "--lengths", "64", "--device", "cuda")
+    assert "No GPU is here" in assert_one_paragraph(told)
+
+
+def test_a_locked_run_is_refused(command: Command, recipe_file: Path) -> None:
+    with RunDir("run").locked():
+        for name in ("extend", "search", "compare"):
+            told = command(name, "--recipe", recipe_file, "--out", "run")
+            assert "in use by another process" in assert_one_paragraph(told)
+
+
+def test_another_recipe_is_refused_with_what_differs(command: Command, recipe_file: Path) -> None:
+    assert command("search", "--recipe", recipe_file, "--out", "run").code == 0
+    told = command("extend", "--out", "run", "--seed", 41)
+    assert "seed" in (paragraph := assert_one_paragraph(told))
+    assert "41" in paragraph
+
+
+def test_searched_text_is_refused(
+    command: Command, recipe_file: Path, pico_folder: Path, text_folders: tuple[Path, Path]
+) -> None:
+    assert command("search", "--recipe", recipe_file, "--out", "run").code == 0
+    given = ("--factors", "run/factors.json", "--measure-data", text_folders[0], "--lengths", "256")
+    told = command("measure", pico_folder, *given, "--metrics", "perplexity")
+    assert "no search has seen" in assert_one_paragraph(told)
+
+
+def test_a_failed_command_leaves_no_run_behind(command: Command) -> None:
+    """A slip of the pen must not become a directory."""
+    assert_one_paragraph(command("export", "rum"))
+    assert not Path("rum").exists()
+
+
+def test_an_interruption_says_how_to_go_on(
+    command: Command, pico_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "inspect", interrupt)
+    told = command("inspect", pico_folder)
+    assert told.code == 130
+    assert "the same command goes on from here" in told.err
+
+
+def test_our_own_faults_are_not_swallowed(recipe_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A ValueError from within is no bad input: only our own errors are."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(perplexity, "token_losses", fail)
+    monkeypatch.setattr(sys, "argv", ["longrope", "extend", "--recipe", str(recipe_file), "--out", str(tmp_path / "r")])
+    with pytest.raises(ValueError, match="a fault of ours"):
+        cli.main()
+
+
+# In processes of their own
+
+SANDBOX = """
+import sys, types
+fake = types.ModuleType("longrope.pipeline")
+def inspect(*_): raise ValueError("a fault of ours")
+fake.inspect = inspect
+import longrope
+sys.modules["longrope.pipeline"] = longrope.pipeline = fake
+from longrope.cli import main
+sys.argv = ["longrope", "inspect", "model"]
+main()
+"""
+HELP = """
+import sys
+from longrope.cli import main
+for arguments in ["--help"], ["extend", "--help"], ["measure", "--help"], ["export", "--help"]:
+    sys.argv = ["longrope", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        print(ended.code, sorted({"torch", "transformers"} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """Start Python with these arguments."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    return subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def end(process: subprocess.Popen[str]) -> Told:
+    """Wait for what a process has said."""
+    out, err = process.communicate(timeout=120)
+    return Told(process.returncode, out, err)
+
+
+def test_help_does_not_load_torch() -> None:
+    told = end(start("-c", HELP))
+    assert told.err.splitlines() == ["0 []"] * 4
+    assert "--measure-data" in told.out
+    assert "perplexity" in told.out
+
+
+def test_our_own_fault_ends_with_a_traceback_and_code_1() -> None:
+    told = end(start("-c", SANDBOX))
+    assert (told.code, told.out) == (1, "")
+    assert "Traceback (most recent call last)" in told.err
+    assert told.err.rstrip().endswith("ValueError: a fault of ours")
+
+
+def test_the_module_is_the_command(pico_folder: Path, tmp_path: Path) -> None:
+    """One good command and one bad one for real, by ``python -m longrope``."""
+    good = start("-m", "longrope", "inspect", str(pico_folder), "--json")
+    failing = start("-m", "longrope", "inspect", str(tmp_path / "nothing"))
+    told = end(good)
+    assert (told.code, told.err) == (0, "")
+    assert json.loads(told.out)["trained_window"] == 64
+    assert "nothing" in assert_one_paragraph(end(failing))

@@ -1,0 +1,416 @@
+"""Exported checkpoints against numbers written by hand and networks whose own rotary modules are set by hand.
+
+Plain transformers reopens them, in the first tests in a process of its own, which takes seconds, and otherwise here.
+"""
+
+import json
+import math
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pico
+import pytest
+import torch
+import transformers
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from longrope.errors import ExportError, FactorsError
+from longrope.exports import dump_report, export_hf, hf
+from longrope.factors import RescaleFactors
+from longrope.models import LanguageModel, load_model, rescaled, save_model
+from longrope.recipe import ExportRecipe
+from longrope.texts import Tokens
+
+# by the number of pairs
+LAMBDAS = {4: (1.0, 1.5, 3.0, 4.0), 8: (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0), 2: (1.5, 4.0)}
+TOKENS = torch.randint(1, 320, (1, 150), generator=torch.Generator().manual_seed(5))
+TWO = ExportRecipe(tiers="two")
+
+
+@pytest.fixture
+def reopened_here(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the script that reopens without the seconds that a fresh process takes to import transformers."""
+    script = tmp_path_factory.mktemp("script") / "reopen.py"
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        executable, option, source, *arguments = command
+        assert (executable, option) == (sys.executable, "-c")
+        script.write_text(source)
+        monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+        runpy.run_path(str(script))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("subprocess.run", run)
+
+
+def make_factors(model: LanguageModel, **fields: Any) -> RescaleFactors:
+    settings = {"target_window": 256, "attention_factor": 1.2, **fields}
+    return RescaleFactors(LAMBDAS[model.spec.num_pairs], spec_fingerprint=model.spec.fingerprint, **settings)
+
+
+def get_logits(network: Any, tokens: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return network(tokens, use_cache=False).logits  # type: ignore[no-any-return]
+
+
+def gap(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference as a share of the standard deviation."""
+    return ((ours - theirs).abs().max() / theirs.std()).item()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())  # type: ignore[no-any-return]
+
+
+def make_by_hand(network: Any, inv_freq: list[float], attention: float) -> Any:
+    """The same network with its own rotary module set to these frequencies and this factor."""
+    rotary = network.base_model.rotary_emb
+    rotary.inv_freq.copy_(torch.tensor(inv_freq))
+    rotary.attention_scaling = attention
+    return network
+
+
+# In a process of its own
+
+
+def test_two_tiers_in_a_fresh_process(pico_folder: Path, tmp_path: Path) -> None:
+    """Native keys with the right numbers, all ones below the switch, the model in memory as it was."""
+    model = load_model(pico_folder, device="cpu")
+    config, rotary = model.network.config.to_dict(), model.network.model.rotary_emb
+    before = get_logits(model.network, TOKENS)
+    report = export_hf(model, make_factors(model), tmp_path / "deep" / "out", settings=TWO)
+    assert max(report.difference_short, report.difference_long) < 1e-4
+    assert (report.tiers, report.target_window, report.switch_tokens) == ("two", 256, 64)
+    assert (report.start_tokens_dropped, report.loss_change_nats) == (0, 0.0)
+    assert report.transformers == transformers.__version__
+    assert json.loads(dump_report(report))["difference_long"] == report.difference_long
+
+    written = read_config(tmp_path / "deep" / "out")
+    assert written["max_position_embeddings"] == 256
+    assert written["rope_parameters"] == {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "attention_factor": 1.2,
+        "short_factor": [1.0, 1.0, 1.0, 1.0],
+        "long_factor": [1.0, 1.5, 3.0, 4.0],
+        "original_max_position_embeddings": 64,
+    }
+    assert "attention factor\n1.2000" in (tmp_path / "deep" / "out" / "README.md").read_text()
+
+    assert model.network.config.to_dict() == config
+    assert model.network.model.rotary_emb is rotary
+    assert torch.equal(get_logits(model.network, TOKENS), before)
+
+    native = AutoModelForCausalLM.from_pretrained(tmp_path / "deep" / "out").eval()
+    plain = [1e4 ** (-i / 4) for i in range(4)]
+    for length, divisors in ((64, [1, 1, 1, 1]), (65, LAMBDAS[4])):
+        by_hand = make_by_hand(pico.make_network("llama"), [f / x for f, x in zip(plain, divisors, strict=True)], 1.2)
+        tokens = TOKENS[:, :length]
+        assert gap(get_logits(native, tokens), get_logits(by_hand, tokens)) < 1e-4, length
+
+
+def test_partial_rotary_in_a_fresh_process(tmp_path: Path) -> None:
+    """GPT-NeoX with a quarter of its head rotated carries native longrope; one list serves every length."""
+    model = pico.make_model("gpt_neox")
+    report = export_hf(model, make_factors(model), tmp_path)
+    assert max(report.difference_short, report.difference_long) < 1e-4
+    assert report.tiers == "single"
+    rope = read_config(tmp_path)["rope_parameters"]
+    assert rope["partial_rotary_factor"] == 0.25
+    assert rope["short_factor"] == rope["long_factor"] == [1.5, 4.0]
+
+
+def test_checkpoint_that_does_not_reopen_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the fresh process could not open is told with its own words, and not as a success."""
+    native = save_model
+
+    def save_without_weights(model: LanguageModel, folder: Path) -> None:
+        native(model, folder)
+        (folder / "model.safetensors").unlink()
+
+    monkeypatch.setattr(hf, "save_model", save_without_weights)
+    model = pico.make_model("llama")
+    with pytest.raises(ExportError, match="cannot reopen") as caught:
+        export_hf(model, make_factors(model), tmp_path)
+    assert "model.safetensors" in caught.value.found
+
+
+# Reopened here
+
+
+@pytest.mark.parametrize("family", pico.FAMILIES)
+@pytest.mark.parametrize("tiers", ["single", "two"])
+def test_families_carry_native_longrope(family: str, tiers: str, tmp_path: Path, reopened_here: None) -> None:
+    """Each family reopens with our logits, by the report and by an independent look on both sides of the switch."""
+    model = pico.make_model(family)
+    factors = make_factors(model)
+    report = export_hf(model, factors, tmp_path, settings=ExportRecipe(tiers=tiers))
+    assert max(report.difference_short, report.difference_long) < 1e-4
+    native = load_model(tmp_path, device="cpu")
+    assert native.spec.carried is not None
+    assert native.spec.carried.lambdas == LAMBDAS[model.spec.num_pairs]
+    assert (native.spec.trained_window, native.spec.theta) == (256, model.spec.theta)
+    short = factors if tiers == "single" else replace(factors, lambdas=(1.0,) * model.spec.num_pairs)
+    for length, tier in ((64, short), (65, factors), (150, factors)):
+        with rescaled(model, tier):
+            ours = get_logits(model.network, TOKENS[:, :length])
+        assert gap(get_logits(native.network, TOKENS[:, :length]), ours) < 1e-4, length
+    text = "The river turns the mill 7."
+    assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == model.tokenizer(text)["input_ids"]
+
+
+def test_phi3_keeps_its_own_key_in_step(tmp_path: Path, reopened_here: None) -> None:
+    """Phi-3's top-level original window overrides the one beside the lists, so both are written, and restored."""
+    model = pico.make_model("phi3")
+    before = model.network.config.original_max_position_embeddings
+    export_hf(model, make_factors(model), tmp_path, settings=TWO)
+    written = read_config(tmp_path)
+    assert written["original_max_position_embeddings"] == 64
+    assert written["rope_parameters"]["original_max_position_embeddings"] == 64
+    assert model.network.config.original_max_position_embeddings == before != 64
+
+
+def test_mixture_of_experts_is_exported(tmp_path: Path, reopened_here: None) -> None:
+    """Mixtral's config states no head_dim, which transformers' check of longrope lists needs."""
+    model = pico.make_model("mixtral")
+    assert max(export_hf(model, make_factors(model), tmp_path).difference_long, 0) < 1e-4
+
+
+def test_config_that_cannot_say_it_is_an_export_error(tmp_path: Path, reopened_here: None) -> None:
+    """PhiMoE demands keys of its own beside the lists; told as an error of the export, and nothing is left behind."""
+    model = pico.make_model("phimoe")
+    before = model.network.config.to_dict()
+    with pytest.raises(ExportError, match="phimoe"):
+        export_hf(model, make_factors(model), tmp_path)
+    assert model.network.config.to_dict() == before
+
+
+@pytest.mark.parametrize("tiers", ["single", "two"])
+def test_model_that_carries_yarn_exports_the_product(tiers: str, tmp_path: Path, reopened_here: None) -> None:
+    """Lists and attention factor are products; below the switch of two tiers the model's own YaRN remains."""
+    # 64 f / 2 pi turns of the pairs f = 1e4 ** (-i / 4): 10.2, 1.02, 0.10, 0.010. The ramp runs from pair 0 (32 turns)
+    # to pair 2 (1 turn lies at 1.01, rounded up), so pair 1 is half-way between 1 and 1/4: 1 / 0.625 = 1.6.
+    yarn, attention = [1.0, 1.6, 4.0, 4.0], 0.1 * math.log(4) + 1
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    model = pico.make_model("llama", rope=rope)
+    report = export_hf(model, make_factors(model, target_window=512), tmp_path, settings=ExportRecipe(tiers=tiers))
+    assert max(report.difference_short, report.difference_long) < 1e-4
+    assert report.switch_tokens == 256
+    written = read_config(tmp_path)["rope_parameters"]
+    product = [a * b for a, b in zip(yarn, LAMBDAS[4], strict=True)]
+    assert written["long_factor"] == pytest.approx(product)
+    assert written["short_factor"] == pytest.approx(product if tiers == "single" else yarn)
+    assert written["attention_factor"] == pytest.approx(1.2 * attention)
+    assert (written["factor"], written["original_max_position_embeddings"]) == (2.0, 256)
+    inv_freq = [1e4 ** (-i / 4) / x for i, x in enumerate(product)]
+    by_hand = make_by_hand(pico.make_network("llama"), inv_freq, 1.2 * attention)
+    tokens = torch.cat((TOKENS, TOKENS), dim=1)[:, :260]
+    native = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert gap(get_logits(native, tokens), get_logits(by_hand, tokens)) < 1e-4
+
+
+def test_two_tiers_of_a_model_with_two_lists_of_its_own_are_refused(tmp_path: Path, reopened_here: None) -> None:
+    """A short list that the model already switches away from cannot stay beside a new one: three tiers, two places."""
+    lists = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 3.0, 4.0]}
+    rope = {"rope_type": "longrope", **lists, "factor": 2.0, "original_max_position_embeddings": 64}
+    model = pico.make_model("llama", rope=rope, max_position_embeddings=128)
+    with pytest.raises(ExportError):
+        export_hf(model, make_factors(model, attention_factor=1.0), tmp_path / "two", settings=TWO)
+    report = export_hf(model, make_factors(model), tmp_path / "single")
+    assert max(report.difference_short, report.difference_long) < 1e-4
+    assert read_config(tmp_path / "single")["rope_parameters"]["long_factor"] == [1.0, 3.0, 9.0, 16.0]
+
+
+def test_bfloat16_model_keeps_its_format(tmp_path: Path, reopened_here: None) -> None:
+    """The weights are written as they are, and compared in float32, where rounding hides nothing."""
+    model = pico.make_model("llama", dtype=torch.bfloat16)
+    report = export_hf(model, make_factors(model), tmp_path)
+    assert max(report.difference_short, report.difference_long) < 1e-4
+    assert read_config(tmp_path)["dtype"] == "bfloat16"
+    assert {p.dtype for p in model.network.parameters()} == {torch.bfloat16}
+    native = AutoModelForCausalLM.from_pretrained(tmp_path)
+    for name, weight in model.network.state_dict().items():
+        assert torch.equal(native.state_dict()[name], weight), name
+
+
+def test_factors_for_another_geometry_are_refused(tmp_path: Path) -> None:
+    """Before anything is written."""
+    model, other = pico.make_model("llama"), pico.make_model("mistral")
+    with pytest.raises(FactorsError, match="geometry"):
+        export_hf(model, make_factors(other), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# Start tokens
+
+
+class ByHand(torch.nn.Module):
+    """A rotary module that turns the tokens before ``start`` by the plain angle and the others by the divided one."""
+
+    def __init__(self, start: int) -> None:
+        """Leave the first ``start`` tokens alone."""
+        super().__init__()
+        self.start = start
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        divisors = torch.where(position_ids[0, :, None] < self.start, torch.ones(4), torch.tensor(LAMBDAS[4]))
+        angles = position_ids[0, :, None] * 1e4 ** (-torch.arange(4) / 4) / divisors
+        angles = torch.cat((angles, angles), dim=-1)[None]
+        return 1.2 * angles.cos(), 1.2 * angles.sin()
+
+
+@pytest.fixture(scope="module")
+def windows() -> Tokens:
+    return np.random.default_rng(2).integers(1, 320, (3, 100)).astype(np.int32)
+
+
+@pytest.mark.parametrize("allowed", [False, True], ids=["not-asked", "no-windows"])
+def test_start_tokens_are_refused(allowed: bool, tmp_path: Path, windows: Tokens) -> None:
+    """Native longrope cannot say them, so they are dropped only when asked, and with windows to measure the loss on."""
+    model = pico.make_model("llama")
+    settings = ExportRecipe(drop_start_tokens=allowed)
+    with pytest.raises(ExportError, match="first 16 tokens") as caught:
+        export_hf(
+            model,
+            make_factors(model, start_tokens=16),
+            tmp_path / "out",
+            settings=settings,
+            windows=None if allowed else windows,
+        )
+    assert "--drop-start-tokens" in caught.value.remedy
+    assert "runtime" in caught.value.needed
+    assert not (tmp_path / "out").exists()
+
+
+def test_dropped_start_tokens_are_measured(tmp_path: Path, windows: Tokens, reopened_here: None) -> None:
+    """The change in loss is that of rotary modules made by hand, and the checkpoint holds the factors without them."""
+    model = pico.make_model("llama")
+    report = export_hf(
+        model,
+        make_factors(model, start_tokens=16),
+        tmp_path,
+        settings=ExportRecipe(drop_start_tokens=True),
+        windows=windows,
+    )
+    losses, tokens = {}, torch.from_numpy(windows).long()
+    for start in (16, 0):
+        network = pico.make_network("llama")
+        network.model.rotary_emb = ByHand(start)
+        logits = get_logits(network, tokens)[:, :-1].double()
+        losses[start] = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
+    assert abs(losses[0] - losses[16]) > 1e-3, "the start tokens must matter"
+    assert report.start_tokens_dropped == 16
+    assert report.loss_change_nats == pytest.approx(losses[0] - losses[16], abs=1e-5)
+    card = (tmp_path / "README.md").read_text()
+    assert f"16 start tokens of the search were dropped: {losses[0] - losses[16]:+.4f} nats" in card
+    native = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert gap(get_logits(native, tokens), get_logits(network, tokens)) < 1e-4
+
+
+# Exports that went wrong
+
+
+def corrupt_lists(rope: dict[str, Any]) -> None:
+    rope["long_factor"] = [1.0, 1.0, 3.0, 4.0]
+
+
+def corrupt_short_list(rope: dict[str, Any]) -> None:
+    rope["short_factor"] = [1.0, 1.0, 1.0, 1.3]
+
+
+def corrupt_attention(rope: dict[str, Any]) -> None:
+    rope["attention_factor"] = 1.0
+
+
+def corrupt_theta(rope: dict[str, Any]) -> None:
+    rope["rope_theta"] = 1.1e4
+
+
+def corrupt_switch(rope: dict[str, Any]) -> None:
+    rope["original_max_position_embeddings"] = 1024
+
+
+def forget(rope: dict[str, Any]) -> None:
+    theta = rope["rope_theta"]
+    rope.clear()
+    rope.update(rope_type="default", rope_theta=theta)
+
+
+@pytest.mark.parametrize(
+    "corrupt", [corrupt_lists, corrupt_short_list, corrupt_attention, corrupt_theta, corrupt_switch, forget]
+)
+def test_corrupted_export_is_noticed(
+    corrupt: Callable[[dict[str, Any]], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reopened_here: None
+) -> None:
+    """A config.json that says anything else than the factors, slightly or wholly, is not reported as a success."""
+    native = save_model
+
+    def save(model: LanguageModel, folder: Path) -> None:
+        native(model, folder)
+        config = read_config(folder)
+        corrupt(config["rope_parameters"])
+        (folder / "config.json").write_text(json.dumps(config))
+
+    model = pico.make_model("llama")
+    monkeypatch.setattr(hf, "save_model", save)
+    with pytest.raises(ExportError, match="other logits than ours"):
+        export_hf(model, make_factors(model), tmp_path, settings=TWO)
+
+
+def test_lost_factor_of_a_slow_pair_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reopened_here: None
+) -> None:
+    """A pair that turns by 7 degrees in the trained window, whose factor matters only far away, is looked at too."""
+    native = save_model
+
+    def save(model: LanguageModel, folder: Path) -> None:
+        native(model, folder)
+        config = read_config(folder)
+        config["rope_parameters"]["long_factor"][3] = config["rope_parameters"]["short_factor"][3] = 1.0
+        (folder / "config.json").write_text(json.dumps(config))
+
+    model = pico.make_model("llama", rope={"rope_theta": 1e6}, max_position_embeddings=4096)
+    factors = replace(make_factors(model, target_window=32_768), lambdas=(1.0, 2.0, 4.0, 8.0))
+    monkeypatch.setattr(hf, "save_model", save)
+    with pytest.raises(ExportError, match="other logits than ours"):
+        export_hf(model, factors, tmp_path)
+
+
+def test_corrupted_weights_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reopened_here: None) -> None:
+    """Weights that were lost on the way (here: one layer's) are noticed too."""
+    native = save_model
+
+    def save(model: LanguageModel, folder: Path) -> None:
+        other = pico.make_model("llama")
+        other.network.config.rope_parameters = model.network.config.rope_parameters
+        other.network.model.layers[1].self_attn.q_proj.weight.mul_(0.5)
+        native(other, folder)
+
+    monkeypatch.setattr(hf, "save_model", save)
+    model = pico.make_model("llama")
+    with pytest.raises(ExportError, match="other logits than ours"):
+        export_hf(model, make_factors(model), tmp_path)
+
+
+def test_failed_save_leaves_the_model_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk in the middle of saving does not leave the exported config in memory."""
+    model = pico.make_model("llama")
+    before, config = get_logits(model.network, TOKENS), model.network.config.to_dict()
+
+    def fail(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(hf, "save_model", fail)
+    with pytest.raises(OSError, match="No space"):
+        export_hf(model, make_factors(model), tmp_path)
+    assert model.network.config.to_dict() == config
+    assert torch.equal(get_logits(model.network, TOKENS), before)

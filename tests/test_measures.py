@@ -1,0 +1,614 @@
+"""What is measured: perplexity against brute force, intervals against known distributions, passkeys in any tokenizer.
+
+The oracles: whole logits in float64, sums and counts by hand, decoding, and Wilson's interval as the roots of its
+quadratic equation.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pico
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from longrope.errors import FactorsError, RecipeError, RunError, TextsError
+from longrope.factors import CLOSED_FORMS, FactorTable, RescaleFactors, as_table, closed_form
+from longrope.forward import greedy_answers
+from longrope.measures import measure
+from longrope.measures import perplexity as perplexity_module
+from longrope.measures.passkey import (
+    FILLER,
+    NEEDLE,
+    OPENING,
+    QUESTION,
+    build_passkey,
+    build_passkeys,
+    measure_passkey,
+    wilson_interval,
+)
+from longrope.measures.perplexity import bootstrap_interval, measure_perplexity, perplexity, window_losses
+from longrope.models import LanguageModel, load_model, rescaled
+from longrope.recipe import MeasureRecipe
+from longrope.records import Score, read_records
+from longrope.rundir import RunDir
+from longrope.texts import TokenText, fingerprint, load_texts, sketch
+
+SETTINGS = MeasureRecipe(lengths=(64, 128), metrics=("perplexity",), windows=3, tail_tokens=16)
+
+
+@pytest.fixture(scope="module")
+def model(pico_folder: Path) -> LanguageModel:
+    """The pico model, loaded; one thread, since its matrices are too small for more."""
+    torch.set_num_threads(1)
+    return load_model(pico_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def text(text_folders: tuple[Path, Path], model: LanguageModel) -> TokenText:
+    """The measuring part of some texts."""
+    return load_texts([text_folders[0]], model.tokenizer, measure=[text_folders[1]]).measure
+
+
+@pytest.fixture
+def forbidden(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Call it, and from then on every pass of the model is an error."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    def forbid() -> None:
+        monkeypatch.setattr("longrope.measures.perplexity.token_losses", never)
+        monkeypatch.setattr("longrope.measures.passkey.greedy_answers", never)
+
+    return forbid
+
+
+def brute_losses(model: LanguageModel, factors: RescaleFactors | None, windows: Any) -> np.ndarray:
+    """[W, N - 1] losses in nats from the whole logits, window by window in float64."""
+    rows = []
+    for window in np.asarray(windows):
+        with rescaled(model, factors), torch.no_grad():
+            logits = model.network(torch.from_numpy(window)[None].long(), use_cache=False).logits[0].double()
+        rows.append([-logits[i].log_softmax(0)[window[i + 1]].item() for i in range(len(window) - 1)])
+    return np.array(rows)
+
+
+def without_seconds(scores: list[Score]) -> list[Score]:
+    """Scores as they must repeat; only the wall clock may differ."""
+    return [replace(score, seconds=0.0) for score in scores]
+
+
+# Perplexity
+
+
+def test_perplexity_is_not_a_mean_of_means() -> None:
+    """Uneven losses in rows of one length, and a number worked out by hand: exp((3 * 1 + 3 * 2 + 3 * 6) / 9) = e^3."""
+    rows = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [6.0, 6.0, 6.0]])
+    assert perplexity(rows) == pytest.approx(math.e**3)
+    assert perplexity(rows) < np.exp(rows).mean() / 5
+    assert perplexity([0.0, 0.0, 3.0]) == pytest.approx(math.e)
+
+
+@pytest.mark.parametrize("loss", [701.0, math.inf])
+def test_a_perplexity_beyond_all_floats_is_infinite(loss: float) -> None:
+    assert perplexity([loss, loss]) == math.inf
+
+
+@pytest.mark.parametrize("method", ["none", *CLOSED_FORMS])
+def test_perplexity_is_the_brute_force_one(method: str, model: LanguageModel, text: TokenText) -> None:
+    """At every length, with the tier for that length, on the windows of the longest one cut into pieces."""
+    table = None if method == "none" else closed_form(model.spec, method, 128, lengths=(48, 64))
+    scores = measure(model, table, text, settings=SETTINGS, lengths=(48, 64, 128), method=method)
+    windows = text.windows(128, 3)
+    for score in scores:
+        length = score.context_tokens
+        pieces = [window[i : i + length] for window in windows for i in range(0, 128 - length + 1, length)]
+        losses = brute_losses(model, table.choose(length) if table else None, pieces)
+        if score.metric == "perplexity-last-16":
+            losses = losses[:, -16:]
+        assert score.value == pytest.approx(math.exp(losses.sum() / losses.size), rel=1e-5)
+        assert (score.num_tokens, score.num_windows) == (losses.size, len(pieces))
+    named = [(score.context_tokens, score.metric) for score in scores]
+    assert named == [(n, m) for n in (48, 64, 128) for m in ("perplexity", "perplexity-last-16")]
+
+
+def test_every_length_is_measured_on_the_same_text(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens that reach the model are spied on: each length sees the windows of the longest, in order."""
+    seen: dict[int, list[int]] = {}
+
+    def spy(_: Any, tokens: torch.Tensor) -> torch.Tensor:
+        seen.setdefault(tokens.shape[1], []).extend(tokens.flatten().tolist())
+        return torch.ones(tokens.shape[0], tokens.shape[1] - 1)
+
+    monkeypatch.setattr(perplexity_module, "token_losses", spy)
+    text = TokenText(np.arange(1000, dtype=np.int32), "measure")
+    measure(model, None, text, settings=SETTINGS, lengths=(16, 32, 128))
+    assert seen[16] == seen[32] == seen[128] == text.windows(128, 3).ravel().tolist()
+
+
+def test_the_tail_is_the_end_of_each_window(model: LanguageModel, text: TokenText) -> None:
+    windows = text.windows(128, 3)
+    losses = window_losses(model, None, windows)
+
+    def metrics(tail: int) -> dict[str, Score]:
+        scores = measure_perplexity(model, None, text, windows, 128, method="none", tail_tokens=tail)
+        return {score.metric: score for score in scores}
+
+    assert set(metrics(0)) == set(metrics(127)) == set(metrics(500)) == {"perplexity"}
+    for tail in (1, 50, 126):
+        score = metrics(tail)[f"perplexity-last-{tail}"]
+        by_hand = [losses[row][126 - i] for row in range(3) for i in range(tail)]
+        assert score.value == pytest.approx(math.exp(sum(by_hand) / len(by_hand)))
+        assert score.num_tokens == 3 * tail
+
+
+def test_batches_do_not_change_losses(model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = text.windows(64, 11)
+    together = window_losses(model, None, windows)
+    for tokens_per_batch in (1, 64, 200, 64 * 5):
+        monkeypatch.setattr(perplexity_module, "TOKENS_PER_BATCH", tokens_per_batch)
+        np.testing.assert_allclose(window_losses(model, None, windows), together, atol=1e-5)
+
+
+def test_the_order_of_windows_does_not_change_perplexity(model: LanguageModel, text: TokenText) -> None:
+    windows = text.windows(64, 11)
+    shuffled = windows[np.random.default_rng(0).permutation(11)]
+    one, other = (measure_perplexity(model, None, text, w, 64, method="none")[0] for w in (windows, shuffled))
+    assert one.value == pytest.approx(other.value, rel=1e-6)
+    assert (one.low, one.high) == pytest.approx((other.low, other.high), rel=0.05)
+
+
+# Intervals of perplexity
+
+
+@given(rows=st.integers(1, 6), columns=st.integers(1, 1500), scale=st.floats(0, 3), seed=st.integers(0, 99))
+def test_the_interval_holds_the_value(rows: int, columns: int, scale: float, seed: int) -> None:
+    losses = np.random.default_rng(seed).normal(3, scale, (rows, columns))
+    low, high = bootstrap_interval(losses, seed)
+    value = perplexity(losses)
+    assert low * (1 - 1e-9) <= value <= high * (1 + 1e-9)
+
+
+def test_the_interval_is_decided_by_its_seed() -> None:
+    losses = np.random.default_rng(0).gamma(1, 3, (4, 4096))
+    assert bootstrap_interval(losses, 1) == bootstrap_interval(losses, 1)
+    assert bootstrap_interval(losses, 1) != bootstrap_interval(losses, 2)
+
+
+def test_the_interval_shrinks_with_the_square_root_of_the_data() -> None:
+    losses = np.random.default_rng(0).gamma(1, 3, (400, 512))
+    widths = [math.log(high / low) for low, high in (bootstrap_interval(losses[:n], 0) for n in (25, 100, 400))]
+    assert widths[0] / widths[1] == pytest.approx(2, rel=0.35)
+    assert widths[1] / widths[2] == pytest.approx(2, rel=0.35)
+
+
+def correlated(rng: np.random.Generator, rows: int, columns: int, memory: float) -> np.ndarray:
+    """Losses around 3 nats whose neighbours hang together by ``memory`` (an autoregression of order one)."""
+    noise = rng.normal(size=(rows, columns)) * math.sqrt(1 - memory**2)
+    losses = np.empty((rows, columns))
+    losses[:, 0] = rng.normal(size=rows)
+    for i in range(1, columns):
+        losses[:, i] = memory * losses[:, i - 1] + noise[:, i]
+    return losses + 3
+
+
+def coverage(draw: Callable[[np.random.Generator], np.ndarray], rounds: int = 300) -> float:
+    """How often the interval of fresh losses with a mean of 3 nats holds e^3."""
+    rng = np.random.default_rng(0)
+    intervals = [bootstrap_interval(draw(rng), seed) for seed in range(rounds)]
+    return sum(low <= math.exp(3) <= high for low, high in intervals) / rounds
+
+
+@pytest.mark.parametrize("shape", [(8, 4096), (3, 16_384), (64, 511)])
+def test_the_interval_covers_as_often_as_it_says(shape: tuple[int, int]) -> None:
+    """Independent skewed losses: 95 % is promised; 300 rounds have a standard error of 1.3 %."""
+    assert 0.90 <= coverage(lambda rng: rng.gamma(1, 3, shape)) <= 0.99
+
+
+def test_the_interval_of_losses_that_hang_together_covers_too() -> None:
+    """Drawing single tokens would cover 20 % here."""
+    assert coverage(lambda rng: correlated(rng, 8, 4096, 0.98), rounds=200) >= 0.86
+
+
+def test_the_interval_of_the_default_tail_covers() -> None:
+    """Three windows of a tail of 1024 tokens are what the default recipe publishes."""
+    default = MeasureRecipe()
+    assert coverage(lambda rng: rng.gamma(1, 3, (default.windows, default.tail_tokens))) >= 0.88
+
+
+def test_a_single_short_window_has_an_interval() -> None:
+    losses = np.random.default_rng(0).gamma(1, 3, (1, 300))
+    low, high = bootstrap_interval(losses, 0)
+    assert high > 1.05 * low
+
+
+# Passkeys
+
+
+def byte_level() -> PreTrainedTokenizerFast:
+    """Byte-level BPE, as GPT-2's and Llama 3's: lossless, no token before a text."""
+    return pico.make_tokenizer()
+
+
+def unigram() -> PreTrainedTokenizerFast:
+    """Unigram with metaspaces and a begin-of-text token, as SentencePiece models have."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Replace("\n", " ")
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=250,
+        special_tokens=["<unk>", "<s>"],
+        unk_token="<unk>",
+        initial_alphabet=list("0123456789"),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([OPENING, FILLER, NEEDLE, QUESTION, pico.make_text(600)], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>")
+
+
+def word_piece() -> PreTrainedTokenizerFast:
+    """WordPiece in lower case, as BERT's: whole numbers may be one piece or many."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    numbers = " ".join(str(n) for n in range(10000, 99999, 997))
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=400,
+        special_tokens=["[UNK]", "[CLS]", "[SEP]"],
+        initial_alphabet=list("0123456789"),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([OPENING, FILLER, NEEDLE, QUESTION, numbers, pico.make_text(600)], trainer)
+    pairs = [("[CLS]", 1), ("[SEP]", 2)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=pairs)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]")
+
+
+TOKENIZERS = {"byte-level": byte_level(), "unigram": unigram(), "word-piece": word_piece()}
+EVERY_TOKENIZER = pytest.mark.parametrize("kind", TOKENIZERS)
+
+
+def squeezed(text: object) -> str:
+    """A text in lower case without spaces, in which tokenizers differ."""
+    return re.sub(r"\s+", "", str(text)).lower()
+
+
+def shortest(tokenizer: Any) -> int:
+    """The shortest prompt that the tokenizer allows, by the number in the refusal."""
+    with pytest.raises(TextsError) as caught:
+        build_passkey(tokenizer, 1, 0.5, "12345")
+    return int(re.findall(r"\d+", caught.value.needed)[0])
+
+
+@EVERY_TOKENIZER
+@pytest.mark.parametrize("depth", [0.0, 0.05, 0.37, 0.5, 0.95, 1.0])
+def test_a_prompt_has_its_length_its_needle_and_its_answer(kind: str, depth: float) -> None:
+    tokenizer = TOKENIZERS[kind]
+    least = shortest(tokenizer)
+    for key, length in (
+        ("10000", least + 1),
+        ("99999", least + 100),
+        ("40213", 1024),
+        ("40213", 1025),
+        ("73105", 3001),
+    ):
+        task = build_passkey(tokenizer, length, depth, key)
+        assert task.tokens.shape == (length,)
+        assert task.tokens.dtype == np.int32
+        assert task.depth == depth
+        words = squeezed(tokenizer.decode(task.tokens, skip_special_tokens=True))
+        needle, ending = squeezed(NEEDLE.format(key=key)), squeezed(f"{QUESTION} {key}")
+        assert words.count(needle) == 1
+        assert words.count(key) == 3
+        assert words.endswith(ending)
+        assert squeezed(tokenizer.decode(task.tokens[-task.answer_tokens :])) == key
+        before = squeezed(tokenizer.decode(task.tokens[: -task.answer_tokens], skip_special_tokens=True))
+        assert before.endswith(ending.removesuffix(key))
+
+
+@EVERY_TOKENIZER
+def test_the_answer_is_tokenized_as_in_running_text(kind: str) -> None:
+    """What a model would generate after the question, not the key on its own."""
+    tokenizer = TOKENIZERS[kind]
+    task = build_passkey(tokenizer, 512, 0.5, "58317")
+    whole = tokenizer(f"{QUESTION} 58317", add_special_tokens=False)["input_ids"]
+    assert task.tokens[-len(whole) :].tolist() == whole
+
+
+@EVERY_TOKENIZER
+def test_needles_stand_at_their_depths(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    line = len(tokenizer(FILLER, add_special_tokens=False)["input_ids"])
+    needle = tokenizer(NEEDLE.format(key="58317"), add_special_tokens=False)["input_ids"]
+    least = shortest(tokenizer)
+    for depth in (0.0, 0.25, 0.5, 0.9, 1.0):
+        tokens = build_passkey(tokenizer, 4000, depth, "58317").tokens.tolist()
+        at = next(i for i in range(len(tokens)) if tokens[i : i + len(needle)] == needle)
+        first = build_passkey(tokenizer, 4000, 0.0, "58317").tokens.tolist()
+        head = next(i for i in range(len(first)) if first[i : i + len(needle)] == needle)
+        assert at - head == pytest.approx(depth * (4000 - least), abs=line)
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "unigram"])
+def test_a_prompt_opens_as_the_tokenizer_opens_texts(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    opening = tokenizer(OPENING)["input_ids"]
+    assert build_passkey(tokenizer, 600, 0.5, "58317").tokens[: len(opening)].tolist() == opening
+
+
+@EVERY_TOKENIZER
+def test_a_length_without_room_is_refused_with_the_least_one(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    least = shortest(tokenizer)
+    assert build_passkey(tokenizer, least, 0.5, "12345").tokens.shape == (least,)
+    with pytest.raises(TextsError, match=f"At least {least} tokens"):
+        build_passkey(tokenizer, least - 1, 0.5, "12345")
+
+
+def test_tasks_walk_through_ten_depths_with_keys_of_five_digits() -> None:
+    tokenizer = TOKENIZERS["byte-level"]
+    tasks = build_passkeys(tokenizer, 600, 20, seed=5)
+    assert [task.depth for task in tasks] == pytest.approx([0.05 + 0.1 * (i % 10) for i in range(20)])
+    keys = [squeezed(tokenizer.decode(task.tokens[-task.answer_tokens :])) for task in tasks]
+    assert all(re.fullmatch(r"[1-9]\d{4}", key) for key in keys)
+    assert len(set(keys)) == 20
+    again, other = build_passkeys(tokenizer, 600, 20, seed=5), build_passkeys(tokenizer, 600, 20, seed=6)
+    assert all((a.tokens == b.tokens).all() for a, b in zip(tasks, again, strict=True))
+    assert not any((a.tokens == b.tokens).all() for a, b in zip(tasks, other, strict=True))
+
+
+class Reader:
+    """A network that reads: it copies what stands after the words of the needle, or it says a constant."""
+
+    def __init__(self, tokenizer: Any, *, copies: bool) -> None:
+        """Read with this tokenizer."""
+        self.tokenizer, self.copies = tokenizer, copies
+
+    def answers(self, _: object, tokens: torch.Tensor, answer_tokens: int) -> torch.Tensor:
+        """Stand in for ``greedy_answers``: the prompt without its answer is all that is looked at."""
+        right = []
+        for row in tokens:
+            prompt = self.tokenizer.decode(row[:-answer_tokens], skip_special_tokens=True)
+            key = re.findall(r"pass key is (\d{5})", prompt)[0] if self.copies else "55555"
+            expected = self.tokenizer(f"{QUESTION} {key}", add_special_tokens=False)["input_ids"]
+            right.append(expected[-answer_tokens:] == row[-answer_tokens:].tolist())
+        return torch.tensor(right)
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "unigram"])
+@pytest.mark.parametrize(("copies", "share"), [(True, 1.0), (False, 0.0)])
+def test_a_copying_reader_scores_one_and_a_constant_one_nothing(
+    kind: str, copies: bool, share: float, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = TOKENIZERS[kind]
+    monkeypatch.setattr("longrope.measures.passkey.greedy_answers", Reader(tokenizer, copies=copies).answers)
+    scores = measure_passkey(replace(model, tokenizer=tokenizer), None, 700, method="none", count=20)
+    assert [score.value for score in scores] == [share] * 11
+    assert [score.num_windows for score in scores] == [20] + [2] * 10
+    assert (scores[0].low, scores[0].high) == pytest.approx(wilson_by_roots(round(20 * share), 20), abs=1e-6)
+
+
+def test_depths_are_scored_apart(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that forgets the first half of its text."""
+    tokenizer = model.tokenizer
+
+    def forgetful(_: object, tokens: torch.Tensor, answer_tokens: int) -> torch.Tensor:
+        key = tokenizer.decode(tokens[0, -answer_tokens:]).strip()
+        return torch.tensor([key in tokenizer.decode(tokens[0, tokens.shape[1] // 2 : -answer_tokens])])
+
+    monkeypatch.setattr("longrope.measures.passkey.greedy_answers", forgetful)
+    scores = {score.metric: score for score in measure_passkey(model, None, 6000, method="none", count=20)}
+    assert scores["passkey"].value == 0.5
+    by_depth = [scores[f"passkey-depth-{depth:.2f}"].value for depth in np.arange(0.05, 1, 0.1)]
+    assert by_depth == [0.0] * 5 + [1.0] * 5
+
+
+def test_greedy_answers_are_those_of_generation(model: LanguageModel) -> None:
+    """Teacher forcing against transformers' own greedy decoding, for right answers and for wrong ones."""
+    prompts = torch.randint(5, 300, (6, 20), generator=torch.Generator().manual_seed(0))
+    whole = model.network.generate(
+        prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=4, min_new_tokens=4, do_sample=False
+    )
+    assert whole.shape == (6, 24)
+    assert greedy_answers(model, whole, 4).tolist() == [True] * 6
+    for position in range(20, 24):
+        wrong = whole.clone()
+        wrong[:, position] = (wrong[:, position] + 1) % 300
+        assert greedy_answers(model, wrong, 4).tolist() == [False] * 6
+
+
+def test_a_random_model_knows_no_passkey_and_the_record_says_what_was_asked(model: LanguageModel) -> None:
+    table = as_table(closed_form(model.spec, "yarn", 700).tiers[0])
+    scores = measure_passkey(model, table, 700, method="yarn", count=10, seed=3)
+    assert scores[0].value == 0.0
+    tasks = build_passkeys(model.tokenizer, 700, 10, 3)
+    assert {score.texts_fingerprint for score in scores} == {fingerprint(np.stack([t.tokens for t in tasks]))}
+    assert {score.factors_fingerprint for score in scores} == {table.fingerprint}
+    assert (scores[0].num_tokens, scores[0].context_tokens, scores[0].seed) == (7000, 700, 3)
+
+
+# Wilson's interval
+
+
+def wilson_by_roots(successes: int, trials: int) -> tuple[float, float]:
+    """The two shares p that lie 1.96 of their own standard errors away: roots of (x/n - p)^2 = z^2 p (1 - p) / n."""
+    z, share = 1.959963984540054, successes / trials
+    roots = np.roots([1 + z * z / trials, -(2 * share + z * z / trials), share * share])
+    low, high = sorted(float(root.real) for root in roots)
+    return low, high
+
+
+def test_wilson_interval_of_known_numbers() -> None:
+    """As printed in tables: 0 of 10, 7 of 10, 10 of 10, 81 of 263 (Newcombe 1998)."""
+    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.2775), abs=5e-5)
+    assert wilson_interval(10, 10) == pytest.approx((0.7225, 1.0), abs=5e-5)
+    assert wilson_interval(7, 10) == pytest.approx((0.3968, 0.8922), abs=5e-5)
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_is_the_root_of_its_equation(counts: tuple[int, int]) -> None:
+    low, high = wilson_interval(*counts)
+    assert (low, high) == pytest.approx(wilson_by_roots(*counts), abs=1e-5)
+    assert 0 <= low <= counts[0] / counts[1] + 1e-12
+    assert counts[0] / counts[1] - 1e-12 <= high <= 1
+
+
+# The whole
+
+
+def test_measuring_on_searched_text_is_refused(model: LanguageModel, text: TokenText) -> None:
+    windows = text.windows(128, 3)
+    factors = replace(closed_form(model.spec, "ntk", 128).tiers[0], searched=sketch(windows))
+    with pytest.raises(TextsError, match="no search has seen"):
+        measure(model, factors, text, settings=SETTINGS)
+    other = TokenText(np.random.default_rng(0).integers(0, 300, 3000).astype(np.int32), "measure")
+    assert measure(model, factors, other, settings=SETTINGS)
+
+
+def test_every_tier_is_asked_what_it_was_searched_on(model: LanguageModel, text: TokenText) -> None:
+    short = closed_form(model.spec, "ntk", 96).tiers[0]
+    tiers = (replace(short, searched=sketch(text.windows(128, 3))), closed_form(model.spec, "ntk", 128).tiers[0])
+    with pytest.raises(TextsError, match="no search has seen"):
+        measure(model, FactorTable(tiers), text, settings=SETTINGS)
+
+
+def test_factors_that_do_not_reach_or_do_not_fit_are_refused(model: LanguageModel, text: TokenText) -> None:
+    with pytest.raises(FactorsError, match="longest tier of these factors holds 96"):
+        measure(model, closed_form(model.spec, "ntk", 96), text, settings=SETTINGS)
+    foreign = replace(closed_form(model.spec, "ntk", 128).tiers[0], spec_fingerprint="0" * 16)
+    with pytest.raises(FactorsError, match="geometry"):
+        measure(model, foreign, text, settings=SETTINGS)
+
+
+def test_unknown_metrics_are_refused(model: LanguageModel, text: TokenText) -> None:
+    settings = replace(SETTINGS, metrics=("perplexity", "beauty"))
+    with pytest.raises(RecipeError, match="beauty"):
+        measure(model, None, text, settings=settings)
+
+
+def test_too_short_texts_are_refused(model: LanguageModel) -> None:
+    text = TokenText(np.zeros(100, np.int32), "measure")
+    with pytest.raises(TextsError, match="measure text has 100 tokens"):
+        measure(model, None, text, settings=SETTINGS)
+
+
+def test_the_lengths_default_to_the_trained_and_the_target_window(model: LanguageModel, text: TokenText) -> None:
+    settings = MeasureRecipe(metrics=("perplexity",), windows=1)
+    assert [s.context_tokens for s in measure(model, None, text, settings=settings)] == [64]
+    ntk = closed_form(model.spec, "ntk", 192)
+    assert [s.context_tokens for s in measure(model, ntk, text, settings=settings)] == [64, 192]
+
+
+def test_records_carry_everything_and_nothing_twice(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
+    run, seen = RunDir(tmp_path), list[Score]()
+    settings = MeasureRecipe(lengths=(600, 64, 600), windows=2, tail_tokens=16, passkeys=10, metrics=("perplexity",))
+    long_settings = replace(settings, lengths=(600,), metrics=("passkey", "perplexity"))
+    ntk = closed_form(model.spec, "ntk", 600)
+    scores = measure(model, None, text, settings=settings, run=run, seed=4, on_score=seen.append)
+    scores += measure(model, ntk, text, settings=long_settings, run=run, seed=4, on_score=seen.append)
+    assert scores == seen
+    lines = [json.loads(line) for line in run.scores.read_text().splitlines()]
+    assert sorted(map(json.dumps, lines)) == sorted(json.dumps(asdict(score)) for score in scores)
+    for line in lines:
+        assert list(line) == [f.name for f in fields(Score)]
+        assert line["low"] * (1 - 1e-9) <= line["value"] <= line["high"] * (1 + 1e-9)
+        assert (line["seed"], line["model"]) == (4, model.name)
+        assert (line["method"], bool(line["factors_fingerprint"])) in {("none", False), ("ntk", True)}
+        assert line["seconds"] > 0
+        assert min(line["num_tokens"], line["num_windows"]) > 0
+        assert re.fullmatch(r"[0-9a-f]{16}", line["texts_fingerprint"])
+    keys = [(line["method"], line["context_tokens"], line["metric"]) for line in lines]
+    assert len(set(keys)) == len(keys) == 2 * 2 + 2 + 11
+    perplexities = {line["texts_fingerprint"] for line in lines if line["metric"].startswith("perplexity")}
+    assert perplexities == {fingerprint(text.windows(600, 2))}
+
+
+def test_what_is_in_the_run_is_not_measured_again(
+    model: LanguageModel, text: TokenText, tmp_path: Path, forbidden: Callable[[], None]
+) -> None:
+    settings = MeasureRecipe(lengths=(64, 600), metrics=("perplexity",), windows=2, tail_tokens=16, passkeys=10)
+    both = replace(settings, lengths=(600,), metrics=("perplexity", "passkey"))
+    ntk, run = closed_form(model.spec, "ntk", 600), RunDir(tmp_path)
+    first = measure(model, ntk, text, settings=settings, run=run)
+    second = measure(model, ntk, text, settings=both, run=run)
+    written = run.scores.read_bytes()
+    forbidden()
+    again = measure(model, ntk, text, settings=settings, run=run)
+    assert sorted(again, key=repr) == sorted(first, key=repr)
+    assert sorted(measure(model, ntk, text, settings=both, run=run), key=repr) == sorted(second, key=repr)
+    assert run.scores.read_bytes() == written
+    with pytest.raises(AssertionError, match="measured again"):
+        measure(model, None, text, settings=settings, run=run, method="none")
+
+
+def interrupted_after(lines: int, model: LanguageModel, text: TokenText, folder: Path) -> tuple[list[Score], ...]:
+    """Measure; again with a file cut in the line after ``lines`` whole ones: scores and file of both."""
+    settings = MeasureRecipe(lengths=(600,), windows=2, tail_tokens=16, passkeys=10)
+    whole, broken = RunDir(folder / "whole"), RunDir(folder / "broken")
+    expected = measure(model, None, text, settings=settings, run=whole)
+    content = whole.scores.read_bytes()
+    assert content.count(b"\n") == 13
+    ends = [i + 1 for i, byte in enumerate(content) if byte == ord("\n")]
+    broken.scores.write_bytes(content[: ([0, *ends][lines] + 20)])
+    scores = measure(model, None, text, settings=settings, run=broken)
+    files = [read_records(run.scores, Score) for run in (broken, whole)]
+    broken_file, whole_file, scores, expected = (
+        sorted(without_seconds(some), key=repr) for some in (*files, scores, expected)
+    )
+    return scores, expected, broken_file, whole_file
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2, 7, 12, 13])
+def test_measuring_that_was_interrupted_gives_the_same_scores(
+    lines: int, model: LanguageModel, text: TokenText, tmp_path: Path
+) -> None:
+    scores, expected, *_ = interrupted_after(lines, model, text, tmp_path)
+    assert scores == expected
+
+
+@pytest.mark.parametrize("lines", [1, 7])
+def test_measuring_that_was_interrupted_writes_every_score_once(
+    lines: int, model: LanguageModel, text: TokenText, tmp_path: Path
+) -> None:
+    """Whoever reads scores.jsonl must not count the parts of a metric twice: cut among them, and measured again."""
+    *_, written, expected = interrupted_after(lines, model, text, tmp_path)
+    assert written == expected
+
+
+def measured_or_refused(*given_to_measure: Any, run: RunDir) -> list[Score] | None:
+    """Scores by their order in print, or None where the run directory is refused."""
+    try:
+        return sorted(without_seconds(measure(*given_to_measure, settings=SETTINGS, run=run)), key=repr)
+    except RunError:
+        return None
+
+
+def test_scores_of_other_factors_are_not_taken_for_these(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
+    """One run directory, one method name, two tables of factors: the second is measured, or the directory refused."""
+    run = RunDir(tmp_path)
+    one = RescaleFactors((1.0, 1.5, 2.0, 2.5), 128, model.spec.fingerprint, method="longrope-gradient")
+    other = replace(one, lambdas=(2.0, 3.0, 4.0, 9.0))
+    measure(model, one, text, settings=SETTINGS, run=run)
+    expected = sorted(without_seconds(measure(model, other, text, settings=SETTINGS)), key=repr)
+    assert measured_or_refused(model, other, text, run=run) in (None, expected)
+
+
+def test_scores_of_other_texts_are_not_taken_for_these(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
+    run, other = RunDir(tmp_path), TokenText(text.tokens[::-1].copy(), "measure")
+    measure(model, None, text, settings=SETTINGS, run=run)
+    expected = sorted(without_seconds(measure(model, None, other, settings=SETTINGS)), key=repr)
+    assert measured_or_refused(model, None, other, run=run) in (None, expected)

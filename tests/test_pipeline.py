@@ -1,0 +1,498 @@
+"""The walk, whole and interrupted: whatever happens in between, the end is the same.
+
+A whole run is the oracle of every broken one: its factors byte by byte, its trials, its scores, its checkpoint.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from longrope import pipeline
+from longrope.errors import ExportError, RunError, TextsError
+from longrope.exports import hf
+from longrope.factors import closed_form, load_factors
+from longrope.measures import passkey, perplexity
+from longrope.models import load_model
+from longrope.pipeline import Watch, compare, export_again, extend, measure_only, search_costs
+from longrope.recipe import (
+    EvolutionRecipe,
+    ExportRecipe,
+    GradientRecipe,
+    MeasureRecipe,
+    Recipe,
+    SearchRecipe,
+    dump_recipe,
+)
+from longrope.records import Score, Trial, append_record, read_records
+from longrope.rundir import RunDir
+from longrope.search import score as search_score
+from longrope.search.cost import compare_costs
+from longrope.texts import load_texts
+
+METHODS = ("gradient", "evolution")
+RIVALS = ("pi", "ntk", "dynamic-ntk", "yarn")
+TARGET = 256
+
+
+class InterruptError(Exception):
+    """What stands in for a killed process."""
+
+
+@dataclass
+class Countdown:
+    """Raise at the call of this number; let everything else through to the function that it stands before."""
+
+    calls_left: int
+    function: Callable[..., Any] = lambda *_, **__: None
+    counts: Callable[..., bool] = lambda *_, **__: True
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Count down, raise at nought, go through otherwise."""
+        self.calls_left -= self.counts(*args, **options)
+        if self.calls_left == 0:
+            raise InterruptError
+        return self.function(*args, **options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    """Pico matrices are too small for more, and a sum must not depend on how many cores are free."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are written, but not reopened in a process of their own, which takes seconds."""
+    monkeypatch.setattr(hf, "_compare", lambda *_: (0.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def recipe(pico_folder: Path, text_folders: tuple[Path, Path]) -> Recipe:
+    """A whole walk in a second."""
+    evolution = EvolutionRecipe(population=5, parents=3, mutations=2, crossovers=2, generations=2, windows=1)
+    return Recipe(
+        str(pico_folder),
+        TARGET,
+        (str(text_folders[0]),),
+        (str(text_folders[1]),),
+        seed=3,
+        device="cpu",
+        search=SearchRecipe(
+            validation_windows=1, evolution=evolution, gradient=GradientRecipe(steps=4, validate_every=2)
+        ),
+        measure=MeasureRecipe(lengths=(TARGET,), windows=2, tail_tokens=16, passkeys=10),
+        export=ExportRecipe(drop_start_tokens=True),
+    )
+
+
+def by_method(recipe: Recipe, method: str) -> Recipe:
+    """The recipe with this search."""
+    return replace(recipe, search=replace(recipe.search, method=method))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run holds, without its wall clock."""
+
+    factors: bytes
+    trials: list[Trial]
+    scores: set[str]
+    report: dict[str, Any]
+    config: dict[str, Any]
+
+
+def outcome(run: RunDir) -> Outcome:
+    """Read a finished run."""
+    assert not list(run.path.glob("*.partial"))
+    return Outcome(
+        run.factors().read_bytes(),
+        [replace(trial, seconds=0.0) for trial in read_records(run.trials, Trial)],
+        written_scores(read_records(run.scores, Score)),
+        json.loads(run.export_report.read_text()),
+        json.loads((run.checkpoint / "config.json").read_text()),
+    )
+
+
+def written_scores(scores: list[Score]) -> set[str]:
+    """Every distinct score as it is printed, without its wall clock."""
+    return {json.dumps(asdict(replace(score, seconds=0.0))) for score in scores}
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Outcome]]:
+    """Cold runs of both methods, unbroken; the checkpoint is not reopened."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hf, "_compare", lambda *_: (0.0, 0.0))
+        runs = {method: RunDir(tmp_path_factory.mktemp("whole") / method) for method in METHODS}
+        for method, run in runs.items():
+            extend(by_method(recipe, method), run)
+        yield {method: outcome(run) for method, run in runs.items()}
+
+
+# The walk
+
+
+def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe, tmp_path: Path) -> None:
+    """With the checkpoint really reopened, in plain transformers, in another process."""
+    run, steps = RunDir(tmp_path / "run"), list[str]()
+    trials, scores = list[Trial](), list[Score]()
+    returned = extend(recipe, run, Watch(trials.append, scores.append, steps.append))
+    assert returned == scores
+    assert [score.method for score in returned] == ["none"] * 13 + ["longrope-gradient"] * 13
+    assert written_scores(read_records(run.scores, Score)) == written_scores(returned)
+    assert read_records(run.trials, Trial) == trials
+    assert run.recipe() == recipe
+    assert [step.split()[0] for step in steps] == ["load", "device", "read", "search", "measure", "measure", "export"]
+    (factors,) = load_factors(run.factors()).tiers
+    assert factors == load_factors(run.factors("longrope-gradient")).tiers[0]
+    assert (factors.target_window, factors.method) == (TARGET, "longrope-gradient")
+    report = json.loads(run.export_report.read_text())
+    assert report["target_window"] == TARGET
+    assert max(report["difference_short"], report["difference_long"]) < 0.02
+    network = AutoModelForCausalLM.from_pretrained(run.checkpoint)
+    assert network.config.max_position_embeddings == TARGET
+    assert network.config.rope_parameters["long_factor"] == pytest.approx(factors.lambdas)
+
+
+def test_the_trained_window_and_the_target_are_measured_by_default(
+    recipe: Recipe, tmp_path: Path, unopened: None
+) -> None:
+    settings = MeasureRecipe(metrics=("perplexity",), windows=1, tail_tokens=0)
+    scores = extend(replace(recipe, measure=settings), RunDir(tmp_path))
+    measured = [(score.method, score.context_tokens) for score in scores]
+    assert measured == [(m, n) for m in ("none", "longrope-gradient") for n in (64, TARGET)]
+
+
+@pytest.mark.usefixtures("unopened")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_is_decided_by_its_recipe(method: str, recipe: Recipe, whole: dict[str, Outcome], tmp_path: Path) -> None:
+    extend(by_method(recipe, method), RunDir(tmp_path / "again"))
+    assert outcome(RunDir(tmp_path / "again")) == whole[method]
+
+
+# Interrupted
+
+
+def interrupted_in_search(count: int) -> Callable[[pytest.MonkeyPatch], Watch]:
+    """After so many evaluations."""
+    return lambda _: Watch(on_trial=Countdown(count))
+
+
+def interrupted_in_an_evaluation(count: int) -> Callable[[pytest.MonkeyPatch], Watch]:
+    """Before this evaluation could be written down."""
+
+    def arrange(patch: pytest.MonkeyPatch) -> Watch:
+        patch.setattr(search_score, "append_record", Countdown(count, append_record))
+        return Watch()
+
+    return arrange
+
+
+def interrupted_at_file(name: str) -> Callable[[pytest.MonkeyPatch], Watch]:
+    """When this file was about to be written."""
+
+    def arrange(patch: pytest.MonkeyPatch) -> Watch:
+        write = RunDir.write_text
+        named = Countdown(1, write, counts=lambda _self, path, _text: path.name == name)
+
+        def write_or_raise(run: RunDir, path: Path, text: str) -> None:  # a function, so that it is bound to the run
+            named(run, path, text)
+
+        patch.setattr(RunDir, "write_text", write_or_raise)
+        return Watch()
+
+    return arrange
+
+
+def interrupted_in_measure(count: int) -> Callable[[pytest.MonkeyPatch], Watch]:
+    """After so many scores."""
+    return lambda _: Watch(on_score=Countdown(count))
+
+
+def interrupted_in(module: Any, name: str, count: int = 1) -> Callable[[pytest.MonkeyPatch], Watch]:
+    """At this call of a function."""
+
+    def arrange(patch: pytest.MonkeyPatch) -> Watch:
+        patch.setattr(module, name, Countdown(count, getattr(module, name)))
+        return Watch()
+
+    return arrange
+
+
+def interrupted_in_a_half_written_checkpoint(patch: pytest.MonkeyPatch) -> Watch:
+    """The config is there, the weights are not."""
+
+    def write_half(_: Any, folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        raise InterruptError
+
+    patch.setattr(hf, "save_model", write_half)
+    return Watch()
+
+
+MOMENTS: dict[str, Callable[[pytest.MonkeyPatch], Watch]] = {
+    "in the first evaluation": interrupted_in_an_evaluation(1),
+    "after one trial": interrupted_in_search(1),
+    "after seven trials": interrupted_in_search(7),
+    "in a later evaluation": interrupted_in_an_evaluation(8),
+    "before factors of the search": interrupted_at_file("factors-longrope-{method}.json"),
+    "before factors of the run": interrupted_at_file("factors.json"),
+    "in perplexity": interrupted_in(perplexity, "token_losses", 2),
+    "in passkeys": interrupted_in(passkey, "greedy_answers", 13),
+    "after one score": interrupted_in_measure(1),
+    "after twenty scores": interrupted_in_measure(20),
+    "in the checkpoint": interrupted_in_a_half_written_checkpoint,
+    "while reopening": interrupted_in(hf, "_compare"),
+    "before the report": interrupted_at_file("export.json"),
+}
+
+
+@pytest.mark.usefixtures("unopened")
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_interrupted_at_any_moment_ends_as_a_whole_one(
+    method: str, moment: str, recipe: Recipe, whole: dict[str, Outcome], tmp_path: Path
+) -> None:
+    run, full = RunDir(tmp_path / "run"), by_method(recipe, method)
+    arrange = MOMENTS[moment]
+    if moment == "before factors of the search":
+        arrange = interrupted_at_file(f"factors-longrope-{method}.json")
+    with pytest.MonkeyPatch.context() as patch:
+        watch = arrange(patch)
+        with pytest.raises(InterruptError):
+            extend(full, run, watch)
+    assert not run.export_report.exists()
+    returned = extend(full, RunDir(tmp_path / "run"))
+    assert outcome(run) == whole[method]
+    assert written_scores(returned) == whole[method].scores
+
+
+@pytest.mark.usefixtures("unopened")
+def test_a_run_interrupted_again_and_again_ends_as_a_whole_one(
+    recipe: Recipe, whole: dict[str, Outcome], tmp_path: Path
+) -> None:
+    """One new trial or score each time: nothing is done twice, so it comes to an end."""
+    run, rounds = RunDir(tmp_path), 0
+    total = len(whole["gradient"].trials) + len(whole["gradient"].scores)
+    while not run.export_report.exists():
+        trials, scores = len(read_records(run.trials, Trial)), len(read_records(run.scores, Score))
+        watch = Watch(on_trial=Countdown(trials + 1), on_score=Countdown(scores + 1))
+        try:
+            extend(recipe, run, watch)
+        except InterruptError:
+            rounds += 1
+        assert rounds <= total + 1
+    assert outcome(run) == whole["gradient"]
+    assert rounds > len(whole["gradient"].trials)
+
+
+@pytest.mark.usefixtures("unopened")
+def test_a_killed_process_is_resumed(recipe: Recipe, tmp_path: Path) -> None:
+    """SIGKILL in the middle of a search, of a real command in a process of its own."""
+    gradient = GradientRecipe(steps=80, validate_every=20)
+    full = replace(recipe, search=replace(recipe.search, gradient=gradient))
+    (tmp_path / "recipe.toml").write_text(dump_recipe(full))
+    run, reference = RunDir(tmp_path / "run"), RunDir(tmp_path / "whole")
+    command = [sys.executable, "-m", "longrope", "extend", "--recipe", str(tmp_path / "recipe.toml")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--out", str(run.path)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    extend(full, reference)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and len(read_lines(run.trials)) < 10 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    _, told = process.communicate()
+    assert process.returncode == -signal.SIGKILL, told
+    left = len(read_lines(run.trials))
+    assert 10 <= left < len(read_lines(reference.trials))
+    assert not run.factors().exists()
+    extend(full, run)
+    assert outcome(run) == outcome(reference)
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """The whole lines of a file that somebody else is writing."""
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
+
+@pytest.mark.usefixtures("unopened")
+def test_a_finished_run_is_only_read(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDir(tmp_path)
+    first = extend(recipe, run)
+    files = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("done again")
+
+    for module, name in ((search_score, "token_losses"), (perplexity, "token_losses"), (passkey, "greedy_answers")):
+        monkeypatch.setattr(module, name, never)
+    monkeypatch.setattr(pipeline, "export_hf", never)
+    again = extend(recipe, run)
+    assert written_scores(again) == written_scores(first)
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == files
+
+
+# Refusals
+
+
+def test_another_recipe_is_refused_and_nothing_changes(recipe: Recipe, tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    with pytest.raises(InterruptError):
+        extend(recipe, run, Watch(on_trial=Countdown(3)))
+    before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    others = [
+        replace(recipe, seed=4),
+        replace(recipe, target_tokens=512),
+        by_method(recipe, "evolution"),
+        replace(recipe, measure=replace(recipe.measure, windows=1)),
+    ]
+    for other in others:
+        for walk in (extend, compare, pipeline.search):
+            with pytest.raises(RunError, match="another recipe"):
+                walk(other, run)
+    assert {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()} == before
+
+
+def test_a_directory_in_use_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    with run.locked():
+        for walk in (extend, compare, pipeline.search):
+            with pytest.raises(RunError, match="in use by another process"):
+                walk(recipe, run)
+    assert not run.trials.exists()
+
+
+@pytest.mark.usefixtures("unopened")
+def test_a_run_that_could_not_begin_does_not_keep_its_directory(recipe: Recipe, tmp_path: Path) -> None:
+    """After a typing error in --data the corrected command works, in the same directory."""
+    run = RunDir(tmp_path)
+    with pytest.raises(TextsError):
+        extend(replace(recipe, data=(str(tmp_path / "boks"),)), run)
+    assert extend(recipe, run)
+
+
+@pytest.mark.usefixtures("unopened")
+def test_start_tokens_are_not_dropped_silently(recipe: Recipe, tmp_path: Path) -> None:
+    """Factors with start tokens: refused by default, and exported with the measured difference when asked."""
+    run, careful = RunDir(tmp_path), replace(recipe, export=ExportRecipe())
+    with pytest.raises(InterruptError):
+        extend(careful, run, Watch(on_score=Countdown(1)))
+    content = json.loads(run.factors("longrope-gradient").read_text())
+    content["tiers"][0]["start_tokens"] = 16
+    run.factors("longrope-gradient").write_text(json.dumps(content))
+    run.scores.unlink()
+    with pytest.raises(ExportError, match="first 16 tokens"):
+        extend(careful, run)
+    assert not run.checkpoint.exists()
+    assert not run.export_report.exists()
+    export_again(run, ExportRecipe(drop_start_tokens=True))
+    report = json.loads(run.export_report.read_text())
+    assert report["start_tokens_dropped"] == 16
+    assert report["loss_change_nats"] != 0
+
+
+# The other doors
+
+
+@pytest.mark.usefixtures("unopened")
+def test_a_search_alone_is_what_a_walk_begins_with(recipe: Recipe, whole: dict[str, Outcome], tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    factors = pipeline.search(recipe, run)
+    assert load_factors(run.factors()).tiers == (factors,)
+    assert run.factors().read_bytes() == whole["gradient"].factors
+    assert not run.scores.exists()
+    trials = read_lines(run.trials)
+    extend(recipe, run)
+    assert read_lines(run.trials) == trials
+    assert outcome(run) == whole["gradient"]
+
+
+@pytest.mark.usefixtures("unopened")
+def test_a_run_is_exported_again_with_other_settings(recipe: Recipe, whole: dict[str, Outcome], tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    extend(recipe, run)
+    single = whole["gradient"].config["rope_parameters"]
+    assert single["short_factor"] == single["long_factor"]
+    export_again(run, ExportRecipe(tiers="two", drop_start_tokens=True))
+    two = outcome(run)
+    assert two.report["tiers"] == "two"
+    assert two.config["rope_parameters"]["short_factor"] == [1.0] * 4
+    assert two.config["rope_parameters"]["long_factor"] == single["long_factor"]
+    export_again(run, recipe.export)
+    assert outcome(run) == whole["gradient"]
+
+
+def test_measuring_alone_gives_the_numbers_of_the_walk(
+    recipe: Recipe, whole: dict[str, Outcome], tmp_path: Path
+) -> None:
+    (tmp_path / "factors.json").write_bytes(whole["gradient"].factors)
+    scores = measure_only(recipe, None, RunDir(tmp_path / "a"))
+    scores += measure_only(recipe, tmp_path / "factors.json", RunDir(tmp_path / "b"))
+    assert written_scores(scores) == whole["gradient"].scores
+    assert len(read_lines(tmp_path / "a" / "scores.jsonl")) == len(scores) / 2
+
+
+def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_path: Path) -> None:
+    settings = MeasureRecipe(lengths=(64, 192, TARGET), metrics=("perplexity",), windows=2, tail_tokens=16)
+    full, run = replace(recipe, measure=settings), RunDir(tmp_path)
+    scores = compare(full, run)
+    methods = ["none", *RIVALS, "longrope-evolution", "longrope-gradient"]
+    wanted = {(m, n, k) for m in methods for n in settings.lengths for k in ("perplexity", "perplexity-last-16")}
+    keys = [(score.method, score.context_tokens, score.metric) for score in scores]
+    assert set(keys) == wanted
+    assert len(keys) == len(wanted)
+    for length in settings.lengths:
+        own = [score for score in scores if score.context_tokens == length]
+        assert len({score.texts_fingerprint for score in own}) == 1
+        assert len({(score.metric, score.num_tokens) for score in own}) == 2
+    assert written_scores(read_records(run.scores, Score)) == written_scores(scores)
+    fingerprints = {(score.method, score.factors_fingerprint) for score in scores}
+    model = load_model(recipe.model, device="cpu")
+    rivals = {name: closed_form(model.spec, name, TARGET, settings.lengths) for name in RIVALS}
+    searched = {method: load_factors(run.factors(method)) for method in ("longrope-evolution", "longrope-gradient")}
+    tables = {method: table.fingerprint for method, table in {**rivals, **searched}.items()}
+    assert fingerprints == {("none", ""), *tables.items()}
+    values = {(score.method, score.context_tokens): score.value for score in scores if score.metric == "perplexity"}
+    text = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data).measure
+    pieces = text.divided(text.windows(TARGET, 2), 192)
+    losses = perplexity.window_losses(model, rivals["dynamic-ntk"].tiers[1], pieces)
+    assert values["dynamic-ntk", 192] == pytest.approx(perplexity.perplexity(losses))
+    assert values["dynamic-ntk", 64] == pytest.approx(values["none", 64])
+    assert values["dynamic-ntk", TARGET] == pytest.approx(values["ntk", TARGET])
+    assert {trial.method for trial in read_records(run.trials, Trial)} == set(searched)
+
+
+def test_a_comparison_that_was_interrupted_ends_as_a_whole_one(recipe: Recipe, tmp_path: Path) -> None:
+    settings = MeasureRecipe(lengths=(TARGET,), metrics=("perplexity",), windows=1, tail_tokens=0)
+    full = replace(recipe, measure=settings)
+    expected = compare(full, RunDir(tmp_path / "whole"))
+    run = RunDir(tmp_path / "broken")
+    for watch in (Watch(on_trial=Countdown(4)), Watch(on_trial=Countdown(18)), Watch(on_score=Countdown(3))):
+        with pytest.raises(InterruptError):
+            compare(full, run, watch)
+    assert written_scores(compare(full, run)) == written_scores(expected)
+    whole_trials, trials = (read_records(RunDir(tmp_path / name).trials, Trial) for name in ("whole", "broken"))
+    assert [replace(t, seconds=0.0) for t in trials] == [replace(t, seconds=0.0) for t in whole_trials]
+
+
+def test_the_costs_of_a_run_are_written(recipe: Recipe, tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    found_by_gradient = replace(recipe, search=replace(recipe.search, validation_windows=2))
+    pipeline.search(found_by_gradient, run)
+    costs = search_costs(run)
+    assert costs == compare_costs(read_records(run.trials, Trial))
+    assert json.loads((run.path / "costs.json").read_text()) == [asdict(cost) for cost in costs]
+    assert [cost.method for cost in costs] == ["longrope-gradient"]

@@ -1,0 +1,268 @@
+"""Recipes: TOML in and out, mistakes named with their key, the paper's numbers, numbers of tokens."""
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longrope.errors import RecipeError
+from longrope.recipe import (
+    EvolutionRecipe,
+    ExportRecipe,
+    GradientRecipe,
+    MeasureRecipe,
+    Recipe,
+    SearchRecipe,
+    dump_recipe,
+    format_tokens,
+    load_recipe,
+    parse_tokens,
+)
+
+SMALLEST = 'model = "m"\ntarget_tokens = 65536\ndata = ["books"]\n'
+DEFAULT = Recipe("m", 65536, ("books",))
+UNUSUAL = Recipe(
+    model='a "quoted" \\ name\nof two lines',
+    target_tokens=2**21,
+    data=("one", "two/ü", "three"),
+    measure_data=("other",),
+    seed=17,
+    dtype="bfloat16",
+    device="cuda",
+    search=SearchRecipe(
+        method="evolution",
+        validation_windows=7,
+        tail_tokens=512,
+        evolution=EvolutionRecipe(11, 12, 13, 14, 15, 0.1 + 0.2, 16, 18),
+        gradient=GradientRecipe(19, 1e-3, 0.7, "yarn", 24, 20),
+    ),
+    measure=MeasureRecipe((4096, 65536), ("passkey",), 21, 22, 23),
+    export=ExportRecipe("two", True),
+)
+
+
+def load(tmp_path: Path, text: str) -> Recipe:
+    """The recipe of this TOML text."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_recipe(path)
+
+
+def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Every setting by its dotted key."""
+    found: dict[str, Any] = {}
+    for field in fields(node):
+        value = getattr(node, field.name)
+        found |= leaves(value, f"{prefix}{field.name}.") if is_dataclass(value) else {prefix + field.name: value}
+    return found
+
+
+# TOML
+
+
+@pytest.mark.parametrize("recipe", [DEFAULT, UNUSUAL], ids=["default", "unusual"])
+def test_toml_round_trip(tmp_path: Path, recipe: Recipe) -> None:
+    assert load(tmp_path, dump_recipe(recipe)) == recipe
+
+
+def test_the_round_trip_covers_every_setting() -> None:
+    """No setting of UNUSUAL has its default value, so none can survive by being forgotten."""
+    default, unusual = leaves(DEFAULT), leaves(UNUSUAL)
+    assert [key for key in default if default[key] == unusual[key]] == []
+    for recipe in (DEFAULT, UNUSUAL):
+        text = dump_recipe(recipe)
+        assert [key for key in default if f"{key.split('.')[-1]} = " not in text] == []
+
+
+def test_what_a_file_leaves_out_takes_its_default(tmp_path: Path) -> None:
+    assert load(tmp_path, SMALLEST) == DEFAULT
+    assert load(tmp_path, SMALLEST + "[search.evolution]\nwindows = 9\n").search == SearchRecipe(
+        evolution=EvolutionRecipe(windows=9)
+    )
+
+
+def test_token_counts_may_be_written_short(tmp_path: Path) -> None:
+    measure = '[measure]\nlengths = ["4k", 8192, "2m"]\ntail_tokens = "1k"\n'
+    recipe = load(tmp_path, SMALLEST.replace("65536", '"64k"') + measure)
+    assert recipe.target_tokens == 65536
+    assert recipe.measure.lengths == (4096, 8192, 2097152)
+    assert recipe.measure.tail_tokens == 1024
+
+
+def test_whole_numbers_are_taken_as_real_ones(tmp_path: Path) -> None:
+    rate = load(tmp_path, SMALLEST + "[search.gradient]\nlearning_rate = 1\n").search.gradient.learning_rate
+    assert (type(rate), rate) == (float, 1.0)
+
+
+@pytest.mark.parametrize("text", ["model = ", "= 3", "[[["])
+def test_what_is_no_toml_is_refused_by_file(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RecipeError, match=r"recipe\.toml"):
+        load(tmp_path, text)
+
+
+def test_a_missing_file_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"nowhere\.toml"):
+        load_recipe("nowhere.toml")
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("addition", "unknown", "nearest"),
+    [
+        ("sed = 3", "sed", "seed"),
+        ("target_token = 3", "target_token", "target_tokens"),
+        ('[search]\nmetod = "evolution"', "search.metod", "search.method"),
+        ("[search.evolution]\npopluation = 3", "search.evolution.popluation", "search.evolution.population"),
+        ("[search.gradient]\nlearning-rate = 0.1", "search.gradient.learning-rate", "search.gradient.learning_rate"),
+        ("[mesure]\nwindows = 3", "mesure", "measure"),
+        ("[export]\ntier = 'two'", "export.tier", "export.tiers"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path, addition: str, unknown: str, nearest: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, SMALLEST + addition + "\n")
+    assert repr(unknown) in caught.value.found
+    assert repr(nearest) in caught.value.needed
+
+
+def test_an_unknown_key_is_refused_however_far_from_any(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="'0'"):
+        load(tmp_path, SMALLEST + "0 = 0\n")
+
+
+@pytest.mark.parametrize(
+    ("addition", "key"),
+    [
+        ('seed = "seven"', "seed|seven"),
+        ("seed = 1.0", "seed"),
+        ("seed = true", "seed"),
+        ("dtype = 16", "dtype"),
+        ('measure_data = "books"', "measure_data"),
+        ("measure_data = [1]", "measure_data"),
+        ("search = 3", "search"),
+        ("[search.gradient]\nlearning_rate = 'fast'", r"search\.gradient\.learning_rate"),
+        ("[search.gradient]\nlearning_rate = true", r"search\.gradient\.learning_rate"),
+        ("[measure]\nlengths = 4096", r"measure\.lengths"),
+        ("[measure]\nlengths = [4096.0]", r"measure\.lengths"),
+        ("[export]\ndrop_start_tokens = 1", r"export\.drop_start_tokens"),
+        ("[export]\ndrop_start_tokens = 'yes'", r"export\.drop_start_tokens"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_by_key(tmp_path: Path, addition: str, key: str) -> None:
+    with pytest.raises(RecipeError, match=key):
+        load(tmp_path, SMALLEST + addition + "\n")
+
+
+@pytest.mark.parametrize("key", ["model", "target_tokens", "data"])
+def test_a_missing_required_key_is_named(tmp_path: Path, key: str) -> None:
+    text = "".join(line for line in SMALLEST.splitlines(keepends=True) if not line.startswith(key))
+    with pytest.raises(RecipeError, match=f"no '{key}'"):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("", "dtype", "int8"),
+        ("", "target_tokens", 0),
+        ("", "target_tokens", -65536),
+        ("search", "method", "annealing"),
+        ("search", "validation_windows", 0),
+        ("search.gradient", "start", "dynamic-ntk"),
+        ("search.gradient", "steps", 0),
+        ("search.gradient", "validate_every", 0),
+        ("search.gradient", "learning_rate", 0.0),
+        ("search.gradient", "learning_rate", float("nan")),
+        ("search.evolution", "validate_every", 0),
+        ("measure", "windows", 0),
+        ("measure", "passkeys", 0),
+        ("export", "tiers", "three"),
+    ],
+)
+def test_a_value_that_no_run_can_use_is_refused_by_key(tmp_path: Path, table: str, key: str, value: Any) -> None:
+    smallest = SMALLEST.replace("target_tokens = 65536\n", "") if key == "target_tokens" else SMALLEST
+    heading, prefix = (f"[{table}]\n", f"{table}.") if table else ("", "")
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, f"{smallest}{heading}{key} = {value!r}\n")
+    assert f"{prefix}{key} = {value!r}" in caught.value.found
+
+
+def test_a_wrong_item_of_a_list_is_refused_by_index(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"measure\.metrics\[1\] = 'accuracy'"):
+        load(tmp_path, SMALLEST + "[measure]\nmetrics = ['perplexity', 'accuracy']\n")
+    with pytest.raises(RecipeError, match=r"measure\.lengths\[1\] = 0"):
+        load(tmp_path, SMALLEST + "[measure]\nlengths = [4096, 0]\n")
+
+
+# The paper's numbers
+
+K = 1024
+
+
+@pytest.mark.parametrize(
+    ("target", "numbers"),
+    [
+        (4 * K, (64, 32, 16, 16, 40, 5)),
+        (256 * K, (64, 32, 16, 16, 40, 5)),
+        (256 * K + 1, (64, 32, 16, 16, 40, 3)),
+        (512 * K, (64, 32, 16, 16, 40, 3)),
+        (512 * K + 1, (32, 16, 8, 8, 20, 3)),
+        (2048 * K, (32, 16, 8, 8, 20, 3)),
+    ],
+)
+def test_zeros_become_the_papers_numbers(target: int, numbers: tuple[int, ...]) -> None:
+    """Population, parents, mutations, crossovers, generations halve beyond 512k; texts go from 5 to 3 beyond 256k."""
+    filled = EvolutionRecipe().filled(target)
+    chosen = (filled.population, filled.parents, filled.mutations, filled.crossovers, filled.generations)
+    assert (*chosen, filled.windows) == numbers
+    assert filled.mutation_probability == 0.3
+
+
+@pytest.mark.parametrize("target", [4 * K, 2048 * K])
+def test_numbers_that_were_given_stay(target: int) -> None:
+    given_numbers = EvolutionRecipe(5, 4, 3, 2, 1, 0.5, 6, 7)
+    assert given_numbers.filled(target) == given_numbers
+
+
+# Numbers of tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("65536", 65536),
+        ("65_536", 65536),
+        ("64k", 65536),
+        (" 64K ", 65536),
+        ("2m", 2097152),
+        ("2048k", 2097152),
+        ("1", 1),
+    ],
+)
+def test_tokens_are_read(text: str, tokens: int) -> None:
+    assert parse_tokens(text) == tokens
+
+
+@pytest.mark.parametrize("text", ["", "k", "0", "0k", "-1", "1.5k", "64 k", "64kb", "64g", "1e3", "_1", "1__0", "64_k"])
+def test_what_is_no_number_of_tokens_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_tokens(text)
+    assert repr(text) in caught.value.found
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [(1, "1"), (1000, "1000"), (1024, "1k"), (1025, "1025"), (1536, "1536"), (65536, "64k"), (2097152, "2048k")],
+)
+def test_tokens_are_written_short(tokens: int, text: str) -> None:
+    assert format_tokens(tokens) == text
+
+
+@given(st.one_of(st.integers(1, 2**40), st.integers(1, 2**20).map(lambda n: 1024 * n)))
+def test_written_tokens_are_read_back(tokens: int) -> None:
+    assert parse_tokens(format_tokens(tokens)) == tokens

@@ -1,0 +1,148 @@
+"""The .jsonl files: what is written comes back, torn ends are cut, and anything else is refused by line."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longrope.errors import RunError
+from longrope.records import Score, Trial, append_record, read_records
+
+TRIAL = Trial(
+    method="longrope-gradient",
+    step=3,
+    kind="gradient",
+    origin="gradient",
+    lambdas=(1.0, 1 / 3 + 1, 2.5),
+    start_tokens=4,
+    attention_factor=1.1,
+    loss_nats=2.718281828459045,
+    num_tokens=65535,
+    token_passes=262144,
+    seconds=0.1 + 0.2,
+    gradient=(-0.25, 1e-300, 0.0, 3.0),
+)
+SCORE = Score(
+    metric="perplexity",
+    value=20.2,
+    low=19.9,
+    high=20.5,
+    method="none",
+    context_tokens=8192,
+    num_tokens=24573,
+    num_windows=3,
+    seed=0,
+    model='a "model"\nof two lines\u2028and more \U0001f40d',
+    texts_fingerprint="0123456789abcdef",
+    factors_fingerprint="",
+    seconds=1.5,
+)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [[TRIAL, replace(TRIAL, gradient=()), replace(TRIAL, step=4)], [SCORE, replace(SCORE, value=float("inf"))]],
+    ids=["trials", "scores"],
+)
+def test_records_come_back_as_they_were(tmp_path: Path, records: list[Any]) -> None:
+    path = tmp_path / "records.jsonl"
+    for number, record in enumerate(records, 1):
+        append_record(path, record)
+        assert path.read_bytes().count(b"\n") == number
+        assert read_records(path, type(record)) == records[:number]
+    again = read_records(path, type(records[0]))
+    assert [hash(record) for record in again] == [hash(record) for record in records]  # lists became tuples
+
+
+def test_a_missing_or_empty_file_has_no_records(tmp_path: Path) -> None:
+    assert read_records(tmp_path / "absent.jsonl", Trial) == []
+    assert not (tmp_path / "absent.jsonl").exists()
+    (tmp_path / "empty.jsonl").touch()
+    assert read_records(tmp_path / "empty.jsonl", Trial) == []
+
+
+def test_a_record_is_on_disk_before_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the moment of fsync another reader already finds the whole line."""
+    path, synced = tmp_path / "scores.jsonl", []
+
+    def fsync(descriptor: int) -> None:
+        assert os.fstat(descriptor).st_ino == path.stat().st_ino
+        synced.append(path.read_text())
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    append_record(path, SCORE)
+    assert len(synced) == 1
+    assert synced[0].endswith("\n")
+    assert json.loads(synced[0])["metric"] == "perplexity"
+
+
+def test_a_torn_last_line_is_cut_off_wherever_it_tore(tmp_path: Path) -> None:
+    path = tmp_path / "scores.jsonl"
+    append_record(path, SCORE)
+    first = path.read_bytes()
+    append_record(path, replace(SCORE, seed=1))
+    both = path.read_bytes()
+    for end in range(len(first), len(both)):
+        path.write_bytes(both[:end])
+        assert read_records(path, Score) == [SCORE]
+        assert path.read_bytes() == first
+    append_record(path, replace(SCORE, seed=2))
+    assert [score.seed for score in read_records(path, Score)] == [0, 2]
+
+
+def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path: Path) -> None:
+    path = tmp_path / "scores.jsonl"
+    path.write_bytes(b'{"metric": "perp')
+    assert read_records(path, Score) == []
+    assert path.read_bytes() == b""
+
+
+def broken(**changes: object) -> str:
+    """The line of SCORE with fields added, or removed by None."""
+    return json.dumps({k: v for k, v in {**vars(SCORE), **changes}.items() if v is not None})
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (broken(extra=1), "extra"),
+        (broken(metric=None), "metric"),
+        (broken(metric=None, metrics="perplexity"), "metrics"),
+        ("{torn", "Score"),
+        ("", "Score"),
+        ("{}", "metric"),
+        ("[]", "Score"),
+        ("null", "Score"),
+        ("7", "Score"),
+    ],
+)
+def test_a_wrong_line_is_refused_by_number(tmp_path: Path, line: str, named: str) -> None:
+    path = tmp_path / "scores.jsonl"
+    append_record(path, SCORE)
+    with path.open("a") as file:
+        file.write(line + "\n")
+    append_record(path, SCORE)
+    before = path.read_bytes()
+    with pytest.raises(RunError) as caught:
+        read_records(path, Score)
+    assert f"{path} line 2 " in caught.value.found
+    assert named in caught.value.found
+    assert path.read_bytes() == before
+
+
+def test_bytes_that_are_no_text_are_refused_by_number(tmp_path: Path) -> None:
+    path = tmp_path / "scores.jsonl"
+    append_record(path, SCORE)
+    with path.open("ab") as file:
+        file.write(b"\xff\xfe\n")
+    with pytest.raises(RunError, match="line 2"):
+        read_records(path, Score)
+
+
+def test_records_of_one_kind_are_not_read_as_another(tmp_path: Path) -> None:
+    append_record(tmp_path / "trials.jsonl", TRIAL)
+    with pytest.raises(RunError, match="line 1 is not a Score"):
+        read_records(tmp_path / "trials.jsonl", Score)

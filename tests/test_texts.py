@@ -1,0 +1,418 @@
+"""Texts: what is read, how it is split and cut, and that nobody measures on text that a search has seen.
+
+The oracles are sets of tuples: no hash and no prefix sum of the module is used to judge it.
+"""
+
+import gzip
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pico
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import processors
+
+from longrope.errors import TextsError
+from longrope.texts import Texts, TokenText, check_unsearched, fingerprint, load_texts, opening_token, sketch
+
+SHINGLE = 48
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    """The pico tokenizer, which puts nothing before a text."""
+    return pico.make_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def opening_tokenizer() -> Any:
+    """The same tokenizer with a begin-of-text token before every text, as Llama's has."""
+    tokenizer = pico.make_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<|begin|>"})
+    template = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", len(tokenizer) - 1)])
+    tokenizer.backend_tokenizer.post_processor = template
+    return tokenizer
+
+
+def shingles(*streams: np.ndarray) -> set[tuple[int, ...]]:
+    """Every run of 48 tokens, as it is."""
+    return {tuple(s[i : i + SHINGLE].tolist()) for s in streams for i in range(len(s) - SHINGLE + 1)}
+
+
+def parts_of(texts: Texts) -> list[np.ndarray]:
+    """The token streams of the three splits, in the order of the text."""
+    return [texts.search.tokens, texts.tune.tokens, texts.measure.tokens]
+
+
+def encoded(tokenizer: Any, *contents: str) -> list[int]:
+    """The tokens of documents one after the other, each closed by the end-of-text token."""
+    rows = [[*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for text in contents]
+    return [token for row in rows for token in row]
+
+
+def write_documents(folder: Path, count: int, words: int = 240) -> list[str]:
+    """Files ``00.txt`` … of different content; returns their contents in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = [pico.make_text(words, seed=100 + i) for i in range(count)]
+    for i, content in enumerate(contents):
+        (folder / f"{i:02}.txt").write_text(content)
+    return contents
+
+
+def unique_text(tokens: int, seed: int = 0) -> TokenText:
+    """Random tokens of a large vocabulary: every stretch of it is unlike every other."""
+    drawn = np.random.default_rng(seed).integers(0, 30_000, tokens)
+    return TokenText(drawn.astype(np.int32), "search")
+
+
+# Reading and splitting
+
+
+def test_splits_share_no_content_and_hold_every_token_once(tokenizer: Any, tmp_path: Path) -> None:
+    contents = write_documents(tmp_path, 12)
+    parts = parts_of(load_texts([tmp_path], tokenizer))
+    assert np.concatenate(parts).tolist() == encoded(tokenizer, *contents)
+    whole = shingles(*parts)
+    assert len(whole) > 2000
+    assert sum(len(shingles(part)) for part in parts) == len(whole)
+
+
+def test_splits_have_their_shares_and_end_at_document_borders(tokenizer: Any, tmp_path: Path) -> None:
+    write_documents(tmp_path, 20)
+    parts = parts_of(load_texts([tmp_path], tokenizer))
+    total = sum(map(len, parts))
+    assert [round(len(part) / total, 1) for part in parts] == [0.4, 0.4, 0.2]
+    assert [int(part[-1]) for part in parts] == [tokenizer.eos_token_id] * 3
+
+
+def test_one_long_file_is_cut_at_the_shares_themselves(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text(pico.make_text(3000))
+    texts = load_texts([tmp_path / "one.txt"], tokenizer)
+    total = sum(map(len, parts_of(texts)))
+    assert [len(part) for part in parts_of(texts)] == pytest.approx([0.4 * total, 0.4 * total, 0.2 * total], abs=1)
+    assert np.concatenate(parts_of(texts)).tolist() == encoded(tokenizer, pico.make_text(3000))
+
+
+def test_a_far_border_does_not_empty_a_split(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(pico.make_text(60, seed=1))
+    (tmp_path / "b.txt").write_text(pico.make_text(3000, seed=2))
+    total = len(encoded(tokenizer, pico.make_text(60, seed=1), pico.make_text(3000, seed=2)))
+    lengths = [len(part) for part in parts_of(load_texts([tmp_path], tokenizer))]
+    assert lengths == pytest.approx([0.4 * total, 0.4 * total, 0.2 * total], abs=0.05 * total)
+
+
+def test_reading_is_deterministic(tokenizer: Any, tmp_path: Path) -> None:
+    write_documents(tmp_path / "books", 6)
+    first, second = load_texts([tmp_path / "books"], tokenizer), load_texts([str(tmp_path / "books")], tokenizer)
+    for a, b in zip(parts_of(first), parts_of(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_documents_that_occur_twice_are_read_once(tokenizer: Any, tmp_path: Path) -> None:
+    contents = write_documents(tmp_path / "books", 5)
+    (tmp_path / "books" / "99-copy.txt").write_text(contents[0])
+    parts = parts_of(load_texts([tmp_path / "books", tmp_path / "books" / "03.txt", tmp_path / "books"], tokenizer))
+    assert np.concatenate(parts).tolist() == encoded(tokenizer, *contents)
+
+
+def test_a_compressed_file_is_read_as_its_content(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(pico.make_text(600).encode()))
+    parts = parts_of(load_texts([tmp_path], tokenizer))
+    assert np.concatenate(parts).tolist() == encoded(tokenizer, pico.make_text(600))
+
+
+def test_a_compressed_copy_is_the_same_document(tokenizer: Any, tmp_path: Path) -> None:
+    contents = write_documents(tmp_path, 5)
+    (tmp_path / "99.txt.gz").write_bytes(gzip.compress(contents[0].encode()))
+    parts = parts_of(load_texts([tmp_path], tokenizer))
+    assert not shingles(parts[0]) & shingles(parts[2])
+    assert np.concatenate(parts).tolist() == encoded(tokenizer, *contents)
+
+
+def test_files_that_are_not_text_are_skipped(tokenizer: Any, tmp_path: Path) -> None:
+    contents = write_documents(tmp_path, 2)
+    whole = gzip.compress(pico.make_text(600, seed=7).encode())
+    broken = bytearray(whole)
+    broken[len(whole) // 2 : len(whole) // 2 + 40] = bytes(40)
+    (tmp_path / "latin.txt").write_bytes("größe ".encode("latin-1") * 100)
+    (tmp_path / "binary.txt").write_bytes(b"text with a zero byte \0 in it")
+    (tmp_path / "picture.png").write_bytes(bytes(range(256)))
+    (tmp_path / "blank.txt").write_text(" \n")
+    (tmp_path / "no-gzip.gz").write_bytes(b"plain bytes")
+    (tmp_path / "torn.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / ".hidden.txt").write_text(pico.make_text(60, seed=8))
+    assert np.concatenate(parts_of(load_texts([tmp_path], tokenizer))).tolist() == encoded(tokenizer, *contents)
+
+
+def test_a_damaged_compressed_file_is_skipped(tokenizer: Any, tmp_path: Path) -> None:
+    contents = write_documents(tmp_path, 2)
+    damaged = bytearray(gzip.compress(pico.make_text(600, seed=7).encode()))
+    damaged[12:60] = b"\xff" * 48
+    (tmp_path / "damaged.gz").write_bytes(damaged)
+    assert np.concatenate(parts_of(load_texts([tmp_path], tokenizer))).tolist() == encoded(tokenizer, *contents)
+
+
+@pytest.mark.parametrize(("start", "given_as"), [("here", ".."), ("here", "../books"), (".", ".hidden/books")])
+def test_a_folder_is_read_whatever_the_path_to_it(
+    start: str, given_as: str, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hidden files inside a source are left out; a dot in the way to the source hides nothing."""
+    (tmp_path / start).mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / start)
+    contents = write_documents(Path(given_as), 2)
+    parts = parts_of(load_texts([given_as], tokenizer))
+    assert np.concatenate(parts).tolist() == encoded(tokenizer, *contents)
+
+
+def test_hidden_folders_inside_a_source_are_left_out(tokenizer: Any, tmp_path: Path) -> None:
+    contents = write_documents(tmp_path / "books", 2)
+    write_documents(tmp_path / "books" / ".git" / "objects", 3)
+    parts = parts_of(load_texts([tmp_path / "books"], tokenizer))
+    assert np.concatenate(parts).tolist() == encoded(tokenizer, *contents)
+
+
+def test_token_arrays_are_taken_as_they_are(tokenizer: Any, tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, len(tokenizer), 1000)
+    np.save(tmp_path / "tokens.npy", ids.astype(np.uint16))
+    assert np.concatenate(parts_of(load_texts([tmp_path / "tokens.npy"], tokenizer))).tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros(100, np.float32),
+        np.zeros((10, 10), np.int32),
+        np.zeros(0, np.int32),
+        np.zeros(100, np.bool_),
+        np.array([1, 2, 320 + 50]),
+        np.array([1, 2, -1]),
+        np.array(["a", "b"]),
+        np.array([1, None], dtype=object),
+    ],
+    ids=["floats", "two-rows", "empty", "booleans", "out-of-vocabulary", "negative", "words", "pickled"],
+)
+def test_wrong_token_arrays_are_refused(array: np.ndarray, tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "tokens.npy"
+    np.save(path, array, allow_pickle=True)
+    with pytest.raises(TextsError, match=r"tokens\.npy"):
+        load_texts([path], tokenizer)
+
+
+@pytest.mark.parametrize("content", [b"", b"no array at all"], ids=["empty", "text"])
+def test_a_token_file_that_is_no_array_is_refused(content: bytes, tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "tokens.npy").write_bytes(content)
+    with pytest.raises(TextsError, match=r"tokens\.npy"):
+        load_texts([tmp_path], tokenizer)
+
+
+def test_measure_sources_stay_apart(tokenizer: Any, tmp_path: Path) -> None:
+    searched = write_documents(tmp_path / "search", 6)
+    held_out = [pico.make_text(240, seed=900 + i) for i in range(2)]
+    (tmp_path / "measure").mkdir()
+    for i, content in enumerate([*held_out, searched[2]]):
+        (tmp_path / "measure" / f"{i}.txt").write_text(content)
+    texts = load_texts([tmp_path / "search"], tokenizer, measure=[tmp_path / "measure"])
+    assert texts.measure.tokens.tolist() == encoded(tokenizer, *held_out, searched[2])
+    rest = [content for content in searched if content != searched[2]]
+    assert [*texts.search.tokens.tolist(), *texts.tune.tokens.tolist()] == encoded(tokenizer, *rest)
+    assert not shingles(texts.search.tokens, texts.tune.tokens) & shingles(texts.measure.tokens)
+    assert len(texts.search.tokens) == pytest.approx(len(texts.tune.tokens), rel=0.3)
+
+
+def test_a_path_that_is_not_there_is_named(tokenizer: Any, tmp_path: Path) -> None:
+    with pytest.raises(TextsError, match="nowhere does not exist"):
+        load_texts([tmp_path / "nowhere"], tokenizer)
+
+
+def test_sources_without_any_text_are_named(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "good").mkdir()
+    write_documents(tmp_path / "good", 1)
+    with pytest.raises(TextsError, match=r"No text was found in .*empty"):
+        load_texts([tmp_path / "empty"], tokenizer)
+    with pytest.raises(TextsError, match=r"No text was found in .*empty"):
+        load_texts([tmp_path / "good"], tokenizer, measure=[tmp_path / "empty"])
+    with pytest.raises(TextsError, match="no path given"):
+        load_texts([], tokenizer)
+
+
+# Windows
+
+
+@given(size=st.integers(1, 400), length=st.integers(2, 60), count=st.integers(1, 12), bos=st.booleans())
+def test_windows_are_whole_stretches_that_never_overlap(size: int, length: int, count: int, bos: bool) -> None:
+    """Tokens are their own positions, so every window shows where it was cut."""
+    text = TokenText(np.arange(size, dtype=np.int32), "search", bos=1_000_000 if bos else None)
+    body = length - bos
+    if size < body:
+        with pytest.raises(TextsError):
+            text.windows(length, count)
+        return
+    windows = text.windows(length, count)
+    assert windows.shape == (min(count, size // body), length)
+    assert windows.dtype == np.int32
+    if bos:
+        assert (windows[:, 0] == 1_000_000).all()
+    cut = windows[:, int(bos) :]
+    assert (np.diff(cut, axis=1) == 1).all()
+    starts = cut[:, 0].tolist()
+    assert all(later - earlier >= body for earlier, later in pairwise(starts))
+    assert starts[0] == 0
+    if len(starts) > 1:
+        assert cut[-1, -1] == size - 1
+
+
+@given(pieces=st.integers(1, 5), length=st.integers(2, 40), rows=st.integers(1, 4), extra=st.integers(0, 30))
+def test_divided_windows_cover_the_same_tokens(pieces: int, length: int, rows: int, extra: int) -> None:
+    extra %= length
+    whole = pieces * length + extra
+    text = TokenText(np.arange(rows * whole, dtype=np.int32), "measure")
+    windows = text.windows(whole, rows)
+    short = text.divided(windows, length)
+    assert short.shape == (rows * pieces, length)
+    assert short.ravel().tolist() == windows[:, : pieces * length].ravel().tolist()
+
+
+@given(pieces=st.integers(1, 5), length=st.integers(2, 40), rows=st.integers(1, 4))
+def test_divided_windows_open_with_bos_and_cover_the_same_tokens(pieces: int, length: int, rows: int) -> None:
+    whole = pieces * (length - 1) + 1
+    text = TokenText(np.arange(rows * (whole - 1), dtype=np.int32), "measure", bos=1_000_000)
+    windows = text.windows(whole, rows)
+    short = text.divided(windows, length)
+    assert short.shape == (rows * pieces, length)
+    assert (short[:, 0] == 1_000_000).all()
+    assert short[:, 1:].ravel().tolist() == windows[:, 1:].ravel().tolist()
+
+
+def test_every_window_of_a_tokenizer_with_bos_opens_with_it(opening_tokenizer: Any, tmp_path: Path) -> None:
+    contents = write_documents(tmp_path, 6)
+    texts = load_texts([tmp_path], opening_tokenizer)
+    bos = opening_tokenizer.convert_tokens_to_ids("<|begin|>")
+    assert np.concatenate(parts_of(texts)).tolist() == encoded(opening_tokenizer, *contents)
+    for part in (texts.search, texts.tune, texts.measure):
+        windows = part.windows(32, 4)
+        assert (windows[:, 0] == bos).all()
+        assert bos not in windows[:, 1:]
+        assert opening_tokenizer(opening_tokenizer.decode(windows[0, 1:]))["input_ids"][0] == bos
+
+
+def test_opening_token_is_the_one_that_is_really_put_there(tokenizer: Any, opening_tokenizer: Any) -> None:
+    declared = pico.make_tokenizer()
+    declared.add_special_tokens({"bos_token": "<|begin|>"})
+    assert opening_token(tokenizer) is None
+    assert opening_token(declared) is None
+    assert opening_token(opening_tokenizer) == opening_tokenizer.bos_token_id
+
+
+def test_too_short_texts_are_told_with_their_numbers() -> None:
+    text = TokenText(np.zeros(12_345, np.int32), "measure")
+    with pytest.raises(TextsError) as caught:
+        text.windows(65_536, 3)
+    assert "measure text has 12,345 tokens" in caught.value.found
+    assert "1 window of 65,536 tokens" in caught.value.needed
+    with pytest.raises(TextsError) as caught:
+        text.windows(5_000, 3, minimum=3)
+    assert "3 windows of 5,000 tokens" in caught.value.needed
+
+
+def test_a_part_is_the_stretch_between_two_shares() -> None:
+    text = TokenText(np.arange(1000, dtype=np.int32), "tune", bos=7)
+    first, second = text.part(0, 0.25, "a"), text.part(0.25, 1, "b")
+    assert np.concatenate([first.tokens, second.tokens]).tolist() == list(range(1000))
+    assert (len(first.tokens), first.name, first.bos) == (250, "a", 7)
+
+
+# Text that was searched on
+
+
+def test_the_searched_text_itself_is_refused() -> None:
+    windows = unique_text(8000).windows(1000, 6)
+    with pytest.raises(TextsError, match="About 100%"):
+        check_unsearched(windows, sketch(windows))
+
+
+@pytest.mark.parametrize("offset", [1, 17, 499, 777])
+def test_searched_text_is_refused_at_any_offset(offset: int) -> None:
+    text = unique_text(20_000)
+    searched = text.windows(4000, 5)
+    shifted = text.tokens[offset : offset + 5000].reshape(5, 1000)
+    with pytest.raises(TextsError, match="no search has seen"):
+        check_unsearched(shifted, sketch(searched))
+
+
+def test_a_small_share_of_searched_text_is_refused() -> None:
+    """5 % of the searched text in a tenth of one measuring window."""
+    searched = unique_text(20_000).windows(4000, 5)
+    measured = unique_text(30_000, seed=1).windows(10_000, 3)
+    measured[1, 3000:4000] = searched[2, 123:1123]
+    with pytest.raises(TextsError, match="no search has seen"):
+        check_unsearched(measured, sketch(searched))
+
+
+def test_unrelated_text_passes() -> None:
+    searched = unique_text(20_000).windows(4000, 5)
+    check_unsearched(unique_text(20_000, seed=1).windows(4000, 5), sketch(searched))
+
+
+def test_unrelated_prose_of_the_same_vocabulary_passes(tokenizer: Any, tmp_path: Path) -> None:
+    searched, measured = pico.save_texts(tmp_path)
+    texts = load_texts([searched], tokenizer, measure=[measured])
+    check_unsearched(texts.measure.windows(256, 8), sketch(texts.search.windows(256, 8)))
+
+
+def test_one_short_header_in_common_passes() -> None:
+    searched, measured = unique_text(40_000).windows(8000, 5), unique_text(40_000, seed=1).windows(8000, 5)
+    header = unique_text(60, seed=2).tokens
+    searched[0, :60], measured[3, 100:160] = header, header
+    assert shingles(*searched) & shingles(*measured)
+    check_unsearched(measured, sketch(searched))
+
+
+@pytest.mark.parametrize("copied", [300, 1000, 2400])
+def test_the_share_that_is_told_is_the_true_one(copied: int) -> None:
+    """The share of the searched shingles that stand in the measured text, counted in sets, within sampling error."""
+    searched, measured = unique_text(4000), unique_text(4000, seed=1)
+    measured.tokens[500 : 500 + copied] = searched.tokens[901 : 901 + copied]
+    known = shingles(searched.tokens)
+    true_share = len(known & shingles(measured.tokens)) / len(known)
+    with pytest.raises(TextsError) as caught:
+        check_unsearched(measured.tokens.reshape(2, 2000), sketch(searched.tokens[None]))
+    told = float(caught.value.found.split("%")[0].removeprefix("About ")) / 100
+    assert told == pytest.approx(true_share, abs=4 * (true_share * (1 - true_share) / 256) ** 0.5 + 0.03)
+
+
+@settings(max_examples=30)
+@given(st.permutations(range(6)), st.integers(0, 5))
+def test_a_sketch_does_not_depend_on_the_order_or_repetition_of_windows(order: list[int], again: int) -> None:
+    windows = unique_text(1200).windows(200, 6)
+    assert sketch(windows[order]) == sketch(windows)
+    assert sketch(windows[[*order, again]]) == sketch(windows)
+
+
+def test_a_sketch_is_small_sorted_and_survives_json() -> None:
+    hashes = sketch(unique_text(8000).windows(1000, 6))
+    assert len(hashes) == 256
+    assert list(hashes) == sorted(set(hashes))
+    assert all(type(value) is int and 0 <= value < 2**64 for value in hashes)
+
+
+def test_windows_too_short_for_a_shingle_are_let_through() -> None:
+    """The known limit: below 48 tokens there is nothing to compare."""
+    windows = unique_text(200).windows(40, 4)
+    assert sketch(windows) == ()
+    check_unsearched(windows, sketch(windows))
+
+
+# Fingerprints
+
+
+def test_a_fingerprint_names_the_content() -> None:
+    windows = unique_text(1000).windows(100, 5)
+    other = windows.copy()
+    other[4, 99] += 1
+    assert fingerprint(windows) == fingerprint(np.asfortranarray(windows.astype(np.int64)))
+    assert len({fingerprint(windows), fingerprint(other), fingerprint(windows[::-1])}) == 3
+    assert len(fingerprint(windows)) == 16
