@@ -76,8 +76,9 @@ def test_token_losses_in_bfloat16(
     """bfloat16 logits become float32 before the loss; the mean is right to a hundredth, each entry to the rounding."""
     model = make(family, torch.bfloat16)
     monkeypatch.setattr(forward, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
-    losses, reference = token_losses(model, TOKENS).double(), compute_losses(model.network, TOKENS)
-    torch.testing.assert_close(losses, reference, rtol=0.02, atol=0.1)
+    losses, reference = token_losses(model, TOKENS), compute_losses(model.network, TOKENS)
+    assert losses.dtype == torch.float32
+    torch.testing.assert_close(losses.double(), reference, rtol=0.02, atol=0.1)
     assert losses.mean().item() == pytest.approx(reference.mean().item(), abs=0.01)
 
 

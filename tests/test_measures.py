@@ -108,7 +108,7 @@ def test_a_perplexity_beyond_all_floats_is_infinite(loss: float) -> None:
 def test_perplexity_is_the_brute_force_one(method: str, model: LanguageModel, text: TokenText) -> None:
     """At every length, with the tier for that length, on the windows of the longest one cut into pieces."""
     table = None if method == "none" else closed_form(model.spec, method, 128, lengths=(48, 64))
-    scores = measure(model, table, text, settings=SETTINGS, lengths=(48, 64, 128), method=method)
+    scores = measure(model, table, text, settings=replace(SETTINGS, lengths=(48, 64, 128)), method=method)
     windows = text.windows(128, 3)
     for score in scores:
         length = score.context_tokens
@@ -132,7 +132,7 @@ def test_every_length_is_measured_on_the_same_text(model: LanguageModel, monkeyp
 
     monkeypatch.setattr(perplexity_module, "token_losses", spy)
     text = TokenText(np.arange(1000, dtype=np.int32), "measure")
-    measure(model, None, text, settings=SETTINGS, lengths=(16, 32, 128))
+    measure(model, None, text, settings=replace(SETTINGS, lengths=(128, 16, 32)))
     assert seen[16] == seen[32] == seen[128] == text.windows(128, 3).ravel().tolist()
 
 
@@ -495,9 +495,8 @@ def test_factors_that_do_not_reach_or_do_not_fit_are_refused(model: LanguageMode
 
 
 def test_unknown_metrics_are_refused(model: LanguageModel, text: TokenText) -> None:
-    settings = replace(SETTINGS, metrics=("perplexity", "beauty"))
     with pytest.raises(RecipeError, match="beauty"):
-        measure(model, None, text, settings=settings)
+        measure(model, None, text, settings=replace(SETTINGS, metrics=("perplexity", "beauty")))
 
 
 def test_too_short_texts_are_refused(model: LanguageModel) -> None:
@@ -514,13 +513,12 @@ def test_the_lengths_default_to_the_trained_and_the_target_window(model: Languag
 
 
 def test_records_carry_everything_and_nothing_twice(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
-    run, seen = RunDir(tmp_path), list[Score]()
+    run = RunDir(tmp_path)
     settings = MeasureRecipe(lengths=(600, 64, 600), windows=2, tail_tokens=16, passkeys=10, metrics=("perplexity",))
     long_settings = replace(settings, lengths=(600,), metrics=("passkey", "perplexity"))
     ntk = closed_form(model.spec, "ntk", 600)
-    scores = measure(model, None, text, settings=settings, run=run, seed=4, on_score=seen.append)
-    scores += measure(model, ntk, text, settings=long_settings, run=run, seed=4, on_score=seen.append)
-    assert scores == seen
+    scores = measure(model, None, text, settings=settings, run=run, seed=4)
+    scores += measure(model, ntk, text, settings=long_settings, run=run, seed=4)
     lines = [json.loads(line) for line in run.scores.read_text().splitlines()]
     assert sorted(map(json.dumps, lines)) == sorted(json.dumps(asdict(score)) for score in scores)
     for line in lines:

@@ -386,7 +386,7 @@ CARRIED: dict[
     "linear": ("llama", {"rope_type": "linear", "factor": 4.0}, {"max_position_embeddings": 256}, 1.0, 256),
     "yarn": ("llama", YARN, {}, 0.1 * math.log(4) + 1, 256),
     "yarn-stretched-config": ("llama", YARN, {"max_position_embeddings": 256}, 0.1 * math.log(4) + 1, 256),
-    "yarn-betas": ("qwen3", {**YARN, "beta_fast": 8.0, "beta_slow": 0.5}, {}, 0.1 * math.log(4) + 1, 256),
+    "yarn-betas": ("qwen3", {**YARN, "beta_fast": 2.0, "beta_slow": 0.1}, {}, 0.1 * math.log(4) + 1, 256),
     "yarn-untruncated": ("qwen3", {**YARN, "truncate": False}, {}, 0.1 * math.log(4) + 1, 256),
     "yarn-attention": ("llama", {**YARN, "attention_factor": 1.3}, {}, 1.3, 256),
     "yarn-mscales": (
@@ -540,6 +540,18 @@ def test_factors_in_bfloat16(family: str) -> None:
     typical = (ours.float() - reference).abs().mean()
     assert typical < 0.05 * reference.std()
     assert typical < 0.5 * (get_logits(single.network) - reference).abs().mean()
+
+
+@every_family
+def test_attention_factor_alone(family: str) -> None:
+    """All-ones with an attention factor are no identity: cos and sin are multiplied by it."""
+    model = pico.make_model(family)
+    with rescaled(model, make_factors(model.spec, 1, 1, attention_factor=1.5)):
+        ours = get_logits(model.network)
+    before = get_logits(model.network)
+    get_rotary(model.network).attention_scaling = 1.5
+    assert gap(ours, get_logits(model.network)) < ROUNDING
+    assert gap(ours, before) > 0.05
 
 
 def test_without_factors_the_model_stays(llama: LanguageModel) -> None:
@@ -840,8 +852,8 @@ def describe_yarn(writer: GGUFWriter) -> None:
 
 def describe_yarn_betas(writer: GGUFWriter) -> None:
     describe_yarn(writer)
-    writer.add_rope_scaling_yarn_beta_fast(8.0)
-    writer.add_rope_scaling_yarn_beta_slow(0.25)
+    writer.add_rope_scaling_yarn_beta_fast(0.375)
+    writer.add_rope_scaling_yarn_beta_slow(0.0078125)
 
 
 def describe_none(writer: GGUFWriter) -> None:
@@ -854,7 +866,7 @@ GGUF_SCALINGS: dict[str, tuple[Any, dict[str, NDArray[np.float32]], dict[str, An
     "none": (describe_none, {}, None),
     "linear": (describe_linear, {}, {"rope_type": "linear", "factor": 4.0}),
     "yarn": (describe_yarn, {}, YARN_32),
-    "yarn-betas": (describe_yarn_betas, {}, {**YARN_32, "beta_fast": 8.0, "beta_slow": 0.25}),
+    "yarn-betas": (describe_yarn_betas, {}, {**YARN_32, "beta_fast": 0.375, "beta_slow": 0.0078125}),
     "rope_freqs": (
         lambda _: None,
         {"rope_freqs": DIVISORS},

@@ -13,6 +13,8 @@ from longrope.records import Score, Trial, append_record, read_records
 
 TRIAL = Trial(
     method="longrope-gradient",
+    model="pico",
+    texts_fingerprint="0123456789abcdef",
     step=3,
     kind="gradient",
     origin="gradient",

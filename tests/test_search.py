@@ -785,7 +785,7 @@ def test_the_seed_decides_the_order_of_the_search_windows_alone() -> None:
 
 def trial(method: str, kind: str, origin: str, loss: float, passes: int, seconds: float) -> Trial:
     """A hand-made record."""
-    return Trial(f"longrope-{method}", 0, kind, origin, (1.0,), 0, 1.0, loss, 10, passes, seconds)
+    return Trial(f"longrope-{method}", "m", "texts", 0, kind, origin, (1.0,), 0, 1.0, loss, 10, passes, seconds)
 
 
 GRADIENT_TRIALS = [

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from longrope.records import Score
     from longrope.rundir import RunDir
 
+INTERRUPTED = 130
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 Model = Annotated[str, typer.Argument(help="Hub name, folder, or GGUF file.")]
@@ -61,7 +63,7 @@ def extend(
     from longrope import pipeline
 
     full, run = _prepare(**_given(locals()))
-    with _watching(full) as watch:
+    with _watching(full, run) as watch:
         scores = pipeline.extend(full, run, watch)
     _print_scores(scores, as_json)
     if not as_json:
@@ -87,7 +89,7 @@ def compare(
     from longrope import pipeline
 
     full, run = _prepare(**_given(locals()), suffix="-compare")
-    with _watching(full) as watch:
+    with _watching(full, run) as watch:
         scores = pipeline.compare(full, run, watch)
     _print_scores(scores, as_json)
     if not as_json:
@@ -113,7 +115,7 @@ def search(
     from longrope.factors import dump_factors
 
     full, run = _prepare(**_given(locals()))
-    with _watching(full) as watch:
+    with _watching(full, run) as watch:
         factors = pipeline.search(full, run, watch)
     print(dump_factors(factors) if as_json else f"factors: {run.factors()}")
 
@@ -151,7 +153,7 @@ def measure(
         dtype=dtype or "auto",
         measure=_measuring(MeasureRecipe(), lengths, metrics),
     )
-    with _watching(None) as watch:
+    with _watching() as watch:
         scores = pipeline.measure_only(full, factors, RunDir(out) if out else None, watch)
     _print_scores(scores, as_json)
 
@@ -172,7 +174,7 @@ def export(
     if to != "hf":
         raise RecipeError(f"The format {to!r} was asked for.", "Known: hf.", "Use --to hf.")
     directory = RunDir(run)
-    with _watching(None) as watch:
+    with _watching() as watch:
         pipeline.export_again(directory, ExportRecipe(tiers, drop_start_tokens), watch)
     print(directory.export_report.read_text() if as_json else f"checkpoint: {directory.checkpoint}")
 
@@ -200,9 +202,10 @@ def main() -> None:
     except LongRopeError as error:
         print(f"longrope: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("longrope: interrupted; the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            print("longrope: interrupted; the same command goes on from here.", file=sys.stderr)
+        raise
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -257,7 +260,7 @@ def _measuring(settings: Any, lengths: str | None, metrics: str | None) -> Any:
 
 
 @contextmanager
-def _watching(recipe: "Recipe | None") -> Iterator["Watch"]:
+def _watching(recipe: "Recipe | None" = None, run: "RunDir | None" = None) -> Iterator["Watch"]:
     """Tell of progress on stderr: a line per step, and on a terminal a bar for the search in hand."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -284,7 +287,12 @@ def _watching(recipe: "Recipe | None") -> Iterator["Watch"]:
                 progress.update(bar, visible=False)
             console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-        yield Watch(on_trial=on_trial, on_step=on_step)
+        try:
+            yield Watch(on_trial=on_trial, on_step=on_step)
+        except LongRopeError:
+            if run:
+                run.discard_if_empty()
+            raise
 
 
 def _print_scores(scores: Iterable["Score"], as_json: bool) -> None:

@@ -113,21 +113,25 @@ def _chunk_losses(network: Any, hidden: Tensor, targets: Tensor) -> Tensor:
 
 
 class _Finished(nn.Module):
-    """Stands in for a decoder whose output is already known."""
+    """Stands in for a decoder whose output is already known; other questions go to the decoder itself."""
 
-    def __init__(self, hidden: Tensor) -> None:
+    def __init__(self, decoder: nn.Module, hidden: Tensor) -> None:
         super().__init__()
+        self.decoder = (decoder,)  # in a tuple, so that it is no submodule
         self.output = MoeModelOutputWithPast(last_hidden_state=hidden)
 
     def forward(self, *_: Any, **__: Any) -> MoeModelOutputWithPast:
         return self.output
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["decoder"][0], name)
 
 
 def _logits(network: Any, hidden: Tensor) -> Tensor:
     """[B, n, V] logits of hidden states [B, n, H] by the family's own head, soft caps and scales included."""
     name = network.base_model_prefix
     decoder = getattr(network, name)
-    setattr(network, name, _Finished(hidden))
+    setattr(network, name, _Finished(decoder, hidden))
     try:
         return network(input_ids=None, use_cache=False).logits  # type: ignore[no-any-return]
     finally:

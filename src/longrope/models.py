@@ -9,13 +9,14 @@ Shape legend: B = batch, N = positions, P = rotated pairs.
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -24,6 +25,8 @@ from longrope.factors import RescaleFactors
 from longrope.rope import Carried, Lambdas, RopeSpec, llama3_lambdas, pi_lambdas, yarn_lambdas
 
 PROBE_POSITIONS = 64
+GGUF_SCALING = ("type", "factor", "original_context_length")
+UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, StrictDataclassError)
 LAYOUTS: dict[Literal["half", "interleaved"], Any] = {
     "half": lambda angles: torch.cat((angles, angles), dim=-1),
     "interleaved": lambda angles: angles.repeat_interleave(2, dim=-1),
@@ -53,8 +56,12 @@ def choose_device(device: str = "auto") -> tuple[str, str]:
     """Return the device and the reason for it; raise ModelError for a GPU that is not there."""
     if device == "auto":
         return ("cuda", "a GPU is here") if torch.cuda.is_available() else ("cpu", "no GPU is here")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError(f"The device {device!r} was asked for.", "No GPU is here.", "Use --device cpu.")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        needed = "No GPU is here." if device.startswith("cuda") else "There is none of that name."
+        raise ModelError(f"The device {device!r} was asked for ({reason}).", needed, "Try cpu.") from None
     return device, "as asked"
 
 
@@ -84,10 +91,14 @@ def load_model(source: str | Path, *, device: str = "auto", dtype: str = "auto")
     spec = read_spec(config)
     try:
         network = AutoModelForCausalLM.from_pretrained(
-            **location, config=config, dtype=number_format, use_safetensors=None if "gguf_file" in location else True
+            **location,
+            config=config,
+            dtype=number_format,
+            use_safetensors=None if "gguf_file" in location else True,
+            trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(**location)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(**location, trust_remote_code=False)
+    except UNLOADABLE as error:
         raise _unloadable(source, error) from None
     if quantizer := getattr(network, "hf_quantizer", None):
         quantizer.remove_quantization_config(network)
@@ -102,11 +113,11 @@ def load_config(source: str | Path) -> Any:
     """Load a model's config alone, with the RoPE scaling that a GGUF file declares (raises ModelError)."""
     location = _locate(source)
     try:
-        config = AutoConfig.from_pretrained(**location)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        config = AutoConfig.from_pretrained(**location, trust_remote_code=False)
+    except UNLOADABLE as error:
         raise _unloadable(source, error) from None
     if "gguf_file" in location and hasattr(config, "rope_parameters"):
-        config.rope_parameters = {**config.rope_parameters, **_read_gguf_scaling(Path(source))}
+        config.rope_parameters = {**config.rope_parameters, **_read_gguf_rope(Path(source), _head_dim(config))}
     return config
 
 
@@ -141,38 +152,53 @@ def _unloadable(source: str | Path, error: Exception) -> ModelError:
     )
 
 
-def _read_gguf_scaling(path: Path) -> dict[str, Any]:
-    """Read the RoPE scaling in a GGUF file's metadata and tensors, which transformers drops, in transformers' words."""
+def _read_gguf_rope(path: Path, head_dim: int) -> dict[str, Any]:
+    """Read what a GGUF file states of its RoPE in metadata and tensors, in transformers' words.
+
+    transformers drops most of it: the scaling, the base of some architectures, the rotated share of others.
+    """
     from gguf import GGUFReader  # an extra that only GGUF files need
 
     reader = GGUFReader(str(path))
+    arch = reader.get_field("general.architecture").contents()  # type: ignore[union-attr]  # transformers has read it
+    stated = {name.removeprefix(f"{arch}."): field.contents() for name, field in reader.fields.items()}
+    tensors = {
+        tensor.name: tensor.data.astype(np.float64).tolist() for tensor in reader.tensors if "rope" in tensor.name
+    }
+    geometry: dict[str, Any] = {}
+    if "rope.freq_base" in stated:
+        geometry["rope_theta"] = float(stated["rope.freq_base"])
+    if stated.get("rope.dimension_count", head_dim) != head_dim:
+        geometry["partial_rotary_factor"] = stated["rope.dimension_count"] / head_dim
+    return geometry | _gguf_scaling(path, stated, tensors)
 
-    def value(key: str) -> Any:
-        field = reader.get_field(key)
-        return None if field is None else field.contents()
 
-    arch = value("general.architecture")
-    window = value(f"{arch}.context_length")
-    scaling = {name: value(f"{arch}.rope.scaling.{name}") for name in ("type", "factor", "original_context_length")}
-    if divisors := [tensor for tensor in reader.tensors if tensor.name == "rope_freqs.weight"]:
-        lambdas = np.asarray(divisors[0].data, dtype=np.float64).tolist()
-        return {
-            "rope_type": "longrope",
-            "short_factor": lambdas,
-            "long_factor": lambdas,
-            "attention_factor": 1.0,
-            "original_max_position_embeddings": window,
-        }
-    if scaling["type"] in (None, "none"):
+def _gguf_scaling(path: Path, stated: dict[str, Any], tensors: dict[str, list[float]]) -> dict[str, Any]:
+    window = stated.get("context_length")
+    original = stated.get("rope.scaling.original_context_length", window)
+    if "rope_freqs.weight" in tensors:
+        both = dict.fromkeys(("short_factor", "long_factor"), tensors["rope_freqs.weight"])
+        return {"rope_type": "longrope", **both, "attention_factor": 1.0, "original_max_position_embeddings": window}
+    if "rope_factors_long.weight" in tensors:
+        lists = {f"{name}_factor": tensors[f"rope_factors_{name}.weight"] for name in ("short", "long")}
+        attention = (
+            {"attention_factor": stated["rope.scaling.attn_factor"]} if "rope.scaling.attn_factor" in stated else {}
+        )
+        return {"rope_type": "longrope", **lists, **attention, "original_max_position_embeddings": original}
+    kind = stated.get("rope.scaling.type", "none")
+    if kind == "none":
         return {}
-    if scaling["type"] == "linear":
-        return {"rope_type": "linear", "factor": float(scaling["factor"])}
-    if scaling["type"] == "yarn":
-        original = scaling["original_context_length"] or window
-        return {"rope_type": "yarn", "factor": float(scaling["factor"]), "original_max_position_embeddings": original}
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": float(stated["rope.scaling.factor"])}
+    betas = {name: f"rope.scaling.yarn_{name}" for name in ("beta_fast", "beta_slow")}
+    understood = {"rope.scaling.finetuned", *betas.values(), *(f"rope.scaling.{name}" for name in GGUF_SCALING)}
+    if kind == "yarn" and not {key for key in stated if key.startswith("rope.scaling.")} - understood:
+        given = {name: float(stated[key]) for name, key in betas.items() if key in stated}
+        factor = float(stated["rope.scaling.factor"])
+        return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original, **given}
     raise ModelError(
-        f"{path} carries the RoPE scaling {scaling['type']!r}.",
-        "From GGUF files none, linear, yarn and rope_freqs tensors can be read.",
+        f"{path} carries the RoPE scaling {kind!r} with {', '.join(sorted(key for key in stated if 'rope' in key))}.",
+        "From GGUF files none, linear, yarn with its betas, and factor tensors can be read.",
         "Load the model's original safetensors folder instead.",
     )
 
@@ -200,7 +226,7 @@ def read_spec(config: Any) -> RopeSpec:
     for name in ("rope_theta", "rope_type"):
         if name not in parameters:
             raise _refusal(model_type, f"states no rope_parameters[{name!r}]")
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head_dim = _head_dim(config)
     partial = parameters.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None) or 1.0)
     plain = RopeSpec(
         head_dim=head_dim,
@@ -209,6 +235,10 @@ def read_spec(config: Any) -> RopeSpec:
         trained_window=_trained_window(config, parameters),
     )
     return _checked_against_module(config, model_type, plain, _carried_lambdas(model_type, config, parameters, plain))
+
+
+def _head_dim(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def _refusal(model_type: str, reason: str) -> ModelError:
@@ -280,14 +310,21 @@ def _checked_against_module(config: Any, model_type: str, plain: RopeSpec, lambd
     carried = None
     if lambdas is not None:
         carried = Carried(config.rope_parameters["rope_type"], tuple(lambdas.tolist()), scaling)
+    same_frequencies = _same_frequencies(rotary, plain, carried)
     for pairing, layout in LAYOUTS.items():
         spec = RopeSpec(plain.head_dim, plain.rotary_dim, plain.theta, plain.trained_window, pairing, carried)
         angles = positions[:, :PROBE_POSITIONS, None].double() * torch.from_numpy(spec.frequencies)
         expected = torch.stack((layout(angles).cos(), layout(angles).sin())) * spec.attention_factor
         given = torch.stack((cos, sin))[:, :, :PROBE_POSITIONS]
-        if given.shape == expected.shape and torch.allclose(given.double(), expected, atol=1e-4):
+        if given.shape == expected.shape and torch.allclose(given.double(), expected, atol=1e-4) and same_frequencies:
             return spec
     raise _refusal(model_type, "computes other angles than its config states")
+
+
+def _same_frequencies(rotary: Any, plain: RopeSpec, carried: Carried | None) -> bool:
+    """Whether the module's own buffer holds the stated frequencies (the slowest hardly show in 64 positions)."""
+    stated = replace(plain, carried=carried).frequencies
+    return rotary.inv_freq.shape == stated.shape and np.allclose(rotary.inv_freq.double(), stated, rtol=1e-4, atol=0)
 
 
 def _shallow(config: Any) -> Any:
@@ -329,14 +366,18 @@ class RescaledRotary(nn.Module):
             torch.tensor(factors.attention_factor, dtype=torch.float64), requires_grad=learnable
         )
 
+    @property
+    def native(self) -> Any:
+        """The model's own rotary module."""
+        return self._native[0]
+
     def forward(self, x: Tensor, position_ids: Tensor, **extra: Any) -> tuple[Tensor, Tensor]:
         """Return cos and sin ([B, N, rotary_dim], the dtype of x) for position_ids [B, N].
 
         The angles are n * f / lambda in float64: at n = 2 ** 21 float32 would be off by up to 0.06 rad.
         """
-        native = self._native[0]
         if self._identity:
-            return native(x, position_ids, **extra)  # type: ignore[no-any-return]
+            return self.native(x, position_ids, **extra)  # type: ignore[no-any-return]
         frequencies = torch.from_numpy(self._spec.frequencies).to(x.device)
         positions = position_ids[..., None].double()
         rescaled = frequencies / self.lambdas.to(x.device)
@@ -367,13 +408,14 @@ def rescaled(
         yield None
         return
     factors.check_spec(model.spec)
-    parent, name, native = find_rotary(model.network, model.network.config.model_type)
+    parent, name, before = find_rotary(model.network, model.network.config.model_type)
+    native = before.native if isinstance(before, RescaledRotary) else before
     module = RescaledRotary(native, model.spec, factors, learnable=learnable).to(model.device)
     setattr(parent, name, module)
     try:
         yield module
     finally:
-        setattr(parent, name, native)
+        setattr(parent, name, before)
 
 
 def check_moves_logits(model: LanguageModel) -> None:

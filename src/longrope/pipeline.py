@@ -39,9 +39,10 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
         The scores of the model as it is (at lengths up to its trained window and at the target) and with the factors.
     """
     watch = watch or Watch()
+    run.check(recipe)
+    model, texts = _load(recipe, watch)
     with run.locked():
         run.bind(recipe)
-        model, texts = _load(recipe, watch)
         factors = _search(recipe, run, model, texts, recipe.search.method, watch)
         run.write_text(run.factors(), dump_factors(factors))
         scores = _measure(recipe, run, model, texts, None, "none", watch)
@@ -53,9 +54,10 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
 def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Score]:
     """Measure every method on the same windows: none, PI, NTK, dynamic NTK, YaRN, and both LongRoPE searches."""
     watch = watch or Watch()
+    run.check(recipe)
+    model, texts = _load(recipe, watch)
     with run.locked():
         run.bind(recipe)
-        model, texts = _load(recipe, watch)
         searched = {method: _search(recipe, run, model, texts, method, watch) for method in ("evolution", "gradient")}
         lengths = measured_lengths(recipe, model)
         rivals = {name: closed_form(model.spec, name, recipe.target_tokens, lengths) for name in RIVALS}
@@ -70,9 +72,10 @@ def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Sco
 def search(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> RescaleFactors:
     """Search alone: the factors of a recipe, in a run directory that is resumed if it was begun."""
     watch = watch or Watch()
+    run.check(recipe)
+    model, texts = _load(recipe, watch)
     with run.locked():
         run.bind(recipe)
-        model, texts = _load(recipe, watch)
         factors = _search(recipe, run, model, texts, recipe.search.method, watch)
         run.write_text(run.factors(), dump_factors(factors))
     return factors

@@ -103,14 +103,6 @@ class MeasureRecipe:
     tail_tokens: int = 1024
     passkeys: int = 20
 
-    def __post_init__(self) -> None:
-        """Refuse metrics that are not known (raises RecipeError)."""
-        for metric in self.metrics:
-            if metric not in METRICS:
-                raise RecipeError(
-                    f"measure.metrics holds {metric!r}.", f"Known: {', '.join(METRICS)}.", "Choose of them."
-                )
-
 
 @dataclass(frozen=True)
 class ExportRecipe:
@@ -153,45 +145,46 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use (raises RecipeError naming the key)."""
-        choices = {
-            "search.method": (self.search.method, METHODS),
-            "search.gradient.start": (self.search.gradient.start, ("scan", "pi", "ntk", "yarn", "critical")),
-            "export.tiers": (self.export.tiers, ("single", "two")),
-            "dtype": (self.dtype, ("auto", "float32", "bfloat16", "float16")),
-        }
-        for key, (value, allowed) in choices.items():
-            if value not in allowed:
-                raise RecipeError(f"{key} = {value!r}.", f"One of {', '.join(allowed)} is needed.", "Correct it.")
-        positive = {
-            "target_tokens": self.target_tokens,
-            "search.validation_windows": self.search.validation_windows,
-            "search.gradient.steps": self.search.gradient.steps,
-            "search.gradient.scan_windows": self.search.gradient.scan_windows,
-            "search.gradient.validate_every": self.search.gradient.validate_every,
-            "search.evolution.validate_every": self.search.evolution.validate_every,
-            "measure.windows": self.measure.windows,
-            "measure.passkeys": self.measure.passkeys,
-            **{f"measure.lengths[{i}]": length for i, length in enumerate(self.measure.lengths)},
-        }
-        for key, number in positive.items():
-            if number < 1:
-                raise RecipeError(f"{key} = {number}.", "At least 1 is needed.", "Correct it.")
-        natural = {
-            **{f"search.evolution.{key}": value for key, value in asdict(self.search.evolution).items()},
-            "search.tail_tokens": self.search.tail_tokens,
-            "measure.tail_tokens": self.measure.tail_tokens,
-        }
-        for key, number in natural.items():
-            if number < 0:
-                raise RecipeError(f"{key} = {number}.", "Zero or more is needed.", "Correct it.")
-        bounds = {
-            "search.gradient.learning_rate": (self.search.gradient.learning_rate, 100.0),
-            "search.gradient.attention_rate": (self.search.gradient.attention_rate, 100.0),
-            "search.evolution.mutation_probability": (self.search.evolution.mutation_probability, 1.0),
-        }
-        for key, (share, most) in bounds.items():
-            if not 0 < share <= most:  # false for NaN, too
-                raise RecipeError(f"{key} = {share}.", f"A number above 0 and up to {most:g} is needed.", "Correct it.")
+        search, measure, evolution = self.search, self.measure, asdict(self.search.evolution)
+        gradient, probability = search.gradient, evolution.pop("mutation_probability")
+        _one_of(("auto", "float32", "bfloat16", "float16"), "dtype", self.dtype)
+        _one_of(METHODS, "search.method", search.method)
+        _one_of(("scan", "pi", "ntk", "yarn", "critical"), "search.gradient.start", gradient.start)
+        _one_of(("single", "two"), "export.tiers", self.export.tiers)
+        for i, metric in enumerate(measure.metrics):
+            _one_of(METRICS, f"measure.metrics[{i}]", metric)
+        for i, length in enumerate(measure.lengths):
+            _at_least(2, f"measure.lengths[{i}]", length)
+        _at_least(1, "target_tokens", self.target_tokens)
+        _at_least(0, "seed", self.seed)
+        _at_least(1, "search.validation_windows", search.validation_windows)
+        _at_least(0, "search.tail_tokens", search.tail_tokens)
+        _at_least(1, "search.gradient.steps", gradient.steps)
+        _at_least(1, "search.gradient.scan_windows", gradient.scan_windows)
+        _at_least(1, "search.gradient.validate_every", gradient.validate_every)
+        for key, number in evolution.items():
+            _at_least(key == "validate_every", f"search.evolution.{key}", number)
+        _at_least(1, "measure.windows", measure.windows)
+        _at_least(1, "measure.passkeys", measure.passkeys)
+        _at_least(0, "measure.tail_tokens", measure.tail_tokens)
+        _above_zero(100.0, "search.gradient.learning_rate", gradient.learning_rate)
+        _above_zero(100.0, "search.gradient.attention_rate", gradient.attention_rate)
+        _above_zero(1.0, "search.evolution.mutation_probability", probability)
+
+
+def _one_of(allowed: tuple[str, ...], key: str, value: str) -> None:
+    if value not in allowed:
+        raise RecipeError(f"{key} = {value!r}.", f"One of {', '.join(allowed)} is needed.", "Correct it.")
+
+
+def _at_least(least: int, key: str, number: int) -> None:
+    if number < least:
+        raise RecipeError(f"{key} = {number}.", f"At least {int(least)} is needed.", "Correct it.")
+
+
+def _above_zero(most: float, key: str, number: float) -> None:
+    if not 0 < number <= most:  # NaN, too
+        raise RecipeError(f"{key} = {number}.", f"A number above 0 and up to {most:g} is needed.", "Correct it.")
 
 
 def parse_tokens(text: str) -> int:

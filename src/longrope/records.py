@@ -16,6 +16,8 @@ class Trial:
 
     Attributes:
         method: ``longrope-evolution`` or ``longrope-gradient``.
+        model: the name that it was loaded by.
+        texts_fingerprint: of the search and validation windows.
         step: generation of the evolution, or step of the descent.
         kind: ``search`` (on search windows), ``gradient`` (one backward pass) or ``validation`` (held-out windows).
         origin: where the candidate came from (pi, ntk, yarn, mutation, crossover, gradient, start-tokens).
@@ -28,6 +30,8 @@ class Trial:
     """
 
     method: str
+    model: str
+    texts_fingerprint: str
     step: int
     kind: str
     origin: str

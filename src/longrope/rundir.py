@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,11 @@ class RunDir:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file.", "A run needs a directory.", "Give another path with --out.")
         self.path.mkdir(parents=True, exist_ok=True)
+
+    def discard_if_empty(self) -> None:
+        """Remove the directory of a run that did not begin."""
+        with suppress(OSError):  # not empty
+            self.path.rmdir()
 
     @property
     def trials(self) -> Path:
@@ -71,15 +76,15 @@ class RunDir:
 
     def bind(self, recipe: Recipe) -> None:
         """Write the recipe into a new directory, or check that an existing one was made by the same recipe."""
-        path, text = self.path / "recipe.toml", dump_recipe(recipe)
-        if not path.exists():
-            self.write_text(path, text)
-            return
-        if self.recipe() != recipe:
+        self.check(recipe)
+        if not (self.path / "recipe.toml").exists():
+            self.write_text(self.path / "recipe.toml", dump_recipe(recipe))
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise RunError if another recipe began this run."""
+        if (self.path / "recipe.toml").exists() and self.recipe() != recipe:
             before, now = _flatten(asdict(self.recipe())), _flatten(asdict(recipe))
-            changed = "; ".join(
-                f"{key} was {before[key]!r}, now {now[key]!r}" for key in now if before[key] != now[key]
-            )
+            changed = "; ".join(f"{key} = {now[key]!r} (was {before[key]!r})" for key in now if before[key] != now[key])
             raise RunError(
                 f"The run directory {self.path} was made by another recipe: {changed}.",
                 "A run is resumed only with the recipe that began it.",

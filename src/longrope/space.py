@@ -1,7 +1,7 @@
 """The feasible set of rescale factors that the evolutionary search walks (LongRoPE, arXiv 2402.13753, section 3.2).
 
 A candidate is a non-decreasing vector of lambdas on a grid of 0.01 between 1 and 1.25 s, and a number of start tokens.
-Every proposal is feasible by construction: coordinates are drawn between their neighbours or projected, never rejected.
+Every proposal is feasible by construction: coordinates are drawn between others or projected, never rejected.
 """
 
 from dataclasses import dataclass
@@ -67,14 +67,20 @@ class FactorSpace:
         return Candidate(tuple(steps.tolist()), int(rng.choice(self.start_tokens)), "random")
 
     def mutate(self, parent: Candidate, rng: Generator, probability: float) -> Candidate:
-        """Redraw each coordinate with this probability, anywhere between its neighbours; likewise the start tokens."""
-        steps = [self.bounds[0], *parent.steps, self.bounds[1]]
-        for i in range(1, len(steps) - 1):
-            if rng.random() < probability:
-                steps[i] = int(rng.integers(steps[i - 1], steps[i + 1] + 1))
+        """Redraw each coordinate with this probability between the nearest other values; likewise the start tokens.
+
+        Coordinates that share its value are pushed along where order asks for it, so a flat vector (PI) can move, too.
+        """
+        steps = np.asarray(parent.steps)
+        for i in np.flatnonzero(rng.random(self.num_pairs) < probability):
+            low = max((step for step in steps[:i] if step < steps[i]), default=self.bounds[0])
+            high = min((step for step in steps[i:] if step > steps[i]), default=self.bounds[1])
+            drawn = rng.integers(low, high + 1)
+            steps[:i], steps[i:] = np.minimum(steps[:i], drawn), np.maximum(steps[i:], drawn)
+            steps[i] = drawn
         redraw = rng.random() < probability
         start_tokens = int(rng.choice(self.start_tokens)) if redraw else parent.start_tokens
-        return Candidate(tuple(steps[1:-1]), start_tokens, "mutation")
+        return Candidate(tuple(steps.tolist()), start_tokens, "mutation")
 
     def cross(self, first: Candidate, second: Candidate, rng: Generator) -> Candidate:
         """Take each coordinate from either parent with equal chance, then project onto the monotone vectors."""

@@ -5,6 +5,7 @@ Shape legend: W = windows, N = tokens of a window.
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,14 +157,12 @@ def _divide(windows: Tokens, length: int) -> Tokens:
 def _unique_documents(sources: Sequence[str | Path], tokenizer: Any, seen: set[str]) -> Iterator[tuple[str, Tokens]]:
     for source in sources:
         for path in _files(Path(source)):
-            content = path.read_bytes()
+            content = _read(path)
             digest = hashlib.sha256(content).hexdigest()
             if digest in seen:
                 continue
             seen.add(digest)
-            tokens = (
-                _read_tokens(path, len(tokenizer)) if path.suffix == ".npy" else _tokenize(path, content, tokenizer)
-            )
+            tokens = _read_tokens(path, len(tokenizer)) if path.suffix == ".npy" else _tokenize(content, tokenizer)
             if len(tokens):
                 yield digest, tokens
 
@@ -177,11 +176,19 @@ def _files(source: Path) -> list[Path]:
     raise TextsError(f"{source} does not exist.", "A text file or a folder of them is needed.", "Check the path.")
 
 
-def _tokenize(path: Path, content: bytes, tokenizer: Any) -> Tokens:
+def _read(path: Path) -> bytes:
+    """The content of a file, unpacked if it is a .gz file; one that cannot be unpacked is no text."""
+    try:
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        return b""
+
+
+def _tokenize(content: bytes, tokenizer: Any) -> Tokens:
     """Token ids of one document with the tokenizer's end-of-text token after it; empty if it is not UTF-8 text."""
     try:
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-    except (UnicodeDecodeError, OSError, EOFError):
+        text = content.decode()
+    except UnicodeDecodeError:
         return np.zeros(0, np.int32)
     if not text.strip() or "\0" in text:
         return np.zeros(0, np.int32)
@@ -193,9 +200,10 @@ def _tokenize(path: Path, content: bytes, tokenizer: Any) -> Tokens:
 def _read_tokens(path: Path, vocabulary: int) -> Tokens:
     try:
         tokens = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise TextsError(f"{path} cannot be read ({error}).", "A numpy array is needed.", "Write it again.") from None
-    if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer) or not len(tokens) or tokens.max() >= vocabulary:
+    whole = tokens.ndim == 1 and np.issubdtype(tokens.dtype, np.integer) and len(tokens) > 0
+    if not whole or tokens.min() < 0 or tokens.max() >= vocabulary:
         raise TextsError(
             f"{path} holds an array {tokens.dtype}{list(tokens.shape)}.",
             f"One row of token ids below {vocabulary} is needed.",

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
 
 from longrope.errors import ExportError
@@ -26,7 +27,8 @@ from longrope.recipe import ExportRecipe, format_tokens
 from longrope.rope import extension_ratio
 from longrope.texts import Tokens
 
-PROBE_TOKENS = 64
+PROBE_TOKENS = 64  # spread over all positions, so that a wrong factor of the slowest pair shows
+FARTHEST_PROBE = 2**17  # farther out the float32 angles of native longrope are too rough to compare
 TOLERANCE = 0.02  # of the logits' standard deviation; native longrope forms its angles in float32
 REOPEN = """
 import sys, numpy as np, torch
@@ -35,9 +37,10 @@ folder, probe, out, device = sys.argv[1:]
 AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
 inputs = {k: torch.from_numpy(v).to(device) for k, v in np.load(probe).items()}
-sides = {k: dict(input_ids=inputs["tokens"], position_ids=inputs[k]) for k in inputs if k != "tokens"}
+given = dict(input_ids=inputs["tokens"], attention_mask=torch.ones_like(inputs["tokens"]), use_cache=False)
+sides = [k for k in inputs if k != "tokens"]
 with torch.inference_mode():
-    np.savez(out, **{k: model(**v, use_cache=False).logits.cpu().numpy() for k, v in sides.items()})
+    np.savez(out, **{k: model(position_ids=inputs[k], **given).logits.cpu().numpy() for k in sides})
 """
 
 
@@ -139,6 +142,12 @@ def _short_tier(model: LanguageModel, factors: RescaleFactors, tiers: str) -> Re
     """What native longrope does at or below its switch; its one attention factor serves both lists."""
     if tiers == "single":
         return factors
+    if model.spec.carried and model.spec.carried.rope_type == "longrope":
+        raise ExportError(
+            "The model carries longrope lists of its own, and two tiers were asked for.",
+            "A checkpoint holds two lists; the model's short one would be lost.",
+            "Export a single tier.",
+        )
     return replace(factors, lambdas=tuple([1.0] * model.spec.num_pairs))
 
 
@@ -164,11 +173,19 @@ def _save(model: LanguageModel, factors: RescaleFactors, short: RescaleFactors, 
     changed = {"rope_parameters": native, "max_position_embeddings": factors.target_window}
     if hasattr(config, "original_max_position_embeddings"):
         changed["original_max_position_embeddings"] = _switch_tokens(model)
+    if hasattr(config, "head_dim"):  # transformers checks the lists against it, also where the config left it out
+        changed["head_dim"] = spec.head_dim
     before = {name: getattr(config, name) for name in changed}
     try:
         for name, value in changed.items():
             setattr(config, name, value)
         save_model(model, folder)
+    except StrictDataclassError as error:
+        raise ExportError(
+            f"The config of the model type {config.model_type!r} cannot state these factors: {error}.",
+            "Native longrope must be among what the model type can say.",
+            "Run it with `longrope.rescaled` instead.",
+        ) from None
     finally:
         for name, value in before.items():
             setattr(config, name, value)
@@ -178,11 +195,10 @@ def _compare(
     model: LanguageModel, factors: RescaleFactors, short: RescaleFactors, folder: Path, switch: int
 ) -> tuple[float, float]:
     """Largest logit differences below and above the switch, as shares of the standard deviation, both in float32."""
-    count = min(PROBE_TOKENS, switch)
     rng = np.random.default_rng(0)
-    tokens = rng.integers(0, model.network.config.vocab_size, (1, count))
-    positions = {"short": np.arange(count)[None], "long": np.arange(switch - count // 2, switch + count // 2)[None]}
-    positions["long"] = positions["long"][:, :count]
+    tokens = rng.integers(0, model.network.config.vocab_size, (1, PROBE_TOKENS))
+    ends = {"short": switch - 1, "long": min(factors.target_window, FARTHEST_PROBE) - 1}
+    positions = {side: np.linspace(0, end, PROBE_TOKENS).round().astype(np.int64)[None] for side, end in ends.items()}
     theirs = _reopen(folder, {"tokens": tokens, **positions}, str(model.device))
     single = LanguageModel(copy.deepcopy(model.network).float(), model.tokenizer, model.spec, model.name)
     differences = []
@@ -191,6 +207,7 @@ def _compare(
             ours = single.network(
                 input_ids=torch.from_numpy(tokens).to(model.device),
                 position_ids=torch.from_numpy(positions[side]).to(model.device),
+                attention_mask=torch.ones(tokens.shape, dtype=torch.long, device=model.device),
                 use_cache=False,
             ).logits
         gap = np.abs(ours.cpu().numpy() - theirs[side]).max() / theirs[side].std()

@@ -1,13 +1,13 @@
 """Measure a model with given factors: perplexity and passkeys by context window, as records with intervals."""
 
 from longrope.factors import FactorTable, RescaleFactors, as_table
-from longrope.measures.passkey import measure_passkey
+from longrope.measures.passkey import build_passkeys, measure_passkey, tasks_fingerprint
 from longrope.measures.perplexity import measure_perplexity
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score, append_record, read_records
 from longrope.rundir import RunDir
-from longrope.texts import TokenText, check_unsearched
+from longrope.texts import Tokens, TokenText, check_unsearched, fingerprint
 
 
 def measure(
@@ -41,25 +41,37 @@ def measure(
     for tier in table.tiers if table else ():
         check_unsearched(windows, tier.searched)
     method = method or (table.tiers[-1].method if table else "none")
-    known = {_key(score): score for score in read_records(run.scores, Score)} if run else {}
-
-    def make(metric: str, length: int) -> list[Score]:
-        if metric == "passkey":
-            return measure_passkey(model, table, length, method=method, count=settings.passkeys, seed=seed)
-        tail = settings.tail_tokens
-        return measure_perplexity(model, table, text, windows, length, method=method, tail_tokens=tail, seed=seed)
-
+    known = read_records(run.scores, Score) if run else []
     scores: list[Score] = []
     for length in lengths:
         for metric in settings.metrics:
-            if (method, length, metric) in known:
-                scores += [s for key, s in known.items() if key[:2] == (method, length) and key[2].startswith(metric)]
-                continue
-            made = make(metric, length)
-            scores += made
-            if run:
-                _keep(run, made)
+            texts = _texts_fingerprint(model, metric, windows, length, settings, seed)
+            asked = (method, length, model.name, texts, table.fingerprint if table else "", seed)
+            kept = {s.metric: s for s in known if _identity(s) == asked and s.metric.startswith(metric)}
+            made = list(kept.values())
+            if metric not in kept:
+                made = _measure(model, table, text, windows, length, metric, settings, method, seed)
+                if run:
+                    _keep(run, [score for score in made if score.metric not in kept])
+            scores += sorted(made, key=lambda score: score.metric)
     return scores
+
+
+def _measure(
+    model: LanguageModel,
+    table: FactorTable | None,
+    text: TokenText,
+    windows: Tokens,
+    length: int,
+    metric: str,
+    settings: MeasureRecipe,
+    method: str,
+    seed: int,
+) -> list[Score]:
+    if metric == "passkey":
+        return measure_passkey(model, table, length, method=method, count=settings.passkeys, seed=seed)
+    tail = settings.tail_tokens
+    return measure_perplexity(model, table, text, windows, length, method=method, tail_tokens=tail, seed=seed)
 
 
 def _lengths(model: LanguageModel, table: FactorTable | None, settings: MeasureRecipe) -> list[int]:
@@ -72,11 +84,22 @@ def _lengths(model: LanguageModel, table: FactorTable | None, settings: MeasureR
     return lengths
 
 
+def _texts_fingerprint(
+    model: LanguageModel, metric: str, windows: Tokens, length: int, settings: MeasureRecipe, seed: int
+) -> str:
+    """What the scores of one metric will name as their texts."""
+    if metric == "passkey":
+        return tasks_fingerprint(build_passkeys(model.tokenizer, length, settings.passkeys, seed))
+    return fingerprint(windows)
+
+
+def _identity(score: Score) -> tuple[str, int, str, str, str, int]:
+    """What makes a score one that need not be measured again."""
+    texts, factors = score.texts_fingerprint, score.factors_fingerprint
+    return score.method, score.context_tokens, score.model, texts, factors, score.seed
+
+
 def _keep(run: RunDir, scores: list[Score]) -> None:
     """Write the scores of one metric, the one over everything last: it means that its parts are there."""
     for score in [*scores[1:], scores[0]]:
         append_record(run.scores, score)
-
-
-def _key(score: Score) -> tuple[str, int, str]:
-    return score.method, score.context_tokens, score.metric

@@ -5,6 +5,7 @@ Prompts are built in tokens, to an exact length, with any tokenizer; the sentenc
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +82,11 @@ def build_passkeys(tokenizer: Any, length: int, count: int, seed: int) -> list[P
     return [build_passkey(tokenizer, length, depth, key) for depth, key in zip(depths, keys, strict=True)]
 
 
+def tasks_fingerprint(tasks: Sequence[Passkey]) -> str:
+    """Sixteen hex digits that name the content of tasks of one length."""
+    return fingerprint(np.stack([task.tokens for task in tasks]))
+
+
 def measure_passkey(
     model: LanguageModel, table: FactorTable | None, length: int, *, method: str, count: int = 20, seed: int = 0
 ) -> list[Score]:
@@ -119,7 +125,7 @@ def measure_passkey(
                 num_windows=len(answers),
                 seed=seed,
                 model=model.name,
-                texts_fingerprint=fingerprint(np.stack([task.tokens for task in tasks])),
+                texts_fingerprint=tasks_fingerprint(tasks),
                 factors_fingerprint=table.fingerprint if table else "",
                 seconds=round(seconds, 3),
             )

@@ -17,6 +17,7 @@ from longrope.records import Score
 from longrope.texts import Tokens, TokenText, fingerprint
 
 BLOCK_TOKENS = 512
+FEWEST_BLOCKS = 32
 RESAMPLES = 2000
 TOKENS_PER_BATCH = 65536
 
@@ -95,11 +96,12 @@ def perplexity(losses: NDArray[np.float64] | Sequence[float]) -> float:
 
 
 def bootstrap_interval(losses: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """95 % interval of the perplexity of losses [W, N], resampling blocks of up to 512 consecutive tokens.
+    """95 % interval of the perplexity of losses [W, N], resampling blocks of consecutive tokens.
 
-    Neighbouring losses hang together, so blocks are drawn, not tokens; windows alone would be too few.
+    Neighbouring losses hang together, so blocks are drawn, not tokens; windows alone would be too few. Blocks have 512
+    tokens, or fewer where that would leave less than 32 of them.
     """
-    block = min(BLOCK_TOKENS, losses.shape[1])
+    block = max(1, min(BLOCK_TOKENS, losses.shape[1], losses.size // FEWEST_BLOCKS))
     edges = np.arange(0, losses.shape[1], block)
     sums = np.add.reduceat(losses, edges, axis=1).ravel()
     counts = np.tile(np.diff(np.append(edges, losses.shape[1])), len(losses))

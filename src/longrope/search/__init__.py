@@ -18,7 +18,7 @@ from longrope.search.evolve import METHOD as EVOLUTION
 from longrope.search.evolve import evolve
 from longrope.search.score import TrialLog, WindowObjective
 from longrope.space import FactorSpace
-from longrope.texts import Tokens, TokenText, sketch
+from longrope.texts import Tokens, TokenText, fingerprint, sketch
 
 STARTS = ("pi", "ntk", "yarn")  # the paper's
 
@@ -74,12 +74,13 @@ def find_factors(
     names = STARTS if settings.method == "evolution" else (*STARTS, "critical")
     starts = [closed_form(spec, name, target_tokens).tiers[0] for name in names]
     ratio = extension_ratio(spec, target_tokens)
-    log = TrialLog(run.trials if run else None, method, on_trial)
     evolution = settings.evolution.filled(target_tokens)
     by_evolution = settings.method == "evolution"
     wanted = evolution.windows if by_evolution else settings.gradient.steps
     scored = evolution.windows if by_evolution else settings.gradient.scan_windows
     searched, held_out = cut_windows(text, target_tokens, wanted, settings.validation_windows, seed)
+    windows = fingerprint(np.concatenate([searched, held_out]))
+    log = TrialLog(run.trials if run else None, method, model.name, windows, on_trial)
     objective = WindowObjective(model, searched, held_out, scored, settings.tail_tokens)
     if settings.method == "evolution":
         space = FactorSpace(spec.num_pairs, ratio, max_start_tokens=target_tokens - 1)

@@ -36,12 +36,15 @@ def compare_costs(trials: Iterable[Trial]) -> list[SearchCost]:
     by_method: dict[str, list[Trial]] = {}
     for trial in trials:
         by_method.setdefault(trial.method, []).append(trial)
-    best = {method: min(t.loss_nats for t in own if _found(t)) for method, own in by_method.items()}
+    found = {method: [trial.loss_nats for trial in own if _found(trial)] for method, own in by_method.items()}
+    best = {method: min(losses) for method, losses in found.items() if losses}
     if not best:
         return []
     common = max(best.values())
     costs = []
     for method, own in by_method.items():
+        if method not in best:
+            continue
         reached = next(i for i, trial in enumerate(own) if _found(trial) and trial.loss_nats <= common) + 1
         costs.append(
             SearchCost(

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -101,6 +101,8 @@ class TrialLog:
 
     path: Path | None
     method: str
+    model: str = ""
+    texts_fingerprint: str = ""
     on_trial: Callable[[Trial], None] = lambda _: None
     made: list[Trial] = field(default_factory=list)
     _known: list[Trial] = field(default_factory=list)
@@ -114,18 +116,11 @@ class TrialLog:
         self, step: int, kind: str, origin: str, factors: RescaleFactors, work: Callable[[], Evaluation]
     ) -> Trial:
         """Answer from the log, or do the work and log it (raises RunError if the log tells of another search)."""
-        asked = (step, kind, origin, factors.lambdas, factors.start_tokens, factors.attention_factor)
+        names = (self.method, self.model, self.texts_fingerprint, step, kind, origin)
+        asked = Trial(*names, factors.lambdas, factors.start_tokens, factors.attention_factor, math.inf, 0, 0, 0.0)
         if len(self.made) < len(self._known):
             trial = self._known[len(self.made)]
-            logged = (
-                trial.step,
-                trial.kind,
-                trial.origin,
-                trial.lambdas,
-                trial.start_tokens,
-                trial.attention_factor,
-            )
-            if logged != asked:
+            if replace(trial, loss_nats=math.inf, num_tokens=0, token_passes=0, seconds=0.0, gradient=()) != asked:
                 raise RunError(
                     f"{self.path} holds the trials of another search (trial {len(self.made) + 1} differs).",
                     "A search is resumed only with the settings, texts and model that began it.",
@@ -137,15 +132,18 @@ class TrialLog:
         self.on_trial(trial)
         return trial
 
-    def _work(
-        self, asked: tuple[int, str, str, tuple[float, ...], int, float], work: Callable[[], Evaluation]
-    ) -> Trial:
+    def _work(self, asked: Trial, work: Callable[[], Evaluation]) -> Trial:
         began = time.perf_counter()
         result = work()
         loss = result.loss_nats if math.isfinite(result.loss_nats) else math.inf
-        gradient = result.gradient if np.isfinite(result.gradient).all() else ()
-        cost = (result.num_tokens, result.token_passes, time.perf_counter() - began)
-        trial = Trial(self.method, *asked, loss, *cost, gradient)
+        trial = replace(
+            asked,
+            loss_nats=loss,
+            num_tokens=result.num_tokens,
+            token_passes=result.token_passes,
+            seconds=time.perf_counter() - began,
+            gradient=result.gradient if np.isfinite([loss, *result.gradient]).all() else (),
+        )
         if self.path:
             append_record(self.path, trial)
         return trial
