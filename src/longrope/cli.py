@@ -174,7 +174,7 @@ def export(
     if to != "hf":
         raise RecipeError(f"The format {to!r} was asked for.", "Known: hf.", "Use --to hf.")
     directory = RunDir(run)
-    with _watching() as watch:
+    with _watching(run=directory) as watch:
         pipeline.export_again(directory, ExportRecipe(tiers, drop_start_tokens), watch)
     print(directory.export_report.read_text() if as_json else f"checkpoint: {directory.checkpoint}")
 

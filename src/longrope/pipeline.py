@@ -166,8 +166,8 @@ def measure_only(
 def export_again(run: RunDir, settings: ExportRecipe, watch: Watch | None = None) -> None:
     """Export the factors of a finished search once more, with these settings."""
     watch = watch or Watch()
+    recipe = replace(run.recipe(), export=settings)
     with run.locked():
-        recipe = replace(run.recipe(), export=settings)
         factors = load_factors(run.factors()).tiers[0]
         model, texts = _load(recipe, watch)
         run.export_report.unlink(missing_ok=True)

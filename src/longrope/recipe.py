@@ -103,6 +103,16 @@ class MeasureRecipe:
     tail_tokens: int = 1024
     passkeys: int = 20
 
+    def __post_init__(self) -> None:
+        """Refuse values that no measurement can use (raises RecipeError naming the key)."""
+        for i, metric in enumerate(self.metrics):
+            _one_of(METRICS, f"measure.metrics[{i}]", metric)
+        for i, length in enumerate(self.lengths):
+            _at_least(2, f"measure.lengths[{i}]", length)
+        _at_least(1, "measure.windows", self.windows)
+        _at_least(1, "measure.passkeys", self.passkeys)
+        _at_least(0, "measure.tail_tokens", self.tail_tokens)
+
 
 @dataclass(frozen=True)
 class ExportRecipe:
@@ -145,16 +155,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use (raises RecipeError naming the key)."""
-        search, measure, evolution = self.search, self.measure, asdict(self.search.evolution)
-        gradient, probability = search.gradient, evolution.pop("mutation_probability")
+        search, gradient = self.search, self.search.gradient
+        evolution = asdict(search.evolution)
+        probability = evolution.pop("mutation_probability")
         _one_of(("auto", "float32", "bfloat16", "float16"), "dtype", self.dtype)
         _one_of(METHODS, "search.method", search.method)
         _one_of(("scan", "pi", "ntk", "yarn", "critical"), "search.gradient.start", gradient.start)
         _one_of(("single", "two"), "export.tiers", self.export.tiers)
-        for i, metric in enumerate(measure.metrics):
-            _one_of(METRICS, f"measure.metrics[{i}]", metric)
-        for i, length in enumerate(measure.lengths):
-            _at_least(2, f"measure.lengths[{i}]", length)
         _at_least(1, "target_tokens", self.target_tokens)
         _at_least(0, "seed", self.seed)
         _at_least(1, "search.validation_windows", search.validation_windows)
@@ -164,9 +171,6 @@ class Recipe:
         _at_least(1, "search.gradient.validate_every", gradient.validate_every)
         for key, number in evolution.items():
             _at_least(key == "validate_every", f"search.evolution.{key}", number)
-        _at_least(1, "measure.windows", measure.windows)
-        _at_least(1, "measure.passkeys", measure.passkeys)
-        _at_least(0, "measure.tail_tokens", measure.tail_tokens)
         _above_zero(100.0, "search.gradient.learning_rate", gradient.learning_rate)
         _above_zero(100.0, "search.gradient.attention_rate", gradient.attention_rate)
         _above_zero(1.0, "search.evolution.mutation_probability", probability)
