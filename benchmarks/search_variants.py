@@ -146,7 +146,7 @@ def main() -> None:
     """Run the named variants, or all; one JSON line each, written when it is finished."""
     source, text, target, out = sys.argv[1:5]
     model, length = load_model(source), int(target)
-    search, held_out = cut_windows(load_texts([text], model.tokenizer).search, length, 48, HELD_OUT, 0)
+    search, held_out = cut_windows(load_texts([text], model.tokenizer).search, length, HELD_OUT, 0)
     for name in sys.argv[5:] or [*RIVALS, "critical", *VARIANTS]:
         began = time.perf_counter()
         closed = name in (*RIVALS, "critical")

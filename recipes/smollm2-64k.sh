@@ -22,5 +22,5 @@ fetch() {
 }
 
 [ -d data/python ] || fetch
-longrope compare --recipe recipes/smollm2-64k.toml --out runs/smollm2-64k-compare
-longrope extend --recipe recipes/smollm2-64k.toml --out runs/smollm2-64k
+longrope compare --recipe recipes/smollm2-64k.toml --out runs/smollm2-64k
+longrope extend --out runs/smollm2-64k # takes the gradient search and its scores from there, and exports

@@ -429,11 +429,19 @@ def test_a_gpu_that_is_not_there_is_refused(
     assert "No GPU is here" in assert_one_paragraph(told)
 
 
-def test_a_locked_run_is_refused(command: Command, recipe_file: Path) -> None:
+def test_a_locked_run_is_refused(
+    command: Command, recipe_file: Path, pico_folder: Path, text_folders: tuple[Path, Path]
+) -> None:
+    """By every command that writes into it."""
+    assert command("search", "--recipe", recipe_file, "--out", "run").code == 0
+    measured = ["--data", str(text_folders[0]), "--lengths", "64", "--metrics", "perplexity"]
+    cases = [[name, "--recipe", str(recipe_file), "--out", "run"] for name in ("extend", "search", "compare")]
+    cases += [["export", "run"], ["measure", str(pico_folder), *measured, "--out", "run"]]
     with RunDir("run").locked():
-        for name in ("extend", "search", "compare"):
-            told = command(name, "--recipe", recipe_file, "--out", "run")
-            assert "in use by another process" in assert_one_paragraph(told)
+        for arguments in cases:
+            told = command(*arguments)
+            assert "in use by another process" in assert_one_paragraph(told), arguments
+    assert not RunDir("run").scores.exists()
 
 
 def test_another_recipe_is_refused_with_what_differs(command: Command, recipe_file: Path) -> None:

@@ -147,8 +147,13 @@ def test_checkpoint_that_does_not_reopen_is_an_error(tmp_path: Path, monkeypatch
 # Reopened here
 
 
-@pytest.mark.parametrize("family", pico.FAMILIES)
-@pytest.mark.parametrize("tiers", ["single", "two"])
+@pytest.mark.parametrize(
+    ("family", "tiers"),
+    [
+        *((family, "two") for family in pico.FAMILIES),
+        *((family, "single") for family in ("llama", "stablelm", "cohere")),
+    ],
+)
 def test_families_carry_native_longrope(family: str, tiers: str, tmp_path: Path, reopened_here: None) -> None:
     """Each family reopens with our logits, by the report and by an independent look on both sides of the switch."""
     model = pico.make_model(family)
@@ -368,23 +373,37 @@ def test_corrupted_export_is_noticed(
         export_hf(model, make_factors(model), tmp_path, settings=TWO)
 
 
-def test_lost_factor_of_a_slow_pair_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reopened_here: None
+@pytest.mark.parametrize(("head_dim", "window", "target"), [(8, 4096, 32_768), (64, 8192, 2**21)], ids=["32k", "2048k"])
+def test_lost_factor_of_the_slowest_pair_is_noticed(
+    head_dim: int, window: int, target: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reopened_here: None
 ) -> None:
-    """A pair that turns by 7 degrees in the trained window, whose factor matters only far away, is looked at too."""
+    """A pair that hardly turns in the trained window, whose factor matters only far away, is looked at too."""
     native = save_model
 
     def save(model: LanguageModel, folder: Path) -> None:
         native(model, folder)
         config = read_config(folder)
-        config["rope_parameters"]["long_factor"][3] = config["rope_parameters"]["short_factor"][3] = 1.0
+        config["rope_parameters"]["long_factor"][-1] = config["rope_parameters"]["short_factor"][-1] = 1.0
         (folder / "config.json").write_text(json.dumps(config))
 
-    model = pico.make_model("llama", rope={"rope_theta": 1e6}, max_position_embeddings=4096)
-    factors = replace(make_factors(model, target_window=32_768), lambdas=(1.0, 2.0, 4.0, 8.0))
+    model = pico.make_model("llama", rope={"rope_theta": 1e6}, max_position_embeddings=window, head_dim=head_dim)
+    lambdas = (1.0,) * (head_dim // 2 - 1) + (target / window,)
+    factors = RescaleFactors(lambdas, target, model.spec.fingerprint)
     monkeypatch.setattr(hf, "save_model", save)
     with pytest.raises(ExportError, match="other logits than ours"):
         export_hf(model, factors, tmp_path)
+
+
+@pytest.mark.parametrize("tiers", ["single", "two"])
+@pytest.mark.parametrize("window", [2**17, 2**20])
+def test_long_trained_windows_are_exported(window: int, tiers: str, tmp_path: Path, reopened_here: None) -> None:
+    """Neither the rounding of native angles far out nor a switch that lies there is taken for another model."""
+    model = pico.make_model("llama", max_position_embeddings=window, head_dim=64)
+    lambdas = tuple(np.linspace(1, 2, model.spec.num_pairs).tolist())
+    factors = RescaleFactors(lambdas, 2 * window, model.spec.fingerprint)
+    report = export_hf(model, factors, tmp_path, settings=ExportRecipe(tiers=tiers))
+    assert max(report.difference_short, report.difference_long) < 0.02
+    assert (report.switch_tokens, report.target_window) == (window, 2 * window)
 
 
 def test_corrupted_weights_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reopened_here: None) -> None:

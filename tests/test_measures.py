@@ -16,7 +16,7 @@ import numpy as np
 import pico
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -171,6 +171,7 @@ def test_the_order_of_windows_does_not_change_perplexity(model: LanguageModel, t
 # Intervals of perplexity
 
 
+@settings(deadline=None)
 @given(rows=st.integers(1, 6), columns=st.integers(1, 1500), scale=st.floats(0, 3), seed=st.integers(0, 99))
 def test_the_interval_holds_the_value(rows: int, columns: int, scale: float, seed: int) -> None:
     losses = np.random.default_rng(seed).normal(3, scale, (rows, columns))
@@ -328,6 +329,22 @@ def test_the_answer_is_tokenized_as_in_running_text(kind: str) -> None:
     assert task.tokens[-len(whole) :].tolist() == whole
 
 
+def test_the_answer_begins_where_the_key_changes_the_question() -> None:
+    """A tokenizer whose pieces reach over spaces: the last word of the question and the first digit are one piece."""
+    merged = ["s ", *(f"s {digit}" for digit in range(10))]
+    pieces = [*dict.fromkeys(OPENING + FILLER + NEEDLE + QUESTION + "0123456789"), *merged]
+    merges = [("s", " "), *(("s ", str(digit)) for digit in range(10))]
+    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    question = wrapped(QUESTION)["input_ids"]
+    whole = wrapped(f"{QUESTION} 40213")["input_ids"]
+    assert whole[: len(question)] != question
+    task = build_passkey(wrapped, 700, 0.5, "40213")
+    assert task.tokens.shape == (700,)
+    assert task.tokens[-len(whole) :].tolist() == whole
+    assert wrapped.convert_ids_to_tokens(whole[-task.answer_tokens :]) == ["s 4", "0", "2", "1", "3"]
+
+
 @EVERY_TOKENIZER
 def test_needles_stand_at_their_depths(kind: str) -> None:
     tokenizer = TOKENIZERS[kind]
@@ -459,6 +476,7 @@ def test_wilson_interval_of_known_numbers() -> None:
     assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_interval_is_the_root_of_its_equation(counts: tuple[int, int]) -> None:
     low, high = wilson_interval(*counts)

@@ -329,11 +329,16 @@ def test_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
         load_model(fake, device="cpu")
 
 
-def test_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asking for a GPU on a machine without one is an error, not a slow run."""
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_device_that_is_not_there_is_refused(device: str) -> None:
+    """Asking for a GPU that is not there is an error, not a slow run."""
+    with pytest.raises(ModelError, match=device):
+        choose_device(device)
+
+
+def test_device_is_chosen_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU where no GPU is."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ModelError, match="cuda:1"):
-        choose_device("cuda:1")
     assert choose_device("auto") == ("cpu", "no GPU is here")
 
 

@@ -37,6 +37,7 @@ from longrope.recipe import (
 )
 from longrope.records import Score, Trial, read_records
 from longrope.rundir import RunDir
+from longrope.search import find_factors
 from longrope.search import score as search_score
 from longrope.search.cost import compare_costs
 from longrope.texts import load_texts
@@ -258,6 +259,7 @@ def test_a_run_interrupted_at_any_moment_ends_as_a_whole_one(
         with pytest.raises(InterruptError):
             extend(full, run, watch)
     assert not run.export_report.exists()
+    assert run.checkpoint.exists() == (moment == "before the report")
     returned = extend(full, RunDir(tmp_path / "run"))
     assert outcome(run) == whole[method]
     assert written_scores(returned) == whole[method].scores
@@ -348,6 +350,19 @@ def test_another_recipe_is_refused_and_nothing_changes(recipe: Recipe, tmp_path:
             with pytest.raises(RunError, match="another recipe"):
                 walk(other, run)
     assert {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_seed_of_the_recipe_decides_the_search(method: str, recipe: Recipe, tmp_path: Path) -> None:
+    """The same losses as in a search by hand on the search part of the texts with that seed, and no other."""
+    model = load_model(recipe.model, device="cpu")
+    text = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data).search
+    full, walked = by_method(recipe, method), list[Trial]()
+    pipeline.search(full, RunDir(tmp_path), Watch(on_trial=walked.append))
+    for seed, same in ((recipe.seed, True), (0, False)):
+        by_hand = list[Trial]()
+        find_factors(model, text, TARGET, settings=full.search, seed=seed, on_trial=by_hand.append)
+        assert ([trial.loss_nats for trial in walked] == [trial.loss_nats for trial in by_hand]) == same
 
 
 def test_a_directory_in_use_is_refused(recipe: Recipe, tmp_path: Path) -> None:

@@ -242,6 +242,7 @@ def test_sources_without_any_text_are_named(tokenizer: Any, tmp_path: Path) -> N
 # Windows
 
 
+@settings(deadline=None)
 @given(size=st.integers(1, 400), length=st.integers(2, 60), count=st.integers(1, 12), bos=st.booleans())
 def test_windows_are_whole_stretches_that_never_overlap(size: int, length: int, count: int, bos: bool) -> None:
     """Tokens are their own positions, so every window shows where it was cut."""
@@ -265,6 +266,7 @@ def test_windows_are_whole_stretches_that_never_overlap(size: int, length: int, 
         assert cut[-1, -1] == size - 1
 
 
+@settings(deadline=None)
 @given(pieces=st.integers(1, 5), length=st.integers(2, 40), rows=st.integers(1, 4), extra=st.integers(0, 30))
 def test_divided_windows_cover_the_same_tokens(pieces: int, length: int, rows: int, extra: int) -> None:
     extra %= length
@@ -276,6 +278,7 @@ def test_divided_windows_cover_the_same_tokens(pieces: int, length: int, rows: i
     assert short.ravel().tolist() == windows[:, : pieces * length].ravel().tolist()
 
 
+@settings(deadline=None)
 @given(pieces=st.integers(1, 5), length=st.integers(2, 40), rows=st.integers(1, 4))
 def test_divided_windows_open_with_bos_and_cover_the_same_tokens(pieces: int, length: int, rows: int) -> None:
     whole = pieces * (length - 1) + 1
@@ -384,7 +387,7 @@ def test_the_share_that_is_told_is_the_true_one(copied: int) -> None:
     assert told == pytest.approx(true_share, abs=4 * (true_share * (1 - true_share) / 256) ** 0.5 + 0.03)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.permutations(range(6)), st.integers(0, 5))
 def test_a_sketch_does_not_depend_on_the_order_or_repetition_of_windows(order: list[int], again: int) -> None:
     windows = unique_text(1200).windows(200, 6)

@@ -64,19 +64,33 @@ def greedy_answers(model: LanguageModel, tokens: Tokens, answer_tokens: int) -> 
 def mean_loss_with_graph(model: LanguageModel, tokens: Tokens, tail_tokens: int = 0) -> Tensor:
     """Mean next-token loss in nats of windows [B, N], a scalar to call ``backward`` on.
 
-    Every layer and every chunk of logits is checkpointed, so memory holds one hidden state per layer. ``tail_tokens``
-    counts only so many last tokens of each window (0: all).
+    ``tail_tokens`` counts only so many last tokens of each window (0: all).
     """
+    weights = np.zeros((len(tokens), tokens.shape[1] - 1))
+    weights[:, -tail_tokens:] = 1
+    return weighted_loss_with_graph(model, tokens, weights / weights.sum())
+
+
+def weighted_loss_with_graph(model: LanguageModel, tokens: Tokens, weights: NDArray[np.float64]) -> Tensor:
+    """Weighted sum of next-token losses in nats, a scalar to call ``backward`` on.
+
+    Every layer and every chunk of logits is checkpointed, so memory holds one hidden state per layer.
+
+    Args:
+        model: run as it is at the moment.
+        tokens: [B, N] token ids.
+        weights: [B, N - 1] weight of each token's loss; what comes before the first nonzero column is not scored.
+    """
+    first = int(np.flatnonzero(weights.any(axis=0))[0])
     with _checkpointed_layers(model.network):
         hidden, ids = _hidden_states(model, tokens)
-        targets = ids[:, 1:]
-        first = max(0, targets.shape[1] - tail_tokens) if tail_tokens else 0
-        hidden, targets = hidden[:, first:-1], targets[:, first:]
+        hidden, targets = hidden[:, first:-1], ids[:, first + 1 :]
+        shares = torch.as_tensor(weights[:, first:], dtype=torch.float32).to(ids.device)
         total = torch.zeros((), device=ids.device)
         for at in _chunks(model, targets):
             losses = checkpoint(_chunk_losses, model.network, hidden[:, at], targets[:, at], use_reentrant=False)
-            total = total + losses.sum()
-    return total / targets.numel()
+            total = total + (losses * shares[:, at]).sum()
+    return total
 
 
 def _hidden_states(model: LanguageModel, tokens: Tokens) -> tuple[Tensor, Tensor]:

@@ -76,11 +76,13 @@ class SearchRecipe:
         method: ``gradient`` or ``evolution``.
         validation_windows: windows held out from the search, by which the best is chosen.
         tail_tokens: score only the last so many tokens of a window; 0 scores all.
+        needle_weight: weight of the mean loss over answers about needles planted in the windows; 0 plants none.
     """
 
     method: str = "gradient"
     validation_windows: int = 2
     tail_tokens: int = 0
+    needle_weight: float = 0.0
     evolution: EvolutionRecipe = field(default_factory=EvolutionRecipe)
     gradient: GradientRecipe = field(default_factory=GradientRecipe)
 
@@ -166,6 +168,7 @@ class Recipe:
         _at_least(0, "seed", self.seed)
         _at_least(1, "search.validation_windows", search.validation_windows)
         _at_least(0, "search.tail_tokens", search.tail_tokens)
+        _at_least(0, "search.needle_weight", search.needle_weight)
         _at_least(1, "search.gradient.steps", gradient.steps)
         _at_least(1, "search.gradient.scan_windows", gradient.scan_windows)
         _at_least(1, "search.gradient.validate_every", gradient.validate_every)
@@ -181,8 +184,8 @@ def _one_of(allowed: tuple[str, ...], key: str, value: str) -> None:
         raise RecipeError(f"{key} = {value!r}.", f"One of {', '.join(allowed)} is needed.", "Correct it.")
 
 
-def _at_least(least: int, key: str, number: int) -> None:
-    if number < least:
+def _at_least(least: int, key: str, number: float) -> None:
+    if not number >= least:  # NaN, too
         raise RecipeError(f"{key} = {number}.", f"At least {int(least)} is needed.", "Correct it.")
 
 

@@ -140,12 +140,14 @@ def dynamic_ntk_lambdas(num_pairs: int, trained_window: int, tokens: int, factor
     return ntk_lambdas(num_pairs, ratio)
 
 
-def critical_lambdas(num_pairs: int, critical_pair: float, ratio: float) -> Lambdas:
+def critical_lambdas(num_pairs: int, critical_pair: float, ratio: float, free_pairs: float = 0.0) -> Lambdas:
     """The critical-pair rule: s ** (i / c) below the critical pair c, s from it on (LongRoPE2, arXiv 2502.20082, 3.2).
 
     Pairs from c on never turned through a whole period in training, so their angles must stay within the trained ones.
+    With ``free_pairs`` f the fastest f pairs stay as they are and the curve rises between f and c.
     """
-    return np.asarray(float(ratio) ** np.minimum(np.arange(num_pairs) / max(1.0, critical_pair), 1), dtype=np.float64)
+    risen = (np.arange(num_pairs) - free_pairs) / max(1.0, critical_pair - free_pairs)
+    return np.asarray(float(ratio) ** np.clip(risen, 0, 1), dtype=np.float64)
 
 
 def yarn_lambdas(

@@ -28,7 +28,7 @@ from longrope.rope import extension_ratio
 from longrope.texts import Tokens
 
 PROBE_TOKENS = 64  # spread over all positions, so that a wrong factor of the slowest pair shows
-FARTHEST_PROBE = 2**17  # farther out the float32 angles of native longrope are too rough to compare
+FARTHEST_PROBE = 2**15  # farther out the float32 angles of native longrope are too rough to compare
 TOLERANCE = 0.02  # of the logits' standard deviation; native longrope forms its angles in float32
 REOPEN = """
 import sys, numpy as np, torch
@@ -197,8 +197,8 @@ def _compare(
     """Largest logit differences below and above the switch, as shares of the standard deviation, both in float32."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, model.network.config.vocab_size, (1, PROBE_TOKENS))
-    ends = {"short": switch - 1, "long": min(factors.target_window, FARTHEST_PROBE) - 1}
-    positions = {side: np.linspace(0, end, PROBE_TOKENS).round().astype(np.int64)[None] for side, end in ends.items()}
+    ends = {"short": switch, "long": max(factors.target_window, switch + 1)}
+    positions = {side: _spread(end)[None] for side, end in ends.items()}
     theirs = _reopen(folder, {"tokens": tokens, **positions}, str(model.device))
     single = LanguageModel(copy.deepcopy(model.network).float(), model.tokenizer, model.spec, model.name)
     differences = []
@@ -210,9 +210,15 @@ def _compare(
                 attention_mask=torch.ones(tokens.shape, dtype=torch.long, device=model.device),
                 use_cache=False,
             ).logits
-        gap = np.abs(ours.cpu().numpy() - theirs[side]).max() / theirs[side].std()
+        gap = np.abs(ours.cpu().numpy() - theirs[side])[:, :-1].max() / theirs[side].std()
         differences.append(float(gap))
     return differences[0], differences[1]
+
+
+def _spread(end: int) -> NDArray[np.int64]:
+    """Positions up to FARTHEST_PROBE, and the last one, which selects the list and whose logits are not compared."""
+    compared = np.linspace(0, max(0, min(end - 1, FARTHEST_PROBE) - 1), PROBE_TOKENS - 1)
+    return np.append(compared.round(), end - 1).astype(np.int64)
 
 
 def _reopen(folder: Path, probe: dict[str, NDArray[Any]], device: str) -> dict[str, NDArray[np.float32]]:

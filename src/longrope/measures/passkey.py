@@ -16,7 +16,7 @@ from longrope.factors import FactorTable
 from longrope.forward import greedy_answers
 from longrope.models import LanguageModel, rescaled
 from longrope.records import Score
-from longrope.texts import Tokens, fingerprint, opening_token
+from longrope.texts import Tokens, encode, encode_answer, fingerprint, opening_token
 
 DEPTHS = 10
 KEY_DIGITS = 5
@@ -49,29 +49,23 @@ def build_passkey(tokenizer: Any, length: int, depth: float, key: str) -> Passke
     Raises:
         TextsError: the length does not hold the opening, the needle and the question.
     """
-
-    def encode(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
     bos = opening_token(tokenizer)
-    opening, needle = encode(OPENING), encode(NEEDLE.format(key=key))
-    prompt, answered = encode(QUESTION), encode(f"{QUESTION} {key}")
-    shared = next((i for i, (a, b) in enumerate(zip(prompt, answered, strict=False)) if a != b), len(prompt))
-    question, answer = answered[:shared], answered[shared:]
+    opening, needle = encode(tokenizer, OPENING), encode(tokenizer, NEEDLE.format(key=key))
+    question, answer_tokens = encode_answer(tokenizer, QUESTION, key)
     head = [bos, *opening] if bos is not None else opening
-    room = length - len(head) - len(needle) - len(question) - len(answer)
+    room = length - len(head) - len(needle) - len(question)
     if room < 0:
         raise TextsError(
             f"A passkey prompt of {length} tokens was asked for.",
             f"At least {length - room} tokens are needed for its sentences.",
             "Measure passkeys at a greater length.",
         )
-    line = encode(FILLER)
+    line = encode(tokenizer, FILLER)
     before = round(depth * room / len(line)) * len(line)  # whole lines, so that the needle begins a line
     before = min(before, room)
     filler = line * math.ceil(room / len(line))
-    tokens = [*head, *filler[:before], *needle, *filler[: room - before], *question, *answer]
-    return Passkey(np.asarray(tokens, np.int32), len(answer), depth)
+    tokens = [*head, *filler[:before], *needle, *filler[: room - before], *question]
+    return Passkey(np.asarray(tokens, np.int32), answer_tokens, depth)
 
 
 def build_passkeys(tokenizer: Any, length: int, count: int, seed: int) -> list[Passkey]:

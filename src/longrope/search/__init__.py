@@ -18,7 +18,7 @@ from longrope.search.evolve import METHOD as EVOLUTION
 from longrope.search.evolve import evolve
 from longrope.search.score import TrialLog, WindowObjective
 from longrope.space import FactorSpace
-from longrope.texts import Tokens, TokenText, fingerprint, sketch
+from longrope.texts import Tokens, TokenText, sketch
 
 STARTS = ("pi", "ntk", "yarn")  # the paper's
 
@@ -78,10 +78,12 @@ def find_factors(
     by_evolution = settings.method == "evolution"
     wanted = evolution.windows if by_evolution else settings.gradient.steps
     scored = evolution.windows if by_evolution else settings.gradient.scan_windows
-    searched, held_out = cut_windows(text, target_tokens, wanted, settings.validation_windows, seed)
-    windows = fingerprint(np.concatenate([searched, held_out]))
-    log = TrialLog(run.trials if run else None, method, model.name, windows, on_trial)
-    objective = WindowObjective(model, searched, held_out, scored, settings.tail_tokens)
+    searched, held_out = cut_windows(text, target_tokens, settings.validation_windows, seed)
+    searched = searched[:wanted]
+    objective = WindowObjective.prepare(
+        model, searched, held_out, scored, settings.tail_tokens, settings.needle_weight, seed
+    )
+    log = TrialLog(run.trials if run else None, method, model.name, objective.fingerprint, on_trial)
     if settings.method == "evolution":
         space = FactorSpace(spec.num_pairs, ratio, max_start_tokens=target_tokens - 1)
         attention = su_attention_factor(ratio, spec.trained_window)
@@ -94,13 +96,13 @@ def find_factors(
     return found
 
 
-def cut_windows(text: TokenText, length: int, wanted: int, held_out: int, seed: int) -> tuple[Tokens, Tokens]:
-    """Cut up to ``wanted`` search windows and exactly ``held_out`` validation windows of one text, all disjoint.
+def cut_windows(text: TokenText, length: int, held_out: int, seed: int) -> tuple[Tokens, Tokens]:
+    """Cut a text into search windows, in an order drawn from the seed, and validation windows, all disjoint.
 
-    Validation windows are spread evenly over the text; the order of the search windows is drawn from the seed.
+    Validation windows are spread evenly over the text and are the same for every search of it.
     """
-    windows = text.windows(length, wanted + held_out, minimum=held_out + 1)
-    every = len(windows) / held_out
-    chosen = [int((i + 0.5) * every) for i in range(held_out)]
+    fitting = len(text.tokens) // (length - (text.bos is not None))
+    windows = text.windows(length, max(1, fitting), minimum=held_out + 1)
+    chosen = [int((i + 0.5) * len(windows) / held_out) for i in range(held_out)]
     rest = np.setdiff1d(np.arange(len(windows)), chosen)
     return windows[np.random.default_rng(seed).permutation(rest)], windows[chosen]

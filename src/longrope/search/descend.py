@@ -20,10 +20,13 @@ from longrope.search.score import Objective, TrialLog
 METHOD = "longrope-gradient"
 SMALLEST_INCREMENT = 1e-3  # of log lambda at the start, where softplus still has a slope
 START_TOKENS_TRIED = (1, 4, 16, 64, 256)
-SCANNED_PAIRS = (0.7, 0.8, 0.9, 1.1, 1.2, 1.3)  # shares of the theoretical critical pair
-SCANNED_ENDS = (0.85, 1.15, 1.3)  # of the ratio s
-SCANNED_STRENGTHS = (0.5, 1.4, 1.8)  # of the attention factor's distance from 1
-RESCANNED_PAIRS = (0.95, 1.05)
+SCANNED = (  # as shares: of the critical pair, of the theoretical critical pair, of s, of the attention factor's excess
+    ("free pairs", (0.2, 0.35, 0.5)),
+    ("critical pair", (0.8, 0.9, 1.1, 1.2)),
+    ("end", (1.15, 1.3, 1.5)),
+    ("attention", (0.7, 1.3, 1.6)),
+    ("free pairs", (0.1, 0.275, 0.425, 0.6)),
+)
 WORTHWHILE_NATS = 0.003  # less does not pay for start tokens, which no other runtime can carry
 Vector = NDArray[np.float64]
 
@@ -104,24 +107,27 @@ def _factors_at(parameters: Vector, template: RescaleFactors) -> RescaleFactors:
 def _scan(objective: Objective, spec: RopeSpec, start: RescaleFactors, log: TrialLog) -> RescaleFactors:
     """Walk the family of critical-pair factors along one coordinate at a time, by the search windows.
 
-    The real critical pair differs from the theoretical one (LongRoPE2, section 3.1), and so do the slowest pairs'
-    factor and the attention factor; a dozen forward passes find where to begin.
+    The real critical pair differs from the theoretical one (LongRoPE2, section 3.1), and so do the number of pairs to
+    leave alone, the slowest pairs' factor and the attention factor; some forward passes find where to begin.
     """
     ratio, extra = extension_ratio(spec, start.target_window), start.attention_factor - 1
 
-    def loss_of(critical_pair: float, end: float, strength: float) -> tuple[float, RescaleFactors]:
-        lambdas = critical_lambdas(spec.num_pairs, critical_pair, end)
-        factors = replace(start, lambdas=tuple(lambdas.tolist()), attention_factor=1 + extra * strength)
+    def loss_of(point: dict[str, float]) -> tuple[float, RescaleFactors]:
+        critical = spec.critical_pair * point["critical pair"]
+        lambdas = critical_lambdas(
+            spec.num_pairs, critical, max(1.0, ratio * point["end"]), critical * point["free pairs"]
+        )
+        attention = 1 + extra * point["attention"]
+        factors = replace(start, lambdas=tuple(lambdas.tolist()), attention_factor=attention)
         work = partial(objective.search_loss, factors)
         return log.evaluate(0, "search", "scan", factors, work).loss_nats, factors
 
-    point = [float(spec.critical_pair), ratio, 1.0]
-    loss, best = loss_of(*point)
-    for axis, shares in ((0, SCANNED_PAIRS), (1, SCANNED_ENDS), (2, SCANNED_STRENGTHS), (0, RESCANNED_PAIRS)):
-        centre = point[axis]
-        for share in shares:
-            tried = [*point[:axis], centre * share, *point[axis + 1 :]]
-            if tried[1] >= 1 and (result := loss_of(*tried))[0] < loss:
+    point = {"free pairs": 0.0, "critical pair": 1.0, "end": 1.0, "attention": 1.0}
+    loss, best = loss_of(point)
+    for axis, values in SCANNED:
+        for value in values:
+            tried = {**point, axis: value}
+            if (result := loss_of(tried))[0] < loss:
                 (loss, best), point = result, tried
     return best
 

@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from longrope.errors import RunError
 from longrope.factors import RescaleFactors
-from longrope.forward import mean_loss_with_graph, token_losses
+from longrope.forward import token_losses, weighted_loss_with_graph
 from longrope.models import LanguageModel, rescaled
 from longrope.records import Trial, append_record, read_records
-from longrope.texts import Tokens
+from longrope.texts import Tokens, fingerprint, plant_needles
 
+Weights = NDArray[np.float64]
 BACKWARD_PASSES = 4  # forward, forward again (recomputation), and a backward pass worth two
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The mean loss per scored token in nats, and what it cost; ``gradient`` [P + 1] is d loss / d (lambdas, ln a)."""
+    """The loss in nats, and what it cost; ``gradient`` [P + 1] is d loss / d (lambdas, ln a)."""
 
     loss_nats: float
     num_tokens: int
@@ -44,51 +46,97 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class WindowObjective:
-    """Mean next-token loss of a model over windows of text: summed in nats, divided once by the tokens scored.
+    """The loss of a model on windows of text: the mean over all tokens or a tail, plus weighted needles if asked.
 
     Attributes:
         model: the model whose factors are searched.
         search_windows: [W, N] windows for ``search_loss`` (the first ``search_count``) and ``gradient`` (in turn).
         validation_windows: [V, N] held-out windows.
+        search_weights, validation_weights: [W, N - 1] and [V, N - 1] weights of each token's loss in its window's loss.
         search_count: how many windows one ``search_loss`` covers.
-        tail_tokens: score only the last so many tokens of each window; 0 scores all.
     """
 
     model: LanguageModel
     search_windows: Tokens
     validation_windows: Tokens
+    search_weights: Weights
+    validation_weights: Weights
     search_count: int
-    tail_tokens: int = 0
+
+    @classmethod
+    def prepare(
+        cls,
+        model: LanguageModel,
+        search: Tokens,
+        validation: Tokens,
+        search_count: int,
+        tail_tokens: int = 0,
+        needle_weight: float = 0.0,
+        seed: int = 0,
+    ) -> "WindowObjective":
+        """Weigh the tokens of windows, and plant needles in them if these have a weight.
+
+        Args:
+            model: the model whose factors are searched.
+            search: [W, N] search windows.
+            validation: [V, N] held-out windows.
+            search_count: how many search windows one ``search_loss`` covers.
+            tail_tokens: score only the last so many tokens of each window; 0 scores all.
+            needle_weight: weight of the mean loss over the answers about planted needles (LongRoPE2, section 3.2).
+            seed: of the needles.
+        """
+        rng = np.random.default_rng([seed, 1])
+        windows, weights = [], []
+        for window in np.concatenate([search, validation]):
+            answers = np.zeros(len(window) - 1, dtype=bool)
+            planted = window
+            if needle_weight:
+                planted, answers = plant_needles(window, model.tokenizer, rng)
+            tail = np.zeros(len(window) - 1)
+            tail[-tail_tokens:] = 1
+            windows.append(planted)
+            weights.append(tail / tail.sum() + needle_weight * answers / max(1, answers.sum()))
+        count = len(search)
+        rows, shares = np.stack(windows), np.stack(weights)
+        return cls(model, rows[:count], rows[count:], shares[:count], shares[count:], search_count)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the windows and what of them is scored."""
+        scored = np.concatenate([self.search_weights, self.validation_weights]).astype(np.float32)
+        words = np.concatenate([self.search_windows, self.validation_windows])
+        return fingerprint(np.concatenate([words, scored.view(np.int32)], axis=1))
 
     def search_loss(self, factors: RescaleFactors) -> Evaluation:
         """The loss over the first ``search_count`` search windows."""
-        return self._mean_loss(factors, self.search_windows[: self.search_count])
+        count = self.search_count
+        return self._mean_loss(factors, self.search_windows[:count], self.search_weights[:count])
 
     def validation_loss(self, factors: RescaleFactors) -> Evaluation:
         """The loss over all validation windows."""
-        return self._mean_loss(factors, self.validation_windows)
+        return self._mean_loss(factors, self.validation_windows, self.validation_weights)
 
     def gradient(self, factors: RescaleFactors, step: int) -> Evaluation:
         """One backward pass over one search window; the windows are walked in turn."""
-        window = self.search_windows[step % len(self.search_windows)][None]
+        row = step % len(self.search_windows)
+        window, weights = self.search_windows[row][None], self.search_weights[row][None]
         with rescaled(self.model, factors, learnable=True) as rotary:
             assert rotary is not None
-            loss = mean_loss_with_graph(self.model, window, self.tail_tokens)
+            loss = weighted_loss_with_graph(self.model, window, weights)
             loss.backward()
             by_lambda, by_attention = rotary.lambdas.grad, rotary.attention_factor.grad
             assert by_lambda is not None
             assert by_attention is not None
             gradient = (*by_lambda.tolist(), by_attention.item() * factors.attention_factor)
-        scored = min(self.tail_tokens or window.shape[1], window.shape[1] - 1)
-        return Evaluation(loss.item(), scored, BACKWARD_PASSES * window.shape[1], gradient)
+        return Evaluation(loss.item(), int((weights > 0).sum()), BACKWARD_PASSES * window.size, gradient)
 
-    def _mean_loss(self, factors: RescaleFactors, windows: Tokens) -> Evaluation:
-        total, count = 0.0, 0
+    def _mean_loss(self, factors: RescaleFactors, windows: Tokens, weights: Weights) -> Evaluation:
+        total = 0.0
         with rescaled(self.model, factors):
-            for window in windows:
-                losses = token_losses(self.model, window[None])[:, -self.tail_tokens :]
-                total, count = total + losses.double().sum().item(), count + losses.numel()
-        return Evaluation(total / count, count, windows.size)
+            for window, shares in zip(windows, weights, strict=True):
+                losses = token_losses(self.model, window[None])[0].double().numpy()
+                total += float(losses[shares > 0] @ shares[shares > 0])
+        return Evaluation(total / len(windows), int((weights > 0).sum()), windows.size)
 
 
 @dataclass
