@@ -69,7 +69,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 @pytest.fixture
 def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints are written, but not reopened in a process of their own, which takes seconds."""
-    monkeypatch.setattr(hf, "_compare", lambda *_: (0.0, 0.0))
+    monkeypatch.setattr(hf, "_compare", lambda *_: [(0.0, 0.0), (0.0, 0.0)])
 
 
 @pytest.fixture

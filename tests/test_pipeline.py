@@ -76,7 +76,7 @@ def one_thread() -> None:
 @pytest.fixture
 def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints are written, but not reopened in a process of their own, which takes seconds."""
-    monkeypatch.setattr(hf, "_compare", lambda *_: (0.0, 0.0))
+    monkeypatch.setattr(hf, "_compare", lambda *_: [(0.0, 0.0), (0.0, 0.0)])
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def written_scores(scores: list[Score]) -> set[str]:
 def whole(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Outcome]]:
     """Cold runs of both methods, unbroken; the checkpoint is not reopened."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hf, "_compare", lambda *_: (0.0, 0.0))
+        patch.setattr(hf, "_compare", lambda *_: [(0.0, 0.0), (0.0, 0.0)])
         runs = {method: RunDir(tmp_path_factory.mktemp("whole") / method) for method in METHODS}
         for method, run in runs.items():
             extend(by_method(recipe, method), run)

@@ -36,6 +36,7 @@ UNUSUAL = Recipe(
         method="evolution",
         validation_windows=7,
         tail_tokens=512,
+        needle_weight=0.25,
         evolution=EvolutionRecipe(11, 12, 13, 14, 15, 0.1 + 0.2, 16, 18),
         gradient=GradientRecipe(19, 1e-3, 0.7, "yarn", 24, 20),
     ),

@@ -354,9 +354,18 @@ class RescaledRotary(nn.Module):
     With factors that change nothing it hands over to the model's own module, so logits stay bit-identical.
     """
 
-    def __init__(self, native: Any, spec: RopeSpec, factors: RescaleFactors, *, learnable: bool = False) -> None:
+    def __init__(
+        self,
+        native: Any,
+        spec: RopeSpec,
+        factors: RescaleFactors,
+        *,
+        learnable: bool = False,
+        precision: torch.dtype = torch.float64,
+    ) -> None:
         """Take the place of ``native`` with these factors; with ``learnable`` they become float64 parameters."""
         super().__init__()
+        self._precision = precision
         self._native = (native,)  # in a tuple, so that it is no submodule
         self._spec = spec
         self._start_tokens = factors.start_tokens
@@ -379,9 +388,9 @@ class RescaledRotary(nn.Module):
         if self._identity:
             return self.native(x, position_ids, **extra)  # type: ignore[no-any-return]
         frequencies = torch.from_numpy(self._spec.frequencies).to(x.device)
-        positions = position_ids[..., None].double()
+        positions = position_ids[..., None].to(self._precision)
         rescaled = frequencies / self.lambdas.to(x.device)
-        angles = positions * torch.where(positions < self._start_tokens, frequencies, rescaled)
+        angles = positions * torch.where(positions < self._start_tokens, frequencies, rescaled).to(self._precision)
         scale = self.attention_factor.to(x.device) * self._spec.attention_factor
         layout = LAYOUTS[self._spec.pairing]
         return layout(angles.cos() * scale).to(x.dtype), layout(angles.sin() * scale).to(x.dtype)
@@ -389,7 +398,11 @@ class RescaledRotary(nn.Module):
 
 @contextmanager
 def rescaled(
-    model: LanguageModel, factors: RescaleFactors | None, *, learnable: bool = False
+    model: LanguageModel,
+    factors: RescaleFactors | None,
+    *,
+    learnable: bool = False,
+    precision: torch.dtype = torch.float64,
 ) -> Iterator[RescaledRotary | None]:
     """Run a model with rescaled RoPE inside a ``with`` block.
 
@@ -400,6 +413,7 @@ def rescaled(
         model: the model to change.
         factors: made for this model's geometry (raises FactorsError otherwise).
         learnable: make lambdas and attention factor parameters with gradients.
+        precision: of the angles; float32 shows what other runtimes lose far out.
 
     Yields:
         The module that is installed.
@@ -410,7 +424,7 @@ def rescaled(
     factors.check_spec(model.spec)
     parent, name, before = find_rotary(model.network, model.network.config.model_type)
     native = before.native if isinstance(before, RescaledRotary) else before
-    module = RescaledRotary(native, model.spec, factors, learnable=learnable).to(model.device)
+    module = RescaledRotary(native, model.spec, factors, learnable=learnable, precision=precision).to(model.device)
     setattr(parent, name, module)
     try:
         yield module

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,8 @@ def measure_only(
     watch = watch or Watch()
     table = load_factors(factors) if factors else None
     model, texts = _load(recipe, watch)
-    return measure(model, table, texts.measure, settings=recipe.measure, run=run, seed=recipe.seed)
+    with run.locked() if run else nullcontext():
+        return measure(model, table, texts.measure, settings=recipe.measure, run=run, seed=recipe.seed)
 
 
 def export_again(run: RunDir, settings: ExportRecipe, watch: Watch | None = None) -> None:

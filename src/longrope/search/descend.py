@@ -27,7 +27,7 @@ SCANNED = (  # as shares: of the critical pair, of the theoretical critical pair
     ("attention", (0.7, 1.3, 1.6)),
     ("free pairs", (0.1, 0.275, 0.425, 0.6)),
 )
-WORTHWHILE_NATS = 0.003  # less does not pay for start tokens, which no other runtime can carry
+WORTHWHILE_NATS = 0.02  # a smaller gain does not pay for start tokens, which no other runtime can carry
 Vector = NDArray[np.float64]
 
 

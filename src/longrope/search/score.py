@@ -85,20 +85,9 @@ class WindowObjective:
             needle_weight: weight of the mean loss over the answers about planted needles (LongRoPE2, section 3.2).
             seed: of the needles.
         """
-        rng = np.random.default_rng([seed, 1])
-        windows, weights = [], []
-        for window in np.concatenate([search, validation]):
-            answers = np.zeros(len(window) - 1, dtype=bool)
-            planted = window
-            if needle_weight:
-                planted, answers = plant_needles(window, model.tokenizer, rng)
-            tail = np.zeros(len(window) - 1)
-            tail[-tail_tokens:] = 1
-            windows.append(planted)
-            weights.append(tail / tail.sum() + needle_weight * answers / max(1, answers.sum()))
-        count = len(search)
-        rows, shares = np.stack(windows), np.stack(weights)
-        return cls(model, rows[:count], rows[count:], shares[:count], shares[count:], search_count)
+        searched = _prepare(model, search, tail_tokens, needle_weight, np.random.default_rng([seed, 1]))
+        held_out = _prepare(model, validation, tail_tokens, needle_weight, np.random.default_rng([seed, 2]))
+        return cls(model, searched[0], held_out[0], searched[1], held_out[1], search_count)
 
     @property
     def fingerprint(self) -> str:
@@ -137,6 +126,22 @@ class WindowObjective:
                 losses = token_losses(self.model, window[None])[0].double().numpy()
                 total += float(losses[shares > 0] @ shares[shares > 0])
         return Evaluation(total / len(windows), int((weights > 0).sum()), windows.size)
+
+
+def _prepare(
+    model: LanguageModel, windows: Tokens, tail_tokens: int, needle_weight: float, rng: np.random.Generator
+) -> tuple[Tokens, Weights]:
+    """Windows [W, N] with needles planted if they weigh anything, and the weight [W, N - 1] of each next token."""
+    planted, weights = [], []
+    for window in windows:
+        tokens, answers = window, np.zeros(len(window) - 1, dtype=bool)
+        if needle_weight:
+            tokens, answers = plant_needles(window, model.tokenizer, rng)
+        tail = np.zeros(len(window) - 1)
+        tail[-tail_tokens:] = 1
+        planted.append(tokens)
+        weights.append(tail / tail.sum() + needle_weight * answers / max(1, answers.sum()))
+    return np.stack(planted), np.stack(weights)
 
 
 @dataclass
