@@ -144,7 +144,8 @@ def _locate(source: str | Path) -> dict[str, str]:
 
 def _unloadable(source: str | Path, error: Exception) -> ModelError:
     reason = " ".join(str(error).split())[:300]
-    kind = "folder" if Path(source).is_dir() else "hub name (no such file or folder is here)"
+    path = Path(source)
+    kind = "folder" if path.is_dir() else "GGUF file" if path.is_file() else "hub name (no such file or folder is here)"
     return ModelError(
         f"The model {str(source)!r}, taken as a {kind}, cannot be loaded: {reason}",
         "Needed: a causal language model that transformers knows, with safetensors weights, or a GGUF file.",
