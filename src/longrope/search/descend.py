@@ -20,12 +20,12 @@ from longrope.search.score import Objective, TrialLog
 METHOD = "longrope-gradient"
 SMALLEST_INCREMENT = 1e-3  # of log lambda at the start, where softplus still has a slope
 START_TOKENS_TRIED = (1, 4, 16, 64, 256)
-SCANNED = (  # as shares: of the critical pair, of the theoretical critical pair, of s, of the attention factor's excess
-    ("free pairs", (0.2, 0.35, 0.5)),
-    ("critical pair", (0.8, 0.9, 1.1, 1.2)),
-    ("end", (1.15, 1.3, 1.5)),
-    ("attention", (0.7, 1.3, 1.6)),
-    ("free pairs", (0.1, 0.275, 0.425, 0.6)),
+SCANNED_FREE, SCANNED_ENDS = (0.0, 0.35, 0.7), (1.0, 1.5)  # every pair of them
+SCANNED_STEPS = (  # then one after the other, added where the scan stands
+    ("critical pair", (-0.1, 0.1)),
+    ("attention", (-0.3, 0.3, 0.6)),
+    ("free pairs", (-0.15, 0.15)),
+    ("end", (-0.2, 0.2)),
 )
 WORTHWHILE_NATS = 0.02  # a smaller gain does not pay for start tokens, which no other runtime can carry
 Vector = NDArray[np.float64]
@@ -105,28 +105,29 @@ def _factors_at(parameters: Vector, template: RescaleFactors) -> RescaleFactors:
 
 
 def _scan(objective: Objective, spec: RopeSpec, start: RescaleFactors, log: TrialLog) -> RescaleFactors:
-    """Walk the family of critical-pair factors along one coordinate at a time, by the search windows.
+    """Look through the family of critical-pair curves by the search windows: a coarse grid, then one axis at a time.
 
     The real critical pair differs from the theoretical one (LongRoPE2, section 3.1), and so do the number of pairs to
-    leave alone, the slowest pairs' factor and the attention factor; some forward passes find where to begin.
+    leave alone, the slowest pairs' factor and the attention factor. A point holds them as shares: of the critical pair,
+    of the theoretical one, of s, and of the excess of LongRoPE's attention factor over 1.
     """
     ratio, extra = extension_ratio(spec, start.target_window), start.attention_factor - 1
 
     def loss_of(point: dict[str, float]) -> tuple[float, RescaleFactors]:
-        critical = spec.critical_pair * point["critical pair"]
-        lambdas = critical_lambdas(
-            spec.num_pairs, critical, max(1.0, ratio * point["end"]), critical * point["free pairs"]
-        )
-        attention = 1 + extra * point["attention"]
-        factors = replace(start, lambdas=tuple(lambdas.tolist()), attention_factor=attention)
+        critical, end = spec.critical_pair * point["critical pair"], max(1.0, ratio * point["end"])
+        lambdas = critical_lambdas(spec.num_pairs, critical, end, critical * max(0.0, point["free pairs"]))
+        factors = replace(start, lambdas=tuple(lambdas.tolist()), attention_factor=1 + extra * point["attention"])
         work = partial(objective.search_loss, factors)
         return log.evaluate(0, "search", "scan", factors, work).loss_nats, factors
 
-    point = {"free pairs": 0.0, "critical pair": 1.0, "end": 1.0, "attention": 1.0}
-    loss, best = loss_of(point)
-    for axis, values in SCANNED:
-        for value in values:
-            tried = {**point, axis: value}
+    centre = {"critical pair": 1.0, "attention": 1.0}
+    grid = [{**centre, "free pairs": free, "end": end} for free in SCANNED_FREE for end in SCANNED_ENDS]
+    found = [(*loss_of(point), point) for point in grid]
+    loss, best, point = min(found, key=lambda result: result[0])
+    for axis, steps in SCANNED_STEPS:
+        before = point[axis]
+        for step in steps:
+            tried = {**point, axis: before + step}
             if (result := loss_of(tried))[0] < loss:
                 (loss, best), point = result, tried
     return best
