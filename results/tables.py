@@ -69,7 +69,18 @@ def variants_table() -> str:
     return _table(["variant", "loss", "loss, last half", "attention factor", "keys", "seconds"], rows)
 
 
-TABLES = {"compare": compare_table, "ratios": ratio_table, "variants": variants_table}
+def probe_table() -> str:
+    """Loss over answers by the distance of their facts, in windows of a thousand tokens."""
+    lines = (ROOT / "results" / "skip-probe" / "probe.jsonl").read_text().splitlines()
+    probes = [json.loads(line) for line in lines]
+    head = [
+        "distance as a share of the window",
+        *(f"{gap / probes[1]['gaps'][-1] * 0.9:.0%}" for gap in probes[1]["gaps"]),
+    ]
+    return _table(head, [[probe["factors"], *(f"{loss:.2f}" for loss in probe["losses"])] for probe in probes])
+
+
+TABLES = {"probe": probe_table, "compare": compare_table, "ratios": ratio_table, "variants": variants_table}
 
 
 def _scores(run: str, method: str) -> dict[tuple[str, int], Score]:

@@ -754,7 +754,7 @@ def test_a_finished_search_is_read_and_not_repeated(
 
     monkeypatch.setattr("longrope.search.score.rescaled", never)
     assert find_factors(model, text, 128, run=RunDir(tmp_path), settings=settings) == found
-    with pytest.raises(RunError, match="holds factors for 128 tokens"):
+    with pytest.raises(RunError, match="trials of another search"):
         find_factors(model, text, 256, run=RunDir(tmp_path), settings=settings)
 
 

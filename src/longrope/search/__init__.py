@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from longrope.errors import FactorsError, RunError
-from longrope.factors import RescaleFactors, closed_form, dump_factors, load_factors
+from longrope.errors import FactorsError
+from longrope.factors import RescaleFactors, closed_form, dump_factors
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
 from longrope.records import Trial
@@ -39,7 +39,8 @@ def find_factors(
         model: the model.
         text: the search part of some texts; windows of the target length are cut from it, some held out for validation.
         target_tokens: the window to reach, longer than the trained one.
-        run: where trials and factors go; a finished search is read from it, an unfinished one resumed.
+        run: where trials and factors go; what its trials know already is not evaluated again (raises RunError if they
+            are those of another search).
         settings: method and its numbers; the gradient search by default.
         seed: decides the order of the windows and every random choice.
         on_trial: called after every evaluation.
@@ -53,18 +54,7 @@ def find_factors(
     """
     settings = settings or SearchRecipe()
     method = {"gradient": GRADIENT, "evolution": EVOLUTION}[settings.method]
-    finished = run.factors(method) if run else None
     spec = model.spec
-    if finished and finished.exists():
-        found = load_factors(finished).tiers[0]
-        found.check_spec(spec)
-        if found.target_window != target_tokens:
-            raise RunError(
-                f"{finished} holds factors for {found.target_window} tokens.",
-                f"Factors for {target_tokens} tokens were asked for.",
-                "Give another run directory.",
-            )
-        return found
     if target_tokens <= spec.trained_window:
         raise FactorsError(
             f"A target window of {target_tokens} tokens was asked for.",
@@ -91,8 +81,8 @@ def find_factors(
     else:
         found = descend(objective, spec, starts, settings.gradient, log=log)
     found = replace(found, searched=sketch(np.concatenate([searched, held_out])))
-    if run and finished:
-        run.write_text(finished, dump_factors(found))
+    if run:
+        run.write_text(run.factors(method), dump_factors(found))
     return found
 
 

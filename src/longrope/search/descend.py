@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from longrope.factors import RescaleFactors
 from longrope.recipe import GradientRecipe
-from longrope.rope import RopeSpec, critical_lambdas, extension_ratio
+from longrope.rope import RopeSpec, critical_lambdas, extension_ratio, yarn_lambdas
 from longrope.search.score import Objective, TrialLog
 
 METHOD = "longrope-gradient"
 SMALLEST_INCREMENT = 1e-3  # of log lambda at the start, where softplus still has a slope
 START_TOKENS_TRIED = (1, 4, 16, 64, 256)
-SCANNED_FREE, SCANNED_ENDS = (0.0, 0.35, 0.7), (1.0, 1.5)  # every pair of them
+SCANNED_FREE, SCANNED_ENDS = (0.0, 0.35, 0.7), (1.0, 1.5, 2.0)  # every pair of them
 SCANNED_STEPS = (  # then one after the other, added where the scan stands
     ("critical pair", (-0.1, 0.1)),
     ("attention", (-0.3, 0.3, 0.6)),
@@ -105,28 +105,33 @@ def _factors_at(parameters: Vector, template: RescaleFactors) -> RescaleFactors:
 
 
 def _scan(objective: Objective, spec: RopeSpec, start: RescaleFactors, log: TrialLog) -> RescaleFactors:
-    """Look through the family of critical-pair curves by the search windows: a coarse grid, then one axis at a time.
+    """Look for a start by the search windows: a coarse grid of curves, then along one axis at a time.
 
-    The real critical pair differs from the theoretical one (LongRoPE2, section 3.1), and so do the number of pairs to
-    leave alone, the slowest pairs' factor and the attention factor. A point holds them as shares: of the critical pair,
-    of the theoretical one, of s, and of the excess of LongRoPE's attention factor over 1.
+    The curves are YaRN's ramp and the critical-pair rule. The real critical pair differs from the theoretical one
+    (LongRoPE2, section 3.1), and so do the number of pairs to leave alone, the slowest pairs' factor and the attention
+    factor. A point holds them as shares: of the critical pair, of the theoretical one, of s, and of the excess of
+    LongRoPE's attention factor over 1.
     """
     ratio, extra = extension_ratio(spec, start.target_window), start.attention_factor - 1
 
     def loss_of(point: dict[str, float]) -> tuple[float, RescaleFactors]:
-        critical, end = spec.critical_pair * point["critical pair"], max(1.0, ratio * point["end"])
-        lambdas = critical_lambdas(spec.num_pairs, critical, end, critical * max(0.0, point["free pairs"]))
+        end = max(1.0, ratio * point["end"])
+        if "critical pair" in point:
+            critical = spec.critical_pair * point["critical pair"]
+            lambdas = critical_lambdas(spec.num_pairs, critical, end, critical * max(0.0, point["free pairs"]))
+        else:
+            lambdas = yarn_lambdas(spec.theta, spec.num_pairs, spec.trained_window, end)
         factors = replace(start, lambdas=tuple(lambdas.tolist()), attention_factor=1 + extra * point["attention"])
         work = partial(objective.search_loss, factors)
         return log.evaluate(0, "search", "scan", factors, work).loss_nats, factors
 
-    centre = {"critical pair": 1.0, "attention": 1.0}
-    grid = [{**centre, "free pairs": free, "end": end} for free in SCANNED_FREE for end in SCANNED_ENDS]
-    found = [(*loss_of(point), point) for point in grid]
+    ends = [{"attention": 1.0, "end": end} for end in SCANNED_ENDS]
+    grid = [{**point, "critical pair": 1.0, "free pairs": free} for free in SCANNED_FREE for point in ends]
+    found = [(*loss_of(point), point) for point in (*grid, *ends)]
     loss, best, point = min(found, key=lambda result: result[0])
     for axis, steps in SCANNED_STEPS:
-        before = point[axis]
-        for step in steps:
+        before = point.get(axis, 0.0)
+        for step in steps if axis in point else ():
             tried = {**point, axis: before + step}
             if (result := loss_of(tried))[0] < loss:
                 (loss, best), point = result, tried
