@@ -26,7 +26,6 @@ from longrope.measures.perplexity import window_losses
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.rope import extension_ratio, su_attention_factor
 from longrope.search import cut_windows
-from longrope.search.descend import increments_of, lambdas_of
 from longrope.texts import load_texts
 
 STEPS, HELD_OUT, KEYS, KEY_SEED = 24, 2, 20, 12345
@@ -61,7 +60,7 @@ class Walk:
     ) -> None:
         """Begin at ``start``; ``free`` walks over log lambda itself, without bounds or order."""
         self.start, self.free, self.steps = start, free, steps
-        u = np.log(start.array) if free else increments_of(start.array)
+        u = np.log(start.array) if free else self.increments(start.array)
         self.u = torch.tensor(u, requires_grad=True)
         self.log_a = torch.tensor(math.log(attention), dtype=torch.float64, requires_grad=True)
         groups = [{"params": [self.u], "lr": rate}]
@@ -69,10 +68,15 @@ class Walk:
         self.optimizer = torch.optim.Adam(groups)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
 
+    @staticmethod
+    def increments(lambdas: np.ndarray) -> np.ndarray:
+        """The u of exp(cumsum(softplus(u)))."""
+        return np.log(np.expm1(np.maximum(np.diff(np.log(lambdas), prepend=0.0), 1e-3)))
+
     def factors(self) -> RescaleFactors:
         """Where the walk stands."""
         u = self.u.detach().numpy()
-        lambdas = np.exp(u) if self.free else lambdas_of(u)
+        lambdas = np.exp(u) if self.free else np.exp(np.cumsum(np.logaddexp(0, u)))
         return replace(
             self.start, lambdas=tuple(lambdas.tolist()), attention_factor=math.exp(self.log_a.item()), relaxed=self.free
         )

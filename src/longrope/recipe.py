@@ -53,7 +53,7 @@ class GradientRecipe:
 
     Attributes:
         steps: optimizer steps, one fresh search window each (they are walked again when they run out).
-        learning_rate: of the log-increments of lambda, with cosine decay to 0.
+        learning_rate: of the increments of log lambda from pair to pair, as a share of their mean; cosine decay to 0.
         attention_rate: of the log attention factor, as a share of the learning rate.
         start: a closed form (pi, ntk, yarn, critical), or ``scan``: the best of the critical-pair family.
         scan_windows: search windows that the scan scores on.

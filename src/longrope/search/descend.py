@@ -1,7 +1,8 @@
 """Gradient search: one backward pass gives the slope of the loss along all factors at once.
 
 For lambda and the attention factor enter a model only through cos and sin.
-lambda = exp(cumsum(softplus(u))) is at least 1 and non-decreasing whatever u is; Adam walks over u and ln a.
+lambda = exp(cumsum(softplus(u))), with a sharp softplus, is at least 1 and non-decreasing whatever u is. Adam walks
+over u, which is the increment of log lambda from pair to pair where that is not near 0, and over ln a.
 """
 
 import math
@@ -18,6 +19,7 @@ from longrope.rope import RopeSpec, critical_lambdas, extension_ratio, yarn_lamb
 from longrope.search.score import Objective, TrialLog
 
 METHOD = "longrope-gradient"
+SHARPNESS = 50.0  # of softplus: increments of log lambda above a few hundredths move freely, below they come to rest
 SMALLEST_INCREMENT = 1e-3  # of log lambda at the start, where softplus still has a slope
 START_TOKENS_TRIED = (1, 4, 16, 64, 256)
 SCANNED_FREE, SCANNED_ENDS = (0.0, 0.35, 0.7), (1.0, 1.5, 2.0)  # every pair of them
@@ -81,7 +83,8 @@ def descend(
     by_name = {factors.method: factors for factors in starts}
     start = _scan(objective, spec, by_name["critical"], log) if settings.start == "scan" else by_name[settings.start]
     template = replace(start, method=METHOD)
-    rates = settings.learning_rate * np.append(np.ones(len(start.lambdas)), settings.attention_rate)
+    mean_increment = math.log(extension_ratio(spec, start.target_window)) / spec.num_pairs
+    rates = settings.learning_rate * np.append(np.full(spec.num_pairs, mean_increment), settings.attention_rate)
     adam = Adam(np.append(increments_of(start.array), math.log(start.attention_factor)), rates)
     best, best_loss, caution = adam.parameters, log.validate(0, settings.start, start, objective).loss_nats, 1.0
     for step in range(settings.steps):
@@ -151,18 +154,18 @@ def _try_start_tokens(objective: Objective, template: RescaleFactors, step: int,
 
 
 def lambdas_of(increments: Vector) -> Vector:
-    """[P] lambda = exp(cumsum(softplus(u)))."""
-    return np.asarray(np.exp(np.cumsum(np.logaddexp(0, increments))), dtype=np.float64)
+    """[P] lambda = exp(cumsum(softplus(u))), softplus(u) = ln(1 + exp(k u)) / k with the sharpness k."""
+    return np.asarray(np.exp(np.cumsum(np.logaddexp(0, SHARPNESS * increments)) / SHARPNESS), dtype=np.float64)
 
 
 def increments_of(lambdas: Vector) -> Vector:
     """[P] the u of given non-decreasing lambdas; increments of log lambda below 0.001 are raised to it."""
-    steps = np.maximum(np.diff(np.log(lambdas), prepend=0.0), SMALLEST_INCREMENT)
-    return np.asarray(np.log(np.expm1(steps)), dtype=np.float64)
+    steps = SHARPNESS * np.maximum(np.diff(np.log(lambdas), prepend=0.0), SMALLEST_INCREMENT)
+    return np.asarray((steps + np.log(-np.expm1(-steps))) / SHARPNESS, dtype=np.float64)
 
 
 def slope_of_increments(increments: Vector, slope_of_lambdas: Sequence[float]) -> Vector:
     """[P] d loss / d u from d loss / d lambda, by the chain rule: every u moves all later lambdas."""
     by_log_lambda = np.asarray(slope_of_lambdas) * lambdas_of(increments)
     later = np.cumsum(by_log_lambda[::-1])[::-1]
-    return np.asarray(later / (1 + np.exp(-increments)), dtype=np.float64)
+    return np.asarray(later * np.exp(-np.logaddexp(0, -SHARPNESS * increments)), dtype=np.float64)
