@@ -60,9 +60,9 @@ def extend(
     as_json: AsJson = False,
 ) -> None:
     """Search factors, measure the result, export a checkpoint: the whole walk."""
+    full, run = _prepare(**_given(locals()))
     from longrope import pipeline
 
-    full, run = _prepare(**_given(locals()))
     with _watching(full, run) as watch:
         scores = pipeline.extend(full, run, watch)
     _print_scores(scores, as_json)
@@ -86,9 +86,9 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Measure none, PI, NTK, dynamic NTK, YaRN and both LongRoPE searches side by side."""
+    full, run = _prepare(**_given(locals()), suffix="-compare")
     from longrope import pipeline
 
-    full, run = _prepare(**_given(locals()), suffix="-compare")
     with _watching(full, run) as watch:
         scores = pipeline.compare(full, run, watch)
     _print_scores(scores, as_json)
@@ -111,10 +111,10 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search rescale factors; write factors.json."""
+    full, run = _prepare(**_given(locals()))
     from longrope import pipeline
     from longrope.factors import dump_factors
 
-    full, run = _prepare(**_given(locals()))
     with _watching(full, run) as watch:
         factors = pipeline.search(full, run, watch)
     print(dump_factors(factors) if as_json else f"factors: {run.factors()}")
@@ -210,7 +210,7 @@ def main() -> None:
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a command that make up its recipe."""
-    return {name: value for name, value in options.items() if name not in ("as_json", "pipeline", "dump_factors")}
+    return {name: value for name, value in options.items() if name != "as_json"}
 
 
 def _prepare(*, out: Path | None, recipe: Path | None, suffix: str = "", **given: Any) -> tuple["Recipe", "RunDir"]:
