@@ -202,6 +202,10 @@ def test_compare_prints_every_method(command: Command, recipe_file: Path) -> Non
     assert [cost["method"] for cost in costs] == ["longrope-evolution", "longrope-gradient"]
     for cost in costs:
         assert table_row(costs_table, cost["method"])[1] == f"{cost['trials']:,}"
+    Path("run/costs.json").unlink()
+    again = command("compare", "--out", "run", "--json")
+    assert len(json.loads(again.out)) == len(scores)
+    assert json.loads(Path("run/costs.json").read_text()) == costs
 
 
 def test_export_reopens_the_checkpoint_of_a_run(command: Command, recipe_file: Path) -> None:

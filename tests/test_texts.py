@@ -331,13 +331,6 @@ def test_too_short_texts_are_told_with_their_numbers() -> None:
     assert "3 windows of 5,000 tokens" in caught.value.needed
 
 
-def test_a_part_is_the_stretch_between_two_shares() -> None:
-    text = TokenText(np.arange(1000, dtype=np.int32), "tune", bos=7)
-    first, second = text.part(0, 0.25, "a"), text.part(0.25, 1, "b")
-    assert np.concatenate([first.tokens, second.tokens]).tolist() == list(range(1000))
-    assert (len(first.tokens), first.name, first.bos) == (250, "a", 7)
-
-
 # Text that was searched on
 
 

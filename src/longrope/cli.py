@@ -91,9 +91,10 @@ def compare(
 
     with _watching(full, run) as watch:
         scores = pipeline.compare(full, run, watch)
+    costs = pipeline.search_costs(run)
     _print_scores(scores, as_json)
     if not as_json:
-        _print_costs(pipeline.search_costs(run))
+        _print_costs(costs)
         print(f"scores: {run.scores}")
 
 

@@ -20,10 +20,12 @@ class Trial:
         texts_fingerprint: of the search and validation windows.
         step: generation of the evolution, or step of the descent.
         kind: ``search`` (on search windows), ``gradient`` (one backward pass) or ``validation`` (held-out windows).
-        origin: where the candidate came from (pi, ntk, yarn, mutation, crossover, gradient, start-tokens).
+        origin: where the candidate came from (pi, ntk, yarn, critical, scan, mutation, crossover, gradient,
+            start-tokens).
         lambdas, start_tokens, attention_factor: the candidate.
-        loss_nats: mean loss per scored token, in nats.
-        num_tokens: tokens scored.
+        loss_nats: what is minimised: the mean loss per token over a window or its tail, in nats, plus the weighted mean
+            over answers about needles where these have a weight.
+        num_tokens: tokens that are scored by either.
         token_passes: tokens pushed through the model, a backward pass with recomputation counted as three more.
         seconds: wall clock.
         gradient: d loss / d (lambdas, log attention_factor), for ``gradient`` trials; a descent resumes from it.

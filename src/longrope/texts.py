@@ -67,11 +67,6 @@ class TokenText:
     def _opened(self, cut: Tokens) -> Tokens:
         return np.concatenate([np.full((len(cut), 1), self.bos, np.int32), cut], axis=1)
 
-    def part(self, first: float, last: float, name: str) -> "TokenText":
-        """The stretch between two shares (0 to 1) of this text."""
-        size = len(self.tokens)
-        return TokenText(self.tokens[int(first * size) : int(last * size)], name, self.bos)
-
 
 @dataclass(frozen=True)
 class Texts:
