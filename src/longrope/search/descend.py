@@ -2,7 +2,9 @@
 
 For lambda and the attention factor enter a model only through cos and sin.
 lambda = exp(cumsum(softplus(u))), with a sharp softplus, is at least 1 and non-decreasing whatever u is. Adam walks
-over u, which is the increment of log lambda from pair to pair where that is not near 0, and over ln a.
+over u, which is the increment of log lambda from pair to pair where that is not near 0, and over ln a. From the
+critical pair on, lambda is kept at s or above: those pairs have never turned fully (LongRoPE2, section 3.1), a smaller
+lambda puts far tokens at angles that the model has not seen, and the loss over text hardly notices.
 """
 
 import math
@@ -27,9 +29,9 @@ SCANNED_STEPS = (  # then one after the other, added where the scan stands
     ("critical pair", (-0.1, 0.1)),
     ("attention", (-0.3, 0.3, 0.6)),
     ("free pairs", (-0.15, 0.15)),
-    ("end", (-0.2, 0.2)),
+    ("end", (0.2,)),
 )
-WORTHWHILE_NATS = 0.02  # a smaller gain does not pay for start tokens, which no other runtime can carry
+WORTHWHILE = 0.01  # of the loss: a smaller gain does not pay for start tokens, which no other runtime can carry
 Vector = NDArray[np.float64]
 
 
@@ -83,18 +85,22 @@ def descend(
     by_name = {factors.method: factors for factors in starts}
     start = _scan(objective, spec, by_name["critical"], log) if settings.start == "scan" else by_name[settings.start]
     template = replace(start, method=METHOD)
-    mean_increment = math.log(extension_ratio(spec, start.target_window)) / spec.num_pairs
+    ratio = extension_ratio(spec, start.target_window)
+    critical = spec.critical_pair
+    mean_increment = math.log(ratio) / spec.num_pairs
     rates = settings.learning_rate * np.append(np.full(spec.num_pairs, mean_increment), settings.attention_rate)
-    adam = Adam(np.append(increments_of(start.array), math.log(start.attention_factor)), rates)
+    adam = Adam(np.append(increments_of(start.array, critical, ratio), math.log(start.attention_factor)), rates)
     best, best_loss, caution = adam.parameters, log.validate(0, settings.start, start, objective).loss_nats, 1.0
     for step in range(settings.steps):
-        factors = _factors_at(adam.parameters, template)
+        factors = _factors_at(adam.parameters, template, critical, ratio)
         trial = log.evaluate(step, "gradient", "gradient", factors, partial(objective.gradient, factors, step))
         if trial.gradient:  # a step whose loss is not finite teaches nothing
-            slope = np.append(slope_of_increments(adam.parameters[:-1], trial.gradient[:-1]), trial.gradient[-1])
+            by_increment = slope_of_increments(adam.parameters[:-1], trial.gradient[:-1], critical, ratio)
+            slope = np.append(by_increment, trial.gradient[-1])
             adam.step(slope, scale=caution * 0.5 * (1 + math.cos(math.pi * step / settings.steps)))
         if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
-            loss = log.validate(step + 1, "gradient", _factors_at(adam.parameters, template), objective).loss_nats
+            factors = _factors_at(adam.parameters, template, critical, ratio)
+            loss = log.validate(step + 1, "gradient", factors, objective).loss_nats
             if loss <= best_loss:
                 best, best_loss = adam.parameters, loss
             else:
@@ -102,8 +108,8 @@ def descend(
     return _try_start_tokens(objective, template, settings.steps, log)
 
 
-def _factors_at(parameters: Vector, template: RescaleFactors) -> RescaleFactors:
-    lambdas = lambdas_of(parameters[:-1])
+def _factors_at(parameters: Vector, template: RescaleFactors, critical_pair: int, ratio: float) -> RescaleFactors:
+    lambdas = lambdas_of(parameters[:-1], critical_pair, ratio)
     return replace(template, lambdas=tuple(lambdas.tolist()), attention_factor=math.exp(parameters[-1]))
 
 
@@ -148,24 +154,45 @@ def _try_start_tokens(objective: Objective, template: RescaleFactors, step: int,
     for start_tokens in (n for n in START_TOKENS_TRIED if n < template.target_window):
         log.validate(step, "start-tokens", replace(chosen, start_tokens=start_tokens), objective)
     winner = log.best_validated
-    if best.loss_nats - winner.loss_nats > WORTHWHILE_NATS:
+    if best.loss_nats - winner.loss_nats > WORTHWHILE * best.loss_nats:
         return replace(chosen, start_tokens=winner.start_tokens)
     return chosen
 
 
-def lambdas_of(increments: Vector) -> Vector:
-    """[P] lambda = exp(cumsum(softplus(u))), softplus(u) = ln(1 + exp(k u)) / k with the sharpness k."""
-    return np.asarray(np.exp(np.cumsum(np.logaddexp(0, SHARPNESS * increments)) / SHARPNESS), dtype=np.float64)
+def lambdas_of(increments: Vector, critical_pair: int, ratio: float) -> Vector:
+    """[P] lambda = exp(cumsum(softplus(u))), softplus(u) = ln(1 + exp(k u)) / k with the sharpness k.
+
+    From the critical pair on the sum goes on from ln s, if it is below that there.
+    """
+    logs = np.cumsum(np.logaddexp(0, SHARPNESS * increments)) / SHARPNESS
+    logs[critical_pair:] += max(0.0, math.log(ratio) - _before(logs, critical_pair))
+    return np.asarray(np.exp(logs), dtype=np.float64)
 
 
-def increments_of(lambdas: Vector) -> Vector:
-    """[P] the u of given non-decreasing lambdas; increments of log lambda below 0.001 are raised to it."""
-    steps = SHARPNESS * np.maximum(np.diff(np.log(lambdas), prepend=0.0), SMALLEST_INCREMENT)
-    return np.asarray((steps + np.log(-np.expm1(-steps))) / SHARPNESS, dtype=np.float64)
+def increments_of(lambdas: Vector, critical_pair: int, ratio: float) -> Vector:
+    """[P] the u of given non-decreasing lambdas, those from the critical pair on raised to s if they are below.
+
+    Increments of log lambda below 0.001 are raised to it.
+    """
+    logs = np.log(lambdas)
+    logs[critical_pair:] = np.maximum(logs[critical_pair:], math.log(ratio))
+    steps = np.diff(logs, prepend=0.0)
+    steps[critical_pair : critical_pair + 1] -= max(0.0, math.log(ratio) - _before(logs, critical_pair))
+    sharp = SHARPNESS * np.maximum(steps, SMALLEST_INCREMENT)
+    return np.asarray((sharp + np.log(-np.expm1(-sharp))) / SHARPNESS, dtype=np.float64)
 
 
-def slope_of_increments(increments: Vector, slope_of_lambdas: Sequence[float]) -> Vector:
-    """[P] d loss / d u from d loss / d lambda, by the chain rule: every u moves all later lambdas."""
-    by_log_lambda = np.asarray(slope_of_lambdas) * lambdas_of(increments)
-    later = np.cumsum(by_log_lambda[::-1])[::-1]
+def slope_of_increments(
+    increments: Vector, slope_of_lambdas: Sequence[float], critical_pair: int, ratio: float
+) -> Vector:
+    """[P] d loss / d u from d loss / d lambda, by the chain rule: every u moves all later lambdas of its sum."""
+    lambdas = lambdas_of(increments, critical_pair, ratio)
+    later = np.cumsum((np.asarray(slope_of_lambdas) * lambdas)[::-1])[::-1]
+    if _before(np.log(lambdas), critical_pair) < math.log(ratio):
+        later[:critical_pair] -= later[critical_pair] if critical_pair < len(later) else 0.0
     return np.asarray(later * np.exp(-np.logaddexp(0, -SHARPNESS * increments)), dtype=np.float64)
+
+
+def _before(logs: Vector, critical_pair: int) -> float:
+    """The logarithm of lambda of the pair before the critical one."""
+    return float(logs[critical_pair - 1]) if critical_pair else 0.0
