@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "models": NOUNS,
     "texts": NOUNS,
     "forward": (*NOUNS, "models"),
+    "building": (*NOUNS, "models"),
     "parallel": (*NOUNS, "models", "texts", "forward"),
     **dict.fromkeys(STEPS, (*NOUNS, "models", "texts", "forward", "parallel")),
     "pipeline": (*NOUNS, "models", "texts", "forward", "parallel", *STEPS),
@@ -35,10 +36,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 
 # Heavy library -> the modules that may import it; all others, the nouns first of all, do without.
 MAY_KNOW: dict[str, tuple[str, ...]] = {
-    "torch": ("models", "texts", "forward", "parallel", "exports.hf"),
-    "transformers": ("models", "texts", "forward", "parallel"),
+    "torch": ("models", "texts", "forward", "building", "parallel", "tuning.training", "tuning.progress", "exports.hf"),
+    "transformers": ("models", "texts", "forward", "building", "parallel"),
     "datasets": ("models", "texts", "forward", "parallel"),
-    "safetensors": ("models", "texts", "forward", "parallel", "exports.hf"),
+    "safetensors": ("models", "texts", "forward", "parallel", "tuning.progress", "exports.hf"),
 }
 
 

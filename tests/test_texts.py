@@ -5,6 +5,8 @@ The oracles are sets of tuples: no hash and no prefix sum of the module is used 
 
 import gzip
 import re
+import sys
+import sysconfig
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,72 @@ def test_a_folder_is_read_whatever_the_path_to_it(
     contents = write_documents(Path(given_as), 2)
     parts = parts_of(load_texts([given_as], tokenizer))
     assert np.concatenate(parts).tolist() == encoded(tokenizer, *contents)
+
+
+class ByteTokenizer:
+    """The bytes of a text as its tokens: quick enough for megabytes."""
+
+    bos_token_id, eos_token_id = None, 256
+
+    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
+        return {"input_ids": [*text.encode()]}
+
+
+def test_the_standard_library_is_read_by_its_name() -> None:
+    """Every single-file module that this Python calls its own, once, in the order of the names; three parts of it."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    names = sorted(f"{name}.py" for name in sys.stdlib_module_names)
+    contents = [(folder / name).read_bytes() for name in names if (folder / name).is_file()]
+    texts = load_texts(["stdlib"], ByteTokenizer())
+    whole = np.concatenate(parts_of(texts))
+    assert len(contents) > 100
+    assert whole[whole != 256].astype(np.uint8).tobytes() == b"".join(filter(None, contents))
+    again = load_texts(["stdlib"], ByteTokenizer())
+    assert all(map(np.array_equal, parts_of(texts), parts_of(again)))
+    assert {int(part[-1]) for part in parts_of(texts)} == {256}
+
+
+def make_stdlib(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A standard library of three modules, with what may lie around them; returns the modules' contents."""
+    contents = write_documents(folder, 3)
+    for i, name in enumerate(("abc", "heapq", "zipapp")):
+        (folder / f"{i:02}.txt").rename(folder / f"{name}.py")
+    for name in ("_sysconfigdata__linux.py", "sitecustomize.py", "test/test_abc.py", "json/decoder.py", "LICENSE.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(f"not to be read: {name}")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(folder) if name == "stdlib" else None)
+    return contents
+
+
+def test_only_modules_of_the_standard_library_are_read(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither packages nor tests nor what a platform or a distribution lays beside the modules."""
+    contents = make_stdlib(tmp_path / "lib", monkeypatch)
+    parts = parts_of(load_texts(["stdlib"], tokenizer))
+    assert np.concatenate(parts).tolist() == encoded(tokenizer, *contents)
+
+
+def test_the_standard_library_stands_beside_paths(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of the same name is read by a path to it, or as a Path."""
+    library = make_stdlib(tmp_path / "lib", monkeypatch)
+    (tmp_path / "stdlib").mkdir()
+    (tmp_path / "stdlib" / "own.txt").write_text(own := pico.make_text(240, seed=7))
+    monkeypatch.chdir(tmp_path)
+    for path in ("./stdlib", Path("stdlib")):
+        parts = parts_of(load_texts(["stdlib", path], tokenizer))
+        assert np.concatenate(parts).tolist() == encoded(tokenizer, *library, own)
+    texts = load_texts(["./stdlib"], tokenizer, measure=["stdlib"])
+    assert texts.measure.tokens.tolist() == encoded(tokenizer, *library)
+
+
+def test_a_python_without_sources_is_told(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "abc.pyc").write_bytes(b"stripped")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(TextsError, match="holds no sources of Python's standard library"):
+        load_texts(["stdlib"], tokenizer)
 
 
 def test_hidden_folders_inside_a_source_are_left_out(tokenizer: Any, tmp_path: Path) -> None:
@@ -445,7 +513,7 @@ def test_needles_are_planted_and_asked_for(opens: bool, tokenizer: Any, opening_
     assert depths[0] < 0.2
     assert depths[-1] > 0.8
     answered = "".join(tokenizer.decode([token]) for token in planted[1:][answers])
-    assert answered.split() == list(asked.values())
+    assert answered == "".join(asked.values())
     if opens:
         assert planted[0] == window[0] == tokenizer.bos_token_id
 

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from longrope.building import build_model, build_tokenizer
     from longrope.errors import LongRopeError
     from longrope.exports import export_hf
     from longrope.factors import FactorTable, RescaleFactors, closed_form, load_factors
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
     from longrope.rundir import RunDir
     from longrope.search import find_factors
     from longrope.texts import Texts, load_texts
+    from longrope.tuning import fine_tune
 
 __version__ = "0.1.0"
 _HOMES = {
+    "build_model": "building",
+    "build_tokenizer": "building",
     "LongRopeError": "errors",
     "export_hf": "exports",
     "FactorTable": "factors",
@@ -47,6 +51,7 @@ _HOMES = {
     "find_factors": "search",
     "Texts": "texts",
     "load_texts": "texts",
+    "fine_tune": "tuning",
 }
 __all__ = [
     "FactorTable",
@@ -57,11 +62,14 @@ __all__ = [
     "RopeSpec",
     "RunDir",
     "Texts",
+    "build_model",
+    "build_tokenizer",
     "closed_form",
     "compare",
     "export_hf",
     "extend",
     "find_factors",
+    "fine_tune",
     "load_factors",
     "load_model",
     "load_recipe",

@@ -71,24 +71,31 @@ def mean_loss_with_graph(model: LanguageModel, tokens: Tokens, tail_tokens: int 
     return weighted_loss_with_graph(model, tokens, weights / weights.sum())
 
 
-def weighted_loss_with_graph(model: LanguageModel, tokens: Tokens, weights: NDArray[np.float64]) -> Tensor:
+def weighted_loss_with_graph(
+    model: LanguageModel,
+    tokens: Tokens,
+    weights: NDArray[np.float64],
+    *,
+    recompute: bool = True,
+) -> Tensor:
     """Weighted sum of next-token losses in nats, a scalar to call ``backward`` on.
-
-    Every layer and every chunk of logits is checkpointed, so memory holds one hidden state per layer.
 
     Args:
         model: run as it is at the moment.
         tokens: [B, N] token ids.
         weights: [B, N - 1] weight of each token's loss; what comes before the first nonzero column is not scored.
+        recompute: checkpoint every layer and every chunk of logits, so that memory holds one hidden state per layer;
+            otherwise all activations are kept, which saves the second pass forward.
     """
     first = int(np.flatnonzero(weights.any(axis=0))[0])
-    with _checkpointed_layers(model.network):
+    score = partial(checkpoint, _chunk_losses, use_reentrant=False) if recompute else _chunk_losses
+    with _checkpointed_layers(model.network) if recompute else nullcontext():
         hidden, ids = _hidden_states(model, tokens)
         hidden, targets = hidden[:, first:-1], ids[:, first + 1 :]
         shares = torch.as_tensor(weights[:, first:], dtype=torch.float32).to(ids.device)
         total = torch.zeros((), device=ids.device)
         for at in _chunks(model, targets):
-            losses = checkpoint(_chunk_losses, model.network, hidden[:, at], targets[:, at], use_reentrant=False)
+            losses = score(model.network, hidden[:, at], targets[:, at])
             total = total + (losses * shares[:, at]).sum()
     return total
 

@@ -1,6 +1,7 @@
 """The recipe of a run: everything that decides its result, as frozen dataclasses, TOML in and out."""
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -11,9 +12,11 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import tomli_w
 
 from longrope.errors import RecipeError
+from longrope.factors import RIVALS
 
 METHODS = ("gradient", "evolution")
 METRICS = ("perplexity", "passkey")
+SCHEDULES = ("linear", "cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,64 @@ class SearchRecipe:
 
 
 @dataclass(frozen=True)
+class TuneRecipe:
+    """How weights are trained.
+
+    Steps, batch, rate and decay are by default the paper's for Llama-2 at 128k (arXiv 2402.13753, section 4.1). For
+    Mistral it has a constant rate of 1e-6 and batches of 64.
+
+    Attributes:
+        window_tokens: 0 takes the target window of the factors, or the trained window if there are none.
+        steps: optimizer steps.
+        batch_windows: windows of one step; its loss is the mean over all their tokens.
+        windows_at_once: how many of them go through the model together; fewer take less memory.
+        learning_rate: the highest, reached when the warm-up ends.
+        warmup_steps: steps before that, at evenly rising rates.
+        schedule: ``linear`` or ``cosine`` decay to 0 after the warm-up, or ``constant``.
+        weight_decay: AdamW's, of matrices alone: norms, biases and embeddings (with a head that shares them) have none.
+        clip_norm: gradients of a larger norm over all weights are scaled down to it; inf never does.
+        checkpoint_every: steps between two checkpoints.
+        recompute: compute activations a second time in the backward pass instead of keeping them.
+    """
+
+    window_tokens: int = 0
+    steps: int = 400
+    batch_windows: int = 32
+    windows_at_once: int = 1
+    learning_rate: float = 2e-5
+    warmup_steps: int = 20
+    schedule: str = "linear"
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    checkpoint_every: int = 100
+    recompute: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values that no training can use (raises RecipeError naming the key)."""
+        if self.window_tokens:
+            _at_least(2, "tune.window_tokens", self.window_tokens)
+        for key in ("steps", "batch_windows", "windows_at_once", "checkpoint_every"):
+            _at_least(1, f"tune.{key}", getattr(self, key))
+        _at_least(0, "tune.warmup_steps", self.warmup_steps)
+        _at_least(0, "tune.weight_decay", self.weight_decay)
+        _above_zero(1.0, "tune.learning_rate", self.learning_rate)
+        _above_zero(math.inf, "tune.clip_norm", self.clip_norm)
+        _one_of(SCHEDULES, "tune.schedule", self.schedule)
+        if self.warmup_steps >= self.steps:
+            raise RecipeError(
+                f"tune.warmup_steps = {self.warmup_steps} with tune.steps = {self.steps}.",
+                "The warm-up must end before the last step.",
+                "Give more steps, or fewer of warm-up.",
+            )
+        if self.windows_at_once > self.batch_windows:
+            raise RecipeError(
+                f"tune.windows_at_once = {self.windows_at_once} with tune.batch_windows = {self.batch_windows}.",
+                "No more windows than a batch has can go through the model together.",
+                "Give a smaller tune.windows_at_once.",
+            )
+
+
+@dataclass(frozen=True)
 class MeasureRecipe:
     """What is measured.
 
@@ -97,6 +158,7 @@ class MeasureRecipe:
         windows: windows of the longest length; the shorter ones divide the same text.
         tail_tokens: perplexity is also given over the last so many tokens of each window.
         passkeys: keys asked for at each length, spread over ten depths.
+        rivals: closed forms that ``longrope extend`` measures beside its own factors: pi, ntk, dynamic-ntk, yarn.
     """
 
     lengths: tuple[int, ...] = ()
@@ -104,11 +166,14 @@ class MeasureRecipe:
     windows: int = 3
     tail_tokens: int = 1024
     passkeys: int = 20
+    rivals: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse values that no measurement can use (raises RecipeError naming the key)."""
         for i, metric in enumerate(self.metrics):
             _one_of(METRICS, f"measure.metrics[{i}]", metric)
+        for i, rival in enumerate(self.rivals):
+            _one_of(RIVALS, f"measure.rivals[{i}]", rival)
         for i, length in enumerate(self.lengths):
             _at_least(2, f"measure.lengths[{i}]", length)
         _at_least(1, "measure.windows", self.windows)

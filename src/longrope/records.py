@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,11 +48,35 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class TrainStep:
+    """One step of a training of weights.
+
+    Attributes:
+        step: counted from 0.
+        loss_nats: the mean loss per token of the step's batch in nats, by the weights before the step.
+        num_tokens: tokens that are scored in the batch.
+        tokens_seen: tokens scored in this step and all before it.
+        learning_rate: of this step.
+        gradient_norm: over all weights, before clipping.
+        seconds: wall clock.
+    """
+
+    step: int
+    loss_nats: float
+    num_tokens: int
+    tokens_seen: int
+    learning_rate: float
+    gradient_norm: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Score:
     """One measured number with its interval and everything needed to judge it.
 
-    ``metric`` is ``perplexity``, ``perplexity-last-K`` (over the last K tokens of each window), ``passkey`` (share of
-    keys answered) or ``passkey-depth-D``. ``low`` and ``high`` bound a 95 % interval.
+    ``metric`` is ``perplexity``, ``perplexity-last-K`` (over the last K tokens of each window), ``ratio-to-METHOD`` (of
+    the perplexities on the same windows, with a paired interval), ``passkey`` (share of keys answered) or
+    ``passkey-depth-D``. ``low`` and ``high`` bound a 95 % interval.
     """
 
     metric: str
@@ -70,13 +94,18 @@ class Score:
     seconds: float
 
 
-Record = TypeVar("Record", Trial, Score)
+Record = TypeVar("Record", Trial, TrainStep, Score)
 
 
-def append_record(path: Path, record: Trial | Score) -> None:
+def append_record(path: Path, record: Trial | TrainStep | Score) -> None:
     """Add one line and force it to disk; after this returns, a crash cannot lose it."""
+    append_records(path, [record])
+
+
+def append_records(path: Path, records: Sequence[Trial | TrainStep | Score]) -> None:
+    """Add lines and force them to disk together; of those that a crash interrupts, some first ones may stand."""
     with path.open("a") as file:
-        file.write(json.dumps(asdict(record)) + "\n")
+        file.writelines(json.dumps(asdict(record)) + "\n" for record in records)
         file.flush()
         os.fsync(file.fileno())
 

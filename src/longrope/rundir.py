@@ -17,7 +17,8 @@ from longrope.recipe import Recipe, dump_recipe, load_recipe
 class RunDir:
     """The directory of one run; created when missing, opened again to resume.
 
-    Files: ``recipe.toml``, ``factors.json`` (written when a search is finished), ``trials.jsonl``, ``scores.jsonl``,
+    Files: ``recipe.toml``, ``factors.json`` (written when a search is finished), ``trials.jsonl``, ``train.jsonl``,
+    ``tuning.safetensors`` (the weights of a training, with Adam's moments while it is not finished), ``scores.jsonl``,
     ``hf/`` (the exported checkpoint) and ``export.json`` (written when it was reopened and compared).
     """
 
@@ -37,6 +38,16 @@ class RunDir:
     def trials(self) -> Path:
         """Every evaluation of the searches, one record a line."""
         return self.path / "trials.jsonl"
+
+    @property
+    def train(self) -> Path:
+        """Every step of a training of weights, one record a line."""
+        return self.path / "train.jsonl"
+
+    @property
+    def tuning(self) -> Path:
+        """The weights of a training, with Adam's moments while it is not finished."""
+        return self.path / "tuning.safetensors"
 
     @property
     def scores(self) -> Path:

@@ -5,6 +5,8 @@ Shape legend: W = windows, N = tokens of a window.
 
 import gzip
 import hashlib
+import sys
+import sysconfig
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from longrope.errors import TextsError
 
 Tokens = NDArray[np.int32]
+STDLIB = "stdlib"
 SHARES = {"search": 0.4, "tune": 0.4, "measure": 0.2}
 SHINGLE_TOKENS = 48
 SKETCH_SIZE = 256
@@ -87,12 +90,13 @@ def load_texts(sources: Sequence[str | Path], tokenizer: Any, *, measure: Sequen
 
     Args:
         sources: text files (``.gz`` too), folders of them (files that are not UTF-8 text are skipped), or ``.npy``
-            files of token ids made with this tokenizer.
+            files of token ids made with this tokenizer. The word ``stdlib`` stands for the modules of the running
+            Python's standard library; a file or folder of that name is ``./stdlib``.
         tokenizer: the model's.
         measure: further sources, of another kind, to measure on.
 
     Raises:
-        TextsError: a path is missing, or nothing readable is there.
+        TextsError: a path is missing, or nothing readable is there; this Python has no sources.
     """
     held_out = list(_unique_documents(measure, tokenizer, set())) if measure else []
     seen = {digest for digest, _ in held_out}
@@ -120,11 +124,14 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 def encode_answer(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], int]:
     """Token ids of a prompt with its answer, and how many of the last ones tell the answer.
 
-    A tokenizer may join the two; what differs from the prompt alone belongs to the answer.
+    A tokenizer may join the two; what differs from the prompt alone belongs to the answer, but for white space before
+    it: a model that would say " the number 48213" has found the key, too.
     """
     asked, answered = encode(tokenizer, prompt), encode(tokenizer, f"{prompt} {answer}")
-    shared = next((i for i, (a, b) in enumerate(zip(asked, answered, strict=False)) if a != b), len(asked))
-    return answered, len(answered) - shared
+    first = next((i for i, (a, b) in enumerate(zip(asked, answered, strict=False)) if a != b), len(asked))
+    while not tokenizer.decode(answered[first]).strip():
+        first += 1
+    return answered, len(answered) - first
 
 
 def plant_needles(window: Tokens, tokenizer: Any, rng: np.random.Generator) -> tuple[Tokens, NDArray[np.bool_]]:
@@ -199,7 +206,7 @@ def _divide(windows: Tokens, length: int) -> Tokens:
 
 def _unique_documents(sources: Sequence[str | Path], tokenizer: Any, seen: set[str]) -> Iterator[tuple[str, Tokens]]:
     for source in sources:
-        for path in _files(Path(source)):
+        for path in _stdlib_modules() if source == STDLIB else _files(Path(source)):
             content = _read(path)
             digest = hashlib.sha256(content).hexdigest()
             if digest in seen:
@@ -217,6 +224,19 @@ def _files(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
     raise TextsError(f"{source} does not exist.", "A text file or a folder of them is needed.", "Check the path.")
+
+
+def _stdlib_modules() -> list[Path]:
+    """The single-file modules of the standard library by name: one Python version gives one list on all platforms."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    modules = sorted(path for path in folder.glob("*.py") if path.stem in sys.stdlib_module_names)
+    if not modules:
+        raise TextsError(
+            f"{folder} holds no sources of Python's standard library.",
+            f"The text {STDLIB!r} is read from there.",
+            "Use a Python that is installed with its .py files, or give text files or folders.",
+        )
+    return modules
 
 
 def _read(path: Path) -> bytes:

@@ -1,5 +1,7 @@
 """Passkey retrieval: a five-digit key hidden at some depth of a long filler, asked for at the end.
 
+The prompt ends where the digits begin: white space that a tokenizer puts before them is part of it.
+
 Prompts are built in tokens, to an exact length, with any tokenizer; the sentences are our own.
 """
 

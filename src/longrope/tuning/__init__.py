@@ -1,0 +1,110 @@
+"""Train weights by plain next-token losses: a tiny model from nothing, or a large one at the length of its factors."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+
+from longrope.factors import RescaleFactors
+from longrope.models import LanguageModel, rescaled
+from longrope.recipe import TuneRecipe
+from longrope.records import TrainStep
+from longrope.rundir import RunDir
+from longrope.texts import TokenText, fingerprint
+from longrope.tuning.batches import Batches
+from longrope.tuning.progress import Checkpoint, TrainLog
+from longrope.tuning.training import Training, Weights, in_float32, trained_weights
+
+
+def fine_tune(
+    model: LanguageModel,
+    factors: RescaleFactors | None,
+    text: TokenText,
+    *,
+    settings: TuneRecipe | None = None,
+    run: RunDir | None = None,
+    seed: int = 0,
+    on_step: Callable[[TrainStep], None] = lambda _: None,
+) -> LanguageModel:
+    """Train the weights of a model in place, with rescaled RoPE.
+
+    The weights are float32 while they are trained and then get their number format back. In a run directory the
+    training goes on from its last checkpoint, on a CPU to the same bits as without a break, and a finished one is only
+    read. An interrupt (Ctrl-C) leaves a checkpoint of its own, unless it comes in the moment when the weights change.
+    After an error the model holds the weights of the last whole step; load it again before another try.
+
+    Args:
+        model: what is trained; dropout is off.
+        factors: installed during the training alone; None takes the model as it is.
+        text: the part of some texts to tune on.
+        settings: of the training; by default the paper's.
+        run: where ``train.jsonl`` and the checkpoint go; one training fits into it.
+        seed: decides the windows and their order.
+        on_step: called after every step.
+
+    Returns:
+        The model that was given, in eval mode and without gradients.
+
+    Raises:
+        TextsError: the text is shorter than a window.
+        FactorsError: the factors belong to another geometry.
+        RunError: the run directory holds another training.
+        LongRopeError: the loss or its gradient is not finite.
+    """
+    settings = settings or TuneRecipe()
+    length = settings.window_tokens or (factors.target_window if factors else model.spec.trained_window)
+    batches = Batches.cut(text, length, settings.batch_windows, seed)
+    weights = trained_weights(model.network)
+    identity = _identify(model, weights, factors, text, settings, seed)
+    checkpoint = Checkpoint(run.tuning if run else None, identity)
+    log = TrainLog(run.train if run else None)
+    begun_at, tensors = checkpoint.read()
+    model.network.requires_grad_(False).eval()
+    with in_float32(weights), rescaled(model, factors):
+        training = Training(model, weights, batches, settings)
+        training.restore(begun_at, tensors)
+        log.begin(begun_at)
+        _train(training, log, checkpoint, on_step)
+    if begun_at < settings.steps:
+        checkpoint.save(settings.steps, {f"weight/{name}": weight for name, weight in weights.items()})
+    return model
+
+
+def _train(training: Training, log: TrainLog, checkpoint: Checkpoint, on_step: Callable[[TrainStep], None]) -> None:
+    """Take the steps that are left, with a checkpoint every so often and at an interrupt."""
+    settings = training.settings
+    try:
+        while training.done < settings.steps:
+            record = training.step()
+            log.add(record)
+            if training.done % settings.checkpoint_every == 0 and training.done < settings.steps:
+                log.flush()
+                checkpoint.save(training.done, training.tensors)
+            on_step(record)
+    except KeyboardInterrupt:
+        if training.settled:
+            log.flush()
+            checkpoint.save(training.done, training.tensors)
+        raise
+    finally:
+        log.flush()
+
+
+def _identify(
+    model: LanguageModel,
+    weights: Weights,
+    factors: RescaleFactors | None,
+    text: TokenText,
+    settings: TuneRecipe,
+    seed: int,
+) -> dict[str, str]:
+    """What a training is resumed by; of the weights that it starts from, names, formats and shapes."""
+    shapes = [(name, str(weight.dtype), *weight.shape) for name, weight in weights.items()]
+    return {
+        "model": model.name,
+        "weights": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16],
+        "factors": factors.fingerprint if factors else "none",
+        "text": f"{fingerprint(text.tokens)}, opened by {text.bos}",
+        "seed": str(seed),
+        **{f"tune.{key}": str(value) for key, value in asdict(settings).items()},
+    }
