@@ -5,7 +5,7 @@ Exit codes: 0 done, 2 bad input (one paragraph on stderr), 1 our fault (a traceb
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from longrope.rundir import RunDir
 
 INTERRUPTED = 130
+DEFAULT_RECIPE = Path(__file__).parent / "assets" / "nano.toml"
+NEXT = """
+Next, with a model and texts of your own (MODEL is a hub name, a folder or a GGUF file):
+  longrope inspect MODEL
+  longrope extend  MODEL --to 64k --data books/ --measure-data other-books/
+  longrope compare MODEL --to 64k --data books/ --measure-data other-books/"""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -59,15 +65,22 @@ def extend(
     dtype: DType = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search factors, measure the result, export a checkpoint: the whole walk."""
-    full, run = _prepare(**_given(locals()))
+    """Search factors, measure the result, export a checkpoint: the whole walk. With no arguments: the embedded default.
+
+    The default takes a small model of our own from 256 to 2,048 tokens, on the standard library's sources.
+    """
+    given = _given(locals())
+    by_default = not any(given[key] for key in ("model", "to", "data", "recipe", "out"))
+    full, run = _prepare(**{**given, "recipe": DEFAULT_RECIPE} if by_default else given)
     from longrope import pipeline
 
     with _watching(full, run) as watch:
         scores = pipeline.extend(full, run, watch)
     _print_scores(scores, as_json)
     if not as_json:
-        print(f"factors: {run.factors()}\ncheckpoint: {run.checkpoint}\nscores: {run.scores}")
+        print(f"factors: {run.factors()}\ncheckpoint: {run.checkpoint}\nreport: {run.path / 'report.html'}")
+    if by_default and not as_json:
+        print(NEXT)
 
 
 @app.command()
@@ -95,7 +108,7 @@ def compare(
     _print_scores(scores, as_json)
     if not as_json:
         _print_costs(costs)
-        print(f"scores: {run.scores}")
+        print(f"report: {run.path / 'report.html'}")
 
 
 @app.command()
@@ -296,23 +309,15 @@ def _watching(recipe: "Recipe | None" = None, run: "RunDir | None" = None) -> It
             raise
 
 
-def _print_scores(scores: Iterable["Score"], as_json: bool) -> None:
-    """One row per method, one column per metric and length, each value with its interval."""
-    shown = [score for score in scores if "depth" not in score.metric]
+def _print_scores(scores: Sequence["Score"], as_json: bool) -> None:
+    """A table for each metric, one row per method, each value with its interval."""
     if as_json:
         print(json.dumps([asdict(score) for score in scores]))
         return
-    columns = list(dict.fromkeys((score.metric, score.context_tokens) for score in shown))
-    cells = {(score.method, score.metric, score.context_tokens): _cell(score) for score in shown}
-    methods = dict.fromkeys(score.method for score in shown)
-    rows = ([method, *(cells.get((method, *column), "") for column in columns)] for method in methods)
-    _print_table("scores", ["method", *(f"{metric} @{tokens:,}" for metric, tokens in columns)], rows)
+    from longrope.reports import score_tables
 
-
-def _cell(score: "Score") -> str:
-    if score.metric == "passkey":
-        return f"{score.value:.0%} ({score.low:.0%}-{score.high:.0%})"
-    return f"{score.value:.4g} ({score.low:.4g}-{score.high:.4g})"
+    for table in score_tables(scores):
+        _print_table(table.title, table.header, table.rows)
 
 
 def _print_costs(costs: Iterable[Any]) -> None:
@@ -325,7 +330,7 @@ def _number(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _print_table(title: str, header: list[str], rows: Iterable[list[str]]) -> None:
+def _print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 

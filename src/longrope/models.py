@@ -24,6 +24,7 @@ from longrope.errors import ModelError
 from longrope.factors import RescaleFactors
 from longrope.rope import Carried, Lambdas, RopeSpec, llama3_lambdas, pi_lambdas, yarn_lambdas
 
+EMBEDDED, ASSETS = "nano", Path(__file__).parent / "assets"  # the name of the model that comes with the package
 PROBE_POSITIONS = 64
 GGUF_SCALING = ("type", "factor", "original_context_length")
 UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, StrictDataclassError)
@@ -76,8 +77,8 @@ def load_model(source: str | Path, *, device: str = "auto", dtype: str = "auto")
     """Load a causal language model and check that its RoPE is one that we can rescale.
 
     Args:
-        source: a hub name, a folder with safetensors weights, or a GGUF file (which is dequantized). Pickled weights
-            and code that comes with a model are never loaded.
+        source: a hub name, a folder with safetensors weights, a GGUF file (which is dequantized), or ``nano``, which
+            comes with the package. Pickled weights and code that comes with a model are never loaded.
         device: ``cpu``, ``cuda``, or ``auto``.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``.
 
@@ -135,6 +136,8 @@ def save_model(model: LanguageModel, folder: Path) -> None:
 
 def _locate(source: str | Path) -> dict[str, str]:
     path = Path(source)
+    if source == EMBEDDED:
+        return {"pretrained_model_name_or_path": str(ASSETS / EMBEDDED)}
     if path.is_file() and path.suffix == ".gguf":
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     if path.is_file():

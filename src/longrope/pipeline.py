@@ -1,7 +1,7 @@
 """The walk: model + texts -> search -> measure -> export, one line per arrow, every artifact in a run directory."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import Any
 from longrope.exports import dump_report, export_hf
 from longrope.factors import RIVALS, FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
 from longrope.forward import prefers_cudnn
-from longrope.measures import measure
+from longrope.measures import measure, measure_against
 from longrope.models import LanguageModel, load_config, load_model, read_spec
 from longrope.recipe import ExportRecipe, Recipe
 from longrope.records import Score, Trial, read_records
+from longrope.reports import write_report
 from longrope.rundir import RunDir
 from longrope.search import find_factors
 from longrope.search.cost import SearchCost, compare_costs
@@ -37,7 +38,7 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
         watch: told of progress.
 
     Returns:
-        The scores of the model as it is (at lengths up to its trained window and at the target) and with the factors.
+        The scores of the model as it is, of the recipe's rivals, and with the factors found.
     """
     watch = watch or Watch()
     run.check(recipe)
@@ -46,9 +47,11 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
         run.bind(recipe)
         factors = _search(recipe, run, model, texts, recipe.search.method, watch)
         run.write_text(run.factors(), dump_factors(factors))
-        scores = _measure(recipe, run, model, texts, None, "none", watch)
+        scores = _measure_closed_forms(recipe, run, model, texts, recipe.measure.rivals, watch)
         scores += _measure(recipe, run, model, texts, factors, factors.method, watch)
+        scores += _measure_against_best(recipe, run, model, texts, factors, scores)
         export(recipe, run, model, factors, texts, watch)
+        watch.on_step(f"report: {write_report(run)}")
     return scores
 
 
@@ -60,13 +63,10 @@ def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Sco
     with run.locked():
         run.bind(recipe)
         searched = {method: _search(recipe, run, model, texts, method, watch) for method in ("evolution", "gradient")}
-        lengths = measured_lengths(recipe, model)
-        rivals = {name: closed_form(model.spec, name, recipe.target_tokens, lengths) for name in RIVALS}
-        scores = _measure(recipe, run, model, texts, None, "none", watch)
-        for method, table in rivals.items():
-            scores += _measure(recipe, run, model, texts, table, method, watch)
+        scores = _measure_closed_forms(recipe, run, model, texts, RIVALS, watch)
         for factors in searched.values():
             scores += _measure(recipe, run, model, texts, factors, factors.method, watch)
+        watch.on_step(f"report: {write_report(run)}")
     return scores
 
 
@@ -145,6 +145,36 @@ def _measure(
         run=run,
         seed=recipe.seed,
     )
+
+
+def _measure_closed_forms(
+    recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts, names: Sequence[str], watch: Watch
+) -> list[Score]:
+    """The scores of the model as it is and of rival methods."""
+    lengths = measured_lengths(recipe, model)
+    scores = _measure(recipe, run, model, texts, None, "none", watch)
+    for name in names:
+        table = closed_form(model.spec, name, recipe.target_tokens, lengths)
+        scores += _measure(recipe, run, model, texts, table, name, watch)
+    return scores
+
+
+def _measure_against_best(
+    recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts, factors: RescaleFactors, scores: Sequence[Score]
+) -> list[Score]:
+    """How the factors compare with the best of the recipe's rivals at the longest length, where perplexity is asked."""
+    rivals, lengths = recipe.measure.rivals, measured_lengths(recipe, model)
+    if not rivals or "perplexity" not in recipe.measure.metrics:
+        return []
+    last = [s for s in scores if s.metric == "perplexity" and s.context_tokens == max(lengths) and s.method in rivals]
+    best = min(last, key=lambda score: score.value).method
+    settings = replace(recipe.measure, lengths=lengths)
+    table = closed_form(model.spec, best, recipe.target_tokens, lengths)
+    return [
+        measure_against(
+            model, factors, table, texts.measure, settings=settings, rival_name=best, run=run, seed=recipe.seed
+        )
+    ]
 
 
 def search_costs(run: RunDir) -> list[SearchCost]:

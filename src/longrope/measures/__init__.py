@@ -2,7 +2,7 @@
 
 from longrope.factors import FactorTable, RescaleFactors, as_table
 from longrope.measures.passkey import build_passkeys, measure_passkey, tasks_fingerprint
-from longrope.measures.perplexity import measure_perplexity
+from longrope.measures.perplexity import measure_perplexity, measure_ratio
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score, append_record, read_records
@@ -55,6 +55,42 @@ def measure(
                     _keep(run, [score for score in made if score.metric not in kept])
             scores += sorted(made, key=lambda score: score.metric)
     return scores
+
+
+def measure_against(
+    model: LanguageModel,
+    factors: RescaleFactors,
+    rival: FactorTable,
+    text: TokenText,
+    *,
+    settings: MeasureRecipe,
+    rival_name: str,
+    run: RunDir,
+    seed: int = 0,
+) -> Score:
+    """Measure the perplexity of factors as a share of a rival's at the longest length, with a paired interval.
+
+    Args:
+        model: the model.
+        factors: its factors.
+        rival: of another method.
+        text: text that no search has seen (raises TextsError if it has).
+        settings: lengths and windows, as for ``measure``.
+        rival_name: what the record calls the rival.
+        run: where the score goes; one that is there already is not measured again.
+        seed: of the bootstrap.
+    """
+    table = as_table(factors)
+    windows = text.windows(_lengths(model, table, settings)[-1], settings.windows)
+    check_unsearched(windows, factors.searched)
+    asked = (factors.method, windows.shape[1], model.name, fingerprint(windows), table.fingerprint, seed)
+    for score in read_records(run.scores, Score):
+        if score.metric == f"ratio-to-{rival_name}" and _identity(score) == asked:
+            return score
+    methods = (factors.method, rival_name)
+    score = measure_ratio(model, (table, rival), windows, methods=methods, seed=seed)
+    append_record(run.scores, score)
+    return score
 
 
 def _measure(
