@@ -1,4 +1,4 @@
-# `make test` needs python3.11 or newer with venv, and nothing else that is installed.
+# `make demo` and `make test` need python3.11 or newer with venv, and nothing else that is installed.
 # Another interpreter or another build of torch: make test PYTHON=python3.12 TORCH='torch==2.13.0 --index-url ...'
 
 PYTHON ?= python3
@@ -8,7 +8,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALLED := .venv/installed
 
-.PHONY: test check fix clean
+.PHONY: demo test check fix clean
+
+demo: $(INSTALLED)
+	$(BIN)/longrope extend
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
