@@ -42,7 +42,7 @@ SEARCHES = {f"search, needles {weight:g}": weight for weight in (0.3, 1, 3)}
 def curve(
     model: LanguageModel, length: int, end: float, free: float | None = None, attention: float = 1
 ) -> RescaleFactors:
-    """YaRN's ramp, or the critical-pair rule with a share of its pairs left alone, aimed at ``end`` times the target."""
+    """YaRN's ramp, or the critical-pair rule with a share of pairs left alone, aimed at ``end`` times the target."""
     spec = model.spec
     start = closed_form(spec, "critical", length).tiers[0]
     slowest = extension_ratio(spec, length) * end

@@ -10,6 +10,7 @@ from pathlib import Path
 from longrope.records import Score, read_records
 
 ROOT = Path(__file__).parent.parent
+DEMO = (256, 1024, 2048)
 LENGTHS = (8192, 16384, 32768, 65536)
 RIVALS = {"none": "the model as it is", "pi": "PI", "ntk": "NTK", "dynamic-ntk": "dynamic NTK", "yarn": "YaRN"}
 SEARCHES = {"longrope-evolution": "LongRoPE, evolution", "longrope-gradient": "LongRoPE, gradient"}
@@ -34,15 +35,48 @@ def write_tables() -> list[Path]:
 
 
 def compare_table() -> str:
-    """Perplexity and passkeys of every method at every length."""
-    head = ["", *(f"{n // 1024}k" for n in LENGTHS), *(f"keys {n // 1024}k" for n in LENGTHS)]
-    rows = [_row(label, _scores("smollm2-64k-text", method)) for method, label in RIVALS.items()]
+    """Perplexity of every method at every length."""
+    rows = [[label, *_numbers(perplexities("smollm2-64k-text", method))] for method, label in RIVALS.items()]
     rows += [
-        _row(f"{label}, {score}", _scores(run, method))
+        [f"{label}, {score}", *_numbers(perplexities(run, method))]
         for run, score in RUNS.items()
         for method, label in SEARCHES.items()
     ]
-    return _table(head, rows)
+    return _table(["", *(f"{n // 1024}k" for n in LENGTHS)], rows)
+
+
+def demo_table() -> str:
+    """What the demo prints: perplexity with its interval, and passkeys, at every length."""
+    rows = []
+    for method, label in {**RIVALS, **SEARCHES}.items():
+        if scores := _scores("demo", method):
+            shown = [scores["perplexity", length] for length in DEMO]
+            keys = [f"{scores['passkey', length].value:.0%}" for length in DEMO]
+            rows.append([label, *(f"{s.value:.2f} ({s.low:.2f}-{s.high:.2f})" for s in shown), *keys])
+    return _table(["", *(f"{n:,}" for n in DEMO), *(f"keys {n:,}" for n in DEMO)], rows)
+
+
+def win_table() -> str:
+    """How the demo's factors compare with the best of the others on the same tokens."""
+    (metric, length), score = next((k, s) for k, s in _scores("demo", "longrope-gradient").items() if "ratio" in k[0])
+    rival = RIVALS[metric.removeprefix("ratio-to-")]
+    interval = f"{score.value:.4f} ({score.low:.4f}-{score.high:.4f})"
+    return _table(
+        [f"LongRoPE's perplexity at {length:,} tokens, as a share of", "paired 95 % interval"], [[rival, interval]]
+    )
+
+
+def cost_table() -> str:
+    """What both searches cost to reach the same validation loss, and what they reached in the end."""
+    costs = json.loads((ROOT / "results" / "smollm2-64k-needles" / "costs.json").read_text())
+    names = {"trials": "evaluations", "token_passes": "tokens pushed", "seconds": "seconds"}
+    rows = []
+    for cost in costs:
+        common = [f"{cost[f'{key}_to_common']:,}" for key in names]
+        rows.append([SEARCHES[cost["method"]], *common, *(f"{cost[key]:,}" for key in names)])
+        rows[-1].append(f"{cost['validation_loss_nats']:.3f}")
+    head = ["", *(f"{name} to the common loss" for name in names.values()), *(f"{n} in all" for n in names.values())]
+    return _table([*head, "loss reached"], rows)
 
 
 def ratio_table() -> str:
@@ -80,7 +114,32 @@ def probe_table() -> str:
     return _table(head, [[probe["factors"], *(f"{loss:.2f}" for loss in probe["losses"])] for probe in probes])
 
 
-TABLES = {"probe": probe_table, "compare": compare_table, "ratios": ratio_table, "variants": variants_table}
+def nano_search_table() -> str:
+    """What closed forms and searches by different scores give on the nano model."""
+    lines = (ROOT / "results" / "nano-search" / "nano.jsonl").read_text().splitlines()
+    rows = []
+    for line in map(json.loads, lines):
+        numbers = [line["loss"], line["loss_last_half"], line["attention_factor"], line["lambdas"][-1]]
+        rows.append([line["factors"], *(f"{x:.3f}" for x in numbers), f"{line['keys']:.0%}"])
+    return _table(["factors", "loss", "loss, last half", "attention factor", "slowest lambda", "keys"], rows)
+
+
+TABLES = {
+    "probe": probe_table,
+    "compare": compare_table,
+    "ratios": ratio_table,
+    "variants": variants_table,
+    "demo": demo_table,
+    "win": win_table,
+    "cost": cost_table,
+    "nano-search": nano_search_table,
+}
+
+
+def perplexities(run: str, method: str) -> list[float]:
+    """The perplexity of one method at every length."""
+    scores = _scores(run, method)
+    return [scores["perplexity", length].value for length in LENGTHS]
 
 
 def _scores(run: str, method: str) -> dict[tuple[str, int], Score]:
@@ -88,10 +147,8 @@ def _scores(run: str, method: str) -> dict[tuple[str, int], Score]:
     return {(score.metric, score.context_tokens): score for score in scores if score.method == method}
 
 
-def _row(label: str, scores: dict[tuple[str, int], Score]) -> list[str]:
-    perplexities = (scores["perplexity", length].value for length in LENGTHS)
-    keys = (scores["passkey", length].value for length in LENGTHS)
-    return [label, *(f"{x:.0f}" if x >= 100 else f"{x:.2f}" for x in perplexities), *(f"{x:.0%}" for x in keys)]
+def _numbers(values: list[float]) -> list[str]:
+    return [f"{value:.0f}" if value >= 100 else f"{value:.2f}" for value in values]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -85,11 +85,23 @@ def recipe_file(pico_folder: Path, text_folders: tuple[Path, Path], tmp_path: Pa
     return tmp_path / "recipe.toml"
 
 
-def table_row(out: str, first: str) -> list[str]:
-    """The cells of the row of a printed table that begins with this word."""
-    rows = [line for line in out.splitlines() if line.startswith("│") and line.strip("│ ").split(" ")[0] == first]
+def table_row(out: str, first: str, title: str = "") -> list[str]:
+    """The cells of the row that begins with this word, in the printed table of this title (or the only one)."""
+    rows, shown = [], ""
+    for line in out.splitlines():
+        shown = line.strip() if line[:1].isalpha() else shown
+        if line.startswith("│") and line.strip("│ ").split(" ")[0] == first and title in shown:
+            rows.append(line)
     assert len(rows) == 1, out
     return [cell.strip() for cell in rows[0].strip("│").split("│")]
+
+
+def assert_shown(out: str, score: Score) -> None:
+    """A score with its interval stands in the row of its method, in the table of its metric."""
+    if "depth" in score.metric:
+        return
+    cell = f"{score.value:.4g} ({score.low:.4g}-{score.high:.4g})"
+    assert cell in table_row(out, score.method, f"{score.metric} (95 % interval)")
 
 
 def note_recipes(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
@@ -115,9 +127,8 @@ def test_extend_walks_prints_and_resumes(command: Command, recipe_file: Path) ->
     scores = read_records(run.scores, Score)
     assert {score.method for score in scores} == {"none", "longrope-gradient"}
     for score in scores:
-        cells = table_row(told.out, score.method)
-        assert f"{score.value:.4g} ({score.low:.4g}-{score.high:.4g})" in cells
-    for line in ("factors: run/factors.json", "checkpoint: run/hf", "scores: run/scores.jsonl"):
+        assert_shown(told.out, score)
+    for line in ("factors: run/factors.json", "checkpoint: run/hf", "report: run/report.html"):
         assert line in told.out.splitlines()
     for word in ("load", "search", "measure", "export"):
         assert any(line.startswith(word) for line in told.err.splitlines())
@@ -197,7 +208,7 @@ def test_compare_prints_every_method(command: Command, recipe_file: Path) -> Non
     assert {score.method for score in scores} == methods
     scores_table, costs_table = re.split(r"^cost\s*$", told.out, flags=re.MULTILINE)
     for score in scores:
-        assert f"{score.value:.4g} ({score.low:.4g}-{score.high:.4g})" in table_row(scores_table, score.method)
+        assert_shown(scores_table, score)
     costs = json.loads(Path("run/costs.json").read_text())
     assert [cost["method"] for cost in costs] == ["longrope-evolution", "longrope-gradient"]
     for cost in costs:
@@ -248,6 +259,92 @@ def test_no_arguments_show_the_commands(command: Command) -> None:
     told = command()
     for name in ("extend", "compare", "search", "measure", "export", "inspect"):
         assert name in told.out + told.err
+
+
+# The embedded default
+
+
+def next_commands(told: Told) -> list[str]:
+    """The commands that a person is told to type next."""
+    return [line.split()[1] for line in told.out.splitlines() if line.startswith("  longrope ")]
+
+
+def test_extend_without_arguments_takes_the_embedded_recipe(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = note_recipes(monkeypatch)
+    told = command("extend")
+    assert told.code == 0, told.err
+    assert begun == [load_recipe(cli.DEFAULT_RECIPE)]
+    assert (begun[0].model, begun[0].target_tokens, begun[0].data) == ("nano", 2048, ("stdlib",))
+    assert [path.name for path in Path("runs").iterdir()] == ["nano-2k"]
+    assert next_commands(told) == ["inspect", "extend", "compare"]
+    assert "report: runs/nano-2k/report.html" in told.out.splitlines()
+
+
+def test_the_next_commands_are_ones_that_work(
+    command: Command,
+    pico_folder: Path,
+    text_folders: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each is typed as it was printed, with a model and texts of one's own in it."""
+    begun = note_recipes(monkeypatch)
+    monkeypatch.setattr(pipeline, "compare", pipeline.extend)
+    own = {"MODEL": pico_folder, "books/": text_folders[0], "other-books/": text_folders[1]}
+    lines = [line for line in command("extend").out.splitlines() if line.startswith("  longrope ")]
+    for line in lines:
+        told = command(*(own.get(word, word) for word in line.split()[1:]))
+        assert told.code == 0, told.err
+        assert next_commands(told) == []
+    assert [full.target_tokens for full in begun] == [2048, 65536, 65536]
+    assert {full.measure_data for full in begun[1:]} == {(str(text_folders[1]),)}
+
+
+def test_extend_by_default_prints_json_alone_when_asked(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = note_recipes(monkeypatch)
+    told = command("extend", "--json")
+    assert (told.code, json.loads(told.out)) == (0, [])
+    assert begun == [load_recipe(cli.DEFAULT_RECIPE)]
+
+
+@pytest.mark.parametrize(
+    ("given", "changes"),
+    [
+        (("--seed", 3), {"seed": 3}),
+        (("--device", "cpu"), {"device": "cpu"}),
+        (("--dtype", "bfloat16"), {"dtype": "bfloat16"}),
+    ],
+)
+def test_the_default_is_taken_with_another_setting(
+    given: tuple[object, ...], changes: dict[str, object], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = note_recipes(monkeypatch)
+    told = command("extend", *given)
+    assert told.code == 0, told.err
+    assert [asdict(full) for full in begun] == [asdict(load_recipe(cli.DEFAULT_RECIPE)) | changes]
+    assert next_commands(told) == ["inspect", "extend", "compare"]
+
+
+def test_half_a_run_of_ones_own_is_not_the_default(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who names a window, texts or a model means their own; what is missing is named, and nothing begins."""
+    begun = note_recipes(monkeypatch)
+    cases = {
+        ("--to", "64k"): "MODEL and --data are missing",
+        ("--data", "books"): "MODEL and --to are missing",
+        ("model",): "--to and --data are missing",
+    }
+    for given, words in cases.items():
+        assert words in assert_one_paragraph(command("extend", *given))
+    assert begun == []
+    assert not Path("runs").exists()
+
+
+def test_a_recipe_of_ones_own_is_followed_by_no_advice(
+    command: Command, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note_recipes(monkeypatch)
+    told = command("extend", "--recipe", recipe_file, "--out", "run")
+    assert told.code == 0
+    assert next_commands(told) == []
 
 
 # Bad input
@@ -322,7 +419,7 @@ def bad(tmp_path: Path, pico_folder: Path, text_folders: tuple[Path, Path]) -> C
         "length of nothing": lambda: extending(to="0"),
         "length of one token": lambda: ["measure", model, "--data", data, "--lengths", "1", "--metrics", "perplexity"],
         "too short for passkeys": lambda: ["measure", model, "--data", data, "--lengths", "64"],
-        "no arguments": lambda: ["extend"],
+        "no arguments": lambda: ["compare"],
         "no data": lambda: ["extend", model, "--to", "256"],
         "no target": lambda: ["compare", model, "--data", data],
         "no model": lambda: ["search", "--to", "256", "--data", data],

@@ -1,17 +1,21 @@
 """The docs are held to the code and the records: tables, tree, commands, names, recipes."""
 
+import html
 import importlib.util
+import json
 import re
 from pathlib import Path
+from typing import Any
 
+import pico
 import pytest
 from typer.testing import CliRunner
 
 import longrope
-from longrope.cli import app
+from longrope.cli import DEFAULT_RECIPE, app
 from longrope.factors import load_factors
 from longrope.recipe import load_recipe
-from longrope.records import Score, Trial, read_records
+from longrope.records import Score, TrainStep, Trial, read_records
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -28,6 +32,56 @@ def test_tables_are_those_of_the_records(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Path, "write_text", lambda *_: None)
     assert tables.write_tables() == []
     assert "| YaRN | 25.55 |" in README
+
+
+def test_the_picture_shows_the_records() -> None:
+    """The numbers in the description of the picture are those of the scores."""
+    picture = (ROOT / "results" / "perplexity.svg").read_text()
+    assert "](results/perplexity.svg)" in README
+    shown = json.loads(html.unescape(re.findall(r"<dc:description>(.*?)</dc:description>", picture)[0]))
+    scores = read_records(ROOT / "results" / "smollm2-64k-text" / "scores.jsonl", Score)
+    measured: dict[str, list[float]] = {}
+    for score in sorted(scores, key=lambda score: score.context_tokens):
+        if score.metric == "perplexity":
+            measured.setdefault(score.method, []).append(round(score.value, 2))
+    assert shown == measured
+
+
+def test_the_demo_wins_by_more_than_its_interval() -> None:
+    """As the README says; and its table was made by the recipe that comes with the package."""
+    scores = read_records(ROOT / "results" / "demo" / "scores.jsonl", Score)
+    (ratio,) = (score for score in scores if score.metric.startswith("ratio-to-"))
+    rivals = [s for s in scores if (s.metric, s.context_tokens) == ("perplexity", 2048) and "longrope" not in s.method]
+    assert ratio.metric == f"ratio-to-{min(rivals, key=lambda score: score.value).method}"
+    assert ratio.high < 1
+    assert load_recipe(ROOT / "results" / "demo" / "recipe.toml") == load_recipe(DEFAULT_RECIPE)
+
+
+def test_the_nano_models_training_is_recorded_whole() -> None:
+    steps = read_records(ROOT / "results" / "nano" / "train.jsonl", TrainStep)
+    assert [record.step for record in steps] == list(range(len(steps)))
+    told = f"{steps[-1].tokens_seen / 1e6:.0f} million tokens"
+    assert told in (ROOT / "results" / "README.md").read_text()
+
+
+def test_the_walk_from_scratch_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's own lines, with smaller numbers."""
+    code = README.split("From scratch")[1].split("```python\n")[1].split("```")[0]
+    smaller = {"vocabulary=2048": "vocabulary=300", "d_model=256": "d_model=32", "layers=6": "layers=2"}
+    smaller |= {"window=256": "window=64", "steps=2000": "steps=25", "batch_windows=64": "batch_windows=2"}
+    smaller["2048"] = "256"
+    for given, small in smaller.items():
+        assert given in code
+        code = code.replace(given, small)
+    (tmp_path / "books").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "books" / f"{name}.txt").write_text(pico.make_text(12000, seed=len(name) + ord(name[0])))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)  # noqa: S102  # it is our own README
+    assert names["losses"].shape == (1, 255)
+    assert names["losses"].isfinite().all()
+    assert names["factors"].target_window == 256
 
 
 def test_ratios_follow_from_the_scores() -> None:
@@ -72,8 +126,8 @@ def test_flags_in_the_readme_exist() -> None:
 
 
 def test_names_in_the_walk_are_public() -> None:
-    walk = README.split("```python\n")[1].split("```")[0]
-    names = set(re.findall(r"longrope\.(\w+)", walk))
+    walk = "".join(block.split("```")[0] for block in README.split("```python\n")[1:])
+    names = set(re.findall(r"\blongrope\.(\w+)", walk)) - {"forward", "recipe"}
     assert len(names) > 5
     assert names <= set(longrope.__all__)
     compile(walk, "README.md", "exec")
@@ -90,7 +144,7 @@ def test_published_records_load_and_belong_together(run: Path) -> None:
     scores, trials = read_records(run / "scores.jsonl", Score), read_records(run / "trials.jsonl", Trial)
     recipe = load_recipe(run / "recipe.toml")
     assert {score.context_tokens for score in scores} == set(recipe.measure.lengths)
-    for method in ("longrope-evolution", "longrope-gradient"):
+    for method in {score.method for score in scores if score.method.startswith("longrope")}:
         factors = load_factors(run / f"factors-{method}.json").tiers[0]
         made = {score.factors_fingerprint for score in scores if score.method == method}
         assert made == {factors.fingerprint}

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 from longrope.errors import FactorsError, RecipeError, RunError, TextsError
 from longrope.factors import CLOSED_FORMS, FactorTable, RescaleFactors, as_table, closed_form
 from longrope.forward import greedy_answers
-from longrope.measures import measure
+from longrope.measures import measure, measure_against
 from longrope.measures import perplexity as perplexity_module
 from longrope.measures.passkey import (
     FILLER,
@@ -36,7 +36,13 @@ from longrope.measures.passkey import (
     measure_passkey,
     wilson_interval,
 )
-from longrope.measures.perplexity import bootstrap_interval, measure_perplexity, perplexity, window_losses
+from longrope.measures.perplexity import (
+    bootstrap_interval,
+    measure_perplexity,
+    measure_ratio,
+    perplexity,
+    window_losses,
+)
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score, read_records
@@ -231,6 +237,120 @@ def test_a_single_short_window_has_an_interval() -> None:
     losses = np.random.default_rng(0).gamma(1, 3, (1, 300))
     low, high = bootstrap_interval(losses, 0)
     assert high > 1.05 * low
+
+
+# Ratios
+
+
+def unpaired_interval(own: np.ndarray, other: np.ndarray, block: int) -> tuple[float, float]:
+    """95 % interval of the ratio of two perplexities whose blocks of losses are drawn apart from each other."""
+    rng = np.random.default_rng(1)
+    logs = []
+    for losses in (own, other):
+        blocks = [row[first : first + block] for row in losses for first in range(0, losses.shape[1], block)]
+        draws = rng.integers(len(blocks), size=(1000, len(blocks)))
+        sums, counts = np.array([b.sum() for b in blocks]), np.array([b.size for b in blocks])
+        logs.append(sums[draws].sum(1) / counts[draws].sum(1))
+    low, high = np.exp(np.quantile(logs[0] - logs[1], [0.025, 0.975]))
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize("names", [("pi", "yarn"), ("yarn", "dynamic-ntk")])
+def test_a_ratio_is_that_of_two_perplexities(names: tuple[str, str], model: LanguageModel, text: TokenText) -> None:
+    own, other = (closed_form(model.spec, name, 128, lengths=(64, 128)) for name in names)
+    windows = text.windows(128, 5)
+    score = measure_ratio(model, (own, other), windows, methods=names, seed=3)
+    losses = [brute_losses(model, table.choose(128), windows) for table in (own, other)]
+    perplexities = [math.exp(rows.sum() / rows.size) for rows in losses]
+    assert score.value == pytest.approx(perplexities[0] / perplexities[1], rel=1e-5)
+    assert score.low < score.value < score.high
+    assert (score.metric, score.method) == (f"ratio-to-{names[1]}", names[0])
+    assert (score.num_tokens, score.num_windows, score.context_tokens) == (5 * 127, 5, 128)
+    assert (score.seed, score.model, score.texts_fingerprint) == (3, model.name, fingerprint(windows))
+    assert score.factors_fingerprint == own.fingerprint
+
+
+def test_the_interval_of_a_ratio_is_paired(model: LanguageModel, text: TokenText) -> None:
+    """Blocks that are hard for both methods do not widen it, as they do where each method's are drawn apart."""
+    names = ("yarn", "ntk")
+    tables = closed_form(model.spec, "yarn", 128), closed_form(model.spec, "ntk", 128)
+    windows = text.windows(128, 24)
+    score = measure_ratio(model, tables, windows, methods=names)
+    own, other = (brute_losses(model, table.choose(128), windows) for table in tables)
+    low, high = unpaired_interval(own, other, block=95)  # as many blocks as ours: 3048 losses / 32
+    assert math.log(score.high / score.low) < 0.3 * math.log(high / low)
+
+
+def test_a_ratio_to_itself_is_exactly_one(model: LanguageModel, text: TokenText) -> None:
+    table = closed_form(model.spec, "yarn", 128)
+    score = measure_ratio(model, (table, table), text.windows(128, 3), methods=("yarn", "yarn"))
+    assert (score.value, score.low, score.high) == (1.0, 1.0, 1.0)
+
+
+def test_the_ratio_of_two_methods_is_the_inverse_of_the_other_way_round(model: LanguageModel, text: TokenText) -> None:
+    pi, yarn = (closed_form(model.spec, name, 128) for name in ("pi", "yarn"))
+    windows = text.windows(128, 5)
+    score = measure_ratio(model, (pi, yarn), windows, methods=("pi", "yarn"))
+    turned = measure_ratio(model, (yarn, pi), windows, methods=("yarn", "pi"))
+    assert score.value == pytest.approx(1 / turned.value)
+    assert (score.low, score.high) == pytest.approx((1 / turned.high, 1 / turned.low))
+
+
+def against(model: LanguageModel, text: TokenText, run: RunDir, *, seed: int = 0, **changes: Any) -> Score:
+    """The ratio of some factors to YaRN by ``measure_against``; ``changes`` are of the factors."""
+    factors = RescaleFactors((1.0, 1.5, 2.0, 2.5), 128, model.spec.fingerprint, method="longrope-gradient")
+    yarn = closed_form(model.spec, "yarn", 128)
+    factors = replace(factors, **changes)
+    return measure_against(model, factors, yarn, text, settings=SETTINGS, rival_name="yarn", run=run, seed=seed)
+
+
+def test_a_ratio_is_measured_once_at_the_longest_length_and_kept(
+    model: LanguageModel, text: TokenText, tmp_path: Path, forbidden: Callable[[], None]
+) -> None:
+    run = RunDir(tmp_path)
+    score = against(model, text, run)
+    assert read_records(run.scores, Score) == [score]
+    assert (score.metric, score.method, score.context_tokens) == ("ratio-to-yarn", "longrope-gradient", 128)
+    factors = RescaleFactors((1.0, 1.5, 2.0, 2.5), 128, model.spec.fingerprint)
+    tables = as_table(factors), closed_form(model.spec, "yarn", 128)
+    by_hand = measure_ratio(model, tables, text.windows(128, 3), methods=("longrope-gradient", "yarn"))
+    assert without_seconds([score]) == without_seconds([by_hand])
+    forbidden()
+    assert against(model, text, run) == score
+    assert read_records(run.scores, Score) == [score]
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"lambdas": (1.0, 1.5, 2.0, 3.0)}, {"attention_factor": 1.1}, {"method": "another"}]
+)
+def test_a_ratio_of_another_seed_or_of_other_factors_is_measured_again(
+    change: dict[str, Any], model: LanguageModel, text: TokenText, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path)
+    first, second = against(model, text, run), against(model, text, run, **change)
+    assert read_records(run.scores, Score) == [first, second]
+    assert without_seconds([first]) != without_seconds([second])
+    assert (first.low != second.low) or "method" in change
+
+
+def test_scores_of_the_same_run_are_not_taken_for_its_ratio(
+    model: LanguageModel, text: TokenText, tmp_path: Path
+) -> None:
+    """The perplexity of the same factors on the same windows stands there already, and is not measured again after."""
+    run = RunDir(tmp_path)
+    factors = RescaleFactors((1.0, 1.5, 2.0, 2.5), 128, model.spec.fingerprint, method="longrope-gradient")
+    scores = measure(model, factors, text, settings=SETTINGS, run=run)
+    ratio = against(model, text, run)
+    assert ratio.metric == "ratio-to-yarn"
+    assert measure(model, factors, text, settings=SETTINGS, run=run) == scores
+    assert len(read_records(run.scores, Score)) == len(scores) + 1
+
+
+def test_a_ratio_on_searched_text_is_refused(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    with pytest.raises(TextsError, match="no search has seen"):
+        against(model, text, run, searched=sketch(text.windows(128, 3)))
+    assert not run.scores.exists()
 
 
 # Passkeys

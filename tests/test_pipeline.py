@@ -35,7 +35,7 @@ from longrope.recipe import (
     SearchRecipe,
     dump_recipe,
 )
-from longrope.records import Score, Trial, read_records
+from longrope.records import Score, Trial, append_record, read_records
 from longrope.rundir import RunDir
 from longrope.search import find_factors
 from longrope.search import score as search_score
@@ -154,7 +154,9 @@ def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe,
     assert written_scores(read_records(run.scores, Score)) == written_scores(returned)
     assert read_records(run.trials, Trial) == trials
     assert run.recipe() == recipe
-    assert [step.split()[0] for step in steps] == ["load", "device", "read", "search", "measure", "measure", "export"]
+    assert [step.split()[0] for step in steps] == [
+        *("load", "device", "read", "search", "measure", "measure", "export", "report:")
+    ]
     (factors,) = load_factors(run.factors()).tiers
     assert factors == load_factors(run.factors("longrope-gradient")).tiers[0]
     assert (factors.target_window, factors.method) == (TARGET, "longrope-gradient")
@@ -180,6 +182,130 @@ def test_the_trained_window_and_the_target_are_measured_by_default(
 def test_a_run_is_decided_by_its_recipe(method: str, recipe: Recipe, whole: dict[str, Outcome], tmp_path: Path) -> None:
     extend(by_method(recipe, method), RunDir(tmp_path / "again"))
     assert outcome(RunDir(tmp_path / "again")) == whole[method]
+
+
+# Rivals beside an extension
+
+
+@pytest.fixture(scope="module")
+def beside(recipe: Recipe) -> Recipe:
+    """The walk with two rivals, at two lengths."""
+    settings = MeasureRecipe(
+        lengths=(TARGET, 64), metrics=("perplexity",), windows=2, tail_tokens=16, rivals=("pi", "yarn")
+    )
+    return replace(recipe, measure=settings)
+
+
+def best_rival(scores: list[Score]) -> Score:
+    """The perplexity at the longest length of the rival where it is least."""
+    last = [s for s in scores if s.metric == "perplexity" and s.context_tokens == TARGET and s.method in RIVALS]
+    return min(last, key=lambda score: score.value)
+
+
+@pytest.mark.usefixtures("unopened")
+def test_an_extension_is_measured_beside_its_rivals(beside: Recipe, tmp_path: Path) -> None:
+    """The ratio to the best of them is that of the two perplexities in the same file."""
+    run = RunDir(tmp_path)
+    scores = extend(beside, run)
+    *measured, ratio = scores
+    assert list(dict.fromkeys(score.method for score in scores)) == ["none", "pi", "yarn", "longrope-gradient"]
+    wanted = {
+        (m, n, k)
+        for m in ("none", "pi", "yarn", "longrope-gradient")
+        for n in (64, TARGET)
+        for k in ("perplexity", "perplexity-last-16")
+    }
+    keys = [(score.method, score.context_tokens, score.metric) for score in measured]
+    assert set(keys) == wanted
+    assert len(keys) == len(wanted)
+    best = best_rival(measured)
+    (own,) = [
+        s for s in measured if (s.method, s.context_tokens, s.metric) == ("longrope-gradient", TARGET, "perplexity")
+    ]
+    assert (ratio.metric, ratio.method) == (f"ratio-to-{best.method}", "longrope-gradient")
+    assert ratio.value == pytest.approx(own.value / best.value)
+    assert ratio.low <= ratio.value <= ratio.high
+    assert (ratio.context_tokens, ratio.num_tokens, ratio.seed) == (TARGET, own.num_tokens, beside.seed)
+    assert ratio.texts_fingerprint == own.texts_fingerprint == best.texts_fingerprint
+    assert ratio.factors_fingerprint == own.factors_fingerprint
+    assert written_scores(read_records(run.scores, Score)) == written_scores(scores)
+
+
+@pytest.mark.usefixtures("unopened")
+@pytest.mark.parametrize("best", ["pi", "yarn"])
+def test_the_best_rival_is_the_one_at_the_longest_length(
+    best: str, beside: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Perplexities are set by hand: whoever wins at the longest length loses at the shorter one and over the tail."""
+    worst = {"pi": "yarn", "yarn": "pi"}[best]
+    real = measures.measure
+
+    def measure(*args: Any, **options: Any) -> list[Score]:
+        scores = []
+        for score in real(*args, **options):
+            favourite = best if (score.context_tokens, score.metric) == (TARGET, "perplexity") else worst
+            scores.append(replace(score, value=2.0 if score.method == favourite else 3.0))
+        return scores
+
+    monkeypatch.setattr(pipeline, "measure", measure)
+    scores = extend(beside, RunDir(tmp_path))
+    assert [score.metric for score in scores if score.metric.startswith("ratio")] == [f"ratio-to-{best}"]
+
+
+@pytest.mark.usefixtures("unopened")
+def test_a_resumed_extension_with_rivals_adds_no_line(beside: Recipe, tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    first = extend(beside, run)
+    lines, report = read_lines(run.scores), (run.path / "report.html").read_bytes()
+    assert len(lines) == 4 * 2 * 2 + 1
+    assert written_scores(extend(beside, run)) == written_scores(first)
+    assert read_lines(run.scores) == lines
+    assert (run.path / "report.html").read_bytes() == report
+
+
+@pytest.mark.usefixtures("unopened")
+@pytest.mark.parametrize("lines", [3, 12, 16])
+def test_an_extension_with_rivals_that_was_interrupted_ends_as_a_whole_one(
+    lines: int, beside: Recipe, tmp_path: Path
+) -> None:
+    """The power goes in the middle of a rival, of our own scores, and before the ratio."""
+    expected = extend(beside, RunDir(tmp_path / "whole"))
+    run = RunDir(tmp_path / "broken")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measures, "append_record", Countdown(lines + 1, append_record))
+        with pytest.raises(InterruptError):
+            extend(beside, run)
+    assert len(read_lines(run.scores)) == lines
+    assert not (run.path / "report.html").exists()
+    assert written_scores(extend(beside, run)) == written_scores(expected)
+    assert written_scores(read_records(run.scores, Score)) == written_scores(expected)
+    assert len(read_lines(run.scores)) == len(expected)
+    assert outcome(run) == outcome(RunDir(tmp_path / "whole"))
+
+
+@pytest.mark.usefixtures("unopened")
+def test_the_report_is_written_and_told_of_last(beside: Recipe, tmp_path: Path) -> None:
+    run, steps = RunDir(tmp_path), list[str]()
+    scores = extend(beside, run, Watch(on_step=steps.append))
+    assert steps[-1] == f"report: {run.path / 'report.html'}"
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    for score in scores:
+        assert f"{score.value:.4g} ({score.low:.4g}-{score.high:.4g})" in page
+
+
+@pytest.mark.usefixtures("unopened")
+def test_without_perplexity_there_is_no_ratio(beside: Recipe, tmp_path: Path) -> None:
+    settings = replace(beside.measure, lengths=(TARGET,), metrics=("passkey",), passkeys=10)
+    scores = extend(replace(beside, measure=settings), RunDir(tmp_path))
+    assert {score.method for score in scores} == {"none", "pi", "yarn", "longrope-gradient"}
+    assert {score.metric.split("-")[0] for score in scores} == {"passkey"}
+
+
+@pytest.mark.usefixtures("unopened")
+def test_without_rivals_there_is_no_ratio(beside: Recipe, tmp_path: Path) -> None:
+    scores = extend(replace(beside, measure=replace(beside.measure, rivals=())), RunDir(tmp_path))
+    assert {score.method for score in scores} == {"none", "longrope-gradient"}
+    assert {score.metric for score in scores} == {"perplexity", "perplexity-last-16"}
 
 
 # Interrupted

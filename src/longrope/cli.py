@@ -70,7 +70,8 @@ def extend(
     The default takes a small model of our own from 256 to 2,048 tokens, on the standard library's sources.
     """
     given = _given(locals())
-    by_default = not any(given[key] for key in ("model", "to", "data", "recipe", "out"))
+    begun = out is not None and (out / "recipe.toml").exists()
+    by_default = not (begun or any(given[key] for key in ("model", "to", "data", "recipe")))
     full, run = _prepare(**{**given, "recipe": DEFAULT_RECIPE} if by_default else given)
     from longrope import pipeline
 
@@ -190,7 +191,7 @@ def export(
     directory = RunDir(run)
     with _watching(run=directory) as watch:
         pipeline.export_again(directory, ExportRecipe(tiers, drop_start_tokens), watch)
-    print(directory.export_report.read_text() if as_json else f"checkpoint: {directory.checkpoint}")
+    print(directory.export_report.read_text(encoding="utf-8") if as_json else f"checkpoint: {directory.checkpoint}")
 
 
 @app.command()

@@ -218,7 +218,7 @@ def load_factors(path: str | Path) -> FactorTable:
     """Read a factors file; raise FactorsError naming the file and the field at fault."""
     path = Path(path)
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         tiers: Sequence[dict[str, object]] = content["tiers"]
         if content["format"] != FORMAT:
             raise KeyError(f"format {content['format']!r}")

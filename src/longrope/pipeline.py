@@ -49,7 +49,7 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
         run.write_text(run.factors(), dump_factors(factors))
         scores = _measure_closed_forms(recipe, run, model, texts, recipe.measure.rivals, watch)
         scores += _measure(recipe, run, model, texts, factors, factors.method, watch)
-        scores += _measure_against_best(recipe, run, model, texts, factors, scores)
+        scores += _measure_against_best(recipe, run, model, texts, factors, scores, watch)
         export(recipe, run, model, factors, texts, watch)
         watch.on_step(f"report: {write_report(run)}")
     return scores
@@ -160,7 +160,13 @@ def _measure_closed_forms(
 
 
 def _measure_against_best(
-    recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts, factors: RescaleFactors, scores: Sequence[Score]
+    recipe: Recipe,
+    run: RunDir,
+    model: LanguageModel,
+    texts: Texts,
+    factors: RescaleFactors,
+    scores: Sequence[Score],
+    watch: Watch,
 ) -> list[Score]:
     """How the factors compare with the best of the recipe's rivals at the longest length, where perplexity is asked."""
     rivals, lengths = recipe.measure.rivals, measured_lengths(recipe, model)
@@ -168,6 +174,7 @@ def _measure_against_best(
         return []
     last = [s for s in scores if s.metric == "perplexity" and s.context_tokens == max(lengths) and s.method in rivals]
     best = min(last, key=lambda score: score.value).method
+    watch.on_step(f"compare {factors.method} with {best} token by token")
     settings = replace(recipe.measure, lengths=lengths)
     table = closed_form(model.spec, best, recipe.target_tokens, lengths)
     return [

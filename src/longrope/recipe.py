@@ -278,7 +278,7 @@ Node = TypeVar("Node")
 def load_recipe(path: str | Path) -> Recipe:
     """Read a TOML recipe; raise RecipeError naming an unknown key and the nearest known one."""
     try:
-        content = tomllib.loads(Path(path).read_text())
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RecipeError(
             f"The recipe {path} cannot be read ({error}).", "A TOML file is needed.", "See the folder recipes/."

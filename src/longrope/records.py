@@ -104,7 +104,7 @@ def append_record(path: Path, record: Trial | TrainStep | Score) -> None:
 
 def append_records(path: Path, records: Sequence[Trial | TrainStep | Score]) -> None:
     """Add lines and force them to disk together; of those that a crash interrupts, some first ones may stand."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(record)) + "\n" for record in records)
         file.flush()
         os.fsync(file.fileno())

@@ -114,7 +114,7 @@ class RunDir:
     def write_text(self, path: Path, text: str) -> None:
         """Write a file atomically: after a crash it is either absent, old or whole."""
         partial = path.with_name(path.name + ".partial")
-        with partial.open("w") as file:
+        with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -101,7 +101,8 @@ def export_hf(
     short = _short_tier(model, factors, settings.tiers)
     _save(model, factors, short, folder)
     switch = _switch_tokens(model)
-    (folder / "README.md").write_text(_card(model, factors, settings.tiers, switch, dropped, change))
+    card = _card(model, factors, settings.tiers, switch, dropped, change)
+    (folder / "README.md").write_text(card, encoding="utf-8")
     (below, rounding_below), (above, rounding_above) = _compare(model, factors, short, folder, switch)
     report = ExportReport(
         tiers=settings.tiers,

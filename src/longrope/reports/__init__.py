@@ -70,16 +70,15 @@ def write_report(run: RunDir) -> Path:
         path,
         page.render(
             recipe=recipe,
-            recipe_text=(run.path / "recipe.toml").read_text(),
+            recipe_text=(run.path / "recipe.toml").read_text(encoding="utf-8"),
             tables=score_tables(read_records(run.scores, Score)),
             factors=_found(run),
-            export=json.loads(run.export_report.read_text()) if run.export_report.exists() else None,
+            export=json.loads(run.export_report.read_text(encoding="utf-8")) if run.export_report.exists() else None,
         ),
     )
     return path
 
 
 def _found(run: RunDir) -> list[RescaleFactors]:
-    """The factors that the run has found: those of extend or search, or those of each search of a comparison."""
-    paths = [run.factors()] if run.factors().exists() else sorted(run.path.glob("factors-*.json"))
-    return [load_factors(path).tiers[0] for path in paths]
+    """The factors that each search of the run has found."""
+    return [load_factors(path).tiers[0] for path in sorted(run.path.glob("factors-*.json"))]
