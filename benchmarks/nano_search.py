@@ -2,9 +2,9 @@
 
 Run: python benchmarks/nano_search.py OUT.jsonl [NAME...]
 
-From 256 to 2,048 tokens of the standard library's search part. Each line is judged by the loss over twelve windows of the
-same (all tokens, and the last half of a window), and by forty passkeys in another filler, with other keys, than the
-ones that results report. Nothing here reads the part that results are measured on.
+From 256 to 2,048 tokens of the standard library's search part. Each line is judged by the loss over twelve windows of
+that part (all tokens, and the last half of a window), and by forty passkeys in another filler, with other keys, than
+the ones that results report. Nothing here reads the part that results are measured on.
 """
 
 import json
