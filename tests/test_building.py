@@ -127,7 +127,7 @@ def test_every_digit_is_a_token_of_its_own() -> None:
     assert len(tokenizer) == 265
     assert tokenizer.tokenize("48213") == list("48213")
     asked, count = encode_answer(tokenizer, "the code", "48213")
-    assert tokenizer.decode(asked[-count:]) == " 48213"
+    assert tokenizer.decode(asked[-count:]) == "48213"
     assert "the" in tokenizer.tokenize("the code")
 
 
