@@ -10,7 +10,7 @@ the ones that results report. Nothing here reads the part that results are measu
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from longrope.factors import RescaleFactors, as_table, closed_form
@@ -24,12 +24,13 @@ from longrope.texts import TokenText, load_texts
 FILLER = "A farmer sows in spring. Rain falls on the roof. The bread is in the oven. A dog sleeps by the door.\n"
 TARGET, WINDOWS, KEYS, KEY_SEED = 2048, 12, 40, 777
 CLOSED_FORMS = ("ntk", "yarn", "critical")
-STEPS = GradientRecipe(steps=16)
+BASE = SearchRecipe(validation_windows=4, gradient=GradientRecipe(steps=16))
 SEARCHES = {
-    "text": SearchRecipe(gradient=STEPS),
-    "last half": SearchRecipe(gradient=STEPS, tail_tokens=TARGET // 2),
-    "text, needles 0.1": SearchRecipe(gradient=STEPS, needle_weight=0.1),
-    "text, needles 1": SearchRecipe(gradient=STEPS, needle_weight=1.0),
+    "text": BASE,
+    "text, two held-out windows": replace(BASE, validation_windows=2),
+    "last half": replace(BASE, tail_tokens=TARGET // 2),
+    "text, needles 0.1": replace(BASE, needle_weight=0.1),
+    "text, needles 1": replace(BASE, needle_weight=1.0),
 }
 
 
