@@ -14,7 +14,11 @@ DEMO = (256, 1024, 2048)
 LENGTHS = (8192, 16384, 32768, 65536)
 RIVALS = {"none": "the model as it is", "pi": "PI", "ntk": "NTK", "dynamic-ntk": "dynamic NTK", "yarn": "YaRN"}
 SEARCHES = {"longrope-evolution": "LongRoPE, evolution", "longrope-gradient": "LongRoPE, gradient"}
-RUNS = {"smollm2-64k-text": "text score", "smollm2-64k": "text and needles"}
+RUNS = {
+    "smollm2-64k-text": "text score",
+    "smollm2-64k": "text and needles",
+    "smollm2-64k-needles": "needles weigh most",
+}
 
 
 def write_tables() -> list[Path]:

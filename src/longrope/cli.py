@@ -73,6 +73,8 @@ def extend(
     begun = out is not None and (out / "recipe.toml").exists()
     by_default = not (begun or any(given[key] for key in ("model", "to", "data", "recipe")))
     full, run = _prepare(**{**given, "recipe": DEFAULT_RECIPE} if by_default else given)
+    if by_default:  # a mistyped --out ends here, too
+        print(f"No model was given, and no run to resume: the embedded default, into {run.path}.", file=sys.stderr)
     from longrope import pipeline
 
     with _watching(full, run) as watch:
