@@ -6,6 +6,7 @@ The logits are made in chunks that do not divide the windows.
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pico
 import pytest
 import torch
@@ -14,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from longrope import forward
 from longrope.factors import RescaleFactors
-from longrope.forward import greedy_answers, mean_loss_with_graph, token_losses
+from longrope.forward import greedy_answers, token_losses, weighted_loss_with_graph
 from longrope.models import LanguageModel, rescaled
 
 VOCABULARY = pico.BASE["vocab_size"]
@@ -27,6 +28,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
 CHUNKS = {"whole": 2**28, "uneven": VOCABULARY * 3 * 7, "single": 1}  # logits a chunk: all, 7 tokens of 3 rows, 1 token
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_chunk = pytest.mark.parametrize("chunk", CHUNKS)
+
+
+def mean_loss_with_graph(model: LanguageModel, tokens: Tensor, tail_tokens: int = 0) -> Tensor:
+    """Equal weights for all next tokens, or for a tail of each window."""
+    weights = np.zeros((len(tokens), tokens.shape[1] - 1))
+    weights[:, -tail_tokens:] = 1
+    return weighted_loss_with_graph(model, tokens, weights / weights.sum())
 
 
 @pytest.fixture(scope="module")

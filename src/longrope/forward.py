@@ -61,16 +61,6 @@ def greedy_answers(model: LanguageModel, tokens: Tokens, answer_tokens: int) -> 
         return (likeliest == ids[:, -answer_tokens:]).all(-1).cpu()
 
 
-def mean_loss_with_graph(model: LanguageModel, tokens: Tokens, tail_tokens: int = 0) -> Tensor:
-    """Mean next-token loss in nats of windows [B, N], a scalar to call ``backward`` on.
-
-    ``tail_tokens`` counts only so many last tokens of each window (0: all).
-    """
-    weights = np.zeros((len(tokens), tokens.shape[1] - 1))
-    weights[:, -tail_tokens:] = 1
-    return weighted_loss_with_graph(model, tokens, weights / weights.sum())
-
-
 def weighted_loss_with_graph(
     model: LanguageModel,
     tokens: Tokens,
