@@ -7,12 +7,11 @@ import json
 from pathlib import Path
 
 import matplotlib as mpl
-from tables import LENGTHS, RIVALS, SEARCHES, perplexities
+from tables import LENGTHS, RIVALS, RUN, SEARCHES, passkeys, perplexities
 
 mpl.use("svg")
 mpl.rcParams.update({"svg.hashsalt": "longrope", "font.size": 11, "svg.fonttype": "none", "font.family": "sans-serif"})
-RUN = "smollm2-64k-text"
-PICTURE = Path(__file__).parent / "perplexity.svg"
+PICTURE = Path(__file__).parent / "by-length.svg"
 STYLES = {
     "none": ("#999999", ":"),
     "pi": ("#c49c94", "--"),
@@ -24,31 +23,41 @@ STYLES = {
 }
 
 
-def curves() -> dict[str, list[float]]:
-    """Perplexity of every method at every length."""
-    return {method: [round(value, 2) for value in perplexities(RUN, method)] for method in STYLES}
+def curves() -> dict[str, dict[str, list[float]]]:
+    """Perplexity and the share of passkeys of every method at every length."""
+    measures = {"perplexity": perplexities, "passkey": passkeys}
+    return {
+        metric: {method: [round(value, 2) for value in values(RUN, method)] for method in STYLES}
+        for metric, values in measures.items()
+    }
 
 
 def draw() -> None:
     """Write the picture."""
     from matplotlib import pyplot as plt  # after the backend is chosen
 
-    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
-    for method, values in curves().items():
-        color, line = STYLES[method]
+    shown = curves()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for method, (color, line) in STYLES.items():
         label = {**RIVALS, **SEARCHES}[method]
-        axes.plot(LENGTHS, values, line, color=color, marker="o", markersize=4, linewidth=2, label=label)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(LENGTHS, [f"{length // 1024}k" for length in LENGTHS])
-    axes.set_ylim(15, 3000)
-    axes.set_yticks([20, 30, 50, 100, 300, 1000], ["20", "30", "50", "100", "300", "1000"])
-    axes.minorticks_off()
-    axes.set_xlabel("tokens read at once")
-    axes.set_ylabel("perplexity")
-    axes.set_title("SmolLM2-135M, trained on 8k tokens, no weight changed", loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+        style = {"color": color, "linestyle": line, "marker": "o", "markersize": 4, "linewidth": 2}
+        left.plot(LENGTHS, shown["perplexity"][method], **style, label=label)
+        right.plot(LENGTHS, shown["passkey"][method], **style)
+    left.set_yscale("log")
+    left.set_ylim(15, 3000)
+    left.set_yticks([20, 30, 50, 100, 300, 1000], ["20", "30", "50", "100", "300", "1000"])
+    left.set_title("perplexity", loc="left")
+    right.set_ylim(-0.04, 1.04)
+    right.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
+    right.set_title("passkeys found", loc="left")
+    for axes in (left, right):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(LENGTHS, [f"{length // 1024}k" for length in LENGTHS])
+        axes.minorticks_off()
+        axes.set_xlabel("tokens read at once")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("SmolLM2-135M, trained on 8k tokens, no weight changed", x=0.01, ha="left")
+    figure.legend(loc="outside right center", frameon=False)
     figure.savefig(PICTURE, metadata={"Date": None, "Description": json.dumps(curves())})
 
 

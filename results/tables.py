@@ -1,10 +1,11 @@
-"""Write the tables of README.md and docs/log.md from the committed records: ``python results/tables.py``.
+"""Write the tables of the README files and docs/log.md from the committed records: ``python results/tables.py``.
 
 A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; a test runs this and expects no change.
 """
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 from longrope.records import Score, read_records
@@ -12,19 +13,26 @@ from longrope.records import Score, read_records
 ROOT = Path(__file__).parent.parent
 DEMO = (256, 1024, 2048)
 LENGTHS = (8192, 16384, 32768, 65536)
+LAST = LENGTHS[-1]
+DEPTHS = tuple(0.05 + 0.1 * i for i in range(10))
 RIVALS = {"none": "the model as it is", "pi": "PI", "ntk": "NTK", "dynamic-ntk": "dynamic NTK", "yarn": "YaRN"}
 SEARCHES = {"longrope-evolution": "LongRoPE, evolution", "longrope-gradient": "LongRoPE, gradient"}
-RUNS = {
+RUN = "smollm2-64k"
+EARLIER = {  # their keys were judged with the space before the digits
     "smollm2-64k-text": "text score",
-    "smollm2-64k": "text and needles",
+    "smollm2-64k-text-needles": "text and needles",
     "smollm2-64k-needles": "needles weigh most",
+}
+EXPORTS = {
+    "export-h100.json": "H100, the largest of all positions (the check before)",
+    "export.json": "CPU, the 90 % quantile over the positions",
 }
 
 
 def write_tables() -> list[Path]:
     """Rewrite every table in the docs; return the files that changed."""
     changed = []
-    for path in (ROOT / "README.md", ROOT / "docs" / "log.md"):
+    for path in (ROOT / "README.md", ROOT / "docs" / "log.md", ROOT / "results" / "README.md"):
         before = path.read_text()
         after = re.sub(
             r"(<!-- table (\S+) -->\n).*?(<!-- end -->)",
@@ -39,14 +47,20 @@ def write_tables() -> list[Path]:
 
 
 def compare_table() -> str:
-    """Perplexity of every method at every length."""
-    rows = [[label, *_numbers(perplexities("smollm2-64k-text", method))] for method, label in RIVALS.items()]
-    rows += [
-        [f"{label}, {score}", *_numbers(perplexities(run, method))]
-        for run, score in RUNS.items()
-        for method, label in SEARCHES.items()
-    ]
-    return _table(["", *(f"{n // 1024}k" for n in LENGTHS)], rows)
+    """Perplexity and passkeys of every method at every length."""
+    rows = [[label, *_by_length(RUN, method)] for method, label in {**RIVALS, **SEARCHES}.items()]
+    return _table(_head_by_length("keys"), rows)
+
+
+def earlier_table() -> str:
+    """The same of the three earlier runs, whose keys were judged with the space before the digits."""
+    rows = []
+    for run, score in EARLIER.items():
+        asked = _scores(run, "yarn")["passkey", LAST].num_windows
+        yarn = [f"YaRN, {asked} keys", *_by_length(run, "yarn")]
+        rows += [yarn] if yarn not in rows else []
+        rows += [[f"{label}, {score}", *_by_length(run, method)] for method, label in SEARCHES.items()]
+    return _table(_head_by_length("old keys"), rows)
 
 
 def demo_table() -> str:
@@ -70,9 +84,9 @@ def win_table() -> str:
     )
 
 
-def cost_table() -> str:
+def cost_table(run: str = RUN) -> str:
     """What both searches cost to reach the same validation loss, and what they reached in the end."""
-    costs = json.loads((ROOT / "results" / "smollm2-64k-needles" / "costs.json").read_text())
+    costs = json.loads((ROOT / "results" / run / "costs.json").read_text())
     names = {"trials": "evaluations", "token_passes": "tokens pushed", "seconds": "seconds"}
     rows = []
     for cost in costs:
@@ -84,15 +98,51 @@ def cost_table() -> str:
 
 
 def ratio_table() -> str:
-    """Perplexity at 64k as a share of YaRN's there and of the original's at 8k, on the same text."""
-    yarn = _scores("smollm2-64k-text", "yarn")["perplexity", 65536].value
-    original = _scores("smollm2-64k-text", "none")["perplexity", 8192].value
+    """Perplexity at 64k as a share of YaRN's there and of the original's at 8k on the same text, and the keys there."""
+    yarn, original = perplexities(RUN, "yarn")[-1], perplexities(RUN, "none")[0]
     rows = []
-    for run, score in RUNS.items():
+    for method, label in {"yarn": RIVALS["yarn"], **SEARCHES}.items():
+        scores = _scores(RUN, method)
+        value = scores["perplexity", LAST].value
+        of_yarn = f"{value / yarn:.3f}"
+        if paired := scores.get(("ratio-to-yarn", LAST)):
+            of_yarn = f"{paired.value:.4f} ({paired.low:.4f}-{paired.high:.4f})"
+        keys = scores["passkey", LAST]
+        found = f"{keys.value:.0%} ({100 * keys.low:.0f}-{100 * keys.high:.0f})"
+        rows.append([label, f"{value:.2f}", of_yarn, f"{value / original:.3f}", found])
+    return _table(["", "perplexity at 64k", "of YaRN's", "of the original's at 8k", "keys at 64k"], rows)
+
+
+def all_ratios_table() -> str:
+    """Perplexity at 64k of all four runs, as shares of the same two."""
+    yarn, original = perplexities(RUN, "yarn")[-1], perplexities(RUN, "none")[0]
+    rows = []
+    for run, score in {**EARLIER, RUN: "text score again"}.items():
         for method, label in SEARCHES.items():
-            value = _scores(run, method)["perplexity", 65536].value
+            value = perplexities(run, method)[-1]
             rows.append([f"{label}, {score}", f"{value:.2f}", f"{value / yarn:.3f}", f"{value / original:.3f}"])
     return _table(["", "perplexity at 64k", "of YaRN's", "of the original's at 8k"], rows)
+
+
+def depth_table() -> str:
+    """Keys found by their depth: of the model as it is in its own window, and at 64k."""
+    labels, rows = {**RIVALS, **SEARCHES}, []
+    for method, length in (("none", LENGTHS[0]), *((method, LAST) for method in ("yarn", *SEARCHES))):
+        scores = _scores(RUN, method)
+        shown = [scores[f"passkey-depth-{depth:.2f}", length] for depth in DEPTHS]
+        label = f"{labels[method]}, {length // 1024}k"
+        rows.append([label, *(f"{score.value * score.num_windows:.0f}/{score.num_windows}" for score in shown)])
+    return _table(["depth", *(f"{depth:.0%}" for depth in DEPTHS)], rows)
+
+
+def exports_table() -> str:
+    """How far the reopened checkpoint's logits are from ours, by both reports."""
+    rows = []
+    for name, label in EXPORTS.items():
+        report = json.loads((ROOT / "results" / RUN / name).read_text())
+        numbers = [report[key] for key in ("difference_short", "difference_long", "rounding")]
+        rows.append([f"`{name}`: {label}", report["transformers"], *(f"{number:.3g}" for number in numbers)])
+    return _table(["", "transformers", "below the switch", "above it", "float32 angles alone"], rows)
 
 
 def variants_table() -> str:
@@ -131,19 +181,42 @@ def nano_search_table() -> str:
 TABLES = {
     "probe": probe_table,
     "compare": compare_table,
+    "earlier": earlier_table,
     "ratios": ratio_table,
+    "all-ratios": all_ratios_table,
+    "depths": depth_table,
+    "exports": exports_table,
     "variants": variants_table,
     "demo": demo_table,
     "win": win_table,
     "cost": cost_table,
+    "cost-needles": partial(cost_table, "smollm2-64k-needles"),
     "nano-search": nano_search_table,
 }
 
 
 def perplexities(run: str, method: str) -> list[float]:
     """The perplexity of one method at every length."""
+    return _values(run, method, "perplexity")
+
+
+def passkeys(run: str, method: str) -> list[float]:
+    """The share of keys that one method answers at every length."""
+    return _values(run, method, "passkey")
+
+
+def _values(run: str, method: str, metric: str) -> list[float]:
     scores = _scores(run, method)
-    return [scores["perplexity", length].value for length in LENGTHS]
+    return [scores[metric, length].value for length in LENGTHS]
+
+
+def _by_length(run: str, method: str) -> list[str]:
+    return [*_numbers(perplexities(run, method)), *(f"{share:.0%}" for share in passkeys(run, method))]
+
+
+def _head_by_length(keys: str) -> list[str]:
+    lengths = [f"{length // 1024}k" for length in LENGTHS]
+    return ["", *lengths, *(f"{keys} {length}" for length in lengths)]
 
 
 def _scores(run: str, method: str) -> dict[tuple[str, int], Score]:

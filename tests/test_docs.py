@@ -18,7 +18,8 @@ from longrope.recipe import load_recipe
 from longrope.records import Score, TrainStep, Trial, read_records
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README, LOG = (ROOT / "README.md").read_text(), (ROOT / "docs" / "log.md").read_text()
+SEARCHES = ("longrope-gradient", "longrope-evolution")
 RUNS = sorted(path.parent for path in (ROOT / "results").glob("*/recipe.toml"))
 
 
@@ -36,14 +37,14 @@ def test_tables_are_those_of_the_records(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_picture_shows_the_records() -> None:
     """The numbers in the description of the picture are those of the scores."""
-    picture = (ROOT / "results" / "perplexity.svg").read_text()
-    assert "](results/perplexity.svg)" in README
+    picture = (ROOT / "results" / "by-length.svg").read_text()
+    assert "](results/by-length.svg)" in README
     shown = json.loads(html.unescape(re.findall(r"<dc:description>(.*?)</dc:description>", picture)[0]))
-    scores = read_records(ROOT / "results" / "smollm2-64k-text" / "scores.jsonl", Score)
-    measured: dict[str, list[float]] = {}
+    scores = read_records(ROOT / "results" / "smollm2-64k" / "scores.jsonl", Score)
+    measured: dict[str, dict[str, list[float]]] = {"perplexity": {}, "passkey": {}}
     for score in sorted(scores, key=lambda score: score.context_tokens):
-        if score.metric == "perplexity":
-            measured.setdefault(score.method, []).append(round(score.value, 2))
+        if score.metric in measured:
+            measured[score.metric].setdefault(score.method, []).append(round(score.value, 2))
     assert shown == measured
 
 
@@ -84,17 +85,57 @@ def test_the_walk_from_scratch_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert names["factors"].target_window == 256
 
 
+def raw(method: str, metric: str, tokens: int) -> dict[str, Any]:
+    """One line of the shown run's scores, read without the package."""
+    lines = map(json.loads, (ROOT / "results" / "smollm2-64k" / "scores.jsonl").read_text().splitlines())
+    (line,) = (x for x in lines if (x["method"], x["metric"], x["context_tokens"]) == (method, metric, tokens))
+    return line  # type: ignore[no-any-return]
+
+
 def test_ratios_follow_from_the_scores() -> None:
-    """One of the published ratios, worked out from the raw lines without the script."""
-    lines = (ROOT / "results" / "smollm2-64k-text" / "scores.jsonl").read_text().splitlines()
+    """The published ratios, worked out from the raw lines without the script."""
+    ours, evolved, yarn = (raw(method, "perplexity", 65536)["value"] for method in (*SEARCHES, "yarn"))
+    original = raw("none", "perplexity", 8192)["value"]
+    paired = raw("longrope-gradient", "ratio-to-yarn", 65536)
+    assert paired["value"] == pytest.approx(ours / yarn, rel=1e-6)
+    assert paired["low"] < paired["value"] < paired["high"]
+    interval = f"{ours / yarn:.4f} ({paired['low']:.4f}-{paired['high']:.4f})"
+    assert f"| LongRoPE, gradient | {ours:.2f} | {interval} | {ours / original:.3f} |" in README
+    assert f"| LongRoPE, evolution | {evolved:.2f} | {evolved / yarn:.3f} | {evolved / original:.3f} |" in README
+    assert f"{ours / yarn:.4f} of YaRN's perplexity (paired: {interval[8:-1]})" in LOG
 
-    def perplexity(method: str, tokens: int) -> float:
-        opening = f'{{"metric": "perplexity", "value": (\\S+), .*"method": "{method}", "context_tokens": {tokens},'
-        found = [re.match(opening, line) for line in lines]
-        return next(float(match[1]) for match in found if match)
 
-    ratio = perplexity("longrope-evolution", 65536) / perplexity("yarn", 65536)
-    assert f"| LongRoPE, evolution, text score | 21.42 | {ratio:.3f} |" in README
+def test_what_is_said_of_passkeys_follows_from_the_scores() -> None:
+    """Shares in the text, counted anew over the depths, and that all methods lose every key at the deepest."""
+    shares = {}
+    for method in (*SEARCHES, "yarn"):
+        whole = raw(method, "passkey", 65536)
+        by_depth = [raw(method, f"passkey-depth-0.{5 + 10 * i:02}", 65536) for i in range(10)]
+        assert by_depth[0]["value"] == 0
+        found = sum(round(line["value"] * line["num_windows"]) for line in by_depth)
+        assert sum(line["num_windows"] for line in by_depth) == whole["num_windows"] == 50
+        shares[method] = f"{100 * found / 50:.0f} % ({100 * whole['low']:.0f}-{100 * whole['high']:.0f})"
+        assert f"| {100 * found / 50:.0f}%{shares[method].split('%')[1]} |" in README
+    ours, evolved, yarn = shares.values()
+    assert all(
+        raw(method, "passkey-depth-0.05", 65536)["value"] == 0 for method in ("none", "pi", "ntk", "dynamic-ntk")
+    )
+    assert raw("none", "passkey-depth-0.05", 8192)["value"] == 0
+    share, interval = ours.split(" % ")
+    assert f"answer {share} % of the keys at 64k {interval} and YaRN {yarn}" in README
+    assert int(share) < 95
+    assert int(evolved.split()[0]) < int(yarn.split()[0]) < int(share)
+
+
+def test_the_shown_run_is_that_of_the_recipe() -> None:
+    assert load_recipe(ROOT / "results" / "smollm2-64k" / "recipe.toml") == load_recipe(
+        ROOT / "recipes" / "smollm2-64k.toml"
+    )
+
+
+def test_every_folder_of_results_has_its_row() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \|", (ROOT / "results" / "README.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted({path.parent.name for path in (ROOT / "results").glob("*/*.jsonl")})
 
 
 def test_the_tree_is_the_real_one() -> None:

@@ -29,7 +29,8 @@ from longrope.texts import Tokens
 
 PROBE_TOKENS = 64  # spread over all positions, so that a wrong factor of the slowest pair shows
 FARTHEST_PROBE = 2**15  # farther out the float32 angles of native longrope are too rough to compare
-TOLERANCE = 0.02  # of the standard deviation of the logits
+COMPARED_SHARE = 0.9  # of the probed positions: a few are chaotic, where float32 angles alone change the logits a lot
+TOLERANCE = 0.01  # of the standard deviation of the logits
 ROUNDINGS = 10  # native longrope rounds its frequencies, too, and more coarsely
 REOPEN = """
 import sys, numpy as np, torch
@@ -53,9 +54,12 @@ class ExportReport:
         tiers: ``single`` or ``two``.
         target_window: what its config states, in tokens.
         switch_tokens: the length above which native longrope takes its long list.
-        difference_short, difference_long: the largest difference of a logit below and above the switch, as a share of
-            the logits' standard deviation, weights in float32.
-        rounding: the largest such difference that float32 angles alone make in ours (native longrope has them).
+        difference_short, difference_long: how far the logits are from ours below and above the switch, weights in
+            float32: at each of 63 probed positions the largest difference over the vocabulary, of these the 90 %
+            quantile over the positions, as a share of the logits' standard deviation. So a position or two where
+            rounding is chaotic neither fail the check nor blind it.
+        rounding: the same number, the larger of the two sides, for what float32 angles alone change in ours (native
+            longrope has them).
         start_tokens_dropped: start tokens that the checkpoint does not carry.
         loss_change_nats: what dropping them changed in the mean loss per token on the measuring windows.
         transformers: the version that reopened it.
@@ -116,7 +120,7 @@ def export_hf(
         transformers=version("transformers"),
     )
     tolerance = max(TOLERANCE, ROUNDINGS * report.rounding)
-    if not max(below, above) <= tolerance:
+    if not (below <= tolerance and above <= tolerance):  # so that NaN fails, too
         raise ExportError(
             f"The checkpoint in {folder} gives other logits than ours when plain transformers "
             f"{report.transformers} reopens it (by {below:.3g} and {above:.3g} of their standard deviation, "
@@ -207,7 +211,7 @@ def _save(model: LanguageModel, factors: RescaleFactors, short: RescaleFactors, 
 def _compare(
     model: LanguageModel, factors: RescaleFactors, short: RescaleFactors, folder: Path, switch: int
 ) -> list[tuple[float, float]]:
-    """Largest logit differences below and above the switch, and what float32 angles alone make of ours there."""
+    """Logit differences below and above the switch, and what float32 angles alone make of ours there."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, model.network.config.vocab_size, (1, PROBE_TOKENS))
     ends = {"short": switch, "long": max(factors.target_window, switch + 1)}
@@ -226,9 +230,22 @@ def _compare(
     differences = []
     for side, tier in {"short": short, "long": factors}.items():
         ours, rounded = (logits(tier, side, precision) for precision in (torch.float64, torch.float32))
-        gaps = [np.abs(ours - other)[:, :-1].max() / ours.std() for other in (theirs[side], rounded)]
-        differences.append((float(gaps[0]), float(gaps[1])))
+        differences.append((logit_difference(ours, theirs[side]), logit_difference(ours, rounded)))
     return differences
+
+
+def logit_difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """How far logits are from ours: the 90 % quantile over the positions of the largest difference at each.
+
+    Args:
+        ours: [1, PROBE_TOKENS, vocabulary]; the last position only selects the list and is left out.
+        theirs: of the same shape.
+
+    Returns:
+        A share of the standard deviation of ours.
+    """
+    largest = np.abs(ours - theirs)[0, :-1].max(axis=-1)
+    return float(np.quantile(largest, COMPARED_SHARE) / ours.std())
 
 
 def _spread(end: int) -> NDArray[np.int64]:
