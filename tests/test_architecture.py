@@ -17,29 +17,31 @@ PACKAGE = "longrope"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 NOUNS = ("errors", "rope", "factors", "space", "records", "recipe", "rundir")
+EDGES = ("attention", "parallel", "models", "texts", "forward")
 STEPS = ("search", "tuning", "measures", "exports", "reports", "generation")
 
 # Room -> the rooms that it may import, besides itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **{noun: NOUNS[:i] for i, noun in enumerate(NOUNS)},
+    "attention": NOUNS,
+    "parallel": NOUNS,
     "models": NOUNS,
     "texts": NOUNS,
-    "forward": (*NOUNS, "models"),
+    "forward": (*NOUNS, "attention", "parallel", "models"),
     "building": (*NOUNS, "models"),
-    "parallel": (*NOUNS, "models", "texts", "forward"),
-    **dict.fromkeys(STEPS, (*NOUNS, "models", "texts", "forward", "parallel")),
-    "pipeline": (*NOUNS, "models", "texts", "forward", "parallel", *STEPS),
-    "cli": (*NOUNS, "models", "texts", "forward", "parallel", *STEPS, "pipeline", "__init__"),
+    **dict.fromkeys(STEPS, (*NOUNS, *EDGES)),
+    "pipeline": (*NOUNS, *EDGES, *STEPS),
+    "cli": (*NOUNS, *EDGES, *STEPS, "pipeline", "__init__"),
     "__main__": ("cli",),
     "assets": (),
 }
 
 # Heavy library -> the modules that may import it; all others, the nouns first of all, do without.
 MAY_KNOW: dict[str, tuple[str, ...]] = {
-    "torch": ("models", "texts", "forward", "building", "parallel", "tuning.training", "tuning.progress", "exports.hf"),
-    "transformers": ("models", "texts", "forward", "building", "parallel"),
-    "datasets": ("models", "texts", "forward", "parallel"),
-    "safetensors": ("models", "texts", "forward", "parallel", "tuning.progress", "exports.hf"),
+    "torch": (*EDGES, "building", "tuning.training", "tuning.progress", "exports.hf"),
+    "transformers": ("models", "texts", "forward", "building"),
+    "datasets": ("models", "texts", "forward"),
+    "safetensors": ("models", "texts", "forward", "tuning.progress", "exports.hf"),
 }
 
 
@@ -179,14 +181,20 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
         ({"errors.py": "from . import rope", "rope.py": ""}, "errors.py:1 imports longrope.rope; errors may"),
         ({"errors.py": "from .rope import RopeSpec"}, "errors.py:1 imports longrope.rope; errors may import nothing"),
         ({"factors.py": "from longrope import RopeSpec"}, "factors.py:1 imports longrope; factors may"),
-        ({"space.py": "def f():\n    import torch"}, "space.py:2 imports torch; only models, texts,"),
-        ({"space.py": "from torch.nn import Module"}, "space.py:1 imports torch.nn; only models"),
+        ({"space.py": "def f():\n    import torch"}, "space.py:2 imports torch; only attention, parallel,"),
+        ({"space.py": "from torch.nn import Module"}, "space.py:1 imports torch.nn; only attention"),
         ({"space.py": "import importlib\nimportlib.import_module('torch')"}, "space.py:2 imports torch; only"),
         ({"space.py": "torch = __import__('torch')"}, "space.py:1 imports torch; only"),
         ({"recipe.py": "class A:\n    import transformers"}, "recipe.py:2 imports transformers; only"),
         ({"cli.py": "import datasets"}, "cli.py:1 imports datasets; only"),
         ({"models.py": "from longrope.texts import load_texts"}, "models.py:1 imports longrope.texts; models may"),
         ({"models.py": "from longrope.forward import f"}, "models.py:1 imports longrope.forward; models may"),
+        ({"attention.py": "import longrope.parallel"}, "attention.py:1 imports longrope.parallel; attention may"),
+        ({"attention.py": "from longrope.models import f"}, "attention.py:1 imports longrope.models; attention may"),
+        ({"parallel.py": "import longrope.attention"}, "parallel.py:1 imports longrope.attention; parallel may"),
+        ({"parallel.py": "from longrope.models import f"}, "parallel.py:1 imports longrope.models; parallel may"),
+        ({"parallel.py": "def f():\n    import transformers"}, "parallel.py:2 imports transformers; only models"),
+        ({"models.py": "from longrope import parallel", "parallel.py": ""}, "models.py:1 imports longrope.parallel"),
         ({"forward.py": "from longrope.texts import load_texts"}, "forward.py:1 imports longrope.texts; forward may"),
         ({"search/score.py": "from ..measures import passkey"}, "score.py:1 imports longrope.measures; search may"),
         ({"search/score.py": "import longrope.pipeline"}, "score.py:1 imports longrope.pipeline; search may"),
@@ -216,10 +224,12 @@ def test_allowed_imports_pass(tmp_path: Path) -> None:
         "__main__.py": "from longrope.cli import main",
         "cli.py": "from longrope import __version__\ndef f():\n    from longrope.pipeline import extend",
         "rope.py": "import numpy\nfrom longrope.errors import ModelError",
-        "forward.py": "import torch\nimport longrope.models",
+        "attention.py": "import torch\nfrom longrope.errors import ModelError",
+        "parallel.py": "import torch.distributed\nfrom longrope.errors import ProcessLostError",
+        "forward.py": "import torch\nfrom longrope import attention, parallel\nimport longrope.models",
         "search/__init__.py": "from longrope.search.evolve import evolve",
         "search/evolve.py": "import longrope.search.score, longrope.space",
-        "search/score.py": "from longrope.forward import loss",
+        "search/score.py": "from longrope import parallel\nfrom longrope.forward import loss",
         "exports/hf.py": "import torch\nfrom safetensors.torch import save_file",
         "pipeline.py": "import longrope.search, longrope.exports.hf",
     }

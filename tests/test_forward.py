@@ -1,9 +1,11 @@
 """The long pass against whole logits, plain autograd and transformers' own greedy decoding.
 
-The logits are made in chunks that do not divide the windows.
+The logits are made in chunks that do not divide the windows, and layers walk over tiles that do not, either.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,10 @@ import torch
 from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from longrope import forward
+from longrope import attention, forward
+from longrope.errors import ModelError
 from longrope.factors import RescaleFactors
-from longrope.forward import greedy_answers, token_losses, weighted_loss_with_graph
+from longrope.forward import KeyValueCache, greedy_answers, read_on, token_losses, weighted_loss_with_graph
 from longrope.models import LanguageModel, rescaled
 
 VOCABULARY = pico.BASE["vocab_size"]
@@ -26,15 +29,24 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "granite": {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 4.0},
 }
 CHUNKS = {"whole": 2**28, "uneven": VOCABULARY * 3 * 7, "single": 1}  # logits a chunk: all, 7 tokens of 3 rows, 1 token
+TILES = {"uneven": 7, "single": 1, "all but one": 47}  # tokens
+FAILING = ("embed_tokens", "layers.0", "layers.1.self_attn", "layers.1.mlp", "layers.1.mlp.down_proj", "norm")
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_chunk = pytest.mark.parametrize("chunk", CHUNKS)
+every_tile = pytest.mark.parametrize("tile", TILES.values(), ids=TILES)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
 
 
-def mean_loss_with_graph(model: LanguageModel, tokens: Tensor, tail_tokens: int = 0) -> Tensor:
+def set_tile(monkeypatch: pytest.MonkeyPatch, tile: int, rows: int = len(TOKENS)) -> None:
+    """So many tokens of each of the rows go through a layer at once."""
+    monkeypatch.setattr(forward, "MOST_TILE_TOKENS", tile * rows)
+
+
+def mean_loss_with_graph(model: LanguageModel, tokens: Tensor, tail_tokens: int = 0, **settings: bool) -> Tensor:
     """Equal weights for all next tokens, or for a tail of each window."""
     weights = np.zeros((len(tokens), tokens.shape[1] - 1))
     weights[:, -tail_tokens:] = 1
-    return weighted_loss_with_graph(model, tokens, weights / weights.sum())
+    return weighted_loss_with_graph(model, tokens, weights / weights.sum(), **{"recompute": True, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +111,9 @@ def test_caps_and_scales_matter(make: Callable[..., LanguageModel]) -> None:
         assert (bare - network(TOKENS, use_cache=False).logits).abs().max() > 0.1, family
 
 
-def test_head_that_asks_its_decoder() -> None:
-    """Falcon-H1's head multiplies by a number that its decoder holds, while the decoder stands aside."""
+def test_head_that_asks_its_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Falcon-H1's head multiplies by a number that its decoder holds; its recurrent layers see the whole text."""
+    set_tile(monkeypatch, 7)
     model = pico.make_model(
         "falcon_h1", lm_head_multiplier=0.5, mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8
     )
@@ -167,6 +180,290 @@ def test_network_is_whole_after_the_pass(make: Callable[..., LanguageModel], mon
     assert [name for name, _ in model.network.named_modules()] == names
 
 
+# The pass in tiles
+
+
+@every_family
+@every_tile
+def test_token_losses_in_tiles(
+    family: str, tile: int, make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer sees the keys and values of the tiles before, whether or not tiles divide the window."""
+    model = make(family)
+    set_tile(monkeypatch, tile)
+    losses = token_losses(model, TOKENS)
+    torch.testing.assert_close(losses.double(), compute_losses(model.network, TOKENS), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "cohere"])
+def test_losses_of_a_rescaled_model_in_tiles(
+    family: str, make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each tile stands at its own positions."""
+    model = make(family)
+    set_tile(monkeypatch, 7)
+    with rescaled(model, make_factors(model)):
+        losses, reference = token_losses(model, TOKENS), compute_losses(model.network, TOKENS).detach()
+    torch.testing.assert_close(losses.double(), reference, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_one_pass_tells_the_loss_at_every_length(
+    family: str, dtype: torch.dtype, make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under fixed factors, what is lost at a token does not depend on what comes after it."""
+    model, tolerance = make(family, dtype), 1e-4 if dtype == torch.float32 else 0.1
+    set_tile(monkeypatch, 7, rows=1)
+    with rescaled(model, make_factors(model)):
+        whole = token_losses(model, TOKENS[:1])
+        alone = [token_losses(model, TOKENS[:1, :length])[:, -1:] for length in range(2, TOKENS.shape[1] + 1)]
+    torch.testing.assert_close(torch.cat(alone, dim=1), whole, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "at",
+    [slice(-10, None), slice(5, 21), slice(0, 1), slice(46, 47), slice(40, 400), slice(None, None, 5), slice(9, 9)],
+)
+@every_chunk
+def test_a_slice_of_the_losses(
+    at: slice, chunk: str, make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what is asked for goes through the head."""
+    model, given = make("llama"), []
+    whole = token_losses(model, TOKENS)
+    monkeypatch.setattr(forward, "LOGITS_PER_CHUNK", CHUNKS[chunk])
+    with hooked(model.network.lm_head, lambda _, args: given.append(args[0].shape[1])):
+        part = token_losses(model, TOKENS, at)
+    assert part.shape == whole[:, at].shape
+    assert sum(given) == part.shape[1]
+    torch.testing.assert_close(part, whole[:, at], rtol=1e-5, atol=1e-5)
+
+
+@contextmanager
+def hooked(module: Any, look: Callable[[Any, Any], None]) -> Iterator[None]:
+    """See the arguments of every call of a module."""
+    hook = module.register_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@every_tile
+@pytest.mark.parametrize("with_graph", [False, True])
+def test_no_more_than_a_tile_at_once(
+    tile: int, with_graph: bool, make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No MLP widens more tokens than a tile has; without a graph no layer or attention sees more, either."""
+    model, seen = make("llama"), {"mlp": [], "attention": []}  # type: ignore[var-annotated]
+    attend = attention.attend
+
+    def note(query: Tensor, *others: Any, **settings: Any) -> Tensor:
+        seen["attention"].append(query.shape[2])
+        return attend(query, *others, **settings)
+
+    monkeypatch.setattr(forward, "attend", note)
+    set_tile(monkeypatch, tile)
+    up = model.network.model.layers[1].mlp.up_proj
+    with hooked(up, lambda _, args: seen["mlp"].append(args[0].shape[1])):
+        if with_graph:
+            with rescaled(model, make_factors(model), learnable=True):
+                mean_loss_with_graph(model, TOKENS).backward()
+        else:
+            token_losses(model, TOKENS)
+    rest = [48 % tile] if 48 % tile else []
+    assert seen["mlp"][: 48 // tile + len(rest)] == [tile] * (48 // tile) + rest
+    assert max(seen["mlp"]) == tile
+    assert max(seen["attention"]) == (48 if with_graph else tile)
+
+
+def test_one_copy_of_the_text_is_enough(make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers and the last norm put their output in the place of their input."""
+    model = make("llama")
+    places: set[int] = set()
+    sizes: list[int] = []
+    set_tile(monkeypatch, 7)
+
+    def look(_: Any, given: tuple[Tensor, ...], output: Tensor) -> None:
+        assert output.shape == given[0].shape == (3, 48, 32)
+        places.update((given[0].data_ptr(), output.data_ptr()))
+
+    norm = model.network.model.norm
+    native = norm.forward
+
+    def note(part: Tensor) -> Any:
+        sizes.append(part.shape[1])
+        return native(part)
+
+    monkeypatch.setattr(norm, "forward", note)
+    hooks = [module.register_forward_hook(look) for module in (*model.network.model.layers, norm)]
+    try:
+        losses = token_losses(model, TOKENS)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert len(places) == 1
+    assert sizes == [7] * 6 + [6]
+    torch.testing.assert_close(losses.double(), compute_losses(model.network, TOKENS), rtol=2e-5, atol=2e-5)
+
+
+def get_state(model: LanguageModel) -> dict[str, Any]:
+    """All that a pass changes for its time."""
+    network = model.network
+    forwards = {name: vars(module).get("forward") for name, module in network.named_modules()}
+    return {"attention": network.config._attn_implementation, "modules": dict(network.named_modules()), **forwards}
+
+
+@pytest.mark.parametrize("way", ["losses", "graph", "backward", "reading"])
+@pytest.mark.parametrize("at", [*FAILING, None])
+def test_everything_is_as_before(
+    way: str, at: str | None, make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a pass, and after one that failed in any module: attention, forwards of layers, norms and MLPs."""
+    model = make("llama")
+    set_tile(monkeypatch, 7)
+    decoder = model.network.model
+    decoder.layers[0].forward = first = decoder.layers[0].forward  # another's change, which is to stay
+    native = get_state(model)
+
+    def fail(*_: Any) -> None:
+        assert model.network.config._attn_implementation == forward.ATTENTION
+        raise RuntimeError("no memory")
+
+    def run() -> None:
+        if way == "losses":
+            token_losses(model, TOKENS)
+        elif way == "reading":
+            read_on(model, TOKENS[:1], KeyValueCache(model, 48))
+        else:
+            with rescaled(model, make_factors(model), learnable=True):
+                loss = mean_loss_with_graph(model, TOKENS)
+                if way == "backward":
+                    loss.backward()
+
+    try:
+        if at is None:
+            run()
+        else:
+            with hooked(decoder.get_submodule(at), fail), pytest.raises(RuntimeError, match="no memory"):
+                run()
+        assert get_state(model) == native
+        assert decoder.layers[0].forward is first
+    finally:
+        del decoder.layers[0].forward
+
+
+def test_as_before_when_recomputing_fails(make: Callable[..., LanguageModel]) -> None:
+    """Our attention comes back for the backward pass, and goes again if that fails."""
+    model = make("llama")
+    native, mlp = get_state(model), model.network.model.layers[0].mlp
+    with rescaled(model, make_factors(model), learnable=True):
+        loss = mean_loss_with_graph(model, TOKENS)
+
+        def fail(*_: Any) -> None:
+            assert model.network.config._attn_implementation == forward.ATTENTION
+            raise RuntimeError("no memory")
+
+        with hooked(mlp, fail), pytest.raises(RuntimeError, match="no memory"):
+            loss.backward()
+    assert get_state(model) == native
+
+
+# What the pass refuses
+
+
+@pytest.mark.parametrize("way", [token_losses, mean_loss_with_graph])
+def test_a_model_that_does_not_call_our_attention_is_refused(way: Callable[..., Tensor]) -> None:
+    """One that mixes tokens in its own way would not be causal without a mask."""
+    model = pico.make_model("llama")
+    for layer in model.network.model.layers:
+        layer.self_attn.forward = lambda hidden_states, **_: (hidden_states, None)
+    with pytest.raises(ModelError, match="'llama' does not call the attention that it is given"):
+        way(model, TOKENS)
+    with pytest.raises(ModelError, match="'llama' does not call the attention that it is given"):
+        read_on(model, TOKENS[:1], KeyValueCache(model, 48))
+
+
+def test_one_layer_that_does_not_call_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where tiles or a cache would cut what it remembers by other means."""
+    model = pico.make_model("llama")
+    model.network.model.layers[1].self_attn.forward = lambda hidden_states, **_: (hidden_states, None)
+    for read in (token_losses, lambda model, tokens: read_on(model, tokens[:1], KeyValueCache(model, 48))):
+        set_tile(monkeypatch, 7)
+        with pytest.raises(ModelError, match="has read 48 tokens and kept the keys of 0"):
+            read(model, TOKENS)
+
+
+def test_a_family_with_an_attention_of_its_own_is_refused() -> None:
+    """Falcon wants a mask, which is never made; it is told before anything runs."""
+    model = pico.make_model("falcon")
+    native = get_state(model)
+    with pytest.raises(ModelError, match="'falcon' does not call the attention that it is given"):
+        token_losses(model, TOKENS)
+    with pytest.raises(ModelError, match="'falcon' does not call the attention that it is given"):
+        read_on(model, TOKENS[:1], KeyValueCache(model, 48))
+    assert get_state(model) == native
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"attention_mask": torch.ones(1, 1, 3, 3)}, "attention_mask"),
+        ({"dropout": 0.1}, "dropout"),
+        ({"s_aux": torch.zeros(2)}, "s_aux"),
+    ],
+)
+def test_what_our_attention_cannot_do_is_refused_by_name(given: dict[str, Any], name: str) -> None:
+    query = torch.randn(1, 2, 3, 8)
+    plain: dict[str, Any] = {"attention_mask": None, "dropout": 0.0, "s_aux": None}
+    output, weights = forward._attention(torch.nn.Identity(), query, query, query, **plain)
+    assert output.shape == (1, 3, 2, 8)
+    assert output.is_contiguous()
+    assert weights is None
+    with pytest.raises(ModelError, match=f"Identity asks for attention with {name}"):
+        forward._attention(torch.nn.Identity(), query, query, query, **{**plain, **given})
+
+
+def test_families_that_ask_for_more_are_refused() -> None:
+    """Doge brings a mask of its own; a model in training mode asks for its dropout."""
+    with pytest.raises(ModelError, match="DogeAttention asks for attention with attention_mask"):
+        token_losses(pico.make_model("doge"), TOKENS)
+    model = pico.make_model("llama", attention_dropout=0.1)
+    token_losses(model, TOKENS)
+    model.network.train()
+    with pytest.raises(ModelError, match="LlamaAttention asks for attention with dropout"):
+        token_losses(model, TOKENS)
+
+
+# Layers that carry more than keys and values
+
+
+@pytest.mark.parametrize("family", ["lfm2", "minimax"])
+def test_layers_that_remember_more_see_the_whole_text(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A convolution or linear attention would begin anew at each tile."""
+    kinds: dict[str, dict[str, Any]] = {
+        "lfm2": {"layer_types": ["conv", "full_attention"]},
+        "minimax": {"num_local_experts": 4},
+    }
+    model = pico.make_model(family, **kinds[family])
+    set_tile(monkeypatch, 7)
+    losses = token_losses(model, TOKENS)
+    torch.testing.assert_close(losses.double(), compute_losses(model.network, TOKENS), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ModelError, match=f"'{family}' has recurrent layers"):
+        KeyValueCache(model, 48)
+
+
+def test_layers_that_are_called_twice_cannot_be_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HRM walks over its layers again and again: right in tiles, and refused where one cache would hold all rounds."""
+    model = pico.make_model("hrm_text", num_layers_per_stack=1)
+    set_tile(monkeypatch, 7)
+    losses = token_losses(model, TOKENS)
+    torch.testing.assert_close(losses.double(), compute_losses(model.network, TOKENS), rtol=2e-5, atol=2e-5)
+    with pytest.raises(ModelError, match="called once"):
+        read_on(model, TOKENS[:1], KeyValueCache(model, 480))
+
+
 # The loss with a graph
 
 
@@ -196,10 +493,29 @@ def test_loss_and_gradients_are_those_of_plain_autograd(
     torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
 
 
+@every_family
+@pytest.mark.parametrize("settings", [{"offload": True}, {"recompute": False}], ids=["offload", "kept"])
+def test_gradients_in_tiles(
+    family: str, settings: dict[str, bool], make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLPs in tiles, hidden states in the CPU's memory or all activations kept: lambda gets the same gradients."""
+    model = make(family)
+    with rescaled(model, make_factors(model), learnable=True) as module:
+        compute_losses(model.network, TOKENS).mean().backward()
+        expected = get_gradients(module)
+    set_tile(monkeypatch, 7)
+    with rescaled(model, make_factors(model), learnable=True) as module:
+        mean_loss_with_graph(model, TOKENS, **settings).backward()
+        given = get_gradients(module)
+    torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("tile", [7, 48])
 @pytest.mark.parametrize("family", ["llama", "phi3", "gemma2"])
-def test_gradients_of_weights(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_of_weights(family: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every weight of a network that is tuned gets the gradient of plain autograd."""
     monkeypatch.setattr(forward, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
+    set_tile(monkeypatch, tile)
     gradients = []
     for plainly in (True, False):
         model = pico.make_model(family)
@@ -301,3 +617,111 @@ def test_only_the_answer_is_compared(make: Callable[..., LanguageModel]) -> None
     assert not greedy_answers(model, whole, 10).any()
     assert greedy_answers(model, whole, 1).all()
     assert greedy_answers(model, whole[:, :-1], 2).all()
+
+
+# Reading on after a cache
+
+
+def read_pieces(model: LanguageModel, cache: KeyValueCache, pieces: tuple[int, ...]) -> Tensor:
+    """[pieces, V] what follows each piece of the first window."""
+    ends = np.cumsum([0, *pieces])
+    parts = [TOKENS[:1, first:last] for first, last in pairwise(ends)]
+    return torch.cat([read_on(model, part, cache) for part in parts])
+
+
+@pytest.mark.parametrize(
+    ("family", "pieces"),
+    [
+        *((family, (20, 1, 1, 18, 1, 7)) for family in FAMILIES),
+        *((family, pieces) for family in ("llama", "gemma2") for pieces in ((48,), (1,) * 48)),
+    ],
+)
+def test_reading_on_gives_the_logits_of_the_whole(
+    family: str, pieces: tuple[int, ...], make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the pieces and the tiles, at every end of a piece, under factors."""
+    model = make(family)
+    set_tile(monkeypatch, 7, rows=1)
+    with rescaled(model, make_factors(model)), torch.no_grad():
+        whole = model.network(TOKENS[:1], use_cache=False).logits[0, np.cumsum(pieces) - 1]
+        cache = KeyValueCache(model, 50)
+        logits = read_pieces(model, cache, pieces)
+    assert cache.tokens == 48
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-4 * whole.abs().max().item())
+
+
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_an_offloaded_cache_changes_nothing(eight_bit: bool, make: Callable[..., LanguageModel]) -> None:
+    model = make("llama")
+    caches = [KeyValueCache(model, 48, eight_bit=eight_bit, offload=offload) for offload in (False, True)]
+    there, here = (read_pieces(model, cache, (30, *(1,) * 18)) for cache in caches)
+    assert torch.equal(there, here)
+
+
+@every_family
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_eight_bits_are_near(family: str, dtype: torch.dtype, make: Callable[..., LanguageModel]) -> None:
+    """Logits differ by less than a twentieth of their spread in the mean; keys and values take a byte an entry."""
+    model = make(family, dtype)
+    full, small = KeyValueCache(model, 48), KeyValueCache(model, 48, eight_bit=True)
+    expected, given = (read_pieces(model, cache, (30, *(1,) * 18)) for cache in (full, small))
+    difference = (given - expected).abs()
+    assert 0 < difference.mean() < 0.05 * expected.std()
+    if family != "mixtral":  # whose router may choose other experts
+        assert difference.max() < 0.25 * expected.std()
+    entries = full.num_bytes // dtype.itemsize
+    head_dim = full.layers[0].keys.buffer.shape[-1]  # type: ignore[union-attr]
+    assert small.num_bytes == entries + 4 * entries // head_dim
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_eight_bits_round_to_the_nearest(dtype: torch.dtype) -> None:
+    """Each entry is off by half a step of its token and head at most, zeros are zeros, and the scale is not rounded."""
+    generator = torch.Generator().manual_seed(1)
+    new = torch.randn(1, 2, 9, 64, generator=generator) * torch.logspace(-3, 3, 9)[:, None]
+    new[:, :, 4] = 0
+    new = new.to(dtype)
+    keys, _ = forward.LayerKeys(9, eight_bit=True).update(new, new)
+    assert keys.dtype == dtype
+    steps = new.abs().amax(-1, keepdim=True).double() / 127
+    rounding = {torch.float32: 1e-6, torch.bfloat16: 2**-8}[dtype] * new.abs().double()
+    assert ((keys.double() - new.double()).abs() <= steps / 2 * 1.0001 + rounding).all()
+
+
+def test_a_cache_counts_its_bytes(make: Callable[..., LanguageModel]) -> None:
+    model = make("llama")
+    cache = KeyValueCache(model, 100)
+    assert cache.num_bytes == 0
+    read_on(model, TOKENS[:1], cache)
+    assert cache.num_bytes == 100 * 2 * 2 * 2 * 8 * 4  # tokens, layers, keys and values, heads, head_dim, float32
+
+
+def test_a_cache_that_is_full_is_told(make: Callable[..., LanguageModel]) -> None:
+    """And is as it was before."""
+    model = make("llama")
+    cache = KeyValueCache(model, 47)
+    read_on(model, TOKENS[:1, :40], cache)
+    with pytest.raises(ModelError, match=r"8 tokens are to follow 40 in a cache of 47\."):
+        read_on(model, TOKENS[:1, 40:], cache)
+    assert cache.tokens == 40
+    read_on(model, TOKENS[:1, 40:47], cache)
+
+
+@needs_gpu
+def test_cuda_offload_keeps_nothing_on_the_gpu() -> None:
+    """An offloaded cache and offloaded hidden states give the same numbers as ones on the GPU."""
+    model = pico.make_model("llama", dtype=torch.bfloat16)
+    model.network.to("cuda")
+    caches = [KeyValueCache(model, 48, offload=offload) for offload in (False, True)]
+    there, here = (read_pieces(model, cache, (30, *(1,) * 18)) for cache in caches)
+    assert torch.equal(there, here)
+    assert caches[0].layers[0].keys.buffer.is_cuda  # type: ignore[union-attr]
+    assert caches[1].layers[0].keys.buffer.is_pinned()  # type: ignore[union-attr]
+    losses = []
+    for offload in (False, True):
+        with rescaled(model, make_factors(model), learnable=True) as module:
+            loss = mean_loss_with_graph(model, TOKENS, offload=offload)
+            loss.backward()
+            losses.append((loss.item(), get_gradients(module).tolist()))
+    assert losses[0] == losses[1]

@@ -320,6 +320,17 @@ def test_a_ratio_is_measured_once_at_the_longest_length_and_kept(
     assert read_records(run.scores, Score) == [score]
 
 
+def test_a_ratio_may_take_windows_of_its_own(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
+    factors = RescaleFactors((1.0, 1.5, 2.0, 2.5), 128, model.spec.fingerprint, method="longrope-gradient")
+    yarn, settings = closed_form(model.spec, "yarn", 128), replace(SETTINGS, paired_windows=5)
+    score = measure_against(
+        model, factors, yarn, text, settings=settings, rival_name="yarn", run=RunDir(tmp_path), seed=0
+    )
+    methods = ("longrope-gradient", "yarn")
+    by_hand = measure_ratio(model, (as_table(factors), yarn), text.windows(128, 5), methods=methods)
+    assert without_seconds([score]) == without_seconds([by_hand])
+
+
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"lambdas": (1.0, 1.5, 2.0, 3.0)}, {"attention_factor": 1.1}, {"method": "another"}]
 )

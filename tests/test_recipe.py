@@ -40,7 +40,7 @@ UNUSUAL = Recipe(
         evolution=EvolutionRecipe(11, 12, 13, 14, 15, 0.1 + 0.2, 16, 18),
         gradient=GradientRecipe(19, 1e-3, 0.7, "yarn", 24, 20),
     ),
-    measure=MeasureRecipe((4096, 65536), ("passkey",), 21, 22, 23, ("yarn", "dynamic-ntk")),
+    measure=MeasureRecipe((4096, 65536), ("passkey",), 21, 22, 23, ("yarn", "dynamic-ntk"), 25),
     export=ExportRecipe("two", True),
 )
 

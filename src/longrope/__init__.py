@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from longrope.errors import LongRopeError
     from longrope.exports import export_hf
     from longrope.factors import FactorTable, RescaleFactors, closed_form, load_factors
+    from longrope.generation import GenerationSettings, generate
     from longrope.measures import measure
     from longrope.models import LanguageModel, load_model, read_spec, rescaled
     from longrope.pipeline import compare, extend
@@ -37,6 +38,8 @@ _HOMES = {
     "RescaleFactors": "factors",
     "closed_form": "factors",
     "load_factors": "factors",
+    "GenerationSettings": "generation",
+    "generate": "generation",
     "measure": "measures",
     "LanguageModel": "models",
     "load_model": "models",
@@ -55,6 +58,7 @@ _HOMES = {
 }
 __all__ = [
     "FactorTable",
+    "GenerationSettings",
     "LanguageModel",
     "LongRopeError",
     "Recipe",
@@ -70,6 +74,7 @@ __all__ = [
     "extend",
     "find_factors",
     "fine_tune",
+    "generate",
     "load_factors",
     "load_model",
     "load_recipe",

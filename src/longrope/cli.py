@@ -1,21 +1,24 @@
 """The doors: one subcommand per arrow. Each parses, calls the pipeline and prints; nothing is computed here.
 
-Exit codes: 0 done, 2 bad input (one paragraph on stderr), 1 our fault (a traceback).
+Exit codes: 0 done, 2 bad input (one paragraph on stderr), 1 our fault (a traceback) or another process that was lost.
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longrope.errors import LongRopeError, RecipeError
+from longrope.errors import LongRopeError, ProcessLostError, RecipeError
 
 if TYPE_CHECKING:
+    from longrope.generation import Generation
     from longrope.pipeline import Watch
     from longrope.recipe import Recipe
     from longrope.records import Score
@@ -46,6 +49,9 @@ Metrics = Annotated[str | None, typer.Option("--metrics", help="perplexity,passk
 Seed = Annotated[int | None, typer.Option("--seed", help="Decides every random choice.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto.")]
 DType = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")]
+ContextRanks = Annotated[
+    int | None, typer.Option("--context-ranks", help="Processes of a torchrun launch that share a sequence.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
@@ -63,6 +69,7 @@ def extend(
     seed: Seed = None,
     device: Device = None,
     dtype: DType = None,
+    context_ranks: ContextRanks = None,
     as_json: AsJson = False,
 ) -> None:
     """Search factors, measure the result, export a checkpoint: the whole walk. With no arguments: the embedded default.
@@ -72,18 +79,20 @@ def extend(
     given = _given(locals())
     begun = out is not None and (out / "recipe.toml").exists()
     by_default = not (begun or any(given[key] for key in ("model", "to", "data", "recipe")))
-    full, run = _prepare(**{**given, "recipe": DEFAULT_RECIPE} if by_default else given)
-    if by_default:  # a mistyped --out ends here, too
-        print(f"No model was given, and no run to resume: the embedded default, into {run.path}.", file=sys.stderr)
+    full, path = _prepare(**{**given, "recipe": DEFAULT_RECIPE} if by_default else given)
     from longrope import pipeline
 
-    with _watching(full, run) as watch:
-        scores = pipeline.extend(full, run, watch)
-    _print_scores(scores, as_json)
-    if not as_json:
-        print(f"factors: {run.factors()}\ncheckpoint: {run.checkpoint}\nreport: {run.path / 'report.html'}")
-    if by_default and not as_json:
-        print(NEXT)
+    with _launched(full, context_ranks):
+        run = _open(path)
+        with _watching(full, run) as watch:
+            if by_default:  # a mistyped --out ends here, too
+                watch.on_step(f"No model was given, and no run to resume: the embedded default, into {run.path}.")
+            scores = pipeline.extend(full, run, watch)
+        _print_scores(scores, as_json)
+        if not as_json:
+            print(f"factors: {run.factors()}\ncheckpoint: {run.checkpoint}\nreport: {run.path / 'report.html'}")
+        if by_default and not as_json:
+            print(NEXT)
 
 
 @app.command()
@@ -99,19 +108,22 @@ def compare(
     seed: Seed = None,
     device: Device = None,
     dtype: DType = None,
+    context_ranks: ContextRanks = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure none, PI, NTK, dynamic NTK, YaRN and both LongRoPE searches side by side."""
-    full, run = _prepare(**_given(locals()), suffix="-compare")
+    full, path = _prepare(**_given(locals()), suffix="-compare")
     from longrope import pipeline
 
-    with _watching(full, run) as watch:
-        scores = pipeline.compare(full, run, watch)
-    costs = pipeline.search_costs(run)
-    _print_scores(scores, as_json)
-    if not as_json:
-        _print_costs(costs)
-        print(f"report: {run.path / 'report.html'}")
+    with _launched(full, context_ranks):
+        run = _open(path)
+        with _watching(full, run) as watch:
+            scores = pipeline.compare(full, run, watch)
+        costs = pipeline.search_costs(run)
+        _print_scores(scores, as_json)
+        if not as_json:
+            _print_costs(costs)
+            print(f"report: {run.path / 'report.html'}")
 
 
 @app.command()
@@ -125,16 +137,19 @@ def search(
     seed: Seed = None,
     device: Device = None,
     dtype: DType = None,
+    context_ranks: ContextRanks = None,
     as_json: AsJson = False,
 ) -> None:
     """Search rescale factors; write factors.json."""
-    full, run = _prepare(**_given(locals()))
+    full, path = _prepare(**_given(locals()))
     from longrope import pipeline
     from longrope.factors import dump_factors
 
-    with _watching(full, run) as watch:
-        factors = pipeline.search(full, run, watch)
-    print(dump_factors(factors) if as_json else f"factors: {run.factors()}")
+    with _launched(full, context_ranks):
+        run = _open(path)
+        with _watching(full, run) as watch:
+            factors = pipeline.search(full, run, watch)
+        print(dump_factors(factors) if as_json else f"factors: {run.factors()}")
 
 
 @app.command()
@@ -151,12 +166,12 @@ def measure(
     seed: Seed = None,
     device: Device = None,
     dtype: DType = None,
+    context_ranks: ContextRanks = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure perplexity and passkeys by context window."""
     from longrope import pipeline
     from longrope.recipe import MeasureRecipe, Recipe
-    from longrope.rundir import RunDir
 
     if not (data or measure_data):
         raise RecipeError("No text was given.", "Perplexity needs some.", "Give --data or --measure-data.")
@@ -170,9 +185,63 @@ def measure(
         dtype=dtype or "auto",
         measure=_measuring(MeasureRecipe(), lengths, metrics),
     )
-    with _watching() as watch:
-        scores = pipeline.measure_only(full, factors, RunDir(out) if out else None, watch)
-    _print_scores(scores, as_json)
+    with _launched(full, context_ranks, factors):
+        run = _open(out) if out else None
+        with _watching() as watch:
+            scores = pipeline.measure_only(full, factors, run, watch)
+        _print_scores(scores, as_json)
+
+
+@app.command()
+def generate(
+    model: Model,
+    document: Annotated[Path, typer.Option("--document", help="UTF-8 text file (.gz too) to answer about.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="The question.")],
+    factors: Annotated[
+        Path | None, typer.Option("--factors", help="factors.json, or a run directory; without: the model as it is.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Of the answer, at most.")] = 256,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option("--top-p", help="Draw among the likeliest of this probability.")] = 1.0,
+    eight_bit_cache: Annotated[bool, typer.Option("--eight-bit-cache", help="Keys and values in 8 bits.")] = False,
+    offload_cache: Annotated[
+        bool, typer.Option("--offload-cache", help="Keys and values in the CPU's memory.")
+    ] = False,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a prompt about a long document, printed as it comes; the tier of factors is chosen once."""
+    from longrope import generation
+    from longrope.factors import load_factors
+    from longrope.models import load_model, silence_loading
+    from longrope.rundir import RunDir
+    from longrope.texts import read_document
+
+    settings = generation.GenerationSettings(
+        max_new_tokens, temperature, top_p, seed or 0, eight_bit=eight_bit_cache, offload=offload_cache
+    )
+    text = read_document(document)
+    file = RunDir(factors).factors() if factors and factors.is_dir() else factors
+    table = load_factors(file) if file else None
+    silence_loading()
+    loaded = load_model(model, device=device or "auto", dtype=dtype or "auto")
+    with _reading(loaded) as on_read:
+        done = generation.generate(
+            loaded,
+            table,
+            text,
+            prompt,
+            settings=settings,
+            on_text=(lambda _: None) if as_json else partial(print, end="", flush=True),
+            on_read=on_read,
+        )
+    if as_json:
+        print(json.dumps(asdict(done)))
+    else:
+        print(flush=True)
+        print(_costs_of(done), file=sys.stderr)
 
 
 @app.command()
@@ -218,7 +287,7 @@ def main() -> None:
         app()
     except LongRopeError as error:
         print(f"longrope: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, ProcessLostError) else 2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             print("longrope: interrupted; the same command goes on from here.", file=sys.stderr)
@@ -227,13 +296,16 @@ def main() -> None:
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a command that make up its recipe."""
-    return {name: value for name, value in options.items() if name != "as_json"}
+    return {name: value for name, value in options.items() if name not in ("context_ranks", "as_json")}
 
 
-def _prepare(*, out: Path | None, recipe: Path | None, suffix: str = "", **given: Any) -> tuple["Recipe", "RunDir"]:
-    """Make the recipe of a command: from a recipe file, from the run directory to resume, or from the options alone."""
+def _prepare(*, out: Path | None, recipe: Path | None, suffix: str = "", **given: Any) -> tuple["Recipe", Path]:
+    """Make the recipe of a command: from a recipe file, from the run directory to resume, or from the options alone.
+
+    Returns:
+        The recipe and the path of the run directory.
+    """
     from longrope.recipe import Recipe, format_tokens, load_recipe, parse_tokens
-    from longrope.rundir import RunDir
 
     resumable = out / "recipe.toml" if out else None
     if recipe:
@@ -250,8 +322,7 @@ def _prepare(*, out: Path | None, recipe: Path | None, suffix: str = "", **given
             )
         full = Recipe(given["model"], parse_tokens(given["to"]), tuple(given["data"]))
     full = _overridden(full, given)
-    run = RunDir(out or Path("runs") / f"{Path(full.model).stem}-{format_tokens(full.target_tokens)}{suffix}")
-    return full, run
+    return full, out or Path("runs") / f"{Path(full.model).stem}-{format_tokens(full.target_tokens)}{suffix}"
 
 
 def _overridden(recipe: "Recipe", given: dict[str, Any]) -> "Recipe":
@@ -277,16 +348,46 @@ def _measuring(settings: Any, lengths: str | None, metrics: str | None) -> Any:
 
 
 @contextmanager
+def _launched(recipe: "Recipe", context_ranks: int | None, factors: Path | None = None) -> Iterator[None]:
+    """Join the other processes where torchrun has launched some. One prints the results; the first to end tells why."""
+    from longrope import parallel, pipeline
+
+    longest = pipeline.longest_window(recipe, factors)
+    try:
+        parallel.start(context_ranks, longest_tokens=longest, device=recipe.device)
+        with ExitStack() as stack:
+            if not parallel.is_main():
+                nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+                stack.enter_context(redirect_stdout(nowhere))
+            yield
+    except (LongRopeError, KeyboardInterrupt):
+        if parallel.speaks():
+            raise
+        sys.exit(1)
+    finally:
+        parallel.stop()
+
+
+def _open(path: Path) -> "RunDir":
+    """Open a run directory: one process does, for all."""
+    from longrope import parallel
+    from longrope.rundir import RunDir
+
+    return parallel.lead(partial(RunDir, path))
+
+
+@contextmanager
 def _watching(recipe: "Recipe | None" = None, run: "RunDir | None" = None) -> Iterator["Watch"]:
     """Tell of progress on stderr: a line per step, and on a terminal a bar for the search in hand."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    from longrope import parallel
     from longrope.models import silence_loading
     from longrope.pipeline import Watch
 
     silence_loading()
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not parallel.is_main())
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     totals = {}
     if recipe:
@@ -307,9 +408,48 @@ def _watching(recipe: "Recipe | None" = None, run: "RunDir | None" = None) -> It
         try:
             yield Watch(on_trial=on_trial, on_step=on_step)
         except LongRopeError:
-            if run:
+            if run and parallel.is_main():
                 run.discard_if_empty()
             raise
+
+
+@contextmanager
+def _reading(model: Any) -> Iterator[Any]:
+    """Tell of the choices for a model on stderr, and on a terminal of what is read, until all of it is."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from longrope.forward import describe_pass
+
+    console = Console(stderr=True)
+    console.print("; ".join((*model.choices, describe_pass(model))), highlight=False, soft_wrap=True, markup=False)
+    with Progress(
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+        redirect_stdout=False,  # the answer goes there as it is
+        redirect_stderr=False,
+    ) as progress:
+        bar = progress.add_task("read", total=None)
+
+        def on_read(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+            if done == total:
+                progress.stop()
+
+        yield on_read
+
+
+def _costs_of(done: "Generation") -> str:
+    """What an answer took, as one line."""
+    return (
+        f"read {done.prompt_tokens:,} tokens in {done.prefill_seconds:.1f} s "
+        f"({done.prompt_tokens / max(done.prefill_seconds, 1e-3):,.0f} a second), wrote {done.new_tokens:,} in "
+        f"{done.decode_seconds:.1f} s ({done.new_tokens / max(done.decode_seconds, 1e-3):,.0f} a second)"
+        f"{'' if done.ended else ', cut at --max-new-tokens'}; window {done.window_tokens:,} tokens, "
+        f"{'factors ' + done.factors_fingerprint if done.factors_fingerprint else 'no factors'}, "
+        f"cache {done.cache_bytes / 2**20:,.1f} MiB"
+    )
 
 
 def _print_scores(scores: Sequence["Score"], as_json: bool) -> None:

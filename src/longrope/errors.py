@@ -9,6 +9,10 @@ class LongRopeError(ValueError):
         super().__init__(f"{found} {needed} {remedy}")
         self.found, self.needed, self.remedy = found, needed, remedy
 
+    def __reduce__(self) -> tuple[type["LongRopeError"], tuple[str, str, str]]:
+        """Let it go from process to process: it is made again from its three parts."""
+        return type(self), (self.found, self.needed, self.remedy)
+
 
 class ModelError(LongRopeError):
     """A model that cannot be loaded, or whose rotary embedding one table of factors cannot describe."""
@@ -32,3 +36,7 @@ class RunError(LongRopeError):
 
 class ExportError(LongRopeError):
     """Factors that the target format cannot carry, or a checkpoint that reopens with other logits."""
+
+
+class ProcessLostError(LongRopeError):
+    """Another process of the launch has died; the CLI exits with code 1, and the run can be resumed."""

@@ -1,10 +1,18 @@
-"""The pass over a long text: losses per token without ever holding the logits of the whole sequence.
+"""The pass over a long text: exact losses per token without a mask, a second copy of the text or its whole logits.
 
-Shape legend: B = batch, N = tokens of a window, H = hidden size, V = vocabulary.
+The model's own modules do the work, called through transformers' public interfaces. Its attention is ours, registered
+under a name for which transformers makes no mask. Each decoder layer walks over tiles of tokens and keeps the keys and
+values of that layer alone, its output takes the place of its input, and norms, MLPs and the head work on tiles, too.
+With gradients, layers see the whole text and are recomputed in the backward pass.
+
+Shape legend: B = batch, N = tokens of a window, n = those of one process, H = hidden size, V = vocabulary, P = heads,
+G = key/value heads, D = head dimension.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,33 +21,42 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
+from longrope import parallel
+from longrope.attention import Heads, attend, attend_in_blocks, choose_kernel
+from longrope.errors import ModelError
 from longrope.models import LanguageModel
 
 Tokens = NDArray[np.integer[Any]] | Tensor
+ATTENTION = "longrope"  # transformers makes no mask for a name that it does not know
 LOGITS_PER_CHUNK = 2**28  # 1 GiB of float32
-HOPPER = 9  # compute capability
+MOST_TILE_TOKENS = 65536
+FEWEST_TILE_TOKENS = 256
+TILE_SHARE, ACTIVATIONS_SHARE = 8, 4  # the part of the free memory that a tile, or all activations, may take
+MOST_CPU_ACTIVATIONS = 2**32  # bytes
 
 
-def token_losses(model: LanguageModel, tokens: Tokens) -> Tensor:
+def token_losses(model: LanguageModel, tokens: Tokens, at: slice = slice(None)) -> Tensor:
     """Next-token losses of whole windows, without gradients.
 
     Args:
         model: run as it is at the moment (see ``models.rescaled``).
-        tokens: [B, N] token ids.
+        tokens: [B, N] token ids, without padding.
+        at: which of the N - 1 losses; all of them if left out.
 
     Returns:
-        [B, N - 1] float32 nats on the CPU; entry n is the loss of token n + 1 given all before it.
+        [B, N - 1] (or the part asked for) float32 nats on the CPU; entry n is the loss of token n + 1 given all before.
     """
     with torch.inference_mode():
-        hidden, ids = _hidden_states(model, tokens)
-        targets = ids[:, 1:]
-        losses = [_chunk_losses(model.network, hidden[:, at], targets[:, at]) for at in _chunks(model, targets)]
-        return torch.cat(losses, dim=1).cpu()
+        done = _run(model, tokens)
+        hidden, targets, chosen = done.scored(at)
+        losses = [_chunk_losses(model.network, hidden[:, cut], targets[:, cut]) for cut in _chunks(model, targets)]
+        whole = torch.cat(losses, dim=1) if losses else targets.float()
+        return done.joined(whole)[:, chosen].cpu()
 
 
 def greedy_answers(model: LanguageModel, tokens: Tokens, answer_tokens: int) -> Tensor:
@@ -56,9 +73,9 @@ def greedy_answers(model: LanguageModel, tokens: Tokens, answer_tokens: int) -> 
         [B] booleans on the CPU.
     """
     with torch.inference_mode():
-        hidden, ids = _hidden_states(model, tokens)
-        likeliest = _logits(model.network, hidden[:, -answer_tokens - 1 : -1]).argmax(-1)
-        return (likeliest == ids[:, -answer_tokens:]).all(-1).cpu()
+        done = _run(model, tokens)
+        likeliest = _logits(model.network, done.pick(slice(-answer_tokens - 1, -1))).argmax(-1)
+        return (likeliest == done.ids[:, -answer_tokens:]).all(-1).cpu()
 
 
 def weighted_loss_with_graph(
@@ -66,50 +83,473 @@ def weighted_loss_with_graph(
     tokens: Tokens,
     weights: NDArray[np.float64],
     *,
-    recompute: bool = True,
+    recompute: bool | None = None,
+    offload: bool = False,
 ) -> Tensor:
     """Weighted sum of next-token losses in nats, a scalar to call ``backward`` on.
 
+    In several processes that share a window, each returns the part of its own tokens, and gradients are to be summed.
+
     Args:
         model: run as it is at the moment.
-        tokens: [B, N] token ids.
+        tokens: [B, N] token ids, without padding.
         weights: [B, N - 1] weight of each token's loss; what comes before the first nonzero column is not scored.
         recompute: checkpoint every layer and every chunk of logits, so that memory holds one hidden state per layer;
-            otherwise all activations are kept, which saves the second pass forward.
+            otherwise all activations are kept, which saves the second pass forward. None keeps them where there is
+            room.
+        offload: keep those hidden states in the CPU's memory.
     """
-    first = int(np.flatnonzero(weights.any(axis=0))[0])
+    if recompute is None:
+        recompute = not _fits_with_activations(model, tokens)
+        if shard := parallel.shard():  # all must agree, or some would wait for keys that others do not send again
+            recompute = bool(shard.total(torch.tensor(float(recompute), device=model.device)))
     score = partial(checkpoint, _chunk_losses, use_reentrant=False) if recompute else _chunk_losses
-    with _checkpointed_layers(model.network) if recompute else nullcontext():
-        hidden, ids = _hidden_states(model, tokens)
-        hidden, targets = hidden[:, first:-1], ids[:, first + 1 :]
-        shares = torch.as_tensor(weights[:, first:], dtype=torch.float32).to(ids.device)
-        total = torch.zeros((), device=ids.device)
-        for at in _chunks(model, targets):
-            losses = score(model.network, hidden[:, at], targets[:, at])
-            total = total + (losses * shares[:, at]).sum()
+    first = int(np.flatnonzero(weights.any(axis=0))[0])
+    tile = choose_tile(model, len(tokens))[0]
+    done = _run(model, tokens, partial(_recomputed, tile=tile, offload=offload) if recompute else _unchanged)
+    hidden, targets, _ = done.scored(slice(first, None))
+    given = torch.as_tensor(weights, dtype=torch.float32).to(hidden.device)
+    shares = done.own(given) if done.shard else given[:, first:]
+    total = torch.zeros((), device=hidden.device)
+    for cut in _chunks(model, targets):
+        total = total + (score(model.network, hidden[:, cut], targets[:, cut]) * shares[:, cut]).sum()
     return total
 
 
-def _hidden_states(model: LanguageModel, tokens: Tokens) -> tuple[Tensor, Tensor]:
-    """[B, N, H] output of the decoder, with no cache and no mask, and the token ids [B, N] on its device."""
+def describe_pass(model: LanguageModel) -> str:
+    """The automatic choices of a pass and their reasons: attention kernel and tiles."""
+    kernel = choose_kernel(model.device, model.network.dtype, heads_of(model))[1]
+    return f"{kernel}; {choose_tile(model)[1]}"
+
+
+def choose_tile(model: LanguageModel, rows: int = 1) -> tuple[int, str]:
+    """Return how many tokens of ``rows`` sequences go through a layer at once, and the reason."""
+    if model.device.type != "cuda":
+        return max(1, MOST_TILE_TOKENS // rows), f"tiles of {MOST_TILE_TOKENS:,} tokens (a CPU)"
+    free = _free_memory(model.device)
+    fitting = max(FEWEST_TILE_TOKENS, min(MOST_TILE_TOKENS, free // TILE_SHARE // _bytes_per_token(model)))
+    tile = 1 << fitting.bit_length() - 1
+    return max(1, tile // rows), f"tiles of {tile:,} tokens ({free / 2**30:.0f} GiB are free)"
+
+
+def _bytes_per_token(model: LanguageModel) -> int:
+    """About what a layer holds of a token: a dozen hidden states, and four of an MLP's width."""
+    config = model.network.config
+    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return int(model.network.dtype.itemsize * (12 * config.hidden_size + 4 * wide))
+
+
+def _fits_with_activations(model: LanguageModel, tokens: Tokens) -> bool:
+    """Whether all activations of a pass, with its logits in float32 three times over, take little of the memory."""
+    config = model.network.config
+    per_token = config.num_hidden_layers * _bytes_per_token(model) + 12 * config.vocab_size
+    room = _free_memory(model.device) // ACTIVATIONS_SHARE if model.device.type == "cuda" else MOST_CPU_ACTIVATIONS
+    return bool(tokens.shape[0] * tokens.shape[1] * per_token <= room)
+
+
+def estimate_memory(model: LanguageModel, tokens: int) -> int:
+    """About how many bytes ``token_losses`` takes at its peak for one window, weights included.
+
+    A layer's part: the states of the window, its keys, values, cos and sin, and the activations of a tile. The head's:
+    the states, and a chunk of logits in float32 with their logarithms.
+    """
+    network, spec = model.network, model.spec
+    weights = sum(weight.numel() * weight.dtype.itemsize for weight in network.parameters())
+    states = tokens * network.config.hidden_size * network.dtype.itemsize
+    heads = heads_of(model)
+    kept = 2 * tokens * (heads.keys * heads.dim + spec.rotary_dim) * network.dtype.itemsize
+    layer = kept + min(tokens, choose_tile(model)[0]) * _bytes_per_token(model)
+    head = 8 * min(LOGITS_PER_CHUNK, tokens * network.config.vocab_size)
+    return int(weights + states + max(layer, head))
+
+
+def heads_of(model: LanguageModel) -> Heads:
+    """Query heads, key/value heads and their dimension."""
+    config = model.network.config
+    queries = config.num_attention_heads
+    return Heads(queries, getattr(config, "num_key_value_heads", None) or queries, model.spec.head_dim)
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes that torch may still take: those free on the device, and those that it holds unused."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a decoder made of windows.
+
+    Attributes:
+        hidden: [B, n, H] states of this process's tokens: all N of them unless processes share a window.
+        ids: [B, N] the token ids.
+        shard: this process's part of the windows, None if it has them whole.
+    """
+
+    hidden: Tensor
+    ids: Tensor
+    shard: "parallel.Shard | None"
+
+    def scored(self, at: slice) -> tuple[Tensor, Tensor, slice]:
+        """States [B, m, H] and targets [B, m] to score for a slice of the losses, and where it lies once joined."""
+        if not self.shard:
+            return self.hidden[:, :-1][:, at], self.ids[:, 1:][:, at], slice(None)
+        return self.hidden, self.own(self.ids[:, 1:]), slice(*at.indices(self.ids.shape[1] - 1))
+
+    def own(self, values: Tensor) -> Tensor:
+        """This process's part [B, n] of values for each loss [B, N - 1]; zeros where no token follows."""
+        if not self.shard:
+            return values
+        padded = self.shard.padded(self.ids.shape[1])
+        positions = self.shard.positions(padded).to(values.device)
+        return functional.pad(values, (0, padded - values.shape[1]))[:, positions]
+
+    def joined(self, losses: Tensor) -> Tensor:
+        """[B, N'] losses of all processes in order."""
+        return self.shard.join(losses) if self.shard else losses
+
+    def pick(self, at: slice) -> Tensor:
+        """[B, m, H] states at a slice of the window, in every process."""
+        if not self.shard:
+            return self.hidden[:, at]
+        wanted = torch.arange(self.ids.shape[1])[at]
+        positions = self.shard.positions(self.shard.padded(self.ids.shape[1]))
+        here = (positions[:, None] == wanted).to(self.hidden)
+        return self.shard.total(torch.einsum("bnh,nm->bmh", self.hidden, here))
+
+
+def _run(model: LanguageModel, tokens: Tokens, change_layer: "LayerChange | None" = None) -> _Pass:
+    """Run the decoder without a mask; its layers walk over tiles unless they are changed in another way."""
     ids = torch.as_tensor(tokens, dtype=torch.long).to(model.device)
-    with _fastest_attention(model.device):
-        output = model.network.base_model(input_ids=ids, use_cache=False)
-    return output.last_hidden_state, ids
+    shard = parallel.shard()
+    given = {"input_ids": ids}
+    if shard:
+        padded = shard.padded(ids.shape[1])
+        positions = shard.positions(padded).to(ids.device)
+        filled = functional.pad(ids, (0, padded - ids.shape[1]))[:, positions]
+        given = {"input_ids": filled, "position_ids": positions[None]}
+    tile = choose_tile(model, len(ids))[0]
+    if change_layer is None and not shard and _remembers_keys_alone(model.network):
+        change_layer = partial(_in_tiles, tile=tile, cache=None)
+    return _Pass(_decode(model.network, given, tile, change_layer), ids, shard)
 
 
-def prefers_cudnn(device: torch.device) -> tuple[bool, str]:
-    """Whether to put cuDNN's attention kernel first on this device, and the reason."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= HOPPER:
-        return True, "cuDNN attention first, the faster kernel on Hopper and later"
-    return False, "torch's default attention kernel"
+def _decode(network: Any, given: dict[str, Tensor], tile: int, change_layer: "LayerChange | None") -> Tensor:
+    """[B, n, H] states of the decoder, by our attention (raises ModelError if the decoder does not call it)."""
+    before = _Calls.made
+    with _our_attention(network, tile), _changed_layers(network, change_layer):
+        hidden = network.base_model(**given, use_cache=False).last_hidden_state
+    if _Calls.made == before:
+        raise _unattended(network)
+    return hidden  # type: ignore[no-any-return]
 
 
-def _fastest_attention(device: torch.device) -> Any:
-    if not prefers_cudnn(device)[0]:
-        return nullcontext()
-    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    return sdpa_kernel(order, set_priority=True)
+def _remembers_keys_alone(network: Any) -> bool:
+    """Whether its layers carry nothing from token to token but keys and values: no recurrence, no convolution."""
+    kinds = set(getattr(network.config, "layer_types", None) or ())
+    return not network._is_stateful and kinds <= {"full_attention", "sliding_attention"}  # noqa: SLF001
+
+
+def _unattended(network: Any) -> ModelError:
+    return ModelError(
+        f"The model type {network.config.model_type!r} does not call the attention that it is given.",
+        "Its layers must go through transformers' AttentionInterface; without it they would see later tokens.",
+        "Use another version of transformers, and please report this model type.",
+    )
+
+
+class _Calls:
+    """How often our attention was called."""
+
+    made = 0
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it: query [B, P, n, D], key and value [B, G, Sk, D] -> [B, n, P, D]."""
+    unknown = {"attention_mask": attention_mask, "dropout": dropout or None, "s_aux": others.get("s_aux")}
+    if found := [name for name, given in unknown.items() if given is not None]:
+        raise ModelError(
+            f"{type(module).__name__} asks for attention with {found[0]}.",
+            "A long pass takes whole sequences, causal, without padding, dropout or attention sinks.",
+            "Give windows of one length; another model type is not supported yet.",
+        )
+    _Calls.made += 1
+    kind = query.device.type
+    if torch.is_autocast_enabled(kind):  # where cos and sin made float32 of query and key
+        query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
+    work: Callable[..., Tensor] = attend
+    if softcap is not None or (sliding_window is not None and sliding_window < key.shape[2]):
+        work = partial(attend_in_blocks, window=sliding_window, softcap=softcap)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    shard = parallel.shard()
+    if shard:
+        key, value = shard.gather(key), shard.gather(value)
+        chunk = key.shape[2] // (2 * shard.ranks)
+        ends = ((shard.rank + 1) * chunk, (2 * shard.ranks - shard.rank) * chunk)  # of its head and tail chunk
+        parts = zip(query.chunk(2, dim=2), ends, strict=True)
+        output = torch.cat([work(own, key[:, :, :end], value[:, :, :end], scale=scale) for own, end in parts], dim=2)
+    else:
+        output = work(query, key, value, scale=scale)
+    return output.transpose(1, 2).contiguous(), None  # some models take a view of it
+
+
+AttentionInterface.register(ATTENTION, _attention)
+
+
+@contextmanager
+def _our_attention(network: Any, tile: int) -> Iterator[None]:
+    """Run a network with our attention, and norms and MLPs that work on tiles, in this block alone."""
+    if not network._can_set_attn_implementation():  # noqa: SLF001  # an attention of its own, which wants a mask
+        raise _unattended(network)
+    config = network.config
+    native = config._attn_implementation  # noqa: SLF001  # there is no public way to ask for it
+    norms = [child for child in network.base_model.children() if "Norm" in type(child).__name__]
+    mlps = [module for module in network.modules() if type(module).__name__.endswith("MLP")]
+    forwards: dict[Any, Callable[..., Any]] = {norm: partial(_norm_in_tiles, norm.forward, tile) for norm in norms}
+    forwards |= {mlp: partial(_mlp_in_tiles, mlp.forward, tile) for mlp in mlps}
+    config._attn_implementation = ATTENTION  # noqa: SLF001
+    try:
+        with _replaced(forwards):
+            yield
+    finally:
+        config._attn_implementation = native  # noqa: SLF001
+
+
+LayerChange = Callable[[Any, Any, str, int], Callable[..., Any]]
+"""(network, forward of a layer, name of its cache argument, index of the layer) -> what to call instead."""
+
+
+@contextmanager
+def _changed_layers(network: Any, change: LayerChange | None) -> Iterator[None]:
+    layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
+    forwards = {
+        layer: change(network, layer.forward, _cache_name(layer), index) for index, layer in enumerate(layers) if change
+    }
+    with _replaced(forwards):
+        yield
+
+
+def _cache_name(layer: nn.Module) -> str:
+    names = inspect.signature(layer.forward).parameters
+    return next((name for name in ("layer_past", "past_key_value") if name in names), "past_key_values")
+
+
+@contextmanager
+def _replaced(forwards: dict[Any, Callable[..., Any]]) -> Iterator[None]:
+    """Other forwards for these modules, instance by instance, in this block alone."""
+    before = {module: module.__dict__.get("forward") for module in forwards}
+    for module, forward in forwards.items():
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module, forward in before.items():
+            del module.forward
+            if forward:
+                module.forward = forward
+
+
+def _in_tiles(
+    network: Any, forward: Any, cache_name: str, index: int, *, tile: int, cache: "KeyValueCache | None"
+) -> Callable[..., Any]:
+    """A layer that walks over tiles of tokens and puts its output in the place of its input.
+
+    It is handed what it takes for transformers' cache, so it sees the keys and values of the tiles before.
+    """
+
+    def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        tokens = hidden.shape[1]
+        if cache is None and tokens <= tile:
+            return forward(hidden, *args, **kwargs)
+        keys = cache.layers[index] if cache else LayerKeys(tokens)
+        for first in range(0, tokens, tile):
+            cut = slice(first, min(first + tile, tokens))
+            given = {name: _cut(value, cut, tokens) for name, value in kwargs.items()} | {cache_name: keys}
+            output = forward(hidden[:, cut], *(_cut(value, cut, tokens) for value in args), **given)
+            hidden[:, cut] = output[0] if isinstance(output, tuple) else output
+        if cache is None:
+            _check_keys(network, keys, tokens)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    return run
+
+
+def _check_keys(network: Any, keys: "LayerKeys", tokens: int) -> None:
+    """Raise ModelError unless a layer has handed over the keys of just so many tokens."""
+    if keys.tokens != tokens:
+        raise ModelError(
+            f"A layer of the model type {network.config.model_type!r} has read {tokens:,} tokens and kept the keys of "
+            f"{keys.tokens:,}.",
+            "Tiles and caches need layers that carry keys and values alone and are called once.",
+            "Read shorter texts, and please report this model type.",
+        )
+
+
+def _cut(value: Any, cut: slice, tokens: int) -> Any:
+    """The part of an argument of a layer that belongs to a tile: tensors [B, N, ...] are cut, alone or in tuples."""
+    if isinstance(value, tuple):
+        return tuple(_cut(part, cut, tokens) for part in value)
+    if isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == tokens:
+        return value[:, cut]
+    return value
+
+
+def _unchanged(_network: Any, forward: Any, *_: Any) -> Callable[..., Any]:
+    return forward  # type: ignore[no-any-return]
+
+
+def _recomputed(
+    network: Any, forward: Any, _cache: str, _index: int, *, tile: int, offload: bool
+) -> Callable[..., Any]:
+    """A layer whose activations are made again in the backward pass, in eval mode too, with our attention."""
+
+    def work(hidden: Tensor, device: torch.device, *args: Any, **kwargs: Any) -> Any:
+        with _our_attention(network, tile):
+            return forward(hidden.to(device), *args, **kwargs)
+
+    def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        kept = hidden.cpu() if offload else hidden
+        return checkpoint(work, kept, hidden.device, *args, use_reentrant=False, **kwargs)
+
+    return run
+
+
+def _norm_in_tiles(forward: Any, tile: int, hidden: Tensor) -> Tensor:
+    """The last norm of a decoder, in place where nothing needs its input again."""
+    if hidden.shape[1] <= tile or torch.is_grad_enabled():
+        return forward(hidden)  # type: ignore[no-any-return]
+    for part in hidden.split(tile, dim=1):
+        part.copy_(forward(part))
+    return hidden
+
+
+def _mlp_in_tiles(forward: Any, tile: int, hidden: Tensor) -> Tensor:
+    if hidden.ndim < 3 or hidden.shape[1] <= tile:
+        return forward(hidden)  # type: ignore[no-any-return]
+    work = partial(checkpoint, forward, use_reentrant=False) if torch.is_grad_enabled() else forward
+    return torch.cat([work(part) for part in hidden.split(tile, dim=1)], dim=1)
+
+
+class LayerKeys:
+    """Keys and values of one layer, in the place where a layer expects transformers' cache.
+
+    Args:
+        capacity: tokens that will come at most.
+        eight_bit: keep them as 8-bit integers with one scale a token and head.
+        offload: keep them in the CPU's memory.
+    """
+
+    def __init__(self, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
+        """Make room when the first tokens come."""
+        self.keys, self.values = (_Store(capacity, eight_bit=eight_bit, offload=offload) for _ in range(2))
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are in it."""
+        return self.keys.seen
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the room that was made, scales included."""
+        stored = [x for store in (self.keys, self.values) for x in (store.buffer, store.scales) if x is not None]
+        return sum(x.nbytes for x in stored)
+
+    def update(self, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Take those of new tokens [B, G, n, D]; return those of all tokens so far."""
+        return self.keys.extended(key), self.values.extended(value)
+
+
+class _Store:
+    def __init__(self, capacity: int, *, eight_bit: bool, offload: bool) -> None:
+        self.capacity, self.eight_bit, self.offload = capacity, eight_bit, offload
+        self.seen = 0
+        self.buffer: Tensor | None = None
+        self.scales: Tensor | None = None
+
+    def extended(self, new: Tensor) -> Tensor:
+        if self.buffer is None:
+            self.buffer = self._room(new, new.shape[-1], torch.int8 if self.eight_bit else new.dtype)
+            self.scales = self._room(new, 1, torch.float32) if self.eight_bit else None
+        cut = slice(self.seen, self.seen + new.shape[2])
+        self.seen = cut.stop
+        if self.scales is None:
+            self.buffer[:, :, cut] = new
+            return self.buffer[:, :, : self.seen].to(new.device, non_blocking=True)
+        scales = (new.abs().amax(-1, keepdim=True).float() / 127).clamp(min=1e-12)
+        self.buffer[:, :, cut] = (new / scales).round().to(torch.int8)
+        self.scales[:, :, cut] = scales
+        whole, sizes = (x[:, :, : self.seen].to(new.device, non_blocking=True) for x in (self.buffer, self.scales))
+        return torch.mul(whole, sizes, out=torch.empty_like(whole, dtype=new.dtype))  # scaled in float32
+
+    def _room(self, like: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+        shape = (*like.shape[:2], self.capacity, width)
+        if self.offload:
+            return torch.empty(shape, dtype=dtype, pin_memory=like.device.type == "cuda")
+        return torch.empty(shape, dtype=dtype, device=like.device)
+
+
+class KeyValueCache:
+    """Keys and values of all layers of one sequence, made with one tier of factors; see ``LayerKeys``."""
+
+    def __init__(self, model: LanguageModel, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
+        """Make room for ``capacity`` tokens, taken as layers first use it; refuse recurrent models (ModelError)."""
+        if not _remembers_keys_alone(model.network):
+            raise ModelError(
+                f"The model type {model.network.config.model_type!r} has recurrent layers.",
+                "A cache of ours holds keys and values alone.",
+                "Decode with transformers' own `generate`, inside `longrope.rescaled`.",
+            )
+        self.capacity = capacity
+        layers = [module for module in model.network.modules() if isinstance(module, GradientCheckpointingLayer)]
+        self.layers = [LayerKeys(capacity, eight_bit=eight_bit, offload=offload) for _ in layers]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are in it."""
+        return self.layers[0].tokens
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that it takes, on the device or (offloaded) in the CPU's memory."""
+        return sum(layer.num_bytes for layer in self.layers)
+
+
+def read_on(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tensor:
+    """Read tokens [1, n] after those in the cache, in tiles, and keep their keys and values there.
+
+    Returns:
+        [1, V] float32 logits of what follows the last one.
+
+    Raises:
+        ModelError: the cache has no room for them.
+    """
+    ids = torch.as_tensor(tokens, dtype=torch.long).to(model.device)
+    end = cache.tokens + ids.shape[1]
+    if end > cache.capacity:
+        raise ModelError(
+            f"{ids.shape[1]:,} tokens are to follow {cache.tokens:,} in a cache of {cache.capacity:,}.",
+            "A cache holds as many tokens as it was made for.",
+            "Make a larger one.",
+        )
+    positions = torch.arange(cache.tokens, end, device=model.device)[None]
+    tile = choose_tile(model)[0]
+    with torch.inference_mode():
+        given = {"input_ids": ids, "position_ids": positions}
+        hidden = _decode(model.network, given, tile, partial(_in_tiles, tile=tile, cache=cache))
+        for keys in cache.layers:
+            _check_keys(model.network, keys, end)
+        return _logits(model.network, hidden[:, -1:])[:, 0].float()
 
 
 def _chunks(model: LanguageModel, targets: Tensor) -> Iterator[slice]:
@@ -147,19 +587,3 @@ def _logits(network: Any, hidden: Tensor) -> Tensor:
         return network(input_ids=None, use_cache=False).logits  # type: ignore[no-any-return]
     finally:
         setattr(network, name, decoder)
-
-
-@contextmanager
-def _checkpointed_layers(network: Any) -> Iterator[None]:
-    """Recompute every decoder layer in the backward pass, in eval mode (so without dropout), for this block alone."""
-    layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
-    before = [layer.__dict__.get("forward") for layer in layers]
-    for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-    try:
-        yield
-    finally:
-        for layer, forward in zip(layers, before, strict=True):
-            del layer.forward
-            if forward:
-                layer.forward = forward

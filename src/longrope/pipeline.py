@@ -1,15 +1,17 @@
 """The walk: model + texts -> search -> measure -> export, one line per arrow, every artifact in a run directory."""
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from longrope import parallel
 from longrope.exports import dump_report, export_hf
 from longrope.factors import RIVALS, FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
-from longrope.forward import prefers_cudnn
+from longrope.forward import describe_pass
 from longrope.measures import measure, measure_against
 from longrope.models import LanguageModel, load_config, load_model, read_spec
 from longrope.recipe import ExportRecipe, Recipe
@@ -41,45 +43,39 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
         The scores of the model as it is, of the recipe's rivals, and with the factors found.
     """
     watch = watch or Watch()
-    run.check(recipe)
+    parallel.lead(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
-    with run.locked():
-        run.bind(recipe)
-        factors = _search(recipe, run, model, texts, recipe.search.method, watch)
-        run.write_text(run.factors(), dump_factors(factors))
+    with _held(run, recipe):
+        factors = _search_one(recipe, run, model, texts, watch)
         scores = _measure_closed_forms(recipe, run, model, texts, recipe.measure.rivals, watch)
         scores += _measure(recipe, run, model, texts, factors, factors.method, watch)
         scores += _measure_against_best(recipe, run, model, texts, factors, scores, watch)
-        export(recipe, run, model, factors, texts, watch)
-        watch.on_step(f"report: {write_report(run)}")
+        parallel.lead(partial(export, recipe, run, model, factors, texts, watch))
+        watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
     return scores
 
 
 def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Score]:
     """Measure every method on the same windows: none, PI, NTK, dynamic NTK, YaRN, and both LongRoPE searches."""
     watch = watch or Watch()
-    run.check(recipe)
+    parallel.lead(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
-    with run.locked():
-        run.bind(recipe)
+    with _held(run, recipe):
         searched = {method: _search(recipe, run, model, texts, method, watch) for method in ("evolution", "gradient")}
         scores = _measure_closed_forms(recipe, run, model, texts, RIVALS, watch)
         for factors in searched.values():
             scores += _measure(recipe, run, model, texts, factors, factors.method, watch)
-        watch.on_step(f"report: {write_report(run)}")
+        watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
     return scores
 
 
 def search(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> RescaleFactors:
     """Search alone: the factors of a recipe, in a run directory that is resumed if it was begun."""
     watch = watch or Watch()
-    run.check(recipe)
+    parallel.lead(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
-    with run.locked():
-        run.bind(recipe)
-        factors = _search(recipe, run, model, texts, recipe.search.method, watch)
-        run.write_text(run.factors(), dump_factors(factors))
-    return factors
+    with _held(run, recipe):
+        return _search_one(recipe, run, model, texts, watch)
 
 
 def export(
@@ -102,10 +98,32 @@ def measured_lengths(recipe: Recipe, model: LanguageModel) -> tuple[int, ...]:
     return recipe.measure.lengths or tuple(sorted({model.spec.trained_window, recipe.target_tokens}))
 
 
+def longest_window(recipe: Recipe, factors: Path | None = None) -> int:
+    """The longest window of a run in tokens, by its recipe and a file of factors, without looking at the model."""
+    lengths = recipe.measure.lengths
+    if factors and not lengths:
+        lengths = (load_factors(factors).tiers[-1].target_window,)
+    return max((recipe.target_tokens, *lengths))
+
+
+@contextmanager
+def _held(run: RunDir, recipe: Recipe | None = None) -> Iterator[None]:
+    """Hold the run directory, bound to the recipe if there is one: one process for all."""
+    with ExitStack() as stack:
+
+        def begin() -> None:
+            stack.enter_context(run.locked())
+            if recipe:
+                run.bind(recipe)
+
+        parallel.lead(begin)
+        yield
+
+
 def _load(recipe: Recipe, watch: Watch) -> tuple[LanguageModel, Texts]:
     watch.on_step(f"load {recipe.model}")
     model = load_model(recipe.model, device=recipe.device, dtype=recipe.dtype)
-    watch.on_step("; ".join((*model.choices, prefers_cudnn(model.device)[1])))
+    watch.on_step("; ".join((*model.choices, *parallel.choices(), describe_pass(model))))
     watch.on_step(f"read {', '.join([*recipe.data, *recipe.measure_data])}")
     return model, load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data)
 
@@ -124,6 +142,13 @@ def _search(
         seed=recipe.seed,
         on_trial=watch.on_trial,
     )
+
+
+def _search_one(recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts, watch: Watch) -> RescaleFactors:
+    """The factors by the recipe's own method, which become those of the run."""
+    factors = _search(recipe, run, model, texts, recipe.search.method, watch)
+    parallel.lead(partial(run.write_text, run.factors(), dump_factors(factors)))
+    return factors
 
 
 def _measure(
@@ -186,8 +211,9 @@ def _measure_against_best(
 
 def search_costs(run: RunDir) -> list[SearchCost]:
     """What the searches of a run cost, from its trials; also written to ``costs.json``."""
-    costs = compare_costs(read_records(run.trials, Trial))
-    run.write_text(run.path / "costs.json", json.dumps([asdict(cost) for cost in costs], indent=1) + "\n")
+    costs = compare_costs(parallel.lead(partial(read_records, run.trials, Trial)))
+    text = json.dumps([asdict(cost) for cost in costs], indent=1) + "\n"
+    parallel.lead(partial(run.write_text, run.path / "costs.json", text))
     return costs
 
 
@@ -198,7 +224,7 @@ def measure_only(
     watch = watch or Watch()
     table = load_factors(factors) if factors else None
     model, texts = _load(recipe, watch)
-    with run.locked() if run else nullcontext():
+    with _held(run) if run else nullcontext():
         return measure(model, table, texts.measure, settings=recipe.measure, run=run, seed=recipe.seed)
 
 

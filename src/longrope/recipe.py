@@ -159,6 +159,8 @@ class MeasureRecipe:
         tail_tokens: perplexity is also given over the last so many tokens of each window.
         passkeys: keys asked for at each length, spread over ten depths.
         rivals: closed forms that ``longrope extend`` measures beside its own factors: pi, ntk, dynamic-ntk, yarn.
+        paired_windows: windows of the longest length on which its factors are compared with the best of them token by
+            token; 0 takes as many as ``windows``.
     """
 
     lengths: tuple[int, ...] = ()
@@ -167,6 +169,7 @@ class MeasureRecipe:
     tail_tokens: int = 1024
     passkeys: int = 20
     rivals: tuple[str, ...] = ()
+    paired_windows: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that no measurement can use (raises RecipeError naming the key)."""
@@ -179,6 +182,7 @@ class MeasureRecipe:
         _at_least(1, "measure.windows", self.windows)
         _at_least(1, "measure.passkeys", self.passkeys)
         _at_least(0, "measure.tail_tokens", self.tail_tokens)
+        _at_least(0, "measure.paired_windows", self.paired_windows)
 
 
 @dataclass(frozen=True)

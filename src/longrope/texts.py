@@ -116,9 +116,22 @@ def load_texts(sources: Sequence[str | Path], tokenizer: Any, *, measure: Sequen
     return Texts(**parts)
 
 
+def read_document(path: Path) -> str:
+    """Read one UTF-8 text file (``.gz`` too); raise TextsError if it is missing, no text, or blank."""
+    if not path.is_file():
+        raise TextsError(f"{path} is no file.", "A UTF-8 text file is needed.", "Check the path.")
+    try:
+        text = _read(path).decode()
+    except UnicodeDecodeError as error:
+        raise TextsError(f"{path} cannot be read ({error}).", "A UTF-8 text file is needed.", "Convert it.") from None
+    if not text.strip() or "\0" in text:
+        raise TextsError(f"{path} holds no text.", "A UTF-8 text file that is not blank is needed.", "Give another.")
+    return text
+
+
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a piece of text, with nothing added."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def encode_answer(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], int]:

@@ -1,5 +1,8 @@
 """Measure a model with given factors: perplexity and passkeys by context window, as records with intervals."""
 
+from functools import partial
+
+from longrope import parallel
 from longrope.factors import FactorTable, RescaleFactors, as_table
 from longrope.measures.passkey import build_passkeys, measure_passkey, tasks_fingerprint
 from longrope.measures.perplexity import measure_perplexity, measure_ratio
@@ -41,7 +44,7 @@ def measure(
     for tier in table.tiers if table else ():
         check_unsearched(windows, tier.searched)
     method = method or (table.tiers[-1].method if table else "none")
-    known = read_records(run.scores, Score) if run else []
+    known = parallel.lead(partial(read_records, run.scores, Score)) if run else []
     scores: list[Score] = []
     for length in lengths:
         for metric in settings.metrics:
@@ -52,7 +55,7 @@ def measure(
             if metric not in kept:
                 made = _measure(model, table, text, windows, length, metric, settings, method, seed)
                 if run:
-                    _keep(run, [score for score in made if score.metric not in kept])
+                    parallel.lead(partial(_keep, run, [score for score in made if score.metric not in kept]))
             scores += sorted(made, key=lambda score: score.metric)
     return scores
 
@@ -81,15 +84,15 @@ def measure_against(
         seed: of the bootstrap.
     """
     table = as_table(factors)
-    windows = text.windows(_lengths(model, table, settings)[-1], settings.windows)
+    windows = text.windows(_lengths(model, table, settings)[-1], settings.paired_windows or settings.windows)
     check_unsearched(windows, factors.searched)
     asked = (factors.method, windows.shape[1], model.name, fingerprint(windows), table.fingerprint, seed)
-    for score in read_records(run.scores, Score):
+    for score in parallel.lead(partial(read_records, run.scores, Score)):
         if score.metric == f"ratio-to-{rival_name}" and _identity(score) == asked:
             return score
     methods = (factors.method, rival_name)
     score = measure_ratio(model, (table, rival), windows, methods=methods, seed=seed)
-    append_record(run.scores, score)
+    parallel.lead(partial(append_record, run.scores, score))
     return score
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from longrope import parallel
 from longrope.errors import TextsError
 from longrope.factors import FactorTable
 from longrope.forward import greedy_answers
@@ -102,7 +103,9 @@ def measure_passkey(
     tasks = build_passkeys(model.tokenizer, length, count, seed)
     began = time.perf_counter()
     with rescaled(model, table.choose(length) if table else None):
-        right = [bool(greedy_answers(model, task.tokens[None], task.answer_tokens)[0]) for task in tasks]
+        right = parallel.spread(
+            tasks, lambda task: bool(greedy_answers(model, task.tokens[None], task.answer_tokens)[0])
+        )
     seconds = time.perf_counter() - began
     by_depth = {f"passkey-depth-{depth:.2f}": depth for depth in sorted({task.depth for task in tasks})}
     scores = []

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from longrope import parallel
 from longrope.factors import FactorTable
 from longrope.forward import token_losses
 from longrope.models import LanguageModel, rescaled
@@ -114,11 +115,12 @@ def measure_ratio(
 
 def window_losses(model: LanguageModel, factors: object, windows: Tokens) -> NDArray[np.float64]:
     """[W, N - 1] losses in nats of windows [W, N] under one tier of factors (None: the model as it is)."""
-    rows = max(1, TOKENS_PER_BATCH // windows.shape[1])
+    share = math.ceil(len(windows) / parallel.workers())
+    rows = max(1, min(share, TOKENS_PER_BATCH // windows.shape[1]))
+    batches = [windows[first : first + rows] for first in range(0, len(windows), rows)]
     with rescaled(model, factors):  # type: ignore[arg-type]
-        batches = [windows[first : first + rows] for first in range(0, len(windows), rows)]
-        losses = [token_losses(model, batch).double().numpy() for batch in batches]
-    return np.concatenate(losses)
+        losses = parallel.spread(batches, lambda batch: token_losses(model, batch).numpy())
+    return np.concatenate(losses).astype(np.float64)
 
 
 def perplexity(losses: NDArray[np.float64] | Sequence[float]) -> float:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
+from longrope import parallel
 from longrope.errors import FactorsError
 from longrope.factors import RescaleFactors, closed_form, dump_factors
 from longrope.models import LanguageModel
@@ -82,7 +84,7 @@ def find_factors(
         found = descend(objective, spec, starts, settings.gradient, log=log)
     found = replace(found, searched=sketch(np.concatenate([searched, held_out])))
     if run:
-        run.write_text(run.factors(method), dump_factors(found))
+        parallel.lead(partial(run.write_text, run.factors(method), dump_factors(found)))
     return found
 
 

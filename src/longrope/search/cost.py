@@ -14,7 +14,7 @@ class SearchCost:
         method: which search.
         trials: evaluations, validations included.
         token_passes: tokens pushed through the model; a backward pass with recomputation counts as three more.
-        seconds: wall clock.
+        seconds: wall clock of the evaluations; several processes make some of them at the same time.
         validation_loss_nats: the best mean loss on the held-out windows.
         common_loss_nats: the loss that every search of the run has reached.
         trials_to_common, token_passes_to_common, seconds_to_common: what it took to reach it.

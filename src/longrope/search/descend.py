@@ -80,8 +80,7 @@ def descend(
         settings: steps, rates, and where to begin: at one of ``starts`` by name, or by a ``scan``.
         log: where the trials go; a log that has some is resumed.
     """
-    for factors in starts:
-        log.validate(0, factors.method, factors, objective)
+    log.evaluate_many(0, "validation", [(start.method, start) for start in starts], objective.validation_loss)
     by_name = {factors.method: factors for factors in starts}
     start = _scan(objective, spec, by_name["critical"], log) if settings.start == "scan" else by_name[settings.start]
     template = replace(start, method=METHOD)
@@ -123,36 +122,36 @@ def _scan(objective: Objective, spec: RopeSpec, start: RescaleFactors, log: Tria
     """
     ratio, extra = extension_ratio(spec, start.target_window), start.attention_factor - 1
 
-    def loss_of(point: dict[str, float]) -> tuple[float, RescaleFactors]:
+    def factors_at(point: dict[str, float]) -> RescaleFactors:
         end = max(1.0, ratio * point["end"])
         if "critical pair" in point:
             critical = spec.critical_pair * point["critical pair"]
             lambdas = critical_lambdas(spec.num_pairs, critical, end, critical * max(0.0, point["free pairs"]))
         else:
             lambdas = yarn_lambdas(spec.theta, spec.num_pairs, spec.trained_window, end)
-        factors = replace(start, lambdas=tuple(lambdas.tolist()), attention_factor=1 + extra * point["attention"])
-        work = partial(objective.search_loss, factors)
-        return log.evaluate(0, "search", "scan", factors, work).loss_nats, factors
+        return replace(start, lambdas=tuple(lambdas.tolist()), attention_factor=1 + extra * point["attention"])
+
+    def best_of(points: Sequence[dict[str, float]]) -> tuple[float, dict[str, float]]:
+        candidates = [("scan", factors_at(point)) for point in points]
+        losses = [trial.loss_nats for trial in log.evaluate_many(0, "search", candidates, objective.search_loss)]
+        return min(zip(losses, points, strict=True), key=lambda result: result[0])
 
     ends = [{"attention": 1.0, "end": end} for end in SCANNED_ENDS]
     grid = [{**point, "critical pair": 1.0, "free pairs": free} for free in SCANNED_FREE for point in ends]
-    found = [(*loss_of(point), point) for point in (*grid, *ends)]
-    loss, best, point = min(found, key=lambda result: result[0])
+    loss, point = best_of([*grid, *ends])
     for axis, steps in SCANNED_STEPS:
-        before = point.get(axis, 0.0)
-        for step in steps if axis in point else ():
-            tried = {**point, axis: before + step}
-            if (result := loss_of(tried))[0] < loss:
-                (loss, best), point = result, tried
-    return best
+        if axis in point:
+            tried = best_of([{**point, axis: point[axis] + step} for step in steps])
+            loss, point = min((loss, point), tried, key=lambda result: result[0])
+    return factors_at(point)
 
 
 def _try_start_tokens(objective: Objective, template: RescaleFactors, step: int, log: TrialLog) -> RescaleFactors:
     """Take the best factors so far, with start tokens if the held-out windows show a worthwhile gain."""
     best = log.best_validated
     chosen = replace(template, lambdas=best.lambdas, attention_factor=best.attention_factor)
-    for start_tokens in (n for n in START_TOKENS_TRIED if n < template.target_window):
-        log.validate(step, "start-tokens", replace(chosen, start_tokens=start_tokens), objective)
+    tried = [replace(chosen, start_tokens=n) for n in START_TOKENS_TRIED if n < template.target_window]
+    log.evaluate_many(step, "validation", [("start-tokens", factors) for factors in tried], objective.validation_loss)
     winner = log.best_validated
     if best.loss_nats - winner.loss_nats > WORTHWHILE * best.loss_nats:
         return replace(chosen, start_tokens=winner.start_tokens)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 
@@ -29,13 +28,14 @@ class _Scores:
 
     def rank(self, candidates: Sequence[Candidate], generation: int) -> list[Candidate]:
         """The distinct candidates, best first."""
+        distinct = {candidate.key: candidate for candidate in candidates}
+        new: dict[tuple[tuple[int, ...], int], Candidate] = {}
         for candidate in candidates:
             if candidate.key not in self.losses:
-                factors = self.factors(candidate)
-                work = partial(self.objective.search_loss, factors)
-                trial = self.log.evaluate(generation, "search", candidate.origin, factors, work)
-                self.losses[candidate.key] = trial.loss_nats
-        distinct = {candidate.key: candidate for candidate in candidates}
+                new.setdefault(candidate.key, candidate)
+        asked = [(candidate.origin, self.factors(candidate)) for candidate in new.values()]
+        trials = self.log.evaluate_many(generation, "search", asked, self.objective.search_loss)
+        self.losses |= {key: trial.loss_nats for key, trial in zip(new, trials, strict=True)}
         return sorted(distinct.values(), key=lambda candidate: self.losses[candidate.key])
 
     def validate(self, candidate: Candidate, generation: int) -> None:
@@ -67,8 +67,7 @@ def evolve(
     rng = np.random.default_rng(seed)
     template = replace(starts[0], attention_factor=attention_factor, method=METHOD)
     scores = _Scores(objective, template, log)
-    for start in starts:
-        log.validate(0, start.method, start, objective)
+    log.evaluate_many(0, "validation", [(start.method, start) for start in starts], objective.validation_loss)
     seeds = [space.place(start.array, start.start_tokens, start.method) for start in starts]
     extra = max(0, settings.population - len(seeds))
     mutants = [space.mutate(seeds[i % len(seeds)], rng, settings.mutation_probability) for i in range(extra)]

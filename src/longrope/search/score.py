@@ -2,14 +2,16 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from longrope import parallel
 from longrope.errors import RunError
 from longrope.factors import RescaleFactors
 from longrope.forward import token_losses, weighted_loss_with_graph
@@ -106,13 +108,20 @@ class WindowObjective:
         return self._mean_loss(factors, self.validation_windows, self.validation_weights)
 
     def gradient(self, factors: RescaleFactors, step: int) -> Evaluation:
-        """One backward pass over one search window; the windows are walked in turn."""
+        """One backward pass over one search window; the windows are walked in turn.
+
+        Processes that share a sequence each do their part of the window; rows of them all do the same step.
+        """
         row = step % len(self.search_windows)
         window, weights = self.search_windows[row][None], self.search_weights[row][None]
         with rescaled(self.model, factors, learnable=True) as rotary:
             assert rotary is not None
             loss = weighted_loss_with_graph(self.model, window, weights)
             loss.backward()
+            loss = loss.detach()
+            if shard := parallel.shard():
+                shard.sum_gradients((rotary.lambdas, rotary.attention_factor))
+                loss = shard.total(loss)
             by_lambda, by_attention = rotary.lambdas.grad, rotary.attention_factor.grad
             assert by_lambda is not None
             assert by_attention is not None
@@ -120,11 +129,14 @@ class WindowObjective:
         return Evaluation(loss.item(), int((weights > 0).sum()), BACKWARD_PASSES * window.size, gradient)
 
     def _mean_loss(self, factors: RescaleFactors, windows: Tokens, weights: Weights) -> Evaluation:
+        def loss_of(row: int) -> float:
+            losses, shares = token_losses(self.model, windows[row][None])[0].double().numpy(), weights[row]
+            return float(losses[shares > 0] @ shares[shares > 0])
+
         total = 0.0
         with rescaled(self.model, factors):
-            for window, shares in zip(windows, weights, strict=True):
-                losses = token_losses(self.model, window[None])[0].double().numpy()
-                total += float(losses[shares > 0] @ shares[shares > 0])
+            for loss in parallel.spread(range(len(windows)), loss_of):
+                total += loss
         return Evaluation(total / len(windows), int((weights > 0).sum()), windows.size)
 
 
@@ -149,7 +161,7 @@ class TrialLog:
     """The evaluations of one search, in order. A search that is begun again is answered from the log first.
 
     A search is deterministic given its losses and gradients, so the log is its whole state: interrupted at any moment,
-    it loses at most the evaluation in hand.
+    it loses at most the evaluations in hand. In several processes one reads and writes it, and all know the same.
     """
 
     path: Path | None
@@ -163,42 +175,61 @@ class TrialLog:
     def __post_init__(self) -> None:
         """Read what an earlier run of this search has left."""
         if self.path:
-            self._known = [trial for trial in read_records(self.path, Trial) if trial.method == self.method]
+            known = parallel.lead(partial(read_records, self.path, Trial))
+            self._known = [trial for trial in known if trial.method == self.method]
 
     def evaluate(
         self, step: int, kind: str, origin: str, factors: RescaleFactors, work: Callable[[], Evaluation]
     ) -> Trial:
         """Answer from the log, or do the work and log it (raises RunError if the log tells of another search)."""
+        return self.evaluate_many(step, kind, [(origin, factors)], lambda _: work())[0]
+
+    def evaluate_many(
+        self,
+        step: int,
+        kind: str,
+        candidates: Sequence[tuple[str, RescaleFactors]],
+        work: Callable[[RescaleFactors], Evaluation],
+    ) -> list[Trial]:
+        """Evaluate candidates that do not depend on each other, in order, as many at a time as there are workers.
+
+        Args:
+            step: generation or step of all of them.
+            kind: of all of them (see ``Trial``).
+            candidates: the origin of each, and its factors.
+            work: the evaluation of one.
+
+        Raises:
+            RunError: the log tells of another search.
+        """
+        asked = [(self._ask(step, kind, origin, factors), factors) for origin, factors in candidates]
+        recalled = max(0, len(self._known) - len(self.made))
+        trials = [self._take(self._recall(trial)) for trial, _ in asked[:recalled]]
+        left = asked[recalled:]
+        for first in range(0, len(left), parallel.workers()):
+            for trial in parallel.spread(left[first : first + parallel.workers()], partial(_evaluate, work)):
+                if self.path:
+                    parallel.lead(partial(append_record, self.path, trial))
+                trials.append(self._take(trial))
+        return trials
+
+    def _ask(self, step: int, kind: str, origin: str, factors: RescaleFactors) -> Trial:
         names = (self.method, self.model, self.texts_fingerprint, step, kind, origin)
-        asked = Trial(*names, factors.lambdas, factors.start_tokens, factors.attention_factor, math.inf, 0, 0, 0.0)
-        if len(self.made) < len(self._known):
-            trial = self._known[len(self.made)]
-            if replace(trial, loss_nats=math.inf, num_tokens=0, token_passes=0, seconds=0.0, gradient=()) != asked:
-                raise RunError(
-                    f"{self.path} holds the trials of another search (trial {len(self.made) + 1} differs).",
-                    "A search is resumed only with the settings, texts and model that began it.",
-                    "Give another directory with --out.",
-                )
-        else:
-            trial = self._work(asked, work)
-        self.made.append(trial)
-        self.on_trial(trial)
+        return Trial(*names, factors.lambdas, factors.start_tokens, factors.attention_factor, math.inf, 0, 0, 0.0)
+
+    def _recall(self, asked: Trial) -> Trial:
+        trial = self._known[len(self.made)]
+        if replace(trial, loss_nats=math.inf, num_tokens=0, token_passes=0, seconds=0.0, gradient=()) != asked:
+            raise RunError(
+                f"{self.path} holds the trials of another search (trial {len(self.made) + 1} differs).",
+                "A search is resumed only with the settings, texts and model that began it.",
+                "Give another directory with --out.",
+            )
         return trial
 
-    def _work(self, asked: Trial, work: Callable[[], Evaluation]) -> Trial:
-        began = time.perf_counter()
-        result = work()
-        loss = result.loss_nats if math.isfinite(result.loss_nats) else math.inf
-        trial = replace(
-            asked,
-            loss_nats=loss,
-            num_tokens=result.num_tokens,
-            token_passes=result.token_passes,
-            seconds=time.perf_counter() - began,
-            gradient=result.gradient if np.isfinite([loss, *result.gradient]).all() else (),
-        )
-        if self.path:
-            append_record(self.path, trial)
+    def _take(self, trial: Trial) -> Trial:
+        self.made.append(trial)
+        self.on_trial(trial)
         return trial
 
     def validate(self, step: int, origin: str, factors: RescaleFactors, objective: Objective) -> Trial:
@@ -209,3 +240,19 @@ class TrialLog:
     def best_validated(self) -> Trial:
         """The trial with the lowest loss on the held-out windows, the earliest of equals."""
         return min((trial for trial in self.made if trial.kind == "validation"), key=lambda trial: trial.loss_nats)
+
+
+def _evaluate(work: Callable[[RescaleFactors], Evaluation], task: tuple[Trial, RescaleFactors]) -> Trial:
+    """The trial that was asked for, with what the work on its factors has found."""
+    asked, factors = task
+    began = time.perf_counter()
+    result = work(factors)
+    loss = result.loss_nats if math.isfinite(result.loss_nats) else math.inf
+    return replace(
+        asked,
+        loss_nats=loss,
+        num_tokens=result.num_tokens,
+        token_passes=result.token_passes,
+        seconds=time.perf_counter() - began,
+        gradient=result.gradient if np.isfinite([loss, *result.gradient]).all() else (),
+    )

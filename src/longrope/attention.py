@@ -1,0 +1,225 @@
+"""Exact causal attention over long sequences without a mask, by the fastest kernel of the device, found by measuring.
+
+Queries are the last positions of the keys: query i of Sq sees the keys up to Sk - Sq + i. Kernels that cannot align the
+causal triangle so take the prefix that all queries see and the triangle one after the other; the two outputs are merged
+by their log-sum-exps.
+
+Shape legend: B = batch, H = query heads, G = key/value heads, Sq = queries, Sk = keys, D = head dimension.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right
+
+from longrope.errors import ModelError
+
+SCORES_PER_BLOCK = 2**26  # attention scores that are held at once where no kernel streams them
+TRIAL_TOKENS = 16384
+aten = torch.ops.aten  # log-sum-exps come from its private operations alone
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One of torch's attention kernels.
+
+    Attributes:
+        name: for people.
+        backend: how torch is told to take it where gradients are needed.
+        run: (query, key, value, *, causal, scale) -> output [B, H, Sq, D] and log-sum-exp [B, H, Sq] in nats, float32.
+        aligns: its causal triangle ends at the last key when there are more keys than queries.
+        groups: takes fewer key/value heads than query heads.
+    """
+
+    name: str
+    backend: SDPBackend
+    run: Callable[..., tuple[Tensor, Tensor]]
+    aligns: bool
+    groups: bool = True
+
+
+def _run_cudnn(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    found = aten._scaled_dot_product_cudnn_attention(  # noqa: SLF001
+        query, key, value, None, True, 0.0, causal, False, scale=scale
+    )
+    return found[0], found[1].view(query.shape[:3])
+
+
+def _run_flash(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    found = aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, False, scale=scale)  # noqa: SLF001
+    return found[0], found[1]
+
+
+def _run_efficient(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    found = aten._scaled_dot_product_efficient_attention(  # noqa: SLF001
+        query, key, value, None, True, 0.0, causal, scale=scale
+    )
+    return found[0], found[1][..., : query.shape[2]]
+
+
+def _run_cpu(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    found = aten._scaled_dot_product_flash_attention_for_cpu(  # noqa: SLF001
+        query, key, value, 0.0, causal, scale=scale
+    )
+    return found[0], found[1]
+
+
+CUDNN = Kernel("cuDNN", SDPBackend.CUDNN_ATTENTION, _run_cudnn, aligns=False)
+FLASH = Kernel("flash", SDPBackend.FLASH_ATTENTION, _run_flash, aligns=True)
+EFFICIENT = Kernel("memory-efficient", SDPBackend.EFFICIENT_ATTENTION, _run_efficient, aligns=False, groups=False)
+CPU = Kernel("torch's CPU flash", SDPBackend.FLASH_ATTENTION, _run_cpu, aligns=False)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What a kernel is chosen for: query heads, key/value heads and head dimension."""
+
+    queries: int
+    keys: int
+    dim: int
+
+
+def choose_kernel(device: torch.device, dtype: torch.dtype, heads: Heads) -> tuple[Kernel, str]:
+    """Return the fastest kernel for a shape, measured once a process, and the reason (raises ModelError for none)."""
+    if device.type != "cuda":
+        return CPU, "torch's CPU flash attention, the only exact kernel here that streams"
+    return _measure_kernels(device, dtype, heads)
+
+
+@cache
+def _measure_kernels(device: torch.device, dtype: torch.dtype, heads: Heads) -> tuple[Kernel, str]:
+    speeds: dict[Kernel, float] = {}
+    failures = []
+    for kernel in (CUDNN, FLASH, EFFICIENT):
+        try:
+            speeds[kernel] = _speed(kernel, device, dtype, heads)
+        except (RuntimeError, NotImplementedError) as error:
+            said, _, _ = str(error).partition("\n")
+            failures.append(f"{kernel.name}: {said}")
+    if not speeds:
+        raise ModelError(
+            f"No attention kernel on {torch.cuda.get_device_name(device)} takes {heads} in {dtype}.",
+            f"Tried {'; '.join(failures)}.",
+            "Load the model with --dtype bfloat16.",
+        )
+    best = max(speeds, key=lambda kernel: speeds[kernel])
+    told = ", ".join(f"{kernel.name} {speed:.0f}" for kernel, speed in speeds.items())
+    return best, f"{best.name} attention ({told} TFLOP/s on {TRIAL_TOKENS:,} tokens here)"
+
+
+def _speed(kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: Heads, repeats: int = 3) -> float:
+    """TFLOP/s of a causal pass."""
+    shapes = [(1, count, TRIAL_TOKENS, heads.dim) for count in (heads.queries, heads.keys, heads.keys)]
+    query, key, value = (torch.randn(shape, device=device, dtype=dtype) for shape in shapes)
+    partial_attention(kernel, query, key, value, causal=True, scale=heads.dim**-0.5)
+    torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    for _ in range(repeats):
+        partial_attention(kernel, query, key, value, causal=True, scale=heads.dim**-0.5)
+    torch.cuda.synchronize(device)
+    return repeats * causal_flops(heads, TRIAL_TOKENS) / (time.perf_counter() - began) / 1e12
+
+
+def causal_flops(heads: Heads, tokens: int) -> float:
+    """Floating-point operations of causal attention forward over one sequence: two products over half of the square."""
+    return 2.0 * heads.queries * heads.dim * tokens * (tokens + 1)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
+    """Causal attention [B, H, Sq, D] of queries that stand at the last positions of the keys [B, G, Sk, D]."""
+    heads = Heads(query.shape[1], key.shape[1], query.shape[3])
+    kernel, _ = choose_kernel(query.device, query.dtype, heads)
+    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
+        return _attend_with_graph(kernel, query, key, value, scale)
+    prefix = key.shape[2] - query.shape[2]
+    if query.shape[2] == 1:
+        return _attend_one(kernel, query, key, value, scale)
+    if not prefix or kernel.aligns:
+        return partial_attention(kernel, query, key, value, causal=True, scale=scale)[0]
+    before = partial_attention(kernel, query, key[:, :, :prefix], value[:, :, :prefix], causal=False, scale=scale)
+    own = partial_attention(kernel, query, key[:, :, prefix:], value[:, :, prefix:], causal=True, scale=scale)
+    return merge(before, own)
+
+
+def partial_attention(
+    kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention over a part of the keys: output [B, H, Sq, D] and log-sum-exp [B, H, Sq] in nats."""
+    if not kernel.groups and key.shape[1] != query.shape[1]:
+        key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
+    return kernel.run(query, key, value, causal=causal, scale=scale)
+
+
+def merge(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
+    """Attention over two disjoint sets of keys from the outputs and log-sum-exps over each."""
+    share = torch.sigmoid(one[1] - other[1])[..., None]  # in float32: a lone key among many has a tiny share
+    return torch.lerp(other[0].float(), one[0].float(), share).to(one[0].dtype)
+
+
+def _attend_one(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """One query sees every key, so the query heads of a group serve as its queries and no key is read twice."""
+    grouped = query.view(query.shape[0], key.shape[1], -1, query.shape[3])
+    return partial_attention(kernel, grouped, key, value, causal=False, scale=scale)[0].reshape(query.shape)
+
+
+def _attend_with_graph(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    if not kernel.groups:
+        key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
+    attention = partial(
+        functional.scaled_dot_product_attention,
+        query,
+        key,
+        value,
+        scale=scale,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    if query.shape[2] != key.shape[2]:  # this bias takes the flash kernel on a GPU, and a mask on a CPU
+        return attention(attn_mask=causal_lower_right(query.shape[2], key.shape[2]))
+    order = [kernel.backend, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]  # none holds all scores
+    with sdpa_kernel(order, set_priority=True) if query.is_cuda else nullcontext():
+        return attention(is_causal=True)
+
+
+def attend_in_blocks(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None
+) -> Tensor:
+    """Causal attention with a sliding window or capped scores, block by block of queries.
+
+    Args:
+        query: [B, H, Sq, D], at the last positions of the keys.
+        key: [B, G, Sk, D].
+        value: [B, G, Sk, D].
+        scale: of the scores.
+        window: how many positions a query sees, its own included; None for all before it.
+        softcap: scores become softcap * tanh(score / softcap).
+    """
+    sq, sk = query.shape[2], key.shape[2]
+    reach = min(window or sk, sk)
+    block = max(1, min(sq, reach, SCORES_PER_BLOCK // (query.shape[0] * query.shape[1] * reach)))
+    group = query.shape[1] // key.shape[1]
+    outputs = []
+    for first in range(0, sq, block):
+        last = min(first + block, sq)
+        end = sk - sq + last
+        begin = max(0, end - (last - first) - reach + 1)
+        at = torch.arange(sk - sq + first, end, device=query.device)[:, None]
+        seen = torch.arange(begin, end, device=query.device)[None]
+        mask = (seen <= at) & (seen > at - reach)
+        own_key, own_value = (x[:, :, begin:end].repeat_interleave(group, dim=1) for x in (key, value))
+        outputs.append(_masked(query[:, :, first:last], own_key, own_value, mask, scale, softcap))
+    return torch.cat(outputs, dim=2)
+
+
+def _masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, softcap: float | None) -> Tensor:
+    if softcap is None:
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scale / softcap)
+    shares = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1, dtype=torch.float32)
+    return shares.to(value.dtype) @ value

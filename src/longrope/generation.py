@@ -1,0 +1,262 @@
+"""Answers over long documents: one tier of factors for all of them, the document read in tiles, then token by token.
+
+Run: longrope generate MODEL --factors factors.json --document book.txt --prompt "Who is the captain?"
+
+Keys carry the factors that they were made with, so the tier is chosen once, for the prompt and all tokens that may
+follow, and never changes while the cache lives.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longrope.errors import FactorsError, ModelError, RecipeError, TextsError
+from longrope.factors import FactorTable, RescaleFactors, as_table
+from longrope.forward import KeyValueCache, choose_tile, read_on
+from longrope.models import LanguageModel, rescaled
+from longrope.texts import encode, opening_token
+
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what tokenizers give for bytes that are no whole character yet
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How an answer is decoded.
+
+    Attributes:
+        max_new_tokens: the answer ends after so many tokens if the model does not end it before.
+        temperature: 0 takes the likeliest token each time; else logits are divided by it and a token is drawn.
+        top_p: draw among the fewest likeliest tokens that together have this probability.
+        seed: of the draws.
+        eight_bit: keep keys and values as 8-bit integers.
+        offload: keep keys and values in the CPU's memory.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    eight_bit: bool = False
+    offload: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values that nothing can be decoded with, or that would do nothing (raises RecipeError)."""
+        allowed = {
+            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
+            "temperature": (0 <= self.temperature < math.inf, "0 (the likeliest token) or a positive number"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "seed": (self.seed >= 0, "0 or more"),
+        }
+        for name, (fine, needed) in allowed.items():
+            if not fine:
+                flag = f"--{name.replace('_', '-')}"
+                raise RecipeError(f"{name} is {getattr(self, name)}.", f"It must be {needed}.", f"Change {flag}.")
+        if self.top_p < 1 and not self.temperature:
+            raise RecipeError(
+                f"top_p is {self.top_p} and the temperature 0.",
+                "The likeliest token is taken each time, so top_p would do nothing.",
+                "Give a temperature, too: --temperature 0.7.",
+            )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer and what it took.
+
+    Attributes:
+        text: of the new tokens, without special ones.
+        prompt_tokens: document, question and all that stands around them.
+        new_tokens: of the answer, its end token left out.
+        ended: whether the model ended it; otherwise it was cut at ``max_new_tokens``.
+        window_tokens: of the tier of factors; the trained window if there are no factors.
+        factors_fingerprint: of that tier, empty if there are none.
+        prefill_seconds: to read the prompt.
+        decode_seconds: to write the answer, from its first token on.
+        cache_bytes: of keys and values.
+    """
+
+    text: str
+    prompt_tokens: int
+    new_tokens: int
+    ended: bool
+    window_tokens: int
+    factors_fingerprint: str
+    prefill_seconds: float
+    decode_seconds: float
+    cache_bytes: int
+
+
+def generate(
+    model: LanguageModel,
+    factors: FactorTable | RescaleFactors | None,
+    document: str,
+    prompt: str,
+    *,
+    settings: GenerationSettings | None = None,
+    on_text: Callable[[str], None] = lambda _: None,
+    on_read: Callable[[int, int], None] = lambda *_: None,
+) -> Generation:
+    """Answer a prompt about a document.
+
+    Args:
+        model: one whose layers keep keys and values alone.
+        factors: of which the smallest tier that holds prompt and answer is taken; None runs the model as it is.
+        document: put before the prompt, with a blank line between; as one user message if there is a chat template.
+        prompt: the question, or the beginning of what a base model is to go on with.
+        settings: greedy decoding of up to 256 tokens if left out.
+        on_text: told each piece of the answer as it comes, whole characters only; together they are the text.
+        on_read: told how many tokens of the prompt are read, and of how many.
+
+    Raises:
+        TextsError: the document or the prompt is blank.
+        FactorsError: prompt and planned answer are longer than the longest tier (or than the trained window without
+            factors), or the factors belong to another geometry.
+        ModelError: the model has recurrent layers, or gives logits that are no numbers.
+    """
+    settings = settings or GenerationSettings()
+    tokens = encode_question(model.tokenizer, document, prompt)
+    tier = _choose_tier(model, factors, len(tokens), settings.max_new_tokens)
+    capacity = len(tokens) + settings.max_new_tokens
+    cache = KeyValueCache(model, capacity, eight_bit=settings.eight_bit, offload=settings.offload)
+    written = _Written(model.tokenizer, on_text)
+    with rescaled(model, tier):
+        began = time.perf_counter()
+        logits = _read(model, tokens, cache, on_read)
+        read = time.perf_counter()
+        ended = _write(model, logits, cache, settings, written)
+        done = time.perf_counter()
+    return Generation(
+        text=written.finish(),
+        prompt_tokens=len(tokens),
+        new_tokens=len(written.tokens),
+        ended=ended,
+        window_tokens=tier.target_window if tier else model.spec.trained_window,
+        factors_fingerprint=tier.fingerprint if tier else "",
+        prefill_seconds=round(read - began, 3),
+        decode_seconds=round(done - read, 3),
+        cache_bytes=cache.num_bytes,
+    )
+
+
+def encode_question(tokenizer: Any, document: str, prompt: str) -> list[int]:
+    """Token ids of a document and a question, by the tokenizer's chat template or one after the other (TextsError)."""
+    for name, text in (("document", document), ("prompt", prompt)):
+        if not text.strip():
+            raise TextsError(f"The {name} is blank.", "A document and a prompt are needed.", f"Give a --{name}.")
+    text = f"{document}\n\n{prompt}"
+    if getattr(tokenizer, "chat_template", None):
+        message = [{"role": "user", "content": text}]
+        return encode(tokenizer, tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+    bos = opening_token(tokenizer)
+    return [*([] if bos is None else [bos]), *encode(tokenizer, text)]
+
+
+def _choose_tier(
+    model: LanguageModel, factors: FactorTable | RescaleFactors | None, prompt_tokens: int, new_tokens: int
+) -> RescaleFactors | None:
+    """The smallest tier for prompt and answer together, None where there are no factors (raises FactorsError)."""
+    planned, table = prompt_tokens + new_tokens, as_table(factors) if factors else None
+    longest = table.tiers[-1].target_window if table else model.spec.trained_window
+    if planned > longest:
+        raise FactorsError(
+            f"Document and prompt are {prompt_tokens:,} tokens, and up to {new_tokens:,} are to follow: {planned:,}.",
+            f"The longest tier of these factors holds {longest:,}."
+            if table
+            else f"Without factors the model holds the {longest:,} that it was trained on.",
+            f"Search factors with `longrope search {model.name} --to {planned} --data PATH` and give them with "
+            "--factors, or give a shorter document or fewer --max-new-tokens.",
+        )
+    return table.choose(planned) if table else None
+
+
+def _read(model: LanguageModel, tokens: list[int], cache: KeyValueCache, on_read: Callable[[int, int], None]) -> Logits:
+    """[V] logits after a prompt that is read tile by tile, so that memory holds the states of one tile."""
+    tile = choose_tile(model)[0]
+    for first in range(0, len(tokens), tile):
+        logits = read_on(model, np.asarray([tokens[first : first + tile]]), cache)
+        on_read(cache.tokens, len(tokens))
+    return logits[0].cpu().numpy()
+
+
+def _write(
+    model: LanguageModel, logits: Logits, cache: KeyValueCache, settings: GenerationSettings, written: "_Written"
+) -> bool:
+    """Write token by token; return whether the model ended its answer."""
+    rng, ends = np.random.default_rng(settings.seed), _end_tokens(model)
+    while True:
+        token = choose_token(logits, settings, rng)
+        if token in ends:
+            return True
+        written.add(token)
+        if len(written.tokens) == settings.max_new_tokens:
+            return False
+        logits = read_on(model, np.asarray([[token]]), cache)[0].cpu().numpy()
+
+
+def _end_tokens(model: LanguageModel) -> set[int]:
+    """The tokens that end an answer, by the model's generation config and by its tokenizer."""
+    stated = model.network.generation_config.eos_token_id
+    listed = stated if isinstance(stated, list) else [stated]
+    return {token for token in (*listed, model.tokenizer.eos_token_id) if token is not None}
+
+
+def choose_token(logits: Logits, settings: GenerationSettings, rng: np.random.Generator) -> int:
+    """The likeliest token, or one drawn from the likeliest (raises ModelError for logits [V] that are no numbers)."""
+    if not math.isfinite(highest := float(logits.max())):
+        raise ModelError(
+            f"The highest logit of the next token is {highest}.",
+            "Numbers are needed: the number format of the model is too narrow, or its weights are damaged.",
+            "Load the model with --dtype bfloat16 or float32.",
+        )
+    if not settings.temperature:
+        return int(logits.argmax())
+    shares = np.exp((logits.astype(np.float64) - highest) / settings.temperature)
+    order = np.argsort(-shares, kind="stable")
+    gathered = np.cumsum(shares[order]) / shares.sum()
+    kept = order[: int(np.searchsorted(gathered, settings.top_p)) + 1]
+    return int(rng.choice(kept, p=shares[kept] / shares[kept].sum()))
+
+
+@dataclass
+class _Written:
+    """Tokens as they come, and their text: a piece is told once its bytes are whole characters.
+
+    A piece is what the last tokens add to the text of those before them, since tokenizers write a token in other ways
+    at the beginning of a text.
+    """
+
+    tokenizer: Any
+    on_text: Callable[[str], None]
+    tokens: list[int] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    before: int = 0  # tokens[before:told] are what the last piece came from
+    told: int = 0
+
+    def add(self, token: int) -> None:
+        self.tokens.append(token)
+        if not self._new_text().endswith(UNFINISHED):
+            self._tell()
+
+    def finish(self) -> str:
+        """The whole text, unfinished characters at its end included."""
+        self._tell()
+        return "".join(self.pieces)
+
+    def _new_text(self) -> str:
+        known, whole = (self._decoded(self.tokens[self.before : end]) for end in (self.told, None))
+        return whole[len(known) :]
+
+    def _tell(self) -> None:
+        if piece := self._new_text():
+            self.before, self.told = self.told, len(self.tokens)
+            self.pieces.append(piece)
+            self.on_text(piece)
+
+    def _decoded(self, tokens: list[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -1,0 +1,486 @@
+"""Our attention against a brute-force softmax in float64 that knows no kernel, no group and no block.
+
+Run with ``-k cuda`` on a machine with a GPU: its kernels are compared with the same oracle there.
+"""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from longrope import attention
+from longrope.attention import CPU, Heads, Kernel, attend, attend_in_blocks, causal_flops, merge, partial_attention
+from longrope.errors import ModelError
+
+SCALE = 0.3
+HEADS = {"grouped": (4, 2), "one key head": (4, 1), "as many key heads": (3, 3)}
+LENGTHS = {
+    "whole": (37, 37),
+    "tail": (5, 37),
+    "half": (18, 36),
+    "all but one": (36, 37),
+    "one": (1, 37),
+    "first": (1, 1),
+}
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+every_head = pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
+every_length = pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+
+
+def make_inputs(
+    heads: tuple[int, int],
+    lengths: tuple[int, int],
+    *,
+    rows: int = 2,
+    dim: int = 8,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values whose scores spread over a few nats."""
+    generator = torch.Generator().manual_seed(sum(heads) * 1000 + sum(lengths))
+    shapes = [(rows, heads[0], lengths[0], dim)] + [(rows, heads[1], lengths[1], dim)] * 2
+    query, key, value = (torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes)
+    return query, key, value
+
+
+def oracle(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float = SCALE,
+    window: int | None = None,
+    softcap: float | None = None,
+    causal: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Output [B, H, Sq, D] and log-sum-exp [B, H, Sq], from all scores in float64."""
+    owner = [head // (query.shape[1] // key.shape[1]) for head in range(query.shape[1])]
+    scores = torch.einsum("bhqd,bhkd->bhqk", query.double(), key[:, owner].double()) * scale
+    scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    distance = torch.arange(key.shape[2] - query.shape[2], key.shape[2])[:, None] - torch.arange(key.shape[2])
+    seen = (
+        (distance >= 0) & (distance < (window or key.shape[2]))
+        if causal
+        else torch.ones_like(distance, dtype=torch.bool)
+    )
+    shares = scores.exp() * seen.to(scores)
+    total = shares.sum(-1)
+    return torch.einsum("bhqk,bhkd->bhqd", shares, value[:, owner].double()) / total[..., None], total.log()
+
+
+def assert_right(given: Tensor, expected: Tensor, tolerance: float = 0.0) -> None:
+    tolerance = tolerance or TOLERANCE[given.dtype]
+    torch.testing.assert_close(given.double().cpu(), expected.cpu(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture
+def unaligned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that takes neither a shifted triangle nor grouped queries, as the memory-efficient one."""
+
+    def run(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        assert query.shape[1] == key.shape[1]
+        assert not causal or query.shape[2] == key.shape[2]
+        return CPU.run(query, key, value, causal=causal, scale=scale)
+
+    kernel = Kernel("modest", CPU.backend, run, aligns=False, groups=False)
+    monkeypatch.setattr(attention, "choose_kernel", lambda *_: (kernel, "a test"))
+
+
+# attend
+
+
+@every_head
+@every_length
+def test_attend(heads: tuple[int, int], lengths: tuple[int, int]) -> None:
+    """Queries at the last positions see all keys up to their own, by groups of heads."""
+    given = make_inputs(heads, lengths)
+    output = attend(*given, scale=SCALE)
+    assert output.shape == given[0].shape
+    assert_right(output, oracle(*given)[0])
+
+
+@every_head
+@every_length
+@pytest.mark.usefixtures("unaligned")
+def test_attend_with_a_kernel_that_can_do_less(heads: tuple[int, int], lengths: tuple[int, int]) -> None:
+    given = make_inputs(heads, lengths)
+    assert_right(attend(*given, scale=SCALE), oracle(*given)[0])
+
+
+@pytest.mark.parametrize("lengths", [(37, 37), (5, 37), (1, 37)])
+def test_attend_with_a_kernel_that_aligns(lengths: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a kernel is called once, with all keys."""
+    calls = []
+
+    def run(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        calls.append((query.shape[2], key.shape[2]))
+        output, total = oracle(query, key, value, scale=scale, causal=causal)
+        return output.float(), total.float()
+
+    kernel = Kernel("able", CPU.backend, run, aligns=True)
+    monkeypatch.setattr(attention, "choose_kernel", lambda *_: (kernel, "a test"))
+    given = make_inputs((4, 2), lengths)
+    assert_right(attend(*given, scale=SCALE), oracle(*given)[0])
+    assert len(calls) == 1
+    assert calls[0][1] == lengths[1]
+
+
+@pytest.mark.parametrize("aligns", [False, True])
+def test_one_query_reads_every_key_once(aligns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The query heads of a group are queries of one head, so a decoded token repeats and merges nothing."""
+    calls = []
+
+    def run(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        calls.append((query.shape, key.shape, causal))
+        return CPU.run(query, key, value, causal=causal, scale=scale)
+
+    kernel = Kernel("noted", CPU.backend, run, aligns=aligns, groups=False)
+    monkeypatch.setattr(attention, "choose_kernel", lambda *_: (kernel, "a test"))
+    given = make_inputs((6, 2), (1, 37))
+    assert_right(attend(*given, scale=SCALE), oracle(*given)[0])
+    assert calls == [((2, 2, 3, 8), (2, 2, 37, 8), False)]
+
+
+@every_length
+def test_attend_in_bfloat16(lengths: tuple[int, int]) -> None:
+    """Right to the rounding of the output, also where two parts are merged."""
+    given = make_inputs((4, 2), lengths, dtype=torch.bfloat16)
+    output = attend(*given, scale=SCALE)
+    assert output.dtype == torch.bfloat16
+    assert_right(output, oracle(*given)[0])
+
+
+def test_attend_takes_the_strides_of_transformers() -> None:
+    """Heads that were split off the hidden size and transposed, a tile cut out of more tokens, keys in a buffer."""
+    wide, key, value = make_inputs((4, 2), (40, 60))
+    query = wide.transpose(1, 2).contiguous().transpose(1, 2)[:, :, 7:20]
+    key, value = key[:, :, :33], value[:, :, :33]
+    assert not query.is_contiguous()
+    for part in (query, query[:, :, -1:]):
+        assert_right(attend(part, key, value, scale=SCALE), oracle(part, key, value)[0])
+
+
+@every_head
+@every_length
+def test_attend_with_graph(heads: tuple[int, int], lengths: tuple[int, int]) -> None:
+    """The output and the gradients of queries, keys and values."""
+    given = [x.requires_grad_() for x in make_inputs(heads, lengths)]
+    output, expected = attend(*given, scale=SCALE), oracle(*given)[0]
+    assert_right(output.detach(), expected.detach())
+    toward = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+    found = torch.autograd.grad(output, given, toward)
+    for ours, plain in zip(found, torch.autograd.grad(expected, given, toward.double()), strict=True):
+        assert_right(ours, plain.double())
+
+
+@pytest.mark.usefixtures("unaligned")
+def test_gradients_reach_keys_that_were_repeated() -> None:
+    given = [x.requires_grad_() for x in make_inputs((4, 2), (37, 37))]
+    found = torch.autograd.grad(attend(*given, scale=SCALE).sum(), given)
+    for ours, plain in zip(found, torch.autograd.grad(oracle(*given)[0].sum(), given), strict=True):
+        assert_right(ours, plain.double())
+
+
+def test_keys_or_values_alone_ask_for_a_graph() -> None:
+    """As when one projection is tuned: their gradients go through the shares of merged parts, too."""
+    for at in range(3):
+        given = list(make_inputs((4, 2), (6, 12)))
+        given[at].requires_grad_()
+        toward = torch.randn(given[0].shape, generator=torch.Generator().manual_seed(1))
+        (ours,) = torch.autograd.grad(attend(*given, scale=SCALE), given[at], toward)
+        (plain,) = torch.autograd.grad(oracle(*given)[0], given[at], toward.double())
+        assert_right(ours, plain.double())
+        with torch.no_grad():
+            assert not attend(*given, scale=SCALE).requires_grad
+
+
+# Parts and their merging
+
+
+@every_head
+@pytest.mark.parametrize(
+    ("lengths", "causal"), [((37, 37), True), ((37, 37), False), ((5, 37), False), ((37, 5), False)]
+)
+def test_partial_attention(heads: tuple[int, int], lengths: tuple[int, int], causal: bool) -> None:
+    """With the log-sum-exp in nats, over more keys than queries and over fewer."""
+    given = make_inputs(heads, lengths)
+    output, total = partial_attention(CPU, *given, causal=causal, scale=SCALE)
+    expected, nats = oracle(*given, causal=causal)
+    assert total.shape == given[0].shape[:3]
+    assert total.dtype == torch.float32
+    assert_right(output, expected)
+    assert_right(total, nats)
+
+
+@pytest.mark.parametrize("cut", [1, 10, 36])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_merged_parts_are_the_whole(cut: int, dtype: torch.dtype) -> None:
+    """Two disjoint sets of keys, in either order."""
+    query, key, value = make_inputs((4, 2), (9, 37), dtype=dtype)
+    ends = [(key[:, :, :cut], value[:, :, :cut]), (key[:, :, cut:], value[:, :, cut:])]
+    parts = [partial_attention(CPU, query, *end, causal=False, scale=SCALE) for end in ends]
+    expected = oracle(query, key, value, causal=False)[0]
+    for one, other in (parts, parts[::-1]):
+        assert_right(merge(one, other), expected)
+
+
+def test_a_small_share_is_not_rounded_away() -> None:
+    """In bfloat16, where 0.999 would become 1: one key among many has a share as small."""
+    shape = (1, 1, 1, 8)
+    nats = torch.tensor([[[0.001]]]).logit()
+    parts = [(torch.full(shape, x, dtype=torch.bfloat16), total) for x, total in ((1000.0, nats), (1.0, 0 * nats))]
+    for merged in (merge(*parts), merge(*parts[::-1])):
+        assert_right(merged, torch.full(shape, 0.001 * 1000 + 0.999).double(), tolerance=4e-3)
+
+
+@pytest.mark.parametrize("shift", [80.0, -80.0, 3000.0, -3000.0])
+def test_merge_of_scores_far_apart(shift: float) -> None:
+    """The part whose scores are higher by so many nats is the whole, to the last bit, and nothing overflows."""
+    query, key, value = make_inputs((2, 2), (9, 20))
+    parts = [
+        partial_attention(CPU, query, key[:, :, cut], value[:, :, cut], causal=False, scale=SCALE)
+        for cut in (slice(0, 8), slice(8, 20))
+    ]
+    moved = (parts[0][0], parts[0][1] + shift)
+    expected = parts[0][0] if shift > 0 else parts[1][0]
+    for merged in (merge(moved, parts[1]), merge(parts[1], moved)):
+        assert torch.equal(merged, expected)
+
+
+@pytest.mark.parametrize("shift", [80.0, -80.0])
+def test_merge_keeps_ratios_at_extreme_scores(shift: float) -> None:
+    """Both parts far from zero: only the difference of their log-sum-exps counts."""
+    query, key, value = make_inputs((2, 2), (9, 20))
+    far = torch.cat((query, torch.full_like(query[..., :1], shift / SCALE)), dim=-1)
+    ones = torch.ones_like(key[..., :1])
+    key, value = torch.cat((key, ones), dim=-1), torch.cat((value, 0 * ones), dim=-1)
+    parts = [
+        partial_attention(CPU, far, key[:, :, cut], value[:, :, cut], causal=False, scale=SCALE)
+        for cut in (slice(0, 8), slice(8, 20))
+    ]
+    assert all((total - shift).abs().max() < 10 for _, total in parts)
+    expected = oracle(far, key, value, causal=False)[0]
+    assert_right(merge(*parts), expected, tolerance=2e-4)  # float32 has 1e-5 nats at 80
+
+
+# Windows and caps, block by block
+
+
+@pytest.fixture(params=[1, 2 * 4 * 3, 2 * 4 * 37 * 5, 2**26], ids=["one", "few", "five whole", "all"])
+def scores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many scores a block may hold."""
+    monkeypatch.setattr(attention, "SCORES_PER_BLOCK", request.param)
+
+
+@every_length
+@pytest.mark.parametrize("window", [None, 1, 2, 7, 36, 37, 100])
+@pytest.mark.parametrize("softcap", [None, 0.5])
+@pytest.mark.usefixtures("scores")
+def test_attend_in_blocks(lengths: tuple[int, int], window: int | None, softcap: float | None) -> None:
+    """Windows shorter and longer than a block and than the keys, whatever a block holds."""
+    given = make_inputs((4, 2), lengths)
+    output = attend_in_blocks(*given, scale=SCALE, window=window, softcap=softcap)
+    assert output.shape == given[0].shape
+    assert_right(output, oracle(*given, window=window, softcap=softcap)[0])
+
+
+def test_caps_and_windows_matter() -> None:
+    """So that their absence would be noticed."""
+    given = make_inputs((4, 2), (37, 37))
+    plain = oracle(*given)[0]
+    assert (oracle(*given, window=7)[0] - plain).abs().max() > 0.1
+    assert (oracle(*given, window=7)[0] - oracle(*given, window=8)[0]).abs().max() > 0.1
+    assert (oracle(*given, softcap=0.5)[0] - plain).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("softcap", [None, 0.5])
+def test_blocks_in_bfloat16(softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "SCORES_PER_BLOCK", 300)
+    given = make_inputs((4, 2), (37, 37), dtype=torch.bfloat16)
+    output = attend_in_blocks(*given, scale=SCALE, window=9, softcap=softcap)
+    assert output.dtype == torch.bfloat16
+    assert_right(output, oracle(*given, window=9, softcap=softcap)[0])
+
+
+@every_head
+@pytest.mark.parametrize("softcap", [None, 0.5])
+@pytest.mark.parametrize("lengths", [(37, 37), (5, 37)])
+@pytest.mark.usefixtures("scores")
+def test_gradients_of_blocks(heads: tuple[int, int], lengths: tuple[int, int], softcap: float | None) -> None:
+    given = [x.requires_grad_() for x in make_inputs(heads, lengths)]
+    output = attend_in_blocks(*given, scale=SCALE, window=9, softcap=softcap)
+    expected = oracle(*given, window=9, softcap=softcap)[0]
+    found = torch.autograd.grad(output.sum(), given)
+    for ours, plain in zip(found, torch.autograd.grad(expected.sum(), given), strict=True):
+        assert_right(ours, plain.double())
+
+
+@pytest.mark.parametrize("window", [None, 6])
+def test_blocks_hold_no_more_scores_than_asked(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of queries reads the keys of its window alone, and at most twice the scores that may be held."""
+    sizes, keys = [], []
+    plain = attention._masked
+
+    def note(query: Tensor, key: Tensor, *others: Tensor) -> Tensor:
+        sizes.append(query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2])
+        keys.append(key.shape[2])
+        return plain(query, key, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(attention, "_masked", note)
+    monkeypatch.setattr(attention, "SCORES_PER_BLOCK", 2 * 4 * 100)
+    attend_in_blocks(*make_inputs((4, 2), (90, 90)), scale=SCALE, window=window)
+    assert len(sizes) > 5
+    assert max(sizes) < 2 * 2 * 4 * 100
+    if window:
+        assert max(keys) < 2 * window
+
+
+# The choice of a kernel
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """A GPU that is not there, whose kernels are measured anew."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU of tests")
+    attention._measure_kernels.cache_clear()
+    yield torch.device("cuda", 0)
+    attention._measure_kernels.cache_clear()
+
+
+def test_a_cpu_has_one_kernel() -> None:
+    kernel, reason = attention.choose_kernel(torch.device("cpu"), torch.float32, Heads(4, 2, 8))
+    assert kernel is CPU
+    assert "CPU" in reason
+
+
+def test_the_fastest_kernel_is_taken_and_measured_once(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds, asked = {"cuDNN": 400.0, "flash": 500.4, "memory-efficient": 100.0}, []
+
+    def measure(kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: Heads) -> float:
+        asked.append((kernel.name, device, dtype, heads))
+        return speeds[kernel.name]
+
+    monkeypatch.setattr(attention, "_speed", measure)
+    heads = Heads(8, 2, 64)
+    kernel, reason = attention.choose_kernel(gpu, torch.bfloat16, heads)
+    assert kernel is attention.FLASH
+    assert reason == "flash attention (cuDNN 400, flash 500, memory-efficient 100 TFLOP/s on 16,384 tokens here)"
+    assert asked == [(name, gpu, torch.bfloat16, heads) for name in speeds]
+    assert attention.choose_kernel(gpu, torch.bfloat16, heads)[0] is kernel
+    assert len(asked) == 3
+    attention.choose_kernel(gpu, torch.float16, heads)
+    assert len(asked) == 6
+
+
+def test_a_kernel_that_fails_is_passed_over(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(kernel: Kernel, *_: object) -> float:
+        if kernel is not attention.EFFICIENT:
+            raise NotImplementedError  # which says nothing
+        return 90.0
+
+    monkeypatch.setattr(attention, "_speed", measure)
+    kernel, reason = attention.choose_kernel(gpu, torch.float32, Heads(8, 2, 64))
+    assert kernel is attention.EFFICIENT
+    assert "cuDNN" not in reason
+
+
+def test_no_kernel_at_all_is_told_with_what_each_said(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(kernel: Kernel, *_: object) -> float:
+        raise RuntimeError(f"{kernel.name} wants other heads\nand a long explanation")
+
+    monkeypatch.setattr(attention, "_speed", measure)
+    with pytest.raises(ModelError) as told:
+        attention.choose_kernel(gpu, torch.float32, Heads(8, 2, 300))
+    assert "a GPU of tests" in told.value.found
+    assert "dim=300" in told.value.found
+    assert "torch.float32" in told.value.found
+    for name in ("cuDNN", "flash", "memory-efficient"):
+        assert f"{name}: {name} wants other heads" in told.value.needed
+    assert "explanation" not in told.value.needed
+    assert "--dtype bfloat16" in told.value.remedy
+
+
+def test_flops_are_those_of_the_triangle() -> None:
+    """Counted pair by pair: a product of queries and keys and one of shares and values, two operations an entry."""
+    tokens = 13
+    pairs = sum(1 for query in range(tokens) for key in range(tokens) if key <= query)
+    assert causal_flops(Heads(6, 2, 16), tokens) == 6 * pairs * 16 * 2 * 2
+
+
+# On a GPU
+
+KERNELS = {kernel.name: kernel for kernel in (attention.CUDNN, attention.FLASH, attention.EFFICIENT)}
+SHAPES = {"grouped": ((8, 2), 64), "one key head": ((4, 1), 128), "as many key heads": ((2, 2), 64)}
+
+
+def kernels_for(dtype: torch.dtype) -> list[Kernel]:
+    """Those that take this number format: cuDNN and flash take none of 32 bits."""
+    return list(KERNELS.values()) if dtype != torch.float32 else [attention.EFFICIENT]
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize(("lengths", "causal"), [((150, 150), True), ((40, 150), False), ((150, 40), False)])
+def test_cuda_kernels(
+    dtype: torch.dtype, shape: tuple[tuple[int, int], int], lengths: tuple[int, int], causal: bool
+) -> None:
+    """Output and log-sum-exp of each kernel."""
+    given = make_inputs(shape[0], lengths, dim=shape[1], dtype=dtype, device="cuda")
+    expected, nats = oracle(*given, causal=causal, scale=0.1)
+    for kernel in kernels_for(dtype):
+        output, total = partial_attention(kernel, *given, causal=causal, scale=0.1)
+        assert_right(output, expected)
+        assert total.shape == given[0].shape[:3], kernel.name
+        assert_right(total.double(), nats, tolerance=1e-2 if dtype != torch.float32 else 1e-4)
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("lengths", [(150, 150), (40, 150), (149, 150), (1, 150)])
+def test_cuda_attend(
+    dtype: torch.dtype,
+    name: str,
+    shape: tuple[tuple[int, int], int],
+    lengths: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Queries at the end of the keys, with whichever kernel is the fastest, with and without a graph."""
+    monkeypatch.setattr(attention, "choose_kernel", lambda *_: (KERNELS[name], "a test"))
+    given = make_inputs(shape[0], lengths, dim=shape[1], dtype=dtype, device="cuda")
+    with torch.no_grad():
+        assert_right(attend(*given, scale=0.1), oracle(*given, scale=0.1)[0])
+    for x in given:
+        x.requires_grad_()
+    output, expected = attend(*given, scale=0.1), oracle(*given, scale=0.1)[0]
+    assert_right(output.detach(), expected.detach())
+    found = torch.autograd.grad(output.float().sum(), given)
+    for ours, plain in zip(found, torch.autograd.grad(expected.sum(), given), strict=True):
+        error = (ours.double() - plain.double()).norm() / plain.double().norm()
+        assert error < TOLERANCE[dtype], name
+
+
+@needs_gpu
+@pytest.mark.parametrize("softcap", [None, 0.5])
+@pytest.mark.parametrize("lengths", [(150, 150), (40, 150), (1, 150)])
+def test_cuda_blocks(lengths: tuple[int, int], softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "SCORES_PER_BLOCK", 20_000)
+    given = make_inputs((8, 2), lengths, dim=64, dtype=torch.bfloat16, device="cuda")
+    output = attend_in_blocks(*given, scale=0.1, window=33, softcap=softcap)
+    assert_right(output, oracle(*given, scale=0.1, window=33, softcap=softcap)[0])
+
+
+@needs_gpu
+def test_cuda_choice_is_one_that_works() -> None:
+    """Measured for real; float32 has a kernel, too, and heads of a size that none takes are refused."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    for dtype, able in ((torch.bfloat16, 3), (torch.float32, 1)):
+        kernel, reason = attention.choose_kernel(device, dtype, Heads(8, 2, 64))
+        assert kernel in kernels_for(dtype)
+        assert reason.startswith(f"{kernel.name} attention (")
+        assert math.isclose(reason.count(","), able, abs_tol=1)

@@ -1,0 +1,395 @@
+"""Several processes do what one does: launches of two and three by torchrun, with gloo, on pico models.
+
+The oracles: brute force over whole tensors, autograd in one process, and the walk of one process.
+"""
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from worker_parallel import LENGTHS, WINDOW, gradient_of_objective, passes_of, whole_tensors
+
+from longrope import parallel, pipeline
+from longrope.errors import LongRopeError, ProcessLostError, RecipeError, TextsError
+from longrope.factors import dump_factors
+from longrope.recipe import EvolutionRecipe, GradientRecipe, MeasureRecipe, Recipe, SearchRecipe, dump_recipe
+from longrope.records import Score, Trial, read_records
+from longrope.rundir import RunDir
+
+WORKER = Path(__file__).parent / "worker_parallel.py"
+KEPT_TRIALS = 9  # of the search that is resumed
+
+
+@pytest.fixture(scope="module")
+def recipe(pico_folder: Path, text_folders: tuple[Path, Path]) -> Recipe:
+    """A recipe whose numbers are small enough for a test, and no multiples of two and three."""
+    torch.set_num_threads(1)
+    evolution = EvolutionRecipe(population=7, parents=3, mutations=3, crossovers=2, generations=3, windows=1)
+    gradient = GradientRecipe(steps=4, validate_every=2)
+    measured = MeasureRecipe(lengths=(192, 256), metrics=("perplexity", "passkey"), windows=5, passkeys=11)
+    return Recipe(
+        str(pico_folder),
+        256,
+        (str(text_folders[0]),),
+        measure_data=(str(text_folders[1]),),
+        device="cpu",
+        search=SearchRecipe(validation_windows=2, evolution=evolution, gradient=gradient),
+        measure=measured,
+    )
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What one process made of the recipe."""
+
+    run: RunDir
+    scores: list[Score]
+
+
+@pytest.fixture(scope="module")
+def alone(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    """The comparison by one process."""
+    run = RunDir(tmp_path_factory.mktemp("alone"))
+    return Alone(run, pipeline.compare(recipe, run))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch that has ended: its folder, and what the cases returned, by rank."""
+
+    folder: Path
+    results: list[dict[str, Any]]
+
+    def all(self, case: str) -> list[Any]:
+        """The results of a case in all processes."""
+        return [result[case] for result in self.results]
+
+    def same(self, case: str) -> Any:
+        """The result of a case, which must be that of all processes."""
+        first, *others = self.all(case)
+        assert all(other == first for other in others), (first, others)
+        return first
+
+
+@contextlib.contextmanager
+def launched(ranks: int, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A launch of this many processes of tests/worker_parallel.py; what of it is still there at the end is ended."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    launcher = subprocess.Popen(
+        [*command, *map(str, (WORKER, *arguments))],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "400"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield launcher
+    finally:
+        launcher.terminate()  # and it its processes, which a kill would leave
+        launcher.wait()
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids=["two", "three"])
+def launch(
+    request: pytest.FixtureRequest, recipe: Recipe, alone: Alone, tmp_path_factory: pytest.TempPathFactory
+) -> Launch:
+    """All cases of tests/worker_parallel.py, in so many processes."""
+    folder = tmp_path_factory.mktemp(f"ranks-{request.param}")
+    (folder / "recipe.toml").write_text(dump_recipe(recipe))
+    started = RunDir(folder / "resumed")
+    started.bind(recipe)
+    trials = [line for line in alone.run.trials.read_text().splitlines(keepends=True) if "longrope-gradient" in line]
+    started.trials.write_text("".join(trials[:KEPT_TRIALS]))
+    with launched(request.param, folder) as launcher:
+        _, told = launcher.communicate(timeout=150)
+    assert launcher.returncode == 0, told
+    return Launch(folder, [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(request.param)])  # noqa: S301
+
+
+@pytest.fixture
+def ranks(launch: Launch) -> int:
+    return len(launch.results)
+
+
+def timeless(record: Any) -> Any:
+    return replace(record, seconds=0.0)
+
+
+# One process
+
+
+def test_one_process_does_all_work_itself() -> None:
+    assert parallel.start() == "1 process"
+    assert parallel.is_main()
+    assert (parallel.ranks(), parallel.workers(), parallel.shard(), parallel.choices()) == (1, 1, None, ())
+    assert parallel.spread(range(3), str) == ["0", "1", "2"]
+    assert parallel.lead(lambda: parallel.broadcast(5)) == 5
+    assert parallel.speaks()
+    parallel.stop()
+    assert not torch.distributed.is_initialized()
+
+
+def test_errors_go_from_process_to_process() -> None:
+    for kind in (LongRopeError, TextsError, ProcessLostError):
+        error = pickle.loads(pickle.dumps(kind("This was found.", "That is needed.", "Do it.")))  # noqa: S301
+        assert type(error) is kind
+        assert (error.found, error.needed, error.remedy) == ("This was found.", "That is needed.", "Do it.")
+        assert str(error) == "This was found. That is needed. Do it."
+
+
+@pytest.mark.parametrize(("processes", "asked"), [(1, 2), (4, 3), (2, 4), (4, 0), (4, -2)])
+def test_processes_that_cannot_be_grouped_are_refused(
+    processes: int, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    with pytest.raises(RecipeError, match=f"{asked} processes are to share .* of {processes} in all"):
+        parallel.start(asked)
+    assert parallel.ranks() == 1
+
+
+@pytest.mark.parametrize(
+    ("processes", "asked", "longest", "expected", "reason"),
+    [
+        (8, None, 2**18 - 1, 1, "262,143 tokens, fewer than 262,144"),
+        (8, None, 2**18, 8, "262,144 tokens, 262,144 or more"),
+        (8, None, 2**21, 8, "2,097,152 tokens"),
+        (8, 2, 2**21, 2, "as asked"),
+        (8, 8, 64, 8, "as asked"),
+        (1, 1, 64, 1, "as asked"),
+    ],
+)
+def test_long_windows_are_shared_unless_told_otherwise(
+    processes: int, asked: int | None, longest: int, expected: int, reason: str
+) -> None:
+    context, why = parallel._choose_context(processes, asked, longest)
+    assert context == expected
+    assert reason in why
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 4, "LOCAL_RANK": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(RecipeError, match=r"4 processes .* number 1\. .* --nproc-per-node 1"):
+        parallel.start()
+
+
+@pytest.mark.parametrize("found", ["lengths", "target", "factors", "both"])
+def test_the_longest_window_of_a_run_is_known_before_the_model(found: str, recipe: Recipe, alone: Alone) -> None:
+    lengths = {"lengths": (64, 512), "both": (64, 128)}.get(found, ())
+    asked = replace(recipe, target_tokens=1024 if found == "target" else 1, measure=MeasureRecipe(lengths=lengths))
+    factors = alone.run.factors("longrope-gradient") if found in ("factors", "both") else None
+    expected = {"lengths": 512, "target": 1024, "factors": 256, "both": 128}[found]
+    assert pipeline.longest_window(asked, factors) == expected
+
+
+# What the processes are told
+
+
+def test_each_process_knows_its_place(launch: Launch, ranks: int) -> None:
+    choice = f"{ranks} processes: {{}} for windows and candidates x {{}} for a sequence (as asked)"
+    rows, shared = (choice.format(ranks, 1),), (choice.format(1, ranks),)
+    places = [(rank == 0, ranks) for rank in range(ranks)]
+    assert launch.all("standing 1") == [(*place, ranks, True, rows) for place in places]
+    assert launch.all(f"standing {ranks}") == [(*place, 1, False, shared) for place in places]
+
+
+def test_items_are_dealt_round_and_results_come_in_order(launch: Launch, ranks: int) -> None:
+    expected = [[(item, item % ranks if count > 1 else 0) for item in range(count)] for count in (0, 1, 2, 3, 8)]
+    assert launch.same("spread_work 1") == expected
+    alike = [[(item, 0) for item in range(count)] for count in (0, 1, 2, 3, 8)]
+    assert launch.same(f"spread_work {ranks}") == alike
+
+
+def test_a_single_item_is_divided_itself(launch: Launch, ranks: int) -> None:
+    one, two = launch.same("nested_work 1")
+    assert one == [[(0, part, part % ranks) for part in range(3)]]
+    assert two == [[(item, part, item) for part in range(3)] for item in range(2)]
+
+
+@pytest.mark.parametrize("in_one_row", [False, True])
+def test_bad_input_in_one_process_is_told_in_all(in_one_row: bool, launch: Launch, ranks: int) -> None:
+    errors, afterwards = launch.same(f"failing_work {ranks if in_one_row else 1}")
+    bad = [0, 1, 4, 3, 0]
+    assert errors == [("TextsError", f"Item {i} was found.", "Another is needed.", "Leave it out.") for i in bad]
+    assert afterwards == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("in_one_row", [False, True])
+def test_one_process_leads(in_one_row: bool, launch: Launch, ranks: int) -> None:
+    results = launch.all(f"led_work {ranks if in_one_row else 1}")
+    assert [result for result, _, _ in results] == [(0, True, [1, 2])] * ranks
+    assert [calls for _, calls, _ in results] == [[0]] + [[]] * (ranks - 1)
+    assert [said for _, _, said in results] == [{"rank": 0}] * ranks
+
+
+# A sequence that is shared
+
+
+def zigzag(tokens: int, ranks: int) -> list[list[int]]:
+    """The positions of each rank, by brute force."""
+    size = tokens // (2 * ranks)
+    chunks = [list(range(i * size, (i + 1) * size)) for i in range(2 * ranks)]
+    return [chunks[rank] + chunks[-1 - rank] for rank in range(ranks)]
+
+
+def padded(tokens: int, ranks: int) -> int:
+    return next(n for n in range(tokens, tokens + 2 * ranks) if n % (2 * ranks) == 0)
+
+
+def test_positions_zigzag(launch: Launch, ranks: int) -> None:
+    results = launch.all(f"shard_tensors {ranks}")
+    for i, tokens in enumerate(LENGTHS):
+        length = padded(tokens, ranks)
+        assert [result["padded"][i] for result in results] == [length] * ranks
+        assert [result["positions"][i].dtype for result in results] == [torch.int64] * ranks
+        assert [result["positions"][i].tolist() for result in results] == zigzag(length, ranks)
+
+
+def test_parts_come_together_in_order(launch: Launch, ranks: int) -> None:
+    for result in launch.all(f"shard_tensors {ranks}"):
+        for tokens in LENGTHS:
+            length = padded(tokens, ranks)
+            x, _ = whole_tensors(length, ranks)
+            assert torch.equal(result[f"gathered {length}"], x)
+            assert torch.equal(result[f"joined {length}"], x[:, 0])
+
+
+@pytest.mark.parametrize("how", ["plain", "checkpointed"])
+def test_gradients_of_all_processes_come_back(how: str, launch: Launch, ranks: int) -> None:
+    for tokens in LENGTHS:
+        length = padded(tokens, ranks)
+        x, weights = whole_tensors(length, ranks)
+        x.requires_grad_()
+        loss = (x.sin().square() * weights).sum()
+        loss.backward()
+        assert x.grad is not None
+        for rank, result in enumerate(launch.all(f"shard_tensors {ranks}")):
+            total, gradient = result[f"{how} {length}"]
+            torch.testing.assert_close(total, loss.detach(), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(gradient, x.grad[:, :, zigzag(length, ranks)[rank]])
+
+
+def test_gradients_of_parameters_are_summed(launch: Launch, ranks: int) -> None:
+    for result in launch.all(f"shard_tensors {ranks}"):
+        assert result["summed"] == [[ranks, sum(range(ranks))], [0, 0]]
+
+
+def test_a_shared_window_has_the_gradient_of_a_whole_one(launch: Launch, ranks: int) -> None:
+    whole, shared = gradient_of_objective(), launch.same(f"objective_gradient {ranks}")
+    assert shared.loss_nats == pytest.approx(whole.loss_nats, rel=1e-5)
+    assert shared.gradient == pytest.approx(whole.gradient, rel=1e-3, abs=1e-5)
+    assert replace(shared, loss_nats=0, gradient=()) == replace(whole, loss_nats=0, gradient=())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma2"])
+def test_passes_over_shared_windows_are_those_over_whole_ones(launch: Launch, ranks: int, family: str) -> None:
+    """Losses, answers and gradients: grouped queries, partial rotary, sliding windows and caps, an uneven length."""
+    whole = passes_of(family)
+    assert whole["losses"].shape == (2, WINDOW - 1)
+    assert whole["answers"].tolist()[0] is True
+    for rank, shared in enumerate(launch.all(f"shared_passes {ranks}")):
+        for name, expected in whole.items():
+            given = shared[family][name]
+            scale = expected.abs().max().item() if "gradients" in name else 1.0
+            torch.testing.assert_close(given, expected, rtol=1e-5, atol=1e-5 * scale, msg=f"{name} on rank {rank}")
+
+
+# The walk
+
+
+def test_searches_of_several_processes_are_those_of_one(launch: Launch, alone: Alone) -> None:
+    run = RunDir(launch.folder / "compared")
+    theirs, ours = (map(timeless, read_records(of.trials, Trial)) for of in (run, alone.run))
+    assert list(theirs) == list(ours)
+    for method in ("longrope-evolution", "longrope-gradient"):
+        assert run.factors(method).read_bytes() == alone.run.factors(method).read_bytes()
+
+
+def test_measurements_of_several_processes_are_those_of_one(launch: Launch, alone: Alone) -> None:
+    written = read_records(RunDir(launch.folder / "compared").scores, Score)
+    assert sorted(map(same_number, written)) == sorted(map(same_number, alone.scores))
+    for scores in launch.all("compared 1"):
+        assert [same_number(score) for score in scores] == [same_number(score) for score in alone.scores]
+    assert (launch.folder / "compared" / "report.html").exists()
+
+
+def same_number(score: Score) -> tuple[Any, ...]:
+    """A score whose last digits, which depend on the number of windows in a batch, do not count."""
+    value, low, high = (float(f"{number:.5g}") for number in (score.value, score.low, score.high))
+    return tuple(vars(replace(score, value=value, low=low, high=high, seconds=0.0)).values())
+
+
+def test_a_search_goes_on_in_another_number_of_processes(launch: Launch, alone: Alone) -> None:
+    run = RunDir(launch.folder / "resumed")
+    trials, whole = read_records(run.trials, Trial), read_records(alone.run.trials, Trial)
+    whole = [trial for trial in whole if trial.method == "longrope-gradient"]
+    assert trials[:KEPT_TRIALS] == whole[:KEPT_TRIALS]
+    assert list(map(timeless, trials)) == list(map(timeless, whole))
+    found = launch.same("resumed 1")
+    assert dump_factors(found) == run.factors().read_text() == alone.run.factors(found.method).read_text()
+
+
+def test_one_process_prints(launch: Launch, ranks: int) -> None:
+    first, *others = launch.all("finished")
+    assert first[:2] == (0, f"factors: {launch.folder / 'resumed' / 'factors.json'}\n")
+    assert first[2].count("search factors for 256 tokens by gradient") == 1
+    assert f"; {ranks} processes: {ranks} for windows and candidates x 1 for a sequence (the longest" in first[2]
+    assert others == [(0, "", "")] * (ranks - 1)
+
+
+def test_one_process_tells_of_bad_input(launch: Launch) -> None:
+    results = launch.all("refused")
+    told = [result for result in results if result[2]]
+    found = f"{launch.folder / 'recipe.toml'} is a file."
+    assert told == [(2, "", f"longrope: {found} A run needs a directory. Give another path with --out.\n")]
+    assert all(result in (told[0], (1, "", "")) for result in results)
+
+
+# Processes that are lost
+
+
+@contextlib.contextmanager
+def searching(folder: Path, recipe: Recipe, trials: int) -> Iterator[tuple[RunDir, subprocess.Popen[str], list[int]]]:
+    """A search by three processes that has written some trials: its run, its launcher, its processes by rank."""
+    (folder / "recipe.toml").write_text(dump_recipe(recipe))
+    run = RunDir(folder / "run")
+    with launched(3, folder, "search", "--recipe", folder / "recipe.toml", "--out", run.path) as launcher:
+        deadline = time.monotonic() + 90
+        while launcher.poll() is None and count_lines(run.trials) < trials and time.monotonic() < deadline:
+            time.sleep(0.002)
+        yield run, launcher, [int((folder / f"{rank}.pid").read_text()) for rank in range(3)]
+
+
+def count_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_a_search_that_lost_a_process_is_resumed_by_one(recipe: Recipe, tmp_path: Path) -> None:
+    settings = replace(recipe.search, method="evolution", evolution=replace(recipe.search.evolution, generations=60))
+    full, reference = replace(recipe, search=settings), RunDir(tmp_path / "whole")
+    with searching(tmp_path, full, trials=20) as (run, launcher, processes):
+        os.kill(processes[1], signal.SIGKILL)
+        _, told = launcher.communicate(timeout=30)
+    assert launcher.returncode == 1, told
+    assert told.count("longrope: ") == 1
+    assert "is lost" in told or "was lost" in told
+    assert "the same command then goes on where it was" in told
+    assert "Error: " not in told.replace("ChildFailedError: ", "")
+    kept = run.trials.read_bytes()
+    assert not run.factors().exists()
+    assert pipeline.search(full, run) == pipeline.search(full, reference)
+    assert run.trials.read_bytes().startswith(kept)
+    resumed, whole = (list(map(timeless, read_records(of.trials, Trial))) for of in (run, reference))
+    assert resumed == whole
+    assert 20 <= kept.count(b"\n") < len(whole)

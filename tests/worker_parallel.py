@@ -1,0 +1,222 @@
+"""One process of a launch of tests/test_parallel.py: it runs all cases and leaves what they return in a file.
+
+    torchrun --standalone --nproc-per-node 2 tests/worker_parallel.py FOLDER
+    torchrun --standalone --nproc-per-node 2 tests/worker_parallel.py FOLDER COMMAND...   the command line, no cases
+
+A launch takes seconds, so there is one for each number of processes. A case is a function that gets the folder; its
+result has its name. Those of ``ROWS`` run with every process in a row of its own, those of ``SHARED`` with all in one.
+"""
+
+import io
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pico
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from longrope import cli, parallel, pipeline
+from longrope.errors import LongRopeError, TextsError
+from longrope.factors import closed_form
+from longrope.forward import greedy_answers, token_losses, weighted_loss_with_graph
+from longrope.models import rescaled
+from longrope.recipe import load_recipe
+from longrope.rundir import RunDir
+from longrope.search.score import WindowObjective
+
+RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+DEVICE = "cuda" if torch.cuda.device_count() >= RANKS > 1 else "cpu"  # then the tensors of a shared sequence go by NCCL
+LENGTHS = (1, 7, 12, 13)
+WINDOW = 101  # of the objective: no multiple of 2 * ranks
+
+
+def fail_at(bad: int, item: int) -> int:
+    """Refuse one item."""
+    if item == bad:
+        raise TextsError(f"Item {item} was found.", "Another is needed.", "Leave it out.")
+    return item
+
+
+def told(work: Callable[[], Any]) -> tuple[str, ...]:
+    """The type and the three parts of the error that some work ends in."""
+    try:
+        work()
+    except LongRopeError as error:
+        return type(error).__name__, error.found, error.needed, error.remedy
+    return ()
+
+
+def spread_work(_: Path) -> Any:
+    """Which rank worked on which item, for several numbers of items."""
+    return [parallel.spread(range(count), lambda item: (item, RANK)) for count in (0, 1, 2, 3, 8)]
+
+
+def nested_work(_: Path) -> Any:
+    """Which rank worked on which part of an item, for one item and for two."""
+    parts: Callable[[int], Any] = lambda item: parallel.spread(range(3), lambda part: (item, part, RANK))  # noqa: E731
+    return [parallel.spread(range(count), parts) for count in (1, 2)]
+
+
+def failing_work(_: Path) -> Any:
+    """What each process is told of bad input that one process finds, and that work goes on after it."""
+    errors = [told(lambda bad=bad: parallel.spread(range(5), partial(fail_at, bad))) for bad in (0, 1, 4)]  # type: ignore[misc]
+    errors.append(told(lambda: parallel.spread([3], partial(fail_at, 3))))
+    errors.append(told(lambda: parallel.lead(partial(fail_at, RANK, RANK))))
+    return errors, parallel.spread(range(3), str)
+
+
+def led_work(_: Path) -> Any:
+    """What one process did for all, whether it was alone then, and what it says."""
+    calls: list[int] = []
+
+    def work() -> tuple[int, bool, list[int]]:
+        calls.append(RANK)
+        return RANK, parallel.shard() is None, parallel.spread([1, 2], lambda item: item)
+
+    return parallel.lead(work), calls, parallel.broadcast({"rank": RANK})
+
+
+def standing(_: Path) -> Any:
+    """What a process knows of its place."""
+    return parallel.is_main(), parallel.ranks(), parallel.workers(), parallel.shard() is None, parallel.choices()
+
+
+def compared(folder: Path) -> Any:
+    """The scores of a comparison: both searches, perplexities and passkeys."""
+    run = parallel.lead(partial(RunDir, folder / "compared"))
+    return pipeline.compare(load_recipe(folder / "recipe.toml"), run)
+
+
+def resumed(folder: Path) -> Any:
+    """The factors of a search whose first trials are there."""
+    return pipeline.search(load_recipe(folder / "recipe.toml"), RunDir(folder / "resumed"))
+
+
+def shard_tensors(_: Path) -> Any:
+    """Positions, and what the collectives make of tensors that the test knows, too."""
+    shard = parallel.shard()
+    assert shard is not None
+    results: dict[str, Any] = {"padded": [shard.padded(n) for n in LENGTHS]}
+    results["positions"] = [shard.positions(n) for n in results["padded"]]
+    for tokens, positions in zip(results["padded"], results["positions"], strict=True):
+        x, weights = (tensor.to(DEVICE) for tensor in whole_tensors(tokens, RANKS))
+        results[f"gathered {tokens}"] = shard.gather(x[:, :, positions].bfloat16()).float().cpu()
+        results[f"joined {tokens}"] = shard.join(x[:, 0, positions]).cpu()
+        for how in ("plain", "checkpointed"):
+            own = x[:, :, positions].clone().requires_grad_()
+            work = partial(part_of_loss, shard, weights[RANK])
+            loss = work(own) if how == "plain" else checkpoint(work, own, use_reentrant=False)
+            loss.backward()
+            assert own.grad is not None
+            results[f"{how} {tokens}"] = (shard.total(loss).cpu(), own.grad.cpu())
+    parameters = [torch.ones(2, device=DEVICE, requires_grad=True) for _ in range(2)]
+    parameters[0].grad = torch.tensor([1.0, RANK], device=DEVICE)
+    shard.sum_gradients(parameters)
+    return results | {"summed": [parameter.grad.tolist() for parameter in parameters if parameter.grad is not None]}
+
+
+def whole_tensors(tokens: int, ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A tensor [B, G, N, D] of small integers, and weights for the loss of each rank."""
+    made = torch.Generator().manual_seed(tokens)
+    shape = (2, 3, tokens, 4)
+    return torch.randint(-8, 8, shape, generator=made).float(), torch.randn((ranks, *shape), generator=made)
+
+
+def part_of_loss(shard: parallel.Shard, weights: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """A loss of one rank that depends on all tokens, and on each in its own way."""
+    return (shard.gather(own.sin()).square() * weights).sum()
+
+
+def objective_gradient(_: Path) -> Any:
+    """The loss of a window and its gradient, by a pass that the processes share."""
+    return gradient_of_objective()
+
+
+def gradient_of_objective() -> Any:
+    """The loss of a window of a pico model and its gradient by the factors."""
+    model = pico.make_model()
+    windows = np.random.default_rng(0).integers(1, 300, (2, WINDOW)).astype(np.int32)
+    objective = WindowObjective.prepare(model, windows[:1], windows[1:], 1, tail_tokens=40)
+    return objective.gradient(closed_form(model.spec, "yarn", 128).tiers[0], 0)
+
+
+def shared_passes(_: Path) -> Any:
+    """What passes over windows that the processes share give."""
+    return {family: passes_of(family) for family in ("llama", "gpt_neox", "gemma2")}
+
+
+def passes_of(family: str) -> dict[str, torch.Tensor]:
+    """Losses, a slice of them, greedy answers and the gradients of all weights of a rescaled pico model."""
+    model = pico.make_model(family)
+    tokens = np.random.default_rng(1).integers(1, pico.BASE["vocab_size"], (2, WINDOW))
+    factors = replace(closed_form(model.spec, "yarn", 2 * WINDOW).tiers[0], start_tokens=5)
+    weights = np.random.default_rng(2).random((2, WINDOW - 1))
+    weights[:, :30] = 0
+    found = {}
+    with rescaled(model, factors):
+        found["losses"] = token_losses(model, tokens)
+        found["last losses"] = token_losses(model, tokens, slice(-7, None))
+        greedy = model.network(torch.from_numpy(tokens), use_cache=False).logits[0, -2].argmax()
+        tokens[0, -1] = greedy
+        found["answers"] = greedy_answers(model, tokens, 1)
+        for recompute in (True, False):
+            model.network.requires_grad_(True)
+            loss = weighted_loss_with_graph(model, tokens, weights, recompute=recompute)
+            loss.backward()
+            parameters, loss = list(model.network.parameters()), loss.detach()
+            if shard := parallel.shard():
+                shard.sum_gradients(parameters)
+                loss = shard.total(loss)
+            found[f"loss, recompute {recompute}"] = loss
+            gradients = [parameter.grad.flatten() for parameter in parameters if parameter.grad is not None]
+            found[f"gradients, recompute {recompute}"] = torch.cat(gradients)
+            model.network.zero_grad(set_to_none=True)
+            model.network.requires_grad_(False)
+    return found
+
+
+def run_cli(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command."""
+    sys.argv = ["longrope", *map(str, arguments)]
+    code = 0
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return code, out.getvalue(), err.getvalue()
+
+
+ROWS = (standing, spread_work, nested_work, failing_work, led_work, compared, resumed)
+SHARED = (standing, spread_work, failing_work, led_work, shard_tensors, objective_gradient, shared_passes)
+
+
+def main() -> None:
+    """Run the cases, or a command."""
+    folder, *command = Path(sys.argv[1]), *sys.argv[2:]
+    (folder / f"{RANK}.pid").write_text(str(os.getpid()))
+    if command:
+        sys.argv = ["longrope", *command]
+        cli.main()
+        return
+    results: dict[str, Any] = {}
+    for context, cases in ((1, ROWS), (RANKS, SHARED)):
+        parallel.start(context, device=DEVICE)
+        results |= {f"{case.__name__} {context}": case(folder) for case in cases}
+        parallel.stop()
+    recipe = folder / "recipe.toml"
+    results["finished"] = run_cli("search", "--recipe", recipe, "--out", folder / "resumed")
+    results["refused"] = run_cli("search", "--recipe", recipe, "--out", recipe)  # the last case: it ends the process
+    (folder / f"{RANK}.pickle").write_bytes(pickle.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
