@@ -4,9 +4,11 @@ A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; a test runs
 """
 
 import json
+import math
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from longrope.records import Score, read_records
 
@@ -22,6 +24,12 @@ EARLIER = {  # their keys were judged with the space before the digits
     "smollm2-64k-text": "text score",
     "smollm2-64k-text-needles": "text and needles",
     "smollm2-64k-needles": "needles weigh most",
+}
+WAYS = {
+    "ours": "longrope",
+    "plain": "transformers as it is",
+    "chunked": "transformers, logits in chunks",
+    "kernel cuDNN": "the attention kernel alone",
 }
 EXPORTS = {
     "export-h100.json": "H100, the largest of all positions (the check before)",
@@ -178,7 +186,73 @@ def nano_search_table() -> str:
     return _table(["factors", "loss", "loss, last half", "attention factor", "slowest lambda", "keys"], rows)
 
 
+def pass_table() -> str:
+    """What a pass over one window costs: ours, transformers' own, one that saves the logits, and the bare kernel."""
+    rows = []
+    for tokens in sorted({line["tokens"] for line in passes(gradient=False)}):
+        by_way = {line["way"]: line for line in passes(gradient=False) if line["tokens"] == tokens}
+        ours, kernel = by_way["ours"], by_way["kernel cuDNN"]
+        seconds, peak = ours["seconds"], ours["peak_gib"]
+        row = [f"{tokens:,}", f"{seconds:.3g}", f"{tokens / seconds:,.0f}", f"{seconds / kernel['seconds']:.2f}"]
+        row += [f"{ours['attention_flops'] / seconds / 1e12:.0f}", f"{peak:.1f}"]
+        rows.append([*row, *(_cost(by_way.get(way), ours) for way in ("plain", "chunked"))])
+    head = ["tokens", "seconds", "tokens/s", "of the bare kernel's time", "TFLOP/s of attention", "peak GiB"]
+    return _table([*head, "transformers as it is", "transformers, logits in chunks"], rows)
+
+
+def step_table() -> str:
+    """What the gradients of all weights cost for one window."""
+    rows = []
+    for tokens in sorted({line["tokens"] for line in passes(gradient=True)}):
+        by_way = {line["way"]: line for line in passes(gradient=True) if line["tokens"] == tokens}
+        ours = by_way["ours"]
+        row = [f"{tokens:,}", f"{ours['seconds']:.3g}", f"{ours['peak_gib']:.1f}"]
+        rows.append([*row, *(_cost(by_way.get(way), ours) for way in ("plain", "chunked"))])
+    return _table(["tokens", "seconds", "peak GiB", "transformers as it is", "with its checkpointing"], rows)
+
+
+def growth_table() -> str:
+    """The slopes of time and memory against length in a log-log plot, from 65,536 tokens on."""
+    rows = []
+    for way, label in WAYS.items():
+        found = [line for line in curve_of(way) if line["tokens"] >= 65536]
+        slopes = [slope([(line["tokens"], line[key]) for line in found]) for key in ("seconds", "peak_gib")]
+        rows.append([label, *(f"{value:.2f}" for value in slopes), f"{found[-1]['tokens']:,}"])
+    return _table(["", "slope of time", "slope of peak memory", "up to"], rows)
+
+
+def passes(*, gradient: bool) -> list[dict[str, Any]]:
+    """The lines of the long pass on one H200, in the order of their lengths."""
+    lines = map(json.loads, (ROOT / "results" / "benchmarks" / "h200.jsonl").read_text().splitlines())
+    return sorted((line for line in lines if line["gradient"] == gradient), key=lambda line: int(line["tokens"]))
+
+
+def curve_of(way: str) -> list[dict[str, Any]]:
+    """The passes of one way that came to their end."""
+    return [line for line in passes(gradient=False) if line["way"] == way and "seconds" in line]
+
+
+def slope(points: list[tuple[float, float]]) -> float:
+    """Of the straight line of least squares through the logarithms."""
+    (x, y), count = ([math.log(v) for v in axis] for axis in zip(*points, strict=True)), len(points)
+    across, up = sum(x) / count, sum(y) / count
+    return sum((a - across) * (b - up) for a, b in zip(x, y, strict=True)) / sum((a - across) ** 2 for a in x)
+
+
+def _cost(line: dict[str, Any] | None, ours: dict[str, Any]) -> str:
+    """Seconds and GiB of another way, and how many times ours they are."""
+    if line is None:
+        return "not run"
+    if "fate" in line:
+        return "out of memory"
+    time, peak = line["seconds"], line["peak_gib"]
+    return f"{time:.3g} s ({time / ours['seconds']:.2f}x), {peak:.1f} GiB ({peak / ours['peak_gib']:.1f}x)"
+
+
 TABLES = {
+    "pass": pass_table,
+    "step": step_table,
+    "growth": growth_table,
     "probe": probe_table,
     "compare": compare_table,
     "earlier": earlier_table,

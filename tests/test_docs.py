@@ -48,6 +48,20 @@ def test_the_picture_shows_the_records() -> None:
     assert shown == measured
 
 
+def test_the_picture_of_long_passes_shows_the_records() -> None:
+    """The numbers in its description are those of the passes on the GPU, and the README's sentence is theirs."""
+    picture = (ROOT / "results" / "long-pass.svg").read_text()
+    assert "](results/long-pass.svg)" in README
+    shown = json.loads(html.unescape(re.findall(r"<dc:description>(.*?)</dc:description>", picture)[0]))
+    lines = [json.loads(line) for line in (ROOT / "results" / "benchmarks" / "h200.jsonl").read_text().splitlines()]
+    passes = {(line["way"], line["tokens"]): line for line in lines if not line["gradient"] and "seconds" in line}
+    for key in ("seconds", "peak_gib"):
+        drawn = {(way, tokens): value for way, points in shown[key].items() for tokens, value in points}
+        assert drawn == {at: round(line[key], 3) for at, line in passes.items() if at[0] != "kernel flash"}
+    longest = passes["ours", 2**21]["seconds"] / passes["kernel cuDNN", 2**21]["seconds"]
+    assert f"| 2,097,152 | 360 | 5,819 | {longest:.2f} | 422 | 5.3 |" in README
+
+
 def test_the_demo_wins_by_more_than_its_interval() -> None:
     """As the README says; and its table was made by the recipe that comes with the package."""
     scores = read_records(ROOT / "results" / "demo" / "scores.jsonl", Score)
@@ -161,7 +175,8 @@ def test_flags_in_the_readme_exist() -> None:
     helps = "".join(
         CliRunner().invoke(app, [c.callback.__name__, "--help"]).output for c in app.registered_commands if c.callback
     )
-    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--help"}
+    others = {"--help", "--nproc-per-node"}  # the latter is torchrun's
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - others
     assert len(flags) > 5
     assert {flag for flag in flags if flag not in helps} == set()
 

@@ -1,0 +1,247 @@
+"""How fast and how small is a pass over a long text? Ours, transformers' own and Microsoft's way, and the bare kernels.
+
+Run: python benchmarks/long_pass.py MODEL TOKENS OUT.jsonl --lengths 8k,64k --ways ours,plain,chunked,kernels
+
+MODEL is anything that `longrope` loads, or `llama-3-8b` for that shape with random weights; TOKENS a .npy of token ids
+(random ones where the file is missing). Under torchrun the processes share each window. One line a way and length:
+
+* ours: longrope.forward.token_losses, the loss of every token; with --gradient a step's forward and backward pass
+  for all weights
+* plain: network(ids, labels=ids) as transformers does it by default (sdpa, a cache, all logits)
+* chunked: sdpa and no cache, everything whole but the logits, which are made 16,384 tokens at a time (as in the search
+  of Microsoft's LongRoPE); with --gradient transformers' own activation checkpointing instead, and all logits
+* kernels: attention alone, one layer's call for each kernel, times the number of layers
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from longrope import attention, parallel
+from longrope.forward import (
+    choose_tile,
+    describe_pass,
+    estimate_memory,
+    heads_of,
+    token_losses,
+    weighted_loss_with_graph,
+)
+from longrope.models import LanguageModel, load_model, read_spec
+from longrope.recipe import parse_tokens
+
+LLAMA_3_8B = {
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "rope_theta": 500000.0,
+}
+CHUNK = 16384
+SHORT = 2**17  # below it a pass is repeated and the fastest counts
+
+
+def main() -> None:
+    """Measure what was asked for and append one line each."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("tokens", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--lengths", default="8k,64k")
+    parser.add_argument("--ways", default="ours,plain,chunked,kernels")
+    parser.add_argument("--gradient", action="store_true")
+    parser.add_argument("--dtype", default="auto")
+    asked = parser.parse_args()
+    torch.manual_seed(0)
+    parallel.start(context_ranks=int(os.environ.get("WORLD_SIZE", "1")))
+    model = make_model(asked.model, asked.dtype)
+    model.network.requires_grad_(asked.gradient)
+    if parallel.is_main():
+        print(describe_pass(model), flush=True)
+    for length in (parse_tokens(text) for text in asked.lengths.split(",")):
+        ids = read_tokens(asked.tokens, length, model)
+        for way in asked.ways.split(","):
+            for line in measure(way, model, ids, gradient=asked.gradient):
+                if parallel.is_main():
+                    print({k: v for k, v in line.items() if k not in ("device", "torch", "transformers")}, flush=True)
+                    with asked.out.open("a") as out:
+                        out.write(json.dumps(line) + "\n")
+    parallel.stop()
+
+
+def make_model(name: str, dtype: str) -> LanguageModel:
+    """Load a model, or make one of the shape of Llama-3-8B with random weights."""
+    if name != "llama-3-8b":
+        return load_model(name, dtype=dtype)
+    config = AutoConfig.for_model("llama", **LLAMA_3_8B)
+    with torch.device("cuda"):
+        network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    return LanguageModel(network, None, read_spec(config), name)
+
+
+def read_tokens(path: Path, length: int, model: LanguageModel) -> torch.Tensor:
+    """[1, N] ids on the model's device."""
+    if path.exists():
+        tokens = np.load(path)[:length].astype(np.int64)
+        assert len(tokens) == length, f"{path} is shorter than {length:,} tokens"
+    else:
+        tokens = np.random.default_rng(0).integers(model.network.config.vocab_size, size=length)
+    return torch.from_numpy(tokens)[None].to(model.device)
+
+
+def measure(way: str, model: LanguageModel, ids: torch.Tensor, *, gradient: bool) -> list[dict[str, Any]]:
+    """The lines of one way and length."""
+    if way == "kernels":
+        return measure_kernels(model, ids.shape[1], gradient=gradient)
+    work = WAYS[way, gradient]
+    line = run(lambda: work(model, ids), model.device, repeats=3 if ids.shape[1] <= SHORT else 1)
+    if way == "ours" and not gradient and parallel.ranks() == 1:
+        line["estimate_gib"] = estimate_memory(model, ids.shape[1]) / 2**30
+    return [line_of(way, model, ids.shape[1], gradient=gradient) | line]
+
+
+def measure_kernels(model: LanguageModel, length: int, *, gradient: bool) -> list[dict[str, Any]]:
+    """Attention alone by every kernel that takes the shape, all layers of it."""
+    heads = heads_of(model)
+    layers = model.network.config.num_hidden_layers
+    shapes = [(1, count, length, heads.dim) for count in (heads.queries, heads.keys, heads.keys)]
+    given = {"device": model.device, "dtype": model.network.dtype, "requires_grad": gradient}
+    query, key, value = (torch.randn(shape, **given) for shape in shapes)  # type: ignore[call-overload]
+    kernels = [attention.CUDNN, attention.FLASH] if model.device.type == "cuda" else [attention.CPU]
+
+    def work(kernel: attention.Kernel) -> float:
+        scale = heads.dim**-0.5
+        if gradient:
+            output = attention._attend_with_graph(kernel, query, key, value, scale)  # noqa: SLF001
+            output.backward(torch.ones_like(output))
+            return 0.0
+        with torch.inference_mode():
+            attention.partial_attention(kernel, query, key, value, causal=True, scale=scale)
+        return 0.0
+
+    lines = []
+    for kernel in kernels:
+        found = run(lambda kernel=kernel: work(kernel), model.device, repeats=3 if length < 2**20 else 1)  # type: ignore[misc]
+        if "seconds" in found:
+            found["seconds"] *= layers
+        lines.append(line_of(f"kernel {kernel.name}", model, length, gradient=gradient) | found)
+    return lines
+
+
+def run(work: Callable[[], float], device: torch.device, repeats: int) -> dict[str, Any]:
+    """Seconds of the fastest of some runs after one that does not count where they are short, memory, and the loss."""
+    cuda = device.type == "cuda"
+    seconds, loss = [], 0.0
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        for _ in range(repeats + (repeats > 1)):
+            if cuda:
+                torch.cuda.synchronize(device)
+            began = time.perf_counter()
+            loss = work()
+            if cuda:
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - began)
+    except torch.OutOfMemoryError as error:
+        return {"fate": str(error).split(". Please")[0].split(". Process")[0][:200]}
+    peak = torch.cuda.max_memory_allocated(device) / 2**30 if cuda else None
+    return {"seconds": min(seconds[-repeats:]), "runs": repeats, "peak_gib": peak, "loss_nats": loss}
+
+
+def line_of(way: str, model: LanguageModel, length: int, *, gradient: bool) -> dict[str, Any]:
+    """What every line tells."""
+    cuda = model.device.type == "cuda"
+    return {
+        "model": model.name,
+        "way": way,
+        "gradient": gradient,
+        "tokens": length,
+        "processes": parallel.ranks(),
+        "attention_flops": attention.causal_flops(heads_of(model), length)
+        * model.network.config.num_hidden_layers
+        * (3.5 if gradient else 1),
+        "tile_tokens": choose_tile(model)[0],
+        "dtype": str(model.network.dtype),
+        "device": torch.cuda.get_device_name(model.device) if cuda else "CPU",
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+    }
+
+
+def pass_ours(model: LanguageModel, ids: torch.Tensor) -> float:
+    """Losses of all tokens by our pass."""
+    return token_losses(model, ids).double().mean().item()
+
+
+def pass_plain(model: LanguageModel, ids: torch.Tensor) -> float:
+    """transformers' own loss, all defaults."""
+    with torch.inference_mode():
+        return model.network(ids, labels=ids).loss.item()  # type: ignore[no-any-return]
+
+
+def pass_chunked(model: LanguageModel, ids: torch.Tensor) -> float:
+    """The decoder whole, the head and the loss chunk by chunk."""
+    total = 0.0
+    with torch.inference_mode():
+        hidden = model.network.base_model(ids, use_cache=False).last_hidden_state[0, :-1]
+        for part, target in zip(hidden.split(CHUNK), ids[0, 1:].split(CHUNK), strict=True):
+            logits = model.network.lm_head(part).float()
+            total += functional.cross_entropy(logits, target, reduction="sum").item()
+    return total / (ids.shape[1] - 1)
+
+
+def step_ours(model: LanguageModel, ids: torch.Tensor) -> float:
+    """Gradients of all weights by our pass."""
+    weights = np.full((1, ids.shape[1] - 1), 1 / (ids.shape[1] - 1))
+    loss = weighted_loss_with_graph(model, ids, weights)
+    loss.backward()  # type: ignore[no-untyped-call]
+    model.network.zero_grad(set_to_none=True)
+    shard = parallel.shard()
+    return (shard.total(loss.detach()) if shard else loss).item()
+
+
+def step_plain(model: LanguageModel, ids: torch.Tensor) -> float:
+    """Gradients of all weights by transformers, all defaults."""
+    loss = model.network(ids, labels=ids).loss
+    loss.backward()
+    model.network.zero_grad(set_to_none=True)
+    return loss.item()  # type: ignore[no-any-return]
+
+
+def step_checkpointed(model: LanguageModel, ids: torch.Tensor) -> float:
+    """The same with transformers' activation checkpointing, in training mode (there is no dropout in these models)."""
+    model.network.train()
+    model.network.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        return step_plain(model, ids)
+    finally:
+        model.network.gradient_checkpointing_disable()
+        model.network.eval()
+
+
+WAYS: dict[tuple[str, bool], Callable[[LanguageModel, torch.Tensor], float]] = {
+    ("ours", False): pass_ours,
+    ("plain", False): pass_plain,
+    ("chunked", False): pass_chunked,
+    ("ours", True): step_ours,
+    ("plain", True): step_plain,
+    ("chunked", True): step_checkpointed,
+}
+
+
+if __name__ == "__main__":
+    main()
