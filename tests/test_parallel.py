@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from worker_parallel import LENGTHS, WINDOW, gradient_of_objective, passes_of, whole_tensors
+from worker_parallel import FAMILIES, LENGTHS, WINDOW, gradient_of_objective, passes_of, whole_tensors
 
 from longrope import parallel, pipeline
 from longrope.errors import LongRopeError, ProcessLostError, RecipeError, TextsError
@@ -292,7 +292,7 @@ def test_a_shared_window_has_the_gradient_of_a_whole_one(launch: Launch, ranks: 
     assert replace(shared, loss_nats=0, gradient=()) == replace(whole, loss_nats=0, gradient=())
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_passes_over_shared_windows_are_those_over_whole_ones(launch: Launch, ranks: int, family: str) -> None:
     """Losses, answers and gradients: grouped queries, partial rotary, sliding windows and caps, an uneven length."""
     whole = passes_of(family)

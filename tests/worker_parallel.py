@@ -35,6 +35,12 @@ from longrope.search.score import WindowObjective
 RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 DEVICE = "cuda" if torch.cuda.device_count() >= RANKS > 1 else "cpu"  # then the tensors of a shared sequence go by NCCL
 LENGTHS = (1, 7, 12, 13)
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "gpt_neox": {},
+    "gemma2": {},
+    "mistral": {"sliding_window": 60},  # more than a process has of the window, less than the window
+}
 WINDOW = 101  # of the objective: no multiple of 2 * ranks
 
 
@@ -150,12 +156,12 @@ def gradient_of_objective() -> Any:
 
 def shared_passes(_: Path) -> Any:
     """What passes over windows that the processes share give."""
-    return {family: passes_of(family) for family in ("llama", "gpt_neox", "gemma2")}
+    return {family: passes_of(family) for family in FAMILIES}
 
 
 def passes_of(family: str) -> dict[str, torch.Tensor]:
     """Losses, a slice of them, greedy answers and the gradients of all weights of a rescaled pico model."""
-    model = pico.make_model(family)
+    model = pico.make_model(family, **FAMILIES[family])
     tokens = np.random.default_rng(1).integers(1, pico.BASE["vocab_size"], (2, WINDOW))
     factors = replace(closed_form(model.spec, "yarn", 2 * WINDOW).tiers[0], start_tokens=5)
     weights = np.random.default_rng(2).random((2, WINDOW - 1))

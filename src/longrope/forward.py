@@ -288,13 +288,14 @@ def _attention(
     kind = query.device.type
     if torch.is_autocast_enabled(kind):  # where cos and sin made float32 of query and key
         query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
+    shard = parallel.shard()
+    if shard:
+        key, value = shard.gather(key), shard.gather(value)
     work: Callable[..., Tensor] = attend
     if softcap is not None or (sliding_window is not None and sliding_window < key.shape[2]):
         work = partial(attend_in_blocks, window=sliding_window, softcap=softcap)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    shard = parallel.shard()
     if shard:
-        key, value = shard.gather(key), shard.gather(value)
         chunk = key.shape[2] // (2 * shard.ranks)
         ends = ((shard.rank + 1) * chunk, (2 * shard.ranks - shard.rank) * chunk)  # of its head and tail chunk
         parts = zip(query.chunk(2, dim=2), ends, strict=True)
