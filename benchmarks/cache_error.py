@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from longrope.cache import KeyValueCache
 from longrope.factors import load_factors
-from longrope.forward import KeyValueCache, read_on, token_losses
+from longrope.forward import read_on, token_losses
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import parse_tokens
 from longrope.texts import fingerprint, load_texts

@@ -83,13 +83,27 @@ def demo_table() -> str:
 
 
 def win_table() -> str:
-    """How the demo's factors compare with the best of the others on the same tokens."""
+    """How the demo's factors compare with YaRN's: by the demo itself, and over all of the measuring text by Python."""
     (metric, length), score = next((k, s) for k, s in _scores("demo", "longrope-gradient").items() if "ratio" in k[0])
-    rival = RIVALS[metric.removeprefix("ratio-to-")]
-    interval = f"{score.value:.4f} ({score.low:.4f}-{score.high:.4f})"
-    return _table(
-        [f"LongRoPE's perplexity at {length:,} tokens, as a share of", "paired 95 % interval"], [[rival, interval]]
-    )
+    rows = [["the demo, Python 3.11", str(score.num_windows), _interval(score), *_keys_of_demo(length)]]
+    lines = [json.loads(line) for line in (ROOT / "results" / "demo" / "whole.jsonl").read_text().splitlines()]
+    for python in dict.fromkeys(line["python"] for line in lines):
+        made = {(s["method"], s["metric"]): s for s in lines if s["python"] == python}
+        ratio = made["longrope-gradient", metric]
+        keys = [made[method, "passkey"] for method in ("longrope-gradient", "yarn")]
+        shown = f"{ratio['value']:.4f} ({ratio['low']:.4f}-{ratio['high']:.4f})"
+        shares = [f"{s['value']:.0%} ({s['low'] * 100:.0f}-{s['high'] * 100:.0f})" for s in keys]
+        rows.append([f"all of its text, Python {python}", str(ratio["num_windows"]), shown, *shares])
+    return _table(["", "windows", "LongRoPE's perplexity as a share of YaRN's", "keys, LongRoPE", "keys, YaRN"], rows)
+
+
+def _interval(score: Score) -> str:
+    return f"{score.value:.4f} ({score.low:.4f}-{score.high:.4f})"
+
+
+def _keys_of_demo(length: int) -> list[str]:
+    scores = [_scores("demo", method)["passkey", length] for method in ("longrope-gradient", "yarn")]
+    return [f"{s.value:.0%} ({s.low * 100:.0f}-{s.high * 100:.0f})" for s in scores]
 
 
 def cost_table(run: str = RUN) -> str:
@@ -221,6 +235,28 @@ def growth_table() -> str:
     return _table(["", "slope of time", "slope of peak memory", "up to"], rows)
 
 
+def cpu_table() -> str:
+    """The pass of the embedded model on a CPU, as multiples of our seconds."""
+    lines = [json.loads(line) for line in (ROOT / "results" / "benchmarks" / "cpu.jsonl").read_text().splitlines()]
+    rows = []
+    for tokens in sorted({line["tokens"] for line in lines}):
+        found = {line["way"].split()[0]: line["seconds"] for line in lines if line["tokens"] == tokens}
+        others = [f"{found[way] / found['ours']:.2f}x" for way in ("plain", "chunked", "kernel")]
+        rows.append([f"{tokens:,}", f"{found['ours']:.2f}", *others])
+    return _table(["tokens", "seconds", WAYS["plain"], WAYS["chunked"], WAYS["kernel cuDNN"]], rows)
+
+
+def cache_table() -> str:
+    """What keys and values in 8 bits change in the losses of tokens that are read one by one."""
+    rows = []
+    for line in map(json.loads, (ROOT / "results" / "benchmarks" / "cache-nano.jsonl").read_text().splitlines()):
+        change = f"{line['difference_nats']:+.4f} ± {line['difference_standard_error_nats']:.4f}"
+        kind = line["dtype"].removeprefix("torch.")
+        loss, other, size = line["loss_nats"], line["other_likeliest_token"], line["cache_bytes"] / 1e6
+        rows.append([f"{line['cache']}, {kind}", f"{loss:.4f}", change, f"{other:.1%}", f"{size:.2f}"])
+    return _table(["cache", "loss, nats", "change (standard error)", "another likeliest token", "MB"], rows)
+
+
 def passes(*, gradient: bool) -> list[dict[str, Any]]:
     """The lines of the long pass on one H200, in the order of their lengths."""
     lines = map(json.loads, (ROOT / "results" / "benchmarks" / "h200.jsonl").read_text().splitlines())
@@ -253,6 +289,8 @@ TABLES = {
     "pass": pass_table,
     "step": step_table,
     "growth": growth_table,
+    "cache": cache_table,
+    "cpu": cpu_table,
     "probe": probe_table,
     "compare": compare_table,
     "earlier": earlier_table,

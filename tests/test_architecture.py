@@ -17,7 +17,7 @@ PACKAGE = "longrope"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 NOUNS = ("errors", "rope", "factors", "space", "records", "recipe", "rundir")
-EDGES = ("attention", "parallel", "models", "texts", "forward")
+EDGES = ("attention", "parallel", "models", "texts", "cache", "forward")
 STEPS = ("search", "tuning", "measures", "exports", "reports", "generation")
 
 # Room -> the rooms that it may import, besides itself.
@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "parallel": NOUNS,
     "models": NOUNS,
     "texts": NOUNS,
-    "forward": (*NOUNS, "attention", "parallel", "models"),
+    "cache": (*NOUNS, "models"),
+    "forward": (*NOUNS, "attention", "parallel", "models", "cache"),
     "building": (*NOUNS, "models"),
     **dict.fromkeys(STEPS, (*NOUNS, *EDGES)),
     "pipeline": (*NOUNS, *EDGES, *STEPS),
@@ -39,7 +40,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # Heavy library -> the modules that may import it; all others, the nouns first of all, do without.
 MAY_KNOW: dict[str, tuple[str, ...]] = {
     "torch": (*EDGES, "building", "tuning.training", "tuning.progress", "exports.hf"),
-    "transformers": ("models", "texts", "forward", "building"),
+    "transformers": ("models", "texts", "cache", "forward", "building"),
     "datasets": ("models", "texts", "forward"),
     "safetensors": ("models", "texts", "forward", "tuning.progress", "exports.hf"),
 }

@@ -72,6 +72,16 @@ def test_the_demo_wins_by_more_than_its_interval() -> None:
     assert load_recipe(ROOT / "results" / "demo" / "recipe.toml") == load_recipe(DEFAULT_RECIPE)
 
 
+def test_the_demo_wins_on_all_of_its_text_with_every_python() -> None:
+    """The interval of the ratio lies below 1; the first lines are of the demo's own factors."""
+    lines = [json.loads(line) for line in (ROOT / "results" / "demo" / "whole.jsonl").read_text().splitlines()]
+    ratios = {line["python"]: line for line in lines if line["metric"] == "ratio-to-yarn"}
+    assert [python[:4] for python in ratios] == ["3.11", "3.12", "3.13"]
+    assert all(line["high"] < 1 for line in ratios.values())
+    factors = load_factors(ROOT / "results" / "demo" / "factors.json").tiers[0]
+    assert next(iter(ratios.values()))["factors_fingerprint"] == factors.fingerprint
+
+
 def test_the_nano_models_training_is_recorded_whole() -> None:
     steps = read_records(ROOT / "results" / "nano" / "train.jsonl", TrainStep)
     assert [record.step for record in steps] == list(range(len(steps)))

@@ -16,9 +16,10 @@ from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from longrope import attention, forward
+from longrope.cache import KeyValueCache, LayerKeys
 from longrope.errors import ModelError
 from longrope.factors import RescaleFactors
-from longrope.forward import KeyValueCache, greedy_answers, read_on, token_losses, weighted_loss_with_graph
+from longrope.forward import greedy_answers, read_on, token_losses, weighted_loss_with_graph
 from longrope.models import LanguageModel, rescaled
 
 VOCABULARY = pico.BASE["vocab_size"]
@@ -69,6 +70,7 @@ def make_factors(model: LanguageModel) -> RescaleFactors:
 
 def compute_losses(network: Any, tokens: Tensor) -> Tensor:
     """[B, N - 1] nats from whole logits: log of the sum of exponentials less the target's logit, in float64."""
+    assert network.config._attn_implementation in ("sdpa", "eager"), "the oracle is transformers' own attention"
     logits = network(tokens, use_cache=False).logits.double()[:, :-1]
     targets = logits.gather(-1, tokens[:, 1:, None])[..., 0]
     return logits.exp().sum(-1).log() - targets  # type: ignore[no-any-return]
@@ -326,6 +328,7 @@ def test_everything_is_as_before(
     decoder = model.network.model
     decoder.layers[0].forward = first = decoder.layers[0].forward  # another's change, which is to stay
     native = get_state(model)
+    assert native["attention"] == "sdpa"
 
     def fail(*_: Any) -> None:
         assert model.network.config._attn_implementation == forward.ATTENTION
@@ -451,6 +454,20 @@ def test_layers_that_remember_more_see_the_whole_text(family: str, monkeypatch: 
     losses = token_losses(model, TOKENS)
     torch.testing.assert_close(losses.double(), compute_losses(model.network, TOKENS), rtol=1e-5, atol=1e-5)
     with pytest.raises(ModelError, match=f"'{family}' has recurrent layers"):
+        KeyValueCache(model, 48)
+
+
+def test_a_model_that_calls_itself_stateful_is_not_cut(
+    make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By transformers' own flag, where the config tells nothing of its layers."""
+    model, seen = make("llama"), []
+    monkeypatch.setattr(model.network, "_is_stateful", True)
+    set_tile(monkeypatch, 7)
+    with hooked(model.network.model.layers[0].self_attn.q_proj, lambda _, args: seen.append(args[0].shape[1])):
+        token_losses(model, TOKENS)
+    assert seen == [48]
+    with pytest.raises(ModelError, match="'llama' has recurrent layers"):
         KeyValueCache(model, 48)
 
 
@@ -682,7 +699,7 @@ def test_eight_bits_round_to_the_nearest(dtype: torch.dtype) -> None:
     new = torch.randn(1, 2, 9, 64, generator=generator) * torch.logspace(-3, 3, 9)[:, None]
     new[:, :, 4] = 0
     new = new.to(dtype)
-    keys, _ = forward.LayerKeys(9, eight_bit=True).update(new, new)
+    keys, _ = LayerKeys(9, eight_bit=True).update(new, new)
     assert keys.dtype == dtype
     steps = new.abs().amax(-1, keepdim=True).double() / 127
     rounding = {torch.float32: 1e-6, torch.bfloat16: 2**-8}[dtype] * new.abs().double()

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from longrope import parallel
 from longrope.attention import Heads, attend, attend_in_blocks, choose_kernel
+from longrope.cache import KeyValueCache, LayerKeys, decoder_layers, remembers_keys_alone
 from longrope.errors import ModelError
 from longrope.models import LanguageModel
 
@@ -229,7 +229,7 @@ def _run(model: LanguageModel, tokens: Tokens, change_layer: "LayerChange | None
         filled = functional.pad(ids, (0, padded - ids.shape[1]))[:, positions]
         given = {"input_ids": filled, "position_ids": positions[None]}
     tile = choose_tile(model, len(ids))[0]
-    if change_layer is None and not shard and _remembers_keys_alone(model.network):
+    if change_layer is None and not shard and remembers_keys_alone(model.network):
         change_layer = partial(_in_tiles, tile=tile, cache=None)
     return _Pass(_decode(model.network, given, tile, change_layer), ids, shard)
 
@@ -242,12 +242,6 @@ def _decode(network: Any, given: dict[str, Tensor], tile: int, change_layer: "La
     if _Calls.made == before:
         raise _unattended(network)
     return hidden  # type: ignore[no-any-return]
-
-
-def _remembers_keys_alone(network: Any) -> bool:
-    """Whether its layers carry nothing from token to token but keys and values: no recurrence, no convolution."""
-    kinds = set(getattr(network.config, "layer_types", None) or ())
-    return not network._is_stateful and kinds <= {"full_attention", "sliding_attention"}  # noqa: SLF001
 
 
 def _unattended(network: Any) -> ModelError:
@@ -333,10 +327,8 @@ LayerChange = Callable[[Any, Any, str, int], Callable[..., Any]]
 
 @contextmanager
 def _changed_layers(network: Any, change: LayerChange | None) -> Iterator[None]:
-    layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
-    forwards = {
-        layer: change(network, layer.forward, _cache_name(layer), index) for index, layer in enumerate(layers) if change
-    }
+    layers = enumerate(decoder_layers(network) if change else ())
+    forwards = {layer: change(network, layer.forward, _cache_name(layer), at) for at, layer in layers if change}
     with _replaced(forwards):
         yield
 
@@ -362,7 +354,7 @@ def _replaced(forwards: dict[Any, Callable[..., Any]]) -> Iterator[None]:
 
 
 def _in_tiles(
-    network: Any, forward: Any, cache_name: str, index: int, *, tile: int, cache: "KeyValueCache | None"
+    network: Any, forward: Any, cache_name: str, index: int, *, tile: int, cache: KeyValueCache | None
 ) -> Callable[..., Any]:
     """A layer that walks over tiles of tokens and puts its output in the place of its input.
 
@@ -386,7 +378,7 @@ def _in_tiles(
     return run
 
 
-def _check_keys(network: Any, keys: "LayerKeys", tokens: int) -> None:
+def _check_keys(network: Any, keys: LayerKeys, tokens: int) -> None:
     """Raise ModelError unless a layer has handed over the keys of just so many tokens."""
     if keys.tokens != tokens:
         raise ModelError(
@@ -440,90 +432,6 @@ def _mlp_in_tiles(forward: Any, tile: int, hidden: Tensor) -> Tensor:
         return forward(hidden)  # type: ignore[no-any-return]
     work = partial(checkpoint, forward, use_reentrant=False) if torch.is_grad_enabled() else forward
     return torch.cat([work(part) for part in hidden.split(tile, dim=1)], dim=1)
-
-
-class LayerKeys:
-    """Keys and values of one layer, in the place where a layer expects transformers' cache.
-
-    Args:
-        capacity: tokens that will come at most.
-        eight_bit: keep them as 8-bit integers with one scale a token and head.
-        offload: keep them in the CPU's memory.
-    """
-
-    def __init__(self, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
-        """Make room when the first tokens come."""
-        self.keys, self.values = (_Store(capacity, eight_bit=eight_bit, offload=offload) for _ in range(2))
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens are in it."""
-        return self.keys.seen
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the room that was made, scales included."""
-        stored = [x for store in (self.keys, self.values) for x in (store.buffer, store.scales) if x is not None]
-        return sum(x.nbytes for x in stored)
-
-    def update(self, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Take those of new tokens [B, G, n, D]; return those of all tokens so far."""
-        return self.keys.extended(key), self.values.extended(value)
-
-
-class _Store:
-    def __init__(self, capacity: int, *, eight_bit: bool, offload: bool) -> None:
-        self.capacity, self.eight_bit, self.offload = capacity, eight_bit, offload
-        self.seen = 0
-        self.buffer: Tensor | None = None
-        self.scales: Tensor | None = None
-
-    def extended(self, new: Tensor) -> Tensor:
-        if self.buffer is None:
-            self.buffer = self._room(new, new.shape[-1], torch.int8 if self.eight_bit else new.dtype)
-            self.scales = self._room(new, 1, torch.float32) if self.eight_bit else None
-        cut = slice(self.seen, self.seen + new.shape[2])
-        self.seen = cut.stop
-        if self.scales is None:
-            self.buffer[:, :, cut] = new
-            return self.buffer[:, :, : self.seen].to(new.device, non_blocking=True)
-        scales = (new.abs().amax(-1, keepdim=True).float() / 127).clamp(min=1e-12)
-        self.buffer[:, :, cut] = (new / scales).round().to(torch.int8)
-        self.scales[:, :, cut] = scales
-        whole, sizes = (x[:, :, : self.seen].to(new.device, non_blocking=True) for x in (self.buffer, self.scales))
-        return torch.mul(whole, sizes, out=torch.empty_like(whole, dtype=new.dtype))  # scaled in float32
-
-    def _room(self, like: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-        shape = (*like.shape[:2], self.capacity, width)
-        if self.offload:
-            return torch.empty(shape, dtype=dtype, pin_memory=like.device.type == "cuda")
-        return torch.empty(shape, dtype=dtype, device=like.device)
-
-
-class KeyValueCache:
-    """Keys and values of all layers of one sequence, made with one tier of factors; see ``LayerKeys``."""
-
-    def __init__(self, model: LanguageModel, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
-        """Make room for ``capacity`` tokens, taken as layers first use it; refuse recurrent models (ModelError)."""
-        if not _remembers_keys_alone(model.network):
-            raise ModelError(
-                f"The model type {model.network.config.model_type!r} has recurrent layers.",
-                "A cache of ours holds keys and values alone.",
-                "Decode with transformers' own `generate`, inside `longrope.rescaled`.",
-            )
-        self.capacity = capacity
-        layers = [module for module in model.network.modules() if isinstance(module, GradientCheckpointingLayer)]
-        self.layers = [LayerKeys(capacity, eight_bit=eight_bit, offload=offload) for _ in layers]
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens are in it."""
-        return self.layers[0].tokens
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that it takes, on the device or (offloaded) in the CPU's memory."""
-        return sum(layer.num_bytes for layer in self.layers)
 
 
 def read_on(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tensor:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from longrope.cache import KeyValueCache
 from longrope.errors import FactorsError, ModelError, RecipeError, TextsError
 from longrope.factors import FactorTable, RescaleFactors, as_table
-from longrope.forward import KeyValueCache, choose_tile, read_on
+from longrope.forward import choose_tile, read_on
 from longrope.models import LanguageModel, rescaled
 from longrope.texts import encode, opening_token
 

@@ -1,0 +1,108 @@
+"""Keys and values that layers have made, kept where they look for transformers' cache.
+
+Shape legend: B = batch, G = key/value heads, n = new tokens, D = head dimension.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from longrope.errors import ModelError
+from longrope.models import LanguageModel
+
+
+def decoder_layers(network: Any) -> list[nn.Module]:
+    """The decoder's layers in their order."""
+    return [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def remembers_keys_alone(network: Any) -> bool:
+    """Whether its layers carry nothing from token to token but keys and values: no recurrence, no convolution."""
+    kinds = set(getattr(network.config, "layer_types", None) or ())
+    return not network._is_stateful and kinds <= {"full_attention", "sliding_attention"}  # noqa: SLF001
+
+
+class LayerKeys:
+    """Keys and values of one layer, in the place where a layer expects transformers' cache.
+
+    Args:
+        capacity: tokens that will come at most.
+        eight_bit: keep them as 8-bit integers with one scale a token and head.
+        offload: keep them in the CPU's memory.
+    """
+
+    def __init__(self, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
+        """Make room when the first tokens come."""
+        self.keys, self.values = (_Store(capacity, eight_bit=eight_bit, offload=offload) for _ in range(2))
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are in it."""
+        return self.keys.seen
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the room that was made, scales included."""
+        stored = [x for store in (self.keys, self.values) for x in (store.buffer, store.scales) if x is not None]
+        return sum(x.nbytes for x in stored)
+
+    def update(self, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Take those of new tokens [B, G, n, D]; return those of all tokens so far."""
+        return self.keys.extended(key), self.values.extended(value)
+
+
+class _Store:
+    def __init__(self, capacity: int, *, eight_bit: bool, offload: bool) -> None:
+        self.capacity, self.eight_bit, self.offload = capacity, eight_bit, offload
+        self.seen = 0
+        self.buffer: Tensor | None = None
+        self.scales: Tensor | None = None
+
+    def extended(self, new: Tensor) -> Tensor:
+        if self.buffer is None:
+            self.buffer = self._room(new, new.shape[-1], torch.int8 if self.eight_bit else new.dtype)
+            self.scales = self._room(new, 1, torch.float32) if self.eight_bit else None
+        cut = slice(self.seen, self.seen + new.shape[2])
+        self.seen = cut.stop
+        if self.scales is None:
+            self.buffer[:, :, cut] = new
+            return self.buffer[:, :, : self.seen].to(new.device, non_blocking=True)
+        scales = (new.abs().amax(-1, keepdim=True).float() / 127).clamp(min=1e-12)
+        self.buffer[:, :, cut] = (new / scales).round().to(torch.int8)
+        self.scales[:, :, cut] = scales
+        whole, sizes = (x[:, :, : self.seen].to(new.device, non_blocking=True) for x in (self.buffer, self.scales))
+        return torch.mul(whole, sizes, out=torch.empty_like(whole, dtype=new.dtype))  # scaled in float32
+
+    def _room(self, like: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+        shape = (*like.shape[:2], self.capacity, width)
+        if self.offload:
+            return torch.empty(shape, dtype=dtype, pin_memory=like.device.type == "cuda")
+        return torch.empty(shape, dtype=dtype, device=like.device)
+
+
+class KeyValueCache:
+    """Keys and values of all layers of one sequence, made with one tier of factors; see ``LayerKeys``."""
+
+    def __init__(self, model: LanguageModel, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
+        """Make room for ``capacity`` tokens, taken as layers first use it; refuse recurrent models (ModelError)."""
+        if not remembers_keys_alone(model.network):
+            raise ModelError(
+                f"The model type {model.network.config.model_type!r} has recurrent layers.",
+                "A cache of ours holds keys and values alone.",
+                "Decode with transformers' own `generate`, inside `longrope.rescaled`.",
+            )
+        self.capacity = capacity
+        layers = decoder_layers(model.network)
+        self.layers = [LayerKeys(capacity, eight_bit=eight_bit, offload=offload) for _ in layers]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are in it."""
+        return self.layers[0].tokens
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that it takes, on the device or (offloaded) in the CPU's memory."""
+        return sum(layer.num_bytes for layer in self.layers)
