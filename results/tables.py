@@ -13,7 +13,7 @@ from typing import Any
 from longrope.records import Score, read_records
 
 ROOT = Path(__file__).parent.parent
-DEMO = (256, 1024, 2048)
+DEMO = (256, 2048)
 LENGTHS = (8192, 16384, 32768, 65536)
 LAST = LENGTHS[-1]
 DEPTHS = tuple(0.05 + 0.1 * i for i in range(10))
