@@ -9,11 +9,15 @@ from typing import Any
 
 import pico
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import longrope
 from longrope.cli import DEFAULT_RECIPE, app
 from longrope.factors import load_factors
+from longrope.forward import estimate_memory
+from longrope.models import LanguageModel, read_spec
 from longrope.recipe import load_recipe
 from longrope.records import Score, TrainStep, Trial, read_records
 
@@ -60,6 +64,21 @@ def test_the_picture_of_long_passes_shows_the_records() -> None:
         assert drawn == {at: round(line[key], 3) for at, line in passes.items() if at[0] != "kernel flash"}
     longest = passes["ours", 2**21]["seconds"] / passes["kernel cuDNN", 2**21]["seconds"]
     assert f"| 2,097,152 | 360 | 5,819 | {longest:.2f} | 422 | 5.3 |" in README
+
+
+def test_estimated_memory_is_near_the_measured_peaks() -> None:
+    """Within a fifth of the peaks on the GPU, for a network of that model's shape that holds no numbers."""
+    shape = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
+    heads = {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}
+    config = AutoConfig.for_model("llama", **shape, **heads, max_position_embeddings=8192)
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model = LanguageModel(network, None, read_spec(config), "shape")
+    lines = [json.loads(line) for line in (ROOT / "results" / "benchmarks" / "h200.jsonl").read_text().splitlines()]
+    peaks = {line["tokens"]: line["peak_gib"] for line in lines if line["way"] == "ours" and not line["gradient"]}
+    assert len(peaks) == 5
+    for tokens, peak in peaks.items():
+        assert estimate_memory(model, tokens) / 2**30 == pytest.approx(peak, rel=0.2)
 
 
 def test_the_demo_wins_by_more_than_its_interval() -> None:

@@ -111,7 +111,8 @@ def _measure_kernels(device: torch.device, dtype: torch.dtype, heads: Heads) -> 
         )
     best = max(speeds, key=lambda kernel: speeds[kernel])
     told = ", ".join(f"{kernel.name} {speed:.0f}" for kernel, speed in speeds.items())
-    return best, f"{best.name} attention ({told} TFLOP/s on {TRIAL_TOKENS:,} tokens here)"
+    failed = "".join(f"; no {failure}" for failure in failures)
+    return best, f"{best.name} attention ({told} TFLOP/s on {TRIAL_TOKENS:,} tokens here{failed})"
 
 
 def _speed(kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: Heads, repeats: int = 3) -> float:

@@ -3,7 +3,7 @@
 The model's own modules do the work, called through transformers' public interfaces. Its attention is ours, registered
 under a name for which transformers makes no mask. Each decoder layer walks over tiles of tokens and keeps the keys and
 values of that layer alone, its output takes the place of its input, and norms, MLPs and the head work on tiles, too.
-With gradients, layers see the whole text and are recomputed in the backward pass.
+With gradients, layers see the whole text and are recomputed in the backward pass where their activations do not fit.
 
 Shape legend: B = batch, N = tokens of a window, n = those of one process, H = hidden size, V = vocabulary, P = heads,
 G = key/value heads, D = head dimension.
