@@ -84,16 +84,17 @@ def demo_table() -> str:
 
 def win_table() -> str:
     """How the demo's factors compare with YaRN's: by the demo itself, and over all of the measuring text by Python."""
-    (metric, length), score = next((k, s) for k, s in _scores("demo", "longrope-gradient").items() if "ratio" in k[0])
-    rows = [["the demo, Python 3.11", str(score.num_windows), _interval(score), *_keys_of_demo(length)]]
-    lines = [json.loads(line) for line in (ROOT / "results" / "demo" / "whole.jsonl").read_text().splitlines()]
-    for python in dict.fromkeys(line["python"] for line in lines):
-        made = {(s["method"], s["metric"]): s for s in lines if s["python"] == python}
-        ratio = made["longrope-gradient", metric]
-        keys = [made[method, "passkey"] for method in ("longrope-gradient", "yarn")]
-        shown = f"{ratio['value']:.4f} ({ratio['low']:.4f}-{ratio['high']:.4f})"
-        shares = [f"{s['value']:.0%} ({s['low'] * 100:.0f}-{s['high'] * 100:.0f})" for s in keys]
-        rows.append([f"all of its text, Python {python}", str(ratio["num_windows"]), shown, *shares])
+    ours = "longrope-gradient"
+    demo = [score for scores in (_scores("demo", ours), _scores("demo", "yarn")) for score in scores.values()]
+    runs = {"the demo, Python 3.11": [score for score in demo if score.context_tokens == DEMO[-1]]}
+    for line in map(json.loads, (ROOT / "results" / "demo" / "whole.jsonl").read_text().splitlines()):
+        runs.setdefault(f"all of its text, Python {line.pop('python')}", []).append(Score(**line))
+    rows = []
+    for label, scores in runs.items():
+        made = {(score.method, score.metric): score for score in scores}
+        ratio = made[ours, "ratio-to-yarn"]
+        keys = [_share(made[method, "passkey"]) for method in (ours, "yarn")]
+        rows.append([label, str(ratio.num_windows), _interval(ratio), *keys])
     return _table(["", "windows", "LongRoPE's perplexity as a share of YaRN's", "keys, LongRoPE", "keys, YaRN"], rows)
 
 
@@ -101,9 +102,8 @@ def _interval(score: Score) -> str:
     return f"{score.value:.4f} ({score.low:.4f}-{score.high:.4f})"
 
 
-def _keys_of_demo(length: int) -> list[str]:
-    scores = [_scores("demo", method)["passkey", length] for method in ("longrope-gradient", "yarn")]
-    return [f"{s.value:.0%} ({s.low * 100:.0f}-{s.high * 100:.0f})" for s in scores]
+def _share(score: Score) -> str:
+    return f"{score.value:.0%} ({100 * score.low:.0f}-{100 * score.high:.0f})"
 
 
 def cost_table(run: str = RUN) -> str:
@@ -128,10 +128,8 @@ def ratio_table() -> str:
         value = scores["perplexity", LAST].value
         of_yarn = f"{value / yarn:.3f}"
         if paired := scores.get(("ratio-to-yarn", LAST)):
-            of_yarn = f"{paired.value:.4f} ({paired.low:.4f}-{paired.high:.4f})"
-        keys = scores["passkey", LAST]
-        found = f"{keys.value:.0%} ({100 * keys.low:.0f}-{100 * keys.high:.0f})"
-        rows.append([label, f"{value:.2f}", of_yarn, f"{value / original:.3f}", found])
+            of_yarn = _interval(paired)
+        rows.append([label, f"{value:.2f}", of_yarn, f"{value / original:.3f}", _share(scores["passkey", LAST])])
     return _table(["", "perplexity at 64k", "of YaRN's", "of the original's at 8k", "keys at 64k"], rows)
 
 
