@@ -223,6 +223,37 @@ def step_table() -> str:
     return _table(["tokens", "seconds", "peak GiB", "transformers as it is", "with its checkpointing"], rows)
 
 
+def ranks_table() -> str:
+    """One and two GPUs: seconds, efficiency (the share of the GPUs' time that one GPU would have needed) and memory."""
+    lines = [*_lines("h200x2"), *(line for line in _lines("h200") if line["way"] == "ours" and line["tokens"] == 2**21)]
+    found = {(line["gradient"], line["tokens"], line["processes"]): line for line in lines}
+    rows = []
+    for gradient, tokens, ranks in sorted(found):
+        if ranks > 1:
+            alone, shared = found[gradient, tokens, 1], found[gradient, tokens, ranks]
+            work = "gradients of all weights" if gradient else "losses"
+            times = [f"{line['seconds']:.3g}" for line in (alone, shared)]
+            share = f"{alone['seconds'] / (ranks * shared['seconds']):.0%}"
+            peaks = [f"{line['peak_gib']:.1f}" for line in (alone, shared)]
+            rows.append([f"{work}, {tokens:,} tokens", *times, share, *peaks])
+    head = ["", "seconds on one GPU", "on two", "efficiency", "peak GiB on one", "on each of two"]
+    return _table(head, rows)
+
+
+def llama_table() -> str:
+    """A model of Llama-3-8B's shape: seconds, the bare kernel's and transformers', the peak and its estimate."""
+    rows = []
+    for tokens in sorted({line["tokens"] for line in _lines("llama-3-8b")}):
+        by_way = {line["way"]: line for line in _lines("llama-3-8b") if line["tokens"] == tokens}
+        ours = by_way["ours"]
+        seconds = ours["seconds"]
+        row = [f"{tokens:,}", f"{seconds:.3g}", f"{ours['attention_flops'] / seconds / 1e12:.0f}"]
+        row += [f"{ours['peak_gib']:.1f}", f"{ours['estimate_gib']:.1f}", _cost(by_way.get("plain"), ours)]
+        rows.append(row)
+    head = ["tokens", "seconds", "TFLOP/s of attention", "peak GiB", "estimated", "transformers as it is"]
+    return _table(head, rows)
+
+
 def growth_table() -> str:
     """The slopes of time and memory against length in a log-log plot, from 65,536 tokens on."""
     rows = []
@@ -235,7 +266,7 @@ def growth_table() -> str:
 
 def cpu_table() -> str:
     """The pass of the embedded model on a CPU, as multiples of our seconds."""
-    lines = [json.loads(line) for line in (ROOT / "results" / "benchmarks" / "cpu.jsonl").read_text().splitlines()]
+    lines = _lines("cpu")
     rows = []
     for tokens in sorted({line["tokens"] for line in lines}):
         found = {line["way"].split()[0]: line["seconds"] for line in lines if line["tokens"] == tokens}
@@ -247,7 +278,7 @@ def cpu_table() -> str:
 def cache_table() -> str:
     """What keys and values in 8 bits change in the losses of tokens that are read one by one."""
     rows = []
-    for line in map(json.loads, (ROOT / "results" / "benchmarks" / "cache-nano.jsonl").read_text().splitlines()):
+    for line in _lines("cache-nano"):
         change = f"{line['difference_nats']:+.4f} ± {line['difference_standard_error_nats']:.4f}"
         kind = line["dtype"].removeprefix("torch.")
         loss, other, size = line["loss_nats"], line["other_likeliest_token"], line["cache_bytes"] / 1e6
@@ -257,8 +288,13 @@ def cache_table() -> str:
 
 def passes(*, gradient: bool) -> list[dict[str, Any]]:
     """The lines of the long pass on one H200, in the order of their lengths."""
-    lines = map(json.loads, (ROOT / "results" / "benchmarks" / "h200.jsonl").read_text().splitlines())
-    return sorted((line for line in lines if line["gradient"] == gradient), key=lambda line: int(line["tokens"]))
+    lines = (line for line in _lines("h200") if line["gradient"] == gradient)
+    return sorted(lines, key=lambda line: int(line["tokens"]))
+
+
+def _lines(name: str) -> list[dict[str, Any]]:
+    """The records of one benchmark."""
+    return [json.loads(line) for line in (ROOT / "results" / "benchmarks" / f"{name}.jsonl").read_text().splitlines()]
 
 
 def curve_of(way: str) -> list[dict[str, Any]]:
@@ -286,6 +322,8 @@ def _cost(line: dict[str, Any] | None, ours: dict[str, Any]) -> str:
 TABLES = {
     "pass": pass_table,
     "step": step_table,
+    "ranks": ranks_table,
+    "llama": llama_table,
     "growth": growth_table,
     "cache": cache_table,
     "cpu": cpu_table,

@@ -5,6 +5,8 @@ Run with ``-k cuda`` on a machine with a GPU: its kernels are compared with the 
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -345,6 +347,7 @@ def test_blocks_hold_no_more_scores_than_asked(window: int | None, monkeypatch: 
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """A GPU that is not there, whose kernels are measured anew."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU of tests")
+    monkeypatch.setattr(attention, "check_kernel", lambda *_: None)
     attention._measure_kernels.cache_clear()
     yield torch.device("cuda", 0)
     attention._measure_kernels.cache_clear()
@@ -386,6 +389,20 @@ def test_a_kernel_that_fails_is_passed_over(gpu: torch.device, monkeypatch: pyte
     assert kernel is attention.EFFICIENT
     assert "(memory-efficient 90 TFLOP/s" in reason
     assert "no cuDNN" in reason
+
+
+@pytest.mark.parametrize("groups", [(2, 2), (4, 2)])
+def test_a_kernel_with_wrong_numbers_is_noticed(groups: tuple[int, int]) -> None:
+    heads, given = Heads(*groups, 16), (torch.device("cpu"), torch.float32)
+    attention.check_kernel(CPU, *given, heads)
+    for spoil in (lambda x: x * float("nan"), lambda x: x + 0.1, lambda x: x.roll(1, dims=2)):
+
+        def run(*tensors: torch.Tensor, spoil: Any = spoil, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            output, total = CPU.run(*tensors, **options)
+            return spoil(output), total
+
+        with pytest.raises(RuntimeError, match="wrong numbers in torch"):
+            attention.check_kernel(replace(CPU, run=run), *given, heads)
 
 
 def test_no_kernel_at_all_is_told_with_what_each_said(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from longrope.errors import ModelError
 
 SCORES_PER_BLOCK = 2**26  # attention scores that are held at once where no kernel streams them
 TRIAL_TOKENS = 16384
+CHECKED_TOKENS, CHECKED_ERROR = 64, 0.05  # far above bfloat16's rounding of values near 1
 aten = torch.ops.aten  # log-sum-exps come from its private operations alone
 
 
@@ -99,6 +100,7 @@ def _measure_kernels(device: torch.device, dtype: torch.dtype, heads: Heads) -> 
     failures = []
     for kernel in (CUDNN, FLASH, EFFICIENT):
         try:
+            check_kernel(kernel, device, dtype, heads)
             speeds[kernel] = _speed(kernel, device, dtype, heads)
         except (RuntimeError, NotImplementedError) as error:
             said, _, _ = str(error).partition("\n")
@@ -115,10 +117,25 @@ def _measure_kernels(device: torch.device, dtype: torch.dtype, heads: Heads) -> 
     return best, f"{best.name} attention ({told} TFLOP/s on {TRIAL_TOKENS:,} tokens here{failed})"
 
 
+def check_kernel(kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: Heads) -> None:
+    """Raise RuntimeError unless a kernel gives the right numbers; cuDNN takes float32 and returns NaN."""
+    given = _random_inputs(CHECKED_TOKENS, device, dtype, heads)
+    output, _ = partial_attention(kernel, *given, causal=True, scale=heads.dim**-0.5)
+    query, key, value = (x.double() for x in given)
+    shared = heads.queries != heads.keys
+    expected = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=shared)
+    if not (output.double() - expected).abs().max() < CHECKED_ERROR:  # NaN, too
+        raise RuntimeError(f"gives wrong numbers in {dtype}")
+
+
+def _random_inputs(tokens: int, device: torch.device, dtype: torch.dtype, heads: Heads) -> list[Tensor]:
+    shapes = [(1, count, tokens, heads.dim) for count in (heads.queries, heads.keys, heads.keys)]
+    return [torch.randn(shape, device=device, dtype=dtype) for shape in shapes]
+
+
 def _speed(kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: Heads, repeats: int = 3) -> float:
     """TFLOP/s of a causal pass."""
-    shapes = [(1, count, TRIAL_TOKENS, heads.dim) for count in (heads.queries, heads.keys, heads.keys)]
-    query, key, value = (torch.randn(shape, device=device, dtype=dtype) for shape in shapes)
+    query, key, value = _random_inputs(TRIAL_TOKENS, device, dtype, heads)
     partial_attention(kernel, query, key, value, causal=True, scale=heads.dim**-0.5)
     torch.cuda.synchronize(device)
     began = time.perf_counter()
