@@ -7,6 +7,7 @@ import gzip
 import re
 import sys
 import sysconfig
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,51 @@ def test_one_long_file_is_cut_at_the_shares_themselves(tokenizer: Any, tmp_path:
     total = sum(map(len, parts_of(texts)))
     assert [len(part) for part in parts_of(texts)] == pytest.approx([0.4 * total, 0.4 * total, 0.2 * total], abs=1)
     assert np.concatenate(parts_of(texts)).tolist() == encoded(tokenizer, pico.make_text(3000))
+
+
+def documents_of(text: TokenText) -> list[list[int]]:
+    """The tokens of each document of a text."""
+    ends = [*text.documents[1:].tolist(), len(text.tokens)]
+    return [text.tokens[a:b].tolist() for a, b in zip(text.documents.tolist(), ends, strict=True)]
+
+
+def test_splits_know_where_their_documents_begin(tokenizer: Any, tmp_path: Path) -> None:
+    """Each file is a document; one that a split cuts is a document in both of its parts."""
+    sizes = (240, 2000, 300, 600, 90, 1500)
+    contents = [pico.make_text(words, seed=i) for i, words in enumerate(sizes)]
+    for i, content in enumerate(contents):
+        (tmp_path / f"{i}.txt").write_text(content)
+    texts = load_texts([tmp_path], tokenizer)
+    given = [document for text in (texts.search, texts.tune, texts.measure) for document in documents_of(text)]
+    files = [encoded(tokenizer, content) for content in contents]
+    assert len(given) > len(files), "no document was cut"
+    for file in files:
+        pieces: list[int] = []
+        while len(pieces) < len(file):
+            pieces += given.pop(0)
+        assert pieces == file
+    assert not given
+
+
+def test_documents_to_measure_on_are_known(tokenizer: Any, tmp_path: Path) -> None:
+    write_documents(tmp_path / "books", 3)
+    (tmp_path / "other").mkdir()
+    contents = [pico.make_text(90 + 60 * i, seed=i) for i in range(4)]
+    for i, content in enumerate(contents):
+        (tmp_path / "other" / f"{i}.txt").write_text(content)
+    texts = load_texts([tmp_path / "books"], tokenizer, measure=[tmp_path / "other"])
+    assert documents_of(texts.measure) == [encoded(tokenizer, content) for content in contents]
+
+
+def test_a_text_is_one_document_unless_told_otherwise() -> None:
+    assert unique_text(100).documents.tolist() == [0]
+    assert TokenText(np.zeros(0, np.int32), "search").documents.tolist() == [0]
+
+
+@pytest.mark.parametrize("starts", [[], [1], [0, 5, 5], [0, 7, 3], [0, 100], [-1, 4]])
+def test_documents_that_do_not_follow_one_another_are_refused(starts: list[int]) -> None:
+    with pytest.raises(TextsError, match=r"search text \(100 tokens\) has \d documents in disorder"):
+        replace(unique_text(100), documents=np.asarray(starts, np.int64))
 
 
 def test_a_far_border_does_not_empty_a_split(tokenizer: Any, tmp_path: Path) -> None:

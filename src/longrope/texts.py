@@ -1,6 +1,6 @@
 """Texts: files and folders become token streams, split by content into search, tune and measure parts.
 
-Shape legend: W = windows, N = tokens of a window.
+Shape legend: W = windows, N = tokens of a window, D = documents.
 """
 
 import gzip
@@ -9,7 +9,7 @@ import sys
 import sysconfig
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from longrope.errors import TextsError
 
 Tokens = NDArray[np.int32]
+Starts = NDArray[np.int64]
 STDLIB = "stdlib"
 SHARES = {"search": 0.4, "tune": 0.4, "measure": 0.2}
 SHINGLE_TOKENS = 48
@@ -34,11 +35,24 @@ class TokenText:
         tokens: [any] int32 token ids.
         name: what it is called in errors (``search``, ``measure`` ...).
         bos: token id that the tokenizer puts before every text, or None; it then opens every window.
+        documents: [D] int64, where each document begins in ``tokens``; by default all of them are one. A file is a
+            document, and what a split leaves of one is a document, too.
     """
 
     tokens: Tokens
     name: str
     bos: int | None = None
+    documents: Starts = field(default_factory=lambda: np.zeros(1, np.int64))
+
+    def __post_init__(self) -> None:
+        """Refuse documents that do not follow one another (raises TextsError)."""
+        first, later = self.documents[:1], self.documents[1:]
+        if first.tolist() != [0] or np.any(np.diff(self.documents) <= 0) or np.any(later >= len(self.tokens)):
+            raise TextsError(
+                f"The {self.name} text ({len(self.tokens):,} tokens) has {len(self.documents)} documents in disorder.",
+                "The first begins at 0, each of the others later than the one before it, and the last before the end.",
+                "Give where each document begins, in the order of the text.",
+            )
 
     def windows(self, length: int, count: int, *, minimum: int = 1) -> Tokens:
         """Cut ``count`` windows that do not overlap, evenly spread over the text; fewer if it is too short for them.
@@ -110,9 +124,10 @@ def load_texts(sources: Sequence[str | Path], tokenizer: Any, *, measure: Sequen
             "Give files or folders with --data (and --measure-data).",
         )
     shares = {"search": 0.5, "tune": 0.5} if measure else SHARES
-    parts = {name: TokenText(tokens, name, bos) for name, tokens in _split(documents, shares).items()}
+    parts = {name: TokenText(tokens, name, bos, starts) for name, (tokens, starts) in _split(documents, shares).items()}
     if measure:
-        parts["measure"] = TokenText(np.concatenate([tokens for _, tokens in held_out]), "measure", bos)
+        tokens, borders = _join([tokens for _, tokens in held_out])
+        parts["measure"] = TokenText(tokens, "measure", bos, borders[:-1])
     return Texts(**parts)
 
 
@@ -294,17 +309,27 @@ def opening_token(tokenizer: Any) -> int | None:
     return ids[0] if tokenizer.bos_token_id is not None and ids and ids[0] == tokenizer.bos_token_id else None
 
 
-def _split(documents: list[Tokens], shares: dict[str, float]) -> dict[str, Tokens]:
-    """Cut the stream of documents at the given shares, moved to the nearest document border if that is near enough."""
-    stream = np.concatenate([np.zeros(0, np.int32), *documents])
-    borders = np.cumsum([0, *(len(document) for document in documents)])
+def _join(documents: list[Tokens]) -> tuple[Tokens, Starts]:
+    """The stream of documents, and where each begins in it; the end of the last one closes the list."""
+    borders = np.cumsum([0, *(len(document) for document in documents)], dtype=np.int64)
+    return np.concatenate([np.zeros(0, np.int32), *documents]), borders
+
+
+def _split(documents: list[Tokens], shares: dict[str, float]) -> dict[str, tuple[Tokens, Starts]]:
+    """Cut the stream of documents at the given shares, moved to the nearest document border if that is near enough.
+
+    Returns:
+        The tokens of each part, and where documents begin in them.
+    """
+    stream, borders = _join(documents)
     parts, first = {}, 0
     for name, share in zip(shares, np.cumsum(list(shares.values())), strict=True):
         ideal = round(share * len(stream))
         border = int(borders[np.argmin(np.abs(borders - ideal))])
         near = abs(border - ideal) <= 0.1 * shares[name] * len(stream)
         last = border if near and border > first else ideal
-        parts[name], first = stream[first:last], last
+        inside = borders[(borders > first) & (borders < last)] - first
+        parts[name], first = (stream[first:last], np.concatenate([np.zeros(1, np.int64), inside])), last
     return parts
 
 
