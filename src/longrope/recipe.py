@@ -109,6 +109,8 @@ class TuneRecipe:
         clip_norm: gradients of a larger norm over all weights are scaled down to it; inf never does.
         checkpoint_every: steps between two checkpoints.
         recompute: compute activations a second time in the backward pass instead of keeping them.
+        prefer_documents: windows that lie within one document come first in every epoch; what is left of documents, and
+            short ones, are packed one after the other and follow.
     """
 
     window_tokens: int = 0
@@ -122,6 +124,7 @@ class TuneRecipe:
     clip_norm: float = 1.0
     checkpoint_every: int = 100
     recompute: bool = True
+    prefer_documents: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that no training can use (raises RecipeError naming the key)."""

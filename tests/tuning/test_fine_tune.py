@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pico
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
@@ -23,7 +24,7 @@ from longrope.models import LanguageModel, RescaledRotary, find_rotary, rescaled
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep, append_records, read_records
 from longrope.rundir import RunDir
-from longrope.texts import TokenText
+from longrope.texts import TokenText, fingerprint
 from longrope.tuning import fine_tune, progress
 from longrope.tuning.batches import Batches
 from longrope.tuning.training import choose_precision, scheduled_rate, trained_weights
@@ -627,6 +628,44 @@ def test_batches_are_functions_of_seed_and_step() -> None:
         assert np.array_equal(again.at(step), first[step])
     assert not np.array_equal(Batches.cut(TEXT, 48, 4, seed=1).at(0), first[0])
     assert Batches.cut(replace(TEXT, tokens=TEXT.tokens[:50]), 48, 4, seed=0).at(3).shape == (4, 48)
+
+
+def test_a_training_of_an_earlier_version_is_known_again(tmp_path: Path) -> None:
+    """Settings that are off are not among what it is resumed by; those that are on are, with the documents."""
+    old = {"window_tokens", "steps", "batch_windows", "windows_at_once", "learning_rate", "warmup_steps", "schedule"}
+    old |= {"weight_decay", "clip_norm", "checkpoint_every", "recompute"}
+    run = RunDir(tmp_path)
+    train(settings=replace(QUICK, steps=3), run=run)
+    with safe_open(run.tuning, framework="pt") as file:
+        found = dict(file.metadata())
+    assert found.keys() == {"model", "weights", "factors", "text", "seed", "step", *(f"tune.{key}" for key in old)}
+    assert found["text"] == f"{fingerprint(TEXT.tokens)}, opened by None"
+    with pytest.raises(RunError, match=r"opened by None, documents .*prefer_documents = True \(was nothing\)"):
+        train(settings=replace(QUICK, steps=3, prefer_documents=True), run=run)
+
+
+def test_other_documents_make_another_training_where_they_matter(tmp_path: Path) -> None:
+    settings, other = replace(QUICK, steps=3), replace(TEXT, documents=np.asarray([0, 500], np.int64))
+    for prefer in (False, True):
+        run = RunDir(tmp_path / str(prefer))
+        asked = replace(settings, prefer_documents=prefer)
+        train(settings=asked, run=run)
+        with pytest.raises(RunError, match="documents") if prefer else nullcontext():
+            fine_tune(pico.make_model(), None, other, settings=asked, run=run)
+
+
+def test_preferred_documents_are_read_first() -> None:
+    """The first step of such a training reads windows of the one document that is long enough."""
+    text = replace(TEXT, documents=np.asarray([*range(0, 1200, 40), 1200, 1450], np.int64))
+    batch = Batches.cut(text, 48, 4, seed=0, prefer_documents=True).at(0)
+    begins = [*range(1200, 1450 - 47, 48), *range(1450, len(TEXT.tokens) - 47, 48)]
+    windows = {tuple(TEXT.tokens[begin : begin + 48].tolist()) for begin in begins}
+    assert {tuple(row) for row in batch.tolist()} <= windows
+    model, steps = pico.make_model(), list[TrainStep]()
+    expected = token_losses(model, batch).mean().item()
+    settings = replace(QUICK, steps=3, prefer_documents=True)
+    fine_tune(model, None, text, settings=settings, on_step=steps.append)
+    assert steps[0].loss_nats == pytest.approx(expected, rel=1e-5)
 
 
 def test_window_is_the_target_of_the_factors_or_the_trained_one() -> None:

@@ -5,6 +5,8 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 
+import numpy as np
+
 from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
@@ -14,6 +16,8 @@ from longrope.texts import TokenText, fingerprint
 from longrope.tuning.batches import Batches
 from longrope.tuning.progress import Checkpoint, TrainLog
 from longrope.tuning.training import Training, Weights, in_float32, trained_weights
+
+UNNAMED_WHERE_OFF = ("prefer_documents",)  # so that trainings of versions without them are resumed
 
 
 def fine_tune(
@@ -53,7 +57,7 @@ def fine_tune(
     """
     settings = settings or TuneRecipe()
     length = settings.window_tokens or (factors.target_window if factors else model.spec.trained_window)
-    batches = Batches.cut(text, length, settings.batch_windows, seed)
+    batches = Batches.cut(text, length, settings.batch_windows, seed, prefer_documents=settings.prefer_documents)
     weights = trained_weights(model.network)
     identity = _identify(model, weights, factors, text, settings, seed)
     checkpoint = Checkpoint(run.tuning if run else None, identity)
@@ -100,11 +104,19 @@ def _identify(
 ) -> dict[str, str]:
     """What a training is resumed by; of the weights that it starts from, names, formats and shapes."""
     shapes = [(name, str(weight.dtype), *weight.shape) for name, weight in weights.items()]
+    given = {key: value for key, value in asdict(settings).items() if value or key not in UNNAMED_WHERE_OFF}
     return {
         "model": model.name,
         "weights": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16],
         "factors": factors.fingerprint if factors else "none",
-        "text": f"{fingerprint(text.tokens)}, opened by {text.bos}",
+        "text": f"{fingerprint(text.tokens)}, opened by {text.bos}{_identify_documents(text, settings)}",
         "seed": str(seed),
-        **{f"tune.{key}": str(value) for key, value in asdict(settings).items()},
+        **{f"tune.{key}": str(value) for key, value in given.items()},
     }
+
+
+def _identify_documents(text: TokenText, settings: TuneRecipe) -> str:
+    """The documents of a text, where the training depends on them."""
+    if not settings.prefer_documents:
+        return ""
+    return f", documents {fingerprint(np.diff(text.documents, prepend=0).astype(np.int32))}"
