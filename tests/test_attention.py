@@ -6,6 +6,7 @@ Run with ``-k cuda`` on a machine with a GPU: its kernels are compared with the 
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,17 @@ import torch
 from torch import Tensor
 
 from longrope import attention
-from longrope.attention import CPU, Heads, Kernel, attend, attend_in_blocks, causal_flops, merge, partial_attention
+from longrope.attention import (
+    CPU,
+    Heads,
+    Kernel,
+    attend,
+    attend_in_blocks,
+    attend_within,
+    causal_flops,
+    merge,
+    partial_attention,
+)
 from longrope.errors import ModelError
 
 SCALE = 0.3
@@ -57,6 +68,7 @@ def oracle(
     window: int | None = None,
     softcap: float | None = None,
     causal: bool = True,
+    starts: tuple[int, ...] = (0,),
 ) -> tuple[Tensor, Tensor]:
     """Output [B, H, Sq, D] and log-sum-exp [B, H, Sq], from all scores in float64."""
     owner = [head // (query.shape[1] // key.shape[1]) for head in range(query.shape[1])]
@@ -68,6 +80,9 @@ def oracle(
         if causal
         else torch.ones_like(distance, dtype=torch.bool)
     )
+    if len(starts) > 1:
+        owners = torch.tensor([sum(start <= at for start in starts) for at in range(key.shape[2])])
+        seen &= owners[key.shape[2] - query.shape[2] :, None] == owners
     shares = scores.exp() * seen.to(scores)
     total = shares.sum(-1)
     return torch.einsum("bhqk,bhkd->bhqd", shares, value[:, owner].double()) / total[..., None], total.log()
@@ -89,6 +104,27 @@ def unaligned(monkeypatch: pytest.MonkeyPatch) -> None:
 
     kernel = Kernel("modest", CPU.backend, run, aligns=False, groups=False)
     monkeypatch.setattr(attention, "choose_kernel", lambda *_: (kernel, "a test"))
+
+
+# attend_within
+
+
+@every_length
+@pytest.mark.parametrize("window", [None, 6])
+@pytest.mark.parametrize("documents", [((0, 5, 6, 30), (0,)), ((0, 1), (0, 19, 36)), (tuple(range(37)), (0, 32))])
+def test_documents_see_themselves_alone(
+    documents: tuple[tuple[int, ...], ...], window: int | None, lengths: tuple[int, int]
+) -> None:
+    """Each row by its own documents, for queries that begin before, in or after one, with a sliding window, too."""
+    given = make_inputs((4, 2), lengths)
+    starts = [[start for start in row if start < lengths[1]] for row in documents]
+    work = partial(attend_in_blocks, scale=SCALE, window=window) if window else partial(attend, scale=SCALE)
+    for with_graph in (False, True):
+        given[1].requires_grad_(with_graph)
+        output = attend_within(starts, work, *given)
+        rows = [[x[row : row + 1].detach() for x in given] for row in range(2)]
+        expected = [oracle(*row, window=window, starts=tuple(own))[0] for row, own in zip(rows, starts, strict=True)]
+        assert_right(output.detach(), torch.cat(expected))
 
 
 # attend

@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from longrope import attention, forward
 from longrope.cache import KeyValueCache, LayerKeys
-from longrope.errors import ModelError
+from longrope.errors import LongRopeError, ModelError
 from longrope.factors import RescaleFactors
 from longrope.forward import greedy_answers, read_on, token_losses, weighted_loss_with_graph
 from longrope.models import LanguageModel, rescaled
@@ -31,6 +31,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 CHUNKS = {"whole": 2**28, "uneven": VOCABULARY * 3 * 7, "single": 1}  # logits a chunk: all, 7 tokens of 3 rows, 1 token
 TILES = {"uneven": 7, "single": 1, "all but one": 47}  # tokens
+DOCUMENTS = ((0, 5, 6, 30), (0,), (0, 47))  # of the three windows
 FAILING = ("embed_tokens", "layers.0", "layers.1.self_attn", "layers.1.mlp", "layers.1.mlp.down_proj", "norm")
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_chunk = pytest.mark.parametrize("chunk", CHUNKS)
@@ -43,7 +44,7 @@ def set_tile(monkeypatch: pytest.MonkeyPatch, tile: int, rows: int = len(TOKENS)
     monkeypatch.setattr(forward, "MOST_TILE_TOKENS", tile * rows)
 
 
-def mean_loss_with_graph(model: LanguageModel, tokens: Tensor, tail_tokens: int = 0, **settings: bool) -> Tensor:
+def mean_loss_with_graph(model: LanguageModel, tokens: Tensor, tail_tokens: int = 0, **settings: Any) -> Tensor:
     """Equal weights for all next tokens, or for a tail of each window."""
     weights = np.zeros((len(tokens), tokens.shape[1] - 1))
     weights[:, -tail_tokens:] = 1
@@ -314,7 +315,8 @@ def get_state(model: LanguageModel) -> dict[str, Any]:
     """All that a pass changes for its time."""
     network = model.network
     forwards = {name: vars(module).get("forward") for name, module in network.named_modules()}
-    return {"attention": network.config._attn_implementation, "modules": dict(network.named_modules()), **forwards}
+    changed = {"attention": network.config._attn_implementation, "documents": forward._Calls.documents}
+    return {**changed, "modules": dict(network.named_modules()), **forwards}
 
 
 @pytest.mark.parametrize("way", ["losses", "graph", "backward", "reading"])
@@ -336,12 +338,12 @@ def test_everything_is_as_before(
 
     def run() -> None:
         if way == "losses":
-            token_losses(model, TOKENS)
+            token_losses(model, TOKENS, documents=DOCUMENTS)
         elif way == "reading":
             read_on(model, TOKENS[:1], KeyValueCache(model, 48))
         else:
             with rescaled(model, make_factors(model), learnable=True):
-                loss = mean_loss_with_graph(model, TOKENS)
+                loss = mean_loss_with_graph(model, TOKENS, documents=DOCUMENTS)
                 if way == "backward":
                     loss.backward()
 
@@ -585,6 +587,130 @@ def test_layers_are_as_before_after_an_exception(make: Callable[..., LanguageMod
         mean_loss_with_graph(model, TOKENS + VOCABULARY)  # ids beyond the vocabulary
     assert all("forward" not in vars(layer) for layer in layers)
     assert torch.equal(token_losses(model, TOKENS), before)
+
+
+# Documents that do not see each other
+
+
+def lengths_of(row: int) -> list[tuple[int, int]]:
+    """Where the documents of a window begin and end."""
+    return list(pairwise((*DOCUMENTS[row], TOKENS.shape[1])))
+
+
+def told_by_their_documents() -> Tensor:
+    """[B, N - 1] which next tokens have one before them in their document."""
+    return torch.tensor([[at + 1 not in starts for at in range(TOKENS.shape[1] - 1)] for starts in DOCUMENTS])
+
+
+def losses_alone(network: Any) -> Tensor:
+    """Losses that transformers gives for each document by itself, at its positions in the window, row after row."""
+    found = []
+    for row in range(len(TOKENS)):
+        for first, last in lengths_of(row):
+            own, positions = TOKENS[row : row + 1, first:last], torch.arange(first, last)[None]
+            logits = network(own, position_ids=positions, use_cache=False).logits.double()[:, :-1]
+            targets = logits.gather(-1, own[:, 1:, None])[..., 0]
+            found.append((logits.exp().sum(-1).log() - targets)[0])
+    return torch.cat(found)
+
+
+@every_family
+@every_tile
+def test_documents_are_read_as_if_alone(
+    family: str, tile: int, make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several in a row, one in all of it, one of one token; with sliding windows and in tiles that they do not meet."""
+    model = make(family)
+    set_tile(monkeypatch, tile)
+    with rescaled(model, make_factors(model)), torch.no_grad():
+        losses = token_losses(model, TOKENS, documents=DOCUMENTS)
+        expected, together = losses_alone(model.network), token_losses(model, TOKENS)
+    known = told_by_their_documents()
+    torch.testing.assert_close(losses[known].double(), expected, rtol=5e-5, atol=5e-5)
+    assert (losses - together)[0, 5:].abs().max() > 0.1, "the documents must have something to hide"
+
+
+@pytest.mark.parametrize("settings", [{"recompute": True}, {"recompute": True, "offload": True}, {"recompute": False}])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox", "mixtral"])
+def test_gradients_of_documents_are_those_of_each_alone(
+    family: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every weight and of lambda, whether layers run again in the backward pass or not."""
+    monkeypatch.setattr(forward, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
+    set_tile(monkeypatch, 7)
+    known, gradients = told_by_their_documents(), []
+    shares = np.random.default_rng(4).random(known.shape) * known.numpy()
+    for plainly in (True, False):
+        model = pico.make_model(family, **FAMILIES[family])
+        model.network.requires_grad_(True)
+        with rescaled(model, make_factors(model), learnable=True) as module:
+            if plainly:
+                loss = (losses_alone(model.network) * torch.from_numpy(shares)[known]).sum()
+            else:
+                loss = weighted_loss_with_graph(model, TOKENS, shares, documents=DOCUMENTS, **settings)
+            loss.backward()
+            gradients.append({name: weight.grad for name, weight in model.network.named_parameters()})
+            gradients[-1] |= {"loss": loss.detach().float(), "factors": get_gradients(module)}
+    plain, ours = gradients
+    for name, expected in plain.items():
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(ours[name], expected, rtol=1e-3, atol=1e-5 * scale, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["eager", "sdpa"])
+def test_documents_are_those_of_a_block_diagonal_mask(kind: str) -> None:
+    """Also where transformers is handed a mask of all windows at once."""
+    model = pico.make_model("llama")
+    owners = torch.stack([(torch.arange(48) >= torch.tensor(starts)[:, None]).sum(0) for starts in DOCUMENTS])
+    seen = (owners[:, :, None] == owners[:, None]) & torch.ones(48, 48).tril().bool()
+    model.network.set_attn_implementation(kind)
+    mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+    with torch.no_grad():
+        logits = model.network(TOKENS, attention_mask=mask[:, None], use_cache=False).logits.double()[:, :-1]
+    expected = logits.exp().sum(-1).log() - logits.gather(-1, TOKENS[:, 1:, None])[..., 0]
+    model.network.set_attn_implementation("sdpa")
+    given = token_losses(model, TOKENS, documents=DOCUMENTS)
+    torch.testing.assert_close(given.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_documents_whose_positions_begin_anew_are_those_that_transformers_packs() -> None:
+    """It takes a position that does not follow the one before as the beginning of another sequence."""
+    model = pico.make_model("llama")
+    positions = torch.cat([torch.arange(last - first) for row in range(3) for first, last in lengths_of(row)])
+    with rescaled(model, make_factors(model)), torch.no_grad():
+        logits = model.network(TOKENS, position_ids=positions.view(3, 48), use_cache=False).logits.double()[:, :-1]
+        expected = logits.exp().sum(-1).log() - logits.gather(-1, TOKENS[:, 1:, None])[..., 0]
+        given = token_losses(model, TOKENS, documents=DOCUMENTS, positions=positions.view(3, 48))
+    torch.testing.assert_close(given.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_windows_of_one_document_are_read_together(make: Callable[..., LanguageModel]) -> None:
+    """To the bit as where no documents are told."""
+    model = make("llama")
+    assert torch.equal(token_losses(model, TOKENS, documents=[[0]] * 3), token_losses(model, TOKENS))
+
+
+def test_a_pass_without_a_scored_token_has_no_loss(make: Callable[..., LanguageModel]) -> None:
+    """As one over documents of one token each."""
+    assert weighted_loss_with_graph(make("llama"), TOKENS, np.zeros((3, 47)), recompute=False).item() == 0
+
+
+@pytest.mark.parametrize(
+    "documents", [[[0]] * 2 + [[]], [[0], [0], [1]], [[0, 5]] * 2, [[0, 5, 5]] * 3, [[0, 48]] * 3, [[0, 9, 7]] * 3]
+)
+@pytest.mark.parametrize("way", [token_losses, mean_loss_with_graph])
+def test_documents_that_do_not_fit_are_refused(
+    way: Callable[..., Tensor], documents: list[list[int]], make: Callable[..., LanguageModel]
+) -> None:
+    with pytest.raises(LongRopeError, match="in 3 windows of 48 tokens"):
+        way(make("llama"), TOKENS, documents=documents)
+
+
+def test_recurrent_layers_would_carry_over_documents() -> None:
+    model = pico.make_model("falcon_h1", mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8)
+    with pytest.raises(ModelError, match=r"'falcon_h1' has recurrent layers\. .* documents cannot be kept apart"):
+        token_losses(model, TOKENS, documents=DOCUMENTS)
+    assert token_losses(model, TOKENS, documents=[[0]] * 3).shape == (3, 47)
 
 
 # Greedy answers

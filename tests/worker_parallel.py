@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 60},  # more than a process has of the window, less than the window
 }
 WINDOW = 101  # of the objective: no multiple of 2 * ranks
+DOCUMENTS = ((0, 13, 14, 61), (0, 37))  # of two such windows
 
 
 def fail_at(bad: int, item: int) -> int:
@@ -170,20 +172,22 @@ def passes_of(family: str) -> dict[str, torch.Tensor]:
     with rescaled(model, factors):
         found["losses"] = token_losses(model, tokens)
         found["last losses"] = token_losses(model, tokens, slice(-7, None))
+        found["losses within documents"] = token_losses(model, tokens, documents=DOCUMENTS)
         greedy = model.network(torch.from_numpy(tokens), use_cache=False).logits[0, -2].argmax()
         tokens[0, -1] = greedy
         found["answers"] = greedy_answers(model, tokens, 1)
-        for recompute in (True, False):
+        for recompute, documents in product((True, False), (None, DOCUMENTS)):
             model.network.requires_grad_(True)
-            loss = weighted_loss_with_graph(model, tokens, weights, recompute=recompute)
+            loss = weighted_loss_with_graph(model, tokens, weights, recompute=recompute, documents=documents)
             loss.backward()
             parameters, loss = list(model.network.parameters()), loss.detach()
             if shard := parallel.shard():
                 shard.sum_gradients(parameters)
                 loss = shard.total(loss)
-            found[f"loss, recompute {recompute}"] = loss
+            way = f"recompute {recompute}, documents {documents}"
+            found[f"loss, {way}"] = loss
             gradients = [parameter.grad.flatten() for parameter in parameters if parameter.grad is not None]
-            found[f"gradients, recompute {recompute}"] = torch.cat(gradients)
+            found[f"gradients, {way}"] = torch.cat(gradients)
             model.network.zero_grad(set_to_none=True)
             model.network.requires_grad_(False)
     return found

@@ -2,16 +2,18 @@
 
 Queries are the last positions of the keys: query i of Sq sees the keys up to Sk - Sq + i. Kernels that cannot align the
 causal triangle so take the prefix that all queries see and the triangle one after the other; the two outputs are merged
-by their log-sum-exps.
+by their log-sum-exps. Documents that are not to see each other are attended to one after the other.
 
 Shape legend: B = batch, H = query heads, G = key/value heads, Sq = queries, Sk = keys, D = head dimension.
 """
 
 import time
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from torch.nn.attention.bias import causal_lower_right
 
 from longrope.errors import ModelError
 
+Documents = Sequence[Sequence[int]]  # where they begin in each row of a batch: 0, then ascending
 SCORES_PER_BLOCK = 2**26  # attention scores that are held at once where no kernel streams them
 TRIAL_TOKENS = 16384
 CHECKED_TOKENS, CHECKED_ERROR = 64, 0.05  # far above bfloat16's rounding of values near 1
@@ -203,6 +206,32 @@ def _attend_with_graph(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor
     order = [kernel.backend, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]  # none holds all scores
     with sdpa_kernel(order, set_priority=True) if query.is_cuda else nullcontext():
         return attention(is_causal=True)
+
+
+def attend_within(
+    documents: Documents, attention: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    """Attention [B, H, Sq, D] of queries to their own documents alone.
+
+    Args:
+        documents: of each of the B rows; the last one of a row goes on to the last key.
+        attention: (query, key, value) -> output, causal, for queries at the last positions of the keys.
+        query: [B, H, Sq, D], at the last positions of the keys.
+        key: [B, G, Sk, D].
+        value: [B, G, Sk, D].
+    """
+    end = key.shape[2]
+    begin = end - query.shape[2]
+    rows = []
+    for row, starts in enumerate(documents):
+        own = slice(row, row + 1)
+        met = starts[bisect_right(starts, begin) - 1 : bisect_left(starts, end)]
+        parts = [
+            attention(query[own, :, max(a, begin) - begin : b - begin], key[own, :, a:b], value[own, :, a:b])
+            for a, b in pairwise((*met, end))
+        ]
+        rows.append(torch.cat(parts, dim=2))
+    return torch.cat(rows)
 
 
 def attend_in_blocks(

@@ -10,10 +10,11 @@ G = key/value heads, D = head dimension.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,9 @@ from transformers import AttentionInterface
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from longrope import parallel
-from longrope.attention import Heads, attend, attend_in_blocks, choose_kernel
+from longrope.attention import Documents, Heads, attend, attend_in_blocks, attend_within, choose_kernel
 from longrope.cache import KeyValueCache, LayerKeys, decoder_layers, remembers_keys_alone
-from longrope.errors import ModelError
+from longrope.errors import LongRopeError, ModelError
 from longrope.models import LanguageModel
 
 Tokens = NDArray[np.integer[Any]] | Tensor
@@ -40,19 +41,33 @@ TILE_SHARE, ACTIVATIONS_SHARE = 8, 4  # the part of the free memory that a tile,
 MOST_CPU_ACTIVATIONS = 2**32  # bytes
 
 
-def token_losses(model: LanguageModel, tokens: Tokens, at: slice = slice(None)) -> Tensor:
+def token_losses(
+    model: LanguageModel,
+    tokens: Tokens,
+    at: slice = slice(None),
+    *,
+    documents: Documents | None = None,
+    positions: Tokens | None = None,
+) -> Tensor:
     """Next-token losses of whole windows, without gradients.
 
     Args:
         model: run as it is at the moment (see ``models.rescaled``).
         tokens: [B, N] token ids, without padding.
         at: which of the N - 1 losses; all of them if left out.
+        documents: where documents begin in each of the B windows (0, then ascending), which then see no token of
+            another one. The loss of a later one's first token is that of the token before it, and tells nothing.
+        positions: [B, N] the position of each token; 0, 1, 2 ... if left out.
 
     Returns:
         [B, N - 1] (or the part asked for) float32 nats on the CPU; entry n is the loss of token n + 1 given all before.
+
+    Raises:
+        LongRopeError: the documents do not fit the windows.
+        ModelError: documents are to be kept apart in a model whose layers remember by other means than attention.
     """
     with torch.inference_mode():
-        done = _run(model, tokens)
+        done = _run(model, tokens, documents=documents, positions=positions)
         hidden, targets, chosen = done.scored(at)
         losses = [_chunk_losses(model.network, hidden[:, cut], targets[:, cut]) for cut in _chunks(model, targets)]
         whole = torch.cat(losses, dim=1) if losses else targets.float()
@@ -85,6 +100,8 @@ def weighted_loss_with_graph(
     *,
     recompute: bool | None = None,
     offload: bool = False,
+    documents: Documents | None = None,
+    positions: Tokens | None = None,
 ) -> Tensor:
     """Weighted sum of next-token losses in nats, a scalar to call ``backward`` on.
 
@@ -93,20 +110,28 @@ def weighted_loss_with_graph(
     Args:
         model: run as it is at the moment.
         tokens: [B, N] token ids, without padding.
-        weights: [B, N - 1] weight of each token's loss; what comes before the first nonzero column is not scored.
+        weights: [B, N - 1] weight of each token's loss; what comes before the first nonzero column is not scored. With
+            ``documents`` the first token of each but the first is to have none, for nothing of it comes before.
         recompute: checkpoint every layer and every chunk of logits, so that memory holds one hidden state per layer;
             otherwise all activations are kept, which saves the second pass forward. None keeps them where there is
             room.
         offload: keep those hidden states in the CPU's memory.
+        documents: as in ``token_losses``.
+        positions: as in ``token_losses``.
+
+    Raises:
+        LongRopeError: the documents do not fit the windows.
+        ModelError: documents are to be kept apart in a model whose layers remember by other means than attention.
     """
     if recompute is None:
         recompute = not _fits_with_activations(model, tokens)
         if shard := parallel.shard():  # all must agree, or some would wait for keys that others do not send again
             recompute = bool(shard.total(torch.tensor(float(recompute), device=model.device)))
     score = partial(checkpoint, _chunk_losses, use_reentrant=False) if recompute else _chunk_losses
-    first = int(np.flatnonzero(weights.any(axis=0))[0])
+    first = int(weights.any(axis=0).argmax())
     tile = choose_tile(model, len(tokens))[0]
-    done = _run(model, tokens, partial(_recomputed, tile=tile, offload=offload) if recompute else _unchanged)
+    change_layer = partial(_recomputed, tile=tile, offload=offload) if recompute else _unchanged
+    done = _run(model, tokens, change_layer, documents=documents, positions=positions)
     hidden, targets, _ = done.scored(slice(first, None))
     given = torch.as_tensor(weights, dtype=torch.float32).to(hidden.device)
     shares = done.own(given) if done.shard else given[:, first:]
@@ -218,26 +243,65 @@ class _Pass:
         return self.shard.total(torch.einsum("bnh,nm->bmh", self.hidden, here))
 
 
-def _run(model: LanguageModel, tokens: Tokens, change_layer: "LayerChange | None" = None) -> _Pass:
+def _run(
+    model: LanguageModel,
+    tokens: Tokens,
+    change_layer: "LayerChange | None" = None,
+    *,
+    documents: Documents | None = None,
+    positions: Tokens | None = None,
+) -> _Pass:
     """Run the decoder without a mask; its layers walk over tiles unless they are changed in another way."""
     ids = torch.as_tensor(tokens, dtype=torch.long).to(model.device)
-    shard = parallel.shard()
     given = {"input_ids": ids}
+    if positions is not None:
+        given["position_ids"] = torch.as_tensor(positions, dtype=torch.long).to(model.device)
+    shard = parallel.shard()
     if shard:
         padded = shard.padded(ids.shape[1])
-        positions = shard.positions(padded).to(ids.device)
-        filled = functional.pad(ids, (0, padded - ids.shape[1]))[:, positions]
-        given = {"input_ids": filled, "position_ids": positions[None]}
+        own = shard.positions(padded).to(ids.device)
+        parts = {name: functional.pad(whole, (0, padded - ids.shape[1]))[:, own] for name, whole in given.items()}
+        given = {"position_ids": own[None], **parts}
+    apart = _kept_apart(model.network, documents, ids.shape)
     tile = choose_tile(model, len(ids))[0]
     if change_layer is None and not shard and remembers_keys_alone(model.network):
         change_layer = partial(_in_tiles, tile=tile, cache=None)
-    return _Pass(_decode(model.network, given, tile, change_layer), ids, shard)
+    return _Pass(_decode(model.network, given, tile, change_layer, apart), ids, shard)
 
 
-def _decode(network: Any, given: dict[str, Tensor], tile: int, change_layer: "LayerChange | None") -> Tensor:
+def _kept_apart(network: Any, documents: Documents | None, shape: Sequence[int]) -> Documents | None:
+    """The documents that a pass over windows [B, N] keeps apart; None where each window is one."""
+    if documents is None or all(list(starts) == [0] for starts in documents):
+        return None
+    rows, tokens = shape
+    if len(documents) != rows or any(
+        not len(starts) or starts[0] != 0 or starts[-1] >= tokens or any(b <= a for a, b in pairwise(starts))
+        for starts in documents
+    ):
+        raise LongRopeError(
+            f"Documents begin at {documents} in {rows} windows of {tokens:,} tokens.",
+            "For each window they begin at 0, and each of the others later than the one before it.",
+            "Give one list of starts for each window.",
+        )
+    if not remembers_keys_alone(network):
+        raise ModelError(
+            f"The model type {network.config.model_type!r} has recurrent layers.",
+            "They carry a state from document to document, so documents cannot be kept apart.",
+            "Train it without tune.isolate_documents.",
+        )
+    return documents
+
+
+def _decode(
+    network: Any,
+    given: dict[str, Tensor],
+    tile: int,
+    change_layer: "LayerChange | None",
+    documents: Documents | None = None,
+) -> Tensor:
     """[B, n, H] states of the decoder, by our attention (raises ModelError if the decoder does not call it)."""
     before = _Calls.made
-    with _our_attention(network, tile), _changed_layers(network, change_layer):
+    with _our_attention(network, tile, documents), _changed_layers(network, change_layer):
         hidden = network.base_model(**given, use_cache=False).last_hidden_state
     if _Calls.made == before:
         raise _unattended(network)
@@ -253,9 +317,10 @@ def _unattended(network: Any) -> ModelError:
 
 
 class _Calls:
-    """How often our attention was called."""
+    """How often our attention was called, and the documents that it keeps apart at the moment."""
 
     made = 0
+    documents: Documents | None = None
 
 
 def _attention(
@@ -285,40 +350,49 @@ def _attention(
     shard = parallel.shard()
     if shard:
         key, value = shard.gather(key), shard.gather(value)
-    work: Callable[..., Tensor] = attend
-    if softcap is not None or (sliding_window is not None and sliding_window < key.shape[2]):
-        work = partial(attend_in_blocks, window=sliding_window, softcap=softcap)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    work: Callable[..., Tensor] = partial(_attend_or_block, scale=scale, window=sliding_window, softcap=softcap)
+    if _Calls.documents is not None:
+        work = partial(attend_within, _Calls.documents, work)
     if shard:
         chunk = key.shape[2] // (2 * shard.ranks)
         ends = ((shard.rank + 1) * chunk, (2 * shard.ranks - shard.rank) * chunk)  # of its head and tail chunk
         parts = zip(query.chunk(2, dim=2), ends, strict=True)
-        output = torch.cat([work(own, key[:, :, :end], value[:, :, :end], scale=scale) for own, end in parts], dim=2)
+        output = torch.cat([work(own, key[:, :, :end], value[:, :, :end]) for own, end in parts], dim=2)
     else:
-        output = work(query, key, value, scale=scale)
+        output = work(query, key, value)
     return output.transpose(1, 2).contiguous(), None  # some models take a view of it
+
+
+def _attend_or_block(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None, softcap: float | None
+) -> Tensor:
+    """Causal attention by a kernel, or in blocks where a sliding window or a soft cap has something to do."""
+    if softcap is not None or (window is not None and window < key.shape[2]):
+        return attend_in_blocks(query, key, value, scale=scale, window=window, softcap=softcap)
+    return attend(query, key, value, scale=scale)
 
 
 AttentionInterface.register(ATTENTION, _attention)
 
 
 @contextmanager
-def _our_attention(network: Any, tile: int) -> Iterator[None]:
+def _our_attention(network: Any, tile: int, documents: Documents | None) -> Iterator[None]:
     """Run a network with our attention, and norms and MLPs that work on tiles, in this block alone."""
     if not network._can_set_attn_implementation():  # noqa: SLF001  # an attention of its own, which wants a mask
         raise _unattended(network)
     config = network.config
-    native = config._attn_implementation  # noqa: SLF001  # there is no public way to ask for it
+    native, around = config._attn_implementation, _Calls.documents  # noqa: SLF001  # there is no public way to ask
     norms = [child for child in network.base_model.children() if "Norm" in type(child).__name__]
     mlps = [module for module in network.modules() if type(module).__name__.endswith("MLP")]
     forwards: dict[Any, Callable[..., Any]] = {norm: partial(_norm_in_tiles, norm.forward, tile) for norm in norms}
     forwards |= {mlp: partial(_mlp_in_tiles, mlp.forward, tile) for mlp in mlps}
-    config._attn_implementation = ATTENTION  # noqa: SLF001
+    config._attn_implementation, _Calls.documents = ATTENTION, documents  # noqa: SLF001
     try:
         with _replaced(forwards):
             yield
     finally:
-        config._attn_implementation = native  # noqa: SLF001
+        config._attn_implementation, _Calls.documents = native, around  # noqa: SLF001
 
 
 LayerChange = Callable[[Any, Any, str, int], Callable[..., Any]]
@@ -407,11 +481,13 @@ def _recomputed(
 ) -> Callable[..., Any]:
     """A layer whose activations are made again in the backward pass, in eval mode too, with our attention."""
 
-    def work(hidden: Tensor, device: torch.device, *args: Any, **kwargs: Any) -> Any:
-        with _our_attention(network, tile):
-            return forward(hidden.to(device), *args, **kwargs)
-
     def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        documents = _Calls.documents  # of this pass; when its backward pass runs, it is over
+
+        def work(hidden: Tensor, device: torch.device, *args: Any, **kwargs: Any) -> Any:
+            with _our_attention(network, tile, documents):
+                return forward(hidden.to(device), *args, **kwargs)
+
         kept = hidden.cpu() if offload else hidden
         return checkpoint(work, kept, hidden.device, *args, use_reentrant=False, **kwargs)
 

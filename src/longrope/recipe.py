@@ -100,7 +100,7 @@ class TuneRecipe:
     Attributes:
         window_tokens: 0 takes the target window of the factors, or the trained window if there are none.
         steps: optimizer steps.
-        batch_windows: windows of one step; its loss is the mean over all their tokens.
+        batch_windows: windows of one step; its loss is the mean over all their scored tokens.
         windows_at_once: how many of them go through the model together; fewer take less memory.
         learning_rate: the highest, reached when the warm-up ends.
         warmup_steps: steps before that, at evenly rising rates.
@@ -111,6 +111,8 @@ class TuneRecipe:
         recompute: compute activations a second time in the backward pass instead of keeping them.
         prefer_documents: windows that lie within one document come first in every epoch; what is left of documents, and
             short ones, are packed one after the other and follow.
+        isolate_documents: documents of a window do not see each other, and positions begin anew in each; the first
+            token of each but the first is not scored.
     """
 
     window_tokens: int = 0
@@ -125,6 +127,7 @@ class TuneRecipe:
     checkpoint_every: int = 100
     recompute: bool = True
     prefer_documents: bool = False
+    isolate_documents: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that no training can use (raises RecipeError naming the key)."""

@@ -17,7 +17,7 @@ from longrope.tuning.batches import Batches
 from longrope.tuning.progress import Checkpoint, TrainLog
 from longrope.tuning.training import Training, Weights, in_float32, trained_weights
 
-UNNAMED_WHERE_OFF = ("prefer_documents",)  # so that trainings of versions without them are resumed
+UNNAMED_WHERE_OFF = ("prefer_documents", "isolate_documents")  # so that trainings of versions without them are resumed
 
 
 def fine_tune(
@@ -117,6 +117,6 @@ def _identify(
 
 def _identify_documents(text: TokenText, settings: TuneRecipe) -> str:
     """The documents of a text, where the training depends on them."""
-    if not settings.prefer_documents:
+    if not (settings.prefer_documents or settings.isolate_documents):
         return ""
     return f", documents {fingerprint(np.diff(text.documents, prepend=0).astype(np.int32))}"

@@ -1,15 +1,11 @@
-"""The state of a training and its step: float32 weights, AdamW over them, gradients of one batch after another.
-
-Shape legend: B = windows of a batch, N = tokens of a window.
-"""
+"""The state of a training and its step: float32 weights, AdamW over them, gradients of one batch after another."""
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +14,8 @@ from longrope.forward import weighted_loss_with_graph
 from longrope.models import LanguageModel, RescaledRotary
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep
-from longrope.texts import Tokens
 from longrope.tuning.batches import Batches
+from longrope.tuning.readings import Reader
 
 Weights = dict[str, nn.Parameter]
 BETAS = (0.9, 0.95)
@@ -76,6 +72,7 @@ class Training:
         """Stand before the first step; the model is run as it is at the moment of each step."""
         self.settings, self.done, self.settled = settings, 0, True
         self._model, self._weights, self._batches = model, weights, batches
+        self._reader, self._tokens_seen = Reader(batches, settings), 0
         self._optimizer = _make_optimizer(model, weights, settings.weight_decay)
 
     @property
@@ -91,6 +88,7 @@ class Training:
     def restore(self, done: int, tensors: dict[str, Tensor]) -> None:
         """Stand after so many steps, with the weights and moments that there are in ``tensors``."""
         self.done = done
+        self._tokens_seen = self._reader.num_scored(range(done * self.settings.batch_windows))
         for path, tensor in tensors.items():
             key, _, name = path.partition("/")
             weight = self._weights[name]
@@ -102,8 +100,9 @@ class Training:
     def step(self) -> TrainStep:
         """Take one step (raises LongRopeError before a weight is changed if its loss or gradient is not finite)."""
         began = time.perf_counter()
-        tokens, rate = self._batches.at(self.done), scheduled_rate(self.settings, self.done)
-        loss = self._backward(tokens)
+        rows, rate = self._batches.rows(self.done), scheduled_rate(self.settings, self.done)
+        scored = self._reader.num_scored(rows)
+        loss = self._backward(rows, scored)
         norm = nn.utils.clip_grad_norm_(self._weights.values(), self.settings.clip_norm)
         loss_nats, gradient_norm = torch.stack((loss, norm)).tolist()  # the one wait for a GPU
         if not (math.isfinite(loss_nats) and math.isfinite(gradient_norm)):
@@ -114,20 +113,25 @@ class Training:
                 "that without training.",
             )
         self._update(rate)
-        scored = tokens.size - len(tokens)
+        self._tokens_seen += scored
         seconds = time.perf_counter() - began
-        return TrainStep(self.done - 1, loss_nats, scored, scored * self.done, rate, gradient_norm, seconds)
+        return TrainStep(self.done - 1, loss_nats, scored, self._tokens_seen, rate, gradient_norm, seconds)
 
-    def _backward(self, tokens: Tokens) -> Tensor:
-        """Add up the gradients of the mean loss over all tokens of a batch [B, N]; return this loss."""
-        device, (batch, length) = self._model.device, tokens.shape
+    def _backward(self, rows: Sequence[int], scored: int) -> Tensor:
+        """Add up the gradients of the mean loss over all scored tokens of these windows; return this loss."""
+        device = self._model.device
         precision, _ = choose_precision(device)
         total = torch.zeros((), device=device)
-        for first in range(0, batch, self.settings.windows_at_once):
-            rows = tokens[first : first + self.settings.windows_at_once]
-            shares = np.full((len(rows), length - 1), 1 / (batch * (length - 1)))
+        for reading in self._reader.read(rows):
             with torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
-                loss = weighted_loss_with_graph(self._model, rows, shares, recompute=self.settings.recompute)
+                loss = weighted_loss_with_graph(
+                    self._model,
+                    reading.tokens,
+                    reading.scored / max(1, scored),  # documents of one token each have nothing to score
+                    recompute=self.settings.recompute,
+                    documents=reading.documents,
+                    positions=reading.positions,
+                )
             loss.backward()
             total += loss.detach()
         return total

@@ -1,0 +1,146 @@
+"""How windows are read in a training, against loops by hand over plain transformers."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pico
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from longrope.factors import RescaleFactors, closed_form
+from longrope.models import LanguageModel, rescaled
+from longrope.recipe import TuneRecipe
+from longrope.records import TrainStep, read_records
+from longrope.rundir import RunDir
+from longrope.texts import TokenText
+from longrope.tuning import fine_tune
+from longrope.tuning.batches import Batches
+from longrope.tuning.readings import Reader
+
+TOKENIZER = pico.make_tokenizer()
+STREAM = np.asarray(TOKENIZER(pico.make_text(1500))["input_ids"], np.int32)
+STARTS = np.asarray([0, 30, 31, 70, 500, *range(600, 2600, 37)], np.int64)
+TEXT = TokenText(STREAM, "tune", documents=STARTS)
+LENGTH = 96  # more than the trained window of a pico model
+RATES = [1e-3, 0.75e-3, 0.5e-3, 0.25e-3]
+QUICK = TuneRecipe(window_tokens=LENGTH, steps=4, batch_windows=4, learning_rate=1e-3, warmup_steps=0)
+
+
+def make_factors(model: LanguageModel) -> RescaleFactors:
+    yarn = closed_form(model.spec, "yarn", 256).tiers[0]
+    return replace(yarn, attention_factor=1.2, start_tokens=3)
+
+
+def make_reader(settings: TuneRecipe = QUICK, text: TokenText = TEXT, seed: int = 5) -> Reader:
+    length = settings.window_tokens
+    return Reader(Batches.cut(text, length, settings.batch_windows, seed), settings)
+
+
+def losses_of(network: Any, tokens: np.ndarray, positions: np.ndarray | None = None) -> Tensor:
+    """[n - 1] next-token losses of one sequence in nats by plain transformers, without a document beside it."""
+    ids = torch.from_numpy(tokens)[None].long()
+    where: dict[str, Tensor] = {}
+    if positions is not None:  # with a mask, or transformers would take a skip as the beginning of another sequence
+        where["attention_mask"] = torch.ones(len(tokens), len(tokens)).tril().bool()[None, None]
+        where["position_ids"] = torch.from_numpy(positions)[None]
+    logits = network(ids, use_cache=False, **where).logits[0, :-1]
+    return functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+
+
+def by_hand(model: LanguageModel, read_step: Any) -> list[tuple[float, int]]:
+    """The mean loss and the scored tokens of each step of plain AdamW on what ``read_step(model, step)`` gives."""
+    weights = list(model.network.requires_grad_(True).parameters())
+    optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.95), weight_decay=0.0)
+    told = []
+    for step, rate in enumerate(RATES):
+        losses = torch.cat(read_step(model, step))
+        optimizer.zero_grad()
+        losses.mean().backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        told.append((losses.mean().item(), len(losses)))
+    return told
+
+
+def check(settings: TuneRecipe, read_step: Any, text: TokenText = TEXT) -> None:
+    """A training of ours has the losses, counts and weights of the loop by hand."""
+    ours, hand = pico.make_model(), pico.make_model()
+    steps: list[TrainStep] = []
+    fine_tune(ours, make_factors(ours), text, settings=settings, seed=5, on_step=steps.append)
+    told = by_hand(hand, read_step)
+    assert [record.loss_nats for record in steps] == pytest.approx([loss for loss, _ in told], rel=1e-5)
+    assert [record.num_tokens for record in steps] == [count for _, count in told]
+    assert [record.tokens_seen for record in steps] == np.cumsum([count for _, count in told]).tolist()
+    expected = dict(hand.network.named_parameters())
+    for name, weight in ours.network.named_parameters():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-4, msg=name)
+
+
+# Documents that do not see each other
+
+
+@pytest.mark.parametrize("settings", [{"windows_at_once": 1}, {"windows_at_once": 3, "recompute": False}])
+@pytest.mark.parametrize("bos", [None, 7])
+def test_isolated_documents_are_trained_on_as_if_alone(settings: dict[str, Any], bos: int | None) -> None:
+    """Each from position 0 on, so that start tokens are its own; the mean is over all tokens that have one before."""
+    text, asked = replace(TEXT, bos=bos), replace(QUICK, isolate_documents=True, **settings)
+    batches = Batches.cut(text, LENGTH, 4, seed=5)
+
+    def read_step(model: LanguageModel, step: int) -> list[Tensor]:
+        with rescaled(model, make_factors(model)):
+            return [
+                losses_of(model.network, window[first:last])
+                for row, window in zip(batches.rows(step), batches.at(step), strict=True)
+                for first, last in pairwise((*batches.documents(row), LENGTH))
+                if last - first > 1
+            ]
+
+    check(asked, read_step, text)
+
+
+def test_a_document_of_one_token_has_nothing_to_score() -> None:
+    """And takes the beginning of the next one with it: both are known without anything before them."""
+    text = replace(TEXT, documents=np.asarray([0, 40, 41, 2000], np.int64))
+    reader = make_reader(replace(QUICK, isolate_documents=True), text)
+    [row] = [row for row in range(reader.batches.epoch_windows) if len(reader.batches.documents(row)) == 3]
+    [reading] = reader.read([row])
+    assert reading.documents == ((0, 40, 41),)
+    assert np.flatnonzero(~reading.scored[0]).tolist() == [39, 40]
+    assert reading.positions is not None
+    assert reading.positions[0].tolist() == [*range(40), 0, *range(55)]
+    assert reader.num_scored([row]) == reading.scored.sum() == LENGTH - 3
+
+
+def test_windows_are_read_whole_unless_told_otherwise() -> None:
+    for reading in make_reader().read(range(8)):
+        assert (reading.documents, reading.positions) == (None, None)
+        assert reading.scored.all()
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("change", [{"isolate_documents": True}])
+def test_a_resumed_training_counts_on(change: dict[str, Any], tmp_path: Path) -> None:
+    """Steps score different numbers of tokens, and what was seen before a break is seen."""
+    settings, runs = replace(QUICK, checkpoint_every=2, **change), []
+
+    def stop(record: TrainStep) -> None:
+        if record.step == 2:
+            raise InterruptedError
+
+    for broken in (False, True):
+        runs.append(RunDir(tmp_path / str(broken)))
+        if broken:
+            with pytest.raises(InterruptedError):
+                fine_tune(pico.make_model(), None, TEXT, settings=settings, run=runs[-1], on_step=stop)
+        fine_tune(pico.make_model(), None, TEXT, settings=settings, run=runs[-1])
+    whole, resumed = ([replace(record, seconds=0) for record in read_records(run.train, TrainStep)] for run in runs)
+    assert resumed == whole
+    assert len({record.num_tokens for record in whole}) > 1
