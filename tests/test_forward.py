@@ -713,6 +713,47 @@ def test_recurrent_layers_would_carry_over_documents() -> None:
     assert token_losses(model, TOKENS, documents=[[0]] * 3).shape == (3, 47)
 
 
+# Positions that are told
+
+
+def losses_at(network: Any, positions: Tensor) -> Tensor:
+    """Losses by transformers at these positions; its mask is given, or it would take a skip for another sequence."""
+    distance = torch.arange(48)[:, None] - torch.arange(48)
+    reach = getattr(network.config, "sliding_window", None) or 48
+    masks = [torch.zeros(3, 1, 48, 48).masked_fill((distance < 0) | (distance >= n), -torch.inf) for n in (48, reach)]
+    gemma = network.config.model_type == "gemma2"
+    mask: Any = dict(zip(("full_attention", "sliding_attention"), masks, strict=True)) if gemma else masks[0]
+    logits = network(TOKENS, attention_mask=mask, position_ids=positions, use_cache=False).logits.double()[:, :-1]
+    return logits.exp().sum(-1).log() - logits.gather(-1, TOKENS[:, 1:, None])[..., 0]  # type: ignore[no-any-return]
+
+
+POSITIONS = torch.arange(48).repeat(3, 1)
+POSITIONS[0, 11:] += 100
+POSITIONS[2, 40:] += 7
+
+
+@every_family
+def test_losses_at_positions_are_those_of_transformers(
+    family: str, make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other ones in each row, in tiles and with gradients; sliding windows go by tokens, not by positions."""
+    model = make(family)
+    set_tile(monkeypatch, 7)
+    with rescaled(model, make_factors(model), learnable=True) as module:
+        reference = losses_at(model.network, POSITIONS)
+        reference.mean().backward()
+        expected = get_gradients(module)
+    with rescaled(model, make_factors(model), learnable=True) as module:
+        mean_loss_with_graph(model, TOKENS, positions=POSITIONS).backward()
+        losses = token_losses(model, TOKENS, positions=POSITIONS.numpy())
+        plain = token_losses(model, TOKENS)
+        given = get_gradients(module)
+    torch.testing.assert_close(losses.double(), reference.detach(), rtol=5e-5, atol=5e-5)
+    torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
+    assert (losses - plain)[0].abs().max() > 0.01
+    torch.testing.assert_close(losses[1], plain[1], rtol=1e-4, atol=1e-4)
+
+
 # Greedy answers
 
 

@@ -296,12 +296,14 @@ def test_a_shared_window_has_the_gradient_of_a_whole_one(launch: Launch, ranks: 
 def test_passes_over_shared_windows_are_those_over_whole_ones(launch: Launch, ranks: int, family: str) -> None:
     """Losses, answers and gradients: grouped queries, partial rotary, sliding windows and caps, an uneven length.
 
-    Documents that do not see each other begin and end anywhere in the chunks of a process.
+    Documents that do not see each other begin and end anywhere in the chunks of a process, and positions
+    that are told are those of the whole window.
     """
     whole = passes_of(family)
     assert whole["losses"].shape == (2, WINDOW - 1)
     assert whole["answers"].tolist()[0] is True
     assert (whole["losses within documents"] - whole["losses"]).abs().amax(1).min() > 0.01
+    assert (whole["losses at positions"] - whole["losses"]).abs().amax(1)[1] > 0.01
     for rank, shared in enumerate(launch.all(f"shared_passes {ranks}")):
         for name, expected in whole.items():
             given = shared[family][name]

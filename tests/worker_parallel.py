@@ -44,6 +44,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 WINDOW = 101  # of the objective: no multiple of 2 * ranks
 DOCUMENTS = ((0, 13, 14, 61), (0, 37))  # of two such windows
+POSITIONS = np.stack([np.arange(WINDOW), np.concatenate([np.arange(30), np.arange(70, 70 + WINDOW - 30)])])
 
 
 def fail_at(bad: int, item: int) -> int:
@@ -173,21 +174,26 @@ def passes_of(family: str) -> dict[str, torch.Tensor]:
         found["losses"] = token_losses(model, tokens)
         found["last losses"] = token_losses(model, tokens, slice(-7, None))
         found["losses within documents"] = token_losses(model, tokens, documents=DOCUMENTS)
+        found["losses at positions"] = token_losses(model, tokens, positions=POSITIONS)
         greedy = model.network(torch.from_numpy(tokens), use_cache=False).logits[0, -2].argmax()
         tokens[0, -1] = greedy
         found["answers"] = greedy_answers(model, tokens, 1)
-        for recompute, documents in product((True, False), (None, DOCUMENTS)):
+        ways: dict[str, dict[str, Any]] = {
+            "whole": {},
+            "within documents": {"documents": DOCUMENTS},
+            "at positions": {"positions": POSITIONS},
+        }
+        for recompute, (way, settings) in product((True, False), ways.items()):
             model.network.requires_grad_(True)
-            loss = weighted_loss_with_graph(model, tokens, weights, recompute=recompute, documents=documents)
+            loss = weighted_loss_with_graph(model, tokens, weights, recompute=recompute, **settings)
             loss.backward()
             parameters, loss = list(model.network.parameters()), loss.detach()
             if shard := parallel.shard():
                 shard.sum_gradients(parameters)
                 loss = shard.total(loss)
-            way = f"recompute {recompute}, documents {documents}"
-            found[f"loss, {way}"] = loss
+            found[f"loss, recompute {recompute}, {way}"] = loss
             gradients = [parameter.grad.flatten() for parameter in parameters if parameter.grad is not None]
-            found[f"gradients, {way}"] = torch.cat(gradients)
+            found[f"gradients, recompute {recompute}, {way}"] = torch.cat(gradients)
             model.network.zero_grad(set_to_none=True)
             model.network.requires_grad_(False)
     return found

@@ -113,6 +113,9 @@ class TuneRecipe:
             short ones, are packed one after the other and follow.
         isolate_documents: documents of a window do not see each other, and positions begin anew in each; the first
             token of each but the first is not scored.
+        skipped_positions: a longer window whose positions these windows imitate: each is cut in two at a random place,
+            and its second part stands a random number of positions later (PoSE, arXiv 2309.10400, section 3). 0 skips
+            none.
     """
 
     window_tokens: int = 0
@@ -128,6 +131,7 @@ class TuneRecipe:
     recompute: bool = True
     prefer_documents: bool = False
     isolate_documents: bool = False
+    skipped_positions: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that no training can use (raises RecipeError naming the key)."""
@@ -151,6 +155,22 @@ class TuneRecipe:
                 f"tune.windows_at_once = {self.windows_at_once} with tune.batch_windows = {self.batch_windows}.",
                 "No more windows than a batch has can go through the model together.",
                 "Give a smaller tune.windows_at_once.",
+            )
+        if self.skipped_positions:
+            self._check_skips()
+
+    def _check_skips(self) -> None:
+        if not self.window_tokens or self.skipped_positions <= self.window_tokens:
+            raise RecipeError(
+                f"tune.skipped_positions = {self.skipped_positions} with tune.window_tokens = {self.window_tokens}.",
+                "The window whose positions are imitated must be longer than the one that is read.",
+                "Give a shorter tune.window_tokens, or leave tune.skipped_positions out.",
+            )
+        if self.isolate_documents:
+            raise RecipeError(
+                f"tune.skipped_positions = {self.skipped_positions} with tune.isolate_documents.",
+                "Positions either begin anew in each document or imitate those of one longer window.",
+                "Leave out one of the two.",
             )
 
 

@@ -591,6 +591,13 @@ def test_factors_of_another_geometry_are_refused() -> None:
         ({"weight_decay": -0.1}, "tune.weight_decay = -0.1"),
         ({"clip_norm": 0.0}, "tune.clip_norm = 0.0"),
         ({"checkpoint_every": 0}, "tune.checkpoint_every = 0"),
+        ({"skipped_positions": -1, "window_tokens": 64}, "tune.skipped_positions = -1 with tune.window_tokens = 64"),
+        ({"skipped_positions": 64, "window_tokens": 64}, "tune.skipped_positions = 64 with tune.window_tokens = 64"),
+        ({"skipped_positions": 65}, "tune.skipped_positions = 65 with tune.window_tokens = 0"),
+        (
+            {"skipped_positions": 65, "window_tokens": 64, "isolate_documents": True},
+            "tune.skipped_positions = 65 with tune.isolate_documents",
+        ),
     ],
 )
 def test_a_setting_that_no_training_can_use_is_refused_by_key(change: dict[str, Any], named: str) -> None:

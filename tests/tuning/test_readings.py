@@ -29,6 +29,7 @@ TEXT = TokenText(STREAM, "tune", documents=STARTS)
 LENGTH = 96  # more than the trained window of a pico model
 RATES = [1e-3, 0.75e-3, 0.5e-3, 0.25e-3]
 QUICK = TuneRecipe(window_tokens=LENGTH, steps=4, batch_windows=4, learning_rate=1e-3, warmup_steps=0)
+SKIPPING = replace(QUICK, window_tokens=8, skipped_positions=20)
 
 
 def make_factors(model: LanguageModel) -> RescaleFactors:
@@ -121,6 +122,55 @@ def test_windows_are_read_whole_unless_told_otherwise() -> None:
     for reading in make_reader().read(range(8)):
         assert (reading.documents, reading.positions) == (None, None)
         assert reading.scored.all()
+
+
+# Skipped positions
+
+
+def test_skipped_positions_are_trained_on_as_transformers_reads_them() -> None:
+    settings = replace(QUICK, skipped_positions=1000)
+    reader = make_reader(settings)
+
+    def read_step(model: LanguageModel, step: int) -> list[Tensor]:
+        readings = list(reader.read(reader.batches.rows(step)))
+        with rescaled(model, make_factors(model)):
+            return [
+                losses_of(model.network, tokens, where)
+                for reading in readings
+                for tokens, where in zip(reading.tokens, reading.positions, strict=True)  # type: ignore[arg-type]
+            ]
+
+    check(settings, read_step)
+
+
+def test_positions_are_skipped_once_in_each_window() -> None:
+    """Anywhere in it, by any number that leaves its end within the imitated window; tokens are the same."""
+    many, plain = np.concatenate(positions_of(range(4000))), replace(SKIPPING, skipped_positions=0)
+    tokens = [[reading.tokens for reading in make_reader(way).read(range(40))] for way in (SKIPPING, plain)]
+    np.testing.assert_array_equal(tokens[0], tokens[1])
+    steps = np.diff(many) - 1
+    assert (many[:, 0] == 0).all()
+    assert ((steps > 0).sum(1) <= 1).all()
+    skips, places = steps.max(1), steps[steps.max(1) > 0].argmax(1) + 1
+    assert set(places.tolist()) == set(range(1, 8)), "every token but the first can begin the second part"
+    assert set(skips.tolist()) == set(range(13)), "from no skip up to the end of the imitated window"
+    assert np.bincount(skips).min() > 4000 / 13 * 0.75
+    assert np.bincount(places)[1:].min() > 4000 / 7 * 0.75
+
+
+def positions_of(rows: Any, seed: int = 5) -> list[np.ndarray]:
+    return [reading.positions for reading in make_reader(SKIPPING, seed=seed).read(rows)]  # type: ignore[misc]
+
+
+def test_positions_are_functions_of_seed_and_row() -> None:
+    """In any order of asking and with any number at once."""
+    rows = positions_of(range(20))
+    np.testing.assert_array_equal(positions_of([7, 3]), [rows[7], rows[3]])
+    together = replace(SKIPPING, windows_at_once=3, batch_windows=4)
+    np.testing.assert_array_equal(
+        np.concatenate([reading.positions for reading in make_reader(together).read(range(20))]), np.concatenate(rows)
+    )
+    assert not np.array_equal(positions_of(range(20), seed=6), rows)
 
 
 # Resuming

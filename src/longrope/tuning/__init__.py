@@ -17,7 +17,8 @@ from longrope.tuning.batches import Batches
 from longrope.tuning.progress import Checkpoint, TrainLog
 from longrope.tuning.training import Training, Weights, in_float32, trained_weights
 
-UNNAMED_WHERE_OFF = ("prefer_documents", "isolate_documents")  # so that trainings of versions without them are resumed
+# A training of a version without these settings is resumed where they are off.
+UNNAMED_WHERE_OFF = ("prefer_documents", "isolate_documents", "skipped_positions")
 
 
 def fine_tune(

@@ -13,6 +13,7 @@ from longrope.recipe import TuneRecipe
 from longrope.texts import Tokens
 from longrope.tuning.batches import Batches
 
+SKIPS = 1  # tells the generator of skips from that of orders
 Documents = tuple[tuple[int, ...], ...]
 
 
@@ -64,9 +65,19 @@ class Reader:
 
     def _read(self, rows: Sequence[int]) -> Reading:
         tokens = np.stack([self.batches.window(row) for row in rows])
-        if not self.settings.isolate_documents:
-            return Reading(tokens)
-        return _isolated(tokens, tuple(self.batches.documents(row) for row in rows))
+        if self.settings.isolate_documents:
+            return _isolated(tokens, tuple(self.batches.documents(row) for row in rows))
+        if self.settings.skipped_positions:
+            return Reading(tokens, positions=np.stack([self._skip(row) for row in rows]))
+        return Reading(tokens)
+
+    def _skip(self, row: int) -> NDArray[np.int64]:
+        """[N] positions of a window in two parts, with a random number of positions between them."""
+        rng = np.random.default_rng([self.batches.seed, row, SKIPS])
+        positions = np.arange(self.batches.window_tokens)
+        unused = self.settings.skipped_positions - self.batches.window_tokens
+        positions[rng.integers(1, self.batches.window_tokens) :] += rng.integers(0, unused + 1)
+        return positions
 
 
 def _isolated(tokens: Tokens, documents: Documents) -> Reading:
