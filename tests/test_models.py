@@ -21,7 +21,7 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding
 
 from longrope.errors import FactorsError, ModelError
-from longrope.factors import RescaleFactors
+from longrope.factors import RescaleFactors, unscaled
 from longrope.models import (
     LanguageModel,
     check_moves_logits,
@@ -509,6 +509,19 @@ def test_identity_is_bit_identical(family: str, dtype: torch.dtype) -> None:
         with rescaled(model, make_factors(model.spec, 1, 1, start_tokens=start)) as module:
             assert get_rotary(model.network) is module
             assert torch.equal(get_logits(model.network), before)
+
+
+@every_family
+def test_the_own_rope_comes_back_inside_other_factors(family: str) -> None:
+    """To the bit, for the length of a block, and the other factors are in force again after it."""
+    model = pico.make_model(family)
+    before = get_logits(model.network)
+    with rescaled(model, make_factors(model.spec, attention_factor=1.2, start_tokens=3)):
+        changed = get_logits(model.network)
+        with rescaled(model, unscaled(model.spec)):
+            assert torch.equal(get_logits(model.network), before)
+        assert torch.equal(get_logits(model.network), changed)
+    assert not torch.equal(changed, before)
 
 
 @every_family

@@ -174,6 +174,11 @@ def as_table(factors: RescaleFactors | FactorTable) -> FactorTable:
     return factors if isinstance(factors, FactorTable) else FactorTable((factors,))
 
 
+def unscaled(spec: RopeSpec) -> RescaleFactors:
+    """The factors that change nothing, for the trained window: inside other factors they bring back the model's own."""
+    return RescaleFactors((1.0,) * spec.num_pairs, spec.trained_window, spec.fingerprint)
+
+
 def closed_form(spec: RopeSpec, method: str, target_tokens: int, lengths: Iterable[int] = ()) -> FactorTable:
     """The factors of a rival method for a target window; searches start from the same ones.
 

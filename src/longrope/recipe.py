@@ -116,6 +116,9 @@ class TuneRecipe:
         skipped_positions: a longer window whose positions these windows imitate: each is cut in two at a random place,
             and its second part stands a random number of positions later (PoSE, arXiv 2309.10400, section 3). 0 skips
             none.
+        short_share: share of the windows that are read as short ones of the model's trained window, with its own RoPE,
+            among long ones with rescaled RoPE (mixed windows, LongRoPE2, arXiv 2502.20082, section 3.3). What is left
+            of such a window is not read.
     """
 
     window_tokens: int = 0
@@ -132,6 +135,7 @@ class TuneRecipe:
     prefer_documents: bool = False
     isolate_documents: bool = False
     skipped_positions: int = 0
+    short_share: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values that no training can use (raises RecipeError naming the key)."""
@@ -155,6 +159,10 @@ class TuneRecipe:
                 f"tune.windows_at_once = {self.windows_at_once} with tune.batch_windows = {self.batch_windows}.",
                 "No more windows than a batch has can go through the model together.",
                 "Give a smaller tune.windows_at_once.",
+            )
+        if not 0 <= self.short_share < 1:  # NaN, too
+            raise RecipeError(
+                f"tune.short_share = {self.short_share}.", "A share from 0 on, below 1, is needed.", "Correct it."
             )
         if self.skipped_positions:
             self._check_skips()

@@ -1,5 +1,6 @@
 """How windows are read in a training, against loops by hand over plain transformers."""
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import pico
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,7 +42,7 @@ def make_factors(model: LanguageModel) -> RescaleFactors:
 
 def make_reader(settings: TuneRecipe = QUICK, text: TokenText = TEXT, seed: int = 5) -> Reader:
     length = settings.window_tokens
-    return Reader(Batches.cut(text, length, settings.batch_windows, seed), settings)
+    return Reader(Batches.cut(text, length, settings.batch_windows, seed), settings, pico.WINDOW)
 
 
 def losses_of(network: Any, tokens: np.ndarray, positions: np.ndarray | None = None) -> Tensor:
@@ -173,10 +176,83 @@ def test_positions_are_functions_of_seed_and_row() -> None:
     assert not np.array_equal(positions_of(range(20), seed=6), rows)
 
 
+# Short windows among long ones
+
+
+def cut_by_hand(window: np.ndarray, bos: int | None) -> list[np.ndarray]:
+    """The pieces of the trained window's length that fit into a window, each with the opening token before it."""
+    opening = [] if bos is None else [bos]
+    body, size = window[len(opening) :], pico.WINDOW - len(opening)
+    return [np.asarray([*opening, *body[i : i + size]]) for i in range(0, len(body) - size + 1, size)]
+
+
+@pytest.mark.parametrize("bos", [None, 7])
+@pytest.mark.parametrize("settings", [{"windows_at_once": 1}, {"windows_at_once": 3, "recompute": False}])
+def test_short_windows_are_trained_on_with_the_original_rope(settings: dict[str, Any], bos: int | None) -> None:
+    """Two fifths of the windows, cut to the trained window, and the rest long with factors; one mean over all."""
+    text = replace(TEXT, bos=bos)
+    asked = replace(QUICK, window_tokens=160, short_share=0.4, **settings)
+    batches = Batches.cut(text, 160, 4, seed=5)
+    short = [2, 4, 7, 9, 12, 14]  # of 16
+
+    def read_step(model: LanguageModel, step: int) -> list[Tensor]:
+        losses = []
+        for row, window in zip(batches.rows(step), batches.at(step), strict=True):
+            if row in short:
+                losses += [losses_of(model.network, piece) for piece in cut_by_hand(window, bos)]
+            else:
+                with rescaled(model, make_factors(model)):
+                    losses.append(losses_of(model.network, window))
+        return losses
+
+    check(asked, read_step, text)
+
+
+def test_short_windows_skip_no_positions() -> None:
+    """The long ones among them do."""
+    skipping = replace(QUICK, window_tokens=160, skipped_positions=1000, short_share=0.5)
+    readings = list(make_reader(skipping).read(range(8)))
+    ways = [(reading.positions is None, reading.own_rope) for reading in readings]
+    assert ways == [(False, False)] * 4 + [(True, True)] * 4
+    assert [reading.tokens.shape for reading in readings] == [(1, 160)] * 4 + [(2, 64)] * 4
+
+
+@pytest.mark.parametrize("bos", [None, 7])
+def test_documents_are_kept_apart_in_short_windows(bos: int | None) -> None:
+    text = TokenText(np.arange(10, 3010, dtype=np.int32), "tune", bos, np.asarray([0, *range(5, 3000, 11)], np.int64))
+    reader = make_reader(replace(QUICK, window_tokens=160, short_share=0.999, isolate_documents=True), text)
+    rows = range(1, reader.batches.epoch_windows)
+    readings, count = list(reader.read(rows)), 0
+    for reading in readings:
+        assert reading.own_rope
+        assert reading.documents is not None
+        for window, starts in zip(reading.tokens, reading.documents, strict=True):
+            begun = [i for i, token in enumerate(window.tolist()) if token >= 15 and (token - 15) % 11 == 0]
+            assert starts == (0, *(i for i in begun if i > (bos is not None)))
+            count += len(window) - len(starts)
+        assert reading.positions is not None
+        assert reading.positions.shape == reading.tokens.shape
+    assert reader.num_scored(rows) == count == sum(int(reading.scored.sum()) for reading in readings)
+
+
+@given(share=st.floats(0, 0.999), rows=st.integers(1, 500))
+def test_the_share_of_short_windows_is_held_at_every_step(share: float, rows: int) -> None:
+    reader = make_reader(replace(QUICK, short_share=share))
+    assert sum(map(reader.is_short, range(rows))) == math.floor(rows * share)
+
+
+def test_a_training_within_the_trained_window_reads_its_short_windows_whole() -> None:
+    reader = make_reader(replace(QUICK, window_tokens=40, short_share=0.5))
+    assert [(reading.tokens.shape, reading.own_rope) for reading in reader.read(range(2))] == [
+        ((1, 40), False),
+        ((1, 40), True),
+    ]
+
+
 # Resuming
 
 
-@pytest.mark.parametrize("change", [{"isolate_documents": True}])
+@pytest.mark.parametrize("change", [{"isolate_documents": True}, {"short_share": 0.4}])
 def test_a_resumed_training_counts_on(change: dict[str, Any], tmp_path: Path) -> None:
     """Steps score different numbers of tokens, and what was seen before a break is seen."""
     settings, runs = replace(QUICK, checkpoint_every=2, **change), []

@@ -18,7 +18,7 @@ from longrope.tuning.progress import Checkpoint, TrainLog
 from longrope.tuning.training import Training, Weights, in_float32, trained_weights
 
 # A training of a version without these settings is resumed where they are off.
-UNNAMED_WHERE_OFF = ("prefer_documents", "isolate_documents", "skipped_positions")
+UNNAMED_WHERE_OFF = ("prefer_documents", "isolate_documents", "skipped_positions", "short_share")
 
 
 def fine_tune(

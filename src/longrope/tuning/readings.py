@@ -1,10 +1,11 @@
 """How the windows of a training are read: which tokens see each other, where they stand, and which are scored.
 
-Shape legend: B = windows that are read at once, N = tokens of a window.
+Shape legend: B = windows that are read at once, N = tokens of each.
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,13 @@ class Reading:
         tokens: [B, N].
         documents: where documents that do not see each other begin in each window; None where a token sees all before.
         positions: [B, N] of the tokens; None for 0, 1, 2 ...
+        own_rope: whether the model's own RoPE is in force, whatever factors are installed.
     """
 
     tokens: Tokens
     documents: Documents | None = None
     positions: NDArray[np.int64] | None = None
+    own_rope: bool = False
 
     @property
     def scored(self) -> NDArray[np.bool_]:
@@ -47,29 +50,71 @@ class Reader:
     Attributes:
         batches: where the windows come from.
         settings: of the training.
+        trained_window: of the model; short windows have this length, or that of the training where it is shorter.
     """
 
     batches: Batches
     settings: TuneRecipe
+    trained_window: int
 
     def read(self, rows: Sequence[int]) -> Iterator[Reading]:
-        """Windows of the training by their rows, as many at once as the settings say."""
-        for first in range(0, len(rows), self.settings.windows_at_once):
-            yield self._read(rows[first : first + self.settings.windows_at_once])
+        """Windows of the training by their rows, long ones first, as many at once as the settings say."""
+        short = [row for row in rows if self.is_short(row)]
+        long = [row for row in rows if not self.is_short(row)]
+        for kind, read in ((long, self._read), (short, self._read_short)):
+            for first in range(0, len(kind), self.settings.windows_at_once):
+                yield read(kind[first : first + self.settings.windows_at_once])
+
+    def is_short(self, row: int) -> bool:
+        """Whether a window of the training is read as short ones, which are spread evenly over the rows."""
+        share = self.settings.short_share
+        return math.floor((row + 1) * share) > math.floor(row * share)
 
     def num_scored(self, rows: Sequence[int]) -> int:
         """How many tokens of these windows are scored."""
+        short = sum(self.is_short(row) for row in rows)
+        pieces, length = self._pieces, self._short_tokens
+        whole = (len(rows) - short) * (self.batches.window_tokens - 1) + short * pieces * (length - 1)
         if not self.settings.isolate_documents:
-            return len(rows) * (self.batches.window_tokens - 1)
-        return sum(self.batches.window_tokens - len(self.batches.documents(row)) for row in rows)
+            return whole
+        documents = ((self._short_documents if self.is_short(row) else self._documents)(row) for row in rows)
+        return whole - sum(len(starts) - 1 for windows in documents for starts in windows)
+
+    @property
+    def _short_tokens(self) -> int:
+        return min(self.trained_window, self.batches.window_tokens)
+
+    @property
+    def _pieces(self) -> int:
+        """How many short windows a window is read as."""
+        opening = self.batches.text.bos is not None
+        return (self.batches.window_tokens - opening) // (self._short_tokens - opening)
 
     def _read(self, rows: Sequence[int]) -> Reading:
         tokens = np.stack([self.batches.window(row) for row in rows])
         if self.settings.isolate_documents:
-            return _isolated(tokens, tuple(self.batches.documents(row) for row in rows))
+            return _isolated(tokens, tuple(starts for row in rows for starts in self._documents(row)))
         if self.settings.skipped_positions:
             return Reading(tokens, positions=np.stack([self._skip(row) for row in rows]))
         return Reading(tokens)
+
+    def _read_short(self, rows: Sequence[int]) -> Reading:
+        windows = np.stack([self.batches.window(row) for row in rows])
+        tokens = self.batches.text.divided(windows, self._short_tokens)
+        if not self.settings.isolate_documents:
+            return Reading(tokens, own_rope=True)
+        documents = tuple(starts for row in rows for starts in self._short_documents(row))
+        return replace(_isolated(tokens, documents), own_rope=True)
+
+    def _documents(self, row: int) -> Documents:
+        return (self.batches.documents(row),)
+
+    def _short_documents(self, row: int) -> Documents:
+        """Where documents begin in each of the short windows of a window; the opening token is of the first one."""
+        opening = self.batches.text.bos is not None
+        size, later = self._short_tokens - opening, self.batches.documents(row)[1:]
+        inside = [[start - n * size for start in later] for n in range(self._pieces)]
+        return tuple((0, *(start for start in starts if opening < start < size + opening)) for starts in inside)
 
     def _skip(self, row: int) -> NDArray[np.int64]:
         """[N] positions of a window in two parts, with a random number of positions between them."""

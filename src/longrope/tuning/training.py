@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from longrope.errors import LongRopeError
+from longrope.factors import unscaled
 from longrope.forward import weighted_loss_with_graph
-from longrope.models import LanguageModel, RescaledRotary
+from longrope.models import LanguageModel, RescaledRotary, rescaled
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep
 from longrope.tuning.batches import Batches
@@ -72,7 +73,7 @@ class Training:
         """Stand before the first step; the model is run as it is at the moment of each step."""
         self.settings, self.done, self.settled = settings, 0, True
         self._model, self._weights, self._batches = model, weights, batches
-        self._reader, self._tokens_seen = Reader(batches, settings), 0
+        self._reader, self._tokens_seen = Reader(batches, settings, model.spec.trained_window), 0
         self._optimizer = _make_optimizer(model, weights, settings.weight_decay)
 
     @property
@@ -123,16 +124,17 @@ class Training:
         precision, _ = choose_precision(device)
         total = torch.zeros((), device=device)
         for reading in self._reader.read(rows):
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
-                loss = weighted_loss_with_graph(
-                    self._model,
-                    reading.tokens,
-                    reading.scored / max(1, scored),  # documents of one token each have nothing to score
-                    recompute=self.settings.recompute,
-                    documents=reading.documents,
-                    positions=reading.positions,
-                )
-            loss.backward()
+            with rescaled(self._model, unscaled(self._model.spec) if reading.own_rope else None):
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
+                    loss = weighted_loss_with_graph(
+                        self._model,
+                        reading.tokens,
+                        reading.scored / max(1, scored),  # documents of one token each have nothing to score
+                        recompute=self.settings.recompute,
+                        documents=reading.documents,
+                        positions=reading.positions,
+                    )
+                loss.backward()
             total += loss.detach()
         return total
 
