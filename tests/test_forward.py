@@ -684,6 +684,31 @@ def test_documents_whose_positions_begin_anew_are_those_that_transformers_packs(
     torch.testing.assert_close(given.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@needs_gpu
+def test_cuda_documents_are_read_as_if_alone() -> None:
+    """By the GPU's kernels, which see parts of the keys, down to documents of one and two tokens; gradients, too."""
+    model = pico.make_model("llama", dtype=torch.bfloat16)
+    model.network.to("cuda").requires_grad_(True)
+    alone = [
+        token_losses(model, TOKENS[row : row + 1, a:b])[0] for row in range(3) for a, b in lengths_of(row) if b > a + 1
+    ]
+    known = told_by_their_documents()
+    losses = token_losses(model, TOKENS, documents=DOCUMENTS)[known]
+    torch.testing.assert_close(losses, torch.cat(alone), rtol=0.02, atol=0.1)
+    assert losses.mean().item() == pytest.approx(torch.cat(alone).mean().item(), abs=0.01)
+    norms = []
+    for recompute in (True, False):
+        shares = known.double().numpy() / known.sum().item()
+        loss = weighted_loss_with_graph(model, TOKENS, shares, recompute=recompute, documents=DOCUMENTS)
+        loss.backward()
+        assert loss.item() == pytest.approx(losses.mean().item(), abs=0.01)
+        gradients = [weight.grad.float().flatten() for weight in model.network.parameters() if weight.grad is not None]
+        norms.append(torch.cat(gradients).norm().item())
+        model.network.zero_grad()
+    assert norms[0] > 0
+    assert norms[0] == pytest.approx(norms[1], rel=0.01)
+
+
 def test_windows_of_one_document_are_read_together(make: Callable[..., LanguageModel]) -> None:
     """To the bit as where no documents are told."""
     model = make("llama")
