@@ -25,7 +25,7 @@ from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep, append_records, read_records
 from longrope.rundir import RunDir
 from longrope.texts import TokenText, fingerprint
-from longrope.tuning import fine_tune, progress
+from longrope.tuning import cut_batches, fine_tune, progress
 from longrope.tuning.batches import Batches
 from longrope.tuning.training import choose_precision, scheduled_rate, trained_weights
 
@@ -667,13 +667,14 @@ def test_other_documents_make_another_training_where_they_matter(tmp_path: Path)
 def test_preferred_documents_are_read_first() -> None:
     """The first step of such a training reads windows of the one document that is long enough."""
     text = replace(TEXT, documents=np.asarray([*range(0, 1200, 40), 1200, 1450], np.int64))
-    batch = Batches.cut(text, 48, 4, seed=0, prefer_documents=True).at(0)
+    settings, model, steps = replace(QUICK, steps=3, prefer_documents=True), pico.make_model(), list[TrainStep]()
+    batches = cut_batches(model, None, text, settings, seed=0)
+    assert batches.describe() == f"{len(TEXT.tokens) // 48} windows of 48 tokens an epoch, 31 of them of one document"
+    batch = batches.at(0)
     begins = [*range(1200, 1450 - 47, 48), *range(1450, len(TEXT.tokens) - 47, 48)]
     windows = {tuple(TEXT.tokens[begin : begin + 48].tolist()) for begin in begins}
     assert {tuple(row) for row in batch.tolist()} <= windows
-    model, steps = pico.make_model(), list[TrainStep]()
     expected = token_losses(model, batch).mean().item()
-    settings = replace(QUICK, steps=3, prefer_documents=True)
     fine_tune(model, None, text, settings=settings, on_step=steps.append)
     assert steps[0].loss_nats == pytest.approx(expected, rel=1e-5)
 

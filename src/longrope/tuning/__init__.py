@@ -57,8 +57,7 @@ def fine_tune(
         LongRopeError: the loss or its gradient is not finite.
     """
     settings = settings or TuneRecipe()
-    length = settings.window_tokens or (factors.target_window if factors else model.spec.trained_window)
-    batches = Batches.cut(text, length, settings.batch_windows, seed, prefer_documents=settings.prefer_documents)
+    batches = cut_batches(model, factors, text, settings, seed)
     weights = trained_weights(model.network)
     identity = _identify(model, weights, factors, text, settings, seed)
     checkpoint = Checkpoint(run.tuning if run else None, identity)
@@ -73,6 +72,14 @@ def fine_tune(
     if begun_at < settings.steps:
         checkpoint.save(settings.steps, {f"weight/{name}": weight for name, weight in weights.items()})
     return model
+
+
+def cut_batches(
+    model: LanguageModel, factors: RescaleFactors | None, text: TokenText, settings: TuneRecipe, seed: int
+) -> Batches:
+    """The windows that ``fine_tune`` reads; their ``describe`` tells how many are of one document."""
+    length = settings.window_tokens or (factors.target_window if factors else model.spec.trained_window)
+    return Batches.cut(text, length, settings.batch_windows, seed, prefer_documents=settings.prefer_documents)
 
 
 def _train(training: Training, log: TrainLog, checkpoint: Checkpoint, on_step: Callable[[TrainStep], None]) -> None:
