@@ -31,15 +31,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "forward": (*NOUNS, "attention", "parallel", "models", "cache"),
     "building": (*NOUNS, "models"),
     **dict.fromkeys(STEPS, (*NOUNS, *EDGES)),
-    "pipeline": (*NOUNS, *EDGES, *STEPS),
-    "cli": (*NOUNS, *EDGES, *STEPS, "pipeline", "__init__"),
+    "stages": (*NOUNS, *EDGES, *STEPS),
+    "pipeline": (*NOUNS, *EDGES, *STEPS, "stages"),
+    "cli": (*NOUNS, *EDGES, *STEPS, "stages", "pipeline", "__init__"),
     "__main__": ("cli",),
     "assets": (),
 }
 
 # Heavy library -> the modules that may import it; all others, the nouns first of all, do without.
 MAY_KNOW: dict[str, tuple[str, ...]] = {
-    "torch": (*EDGES, "building", "tuning.training", "tuning.progress", "exports.hf"),
+    "torch": (*EDGES, "building", "tuning.adapters", "tuning.training", "tuning.progress", "exports.hf"),
     "transformers": ("models", "texts", "cache", "forward", "building"),
     "datasets": ("models", "texts", "forward"),
     "safetensors": ("models", "texts", "forward", "tuning.progress", "exports.hf"),

@@ -25,7 +25,7 @@ from longrope.exports import hf
 from longrope.factors import closed_form, load_factors
 from longrope.measures import passkey, perplexity
 from longrope.models import load_model
-from longrope.pipeline import Watch, compare, export_again, extend, measure_only, search_costs
+from longrope.pipeline import compare, export_again, extend, measure_only, search_costs
 from longrope.recipe import (
     EvolutionRecipe,
     ExportRecipe,
@@ -40,6 +40,7 @@ from longrope.rundir import RunDir
 from longrope.search import find_factors
 from longrope.search import score as search_score
 from longrope.search.cost import compare_costs
+from longrope.stages import Watch
 from longrope.texts import load_texts
 
 METHODS = ("gradient", "evolution")

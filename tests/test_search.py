@@ -142,7 +142,9 @@ def evolving(objective: Any, log: TrialLog | None = None, **changes: Any) -> Res
 
 def descending(objective: Any, log: TrialLog | None = None, settings: GradientRecipe = QUICK_DESCENT) -> RescaleFactors:
     """Run the descent with quick settings, where no others are given."""
-    return descend(objective, SPEC, [*STARTS, CRITICAL], settings, log=log or TrialLog(None, GRADIENT))
+    return descend(
+        objective, SPEC, [*STARTS, CRITICAL], settings, max_start_tokens=TARGET - 1, log=log or TrialLog(None, GRADIENT)
+    )
 
 
 BOTH = pytest.mark.parametrize(
@@ -241,7 +243,9 @@ def test_descent_takes_start_tokens_only_for_a_worthwhile_gain(gain: float, kept
 def test_start_tokens_stay_below_the_target_window() -> None:
     short = [closed_form(SPEC, name, 65).tiers[0] for name in ("pi", "ntk", "yarn", "critical")]
     valley = Valley(start_tokens=256)
-    descend(valley, SPEC, short, QUICK_DESCENT, log=TrialLog(None, GRADIENT))
+    descend(
+        valley, SPEC, short, QUICK_DESCENT, max_start_tokens=short[0].target_window - 1, log=TrialLog(None, GRADIENT)
+    )
     tried = {factors.start_tokens for kind, factors in valley.calls}
     assert tried <= set(START_TOKENS)
     assert (min(tried), max(tried)) == (0, 64)

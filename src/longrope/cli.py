@@ -19,10 +19,10 @@ from longrope.errors import LongRopeError, ProcessLostError, RecipeError
 
 if TYPE_CHECKING:
     from longrope.generation import Generation
-    from longrope.pipeline import Watch
     from longrope.recipe import Recipe
     from longrope.records import Score
     from longrope.rundir import RunDir
+    from longrope.stages import Watch
 
 INTERRUPTED = 130
 DEFAULT_RECIPE = Path(__file__).parent / "assets" / "nano.toml"
@@ -49,6 +49,12 @@ Metrics = Annotated[str | None, typer.Option("--metrics", help="perplexity,passk
 Seed = Annotated[int | None, typer.Option("--seed", help="Decides every random choice.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto.")]
 DType = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")]
+Tune = Annotated[bool, typer.Option("--tune", help="Train the weights, too, and recover the short window.")]
+Steps = Annotated[int | None, typer.Option("--steps", help="Steps of each training.")]
+Batch = Annotated[int | None, typer.Option("--batch", help="Windows of a step.")]
+Rate = Annotated[float | None, typer.Option("--rate", help="The highest learning rate.")]
+Lora = Annotated[int | None, typer.Option("--lora", help="Train adapters of this rank (LoRA) instead of all weights.")]
+Preset = Annotated[str | None, typer.Option("--preset", help="The paper's settings of a training: llama2 or mistral.")]
 ContextRanks = Annotated[
     int | None, typer.Option("--context-ranks", help="Processes of a torchrun launch that share a sequence.")
 ]
@@ -64,6 +70,12 @@ def extend(
     out: Out = None,
     recipe: RecipeFile = None,
     method: Method = None,
+    tune: Tune = False,
+    steps: Steps = None,
+    batch: Batch = None,
+    rate: Rate = None,
+    lora: Lora = None,
+    preset: Preset = None,
     lengths: Lengths = None,
     metrics: Metrics = None,
     seed: Seed = None,
@@ -82,6 +94,7 @@ def extend(
     full, path = _prepare(**{**given, "recipe": DEFAULT_RECIPE} if by_default else given)
     from longrope import pipeline
 
+    full = pipeline.with_tuning(full) if tune else full
     with _launched(full, context_ranks):
         run = _open(path)
         with _watching(full, run) as watch:
@@ -150,6 +163,37 @@ def search(
         with _watching(full, run) as watch:
             factors = pipeline.search(full, run, watch)
         print(dump_factors(factors) if as_json else f"factors: {run.factors()}")
+
+
+@app.command()
+def tune(
+    model: Model,
+    factors: Annotated[Path, typer.Option("--factors", help="factors.json of a search.")],
+    to: To = None,
+    data: Data = None,
+    out: Out = None,
+    recipe: RecipeFile = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    rate: Rate = None,
+    lora: Lora = None,
+    preset: Preset = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    context_ranks: ContextRanks = None,
+) -> None:
+    """Train the weights at the window of their factors, and export the checkpoint; an interrupted training goes on."""
+    given = _given(locals())
+    given.pop("factors")
+    full, path = _prepare(**given, suffix="-tuned")
+    from longrope import pipeline
+
+    with _launched(full, context_ranks, factors):
+        run = _open(path)
+        with _watching(full, run) as watch:
+            pipeline.tune(full, factors, run, watch)
+        print(f"training: {run.train}\ncheckpoint: {run.checkpoint}")
 
 
 @app.command()
@@ -321,8 +365,18 @@ def _prepare(*, out: Path | None, recipe: Path | None, suffix: str = "", **given
                 "For example: longrope extend MODEL --to 64k --data books/",
             )
         full = Recipe(given["model"], parse_tokens(given["to"]), tuple(given["data"]))
-    full = _overridden(full, given)
+    full = _overridden(_preset(full, given.get("preset")), given)
     return full, out or Path("runs") / f"{Path(full.model).stem}-{format_tokens(full.target_tokens)}{suffix}"
+
+
+def _preset(recipe: "Recipe", name: str | None) -> "Recipe":
+    from longrope.recipe import PRESETS
+
+    if name is None:
+        return recipe
+    if name not in PRESETS:
+        raise RecipeError(f"--preset {name!r}.", f"Known: {', '.join(PRESETS)}.", "Choose one of them.")
+    return replace(recipe, tune=PRESETS[name])
 
 
 def _overridden(recipe: "Recipe", given: dict[str, Any]) -> "Recipe":
@@ -332,9 +386,14 @@ def _overridden(recipe: "Recipe", given: dict[str, Any]) -> "Recipe":
     plain |= {key: tuple(given[key]) for key in ("data", "measure_data") if given.get(key)}
     if given.get("to"):
         plain["target_tokens"] = parse_tokens(given["to"])
+    if settings := {_TUNED_BY[key]: given[key] for key in _TUNED_BY if given.get(key) is not None}:
+        plain["tune"] = replace(recipe.tune, **settings)
     if given.get("method"):
         plain["search"] = replace(recipe.search, method=given["method"])
     return replace(recipe, **plain, measure=_measuring(recipe.measure, given.get("lengths"), given.get("metrics")))
+
+
+_TUNED_BY = {"steps": "steps", "batch": "batch_windows", "rate": "learning_rate", "lora": "lora_rank"}
 
 
 def _measuring(settings: Any, lengths: str | None, metrics: str | None) -> Any:
@@ -384,7 +443,7 @@ def _watching(recipe: "Recipe | None" = None, run: "RunDir | None" = None) -> It
 
     from longrope import parallel
     from longrope.models import silence_loading
-    from longrope.pipeline import Watch
+    from longrope.stages import Watch
 
     silence_loading()
     console = Console(stderr=True, quiet=not parallel.is_main())
@@ -395,18 +454,25 @@ def _watching(recipe: "Recipe | None" = None, run: "RunDir | None" = None) -> It
         totals = {"longrope-gradient": recipe.search.gradient.steps, "longrope-evolution": evolution.generations}
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         bars = {name: progress.add_task(name, total=total, visible=False) for name, total in totals.items()}
+        training = progress.add_task("training", total=None, visible=False)
 
         def on_trial(trial: Any) -> None:
             text = f"{trial.method}: step {trial.step}, loss {trial.loss_nats:.4f} nats"
+            if trial.method not in bars:
+                bars[trial.method] = progress.add_task(trial.method, total=None)
             progress.update(bars[trial.method], completed=trial.step, description=text, visible=True)
 
+        def on_train(step: Any) -> None:
+            text = f"training: step {step.step + 1}, loss {step.loss_nats:.4f} nats"
+            progress.update(training, completed=step.step + 1, description=text, visible=True)
+
         def on_step(text: str) -> None:
-            for bar in bars.values():
+            for bar in (*bars.values(), training):
                 progress.update(bar, visible=False)
             console.print(text, highlight=False, soft_wrap=True, markup=False)
 
         try:
-            yield Watch(on_trial=on_trial, on_step=on_step)
+            yield Watch(on_trial=on_trial, on_step=on_step, on_train=on_train)
         except LongRopeError:
             if run and parallel.is_main():
                 run.discard_if_empty()

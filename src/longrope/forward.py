@@ -10,6 +10,8 @@ G = key/value heads, D = head dimension.
 """
 
 import inspect
+import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +41,7 @@ MOST_TILE_TOKENS = 65536
 FEWEST_TILE_TOKENS = 256
 TILE_SHARE, ACTIVATIONS_SHARE = 8, 4  # the part of the free memory that a tile, or all activations, may take
 MOST_CPU_ACTIVATIONS = 2**32  # bytes
+PROBE_TOKENS = 2048  # by which the time of longer passes is estimated
 
 
 def token_losses(
@@ -186,6 +189,47 @@ def estimate_memory(model: LanguageModel, tokens: int) -> int:
     layer = kept + min(tokens, choose_tile(model)[0]) * _bytes_per_token(model)
     head = 8 * min(LOGITS_PER_CHUNK, tokens * network.config.vocab_size)
     return int(weights + states + max(layer, head))
+
+
+def estimate_training_memory(model: LanguageModel, tokens: int, *, adapters: bool) -> int:
+    """About how many bytes a training step on one window takes at its peak in this process.
+
+    Weights, gradients and two moments in float32, divided among the processes (of adapters next to nothing); a hidden
+    state for each layer, the activations of one layer and one chunk of logits with its gradient, all in float32.
+    """
+    config, ranks = model.network.config, parallel.ranks()
+    shard = parallel.shard()
+    own = tokens // (shard.ranks if shard else 1)
+    weights = sum(weight.numel() for weight in model.network.parameters())
+    held = weights * model.network.dtype.itemsize + (0 if adapters else 16 * weights // ranks)
+    states = 4 * own * config.hidden_size * config.num_hidden_layers
+    layer = own * _bytes_per_token(model) * 4 // model.network.dtype.itemsize
+    head = 3 * 4 * min(LOGITS_PER_CHUNK, own * config.vocab_size)
+    return int(held + states + max(layer, head))
+
+
+def free_memory(model: LanguageModel) -> int:
+    """Bytes of the model's device that can still be taken, with those that the model takes now; of a CPU all memory."""
+    if model.device.type != "cuda":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    held = sum(weight.numel() * weight.dtype.itemsize for weight in model.network.parameters())
+    return _free_memory(model.device) + int(held)
+
+
+def seconds_of_pass(model: LanguageModel, tokens: int) -> float:
+    """About how long a pass over one window takes, by two short ones: it has a part that grows with the square."""
+    longer = min(tokens, 2 * PROBE_TOKENS if model.device.type != "cuda" else 16 * PROBE_TOKENS)
+    lengths = (max(2, longer // 2), max(2, longer))
+    seconds = []
+    for length in lengths:
+        ids = np.arange(length)[None] % model.network.config.vocab_size
+        token_losses(model, ids)  # the first one warms up
+        began = time.perf_counter()
+        token_losses(model, ids)
+        seconds.append(time.perf_counter() - began)
+    squared = max(0.0, (seconds[1] - 2 * seconds[0]) / (lengths[1] ** 2 - 2 * lengths[0] ** 2))
+    linear = max(0.0, seconds[1] / lengths[1] - squared * lengths[1])
+    return float(linear * tokens + squared * tokens**2)
 
 
 def heads_of(model: LanguageModel) -> Heads:

@@ -10,6 +10,7 @@ Shape legend: B = batch, G = key/value heads, N = padded tokens of a window, n =
 dimension.
 """
 
+import copy
 import itertools
 import os
 import re
@@ -237,6 +238,75 @@ def spread(items: Sequence[T], work: Callable[[T], R]) -> list[R]:
             raise failed
     by_row = [results for results, _ in all_done[::per_row]]
     return [by_row[0 if together else i % rows][i // rows] for i in range(len(items))]
+
+
+def row() -> int:
+    """Which row of processes this one stands in, of ``workers()`` rows."""
+    return _here.rank // (_here.shard.ranks if _here.shard else 1)
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, the same bits in each of them; without gradients."""
+    x = x.detach().clone(memory_format=torch.contiguous_format)
+    if _here.ranks > 1:
+        with _noticing():
+            dist.all_reduce(x)
+    return x
+
+
+def divide_weights(network: Any, layers: Iterable[Any]) -> Any:
+    """A copy of a network whose layers' weights are divided among all processes (FSDP2); alone the network itself.
+
+    Each process holds its part of every layer, and a layer is whole while it works. Gradients of these weights come
+    divided, too, as the mean over the processes. What is no part of a layer is whole everywhere.
+    """
+    if _here.ranks == 1:
+        return network
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    places = {id(layer): at for at, layer in enumerate(network.modules())}
+    wanted = {places[id(layer)] for layer in layers}
+    copied = copy.deepcopy(network)
+    kind = next(network.parameters()).device.type
+    mesh = init_device_mesh(kind, (_here.ranks,))
+    for at, layer in enumerate(copied.modules()):
+        if at in wanted:
+            fully_shard(layer, mesh=mesh)
+    return copied
+
+
+def is_divided(x: Tensor) -> bool:
+    """Whether each process holds a part of this tensor alone."""
+    return hasattr(x, "full_tensor")
+
+
+def own_part(x: Tensor) -> Tensor:
+    """This process's part of a divided tensor; any other one as it is."""
+    return x.to_local() if is_divided(x) else x  # type: ignore[attr-defined]
+
+
+def whole(x: Tensor) -> Tensor:
+    """All of a divided tensor, in every process; any other one as it is."""
+    if not is_divided(x):
+        return x
+    with _noticing():
+        return x.full_tensor()  # type: ignore[attr-defined, no-any-return]
+
+
+def scatter(x: Tensor | None, like: Tensor) -> Tensor:
+    """The first process's tensor in all of them, divided as another one is; alone the tensor itself."""
+    if _here.ranks == 1:
+        assert x is not None
+        return x.to(like.device)
+    filled = torch.empty(like.shape, dtype=like.dtype, device=like.device) if x is None else x.to(like.device)
+    with _noticing():
+        if is_divided(like):
+            from torch.distributed.tensor import distribute_tensor
+
+            return distribute_tensor(filled, like.device_mesh, like.placements)  # type: ignore[attr-defined]
+        dist.broadcast(filled, src=0)
+    return filled
 
 
 def lead(work: Callable[[], R]) -> R:

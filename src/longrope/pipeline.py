@@ -1,9 +1,9 @@
-"""The walk: model + texts -> search -> measure -> export, one line per arrow, every artifact in a run directory."""
+"""The walk: model + texts -> search -> tune -> measure -> export, one line per arrow, all in a run directory."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,9 @@ from longrope.reports import write_report
 from longrope.rundir import RunDir
 from longrope.search import find_factors
 from longrope.search.cost import SearchCost, compare_costs
+from longrope.stages import TUNED, Progress, Watch, estimate_stages, estimate_tuning, plan_stages, walk
 from longrope.texts import Texts, load_texts
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Who is told of progress: of each trial of a search, and of each new step by a line of text."""
-
-    on_trial: Callable[[Trial], None] = lambda _: None
-    on_step: Callable[[str], None] = lambda _: None
+from longrope.tuning import fine_tune
 
 
 def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Score]:
@@ -46,13 +40,67 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
     parallel.lead(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
     with _held(run, recipe):
-        factors = _search_one(recipe, run, model, texts, watch)
+        _estimate(recipe, model, watch)
         scores = _measure_closed_forms(recipe, run, model, texts, recipe.measure.rivals, watch)
-        scores += _measure(recipe, run, model, texts, factors, factors.method, watch)
-        scores += _measure_against_best(recipe, run, model, texts, factors, scores, watch)
-        parallel.lead(partial(export, recipe, run, model, factors, texts, watch))
+        extended = _extend(recipe, run, model, texts, watch)
+        scores += _measure(recipe, run, extended.model, texts, extended.table, _method(extended), watch)
+        if not extended.tuned_with:
+            scores += _measure_against_best(recipe, run, model, texts, extended.longest, scores, watch)
+        parallel.lead(partial(export, recipe, run, extended.model, extended.longest, texts, watch))
         watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
     return scores
+
+
+def _extend(recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts, watch: Watch) -> Progress:
+    """The model with its factors: of one search, or of all stages of a walk."""
+    if not recipe.stages:
+        return Progress(model, (_search_one(recipe, run, model, texts, watch),))
+    extended = walk(recipe, recipe.stages, run, model, texts, watch)
+
+    def keep() -> None:
+        if not run.walked.exists() or run.walked.read_text(encoding="utf-8") != extended.made_of:
+            run.export_report.unlink(missing_ok=True)  # a checkpoint of other stages
+        run.write_text(run.factors(), dump_factors(extended.table))
+        run.write_text(run.walked, extended.made_of)
+
+    parallel.lead(keep)
+    return extended
+
+
+def _method(extended: Progress) -> str:
+    return "longrope-tuned" if extended.tuned_with else extended.longest.method
+
+
+def _estimate(recipe: Recipe, model: LanguageModel, watch: Watch) -> None:
+    """Tell what the stages of a walk will take; raise LongRopeError if one does not fit into memory."""
+    for cost in estimate_stages(recipe, model) if recipe.stages else ():
+        watch.on_step(f"{cost}")
+        cost.check()
+
+
+def with_tuning(recipe: Recipe) -> Recipe:
+    """The recipe with the stages of a walk that tunes, where it lists none; the model's config is looked at."""
+    spec = read_spec(load_config(recipe.model))
+    return recipe if recipe.stages else replace(recipe, stages=plan_stages(spec.trained_window, recipe.target_tokens))
+
+
+def tune(recipe: Recipe, factors: Path, run: RunDir, watch: Watch | None = None) -> LanguageModel:
+    """Train the weights alone, at the target window of a recipe with factors from a file; export the checkpoint."""
+    watch = watch or Watch()
+    table = load_factors(factors)
+    parallel.lead(partial(run.check, recipe))
+    model, texts = _load(recipe, watch)
+    tier = table.choose(recipe.target_tokens)
+    with _held(run, recipe):
+        costs = estimate_tuning(recipe, model, recipe.target_tokens, recipe.tune.steps)
+        watch.on_step(f"{costs}")
+        costs.check()
+        settings = replace(recipe.tune, window_tokens=recipe.target_tokens)
+        given: dict[str, Any] = {"settings": settings, "run": run, "seed": recipe.seed, "on_step": watch.on_train}
+        tuned = replace(fine_tune(model, tier, texts.tune, **given), name=f"{model.name}{TUNED}at {run.path.name}")
+        parallel.lead(partial(run.write_text, run.factors(), dump_factors(tier)))
+        parallel.lead(partial(export, recipe, run, tuned, tier, texts, watch))
+    return tuned
 
 
 def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Score]:
@@ -233,10 +281,11 @@ def export_again(run: RunDir, settings: ExportRecipe, watch: Watch | None = None
     watch = watch or Watch()
     recipe = replace(run.recipe(), export=settings)
     with run.locked():
-        factors = load_factors(run.factors()).tiers[0]
+        load_factors(run.factors())  # so that a run without any is told of before the model is loaded
         model, texts = _load(recipe, watch)
+        extended = _extend(recipe, run, model, texts, watch)
         run.export_report.unlink(missing_ok=True)
-        export(recipe, run, model, factors, texts, watch)
+        export(recipe, run, extended.model, extended.longest, texts, watch)
 
 
 def inspect(source: str, target_tokens: int | None = None) -> dict[str, Any]:

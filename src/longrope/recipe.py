@@ -17,6 +17,7 @@ from longrope.factors import RIVALS
 METHODS = ("gradient", "evolution")
 METRICS = ("perplexity", "passkey")
 SCHEDULES = ("linear", "cosine", "constant")
+KINDS = ("search", "tune", "carry", "recover")
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,10 @@ class TuneRecipe:
         short_share: share of the windows that are read as short ones of the model's trained window, with its own RoPE,
             among long ones with rescaled RoPE (mixed windows, LongRoPE2, arXiv 2502.20082, section 3.3). What is left
             of such a window is not read.
+        needle_weight: weight of the mean loss over answers about needles planted in the windows; 0 plants none.
+        lora_rank: train low-rank adapters of all matrices in the layers (LoRA) and merge them; 0 trains all weights.
+        lora_alpha: their scale is alpha / rank; 0 takes twice the rank.
+        lora_also: what is trained whole beside the adapters: some of ``norms`` and ``embeddings``.
     """
 
     window_tokens: int = 0
@@ -136,6 +141,10 @@ class TuneRecipe:
     isolate_documents: bool = False
     skipped_positions: int = 0
     short_share: float = 0.0
+    needle_weight: float = 0.0
+    lora_rank: int = 0
+    lora_alpha: int = 0
+    lora_also: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse values that no training can use (raises RecipeError naming the key)."""
@@ -145,6 +154,11 @@ class TuneRecipe:
             _at_least(1, f"tune.{key}", getattr(self, key))
         _at_least(0, "tune.warmup_steps", self.warmup_steps)
         _at_least(0, "tune.weight_decay", self.weight_decay)
+        _at_least(0, "tune.needle_weight", self.needle_weight)
+        _at_least(0, "tune.lora_rank", self.lora_rank)
+        _at_least(0, "tune.lora_alpha", self.lora_alpha)
+        for i, part in enumerate(self.lora_also):
+            _one_of(("norms", "embeddings"), f"tune.lora_also[{i}]", part)
         _above_zero(1.0, "tune.learning_rate", self.learning_rate)
         _above_zero(math.inf, "tune.clip_norm", self.clip_norm)
         _one_of(SCHEDULES, "tune.schedule", self.schedule)
@@ -166,6 +180,12 @@ class TuneRecipe:
             )
         if self.skipped_positions:
             self._check_skips()
+        if self.needle_weight and self.isolate_documents:
+            raise RecipeError(
+                f"tune.needle_weight = {self.needle_weight:g} with tune.isolate_documents.",
+                "Questions at the end of a window must see the facts in its other documents.",
+                "Leave out one of the two.",
+            )
 
     def _check_skips(self) -> None:
         if not self.window_tokens or self.skipped_positions <= self.window_tokens:
@@ -180,6 +200,55 @@ class TuneRecipe:
                 "Positions either begin anew in each document or imitate those of one longer window.",
                 "Leave out one of the two.",
             )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a walk: exactly one of ``search``, ``tune``, ``carry``, ``recover`` is set, to a window in tokens.
+
+    Attributes:
+        search: search factors for this window, from those that the weights were tuned with.
+        tune: train the weights at this window with its factors.
+        carry: carry the factors of the longest window on to this one by their rule (``factors.carried_on``).
+        recover: search a tier for this short window.
+        steps: of a tuning; 0 takes ``tune.steps``.
+    """
+
+    search: int = 0
+    tune: int = 0
+    carry: int = 0
+    recover: int = 0
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a stage that is none of the four or several (raises RecipeError)."""
+        given = [kind for kind in KINDS if getattr(self, kind)]
+        if len(given) != 1 or min(getattr(self, kind) for kind in KINDS) < 0:
+            raise RecipeError(
+                f"A stage has {', '.join(f'{kind} = {getattr(self, kind)}' for kind in KINDS)}.",
+                f"Exactly one of {', '.join(KINDS)} is needed, with a window in tokens.",
+                'For example: stages = [{ search = "64k" }, { tune = "64k", steps = 100 }, { recover = "8k" }]',
+            )
+        if self.steps and self.kind != "tune":
+            raise RecipeError(
+                f"A {self.kind} stage has steps = {self.steps}.", "Only a tuning has steps.", "Drop them."
+            )
+        _at_least(0, "stages.steps", self.steps)
+
+    @property
+    def kind(self) -> str:
+        """Which of the four it is."""
+        return next(kind for kind in KINDS if getattr(self, kind))
+
+    @property
+    def window_tokens(self) -> int:
+        """The window that it is for."""
+        return int(getattr(self, self.kind))
+
+    def __str__(self) -> str:
+        """As people say it: ``tune 64k, 100 steps``."""
+        told = f"{self.kind} {format_tokens(self.window_tokens)}"
+        return f"{told}, {self.steps} steps" if self.steps else told
 
 
 @dataclass(frozen=True)
@@ -245,6 +314,7 @@ class Recipe:
         seed: decides every random choice.
         dtype: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU).
         device: cpu, cuda, or auto.
+        stages: of a progressive walk, in order; none means one search for ``target_tokens``.
     """
 
     model: str
@@ -254,7 +324,9 @@ class Recipe:
     seed: int = 0
     dtype: str = "auto"
     device: str = "auto"
+    stages: tuple[Stage, ...] = ()
     search: SearchRecipe = field(default_factory=SearchRecipe)
+    tune: TuneRecipe = field(default_factory=TuneRecipe)
     measure: MeasureRecipe = field(default_factory=MeasureRecipe)
     export: ExportRecipe = field(default_factory=ExportRecipe)
 
@@ -277,9 +349,33 @@ class Recipe:
         _at_least(1, "search.gradient.validate_every", gradient.validate_every)
         for key, number in evolution.items():
             _at_least(key == "validate_every", f"search.evolution.{key}", number)
+        self._check_stages()
         _above_zero(100.0, "search.gradient.learning_rate", gradient.learning_rate)
         _above_zero(100.0, "search.gradient.attention_rate", gradient.attention_rate)
         _above_zero(1.0, "search.evolution.mutation_probability", probability)
+
+    def _check_stages(self) -> None:
+        """A tuning needs factors for its window before it, and the last search is for the target."""
+        windows: list[int] = []
+        for stage in self.stages:
+            if stage.kind == "search":
+                windows.append(stage.window_tokens)
+            elif not windows or (stage.kind == "tune" and stage.window_tokens > windows[-1]):
+                before = ", ".join(map(format_tokens, windows)) or "nothing"
+                raise RecipeError(
+                    f"The stage {stage} comes after searches for {before}.",
+                    "It needs factors for its window.",
+                    f"Put a stage search = {format_tokens(stage.window_tokens)!r} before it.",
+                )
+            elif stage.kind == "carry":
+                windows.append(stage.window_tokens)
+        if windows and windows[-1] != self.target_tokens:
+            raise RecipeError(
+                f"The stages end with factors for {format_tokens(windows[-1])} tokens, and target_tokens = "
+                f"{format_tokens(self.target_tokens)}.",
+                "The last search must reach the target.",
+                "Correct one of them.",
+            )
 
 
 def _one_of(allowed: tuple[str, ...], key: str, value: str) -> None:
@@ -295,6 +391,12 @@ def _at_least(least: int, key: str, number: float) -> None:
 def _above_zero(most: float, key: str, number: float) -> None:
     if not 0 < number <= most:  # NaN, too
         raise RecipeError(f"{key} = {number}.", f"A number above 0 and up to {most:g} is needed.", "Correct it.")
+
+
+PRESETS = {  # arXiv 2402.13753, section 4.1; the paper's global batches, at the steps of its first stage
+    "llama2": TuneRecipe(steps=400, batch_windows=32, learning_rate=2e-5, schedule="linear"),
+    "mistral": TuneRecipe(steps=400, batch_windows=64, learning_rate=1e-6, schedule="constant"),
+}
 
 
 def parse_tokens(text: str) -> int:

@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,26 @@ class RunDir:
         return self.path / "tuning.safetensors"
 
     @property
+    def stages(self) -> Path:
+        """The stages of a progressive walk, each a run directory of its own."""
+        return self.path / "stages"
+
+    @property
+    def finished(self) -> Path:
+        """What a stage was made of; written last, so it means finished."""
+        return self.path / "stage.json"
+
+    @property
+    def walked(self) -> Path:
+        """What all stages of a walk were made of, in a word."""
+        return self.path / "walk.txt"
+
+    @property
+    def adapters(self) -> Path:
+        """The low-rank adapters of a training, as peft saves them, before they were merged."""
+        return self.path / "adapter"
+
+    @property
     def scores(self) -> Path:
         """Every measured number, one record a line."""
         return self.path / "scores.jsonl"
@@ -86,14 +106,17 @@ class RunDir:
             lock.release()
 
     def bind(self, recipe: Recipe) -> None:
-        """Write the recipe into a new directory, or check that an existing one was made by the same recipe."""
+        """Write the recipe into a new directory, or check that an existing one was made by the same recipe.
+
+        A walk of stages may change: each stage knows what it was made of, so what is the same is not done again.
+        """
         self.check(recipe)
-        if not (self.path / "recipe.toml").exists():
+        if not (self.path / "recipe.toml").exists() or self.recipe() != recipe:
             self.write_text(self.path / "recipe.toml", dump_recipe(recipe))
 
     def check(self, recipe: Recipe) -> None:
         """Raise RunError if another recipe began this run."""
-        if (self.path / "recipe.toml").exists() and self.recipe() != recipe:
+        if (self.path / "recipe.toml").exists() and not _resumable(self.recipe(), recipe):
             before, now = _flatten(asdict(self.recipe())), _flatten(asdict(recipe))
             changed = "; ".join(f"{key} = {now[key]!r} (was {before[key]!r})" for key in now if before[key] != now[key])
             raise RunError(
@@ -129,6 +152,14 @@ class RunDir:
         yield partial
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
+
+
+def _resumable(before: Recipe, now: Recipe) -> bool:
+    """Whether a run can go on so: by the same recipe, or by a walk of other stages from the same model and texts."""
+    if not (before.stages and now.stages):
+        return before == now
+    free = {key: getattr(now, key) for key in ("target_tokens", "stages", "search", "tune", "measure", "export")}
+    return replace(before, **free) == now
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -26,8 +26,9 @@ from longrope.records import TrainStep, append_records, read_records
 from longrope.rundir import RunDir
 from longrope.texts import TokenText, fingerprint
 from longrope.tuning import cut_batches, fine_tune, progress
+from longrope.tuning.adapters import trained_weights
 from longrope.tuning.batches import Batches
-from longrope.tuning.training import choose_precision, scheduled_rate, trained_weights
+from longrope.tuning.training import choose_precision, scheduled_rate
 
 TOKENIZER = pico.make_tokenizer()
 TEXT = TokenText(np.asarray(TOKENIZER(pico.make_text(1500))["input_ids"], np.int32), "tune")

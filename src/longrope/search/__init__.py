@@ -1,4 +1,4 @@
-"""Find rescale factors: by gradient, or by the paper's evolution."""
+"""Find rescale factors: by gradient, or by the paper's evolution; again on a tuned model, and for short windows."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +8,7 @@ import numpy as np
 
 from longrope import parallel
 from longrope.errors import FactorsError
-from longrope.factors import RescaleFactors, closed_form, dump_factors
+from longrope.factors import RescaleFactors, closed_form, compose, dump_factors, tuned_spec
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
 from longrope.records import Trial
@@ -18,10 +18,12 @@ from longrope.search.descend import METHOD as GRADIENT
 from longrope.search.descend import descend
 from longrope.search.evolve import METHOD as EVOLUTION
 from longrope.search.evolve import evolve
-from longrope.search.score import TrialLog, WindowObjective
+from longrope.search.recover import recover_window
+from longrope.search.score import TrialLog, TunedObjective, WindowObjective, cut_windows
 from longrope.space import FactorSpace
-from longrope.texts import Tokens, TokenText, sketch
+from longrope.texts import TokenText, sketch
 
+__all__ = ["cut_windows", "find_factors", "recover_window"]
 STARTS = ("pi", "ntk", "yarn")  # the paper's
 
 
@@ -30,6 +32,7 @@ def find_factors(
     text: TokenText,
     target_tokens: int,
     *,
+    tuned_with: RescaleFactors | None = None,
     run: RunDir | None = None,
     settings: SearchRecipe | None = None,
     seed: int = 0,
@@ -41,6 +44,8 @@ def find_factors(
         model: the model.
         text: the search part of some texts; windows of the target length are cut from it, some held out for validation.
         target_tokens: the window to reach, longer than the trained one.
+        tuned_with: the factors that the weights were tuned with, if they were; the search then starts from them, and
+            their window counts as trained (the second search, section 3.3).
         run: where trials and factors go; what its trials know already is not evaluated again (raises RunError if they
             are those of another search).
         settings: method and its numbers; the gradient search by default.
@@ -56,7 +61,7 @@ def find_factors(
     """
     settings = settings or SearchRecipe()
     method = {"gradient": GRADIENT, "evolution": EVOLUTION}[settings.method]
-    spec = model.spec
+    spec = tuned_spec(model.spec, tuned_with)
     if target_tokens <= spec.trained_window:
         raise FactorsError(
             f"A target window of {target_tokens} tokens was asked for.",
@@ -72,29 +77,19 @@ def find_factors(
     scored = evolution.windows if by_evolution else settings.gradient.scan_windows
     searched, held_out = cut_windows(text, target_tokens, settings.validation_windows, seed)
     searched = searched[:wanted]
-    objective = WindowObjective.prepare(
+    windows = WindowObjective.prepare(
         model, searched, held_out, scored, settings.tail_tokens, settings.needle_weight, seed
     )
-    log = TrialLog(run.trials if run else None, method, model.name, objective.fingerprint, on_trial)
+    objective = TunedObjective(windows, tuned_with) if tuned_with else windows
+    log = TrialLog(run.trials if run else None, method, model.name, windows.fingerprint, on_trial)
+    most = 0 if tuned_with else target_tokens - 1  # a tuned model keeps the start tokens that it was tuned with
     if settings.method == "evolution":
-        space = FactorSpace(spec.num_pairs, ratio, max_start_tokens=target_tokens - 1)
+        space = FactorSpace(spec.num_pairs, ratio, max_start_tokens=most)
         attention = su_attention_factor(ratio, spec.trained_window)
         found = evolve(objective, space, starts, evolution, attention_factor=attention, seed=seed, log=log)
     else:
-        found = descend(objective, spec, starts, settings.gradient, log=log)
-    found = replace(found, searched=sketch(np.concatenate([searched, held_out])))
+        found = descend(objective, spec, starts, settings.gradient, max_start_tokens=most, log=log)
+    found = replace(compose(tuned_with, found), searched=sketch(np.concatenate([searched, held_out])))
     if run:
         parallel.lead(partial(run.write_text, run.factors(method), dump_factors(found)))
     return found
-
-
-def cut_windows(text: TokenText, length: int, held_out: int, seed: int) -> tuple[Tokens, Tokens]:
-    """Cut a text into search windows, in an order drawn from the seed, and validation windows, all disjoint.
-
-    Validation windows are spread evenly over the text and are the same for every search of it.
-    """
-    fitting = len(text.tokens) // (length - (text.bos is not None))
-    windows = text.windows(length, max(1, fitting), minimum=held_out + 1)
-    chosen = [int((i + 0.5) * len(windows) / held_out) for i in range(held_out)]
-    rest = np.setdiff1d(np.arange(len(windows)), chosen)
-    return windows[np.random.default_rng(seed).permutation(rest)], windows[chosen]

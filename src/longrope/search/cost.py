@@ -3,7 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from longrope.recipe import SearchRecipe
 from longrope.records import Trial
+from longrope.search.score import BACKWARD_PASSES
+
+SCANNED = 20  # curves that the gradient search looks at before it descends, about
 
 
 @dataclass(frozen=True)
@@ -64,3 +68,15 @@ def compare_costs(trials: Iterable[Trial]) -> list[SearchCost]:
 
 def _found(trial: Trial) -> bool:
     return trial.kind == "validation" and trial.origin not in ("pi", "ntk", "yarn", "critical")
+
+
+def count_passes(settings: SearchRecipe, target_tokens: int) -> int:
+    """About how many passes over a window a search takes, a backward pass with recomputation counted as three more."""
+    if settings.method == "evolution":
+        given = settings.evolution.filled(target_tokens)
+        children = given.generations * (given.mutations + given.crossovers)
+        looks = 4 + given.generations // given.validate_every
+        return (given.population + children) * given.windows + looks * settings.validation_windows
+    descent = settings.gradient
+    looks = 10 + descent.steps // descent.validate_every  # closed forms, start tokens
+    return SCANNED * descent.scan_windows + BACKWARD_PASSES * descent.steps + looks * settings.validation_windows

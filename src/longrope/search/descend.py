@@ -65,12 +65,10 @@ def descend(
     starts: Sequence[RescaleFactors],
     settings: GradientRecipe,
     *,
+    max_start_tokens: int,
     log: TrialLog,
 ) -> RescaleFactors:
     """Search by gradient; return the best by the held-out windows.
-
-    Every few steps the held-out windows are looked at. Where they got worse, the walk goes back to the best point and
-    on from there at half the rate, so a rate that is too high costs steps, not the result.
 
     Args:
         objective: the score and its gradient.
@@ -78,33 +76,51 @@ def descend(
         starts: closed-form factors. All of them stand for selection, so the result is never worse than they are on the
             held-out windows.
         settings: steps, rates, and where to begin: at one of ``starts`` by name, or by a ``scan``.
+        max_start_tokens: how many start tokens may be tried.
         log: where the trials go; a log that has some is resumed.
     """
     log.evaluate_many(0, "validation", [(start.method, start) for start in starts], objective.validation_loss)
     by_name = {factors.method: factors for factors in starts}
     start = _scan(objective, spec, by_name["critical"], log) if settings.start == "scan" else by_name[settings.start]
-    template = replace(start, method=METHOD)
     ratio = extension_ratio(spec, start.target_window)
-    critical = spec.critical_pair
-    mean_increment = math.log(ratio) / spec.num_pairs
-    rates = settings.learning_rate * np.append(np.full(spec.num_pairs, mean_increment), settings.attention_rate)
-    adam = Adam(np.append(increments_of(start.array, critical, ratio), math.log(start.attention_factor)), rates)
-    best, best_loss, caution = adam.parameters, log.validate(0, settings.start, start, objective).loss_nats, 1.0
+    walk(objective, start, settings, log, origin=settings.start, critical_pair=spec.critical_pair, ratio=ratio)
+    return _try_start_tokens(objective, replace(start, method=METHOD), settings.steps, max_start_tokens, log)
+
+
+def walk(
+    objective: Objective,
+    start: RescaleFactors,
+    settings: GradientRecipe,
+    log: TrialLog,
+    *,
+    origin: str,
+    critical_pair: int,
+    ratio: float,
+) -> None:
+    """Descend from given factors, with lambda at ``ratio`` or above from the critical pair on; the log holds the best.
+
+    Every few steps the held-out windows are looked at. Where they got worse, the walk goes back to the best point and
+    on from there at half the rate, so a rate that is too high costs steps, not the result.
+    """
+    template, pairs = replace(start, method=log.method), len(start.lambdas)
+    mean_increment = math.log(ratio) / pairs
+    rates = settings.learning_rate * np.append(np.full(pairs, mean_increment), settings.attention_rate)
+    adam = Adam(np.append(increments_of(start.array, critical_pair, ratio), math.log(start.attention_factor)), rates)
+    best, best_loss, caution = adam.parameters, log.validate(0, origin, start, objective).loss_nats, 1.0
     for step in range(settings.steps):
-        factors = _factors_at(adam.parameters, template, critical, ratio)
+        factors = _factors_at(adam.parameters, template, critical_pair, ratio)
         trial = log.evaluate(step, "gradient", "gradient", factors, partial(objective.gradient, factors, step))
         if trial.gradient:  # a step whose loss is not finite teaches nothing
-            by_increment = slope_of_increments(adam.parameters[:-1], trial.gradient[:-1], critical, ratio)
+            by_increment = slope_of_increments(adam.parameters[:-1], trial.gradient[:-1], critical_pair, ratio)
             slope = np.append(by_increment, trial.gradient[-1])
             adam.step(slope, scale=caution * 0.5 * (1 + math.cos(math.pi * step / settings.steps)))
         if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
-            factors = _factors_at(adam.parameters, template, critical, ratio)
+            factors = _factors_at(adam.parameters, template, critical_pair, ratio)
             loss = log.validate(step + 1, "gradient", factors, objective).loss_nats
             if loss <= best_loss:
                 best, best_loss = adam.parameters, loss
             else:
                 adam, caution = Adam(best, rates), caution / 2
-    return _try_start_tokens(objective, template, settings.steps, log)
 
 
 def _factors_at(parameters: Vector, template: RescaleFactors, critical_pair: int, ratio: float) -> RescaleFactors:
@@ -146,11 +162,13 @@ def _scan(objective: Objective, spec: RopeSpec, start: RescaleFactors, log: Tria
     return factors_at(point)
 
 
-def _try_start_tokens(objective: Objective, template: RescaleFactors, step: int, log: TrialLog) -> RescaleFactors:
+def _try_start_tokens(
+    objective: Objective, template: RescaleFactors, step: int, most: int, log: TrialLog
+) -> RescaleFactors:
     """Take the best factors so far, with start tokens if the held-out windows show a worthwhile gain."""
     best = log.best_validated
     chosen = replace(template, lambdas=best.lambdas, attention_factor=best.attention_factor)
-    tried = [replace(chosen, start_tokens=n) for n in START_TOKENS_TRIED if n < template.target_window]
+    tried = [replace(chosen, start_tokens=n) for n in START_TOKENS_TRIED if n <= most]
     log.evaluate_many(step, "validation", [("start-tokens", factors) for factors in tried], objective.validation_loss)
     winner = log.best_validated
     if best.loss_nats - winner.loss_nats > WORTHWHILE * best.loss_nats:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from longrope import parallel
 from longrope.errors import RunError
-from longrope.factors import RescaleFactors
+from longrope.factors import RescaleFactors, compose
 from longrope.forward import token_losses, weighted_loss_with_graph
 from longrope.models import LanguageModel, rescaled
 from longrope.records import Trial, append_record, read_records
-from longrope.texts import Tokens, fingerprint, plant_needles
+from longrope.texts import Tokens, TokenText, fingerprint, plant_needles
 
 Weights = NDArray[np.float64]
 BACKWARD_PASSES = 4  # forward, forward again (recomputation), and a backward pass worth two
@@ -140,6 +140,33 @@ class WindowObjective:
         return Evaluation(total / len(windows), int((weights > 0).sum()), windows.size)
 
 
+@dataclass(frozen=True)
+class TunedObjective:
+    """The score of a model whose weights were tuned, for factors relative to those that it was tuned with.
+
+    Attributes:
+        objective: takes factors of the model itself.
+        tuned_with: what the relative ones are multiplied by.
+    """
+
+    objective: Objective
+    tuned_with: RescaleFactors
+
+    def search_loss(self, factors: RescaleFactors) -> Evaluation:
+        """The loss on the search windows."""
+        return self.objective.search_loss(compose(self.tuned_with, factors))
+
+    def validation_loss(self, factors: RescaleFactors) -> Evaluation:
+        """The loss on windows held out from the search."""
+        return self.objective.validation_loss(compose(self.tuned_with, factors))
+
+    def gradient(self, factors: RescaleFactors, step: int) -> Evaluation:
+        """The loss on the search window of this step, with its gradient by the relative factors."""
+        found = self.objective.gradient(compose(self.tuned_with, factors), step)
+        by_lambda = [slope * x for slope, x in zip(found.gradient, self.tuned_with.lambdas, strict=False)]
+        return replace(found, gradient=(*by_lambda, found.gradient[-1]))
+
+
 def _prepare(
     model: LanguageModel, windows: Tokens, tail_tokens: int, needle_weight: float, rng: np.random.Generator
 ) -> tuple[Tokens, Weights]:
@@ -154,6 +181,18 @@ def _prepare(
         planted.append(tokens)
         weights.append(tail / tail.sum() + needle_weight * answers / max(1, answers.sum()))
     return np.stack(planted), np.stack(weights)
+
+
+def cut_windows(text: TokenText, length: int, held_out: int, seed: int) -> tuple[Tokens, Tokens]:
+    """Cut a text into search windows, in an order drawn from the seed, and validation windows, all disjoint.
+
+    Validation windows are spread evenly over the text and are the same for every search of it.
+    """
+    fitting = len(text.tokens) // (length - (text.bos is not None))
+    windows = text.windows(length, max(1, fitting), minimum=held_out + 1)
+    chosen = [int((i + 0.5) * len(windows) / held_out) for i in range(held_out)]
+    rest = np.setdiff1d(np.arange(len(windows)), chosen)
+    return windows[np.random.default_rng(seed).permutation(rest)], windows[chosen]
 
 
 @dataclass

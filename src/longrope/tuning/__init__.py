@@ -3,22 +3,35 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
+from longrope import parallel
+from longrope.cache import decoder_layers
 from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep
 from longrope.rundir import RunDir
 from longrope.texts import TokenText, fingerprint
+from longrope.tuning.adapters import Weights, adapted, trained_weights
 from longrope.tuning.batches import Batches
 from longrope.tuning.progress import Checkpoint, TrainLog
-from longrope.tuning.training import Training, Weights, in_float32, trained_weights
+from longrope.tuning.training import Training, in_float32
 
 # A training of a version without these settings is resumed where they are off.
-UNNAMED_WHERE_OFF = ("prefer_documents", "isolate_documents", "skipped_positions", "short_share")
+UNNAMED_WHERE_OFF = (
+    "prefer_documents",
+    "isolate_documents",
+    "skipped_positions",
+    "short_share",
+    "needle_weight",
+    "lora_rank",
+    "lora_alpha",
+    "lora_also",
+)
 
 
 def fine_tune(
@@ -58,19 +71,24 @@ def fine_tune(
     """
     settings = settings or TuneRecipe()
     batches = cut_batches(model, factors, text, settings, seed)
-    weights = trained_weights(model.network)
-    identity = _identify(model, weights, factors, text, settings, seed)
-    checkpoint = Checkpoint(run.tuning if run else None, identity)
-    log = TrainLog(run.train if run else None)
-    begun_at, tensors = checkpoint.read()
-    model.network.requires_grad_(False).eval()
-    with in_float32(weights), rescaled(model, factors):
-        training = Training(model, weights, batches, settings)
-        training.restore(begun_at, tensors)
-        log.begin(begun_at)
-        _train(training, log, checkpoint, on_step)
-    if begun_at < settings.steps:
-        checkpoint.save(settings.steps, {f"weight/{name}": weight for name, weight in weights.items()})
+    log = TrainLog(run.train if run and parallel.is_main() else None)
+    with adapted(model.network, settings, seed, run.adapters if run and parallel.is_main() else None) as weights:
+        checkpoint = Checkpoint(run.tuning if run else None, _identify(model, weights, factors, text, settings, seed))
+        begun_at, tensors = checkpoint.read()
+        model.network.requires_grad_(False).eval()
+        with in_float32(weights):
+            worker = replace(model, network=_divided(model.network, settings))
+            own = weights if worker.network is model.network else trained_weights(worker.network)
+            with rescaled(worker, factors):
+                training = Training(worker, own, batches, settings)
+                training.restore(begun_at, tensors)
+                log.begin(begun_at)
+                _train(training, log, checkpoint, on_step)
+            for name, weight in weights.items():
+                if own is not weights:
+                    weight.data.copy_(parallel.whole(own[name].detach()))
+        if begun_at < settings.steps:
+            checkpoint.save(settings.steps, {f"weight/{name}": weight for name, weight in weights.items()})
     return model
 
 
@@ -80,6 +98,11 @@ def cut_batches(
     """The windows that ``fine_tune`` reads; their ``describe`` tells how many are of one document."""
     length = settings.window_tokens or (factors.target_window if factors else model.spec.trained_window)
     return Batches.cut(text, length, settings.batch_windows, seed, prefer_documents=settings.prefer_documents)
+
+
+def _divided(network: Any, settings: TuneRecipe) -> Any:
+    """The network to train: with its layers divided among the processes where all weights are trained."""
+    return network if settings.lora_rank else parallel.divide_weights(network, decoder_layers(network))
 
 
 def _train(training: Training, log: TrainLog, checkpoint: Checkpoint, on_step: Callable[[TrainStep], None]) -> None:
@@ -94,7 +117,7 @@ def _train(training: Training, log: TrainLog, checkpoint: Checkpoint, on_step: C
                 checkpoint.save(training.done, training.tensors)
             on_step(record)
     except KeyboardInterrupt:
-        if training.settled:
+        if training.settled and parallel.ranks() == 1:  # the others may be anywhere
             log.flush()
             checkpoint.save(training.done, training.tensors)
         raise

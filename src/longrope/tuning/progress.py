@@ -3,12 +3,14 @@
 import os
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from longrope import parallel
 from longrope.errors import RunError
 from longrope.records import TrainStep, append_records, read_records
 
@@ -31,30 +33,48 @@ class Checkpoint:
         """Write the state after so many steps; after a crash the file is either absent, old or whole."""
         if not self.path:
             return
-        partial = self.path.with_name(self.path.name + ".partial")
-        whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        save_file(whole, partial, metadata={**self.identity, "step": str(step)})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(self.path)
+        whole = {}
+        for name, tensor in tensors.items():  # one after the other, for the first process alone has room for all
+            found = parallel.whole(tensor.detach())
+            if parallel.is_main():
+                whole[name] = found.contiguous()
+        parallel.lead(partial(self._write, self.path, step, whole))
 
-    def read(self) -> tuple[int, dict[str, Tensor]]:
+    def _write(self, path: Path, step: int, whole: dict[str, Tensor]) -> None:
+        unfinished = path.with_name(path.name + ".partial")
+        save_file(whole, unfinished, metadata={**self.identity, "step": str(step)})
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+
+    def read(self) -> tuple[int, dict[str, Tensor | None]]:
         """Read how many steps are done and the tensors after them, 0 and none if nothing was saved.
+
+        Of several processes the first one has the tensors, the others None in their places.
 
         Raises:
             RunError: the file is damaged, or another training has made it.
         """
-        if not self.path or not self.path.exists():
-            return 0, {}
+        here: dict[str, Tensor] = {}
+
+        def look() -> tuple[int, list[str]]:
+            step, tensors = self._read(self.path) if self.path and self.path.exists() else (0, {})
+            here.update(tensors)
+            return step, list(tensors)
+
+        step, names = parallel.lead(look)
+        return step, {name: here.get(name) for name in names}
+
+    def _read(self, path: Path) -> tuple[int, dict[str, Tensor]]:
         try:
-            with safe_open(self.path, framework="pt") as file:
+            with safe_open(path, framework="pt") as file:
                 found = dict(file.metadata() or {})
                 step = int(found.pop("step", "0"))
                 self._check(found)
                 return step, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
         except SafetensorError as error:
             raise RunError(
-                f"{self.path} cannot be read ({error}).",
+                f"{path} cannot be read ({error}).",
                 "A checkpoint of a training is needed, or none.",
                 "Remove the file to train from the start, or give another directory with --out.",
             ) from None

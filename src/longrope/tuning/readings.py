@@ -6,15 +6,16 @@ Shape legend: B = windows that are read at once, N = tokens of each.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from longrope.recipe import TuneRecipe
-from longrope.texts import Tokens
+from longrope.texts import Tokens, plant_needles
 from longrope.tuning.batches import Batches
 
-SKIPS = 1  # tells the generator of skips from that of orders
+SKIPS, NEEDLES = 1, 2  # tell their generators from that of orders
 Documents = tuple[tuple[int, ...], ...]
 
 
@@ -27,12 +28,14 @@ class Reading:
         documents: where documents that do not see each other begin in each window; None where a token sees all before.
         positions: [B, N] of the tokens; None for 0, 1, 2 ...
         own_rope: whether the model's own RoPE is in force, whatever factors are installed.
+        answers: [B, N - 1] which next tokens answer about planted needles; None where there are none.
     """
 
     tokens: Tokens
     documents: Documents | None = None
     positions: NDArray[np.int64] | None = None
     own_rope: bool = False
+    answers: NDArray[np.bool_] | None = None
 
     @property
     def scored(self) -> NDArray[np.bool_]:
@@ -51,11 +54,13 @@ class Reader:
         batches: where the windows come from.
         settings: of the training.
         trained_window: of the model; short windows have this length, or that of the training where it is shorter.
+        tokenizer: of the model, for needles.
     """
 
     batches: Batches
     settings: TuneRecipe
     trained_window: int
+    tokenizer: Any = None
 
     def read(self, rows: Sequence[int]) -> Iterator[Reading]:
         """Windows of the training by their rows, long ones first, as many at once as the settings say."""
@@ -70,9 +75,13 @@ class Reader:
         share = self.settings.short_share
         return math.floor((row + 1) * share) > math.floor(row * share)
 
+    def num_long(self, rows: Sequence[int]) -> int:
+        """How many of these windows are not read as short ones."""
+        return sum(not self.is_short(row) for row in rows)
+
     def num_scored(self, rows: Sequence[int]) -> int:
         """How many tokens of these windows are scored."""
-        short = sum(self.is_short(row) for row in rows)
+        short = len(rows) - self.num_long(rows)
         pieces, length = self._pieces, self._short_tokens
         whole = (len(rows) - short) * (self.batches.window_tokens - 1) + short * pieces * (length - 1)
         if not self.settings.isolate_documents:
@@ -94,9 +103,16 @@ class Reader:
         tokens = np.stack([self.batches.window(row) for row in rows])
         if self.settings.isolate_documents:
             return _isolated(tokens, tuple(starts for row in rows for starts in self._documents(row)))
+        reading = self._with_needles(tokens, rows) if self.settings.needle_weight else Reading(tokens)
         if self.settings.skipped_positions:
-            return Reading(tokens, positions=np.stack([self._skip(row) for row in rows]))
-        return Reading(tokens)
+            return replace(reading, positions=np.stack([self._skip(row) for row in rows]))
+        return reading
+
+    def _with_needles(self, tokens: Tokens, rows: Sequence[int]) -> Reading:
+        """Windows with facts planted at all depths, and questions about them at the end (LongRoPE2, section 3.2)."""
+        rngs = (np.random.default_rng([self.batches.seed, row, NEEDLES]) for row in rows)
+        planted = [plant_needles(window, self.tokenizer, rng) for window, rng in zip(tokens, rngs, strict=True)]
+        return Reading(np.stack([window for window, _ in planted]), answers=np.stack([found for _, found in planted]))
 
     def _read_short(self, rows: Sequence[int]) -> Reading:
         windows = np.stack([self.batches.window(row) for row in rows])

@@ -1,25 +1,30 @@
-"""The state of a training and its step: float32 weights, AdamW over them, gradients of one batch after another."""
+"""The state of a training and its step: float32 weights, AdamW over them, gradients of one batch after another.
+
+In several processes each row of them takes its share of a batch's windows, and those of a row share every window.
+Gradients are means over all processes, so each process scales its part of the loss by their number.
+"""
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from longrope.errors import LongRopeError
+from longrope import parallel
+from longrope.errors import LongRopeError, RecipeError
 from longrope.factors import unscaled
 from longrope.forward import weighted_loss_with_graph
-from longrope.models import LanguageModel, RescaledRotary, rescaled
+from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep
+from longrope.tuning.adapters import Weights
 from longrope.tuning.batches import Batches
 from longrope.tuning.readings import Reader
 
-Weights = dict[str, nn.Parameter]
 BETAS = (0.9, 0.95)
+CLIP_EPSILON = 1e-6  # as torch's own clipping has it
 
 
 def choose_precision(device: torch.device) -> tuple[torch.dtype, str]:
@@ -36,13 +41,6 @@ def scheduled_rate(settings: TuneRecipe, step: int) -> float:
     done = (step - settings.warmup_steps) / (settings.steps - settings.warmup_steps)
     shares = {"linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "constant": 1.0}
     return settings.learning_rate * shares[settings.schedule]
-
-
-def trained_weights(network: Any) -> Weights:
-    """All parameters of a network by name, a shared one once; rescale factors that are installed are none of them."""
-    rotary = [p for m in network.modules() if isinstance(m, RescaledRotary) for p in m.parameters()]
-    installed = {id(parameter) for parameter in rotary}
-    return {name: weight for name, weight in network.named_parameters() if id(weight) not in installed}
 
 
 @contextmanager
@@ -65,15 +63,17 @@ class Training:
 
     Attributes:
         settings: of the training.
+        weights: what is trained, by name; of each layer this process's part where several share them.
         done: steps that are done.
         settled: whether weights and moments are those after ``done`` steps; false while they change.
     """
 
     def __init__(self, model: LanguageModel, weights: Weights, batches: Batches, settings: TuneRecipe) -> None:
         """Stand before the first step; the model is run as it is at the moment of each step."""
-        self.settings, self.done, self.settled = settings, 0, True
-        self._model, self._weights, self._batches = model, weights, batches
-        self._reader, self._tokens_seen = Reader(batches, settings, model.spec.trained_window), 0
+        _check_batch(settings)
+        self.settings, self.weights, self.done, self.settled = settings, weights, 0, True
+        self._model, self._batches = model, batches
+        self._reader, self._tokens_seen = Reader(batches, settings, model.spec.trained_window, model.tokenizer), 0
         self._optimizer = _make_optimizer(model, weights, settings.weight_decay)
 
     @property
@@ -81,30 +81,31 @@ class Training:
         """What to go on from: ``weight/NAME`` and AdamW's ``exp_avg/NAME``, ``exp_avg_sq/NAME`` and ``step/NAME``."""
         moments = {
             f"{key}/{name}": value
-            for name, weight in self._weights.items()
+            for name, weight in self.weights.items()
             for key, value in self._optimizer.state.get(weight, {}).items()
         }
-        return {**{f"weight/{name}": weight for name, weight in self._weights.items()}, **moments}
+        return {**{f"weight/{name}": weight for name, weight in self.weights.items()}, **moments}
 
-    def restore(self, done: int, tensors: dict[str, Tensor]) -> None:
-        """Stand after so many steps, with the weights and moments that there are in ``tensors``."""
+    def restore(self, done: int, tensors: Mapping[str, Tensor | None]) -> None:
+        """Stand after so many steps, with the weights and moments of the first process's ``tensors``."""
         self.done = done
         self._tokens_seen = self._reader.num_scored(range(done * self.settings.batch_windows))
         for path, tensor in tensors.items():
             key, _, name = path.partition("/")
-            weight = self._weights[name]
+            weight = self.weights[name]
             if key == "weight":
-                weight.data.copy_(tensor)
+                weight.data.copy_(parallel.scatter(tensor, weight.data))
             else:
-                self._optimizer.state[weight][key] = tensor.to(weight.device, copy=True)
+                like = torch.zeros((), device=weight.device) if key == "step" else weight.data
+                self._optimizer.state[weight][key] = parallel.scatter(tensor, like).clone()
 
     def step(self) -> TrainStep:
         """Take one step (raises LongRopeError before a weight is changed if its loss or gradient is not finite)."""
         began = time.perf_counter()
         rows, rate = self._batches.rows(self.done), scheduled_rate(self.settings, self.done)
         scored = self._reader.num_scored(rows)
-        loss = self._backward(rows, scored)
-        norm = nn.utils.clip_grad_norm_(self._weights.values(), self.settings.clip_norm)
+        loss = parallel.total(self._backward(rows, scored))
+        norm = _clip(self.weights, self.settings.clip_norm)
         loss_nats, gradient_norm = torch.stack((loss, norm)).tolist()  # the one wait for a GPU
         if not (math.isfinite(loss_nats) and math.isfinite(gradient_norm)):
             raise LongRopeError(
@@ -119,24 +120,32 @@ class Training:
         return TrainStep(self.done - 1, loss_nats, scored, self._tokens_seen, rate, gradient_norm, seconds)
 
     def _backward(self, rows: Sequence[int], scored: int) -> Tensor:
-        """Add up the gradients of the mean loss over all scored tokens of these windows; return this loss."""
+        """Add up this process's part of the gradients of a batch's loss; return its part of the loss."""
         device = self._model.device
         precision, _ = choose_precision(device)
-        total = torch.zeros((), device=device)
-        for reading in self._reader.read(rows):
+        part = torch.zeros((), device=device)
+        for reading in self._reader.read(rows[parallel.row() :: parallel.workers()]):
+            shares = reading.scored / max(1, scored)  # documents of one token each have nothing to score
+            if reading.answers is not None:
+                of_one = self.settings.needle_weight / self._reader.num_long(rows)
+                shares = shares + of_one * reading.answers / reading.answers.sum(axis=1, keepdims=True)
             with rescaled(self._model, unscaled(self._model.spec) if reading.own_rope else None):
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
                     loss = weighted_loss_with_graph(
                         self._model,
                         reading.tokens,
-                        reading.scored / max(1, scored),  # documents of one token each have nothing to score
+                        shares,
                         recompute=self.settings.recompute,
                         documents=reading.documents,
                         positions=reading.positions,
                     )
-                loss.backward()
-            total += loss.detach()
-        return total
+                (loss * parallel.ranks()).backward()
+            part += loss.detach()
+        for weight in self.weights.values():
+            if parallel.ranks() > 1 and not parallel.is_divided(weight):
+                own = torch.zeros_like(weight) if weight.grad is None else weight.grad
+                weight.grad = parallel.total(own) / parallel.ranks()
+        return part
 
     def _update(self, rate: float) -> None:
         self.settled = False
@@ -148,11 +157,49 @@ class Training:
         self.settled = True
 
 
+def _check_batch(settings: TuneRecipe) -> None:
+    """Raise RecipeError unless all rows of processes make the same passes, for they meet in every layer."""
+    rows = parallel.workers()
+    if settings.batch_windows % rows:
+        raise RecipeError(
+            f"tune.batch_windows = {settings.batch_windows}, and {rows} rows of processes are to divide them.",
+            "Each row must take the same number of windows.",
+            f"Give a multiple of {rows}, or let more processes share a window (--context-ranks).",
+        )
+    if rows > 1 and settings.short_share and settings.windows_at_once > 1:
+        raise RecipeError(
+            f"tune.short_share = {settings.short_share:g} with tune.windows_at_once = {settings.windows_at_once} in "
+            f"{rows} rows of processes.",
+            "Long and short windows go through the model apart, and each row must make as many passes.",
+            "Give tune.windows_at_once = 1.",
+        )
+
+
+def _clip(weights: Weights, most: float) -> Tensor:
+    """Scale all gradients so that their norm over all weights is ``most`` or less; return the norm before that."""
+    gradients = [weight.grad for weight in weights.values() if weight.grad is not None]
+    if not any(map(parallel.is_divided, gradients)):
+        return nn.utils.clip_grad_norm_(weights.values(), most)
+    divided = _square([g for g in gradients if parallel.is_divided(g)])
+    norm = (parallel.total(divided) + _square([g for g in gradients if not parallel.is_divided(g)])).sqrt()
+    scale = (most / (norm + CLIP_EPSILON)).clamp(max=1.0)
+    for gradient in gradients:
+        parallel.own_part(gradient).mul_(scale)
+    return norm
+
+
+def _square(gradients: Sequence[Tensor]) -> Tensor:
+    """The sum of the squares of all entries that this process holds."""
+    norms = [torch.linalg.vector_norm(parallel.own_part(gradient)) for gradient in gradients]
+    return torch.stack(norms).square().sum() if norms else torch.zeros(())
+
+
 def _make_optimizer(model: LanguageModel, weights: Weights, decay: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices, but no embeddings."""
+    """AdamW that decays matrices, but no embeddings; weights that are divided are in groups of their own."""
     embeddings = {id(module.weight) for module in model.network.modules() if isinstance(module, nn.Embedding)}
-    matrices = [weight for weight in weights.values() if weight.ndim > 1 and id(weight) not in embeddings]
-    known = {id(weight) for weight in matrices}
-    others = [weight for weight in weights.values() if id(weight) not in known]
-    groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, betas=BETAS, fused=model.device.type == "cuda")
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for weight in weights.values():
+        matrix = weight.ndim > 1 and id(weight) not in embeddings
+        groups.setdefault((not matrix, parallel.is_divided(weight)), []).append(weight)
+    given = [{"params": groups[key], "weight_decay": 0.0 if key[0] else decay} for key in sorted(groups)]
+    return torch.optim.AdamW(given, betas=BETAS, fused=model.device.type == "cuda")

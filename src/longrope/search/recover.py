@@ -1,0 +1,92 @@
+"""Recover a short window of an extended model: factors between its own RoPE and those of the long window.
+
+Long factors hurt short texts, so a short window gets a tier of its own with smaller lambdas (LongRoPE, section 3.3).
+The model's own RoPE, which is all ones, stands for selection first, and wins where nothing is better.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from longrope.factors import RescaleFactors
+from longrope.models import LanguageModel
+from longrope.recipe import SearchRecipe
+from longrope.records import Trial
+from longrope.rundir import RunDir
+from longrope.search.descend import walk
+from longrope.search.score import TrialLog, WindowObjective, cut_windows
+from longrope.texts import TokenText, sketch
+
+METHOD = "longrope-recovered"
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # exponents of the long window's factors
+MOST_WINDOWS = 8  # for each held-out window of a search: short ones are cheap
+
+
+def recover_window(
+    model: LanguageModel,
+    text: TokenText,
+    window_tokens: int,
+    longest: RescaleFactors,
+    *,
+    run: RunDir | None = None,
+    settings: SearchRecipe | None = None,
+    seed: int = 0,
+    on_trial: Callable[[Trial], None] = lambda _: None,
+) -> RescaleFactors:
+    """Search the tier of a short window of an extended model.
+
+    Tried are ``lambda ** share`` of the long window's factors, and a descent from the best of them that is not the
+    model's own RoPE.
+
+    Args:
+        model: the extended model, tuned or not.
+        text: the search part of some texts.
+        window_tokens: the short window.
+        longest: the factors of the long window.
+        run: where the trials go; what they know already is not evaluated again.
+        settings: the steps and rates of the descent, and how many windows are held out for each of the long ones.
+        seed: decides the order of the windows.
+        on_trial: called after every evaluation.
+
+    Returns:
+        The best tier by the held-out windows.
+
+    Raises:
+        TextsError: the text is too short.
+    """
+    settings = settings or SearchRecipe()
+    per_window = max(1, min(MOST_WINDOWS, longest.target_window // window_tokens))
+    searched, held_out = cut_windows(text, window_tokens, per_window * settings.validation_windows, seed)
+    searched = searched[: settings.gradient.steps]
+    objective = WindowObjective.prepare(model, searched, held_out, 1)
+    log = TrialLog(run.trials if run else None, METHOD, model.name, objective.fingerprint, on_trial)
+    candidates = [between(longest, window_tokens, share) for share in SHARES]
+    asked = [(f"share-{share:g}", tier) for share, tier in zip(SHARES, candidates, strict=True)]
+    trials = log.evaluate_many(0, "validation", asked, objective.validation_loss)
+    losses = [trial.loss_nats for trial in trials]
+    start = candidates[1 + int(np.argmin(losses[1:]))]
+    walk(
+        objective,
+        start,
+        settings.gradient,
+        log,
+        origin="scan",
+        critical_pair=len(start.lambdas),  # no pair is bound to be at s or above
+        ratio=max(longest.lambdas),
+    )
+    best = log.best_validated
+    found = replace(start, lambdas=best.lambdas, attention_factor=best.attention_factor)
+    return replace(found, searched=sketch(np.concatenate([searched, held_out])))
+
+
+def between(longest: RescaleFactors, window_tokens: int, share: float) -> RescaleFactors:
+    """Factors between the model's own RoPE (share 0) and given ones (share 1), for a shorter window."""
+    return replace(
+        longest,
+        lambdas=tuple(x**share for x in longest.lambdas),
+        attention_factor=longest.attention_factor**share,
+        target_window=window_tokens,
+        method=METHOD,
+        searched=(),
+    )

@@ -1,0 +1,79 @@
+"""Which weights are trained: all of them, or low-rank adapters that are merged at the end (LoRA, arXiv 2106.09685)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from longrope.errors import RecipeError
+from longrope.models import RescaledRotary
+from longrope.recipe import TuneRecipe
+
+Weights = dict[str, nn.Parameter]
+
+
+def trained_weights(network: Any) -> Weights:
+    """All parameters of a network by name, a shared one once; rescale factors that are installed are none of them."""
+    rotary = [p for m in network.modules() if isinstance(m, RescaledRotary) for p in m.parameters()]
+    installed = {id(parameter) for parameter in rotary}
+    return {name: weight for name, weight in network.named_parameters() if id(weight) not in installed}
+
+
+@contextmanager
+def adapted(network: Any, settings: TuneRecipe, seed: int, folder: Path | None = None) -> Iterator[Weights]:
+    """Put adapters into a network for the length of this block, and merge them into its weights at the end.
+
+    They are those of peft, in all matrices of attention and MLPs. Without a rank all weights are trained.
+
+    Args:
+        network: transformers'.
+        settings: rank, alpha, and what else is trained.
+        seed: of the adapters' first weights.
+        folder: where the adapters go in peft's format before they are merged, if no error ends the block.
+
+    Yields:
+        The weights to train, by name.
+
+    Raises:
+        RecipeError: peft is not installed.
+    """
+    if not settings.lora_rank:
+        yield trained_weights(network)
+        return
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise RecipeError(
+            f"tune.lora_rank = {settings.lora_rank}, and peft is not installed.",
+            "LoRA needs it.",
+            "pip install 'longrope[lora]'",
+        ) from None
+    config = LoraConfig(
+        r=settings.lora_rank, lora_alpha=settings.lora_alpha or 2 * settings.lora_rank, target_modules="all-linear"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        wrapped = get_peft_model(network, config)
+    try:
+        chosen = {id(weight) for weight in _trained_whole(network, settings.lora_also)}
+        named = trained_weights(network).items()
+        yield {name: weight for name, weight in named if ".lora_" in name or id(weight) in chosen}
+        if folder:
+            wrapped.save_pretrained(str(folder))
+    finally:
+        wrapped.merge_and_unload()
+
+
+def _trained_whole(network: Any, parts: tuple[str, ...]) -> Iterator[nn.Parameter]:
+    """The weights of norms and embeddings, a head that is no embedding included, as far as they are asked for."""
+    if "norms" in parts:
+        for module in network.modules():
+            if "Norm" in type(module).__name__:
+                yield from module.parameters(recurse=False)
+    if "embeddings" in parts:
+        for module in (network.get_input_embeddings(), network.get_output_embeddings()):
+            if module is not None:
+                yield from module.parameters(recurse=False)
