@@ -29,7 +29,6 @@ MANUALS = {  # name of the document -> pattern of its pages below the folder of 
     "zsh": "zsh-doc/**/*.html",
     "git": "git-doc/**/*.txt",
     "octave": "octave-doc/**/*.html",
-    "erlang-design": "erlang-doc/**/doc/**/*.html",
     "emacs-news": "emacs-common/**/NEWS*",
     "perl": "perl-doc/**/*.pod",
 }

@@ -18,7 +18,7 @@ from longrope.stages import Watch, walk
 
 FURTHER = {
     "search": (Stage(search=parse_tokens("128k")), Stage(carry=parse_tokens("256k"))),
-    "tune": (Stage(carry=parse_tokens("256k")), Stage(tune=parse_tokens("256k"), steps=6)),
+    "tune": (Stage(carry=parse_tokens("256k")), Stage(tune=parse_tokens("256k"), steps=4)),
 }
 
 

@@ -152,9 +152,11 @@ def _find_tier(
         return find_factors(model, texts.search, window, tuned_with=progress.tuned_with, **given)
     if stage.kind == "recover":
         return recover_window(model, texts.search, window, progress.longest, **given)
-    relative = relative_to(progress.tuned_with, progress.longest)
-    carried = carried_on(relative, tuned_spec(model.spec, progress.tuned_with), window)
-    return compose(progress.tuned_with, carried)
+    tuned_with, longest = progress.tuned_with, progress.longest
+    if tuned_with and longest.target_window <= tuned_with.target_window:
+        tuned_with = None  # nothing was found beyond the tuning, so the rule goes on from the first factors
+    carried = carried_on(relative_to(tuned_with, longest), tuned_spec(model.spec, tuned_with), window)
+    return compose(tuned_with, carried)
 
 
 def _tune(stage: Stage, progress: Progress, place: RunDir, recipe: Recipe, texts: Texts, watch: Watch) -> Progress:
