@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 MAY_KNOW: dict[str, tuple[str, ...]] = {
     "torch": (*EDGES, "building", "tuning.adapters", "tuning.training", "tuning.progress", "exports.hf"),
     "transformers": ("models", "texts", "cache", "forward", "building"),
+    "lm_eval": ("measures.harness",),
     "datasets": ("models", "texts", "forward"),
     "safetensors": ("models", "texts", "forward", "tuning.progress", "exports.hf"),
 }

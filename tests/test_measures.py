@@ -7,7 +7,8 @@ quadratic equation.
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from longrope.errors import FactorsError, RecipeError, RunError, TextsError
 from longrope.factors import CLOSED_FORMS, FactorTable, RescaleFactors, as_table, closed_form
-from longrope.forward import greedy_answers
+from longrope.forward import greedy_answers, token_losses
 from longrope.measures import measure, measure_against
 from longrope.measures import perplexity as perplexity_module
 from longrope.measures.passkey import (
@@ -33,16 +34,21 @@ from longrope.measures.passkey import (
     QUESTION,
     build_passkey,
     build_passkeys,
+    difference_interval,
+    measure_difference,
     measure_passkey,
+    tasks_fingerprint,
     wilson_interval,
 )
 from longrope.measures.perplexity import (
     bootstrap_interval,
+    kept_losses,
     measure_perplexity,
     measure_ratio,
     perplexity,
     window_losses,
 )
+from longrope.measures.samples import Samples
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score, read_records
@@ -174,6 +180,99 @@ def test_the_order_of_windows_does_not_change_perplexity(model: LanguageModel, t
     assert (one.low, one.high) == pytest.approx((other.low, other.high), rel=0.05)
 
 
+@pytest.mark.parametrize("bos", [None, 7])
+def test_perplexity_of_uneven_windows_is_the_brute_force_one(
+    bos: int | None, model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lengths that do not divide each other, a text that ends within a window, and batches with a smaller last one."""
+    monkeypatch.setattr(perplexity_module, "TOKENS_PER_BATCH", 150)
+    uneven = TokenText(text.tokens[:523], "measure", bos)
+    settings = replace(SETTINGS, lengths=(37, 61, 101), windows=5, tail_tokens=50)
+    scores = measure(model, None, uneven, settings=settings)
+    windows, opened = uneven.windows(101, 5), int(bos is not None)
+    for score in scores:
+        body = score.context_tokens - opened
+        bodies = [
+            row[opened + i : opened + i + body] for row in windows for i in range(0, 101 - opened - body + 1, body)
+        ]
+        losses = brute_losses(model, None, [[*([bos] * opened), *tokens] for tokens in bodies])
+        if "last" in score.metric:
+            losses = losses[:, -50:]
+        assert score.value == pytest.approx(math.exp(losses.sum() / losses.size), rel=1e-5)
+        assert (score.num_tokens, score.num_windows) == (losses.size, len(bodies))
+    assert [s.num_windows for s in scores if s.metric == "perplexity"] == [10, 5, 5]
+
+
+def test_each_window_has_its_losses_in_any_order_and_batch(
+    model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit in another order, and to float32's rounding of a sum in batches of another size."""
+    windows, order = text.windows(61, 11), np.random.default_rng(0).permutation(11)
+    losses = window_losses(model, None, windows)
+    assert (window_losses(model, None, windows[order]) == losses[order]).all()
+    monkeypatch.setattr(perplexity_module, "TOKENS_PER_BATCH", 61 * 3)
+    np.testing.assert_allclose(window_losses(model, None, windows[order]), losses[order], rtol=2e-6, atol=2e-6)
+
+
+# One pass, many lengths
+
+
+class Pushed:
+    """How many tokens went through the model."""
+
+    tokens = 0
+
+    def __call__(self, model: LanguageModel, tokens: Any) -> torch.Tensor:
+        self.tokens += tokens.size
+        return token_losses(model, tokens)
+
+
+@pytest.mark.parametrize("name", ["none", "pi", "yarn", "dynamic-ntk"])
+def test_one_pass_gives_the_prefixes_that_passes_of_their_own_give(
+    name: str, model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three windows of 128 tokens instead of 3 * (20 + 64 + 128); dynamic NTK has factors for each length."""
+    lengths, pushed = (20, 64, 128), Pushed()
+    monkeypatch.setattr(perplexity_module, "token_losses", pushed)
+    table = None if name == "none" else closed_form(model.spec, name, 128, lengths=lengths)
+    settings = replace(SETTINGS, lengths=lengths, metrics=("prefix-perplexity",))
+    scores = measure(model, table, text, settings=settings, method=name)
+    assert pushed.tokens == 3 * (sum(lengths) if name == "dynamic-ntk" else 128)
+    windows = text.windows(128, 3)
+    for score, length in zip(scores, lengths, strict=True):
+        alone = brute_losses(model, table.choose(length) if table else None, windows[:, :length])
+        assert score.value == pytest.approx(math.exp(alone.sum() / alone.size), rel=1e-5)
+        assert (score.metric, score.context_tokens) == ("prefix-perplexity", length)
+        assert (score.num_tokens, score.num_windows) == (3 * (length - 1), 3)
+        assert (score.low, score.high) == pytest.approx(bootstrap_interval(alone, 0), rel=1e-5)
+
+
+def test_prefixes_cost_nothing_beside_perplexity(
+    model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Perplexity reads the whole text at each length; its pass over the longest one serves the prefixes, too."""
+    pushed = Pushed()
+    monkeypatch.setattr(perplexity_module, "token_losses", pushed)
+    settings = replace(SETTINGS, lengths=(32, 64, 128), metrics=("perplexity", "prefix-perplexity"))
+    scores = measure(model, None, text, settings=settings)
+    assert pushed.tokens == 3 * (3 * 128)
+    longest = {s.metric: s.value for s in scores if s.context_tokens == 128}
+    assert longest["prefix-perplexity"] == longest["perplexity"]
+    shortest = {s.metric: s.value for s in scores if s.context_tokens == 32}
+    assert shortest["prefix-perplexity"] != shortest["perplexity"]
+
+
+def test_prefixes_by_two_tiers_take_two_passes(
+    model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed = Pushed()
+    monkeypatch.setattr(perplexity_module, "token_losses", pushed)
+    table = FactorTable(tuple(closed_form(model.spec, "ntk", n).tiers[0] for n in (70, 128)))
+    settings = replace(SETTINGS, lengths=(20, 64, 100, 128), metrics=("prefix-perplexity",))
+    measure(model, table, text, settings=settings)
+    assert pushed.tokens == 3 * (64 + 128)
+
+
 # Intervals of perplexity
 
 
@@ -301,7 +400,8 @@ def against(model: LanguageModel, text: TokenText, run: RunDir, *, seed: int = 0
     factors = RescaleFactors((1.0, 1.5, 2.0, 2.5), 128, model.spec.fingerprint, method="longrope-gradient")
     yarn = closed_form(model.spec, "yarn", 128)
     factors = replace(factors, **changes)
-    return measure_against(model, factors, yarn, text, settings=SETTINGS, rival_name="yarn", run=run, seed=seed)
+    [score] = measure_against(model, factors, yarn, text, settings=SETTINGS, rival_name="yarn", run=run, seed=seed)
+    return score
 
 
 def test_a_ratio_is_measured_once_at_the_longest_length_and_kept(
@@ -323,7 +423,7 @@ def test_a_ratio_is_measured_once_at_the_longest_length_and_kept(
 def test_a_ratio_may_take_windows_of_its_own(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
     factors = RescaleFactors((1.0, 1.5, 2.0, 2.5), 128, model.spec.fingerprint, method="longrope-gradient")
     yarn, settings = closed_form(model.spec, "yarn", 128), replace(SETTINGS, paired_windows=5)
-    score = measure_against(
+    [score] = measure_against(
         model, factors, yarn, text, settings=settings, rival_name="yarn", run=RunDir(tmp_path), seed=0
     )
     methods = ("longrope-gradient", "yarn")
@@ -362,6 +462,167 @@ def test_a_ratio_on_searched_text_is_refused(model: LanguageModel, text: TokenTe
     with pytest.raises(TextsError, match="no search has seen"):
         against(model, text, run, searched=sketch(text.windows(128, 3)))
     assert not run.scores.exists()
+
+
+# Differences
+
+
+def difference_by_search(gained: int, lost: int, pairs: int) -> tuple[float, float]:
+    """The interval by brute force: for each difference of a grid, the likeliest table of counts that has it.
+
+    The score test refuses a difference whose distance to the one observed is more than 1.96 of the standard errors that
+    it has in that table.
+    """
+    z, observed = 1.959963984540054, (gained - lost) / pairs
+    kept = []
+    for difference in np.linspace(-1, 1, 2001):
+        share = np.linspace(max(0.0, -difference), (1 - difference) / 2, 2001)  # of lost pairs
+        rest = np.clip(1 - 2 * share - difference, 0, 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            counts = ((gained, share + difference), (lost, share), (pairs - gained - lost, rest))
+            likelihood = sum(count * np.log(np.clip(p, 0, 1)) for count, p in counts if count)
+        best = share[np.argmax(likelihood)]
+        error = math.sqrt(max(0.0, 2 * best + difference - difference**2) / pairs)
+        if abs(observed - difference) <= z * error + 1e-9:
+            kept.append(float(difference))
+    return min(kept), max(kept)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "pairs"),
+    [(12, 2, 50), (2, 12, 50), (0, 0, 20), (5, 0, 20), (20, 0, 20), (0, 10, 10), (3, 3, 10), (1, 0, 10), (40, 30, 100)],
+)
+def test_the_interval_of_a_difference_is_that_of_the_score_test(gained: int, lost: int, pairs: int) -> None:
+    assert difference_interval(gained, lost, pairs) == pytest.approx(
+        difference_by_search(gained, lost, pairs), abs=2e-3
+    )
+
+
+def test_the_interval_of_a_difference_covers_as_often_as_it_says() -> None:
+    """Keys answered by 70 % and 50 %, and mostly the same ones: 95 % is promised for the difference of 20 %."""
+    rng = np.random.default_rng(0)
+    tables = rng.multinomial(20, [0.25, 0.05, 0.7], size=4000)  # gained, lost, alike
+    covered = [low <= 0.2 <= high for low, high in (difference_interval(int(b), int(c), 20) for b, c, _ in tables)]
+    assert 0.93 <= np.mean(covered) <= 0.98
+
+
+@settings(deadline=None)
+@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.integers(0, n), st.just(n))))
+def test_the_interval_of_a_difference_holds_it_and_turns_with_it(counts: tuple[int, int, int]) -> None:
+    gained, lost, pairs = min(counts[0], counts[2] // 2), min(counts[1], counts[2] // 2), counts[2]
+    low, high = difference_interval(gained, lost, pairs)
+    assert -1 <= low <= (gained - lost) / pairs <= high <= 1
+    turned = difference_interval(lost, gained, pairs)
+    assert (low, high) == pytest.approx((-turned[1], -turned[0]), abs=1e-9)
+    assert low < high
+
+
+def test_pairing_narrows_a_difference() -> None:
+    """Both answer the same 30 of 50 keys, one of them six more: apart the intervals overlap, paired it is told."""
+    apart = wilson_interval(36, 50)[0], wilson_interval(30, 50)[1]
+    assert apart[0] < apart[1]
+    assert difference_interval(6, 0, 50)[0] > 0
+
+
+def test_a_difference_is_that_of_two_measured_shares(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each key's answer by one method is paired with its answer by the other, and none is asked for twice."""
+    tables = closed_form(model.spec, "pi", 700), closed_form(model.spec, "yarn", 700)
+    tasks = build_passkeys(model.tokenizer, 700, 20, 3)
+    order = {task.tokens.tobytes(): i for i, task in enumerate(tasks)}
+    right = {"pi": {0, 1, 2, 3, 4, 5, 9}, "yarn": {4, 5, 6}}
+    active, asked = [""], []
+
+    @contextmanager
+    def spy_factors(_: object, factors: RescaleFactors) -> Iterator[None]:
+        active[0] = factors.method
+        yield
+
+    def spy_answers(_: object, tokens: np.ndarray, __: int) -> torch.Tensor:
+        key = order[tokens[0].tobytes()]
+        asked.append((active[0], key))
+        return torch.tensor([key in right[active[0]]])
+
+    monkeypatch.setattr("longrope.measures.passkey.rescaled", spy_factors)
+    monkeypatch.setattr("longrope.measures.passkey.greedy_answers", spy_answers)
+    samples = Samples()
+    shares = [
+        measure_passkey(model, table, 700, method=name, count=20, seed=3, samples=samples)[0].value
+        for name, table in zip(right, tables, strict=True)
+    ]
+    score = measure_difference(model, tables, 700, methods=("pi", "yarn"), count=20, seed=3, samples=samples)
+    assert score.value == pytest.approx(shares[0] - shares[1]) == pytest.approx((5 - 1) / 20)
+    assert (score.low, score.high) == difference_interval(5, 1, 20)
+    assert (score.metric, score.method, score.context_tokens) == ("difference-to-yarn", "pi", 700)
+    assert (score.num_windows, score.num_tokens, score.seed) == (20, 14_000, 3)
+    assert (score.factors_fingerprint, score.texts_fingerprint) == (tables[0].fingerprint, tasks_fingerprint(tasks))
+    assert sorted(asked) == sorted((name, key) for name in right for key in range(20))
+
+
+def test_a_rival_is_compared_by_what_was_measured_before(
+    model: LanguageModel, text: TokenText, tmp_path: Path, forbidden: Callable[[], None]
+) -> None:
+    """Losses and answers of both are in the run directory: the paired numbers take no pass, in a later process too."""
+    run, settings = RunDir(tmp_path), replace(SETTINGS, lengths=(300, 700), metrics=("perplexity", "passkey"))
+    settings = replace(settings, passkeys=10)
+    pi, yarn = (closed_form(model.spec, name, 700) for name in ("pi", "yarn"))
+    for table in (None, pi, yarn):
+        measure(model, table, text, settings=settings, run=run)
+    forbidden()
+    for factors, name in ((None, "none"), (pi, "pi")):
+        scores = measure_against(
+            model, factors, yarn, text, settings=settings, rival_name="yarn", run=RunDir(tmp_path), seed=0
+        )
+        assert [score.metric for score in scores] == ["ratio-to-yarn", "difference-to-yarn"]
+        assert {(score.method, score.context_tokens) for score in scores} == {(name, 700)}
+        assert scores[0].low < scores[0].value < scores[0].high
+
+
+# Samples
+
+
+def test_samples_are_made_once_and_kept_to_the_bit(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make() -> np.ndarray:
+        made.append(1)
+        return np.random.default_rng(len(made)).normal(size=(3, 5)).astype(np.float32)
+
+    for samples, again in ((Samples(), None), (Samples(RunDir(tmp_path)), Samples(RunDir(tmp_path)))):
+        made.clear()
+        first = samples.get("losses", ("a", "b"), make)
+        assert ((again or samples).get("losses", ("a", "b"), make) == first).all()
+        assert len(made) == 1
+        assert not (samples.get("losses", ("ab", ""), make) == first).all()
+        assert not (samples.get("answers", ("a", "b"), make) == first).all()
+        assert len(made) == 3
+
+
+def test_a_damaged_file_of_samples_is_told(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    Samples(run).get("losses", ("a",), lambda: np.zeros(3))
+    [path] = (tmp_path / "samples").iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RunError, match="Remove it"):
+        Samples(run).get("losses", ("a",), lambda: np.zeros(3))
+
+
+@pytest.mark.parametrize("change", ["method", "factors", "length", "text"])
+def test_samples_of_something_else_are_not_taken(
+    change: str, model: LanguageModel, text: TokenText, tmp_path: Path
+) -> None:
+    """Windows of 32 and of 64 tokens hold the same tokens here, in other rows."""
+    samples = Samples(RunDir(tmp_path))
+    windows, table = text.windows(64, 2), closed_form(model.spec, "ntk", 128)
+    kept_losses(model, table, windows, method="ntk", samples=samples)
+    other = {
+        "method": (table, windows, "tuned"),
+        "factors": (closed_form(model.spec, "yarn", 128), windows, "ntk"),
+        "length": (table, text.divided(windows, 32), "ntk"),
+        "text": (table, windows[::-1].copy(), "ntk"),
+    }[change]
+    losses = kept_losses(model, other[0], other[1], method=other[2], samples=samples)
+    assert (losses == kept_losses(model, other[0], other[1], method=other[2], samples=None)).all()
+    assert len(list((tmp_path / "samples").iterdir())) == 2
 
 
 # Passkeys

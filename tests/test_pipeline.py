@@ -569,7 +569,8 @@ def test_measuring_alone_gives_the_numbers_of_the_walk(
 def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_path: Path) -> None:
     settings = MeasureRecipe(lengths=(64, 192, TARGET), metrics=("perplexity",), windows=2, tail_tokens=16)
     full, run = replace(recipe, measure=settings), RunDir(tmp_path)
-    scores = compare(full, run)
+    every = compare(full, run)
+    scores = [score for score in every if "ratio" not in score.metric]
     methods = ["none", *RIVALS, "longrope-evolution", "longrope-gradient"]
     wanted = {(m, n, k) for m in methods for n in settings.lengths for k in ("perplexity", "perplexity-last-16")}
     keys = [(score.method, score.context_tokens, score.metric) for score in scores]
@@ -579,7 +580,7 @@ def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_pa
         own = [score for score in scores if score.context_tokens == length]
         assert len({score.texts_fingerprint for score in own}) == 1
         assert len({(score.metric, score.num_tokens) for score in own}) == 2
-    assert written_scores(read_records(run.scores, Score)) == written_scores(scores)
+    assert written_scores(read_records(run.scores, Score)) == written_scores(every)
     fingerprints = {(score.method, score.factors_fingerprint) for score in scores}
     model = load_model(recipe.model, device="cpu")
     rivals = {name: closed_form(model.spec, name, TARGET, settings.lengths) for name in RIVALS}
@@ -594,6 +595,27 @@ def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_pa
     assert values["dynamic-ntk", 64] == pytest.approx(values["none", 64])
     assert values["dynamic-ntk", TARGET] == pytest.approx(values["ntk", TARGET])
     assert {trial.method for trial in read_records(run.trials, Trial)} == set(searched)
+
+
+def test_comparing_ends_with_every_method_against_the_best_closed_form(recipe: Recipe, tmp_path: Path) -> None:
+    """Token by token and key by key, at the longest length, last in print."""
+    settings = MeasureRecipe(lengths=(192, TARGET), windows=2, tail_tokens=0, passkeys=10)
+    scores = compare(replace(recipe, measure=settings), RunDir(tmp_path))
+    values = {(s.metric, s.method): s.value for s in scores if s.context_tokens == TARGET}
+    best = min(RIVALS, key=lambda name: values["perplexity", name])
+    others = [name for name in ("none", *RIVALS, "longrope-evolution", "longrope-gradient") if name != best]
+    paired = scores[-2 * len(others) :]
+    assert [(s.method, s.metric) for s in paired] == [
+        (name, f"{metric}-to-{best}") for name in others for metric in ("ratio", "difference")
+    ]
+    for ratio, difference in zip(paired[::2], paired[1::2], strict=True):
+        of_perplexities = values["perplexity", ratio.method] / values["perplexity", best]
+        assert ratio.value == pytest.approx(of_perplexities, rel=1e-5)
+        assert ratio.low <= ratio.value <= ratio.high
+        of_keys = values["passkey", ratio.method] - values["passkey", best]
+        assert difference.value == pytest.approx(of_keys)
+        assert difference.low < difference.value < difference.high
+    assert {s.context_tokens for s in paired} == {TARGET}
 
 
 def test_a_comparison_that_was_interrupted_ends_as_a_whole_one(recipe: Recipe, tmp_path: Path) -> None:

@@ -45,7 +45,9 @@ Out = Annotated[Path | None, typer.Option("--out", help="Run directory; resumed 
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="TOML recipe; options given here override it.")]
 Method = Annotated[str | None, typer.Option("--method", help="gradient or evolution.")]
 Lengths = Annotated[str | None, typer.Option("--lengths", help="Windows to measure: 8k,16k,64k.")]
-Metrics = Annotated[str | None, typer.Option("--metrics", help="perplexity,passkey")]
+Metrics = Annotated[
+    str | None, typer.Option("--metrics", help="perplexity,passkey,prefix-perplexity,retention,harness:TASK")
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Decides every random choice.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto.")]
 DType = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")]
@@ -124,7 +126,7 @@ def compare(
     context_ranks: ContextRanks = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure none, PI, NTK, dynamic NTK, YaRN and both LongRoPE searches side by side."""
+    """Measure none, PI, NTK, dynamic NTK, YaRN and both LongRoPE searches side by side, and each against the best."""
     full, path = _prepare(**_given(locals()), suffix="-compare")
     from longrope import pipeline
 
@@ -213,7 +215,7 @@ def measure(
     context_ranks: ContextRanks = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure perplexity and passkeys by context window."""
+    """Measure perplexity and passkeys by context window, retention of short ones, and benchmarks."""
     from longrope import pipeline
     from longrope.recipe import MeasureRecipe, Recipe
 

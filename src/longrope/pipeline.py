@@ -1,7 +1,7 @@
 """The walk: model + texts -> search -> tune -> measure -> export, one line per arrow, all in a run directory."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -45,7 +45,8 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
         extended = _extend(recipe, run, model, texts, watch)
         scores += _measure(recipe, run, extended.model, texts, extended.table, _method(extended), watch)
         if not extended.tuned_with:
-            scores += _measure_against_best(recipe, run, model, texts, extended.longest, scores, watch)
+            found = {_method(extended): extended.longest}
+            scores += _measure_against_best(recipe, run, model, texts, found, recipe.measure.rivals, scores, watch)
         parallel.lead(partial(export, recipe, run, extended.model, extended.longest, texts, watch))
         watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
     return scores
@@ -104,7 +105,10 @@ def tune(recipe: Recipe, factors: Path, run: RunDir, watch: Watch | None = None)
 
 
 def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Score]:
-    """Measure every method on the same windows: none, PI, NTK, dynamic NTK, YaRN, and both LongRoPE searches."""
+    """Measure every method on the same windows: none, PI, NTK, dynamic NTK, YaRN, and both LongRoPE searches.
+
+    The last scores compare each of them with the best closed form, token by token and key by key.
+    """
     watch = watch or Watch()
     parallel.lead(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
@@ -113,6 +117,10 @@ def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Sco
         scores = _measure_closed_forms(recipe, run, model, texts, RIVALS, watch)
         for factors in searched.values():
             scores += _measure(recipe, run, model, texts, factors, factors.method, watch)
+        lengths = measured_lengths(recipe, model)
+        forms = {name: closed_form(model.spec, name, recipe.target_tokens, lengths) for name in RIVALS}
+        found = {"none": None, **forms, **{factors.method: factors for factors in searched.values()}}
+        scores += _measure_against_best(recipe, run, model, texts, found, RIVALS, scores, watch)
         watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
     return scores
 
@@ -237,24 +245,27 @@ def _measure_against_best(
     run: RunDir,
     model: LanguageModel,
     texts: Texts,
-    factors: RescaleFactors,
+    found: Mapping[str, RescaleFactors | FactorTable | None],
+    rivals: Sequence[str],
     scores: Sequence[Score],
     watch: Watch,
 ) -> list[Score]:
-    """How the factors compare with the best of the recipe's rivals at the longest length, where perplexity is asked."""
-    rivals, lengths = recipe.measure.rivals, measured_lengths(recipe, model)
+    """How methods compare with the best of the rivals at the longest length, where perplexity is asked."""
+    lengths = measured_lengths(recipe, model)
     if not rivals or "perplexity" not in recipe.measure.metrics:
         return []
     last = [s for s in scores if s.metric == "perplexity" and s.context_tokens == max(lengths) and s.method in rivals]
     best = min(last, key=lambda score: score.value).method
-    watch.on_step(f"compare {factors.method} with {best} token by token")
-    settings = replace(recipe.measure, lengths=lengths)
     table = closed_form(model.spec, best, recipe.target_tokens, lengths)
-    return [
-        measure_against(
-            model, factors, table, texts.measure, settings=settings, rival_name=best, run=run, seed=recipe.seed
-        )
-    ]
+    settings = replace(recipe.measure, lengths=lengths)
+    paired: list[Score] = []
+    for method, factors in found.items():
+        if method != best:
+            watch.on_step(f"compare {method} with {best} token by token")
+            paired += measure_against(
+                model, factors, table, texts.measure, settings=settings, rival_name=best, run=run, seed=recipe.seed
+            )
+    return paired
 
 
 def search_costs(run: RunDir) -> list[SearchCost]:

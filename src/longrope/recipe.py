@@ -16,6 +16,8 @@ from longrope.factors import RIVALS
 
 METHODS = ("gradient", "evolution")
 METRICS = ("perplexity", "passkey")
+OTHER_METRICS = ("prefix-perplexity", "retention")  # those that must be asked for
+HARNESS = "harness:"  # begins the name of a benchmark of lm-evaluation-harness, or the path of its task file
 SCHEDULES = ("linear", "cosine", "constant")
 KINDS = ("search", "tune", "carry", "recover")
 
@@ -257,7 +259,9 @@ class MeasureRecipe:
 
     Attributes:
         lengths: context windows in tokens; empty means the trained window and the target.
-        metrics: some of ``perplexity`` and ``passkey``.
+        metrics: ``perplexity`` and ``passkey``; ``prefix-perplexity`` of the first tokens of each window, which one
+            pass gives for all lengths; ``retention`` (perplexity as a share of the original's) at lengths within the
+            trained window; ``harness:TASK``, a benchmark of lm-evaluation-harness by its name or its file.
         windows: windows of the longest length; the shorter ones divide the same text.
         tail_tokens: perplexity is also given over the last so many tokens of each window.
         passkeys: keys asked for at each length, spread over ten depths.
@@ -277,7 +281,8 @@ class MeasureRecipe:
     def __post_init__(self) -> None:
         """Refuse values that no measurement can use (raises RecipeError naming the key)."""
         for i, metric in enumerate(self.metrics):
-            _one_of(METRICS, f"measure.metrics[{i}]", metric)
+            if not (metric.startswith(HARNESS) and metric != HARNESS):
+                _one_of((*METRICS, *OTHER_METRICS, f"{HARNESS}TASK"), f"measure.metrics[{i}]", metric)
         for i, rival in enumerate(self.rivals):
             _one_of(RIVALS, f"measure.rivals[{i}]", rival)
         for i, length in enumerate(self.lengths):

@@ -74,9 +74,11 @@ class TrainStep:
 class Score:
     """One measured number with its interval and everything needed to judge it.
 
-    ``metric`` is ``perplexity``, ``perplexity-last-K`` (over the last K tokens of each window), ``ratio-to-METHOD`` (of
-    the perplexities on the same windows, with a paired interval), ``passkey`` (share of keys answered) or
-    ``passkey-depth-D``. ``low`` and ``high`` bound a 95 % interval.
+    ``metric`` is ``perplexity``, ``perplexity-last-K`` (over the last K tokens of each window), ``prefix-perplexity``
+    (over the first ``context_tokens`` of each longer window), ``ratio-to-METHOD`` (of the perplexities on the same
+    windows, with a paired interval; to ``none`` it is retention), ``passkey`` (share of keys answered),
+    ``passkey-depth-D``, ``difference-to-METHOD`` (of the shares of the same keys, with a paired interval) or
+    ``harness:TASK:METRIC``. ``low`` and ``high`` bound a 95 % interval.
     """
 
     metric: str

@@ -2,13 +2,15 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from longrope.errors import RunError
 from longrope.recipe import Recipe, dump_recipe, load_recipe
@@ -19,7 +21,8 @@ class RunDir:
 
     Files: ``recipe.toml``, ``factors.json`` (written when a search is finished), ``trials.jsonl``, ``train.jsonl``,
     ``tuning.safetensors`` (the weights of a training, with Adam's moments while it is not finished), ``scores.jsonl``,
-    ``hf/`` (the exported checkpoint) and ``export.json`` (written when it was reopened and compared).
+    ``samples/`` (what the scores are made of), ``hf/`` (the exported checkpoint) and ``export.json`` (written when it
+    was reopened and compared).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -73,6 +76,10 @@ class RunDir:
     def scores(self) -> Path:
         """Every measured number, one record a line."""
         return self.path / "scores.jsonl"
+
+    def samples(self, name: str) -> Path:
+        """What one measurement is made of: a numpy array of losses or of answers."""
+        return self.path / "samples" / f"{name}.npy"
 
     def factors(self, method: str = "") -> Path:
         """The factors of the run, or those of one method in a comparison."""
@@ -136,12 +143,12 @@ class RunDir:
 
     def write_text(self, path: Path, text: str) -> None:
         """Write a file atomically: after a crash it is either absent, old or whole."""
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        _write(path, lambda file: file.write(text.encode()))
+
+    def write_array(self, path: Path, array: NDArray[Any]) -> None:
+        """Write a numpy array atomically, as ``write_text`` does."""
+        path.parent.mkdir(exist_ok=True)
+        _write(path, lambda file: np.save(file, array, allow_pickle=False))
 
     @contextmanager
     def replacing(self, folder: Path) -> Iterator[Path]:
@@ -160,6 +167,15 @@ def _resumable(before: Recipe, now: Recipe) -> bool:
         return before == now
     free = {key: getattr(now, key) for key in ("target_tokens", "stages", "search", "tune", "measure", "export")}
     return replace(before, **free) == now
+
+
+def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        fill(file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

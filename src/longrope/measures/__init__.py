@@ -1,16 +1,27 @@
-"""Measure a model with given factors: perplexity and passkeys by context window, as records with intervals."""
+"""Measure a model with given factors: by context window, against its original and its rivals, and on benchmarks.
 
+Every number is a record with an interval, a paired one where two methods are compared on the same tokens or keys.
+"""
+
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from longrope import parallel
+from longrope.errors import RecipeError
 from longrope.factors import FactorTable, RescaleFactors, as_table
-from longrope.measures.passkey import build_passkeys, measure_passkey, tasks_fingerprint
-from longrope.measures.perplexity import measure_perplexity, measure_ratio
+from longrope.measures.harness import measure_benchmark
+from longrope.measures.passkey import build_passkeys, measure_difference, measure_passkey, tasks_fingerprint
+from longrope.measures.perplexity import measure_perplexity, measure_prefix, measure_ratio
+from longrope.measures.retention import OriginalLosses, measure_retention, original_losses
+from longrope.measures.samples import Samples
 from longrope.models import LanguageModel
-from longrope.recipe import MeasureRecipe
+from longrope.recipe import HARNESS, MeasureRecipe
 from longrope.records import Score, append_record, read_records
 from longrope.rundir import RunDir
 from longrope.texts import Tokens, TokenText, check_unsearched, fingerprint
+
+RECORDED_AS = {"retention": "ratio-to-none"}  # metrics whose records have another name
 
 
 def measure(
@@ -22,8 +33,9 @@ def measure(
     method: str = "",
     run: RunDir | None = None,
     seed: int = 0,
+    original: OriginalLosses | None = None,
 ) -> list[Score]:
-    """Measure perplexity and passkeys at each length.
+    """Measure the metrics of the settings at each length, and benchmarks once.
 
     Args:
         model: the model.
@@ -31,11 +43,12 @@ def measure(
         text: text that no search has seen (raises TextsError if it has).
         settings: lengths (by default the trained and the target window), metrics, how many windows and keys.
         method: the name in the records; by default that of the factors.
-        run: where the scores go; those that are there already are not measured again.
+        run: where scores and samples go; those that are there already are not measured again.
         seed: of keys and bootstrap.
+        original: for retention where weights were tuned: the losses of ``keep_original``.
 
     Returns:
-        The scores, shortest length first.
+        The scores, shortest length first, benchmarks last.
     """
     settings = settings or MeasureRecipe()
     table = as_table(factors) if factors else None
@@ -45,24 +58,27 @@ def measure(
         check_unsearched(windows, tier.searched)
     method = method or (table.tiers[-1].method if table else "none")
     known = parallel.lead(partial(read_records, run.scores, Score)) if run else []
+    given = {"method": method, "seed": seed, "samples": Samples(run)}
+    work = _work(model, table, text, windows, lengths, settings, original, **given)
     scores: list[Score] = []
     for length in lengths:
-        for metric in settings.metrics:
-            texts = _texts_fingerprint(model, metric, windows, length, settings, seed)
-            asked = (method, length, model.name, texts, table.fingerprint if table else "", seed)
-            kept = {s.metric: s for s in known if _identity(s) == asked and s.metric.startswith(metric)}
+        for metric in (name for name in settings.metrics if name in work):
+            read = text.divided(windows, length) if metric == "retention" else windows
+            texts = _texts_fingerprint(model, metric, read, length, settings, seed)
+            asked, name = _asked(model, table, method, length, texts, seed), RECORDED_AS.get(metric, metric)
+            kept = {s.metric: s for s in known if _identity(s) == asked and s.metric.startswith(name)}
             made = list(kept.values())
-            if metric not in kept:
-                made = _measure(model, table, text, windows, length, metric, settings, method, seed)
-                if run:
-                    parallel.lead(partial(_keep, run, [score for score in made if score.metric not in kept]))
+            if name not in kept and (made := work[metric](length)) and run:
+                parallel.lead(partial(_keep, run, [score for score in made if score.metric not in kept]))
             scores += sorted(made, key=lambda score: score.metric)
+    for metric in (name for name in settings.metrics if name.startswith(HARNESS)):
+        scores += parallel.lead(partial(measure_benchmark, model, table, metric, method=method, run=run))
     return scores
 
 
 def measure_against(
     model: LanguageModel,
-    factors: RescaleFactors,
+    factors: RescaleFactors | FactorTable | None,
     rival: FactorTable,
     text: TokenText,
     *,
@@ -70,47 +86,97 @@ def measure_against(
     rival_name: str,
     run: RunDir,
     seed: int = 0,
-) -> Score:
-    """Measure the perplexity of factors as a share of a rival's at the longest length, with a paired interval.
+) -> list[Score]:
+    """Compare factors with a rival at the longest length: perplexity token by token, passkeys key by key.
 
     Args:
         model: the model.
-        factors: its factors.
+        factors: its factors; None is the model as it is.
         rival: of another method.
         text: text that no search has seen (raises TextsError if it has).
-        settings: lengths and windows, as for ``measure``.
+        settings: lengths, metrics, windows and keys, as for ``measure``.
         rival_name: what the record calls the rival.
-        run: where the score goes; one that is there already is not measured again.
-        seed: of the bootstrap.
+        run: where the scores go; those that are there already are not measured again, nor are losses and answers.
+        seed: of keys and bootstrap.
+
+    Returns:
+        ``ratio-to-RIVAL`` and ``difference-to-RIVAL``, for those of perplexity and passkeys that the settings ask for.
     """
-    table = as_table(factors)
-    windows = text.windows(_lengths(model, table, settings)[-1], settings.paired_windows or settings.windows)
-    check_unsearched(windows, factors.searched)
-    asked = (factors.method, windows.shape[1], model.name, fingerprint(windows), table.fingerprint, seed)
-    for score in parallel.lead(partial(read_records, run.scores, Score)):
-        if score.metric == f"ratio-to-{rival_name}" and _identity(score) == asked:
-            return score
-    methods = (factors.method, rival_name)
-    score = measure_ratio(model, (table, rival), windows, methods=methods, seed=seed)
-    parallel.lead(partial(append_record, run.scores, score))
-    return score
+    table = as_table(factors) if factors else None
+    method, tables = (table.tiers[-1].method if table else "none"), (table, rival)
+    length = _lengths(model, table, settings)[-1]
+    windows = text.windows(length, settings.paired_windows or settings.windows)
+    for tier in table.tiers if table else ():
+        check_unsearched(windows, tier.searched)
+    known = parallel.lead(partial(read_records, run.scores, Score))
+    given: dict[str, Any] = {"methods": (method, rival_name), "seed": seed, "samples": Samples(run)}
+    work: dict[str, tuple[str, Callable[[], Score]]] = {
+        "perplexity": (f"ratio-to-{rival_name}", partial(measure_ratio, model, tables, windows, **given)),
+        "passkey": (
+            f"difference-to-{rival_name}",
+            partial(measure_difference, model, tables, length, count=settings.passkeys, **given),
+        ),
+    }
+    scores = []
+    for metric, (name, compare) in ((metric, work[metric]) for metric in settings.metrics if metric in work):
+        texts = _texts_fingerprint(model, metric, windows, length, settings, seed)
+        asked = _asked(model, table, method, length, texts, seed)
+        kept = [score for score in known if score.metric == name and _identity(score) == asked]
+        if not kept:
+            kept = [compare()]
+            parallel.lead(partial(append_record, run.scores, kept[0]))
+        scores += kept[:1]
+    return scores
 
 
-def _measure(
+def keep_original(
+    model: LanguageModel,
+    text: TokenText,
+    *,
+    settings: MeasureRecipe,
+    factors: RescaleFactors | FactorTable | None = None,
+    run: RunDir | None = None,
+) -> OriginalLosses:
+    """The losses of a model before its weights are tuned, on the windows on which ``measure`` asks for retention.
+
+    Args:
+        model: the model as it was loaded.
+        text: as for ``measure``.
+        settings: as for ``measure``.
+        factors: as for ``measure``, where the settings name no lengths.
+        run: where they are kept; those that are there already are not made again.
+    """
+    lengths = _lengths(model, as_table(factors) if factors else None, settings)
+    windows = text.windows(lengths[-1], settings.windows)
+    short = [n for n in lengths if n <= model.spec.trained_window]
+    return original_losses(model, [text.divided(windows, n) for n in short], samples=Samples(run))
+
+
+def _work(
     model: LanguageModel,
     table: FactorTable | None,
     text: TokenText,
     windows: Tokens,
-    length: int,
-    metric: str,
+    lengths: list[int],
     settings: MeasureRecipe,
-    method: str,
-    seed: int,
-) -> list[Score]:
-    if metric == "passkey":
-        return measure_passkey(model, table, length, method=method, count=settings.passkeys, seed=seed)
+    original: OriginalLosses | None,
+    **given: Any,
+) -> dict[str, Callable[[int], list[Score]]]:
+    """What measures each metric at a length; ``given`` are the method's name, the seed and the samples."""
+
+    def retained(length: int) -> list[Score]:
+        changed = table is not None or original is not None
+        if not changed or length > model.spec.trained_window:
+            return []
+        return [measure_retention(model, table, text.divided(windows, length), original=original, **given)]
+
     tail = settings.tail_tokens
-    return measure_perplexity(model, table, text, windows, length, method=method, tail_tokens=tail, seed=seed)
+    return {
+        "perplexity": partial(measure_perplexity, model, table, text, windows, tail_tokens=tail, **given),
+        "prefix-perplexity": partial(measure_prefix, model, table, windows, lengths=lengths, **given),
+        "passkey": partial(measure_passkey, model, table, count=settings.passkeys, **given),
+        "retention": retained,
+    }
 
 
 def _lengths(model: LanguageModel, table: FactorTable | None, settings: MeasureRecipe) -> list[int]:
@@ -120,6 +186,12 @@ def _lengths(model: LanguageModel, table: FactorTable | None, settings: MeasureR
     if table:
         table.check_spec(model.spec)
         table.choose(lengths[-1])
+    if "retention" in settings.metrics and lengths[0] > window:
+        raise RecipeError(
+            f"Retention was asked for at {', '.join(f'{n:,}' for n in lengths)} tokens.",
+            f"It needs a length within the model's own window of {window:,}.",
+            "Add one to the lengths.",
+        )
     return lengths
 
 
@@ -130,6 +202,13 @@ def _texts_fingerprint(
     if metric == "passkey":
         return tasks_fingerprint(build_passkeys(model.tokenizer, length, settings.passkeys, seed))
     return fingerprint(windows)
+
+
+def _asked(
+    model: LanguageModel, table: FactorTable | None, method: str, length: int, texts: str, seed: int
+) -> tuple[str, int, str, str, str, int]:
+    """What ``_identity`` a score must have to be the one that is asked for."""
+    return method, length, model.name, texts, table.fingerprint if table else "", seed
 
 
 def _identity(score: Score) -> tuple[str, int, str, str, str, int]:

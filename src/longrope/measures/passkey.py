@@ -7,16 +7,18 @@ Prompts are built in tokens, to an exact length, with any tokenizer; the sentenc
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from longrope import parallel
 from longrope.errors import TextsError
 from longrope.factors import FactorTable
 from longrope.forward import greedy_answers
+from longrope.measures.samples import Samples, begin_score
 from longrope.models import LanguageModel, rescaled
 from longrope.records import Score
 from longrope.texts import Tokens, encode, encode_answer, fingerprint, opening_token
@@ -85,7 +87,14 @@ def tasks_fingerprint(tasks: Sequence[Passkey]) -> str:
 
 
 def measure_passkey(
-    model: LanguageModel, table: FactorTable | None, length: int, *, method: str, count: int = 20, seed: int = 0
+    model: LanguageModel,
+    table: FactorTable | None,
+    length: int,
+    *,
+    method: str,
+    count: int = 20,
+    seed: int = 0,
+    samples: Samples | None = None,
 ) -> list[Score]:
     """Measure the share of keys that greedy decoding answers with every digit right, at one length.
 
@@ -96,40 +105,88 @@ def measure_passkey(
         method: the name in the record.
         count: how many keys, ten or more (they are spread over ten depths).
         seed: of the keys.
+        samples: where the answers are kept.
 
     Returns:
         One score over all depths, then one for each depth, with 95 % Wilson intervals.
     """
     tasks = build_passkeys(model.tokenizer, length, count, seed)
     began = time.perf_counter()
-    with rescaled(model, table.choose(length) if table else None):
-        right = parallel.spread(
-            tasks, lambda task: bool(greedy_answers(model, task.tokens[None], task.answer_tokens)[0])
-        )
-    seconds = time.perf_counter() - began
+    right = kept_answers(model, table, tasks, method=method, samples=samples)
+    texts, seconds = tasks_fingerprint(tasks), time.perf_counter() - began
+    begun = begin_score(model, table, length, texts, method=method, seed=seed, seconds=seconds)
     by_depth = {f"passkey-depth-{depth:.2f}": depth for depth in sorted({task.depth for task in tasks})}
     scores = []
     for metric, depth in {"passkey": None, **by_depth}.items():
-        answers = [ok for ok, task in zip(right, tasks, strict=True) if depth is None or task.depth == depth]
-        low, high = wilson_interval(sum(answers), len(answers))
-        scores.append(
-            Score(
-                metric=metric,
-                value=sum(answers) / len(answers),
-                low=low,
-                high=high,
-                method=method,
-                context_tokens=length,
-                num_tokens=length * len(answers),
-                num_windows=len(answers),
-                seed=seed,
-                model=model.name,
-                texts_fingerprint=tasks_fingerprint(tasks),
-                factors_fingerprint=table.fingerprint if table else "",
-                seconds=round(seconds, 3),
-            )
-        )
+        answers = right[[depth is None or task.depth == depth for task in tasks]]
+        interval = wilson_interval(int(answers.sum()), len(answers))
+        scores.append(_score_keys(begun, metric, float(answers.mean()), interval, length, len(answers)))
     return scores
+
+
+def measure_difference(
+    model: LanguageModel,
+    tables: tuple[FactorTable | None, FactorTable | None],
+    length: int,
+    *,
+    methods: tuple[str, str],
+    count: int = 20,
+    seed: int = 0,
+    samples: Samples | None = None,
+) -> Score:
+    """Measure the share of keys that one method answers less the share that another does, on the same keys.
+
+    The interval is paired by key (see ``difference_interval``).
+
+    Args:
+        model: the model.
+        tables: factors of both; None is the model as it is.
+        length: prompt and answer in tokens.
+        methods: their names; the record is ``difference-to-`` the second.
+        count: how many keys.
+        seed: of the keys.
+        samples: where answers are kept.
+    """
+    tasks = build_passkeys(model.tokenizer, length, count, seed)
+    began, samples = time.perf_counter(), samples or Samples()
+    own, other = (
+        kept_answers(model, table, tasks, method=method, samples=samples)
+        for table, method in zip(tables, methods, strict=True)
+    )
+    texts, seconds = tasks_fingerprint(tasks), time.perf_counter() - began
+    begun = begin_score(model, tables[0], length, texts, method=methods[0], seed=seed, seconds=seconds)
+    gained, lost = int((own & ~other).sum()), int((other & ~own).sum())
+    interval = difference_interval(gained, lost, count)
+    return _score_keys(begun, f"difference-to-{methods[1]}", (gained - lost) / count, interval, length, count)
+
+
+def kept_answers(
+    model: LanguageModel,
+    table: FactorTable | None,
+    tasks: Sequence[Passkey],
+    *,
+    method: str,
+    samples: Samples | None,
+) -> NDArray[np.bool_]:
+    """[K] whether each key of one length is answered with every digit right; asked for unless the answers are kept."""
+    factors = table.choose(len(tasks[0].tokens)) if table else None
+
+    def ask() -> NDArray[np.bool_]:
+        with rescaled(model, factors):
+            right = parallel.spread(
+                tasks, lambda task: bool(greedy_answers(model, task.tokens[None], task.answer_tokens)[0])
+            )
+        return np.asarray(right)
+
+    made_of = (model.name, method, factors.fingerprint if factors else "", tasks_fingerprint(tasks))
+    return (samples or Samples()).get("answers", made_of, ask)
+
+
+def _score_keys(
+    begun: Callable[..., Score], metric: str, value: float, interval: tuple[float, float], length: int, keys: int
+) -> Score:
+    low, high = interval
+    return begun(metric=metric, value=value, low=low, high=high, num_tokens=length * keys, num_windows=keys)
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
@@ -138,3 +195,37 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     centre = share + spread / 2
     reach = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
     return max(0.0, (centre - reach) / (1 + spread)), min(1.0, (centre + reach) / (1 + spread))
+
+
+def difference_interval(gained: int, lost: int, pairs: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % score interval of the difference of two shares of the same pairs (Tango 1998, Statistics in Medicine 17).
+
+    It holds the differences that a score test of the paired counts does not refuse. Where all pairs agree it stays
+    wide, unlike a bootstrap, which has nothing to draw there.
+
+    Args:
+        gained: pairs that the first alone has right.
+        lost: pairs that the second alone has right.
+        pairs: all of them.
+        z: quantile of the normal distribution.
+    """
+    value = (gained - lost) / pairs
+
+    def refused(difference: float) -> bool:
+        linear = (2 * pairs - gained + lost) * difference - gained - lost
+        root = math.sqrt(max(0.0, linear**2 + 8 * pairs * lost * difference * (1 - difference)))
+        share_lost = (root - linear) / (4 * pairs)  # the likeliest share of lost pairs, given the difference
+        variance = pairs * (2 * share_lost + difference * (1 - difference))
+        return (gained - lost - pairs * difference) ** 2 > z * z * max(0.0, variance)
+
+    return _bisect(refused, value, -1.0), _bisect(refused, value, 1.0)
+
+
+def _bisect(refused: Callable[[float], bool], inside: float, outside: float) -> float:
+    """Where a test that accepts ``inside`` begins to refuse on the way to ``outside``."""
+    if not refused(outside):
+        return outside
+    for _ in range(60):
+        middle = (inside + outside) / 2
+        inside, outside = (inside, middle) if refused(middle) else (middle, outside)
+    return inside

@@ -56,6 +56,8 @@ def _rows(scores: Sequence[Score], cells: dict, columns: Sequence) -> tuple[tupl
 def _cell(score: Score) -> str:
     if score.metric == "passkey":
         return f"{score.value:.0%} ({score.low:.0%}-{score.high:.0%})"
+    if score.metric.startswith("difference-to-"):
+        return f"{score.value:+.0%} ({score.low:+.0%} to {score.high:+.0%})"
     return f"{score.value:.4g} ({score.low:.4g}-{score.high:.4g})"
 
 
