@@ -860,6 +860,23 @@ def test_reading_on_gives_the_logits_of_the_whole(
     torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-4 * whole.abs().max().item())
 
 
+@every_family
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_a_rewound_cache_forgets(family: str, eight_bit: bool, make: Callable[..., LanguageModel]) -> None:
+    """What follows after it is to the bit what follows in a cache that never held more."""
+    model = make(family)
+    rewound, fresh = (KeyValueCache(model, 48, eight_bit=eight_bit) for _ in range(2))
+    for cache in (rewound, fresh):
+        read_on(model, TOKENS[:1, :20], cache)
+    for others in (TOKENS[1:2, 20:48], TOKENS[1:2, 20:23]):
+        read_on(model, others, rewound)
+        rewound.rewind(20)
+        assert [layer.tokens for layer in rewound.layers] == [20] * len(rewound.layers)
+    for piece in (slice(20, 41), slice(41, 42), slice(42, 48)):
+        there, here = (read_on(model, TOKENS[:1, piece], cache) for cache in (rewound, fresh))
+        assert torch.equal(there, here)
+
+
 @pytest.mark.parametrize("eight_bit", [False, True])
 def test_an_offloaded_cache_changes_nothing(eight_bit: bool, make: Callable[..., LanguageModel]) -> None:
     model = make("llama")

@@ -52,6 +52,11 @@ class LayerKeys:
         """Take those of new tokens [B, G, n, D]; return those of all tokens so far."""
         return self.keys.extended(key), self.values.extended(value)
 
+    def rewind(self, tokens: int) -> None:
+        """Forget those of all tokens after the first ones; the next tokens take their place."""
+        assert 0 <= tokens <= self.tokens
+        self.keys.seen = self.values.seen = tokens
+
 
 class _Store:
     def __init__(self, capacity: int, *, eight_bit: bool, offload: bool) -> None:
@@ -101,6 +106,11 @@ class KeyValueCache:
     def tokens(self) -> int:
         """How many tokens are in it."""
         return self.layers[0].tokens
+
+    def rewind(self, tokens: int) -> None:
+        """Forget all but the first ``tokens``, so that another text can follow them."""
+        for layer in self.layers:
+            layer.rewind(tokens)
 
     @property
     def num_bytes(self) -> int:

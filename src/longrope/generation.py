@@ -189,7 +189,7 @@ def _write(
     model: LanguageModel, logits: Logits, cache: KeyValueCache, settings: GenerationSettings, written: "_Written"
 ) -> bool:
     """Write token by token; return whether the model ended its answer."""
-    rng, ends = np.random.default_rng(settings.seed), _end_tokens(model)
+    rng, ends = np.random.default_rng(settings.seed), model.end_tokens
     while True:
         token = choose_token(logits, settings, rng)
         if token in ends:
@@ -198,13 +198,6 @@ def _write(
         if len(written.tokens) == settings.max_new_tokens:
             return False
         logits = read_on(model, np.asarray([[token]]), cache)[0].cpu().numpy()
-
-
-def _end_tokens(model: LanguageModel) -> set[int]:
-    """The tokens that end an answer, by the model's generation config and by its tokenizer."""
-    stated = model.network.generation_config.eos_token_id
-    listed = stated if isinstance(stated, list) else [stated]
-    return {token for token in (*listed, model.tokenizer.eos_token_id) if token is not None}
 
 
 def choose_token(logits: Logits, settings: GenerationSettings, rng: np.random.Generator) -> int:

@@ -52,6 +52,13 @@ class LanguageModel:
         """Where inputs must be."""
         return next(self.network.parameters()).device  # type: ignore[no-any-return]
 
+    @property
+    def end_tokens(self) -> set[int]:
+        """The tokens that end an answer, by the model's generation config and by its tokenizer."""
+        stated = self.network.generation_config.eos_token_id
+        listed = stated if isinstance(stated, list) else [stated]
+        return {token for token in (*listed, self.tokenizer.eos_token_id) if token is not None}
+
 
 def choose_device(device: str = "auto") -> tuple[str, str]:
     """Return the device and the reason for it; raise ModelError for a GPU that is not there."""
