@@ -797,7 +797,7 @@ class Reader:
         return torch.tensor(right)
 
 
-@pytest.mark.parametrize("kind", ["byte-level", "unigram"])
+@EVERY_TOKENIZER
 @pytest.mark.parametrize(("copies", "share"), [(True, 1.0), (False, 0.0)])
 def test_a_copying_reader_scores_one_and_a_constant_one_nothing(
     kind: str, copies: bool, share: float, model: LanguageModel, monkeypatch: pytest.MonkeyPatch

@@ -17,7 +17,15 @@ from typing import Any
 
 import pytest
 import torch
-from worker_parallel import FAMILIES, LENGTHS, WINDOW, gradient_of_objective, passes_of, whole_tensors
+from worker_parallel import (
+    FAMILIES,
+    LENGTHS,
+    WINDOW,
+    gradient_of_objective,
+    needles_found,
+    passes_of,
+    whole_tensors,
+)
 
 from longrope import parallel, pipeline
 from longrope.errors import LongRopeError, ProcessLostError, RecipeError, TextsError
@@ -218,6 +226,13 @@ def test_a_single_item_is_divided_itself(launch: Launch, ranks: int) -> None:
 
 
 @pytest.mark.parametrize("in_one_row", [False, True])
+def test_lone_work_is_dealt_to_single_processes(in_one_row: bool, launch: Launch, ranks: int) -> None:
+    """Even where they share sequences, each has its own whole."""
+    expected = [[(item, item % ranks, True) for item in range(count)] for count in (0, 1, 4)]
+    assert launch.same(f"lone_work {ranks if in_one_row else 1}") == expected
+
+
+@pytest.mark.parametrize("in_one_row", [False, True])
 def test_bad_input_in_one_process_is_told_in_all(in_one_row: bool, launch: Launch, ranks: int) -> None:
     errors, afterwards = launch.same(f"failing_work {ranks if in_one_row else 1}")
     bad = [0, 1, 4, 3, 0]
@@ -334,6 +349,12 @@ def same_number(score: Score) -> tuple[Any, ...]:
     """A score whose last digits, which depend on the number of windows in a batch, do not count."""
     value, low, high = (float(f"{number:.5g}") for number in (score.value, score.low, score.high))
     return tuple(vars(replace(score, value=value, low=low, high=high, seconds=0.0)).values())
+
+
+@pytest.mark.parametrize("in_one_row", [False, True])
+def test_needles_found_by_several_processes_are_those_of_one(in_one_row: bool, launch: Launch, ranks: int) -> None:
+    """Answers are decoded, also where the processes share long windows."""
+    assert launch.same(f"needles {ranks if in_one_row else 1}") == needles_found()
 
 
 def test_a_search_goes_on_in_another_number_of_processes(launch: Launch, alone: Alone) -> None:

@@ -40,7 +40,7 @@ UNUSUAL = Recipe(
         evolution=EvolutionRecipe(11, 12, 13, 14, 15, 0.1 + 0.2, 16, 18),
         gradient=GradientRecipe(19, 1e-3, 0.7, "yarn", 24, 20),
     ),
-    measure=MeasureRecipe((4096, 65536), ("passkey",), 21, 22, 23, ("yarn", "dynamic-ntk"), 25),
+    measure=MeasureRecipe((4096, 65536), ("passkey",), 21, 22, 23, ("yarn", "dynamic-ntk"), 25, 26, 27, "squad.json"),
     export=ExportRecipe("two", True),
 )
 
@@ -182,6 +182,8 @@ def test_a_missing_required_key_is_named(tmp_path: Path, key: str) -> None:
         ("search.evolution", "validate_every", 0),
         ("measure", "windows", 0),
         ("measure", "passkeys", 0),
+        ("measure", "needles", 0),
+        ("measure", "ruler_prompts", 0),
         ("export", "tiers", "three"),
     ],
 )
@@ -198,6 +200,13 @@ def test_a_wrong_item_of_a_list_is_refused_by_index(tmp_path: Path) -> None:
         load(tmp_path, SMALLEST + "[measure]\nmetrics = ['perplexity', 'accuracy']\n")
     with pytest.raises(RecipeError, match=r"measure\.lengths\[1\] = 0"):
         load(tmp_path, SMALLEST + "[measure]\nlengths = [4096, 0]\n")
+
+
+def test_questions_about_documents_need_a_file(tmp_path: Path) -> None:
+    asked = SMALLEST + "[measure]\nmetrics = ['ruler-qa']\n"
+    with pytest.raises(RecipeError, match=r"measure\.qa_data"):
+        load(tmp_path, asked)
+    assert load(tmp_path, asked + "qa_data = 'questions.json'\n").measure.qa_data == "questions.json"
 
 
 # The paper's numbers

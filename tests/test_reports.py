@@ -125,6 +125,20 @@ def test_depths_are_shown_for_the_longest_window_alone() -> None:
     assert depths == ScoreTable("passkey at 256 tokens, by depth", ("method", "0.05", "0.95"), rows)
 
 
+def test_needles_have_a_table_of_depths_of_their_own() -> None:
+    """And shares are told in percent."""
+    scores = [
+        score("pi", 64, "passkey-depth-0.05", 1.0),
+        score("pi", 128, "needle-depth-0.05", 0.5),
+        score("pi", 128, "needle-depth-0.95", 0.25),
+        score("pi", 128, "ruler-vt", 0.2, 0.1, 0.3),
+    ]
+    task, passkey, needle = score_tables(scores)
+    assert task.rows == (("pi", "20% (10%-30%)"),)
+    assert passkey == ScoreTable("passkey at 64 tokens, by depth", ("method", "0.05"), (("pi", "100%"),))
+    assert needle == ScoreTable("needle at 128 tokens, by depth", ("method", "0.05", "0.95"), (("pi", "50%", "25%"),))
+
+
 def test_without_keys_there_is_no_table_of_depths() -> None:
     assert [table.title for table in score_tables(SCORES[:2])] == ["perplexity (95 % interval)"]
     assert score_tables([]) == []

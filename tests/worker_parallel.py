@@ -28,10 +28,13 @@ from longrope import cli, parallel, pipeline
 from longrope.errors import LongRopeError, TextsError
 from longrope.factors import closed_form
 from longrope.forward import greedy_answers, token_losses, weighted_loss_with_graph
+from longrope.measures.ruler import measure_needles
 from longrope.models import rescaled
 from longrope.recipe import load_recipe
+from longrope.records import Score
 from longrope.rundir import RunDir
 from longrope.search.score import WindowObjective
+from longrope.texts import TokenText
 
 RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 DEVICE = "cuda" if torch.cuda.device_count() >= RANKS > 1 else "cpu"  # then the tensors of a shared sequence go by NCCL
@@ -91,6 +94,26 @@ def led_work(_: Path) -> Any:
         return RANK, parallel.shard() is None, parallel.spread([1, 2], lambda item: item)
 
     return parallel.lead(work), calls, parallel.broadcast({"rank": RANK})
+
+
+def lone_work(_: Path) -> Any:
+    """Which rank worked on which item, and whether it had sequences whole then."""
+    work: Callable[[int], Any] = lambda item: (item, RANK, parallel.shard() is None)  # noqa: E731
+    return [parallel.spread(range(count), work, alone=True) for count in (0, 1, 4)]
+
+
+def needles(_: Path) -> Any:
+    """The scores of needles."""
+    return needles_found()
+
+
+def needles_found() -> list[Score]:
+    """The scores of needles by a pico model, under factors, without what their wall clock says."""
+    model = pico.make_model()
+    ids = model.tokenizer(pico.make_text(1200))["input_ids"]
+    text, table = TokenText(np.asarray(ids, np.int32), "measure"), closed_form(model.spec, "yarn", 600)
+    scores = measure_needles(model, table, text, text.windows(600, 2), 600, method="yarn", count=11)
+    return [replace(score, seconds=0.0) for score in scores]
 
 
 def standing(_: Path) -> Any:
@@ -211,8 +234,11 @@ def run_cli(*arguments: object) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
-ROWS = (standing, spread_work, nested_work, failing_work, led_work, compared, resumed)
-SHARED = (standing, spread_work, failing_work, led_work, shard_tensors, objective_gradient, shared_passes)
+ROWS = (standing, spread_work, nested_work, lone_work, failing_work, led_work, needles, compared, resumed)
+SHARED = (
+    *(standing, spread_work, lone_work, failing_work, led_work, needles),
+    *(shard_tensors, objective_gradient, shared_passes),
+)
 
 
 def main() -> None:

@@ -46,7 +46,8 @@ RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="TOML recipe; 
 Method = Annotated[str | None, typer.Option("--method", help="gradient or evolution.")]
 Lengths = Annotated[str | None, typer.Option("--lengths", help="Windows to measure: 8k,16k,64k.")]
 Metrics = Annotated[
-    str | None, typer.Option("--metrics", help="perplexity,passkey,prefix-perplexity,retention,harness:TASK")
+    str | None,
+    typer.Option("--metrics", help="perplexity,passkey,prefix-perplexity,retention,needle,ruler,ruler-vt,harness:TASK"),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Decides every random choice.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto.")]
@@ -208,6 +209,9 @@ def measure(
     measure_data: MeasureData = None,
     lengths: Lengths = None,
     metrics: Metrics = None,
+    qa_data: Annotated[
+        Path | None, typer.Option("--qa-data", help="Questions about documents for ruler's qa: SQuAD's JSON, or rows.")
+    ] = None,
     out: Out = None,
     seed: Seed = None,
     device: Device = None,
@@ -215,7 +219,7 @@ def measure(
     context_ranks: ContextRanks = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure perplexity and passkeys by context window, retention of short ones, and benchmarks."""
+    """Measure perplexity, passkeys, needles and RULER by context window, retention of short ones, and benchmarks."""
     from longrope import pipeline
     from longrope.recipe import MeasureRecipe, Recipe
 
@@ -229,7 +233,7 @@ def measure(
         seed=seed or 0,
         device=device or "auto",
         dtype=dtype or "auto",
-        measure=_measuring(MeasureRecipe(), lengths, metrics),
+        measure=_measuring(MeasureRecipe(qa_data=str(qa_data or "")), lengths, metrics),
     )
     with _launched(full, context_ranks, factors):
         run = _open(out) if out else None

@@ -208,7 +208,7 @@ def shard() -> Shard | None:
     return None if _here.within == "one" else _here.shard
 
 
-def spread(items: Sequence[T], work: Callable[[T], R]) -> list[R]:
+def spread(items: Sequence[T], work: Callable[[T], R], *, alone: bool = False) -> list[R]:
     """Do some work for each item, divided among the rows of processes; all get all results.
 
     A single item is worked on by all of them, so that ``spread`` within that work has rows to divide among; within the
@@ -217,6 +217,8 @@ def spread(items: Sequence[T], work: Callable[[T], R]) -> list[R]:
     Args:
         items: the same in all processes.
         work: what to do for one of them; its result can be pickled.
+        alone: one process works on each item, even where several share a sequence. Decoding needs it: a cache holds the
+            keys of the whole sequence.
 
     Returns:
         The results in the order of the items, the same in every process.
@@ -226,11 +228,13 @@ def spread(items: Sequence[T], work: Callable[[T], R]) -> list[R]:
         ProcessLostError: another process has died.
     """
     if _here.ranks == 1 or _here.within != "all":
+        assert not alone or shard() is None, "a process that shares a sequence cannot work alone"
         return [work(item) for item in items]
-    rows, per_row = workers(), _here.ranks // workers()
+    rows = _here.ranks if alone else workers()
+    per_row = _here.ranks // rows
     row, place = divmod(_here.rank, per_row)
-    together = len(items) == 1
-    with _working("all" if together else "row"):
+    together = len(items) == 1 and not alone
+    with _working("one" if alone else "all" if together else "row"):
         done, failure = _attempt(items if together else items[row::rows], work)
     all_done = _collect((done if place == 0 else [], failure))
     for _, failed in all_done:

@@ -15,8 +15,14 @@ from longrope.errors import RecipeError
 from longrope.factors import RIVALS
 
 METHODS = ("gradient", "evolution")
-METRICS = ("perplexity", "passkey")
-OTHER_METRICS = ("prefix-perplexity", "retention")  # those that must be asked for
+RULER_TASKS = (  # of the benchmark (arXiv 2404.06654), by its names
+    *("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3"),
+    *("niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe", "qa"),
+)
+METRICS = (
+    *("perplexity", "passkey", "prefix-perplexity", "retention", "needle", "ruler"),
+    *(f"ruler-{task}" for task in RULER_TASKS),
+)
 HARNESS = "harness:"  # begins the name of a benchmark of lm-evaluation-harness, or the path of its task file
 SCHEDULES = ("linear", "cosine", "constant")
 KINDS = ("search", "tune", "carry", "recover")
@@ -261,34 +267,47 @@ class MeasureRecipe:
         lengths: context windows in tokens; empty means the trained window and the target.
         metrics: ``perplexity`` and ``passkey``; ``prefix-perplexity`` of the first tokens of each window, which one
             pass gives for all lengths; ``retention`` (perplexity as a share of the original's) at lengths within the
-            trained window; ``harness:TASK``, a benchmark of lm-evaluation-harness by its name or its file.
+            trained window; ``needle``; ``ruler`` (all of its tasks and their mean) and ``ruler-TASK`` (one of them);
+            ``harness:TASK``, a benchmark of lm-evaluation-harness by its name or its file.
         windows: windows of the longest length; the shorter ones divide the same text.
         tail_tokens: perplexity is also given over the last so many tokens of each window.
         passkeys: keys asked for at each length, spread over ten depths.
         rivals: closed forms that ``longrope extend`` measures beside its own factors: pi, ntk, dynamic-ntk, yarn.
         paired_windows: windows of the longest length on which its factors are compared with the best of them token by
             token; 0 takes as many as ``windows``.
+        needles: needles asked for at each length, spread over ten depths, up to ten in one text.
+        ruler_prompts: prompts of each of ruler's tasks at each length.
+        qa_data: a file of questions about documents, of the form of SQuAD, for ruler's ``qa``; without it ``ruler``
+            leaves that task out.
     """
 
     lengths: tuple[int, ...] = ()
-    metrics: tuple[str, ...] = METRICS
+    metrics: tuple[str, ...] = ("perplexity", "passkey")
     windows: int = 3
     tail_tokens: int = 1024
     passkeys: int = 20
     rivals: tuple[str, ...] = ()
     paired_windows: int = 0
+    needles: int = 20
+    ruler_prompts: int = 20
+    qa_data: str = ""
 
     def __post_init__(self) -> None:
         """Refuse values that no measurement can use (raises RecipeError naming the key)."""
         for i, metric in enumerate(self.metrics):
             if not (metric.startswith(HARNESS) and metric != HARNESS):
-                _one_of((*METRICS, *OTHER_METRICS, f"{HARNESS}TASK"), f"measure.metrics[{i}]", metric)
+                _one_of((*METRICS, f"{HARNESS}TASK"), f"measure.metrics[{i}]", metric)
         for i, rival in enumerate(self.rivals):
             _one_of(RIVALS, f"measure.rivals[{i}]", rival)
         for i, length in enumerate(self.lengths):
             _at_least(2, f"measure.lengths[{i}]", length)
         _at_least(1, "measure.windows", self.windows)
-        _at_least(1, "measure.passkeys", self.passkeys)
+        for key in ("passkeys", "needles", "ruler_prompts"):
+            _at_least(1, f"measure.{key}", getattr(self, key))
+        if "ruler-qa" in self.metrics and not self.qa_data:
+            raise RecipeError(
+                "measure.metrics names 'ruler-qa'.", "It asks questions of a file.", "Give it with measure.qa_data."
+            )
         _at_least(0, "measure.tail_tokens", self.tail_tokens)
         _at_least(0, "measure.paired_windows", self.paired_windows)
 

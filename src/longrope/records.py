@@ -77,8 +77,9 @@ class Score:
     ``metric`` is ``perplexity``, ``perplexity-last-K`` (over the last K tokens of each window), ``prefix-perplexity``
     (over the first ``context_tokens`` of each longer window), ``ratio-to-METHOD`` (of the perplexities on the same
     windows, with a paired interval; to ``none`` it is retention), ``passkey`` (share of keys answered),
-    ``passkey-depth-D``, ``difference-to-METHOD`` (of the shares of the same keys, with a paired interval) or
-    ``harness:TASK:METRIC``. ``low`` and ``high`` bound a 95 % interval.
+    ``passkey-depth-D``, ``difference-to-METHOD`` (of the shares of the same keys, with a paired interval), ``needle``
+    and ``needle-depth-D`` (share of needles found), ``ruler-TASK`` (mean share of references found), ``ruler`` (mean of
+    its tasks) or ``harness:TASK:METRIC``. ``low`` and ``high`` bound a 95 % interval.
     """
 
     metric: str

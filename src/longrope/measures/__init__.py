@@ -3,7 +3,7 @@
 Every number is a record with an interval, a paired one where two methods are compared on the same tokens or keys.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,17 @@ from longrope.measures.harness import measure_benchmark
 from longrope.measures.passkey import build_passkeys, measure_difference, measure_passkey, tasks_fingerprint
 from longrope.measures.perplexity import measure_perplexity, measure_prefix, measure_ratio
 from longrope.measures.retention import OriginalLosses, measure_retention, original_losses
+from longrope.measures.ruler import (
+    mean_ruler,
+    measure_needles,
+    measure_ruler,
+    needles_fingerprint,
+    ruler_fingerprint,
+    task_fingerprint,
+)
 from longrope.measures.samples import Samples
 from longrope.models import LanguageModel
-from longrope.recipe import HARNESS, MeasureRecipe
+from longrope.recipe import HARNESS, RULER_TASKS, MeasureRecipe
 from longrope.records import Score, append_record, read_records
 from longrope.rundir import RunDir
 from longrope.texts import Tokens, TokenText, check_unsearched, fingerprint
@@ -59,12 +67,11 @@ def measure(
     method = method or (table.tiers[-1].method if table else "none")
     known = parallel.lead(partial(read_records, run.scores, Score)) if run else []
     given = {"method": method, "seed": seed, "samples": Samples(run)}
-    work = _work(model, table, text, windows, lengths, settings, original, **given)
     scores: list[Score] = []
+    work = _work(model, table, text, windows, lengths, settings, original, scores, **given)
     for length in lengths:
-        for metric in (name for name in settings.metrics if name in work):
-            read = text.divided(windows, length) if metric == "retention" else windows
-            texts = _texts_fingerprint(model, metric, read, length, settings, seed)
+        for metric in (name for name in _metrics(settings) if name in work):
+            texts = _texts_fingerprint(model, text, windows, metric, length, settings, seed, scores)
             asked, name = _asked(model, table, method, length, texts, seed), RECORDED_AS.get(metric, metric)
             kept = {s.metric: s for s in known if _identity(s) == asked and s.metric.startswith(name)}
             made = list(kept.values())
@@ -119,7 +126,7 @@ def measure_against(
     }
     scores = []
     for metric, (name, compare) in ((metric, work[metric]) for metric in settings.metrics if metric in work):
-        texts = _texts_fingerprint(model, metric, windows, length, settings, seed)
+        texts = _texts_fingerprint(model, text, windows, metric, length, settings, seed)
         asked = _asked(model, table, method, length, texts, seed)
         kept = [score for score in known if score.metric == name and _identity(score) == asked]
         if not kept:
@@ -160,9 +167,15 @@ def _work(
     lengths: list[int],
     settings: MeasureRecipe,
     original: OriginalLosses | None,
+    scores: list[Score],
     **given: Any,
 ) -> dict[str, Callable[[int], list[Score]]]:
-    """What measures each metric at a length; ``given`` are the method's name, the seed and the samples."""
+    """What measures each metric at a length.
+
+    ``scores`` are those made so far, of which the mean of RULER's tasks is; ``given`` are the method's name, the seed
+    and the samples.
+    """
+    named = {key: given[key] for key in ("method", "seed")}
 
     def retained(length: int) -> list[Score]:
         changed = table is not None or original is not None
@@ -170,12 +183,18 @@ def _work(
             return []
         return [measure_retention(model, table, text.divided(windows, length), original=original, **given)]
 
+    def asked_by_ruler(task: str, length: int) -> list[Score]:
+        return [measure_ruler(model, table, text, windows, task, length, settings=settings, **named)]
+
     tail = settings.tail_tokens
     return {
         "perplexity": partial(measure_perplexity, model, table, text, windows, tail_tokens=tail, **given),
         "prefix-perplexity": partial(measure_prefix, model, table, windows, lengths=lengths, **given),
         "passkey": partial(measure_passkey, model, table, count=settings.passkeys, **given),
         "retention": retained,
+        "needle": partial(measure_needles, model, table, text, windows, count=settings.needles, **named),
+        **{f"ruler-{task}": partial(asked_by_ruler, task) for task in RULER_TASKS},
+        "ruler": lambda length: [mean_ruler(_tasks_of_ruler(scores, length))],
     }
 
 
@@ -195,13 +214,37 @@ def _lengths(model: LanguageModel, table: FactorTable | None, settings: MeasureR
     return lengths
 
 
+def _metrics(settings: MeasureRecipe) -> list[str]:
+    """What is measured, one step after the other: before ``ruler``, their mean, all tasks that can be asked."""
+    tasks = [f"ruler-{task}" for task in RULER_TASKS if task != "qa" or settings.qa_data]
+    steps = [step for metric in settings.metrics for step in ((*tasks, metric) if metric == "ruler" else (metric,))]
+    return list(dict.fromkeys(steps))
+
+
 def _texts_fingerprint(
-    model: LanguageModel, metric: str, windows: Tokens, length: int, settings: MeasureRecipe, seed: int
+    model: LanguageModel,
+    text: TokenText,
+    windows: Tokens,
+    metric: str,
+    length: int,
+    settings: MeasureRecipe,
+    seed: int,
+    scores: Sequence[Score] = (),
 ) -> str:
-    """What the scores of one metric will name as their texts."""
+    """What the scores of one metric will name as their texts; ``scores`` are those made so far."""
+    if metric == "ruler":
+        return ruler_fingerprint(_tasks_of_ruler(scores, length))
+    if metric.startswith("ruler-"):
+        return task_fingerprint(model, text, windows, metric.removeprefix("ruler-"), length, settings, seed)
+    if metric == "needle":
+        return needles_fingerprint(model, text, windows, length, settings.needles, seed)
     if metric == "passkey":
         return tasks_fingerprint(build_passkeys(model.tokenizer, length, settings.passkeys, seed))
-    return fingerprint(windows)
+    return fingerprint(text.divided(windows, length) if metric == "retention" else windows)
+
+
+def _tasks_of_ruler(scores: Sequence[Score], length: int) -> list[Score]:
+    return [s for s in scores if s.context_tokens == length and s.metric.startswith("ruler-")]
 
 
 def _asked(

@@ -189,8 +189,8 @@ def _score_keys(
     return begun(metric=metric, value=value, low=low, high=high, num_tokens=length * keys, num_windows=keys)
 
 
-def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % Wilson score interval of a share (Wilson 1927)."""
+def wilson_interval(successes: float, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % Wilson score interval of a share (Wilson 1927); successes in part count in part."""
     share, spread = successes / trials, z * z / trials
     centre = share + spread / 2
     reach = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))

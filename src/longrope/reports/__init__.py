@@ -15,7 +15,7 @@ from longrope.rundir import RunDir
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """One metric of several methods: a column for each context window, or for each depth of a passkey."""
+    """One metric of several methods: a column for each context window, or for each depth of a needle."""
 
     title: str
     header: tuple[str, ...]
@@ -36,16 +36,18 @@ def score_tables(scores: Sequence[Score]) -> list[ScoreTable]:
 
 
 def _depth_tables(scores: Sequence[Score]) -> list[ScoreTable]:
-    """For the longest context window, the share of passkeys answered at each depth."""
-    keys = [score for score in scores if "depth" in score.metric]
-    if not keys:
-        return []
-    longest = max(score.context_tokens for score in keys)
-    keys = [score for score in keys if score.context_tokens == longest]
-    depths = sorted({score.metric for score in keys})
-    cells = {(score.method, score.metric): f"{score.value:.0%}" for score in keys}
-    header = ("method", *(depth.removeprefix("passkey-depth-") for depth in depths))
-    return [ScoreTable(f"passkey at {longest:,} tokens, by depth", header, _rows(keys, cells, depths))]
+    """For the longest context window, the share of passkeys, and of needles, found at each depth."""
+    tables = []
+    for kind in ("passkey", "needle"):
+        keys = [score for score in scores if score.metric.startswith(f"{kind}-depth-")]
+        longest = max((score.context_tokens for score in keys), default=0)
+        keys = [score for score in keys if score.context_tokens == longest]
+        depths = sorted({score.metric for score in keys})
+        cells = {(score.method, score.metric): f"{score.value:.0%}" for score in keys}
+        header = ("method", *(depth.removeprefix(f"{kind}-depth-") for depth in depths))
+        if keys:
+            tables.append(ScoreTable(f"{kind} at {longest:,} tokens, by depth", header, _rows(keys, cells, depths)))
+    return tables
 
 
 def _rows(scores: Sequence[Score], cells: dict, columns: Sequence) -> tuple[tuple[str, ...], ...]:  # type: ignore[type-arg]
@@ -54,7 +56,7 @@ def _rows(scores: Sequence[Score], cells: dict, columns: Sequence) -> tuple[tupl
 
 
 def _cell(score: Score) -> str:
-    if score.metric == "passkey":
+    if score.metric.startswith(("passkey", "needle", "ruler")):
         return f"{score.value:.0%} ({score.low:.0%}-{score.high:.0%})"
     if score.metric.startswith("difference-to-"):
         return f"{score.value:+.0%} ({score.low:+.0%} to {score.high:+.0%})"
