@@ -82,6 +82,17 @@ def demo_table() -> str:
     return _table(["", *(f"{n:,}" for n in DEMO), *(f"keys {n:,}" for n in DEMO)], rows)
 
 
+def nano_ruler_table() -> str:
+    """Needles and RULER's tasks on the nano model: as it is, and with the demo's factors."""
+    plain, ours = (_scores("nano-ruler", method) for method in ("none", "longrope-gradient"))
+    columns = ((plain, 256), (plain, 2048), (ours, 1024), (ours, 2048))
+    metrics = dict.fromkeys(metric for metric, _ in ours if "depth" not in metric)
+    rows = [
+        [metric, *(_share(made[metric, n]) if (metric, n) in made else "" for made, n in columns)] for metric in metrics
+    ]
+    return _table(["", "256, as it is", "2,048, as it is", "1,024, demo's factors", "2,048, demo's factors"], rows)
+
+
 def win_table() -> str:
     """How the demo's factors compare with YaRN's: by the demo itself, and over all of the measuring text by Python."""
     ours = "longrope-gradient"
@@ -340,6 +351,7 @@ TABLES = {
     "cost": cost_table,
     "cost-needles": partial(cost_table, "smollm2-64k-needles"),
     "nano-search": nano_search_table,
+    "nano-ruler": nano_ruler_table,
 }
 
 
