@@ -18,12 +18,13 @@ import pico
 import pytest
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from longrope.errors import ExportError, FactorsError
-from longrope.exports import dump_report, export_hf, hf
+from longrope.exports import comparison, dump_report, export_hf, hf
 from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, load_model, rescaled, save_model
 from longrope.recipe import ExportRecipe
@@ -99,7 +100,7 @@ def test_two_tiers_in_a_fresh_process(pico_folder: Path, tmp_path: Path) -> None
         "rope_type": "longrope",
         "rope_theta": 1e4,
         "factor": 4.0,
-        "attention_factor": 1.2,
+        **dict.fromkeys(("attention_factor", "short_mscale", "long_mscale"), 1.2),
         "short_factor": [1.0, 1.0, 1.0, 1.0],
         "long_factor": [1.0, 1.5, 3.0, 4.0],
         "original_max_position_embeddings": 64,
@@ -190,15 +191,29 @@ def test_mixture_of_experts_is_exported(tmp_path: Path, reopened_here: None) -> 
     assert max(export_hf(model, make_factors(model), tmp_path).difference_long, 0) < 1e-4
 
 
-def test_config_that_cannot_say_it_is_an_export_error(tmp_path: Path, reopened_here: None) -> None:
-    """PhiMoE demands keys of its own beside the lists; told as an error of the export, and nothing is left behind."""
+def test_phimoe_is_exported_in_a_single_tier(tmp_path: Path, reopened_here: None) -> None:
+    """Its config demands an attention factor for each list; transformers never takes its long one, which is noticed."""
     model = pico.make_model("phimoe")
     before = get_logits(model.network, TOKENS)
+    assert export_hf(model, make_factors(model), tmp_path).difference_long < 1e-4
     with pytest.raises(ExportError, match="phimoe"):
-        export_hf(model, make_factors(model), tmp_path)
+        export_hf(model, make_factors(model), tmp_path, settings=TWO)
     assert model.network.config.rope_parameters == {"rope_type": "default", "rope_theta": 1e6}
-    assert model.network.config.max_position_embeddings == 64
     assert torch.equal(get_logits(model.network, TOKENS), before)
+
+
+def test_config_that_cannot_say_it_is_an_export_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A config class that refuses the keys: told as an error of the export, and nothing is left behind."""
+    model = pico.make_model("llama")
+
+    def refuse(*_: Any) -> None:
+        raise StrictDataclassClassValidationError("validate_rope", ValueError("no lists here"))
+
+    monkeypatch.setattr(hf, "save_model", refuse)
+    with pytest.raises(ExportError, match="'llama' cannot state these factors"):
+        export_hf(model, make_factors(model), tmp_path)
+    assert model.network.config.rope_parameters == {"rope_type": "default", "rope_theta": 1e4}
+    assert model.network.config.max_position_embeddings == 64
 
 
 @pytest.mark.parametrize("tiers", ["single", "two"])
@@ -399,14 +414,14 @@ def test_one_chaotic_position_neither_fails_nor_blinds_the_check() -> None:
     ours /= ours.std()
     theirs = ours.copy()
     theirs[0, :, 7] += 0.001
-    assert hf.logit_difference(ours, theirs) == pytest.approx(0.001, rel=0.01)
+    assert comparison.logit_difference(ours, theirs) == pytest.approx(0.001, rel=0.01)
     theirs[0, 40, 9] += 0.4  # chaotic
     theirs[0, 63] += 100  # the last position is not compared
-    assert hf.logit_difference(ours, theirs) == pytest.approx(0.001, rel=0.01)
+    assert comparison.logit_difference(ours, theirs) == pytest.approx(0.001, rel=0.01)
     theirs[0, :6, 9] += 0.4
-    assert hf.logit_difference(ours, theirs) > 0.01, "seven wrong positions are no accident"
+    assert comparison.logit_difference(ours, theirs) > 0.01, "seven wrong positions are no accident"
     theirs[0, 20, 0] = np.nan
-    assert not hf.logit_difference(ours, theirs) <= 1e9
+    assert not comparison.logit_difference(ours, theirs) <= 1e9
 
 
 @pytest.mark.parametrize(("head_dim", "window", "target"), [(8, 4096, 32_768), (64, 8192, 2**21)], ids=["32k", "2048k"])

@@ -54,7 +54,7 @@ def test_it_is_small_enough_to_come_with_the_package() -> None:
 
 def test_nothing_in_it_is_pickled_or_is_code() -> None:
     files = {path.relative_to(ASSETS).as_posix() for path in ASSETS.rglob("*") if path.is_file()}
-    assert {Path(name).suffix for name in files} <= {".json", ".safetensors", ".toml"}
+    assert {Path(name).suffix for name in files} <= {".json", ".md", ".safetensors", ".toml"}
     assert {"nano.toml", "nano/config.json", "nano/model.safetensors", "nano/tokenizer.json"} <= files
     assert "auto_map" not in json.loads((FOLDER / "config.json").read_text())
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
 from longrope import measures, pipeline
@@ -539,6 +540,23 @@ def test_a_search_alone_is_what_a_walk_begins_with(recipe: Recipe, whole: dict[s
     extend(recipe, run)
     assert read_lines(run.trials) == trials
     assert outcome(run) == whole["gradient"]
+
+
+@pytest.mark.usefixtures("unopened")
+def test_the_card_of_a_run_holds_its_scores(recipe: Recipe, tmp_path: Path) -> None:
+    """Read by the hub's parser; an export again writes the card again, with the base model's name on the hub."""
+    run = RunDir(tmp_path)
+    own = [s for s in extend(recipe, run) if s.method == "longrope-gradient" and s.metric in ("perplexity", "passkey")]
+    data: Any = ModelCard.load(run.checkpoint / "README.md").data
+    measured = {(r.metric_name, r.metric_value) for r in data.eval_results}
+    assert measured == {
+        (f"{s.metric}, {s.context_tokens:,} tokens", s.value) for s in own if s.metric in ("perplexity", "passkey")
+    }
+    assert len(measured) == 2
+    assert data.base_model is None
+    export_again(run, replace(recipe.export, base_model="someone/pico"))
+    again: Any = ModelCard.load(run.checkpoint / "README.md").data
+    assert (again.base_model, again.eval_results) == ("someone/pico", data.eval_results)
 
 
 @pytest.mark.usefixtures("unopened")

@@ -41,7 +41,7 @@ UNUSUAL = Recipe(
         gradient=GradientRecipe(19, 1e-3, 0.7, "yarn", 24, 20),
     ),
     measure=MeasureRecipe((4096, 65536), ("passkey",), 21, 22, 23, ("yarn", "dynamic-ntk"), 25, 26, 27, "squad.json"),
-    export=ExportRecipe("two", True),
+    export=ExportRecipe(tiers="two", drop_start_tokens=True, base_model="someone/model"),
 )
 
 

@@ -300,6 +300,7 @@ def export(
     to: Annotated[str, typer.Option("--to", help="hf")] = "hf",
     tiers: Annotated[str, typer.Option("--tiers", help="single, or two: short and long.")] = "single",
     drop_start_tokens: Annotated[bool, typer.Option("--drop-start-tokens", help="Drop them, and measure.")] = False,
+    base_model: Annotated[str, typer.Option("--base-model", help="Its name on the hub, for the model card.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Write the checkpoint of a run again, with other settings if asked; reopen it and compare."""
@@ -311,7 +312,7 @@ def export(
         raise RecipeError(f"The format {to!r} was asked for.", "Known: hf.", "Use --to hf.")
     directory = RunDir(run)
     with _watching(run=directory) as watch:
-        pipeline.export_again(directory, ExportRecipe(tiers, drop_start_tokens), watch)
+        pipeline.export_again(directory, ExportRecipe(tiers, drop_start_tokens, base_model), watch)
     print(directory.export_report.read_text(encoding="utf-8") if as_json else f"checkpoint: {directory.checkpoint}")
 
 

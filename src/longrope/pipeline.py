@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from longrope import parallel
-from longrope.exports import dump_report, export_hf
+from longrope.exports import Origin, dump_report, export_hf
 from longrope.factors import RIVALS, FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
 from longrope.forward import describe_pass
 from longrope.measures import measure, measure_against
@@ -144,8 +144,12 @@ def export(
     windows = None
     if factors.start_tokens:
         windows = texts.measure.windows(recipe.target_tokens, recipe.measure.windows)
+    origin = Origin(recipe.model, tuned=model.name != recipe.model, hub_name=recipe.export.base_model)
+    scores = read_records(run.scores, Score)
     with run.replacing(run.checkpoint) as folder:
-        report = export_hf(model, factors, folder, settings=recipe.export, windows=windows)
+        report = export_hf(
+            model, factors, folder, settings=recipe.export, windows=windows, origin=origin, scores=scores
+        )
     run.write_text(run.export_report, dump_report(report))
 
 

@@ -320,10 +320,12 @@ class ExportRecipe:
         tiers: ``single`` writes the long factors for all lengths, which no runtime can get wrong; ``two`` keeps the
             original frequencies up to the trained window and needs a runtime that switches.
         drop_start_tokens: write a checkpoint although runtimes cannot carry start tokens, with the measured difference.
+        base_model: the base model's name on the hub, for the model card, where it was loaded from a file or folder.
     """
 
     tiers: str = "single"
     drop_start_tokens: bool = False
+    base_model: str = ""
 
 
 @dataclass(frozen=True)

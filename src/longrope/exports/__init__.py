@@ -1,5 +1,7 @@
 """Write checkpoints that other runtimes open, reopen them, and compare."""
 
-from longrope.exports.hf import ExportReport, dump_report, export_hf
+from longrope.exports.card import Origin
+from longrope.exports.comparison import ExportReport, dump_report
+from longrope.exports.hf import export_hf
 
-__all__ = ["ExportReport", "dump_report", "export_hf"]
+__all__ = ["ExportReport", "Origin", "dump_report", "export_hf"]

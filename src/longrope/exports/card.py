@@ -1,0 +1,206 @@
+"""The model card of an exported checkpoint: metadata with the hub's keys, results, how to load it, limits.
+
+It computes nothing: every number is in the scores or in the report of the export. What the template says of vLLM was
+read in the source of its version 0.33, what it says of llama.cpp in that of llama-cpp-python 0.3.36.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not listed
+from jinja2 import Environment, StrictUndefined, select_autoescape
+from yaml import YAMLError  # type: ignore[import-untyped]
+
+from longrope.exports.comparison import ExportReport
+from longrope.factors import RIVALS, RescaleFactors
+from longrope.models import ASSETS, EMBEDDED, LanguageModel
+from longrope.records import Score
+
+INHERITED = ("license", "license_name", "license_link", "language", "datasets")
+TITLES = {"pi": "PI", "ntk": "NTK", "dynamic-ntk": "dynamic NTK", "yarn": "YaRN"}
+HUB_METRICS = {"passkey": "accuracy"}  # where the hub has another name
+RATIO = "ratio-to-"
+PARTS = ("-depth-", "-last-", RATIO)  # of metrics that the table leaves out
+VLLM_TYPES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "phi3", "gemma2", "stablelm")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the weights of a checkpoint come from.
+
+    Attributes:
+        base_model: what they were loaded from: hub name, folder, file, or the embedded model's name.
+        tuned: whether they were trained since.
+        hub_name: the base model's name on the hub, where it was loaded from elsewhere.
+    """
+
+    base_model: str
+    tuned: bool = False
+    hub_name: str = ""
+
+    @property
+    def title(self) -> str:
+        """The last part of its name."""
+        return Path(self.hub_name or self.base_model).name.removesuffix(".gguf")
+
+    @property
+    def on_hub(self) -> str:
+        """The name on the hub, empty if none is known."""
+        if self.hub_name or self.base_model == EMBEDDED or Path(self.base_model).exists():
+            return self.hub_name
+        try:
+            validate_repo_id(self.base_model)
+        except HFValidationError:
+            return ""
+        return self.base_model
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """The scores of a checkpoint beside those of others on the same texts: a row for each metric and length."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def format_card(
+    model: LanguageModel, factors: RescaleFactors, report: ExportReport, origin: Origin, scores: Sequence[Score]
+) -> str:
+    """The text of a checkpoint's ``README.md``.
+
+    Args:
+        model: that was exported.
+        factors: as they were found, start tokens included.
+        report: of the export.
+        origin: of the weights.
+        scores: of the run; which of them belong to this model and these factors is seen from the records.
+    """
+    own = [s for s in scores if (s.model, s.factors_fingerprint) == (model.name, factors.fingerprint)]
+    described = [score for score in own if _describes(score, report)]
+    model_type = model.network.config.model_type
+    template = files(__package__).joinpath("card.md.j2").read_text(encoding="utf-8")
+    page = Environment(
+        autoescape=select_autoescape(default_for_string=False),  # it is Markdown
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    ).from_string(template)
+    text = page.render(
+        metadata=_metadata(origin, described, factors).to_yaml(),
+        origin=origin,
+        window=factors.target_window,
+        trained=model.spec.trained_window,
+        factors=factors,
+        attention_factor=factors.attention_factor * model.spec.attention_factor,
+        report=report,
+        table=result_table(scores, own, origin),
+        ratios={_title(s.metric.removeprefix(RATIO)): s for s in own if s.metric.startswith(RATIO)},
+        other_below=report.tiers == "two" and any(s.context_tokens <= report.switch_tokens for s in own),
+        vllm=model_type in VLLM_TYPES,
+    )
+    return str(ModelCard(text))  # parsed, so that metadata which the hub cannot read is an error
+
+
+def result_table(scores: Sequence[Score], own: Sequence[Score], origin: Origin) -> ResultTable:
+    """The scores of a checkpoint (``own``, among all) beside those of the model as it is and of the best rival.
+
+    A cell is empty where a method was not measured on the same texts.
+    """
+    rows = {(s.metric, s.context_tokens): s for s in own if not any(part in s.metric for part in PARTS)}
+    columns = {"as it is": ("none", origin.base_model)}
+    if own:
+        columns |= {"tuned, not rescaled": ("none", own[0].model)} if origin.tuned else {}
+        columns |= {_title(best[0]): best for best in _best_rival(scores, rows)}
+        columns |= {"rescaled": (own[0].method, own[0].model)}
+    known = {(*_place(s), s.method, s.model): s for s in scores}
+    known |= {(*_place(s), s.method, s.model): s for s in own}
+    cells = {
+        title: [known.get((*_place(score), *column)) for score in rows.values()] for title, column in columns.items()
+    }
+    shown = {title: column for title, column in cells.items() if any(column)}
+    lines = [
+        (f"{metric}, {tokens:,} tokens", *(_cell(column[i]) for column in shown.values()))
+        for i, (metric, tokens) in enumerate(rows)
+    ]
+    return ResultTable(tuple(shown), tuple(lines))
+
+
+def _place(score: Score) -> tuple[str, int, str]:
+    return score.metric, score.context_tokens, score.texts_fingerprint
+
+
+def _best_rival(scores: Sequence[Score], rows: dict[tuple[str, int], Score]) -> list[tuple[str, str]]:
+    """Method and model of the best rival at the longest length, by perplexity or else by keys; none if none was run."""
+    for metric, sign in {"perplexity": 1, "passkey": -1}.items():
+        longest = max((tokens for name, tokens in rows if name == metric), default=0)
+        rivals = [s for s in scores if (s.metric, s.context_tokens) == (metric, longest) and s.method in RIVALS]
+        if rivals:
+            best = min(rivals, key=lambda score: sign * score.value)
+            return [(best.method, best.model)]
+    return []
+
+
+def _title(method: str) -> str:
+    return TITLES.get(method, method)
+
+
+def _cell(score: Score | None) -> str:
+    if score is None:
+        return ""
+    shape = ".0%" if score.metric == "passkey" else ".4g"
+    return f"{score.value:{shape}} ({score.low:{shape}}-{score.high:{shape}})"
+
+
+def _describes(score: Score, report: ExportReport) -> bool:
+    """Whether the checkpoint does what was measured: it has no start tokens, and with two tiers another short list."""
+    alike = report.tiers == "single" or score.context_tokens > report.switch_tokens
+    return alike and not report.start_tokens_dropped
+
+
+def _metadata(origin: Origin, scores: Sequence[Score], factors: RescaleFactors) -> ModelCardData:
+    """The hub's keys; the model index holds the scores of the checkpoint itself."""
+    results = [_result(s) for s in scores if math.isfinite(s.value) and not any(part in s.metric for part in PARTS)]
+    index: dict[str, Any] = {"eval_results": results, "model_name": f"{origin.title}-longrope-{factors.target_window}"}
+    return ModelCardData(
+        base_model=origin.on_hub or None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["longrope", "long-context"],
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        **_inherited(origin.base_model),
+        **(index if results else {}),
+    )
+
+
+def _result(score: Score) -> EvalResult:
+    """A score as an entry of the model index; what was measured on the same texts stands together."""
+    keys = score.metric == "passkey"
+    return EvalResult(
+        task_type="text-generation",
+        dataset_type="passkey" if keys else "text",
+        dataset_name="Passkeys" if keys else "Texts of the run",
+        dataset_revision=score.texts_fingerprint,
+        metric_type=HUB_METRICS.get(score.metric, score.metric),
+        metric_name=f"{score.metric}, {score.context_tokens:,} tokens",
+        metric_value=score.value,
+        metric_args={"context_tokens": score.context_tokens, "low": score.low, "high": score.high},
+    )
+
+
+def _inherited(base_model: str) -> dict[str, Any]:
+    """What the card in the base model's folder says of licence, language and data; nothing where none can be read."""
+    card = (ASSETS / EMBEDDED if base_model == EMBEDDED else Path(base_model)) / "README.md"
+    if not card.is_file():
+        return {}
+    try:
+        data = ModelCard.load(card, ignore_metadata_errors=True).data
+    except (ValueError, YAMLError):
+        return {}
+    return {key: data.get(key) for key in INHERITED if data.get(key)}

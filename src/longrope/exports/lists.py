@@ -1,0 +1,92 @@
+"""What native longrope can carry of factors: two lists of one attention factor, and the length where they switch."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from longrope.errors import ExportError
+from longrope.factors import RescaleFactors
+from longrope.forward import token_losses
+from longrope.models import LanguageModel, rescaled
+from longrope.recipe import ExportRecipe
+from longrope.texts import Tokens
+
+
+@dataclass(frozen=True)
+class NativeLists:
+    """The tiers of a checkpoint, relative to the model's own frequencies as all factors are.
+
+    Attributes:
+        tiers: ``single`` or ``two``.
+        short, long: what a runtime does up to the switch and above it; they share one attention factor.
+        switch_tokens: the length above which it takes the long list: the trained window.
+        start_tokens_dropped: start tokens of the factors that are not carried.
+        loss_change_nats: what dropping them changed in the mean loss per token on the measuring windows.
+    """
+
+    tiers: str
+    short: RescaleFactors
+    long: RescaleFactors
+    switch_tokens: int
+    start_tokens_dropped: int
+    loss_change_nats: float
+
+
+def native_lists(
+    model: LanguageModel, factors: RescaleFactors, settings: ExportRecipe, windows: Tokens | None
+) -> NativeLists:
+    """Make the lists of a checkpoint from one tier of factors.
+
+    Args:
+        model: the model that the factors belong to (raises FactorsError for another geometry).
+        factors: one tier.
+        settings: one or two tiers, and whether start tokens may be dropped.
+        windows: [W, N] measuring windows, needed to tell what dropping start tokens changes.
+
+    Raises:
+        ExportError: start tokens that may not be dropped, or two tiers for a model that has two of its own.
+    """
+    factors.check_spec(model.spec)
+    dropped, change = factors.start_tokens, 0.0
+    if dropped:
+        factors, change = _without_start_tokens(model, factors, settings, windows)
+    short = _short_tier(model, factors, settings.tiers)
+    return NativeLists(settings.tiers, short, factors, model.spec.trained_window, dropped, change)
+
+
+def with_carried(model: LanguageModel, tier: RescaleFactors) -> tuple[list[float], float]:
+    """The list and the attention factor of a tier relative to plain RoPE, as checkpoints state them."""
+    carried = model.spec.carried.lambdas if model.spec.carried else [1.0] * model.spec.num_pairs
+    product = [a * b for a, b in zip(tier.lambdas, carried, strict=True)]
+    return product, tier.attention_factor * model.spec.attention_factor
+
+
+def _without_start_tokens(
+    model: LanguageModel, factors: RescaleFactors, settings: ExportRecipe, windows: Tokens | None
+) -> tuple[RescaleFactors, float]:
+    if not settings.drop_start_tokens or windows is None:
+        raise ExportError(
+            f"The factors leave the first {factors.start_tokens} tokens alone (start tokens).",
+            "Native longrope, in transformers and every other runtime, cannot express that.",
+            "Export with --drop-start-tokens and texts to measure on; the difference is measured and written down.",
+        )
+    plain = replace(factors, start_tokens=0)
+    losses = []
+    for tier in (factors, plain):
+        with rescaled(model, tier):
+            rows = [token_losses(model, row[None]).double() for row in windows]
+        losses.append(torch.cat(rows).mean().item())
+    return plain, losses[1] - losses[0]
+
+
+def _short_tier(model: LanguageModel, factors: RescaleFactors, tiers: str) -> RescaleFactors:
+    """What native longrope does at or below its switch; its one attention factor serves both lists."""
+    if tiers == "single":
+        return factors
+    if model.spec.carried and model.spec.carried.rope_type == "longrope":
+        raise ExportError(
+            "The model carries longrope lists of its own, and two tiers were asked for.",
+            "A checkpoint holds two lists; the model's short one would be lost.",
+            "Export a single tier.",
+        )
+    return replace(factors, lambdas=tuple([1.0] * model.spec.num_pairs))

@@ -1,0 +1,271 @@
+"""Model cards against the hub's own parser and scores made by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pico
+import pytest
+import torch
+from huggingface_hub import EvalResult, ModelCard, metadata_load
+
+from longrope.exports import Origin, export_hf
+from longrope.exports.card import format_card, result_table
+from longrope.exports.comparison import ExportReport
+from longrope.factors import RescaleFactors
+from longrope.models import ASSETS, LanguageModel
+from longrope.records import Score
+
+REPORT = ExportReport("single", 256, 64, 1e-6, 2e-6, 1e-6, 0, 0.0, "5.0")
+TWO = replace(REPORT, tiers="two")
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return pico.make_model("llama")
+
+
+@pytest.fixture(scope="module")
+def factors(model: LanguageModel) -> RescaleFactors:
+    spec = model.spec.fingerprint
+    return RescaleFactors((1.0, 1.5, 3.0, 4.0), 256, spec, attention_factor=1.2, method="longrope-gradient")
+
+
+def make_score(metric: str, tokens: int, value: float, method: str, **fields: Any) -> Score:
+    known: dict[str, Any] = {
+        "num_tokens": 100,
+        "num_windows": 3,
+        "seed": 0,
+        "model": "pico-llama",
+        "texts_fingerprint": "one text",
+    }
+    known |= {"factors_fingerprint": method, "seconds": 1.0, "low": value * 0.9, "high": value * 1.1}
+    return Score(metric, value, method=method, context_tokens=tokens, **(known | fields))
+
+
+@pytest.fixture(scope="module")
+def scores(factors: RescaleFactors) -> list[Score]:
+    """Those of a run: YaRN is the best rival at 256 tokens, NTK at 64."""
+    made = [
+        make_score("perplexity", tokens, value, method)
+        for method, values in {"none": (10, 100), "ntk": (11, 50), "yarn": (12, 20)}.items()
+        for tokens, value in zip((64, 256), values, strict=True)
+    ]
+    own = {"method": factors.method, "factors_fingerprint": factors.fingerprint}
+    return [
+        *made,
+        make_score("perplexity", 64, 11.5, **own),
+        make_score("perplexity", 256, 15.25, **own),
+        make_score("perplexity-last-30", 256, 14.0, **own),
+        make_score("passkey", 256, 0.0, "none", texts_fingerprint="keys", low=0.0, high=0.16),
+        make_score("passkey", 256, 0.8, **own, texts_fingerprint="keys", low=0.49, high=0.94),
+        make_score("passkey-depth-0.05", 256, 0.5, **own, texts_fingerprint="keys"),
+        make_score("ratio-to-yarn", 256, 0.7625, **own, low=0.75, high=0.77),
+    ]
+
+
+def read(text: str) -> tuple[dict[str, Any], list[EvalResult]]:
+    """The metadata and the model index of a card, by the hub's parser."""
+    data: Any = ModelCard(text).data
+    return data.to_dict(), data.eval_results or []
+
+
+def rows_of(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+
+
+def test_the_hub_reads_the_metadata(
+    model: LanguageModel, factors: RescaleFactors, scores: list[Score], tmp_path: Path
+) -> None:
+    """Every key, and for each of the checkpoint's own scores a result with its value and interval."""
+    text = format_card(model, factors, REPORT, Origin("someone/pico-1.5"), scores)
+    metadata, results = read(text)
+    assert metadata.pop("model-index")[0]["name"] == "pico-1.5-longrope-256"
+    assert metadata == {
+        "base_model": "someone/pico-1.5",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["longrope", "long-context"],
+        "metrics": ["perplexity", "accuracy"],
+    }
+    found = {(result.metric_type, result.metric_args["context_tokens"]): result for result in results}  # type: ignore[index]
+    assert {key: result.metric_value for key, result in found.items()} == {
+        ("perplexity", 64): 11.5,
+        ("perplexity", 256): 15.25,
+        ("accuracy", 256): 0.8,
+    }
+    assert found["accuracy", 256].metric_args == {"context_tokens": 256, "low": 0.49, "high": 0.94}
+    assert found["perplexity", 256].dataset_revision == "one text"
+    (tmp_path / "README.md").write_text(text)
+    assert metadata_load(tmp_path / "README.md")["pipeline_tag"] == "text-generation"  # type: ignore[index]
+
+
+def test_the_table_shows_the_best_rival_beside_ours(
+    model: LanguageModel, factors: RescaleFactors, scores: list[Score]
+) -> None:
+    """By the longest length, all lengths of the same method; parts of a metric have no row."""
+    text = format_card(model, factors, REPORT, Origin("pico-llama"), scores)
+    assert rows_of(text) == [
+        ["", "as it is", "YaRN", "rescaled"],
+        ["---", "---:", "---:", "---:"],
+        ["perplexity, 64 tokens", "10 (9-11)", "12 (10.8-13.2)", "11.5 (10.35-12.65)"],
+        ["perplexity, 256 tokens", "100 (90-110)", "20 (18-22)", "15.25 (13.72-16.78)"],
+        ["passkey, 256 tokens", "0% (0%-16%)", "", "80% (49%-94%)"],
+    ]
+    assert "At 256 tokens the perplexity is 0.7625 (0.7500-0.7700)\nof YaRN's" in text
+
+
+def test_only_what_was_measured_on_the_same_texts_stands_side_by_side(
+    factors: RescaleFactors, scores: list[Score]
+) -> None:
+    """A score of other texts leaves its cell empty, and one of other factors or another model is no score of ours."""
+    others = [replace(s, texts_fingerprint="another text") if s.method == "none" else s for s in scores]
+    own = [score for score in others if score.method == factors.method]
+    table = result_table(others, own, Origin("pico-llama"))
+    assert table.header == ("YaRN", "rescaled")
+    assert [row[0] for row in table.rows] == ["perplexity, 64 tokens", "perplexity, 256 tokens", "passkey, 256 tokens"]
+
+
+def test_scores_of_other_factors_or_models_are_left_out(
+    model: LanguageModel, factors: RescaleFactors, scores: list[Score]
+) -> None:
+    for others in (
+        [replace(score, factors_fingerprint="others") for score in scores],
+        [replace(score, model="another model") for score in scores],
+    ):
+        text = format_card(model, factors, REPORT, Origin("pico-llama"), others)
+        metadata, results = read(text)
+        assert not results
+        assert "metrics" not in metadata
+        assert "## Results" not in text
+
+
+def test_keys_alone_find_the_best_rival(factors: RescaleFactors) -> None:
+    """Without perplexity the most keys decide, not the fewest."""
+    keys = [make_score("passkey", 256, value, method) for method, value in {"pi": 0.1, "yarn": 0.6, "ntk": 0.3}.items()]
+    own = make_score("passkey", 256, 0.5, factors.method)
+    assert result_table([*keys, own], [own], Origin("pico-llama")).header == ("YaRN", "rescaled")
+
+
+def test_a_tuned_model_says_so(model: LanguageModel, factors: RescaleFactors, scores: list[Score]) -> None:
+    """The base model is the one that was loaded; the tuned weights without factors have a column of their own."""
+    tuned = replace(model, name="pico-llama, tuned 3fa2b1c0")
+    own = [replace(score, model=tuned.name) if score.method == factors.method else score for score in scores]
+    bare = make_score("perplexity", 256, 90, "none", model=tuned.name)
+    text = format_card(tuned, factors, REPORT, Origin("pico-llama", tuned=True), [*own, bare])
+    assert "The weights of `pico-llama`, trained further on long texts" in text
+    assert "unchanged" not in text
+    assert rows_of(text)[0] == ["", "as it is", "tuned, not rescaled", "YaRN", "rescaled"]
+    assert rows_of(text)[3][2] == "90 (81-99)"
+    assert len(read(text)[1]) == 3
+    plain = format_card(model, factors, REPORT, Origin("pico-llama"), scores)
+    assert "unchanged" in plain
+    assert "trained further" not in plain
+
+
+def test_two_tiers_claim_only_what_they_do(model: LanguageModel, factors: RescaleFactors, scores: list[Score]) -> None:
+    """Below the switch another list is taken than the one that was measured: it is said, and not in the index."""
+    text = format_card(model, factors, TWO, Origin("pico-llama"), scores)
+    assert {result.metric_args["context_tokens"] for result in read(text)[1]} == {256}  # type: ignore[index]
+    assert "rows at up to 64 tokens are of the long list" in text
+    assert "choose the window at the" in text
+    single = format_card(model, factors, REPORT, Origin("pico-llama"), scores)
+    assert "of the long list, which" not in single
+    assert "The same factors serve every length" in single
+
+
+def test_dropped_start_tokens_leave_no_result(
+    model: LanguageModel, factors: RescaleFactors, scores: list[Score]
+) -> None:
+    """The scores were measured with them; the table says so, and the index stays empty."""
+    found = replace(factors, start_tokens=16)
+    own = [replace(s, factors_fingerprint=found.fingerprint) if s.method == found.method else s for s in scores]
+    report = replace(REPORT, start_tokens_dropped=16, loss_change_nats=0.0123)
+    text = format_card(model, found, report, Origin("pico-llama"), own)
+    assert not read(text)[1]
+    assert "measured with the start tokens" in text
+    assert "16 start tokens of the search were dropped: +0.0123 nats" in text
+
+
+def test_infinite_perplexity_is_no_result(model: LanguageModel, factors: RescaleFactors, scores: list[Score]) -> None:
+    """JSON has no infinity, so the hub would refuse the index; the table shows it."""
+    lost = [replace(s, value=float("inf")) if s.metric == "perplexity" else s for s in scores]
+    text = format_card(model, factors, REPORT, Origin("pico-llama"), lost)
+    assert [result.metric_type for result in read(text)[1]] == ["accuracy"]
+    assert rows_of(text)[3][3].startswith("inf (")
+
+
+@pytest.mark.parametrize(
+    ("origin", "title", "on_hub"),
+    [
+        (Origin("someone/Model-3.1-8B"), "Model-3.1-8B", "someone/Model-3.1-8B"),
+        (Origin("nano"), "nano", ""),
+        (Origin("{here}/model-1.5"), "model-1.5", ""),
+        (Origin("{here}/model-1.5.Q4_1.gguf"), "model-1.5.Q4_1", ""),
+        (Origin("{here}/model-1.5", hub_name="someone/model"), "model", "someone/model"),
+    ],
+)
+def test_the_base_model_is_a_name_of_the_hub_or_none(
+    origin: Origin, title: str, on_hub: str, tmp_path: Path, model: LanguageModel, factors: RescaleFactors
+) -> None:
+    """Versions stay whole, and no path of this machine gets into a card."""
+    (tmp_path / "model-1.5").mkdir()
+    (tmp_path / "model-1.5.Q4_1.gguf").touch()
+    origin = replace(origin, base_model=origin.base_model.format(here=tmp_path))
+    assert (origin.title, origin.on_hub) == (title, on_hub)
+    text = format_card(model, factors, REPORT, origin, [])
+    assert read(text)[0].get("base_model", "") == on_hub
+    assert f"# {title}, context window 256 tokens" in text
+    assert f"`{on_hub or title}`, unchanged" in text
+    assert str(tmp_path) not in text
+
+
+def test_licence_and_language_are_those_of_the_base_models_card(
+    tmp_path: Path, model: LanguageModel, factors: RescaleFactors
+) -> None:
+    (tmp_path / "README.md").write_text("---\nlicense: mit\nlanguage: [en, de]\ntags: [old]\nwidget: []\n---\n# Base\n")
+    metadata, _ = read(format_card(model, factors, REPORT, Origin(str(tmp_path)), []))
+    assert metadata == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["longrope", "long-context"],
+        "license": "mit",
+        "language": ["en", "de"],
+    }
+    assert read(format_card(model, factors, REPORT, Origin("nano"), []))[0]["license"] == "apache-2.0"
+    assert read((ASSETS / "nano" / "README.md").read_text())[0]["library_name"] == "transformers"
+
+
+@pytest.mark.parametrize("card", ["no metadata", "---\nlicense: [\n---\n", "---\njust words\n---\n"])
+def test_base_card_without_metadata_tells_no_licence(
+    card: str, tmp_path: Path, model: LanguageModel, factors: RescaleFactors
+) -> None:
+    """A card that others wrote, and that cannot be read, does not stop an export."""
+    (tmp_path / "README.md").write_text(card)
+    assert "license" not in read(format_card(model, factors, REPORT, Origin(str(tmp_path)), []))[0]
+
+
+@pytest.mark.parametrize(("family", "told"), [("llama", True), ("qwen3", True), ("cohere", False), ("olmo2", False)])
+def test_vllm_is_told_of_where_its_source_takes_the_lists(family: str, told: bool) -> None:
+    model = pico.make_model(family)
+    factors = RescaleFactors((2.0,) * model.spec.num_pairs, 256, model.spec.fingerprint)
+    text = format_card(model, factors, REPORT, Origin("pico"), [])
+    assert ("vllm serve this-folder --max-model-len 256" in text) == told
+    assert ("vLLM" in text) == told
+
+
+def test_the_cards_own_lines_load_the_checkpoint(
+    model: LanguageModel, factors: RescaleFactors, scores: list[Score], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole export: what the report says stands in the card, and its Python lines give the exported model."""
+    report = export_hf(model, factors, tmp_path / "this-folder", origin=Origin("pico-llama"), scores=scores)
+    text = (tmp_path / "this-folder" / "README.md").read_text()
+    assert text == format_card(model, factors, report, Origin("pico-llama"), scores)
+    assert f"{report.difference_short:.2g} and {report.difference_long:.2g}" in text
+    assert "attention factor 1.2000" in text
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(text.split("```python\n")[1].split("```")[0], "README.md", "exec"), names)  # noqa: S102  # our own
+    assert torch.equal(names["model"].lm_head.weight, model.network.lm_head.weight)
+    assert names["model"].config.rope_parameters["long_factor"] == list(factors.lambdas)
+    assert names["tokenizer"]("The river")["input_ids"] == model.tokenizer("The river")["input_ids"]
