@@ -245,13 +245,16 @@ def test_base_card_without_metadata_tells_no_licence(
     assert "license" not in read(format_card(model, factors, REPORT, Origin(str(tmp_path)), []))[0]
 
 
-@pytest.mark.parametrize(("family", "told"), [("llama", True), ("qwen3", True), ("cohere", False), ("olmo2", False)])
-def test_vllm_is_told_of_where_its_source_takes_the_lists(family: str, told: bool) -> None:
+@pytest.mark.parametrize(
+    ("family", "vllm", "llama_cpp"),
+    [("llama", True, True), ("mistral", True, True), ("qwen3", True, False), ("cohere", False, False)],
+)
+def test_runtimes_are_told_of_where_they_take_the_lists(family: str, vllm: bool, llama_cpp: bool) -> None:
     model = pico.make_model(family)
     factors = RescaleFactors((2.0,) * model.spec.num_pairs, 256, model.spec.fingerprint)
     text = format_card(model, factors, REPORT, Origin("pico"), [])
-    assert ("vllm serve this-folder --max-model-len 256" in text) == told
-    assert ("vLLM" in text) == told
+    assert ("vllm serve this-folder --max-model-len 256" in text) == ("vLLM" in text) == vllm
+    assert ("llama-cli -m RUN/gguf/model.gguf -c 256" in text) == ("llama.cpp" in text) == llama_cpp
 
 
 def test_the_cards_own_lines_load_the_checkpoint(

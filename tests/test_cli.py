@@ -21,7 +21,7 @@ from longrope import cli, pipeline
 from longrope.exports import hf
 from longrope.factors import RescaleFactors, dump_factors, load_factors
 from longrope.measures import perplexity
-from longrope.models import read_spec
+from longrope.models import load_model, read_spec
 from longrope.recipe import (
     EvolutionRecipe,
     GradientRecipe,
@@ -230,6 +230,23 @@ def test_export_reopens_the_checkpoint_of_a_run(command: Command, recipe_file: P
     assert 0 <= max(report["difference_short"], report["difference_long"]) < 0.02
     config = json.loads(Path("run/hf/config.json").read_text())
     assert config["rope_parameters"]["long_factor"] == pytest.approx(load_factors("run/factors.json").tiers[0].lambdas)
+
+
+def test_export_writes_a_gguf_file(command: Command, recipe_file: Path) -> None:
+    """For llama.cpp, beside the checkpoint, and opened again; a second one replaces it."""
+    assert command("search", "--recipe", recipe_file, "--out", "run").code == 0
+    for tiers in ("single", "two"):
+        told = command("export", "run", "--to", "gguf", "--tiers", tiers, "--drop-start-tokens", "--json")
+        assert told.code == 0, told.err
+        report = json.loads(told.out)
+        assert report == json.loads(Path("run/gguf/export.json").read_text())
+        assert report["tiers"] == tiers
+        assert 0 <= max(report["difference_short"], report["difference_long"]) < 0.02
+    carried = load_model("run/gguf/model.gguf", device="cpu").spec.carried
+    assert carried
+    assert carried.lambdas == pytest.approx(load_factors("run/factors.json").tiers[0].lambdas)
+    assert command("export", "run", "--to", "gguf", "--drop-start-tokens").out == "checkpoint: run/gguf/model.gguf\n"
+    assert not Path("run/hf").exists()
 
 
 def test_inspect_tells_the_geometry(command: Command, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from longrope.building import build_model, build_tokenizer
     from longrope.errors import LongRopeError
-    from longrope.exports import export_hf
+    from longrope.exports import export_gguf, export_hf
     from longrope.factors import FactorTable, RescaleFactors, closed_form, load_factors
     from longrope.generation import GenerationSettings, generate
     from longrope.measures import measure
@@ -33,6 +33,7 @@ _HOMES = {
     "build_model": "building",
     "build_tokenizer": "building",
     "LongRopeError": "errors",
+    "export_gguf": "exports",
     "export_hf": "exports",
     "FactorTable": "factors",
     "RescaleFactors": "factors",
@@ -70,6 +71,7 @@ __all__ = [
     "build_tokenizer",
     "closed_form",
     "compare",
+    "export_gguf",
     "export_hf",
     "extend",
     "find_factors",

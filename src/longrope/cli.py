@@ -297,7 +297,7 @@ def generate(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run directory with factors.")],
-    to: Annotated[str, typer.Option("--to", help="hf")] = "hf",
+    to: Annotated[str, typer.Option("--to", help="hf, or gguf for llama.cpp.")] = "hf",
     tiers: Annotated[str, typer.Option("--tiers", help="single, or two: short and long.")] = "single",
     drop_start_tokens: Annotated[bool, typer.Option("--drop-start-tokens", help="Drop them, and measure.")] = False,
     base_model: Annotated[str, typer.Option("--base-model", help="Its name on the hub, for the model card.")] = "",
@@ -308,12 +308,15 @@ def export(
     from longrope.recipe import ExportRecipe
     from longrope.rundir import RunDir
 
-    if to != "hf":
-        raise RecipeError(f"The format {to!r} was asked for.", "Known: hf.", "Use --to hf.")
+    if to not in ("hf", "gguf"):
+        raise RecipeError(f"The format {to!r} was asked for.", "Known: hf, gguf.", "Use --to hf.")
     directory = RunDir(run)
     with _watching(run=directory) as watch:
-        pipeline.export_again(directory, ExportRecipe(tiers, drop_start_tokens, base_model), watch)
-    print(directory.export_report.read_text(encoding="utf-8") if as_json else f"checkpoint: {directory.checkpoint}")
+        pipeline.export_again(directory, ExportRecipe(tiers, drop_start_tokens, base_model), watch, to=to)
+    written, report = directory.checkpoint, directory.export_report
+    if to == "gguf":
+        written, report = directory.gguf, directory.gguf.with_name("export.json")
+    print(report.read_text(encoding="utf-8") if as_json else f"checkpoint: {written}")
 
 
 @app.command()

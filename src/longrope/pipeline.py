@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from longrope import parallel
-from longrope.exports import Origin, dump_report, export_hf
+from longrope.exports import Origin, dump_report, export_gguf, export_hf
 from longrope.factors import RIVALS, FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
 from longrope.forward import describe_pass
 from longrope.measures import measure, measure_against
@@ -141,16 +141,30 @@ def export(
     if run.export_report.exists():
         return
     watch.on_step(f"export to {run.checkpoint}, reopen in plain transformers, compare")
+    scores = read_records(run.scores, Score)
+    with run.replacing(run.checkpoint) as folder:
+        report = export_hf(model, factors, folder, scores=scores, **_export_options(recipe, model, factors, texts))
+    run.write_text(run.export_report, dump_report(report))
+
+
+def export_file(
+    recipe: Recipe, run: RunDir, model: LanguageModel, factors: RescaleFactors, texts: Texts, watch: Watch
+) -> None:
+    """Write and check the GGUF file of a run."""
+    watch.on_step(f"export to {run.gguf}, open it again, compare")
+    with run.replacing(run.gguf.parent) as folder:
+        options = _export_options(recipe, model, factors, texts)
+        report = export_gguf(model, factors, folder / run.gguf.name, **options)
+        run.write_text(folder / "export.json", dump_report(report))
+
+
+def _export_options(recipe: Recipe, model: LanguageModel, factors: RescaleFactors, texts: Texts) -> dict[str, Any]:
+    """What both formats ask for; the measuring windows only where start tokens may be dropped."""
     windows = None
     if factors.start_tokens:
         windows = texts.measure.windows(recipe.target_tokens, recipe.measure.windows)
     origin = Origin(recipe.model, tuned=model.name != recipe.model, hub_name=recipe.export.base_model)
-    scores = read_records(run.scores, Score)
-    with run.replacing(run.checkpoint) as folder:
-        report = export_hf(
-            model, factors, folder, settings=recipe.export, windows=windows, origin=origin, scores=scores
-        )
-    run.write_text(run.export_report, dump_report(report))
+    return {"settings": recipe.export, "windows": windows, "origin": origin}
 
 
 def measured_lengths(recipe: Recipe, model: LanguageModel) -> tuple[int, ...]:
@@ -291,14 +305,17 @@ def measure_only(
         return measure(model, table, texts.measure, settings=recipe.measure, run=run, seed=recipe.seed)
 
 
-def export_again(run: RunDir, settings: ExportRecipe, watch: Watch | None = None) -> None:
-    """Export the factors of a finished search once more, with these settings."""
+def export_again(run: RunDir, settings: ExportRecipe, watch: Watch | None = None, *, to: str = "hf") -> None:
+    """Export the factors of a finished search once more, with these settings: to a folder (``hf``) or ``gguf`` file."""
     watch = watch or Watch()
     recipe = replace(run.recipe(), export=settings)
     with run.locked():
         load_factors(run.factors())  # so that a run without any is told of before the model is loaded
         model, texts = _load(recipe, watch)
         extended = _extend(recipe, run, model, texts, watch)
+        if to == "gguf":
+            export_file(recipe, run, extended.model, extended.longest, texts, watch)
+            return
         run.export_report.unlink(missing_ok=True)
         export(recipe, run, extended.model, extended.longest, texts, watch)
 

@@ -22,7 +22,7 @@ class RunDir:
     Files: ``recipe.toml``, ``factors.json`` (written when a search is finished), ``trials.jsonl``, ``train.jsonl``,
     ``tuning.safetensors`` (the weights of a training, with Adam's moments while it is not finished), ``scores.jsonl``,
     ``samples/`` (what the scores are made of), ``hf/`` (the exported checkpoint) and ``export.json`` (written when it
-    was reopened and compared).
+    was reopened and compared), and where it was asked for ``gguf/`` (a file for llama.cpp, and how it compared).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -89,6 +89,11 @@ class RunDir:
     def checkpoint(self) -> Path:
         """The exported checkpoint."""
         return self.path / "hf"
+
+    @property
+    def gguf(self) -> Path:
+        """The checkpoint as a file for llama.cpp."""
+        return self.path / "gguf" / "model.gguf"
 
     @property
     def export_report(self) -> Path:

@@ -2,6 +2,7 @@
 
 from longrope.exports.card import Origin
 from longrope.exports.comparison import ExportReport, dump_report
+from longrope.exports.gguf import export_gguf
 from longrope.exports.hf import export_hf
 
-__all__ = ["ExportReport", "Origin", "dump_report", "export_hf"]
+__all__ = ["ExportReport", "Origin", "dump_report", "export_gguf", "export_hf"]

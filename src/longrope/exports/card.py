@@ -27,6 +27,7 @@ TITLES = {"pi": "PI", "ntk": "NTK", "dynamic-ntk": "dynamic NTK", "yarn": "YaRN"
 HUB_METRICS = {"passkey": "accuracy"}  # where the hub has another name
 RATIO = "ratio-to-"
 PARTS = ("-depth-", "-last-", RATIO)  # of metrics that the table leaves out
+GGUF_TYPES = ("llama", "mistral")  # what the architecture `llama` of llama.cpp holds
 VLLM_TYPES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "phi3", "gemma2", "stablelm")
 
 
@@ -104,6 +105,7 @@ def format_card(
         ratios={_title(s.metric.removeprefix(RATIO)): s for s in own if s.metric.startswith(RATIO)},
         other_below=report.tiers == "two" and any(s.context_tokens <= report.switch_tokens for s in own),
         vllm=model_type in VLLM_TYPES,
+        gguf=model_type in GGUF_TYPES,
     )
     return str(ModelCard(text))  # parsed, so that metadata which the hub cannot read is an error
 
