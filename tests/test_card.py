@@ -61,6 +61,8 @@ def scores(factors: RescaleFactors) -> list[Score]:
         make_score("passkey", 256, 0.8, **own, texts_fingerprint="keys", low=0.49, high=0.94),
         make_score("passkey-depth-0.05", 256, 0.5, **own, texts_fingerprint="keys"),
         make_score("ratio-to-yarn", 256, 0.7625, **own, low=0.75, high=0.77),
+        make_score("ratio-to-none", 64, 1.15, **own, low=1.1, high=1.2),
+        make_score("difference-to-yarn", 256, 0.2, **own, low=-0.1, high=0.5),
     ]
 
 
@@ -112,7 +114,9 @@ def test_the_table_shows_the_best_rival_beside_ours(
         ["perplexity, 256 tokens", "100 (90-110)", "20 (18-22)", "15.25 (13.72-16.78)"],
         ["passkey, 256 tokens", "0% (0%-16%)", "", "80% (49%-94%)"],
     ]
-    assert "At 256 tokens the perplexity is 0.7625 (0.7500-0.7700)\nof YaRN's" in text
+    assert "At 256 tokens the perplexity is 0.7625 (0.7500-0.7700)\nof that of YaRN" in text
+    assert "At 64 tokens the perplexity is 1.1500 (1.1000-1.2000)\nof that of the model as it is" in text
+    assert "differs by +20% (-10% to +50%)\nfrom that of YaRN" in text
 
 
 def test_only_what_was_measured_on_the_same_texts_stands_side_by_side(
@@ -154,13 +158,12 @@ def test_a_tuned_model_says_so(model: LanguageModel, factors: RescaleFactors, sc
     bare = make_score("perplexity", 256, 90, "none", model=tuned.name)
     text = format_card(tuned, factors, REPORT, Origin("pico-llama", tuned=True), [*own, bare])
     assert "The weights of `pico-llama`, trained further on long texts" in text
-    assert "unchanged" not in text
+    assert "not trained further" not in text
     assert rows_of(text)[0] == ["", "as it is", "tuned, not rescaled", "YaRN", "rescaled"]
     assert rows_of(text)[3][2] == "90 (81-99)"
     assert len(read(text)[1]) == 3
     plain = format_card(model, factors, REPORT, Origin("pico-llama"), scores)
-    assert "unchanged" in plain
-    assert "trained further" not in plain
+    assert "The weights of `pico-llama`, not trained further" in plain
 
 
 def test_two_tiers_claim_only_what_they_do(model: LanguageModel, factors: RescaleFactors, scores: list[Score]) -> None:
@@ -216,7 +219,7 @@ def test_the_base_model_is_a_name_of_the_hub_or_none(
     text = format_card(model, factors, REPORT, origin, [])
     assert read(text)[0].get("base_model", "") == on_hub
     assert f"# {title}, context window 256 tokens" in text
-    assert f"`{on_hub or title}`, unchanged" in text
+    assert f"`{on_hub or title}`, not trained further" in text
     assert str(tmp_path) not in text
 
 

@@ -23,10 +23,11 @@ from longrope.models import ASSETS, EMBEDDED, LanguageModel
 from longrope.records import Score
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets")
-TITLES = {"pi": "PI", "ntk": "NTK", "dynamic-ntk": "dynamic NTK", "yarn": "YaRN"}
-HUB_METRICS = {"passkey": "accuracy"}  # where the hub has another name
-RATIO = "ratio-to-"
-PARTS = ("-depth-", "-last-", RATIO)  # of metrics that the table leaves out
+TITLES = {"none": "the model as it is", "pi": "PI", "ntk": "NTK", "dynamic-ntk": "dynamic NTK", "yarn": "YaRN"}
+HUB_METRICS = {"passkey": "accuracy", "needle": "accuracy"}  # where the hub has another name
+SHARES = ("passkey", "needle", "ruler")  # metrics that are shares begin so
+PAIRED = ("ratio-to-", "difference-to-")  # comparisons with another method, told beside the table
+PARTS = ("-depth-", "-last-", *PAIRED)  # of metrics that the table leaves out
 GGUF_TYPES = ("llama", "mistral")  # what the architecture `llama` of llama.cpp holds
 VLLM_TYPES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "phi3", "gemma2", "stablelm")
 
@@ -102,7 +103,7 @@ def format_card(
         attention_factor=factors.attention_factor * model.spec.attention_factor,
         report=report,
         table=result_table(scores, own, origin),
-        ratios={_title(s.metric.removeprefix(RATIO)): s for s in own if s.metric.startswith(RATIO)},
+        paired=[(s.metric.startswith("ratio"), _rival(s), s) for s in own if s.metric.startswith(PAIRED)],
         other_below=report.tiers == "two" and any(s.context_tokens <= report.switch_tokens for s in own),
         vllm=model_type in VLLM_TYPES,
         gguf=model_type in GGUF_TYPES,
@@ -127,10 +128,7 @@ def result_table(scores: Sequence[Score], own: Sequence[Score], origin: Origin) 
         title: [known.get((*_place(score), *column)) for score in rows.values()] for title, column in columns.items()
     }
     shown = {title: column for title, column in cells.items() if any(column)}
-    lines = [
-        (f"{metric}, {tokens:,} tokens", *(_cell(column[i]) for column in shown.values()))
-        for i, (metric, tokens) in enumerate(rows)
-    ]
+    lines = [(_label(score), *(_cell(column[i]) for column in shown.values())) for i, score in enumerate(rows.values())]
     return ResultTable(tuple(shown), tuple(lines))
 
 
@@ -153,10 +151,18 @@ def _title(method: str) -> str:
     return TITLES.get(method, method)
 
 
+def _rival(score: Score) -> str:
+    return _title(score.metric.partition("-to-")[2])
+
+
+def _label(score: Score) -> str:
+    return f"{score.metric}, {score.context_tokens:,} tokens"
+
+
 def _cell(score: Score | None) -> str:
     if score is None:
         return ""
-    shape = ".0%" if score.metric == "passkey" else ".4g"
+    shape = ".0%" if score.metric.startswith(SHARES) else ".4g"
     return f"{score.value:{shape}} ({score.low:{shape}}-{score.high:{shape}})"
 
 
@@ -183,14 +189,14 @@ def _metadata(origin: Origin, scores: Sequence[Score], factors: RescaleFactors) 
 
 def _result(score: Score) -> EvalResult:
     """A score as an entry of the model index; what was measured on the same texts stands together."""
-    keys = score.metric == "passkey"
+    dataset = ("text", "Texts of the run") if "perplexity" in score.metric else (score.metric, score.metric)
     return EvalResult(
         task_type="text-generation",
-        dataset_type="passkey" if keys else "text",
-        dataset_name="Passkeys" if keys else "Texts of the run",
+        dataset_type=dataset[0],
+        dataset_name=dataset[1],
         dataset_revision=score.texts_fingerprint,
         metric_type=HUB_METRICS.get(score.metric, score.metric),
-        metric_name=f"{score.metric}, {score.context_tokens:,} tokens",
+        metric_name=_label(score),
         metric_value=score.value,
         metric_args={"context_tokens": score.context_tokens, "low": score.low, "high": score.high},
     )
