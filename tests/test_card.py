@@ -54,11 +54,11 @@ def scores(factors: RescaleFactors) -> list[Score]:
     own = {"method": factors.method, "factors_fingerprint": factors.fingerprint}
     return [
         *made,
-        make_score("perplexity", 64, 11.5, **own),
         make_score("perplexity", 256, 15.25, **own),
         make_score("perplexity-last-30", 256, 14.0, **own),
         make_score("passkey", 256, 0.0, "none", texts_fingerprint="keys", low=0.0, high=0.16),
         make_score("passkey", 256, 0.8, **own, texts_fingerprint="keys", low=0.49, high=0.94),
+        make_score("perplexity", 64, 11.5, **own),
         make_score("passkey-depth-0.05", 256, 0.5, **own, texts_fingerprint="keys"),
         make_score("ratio-to-yarn", 256, 0.7625, **own, low=0.75, high=0.77),
         make_score("ratio-to-none", 64, 1.15, **own, low=1.1, high=1.2),

@@ -116,7 +116,9 @@ def result_table(scores: Sequence[Score], own: Sequence[Score], origin: Origin) 
 
     A cell is empty where a method was not measured on the same texts.
     """
-    rows = {(s.metric, s.context_tokens): s for s in own if not any(part in s.metric for part in PARTS)}
+    metrics = list(dict.fromkeys(score.metric for score in own if not any(part in score.metric for part in PARTS)))
+    ordered = sorted((s for s in own if s.metric in metrics), key=lambda s: (metrics.index(s.metric), s.context_tokens))
+    rows = {(score.metric, score.context_tokens): score for score in ordered}
     columns = {"as it is": ("none", origin.base_model)}
     if own:
         columns |= {"tuned, not rescaled": ("none", own[0].model)} if origin.tuned else {}
