@@ -16,6 +16,7 @@ from pathlib import Path
 import pico
 import pytest
 import torch
+from whole_run import make_whole_run
 
 from longrope import cli, pipeline
 from longrope.exports import hf
@@ -132,6 +133,15 @@ def test_extend_walks_prints_and_resumes(command: Command, recipe_file: Path) ->
         assert line in told.out.splitlines()
     for word in ("load", "search", "measure", "export"):
         assert any(line.startswith(word) for line in told.err.splitlines())
+    (walk,) = json.loads(run.provenance.read_text())
+    assert walk["command"].startswith("longrope extend --recipe ")
+    assert (walk["torch"], walk["device"].split(",")[0]) == (torch.__version__, "cpu")
+    rope, (cost,) = json.loads(run.rope.read_text()), json.loads((run.path / "costs.json").read_text())
+    assert rope["fingerprint"] == load_factors(run.factors()).tiers[0].spec_fingerprint
+    assert cost["trials"] == len(read_records(run.trials, Trial))
+    page = (run.path / "report.html").read_text()
+    for shown in (walk["torch"], "critical-pair rule", "What the searches took", "No weight of the model was changed."):
+        assert shown in page
     again = command("extend", "--out", "run", "--json")
     assert again.code == 0
     printed = sorted(json.dumps(score, sort_keys=True) for score in json.loads(again.out))
@@ -272,9 +282,41 @@ def test_inspect_tells_the_geometry(command: Command, tmp_path: Path) -> None:
     assert table_row(text, "0")[1:3] == [f"{2 * math.pi:.5g}", f"{64 / (2 * math.pi):.5g}"]
 
 
+def test_report_writes_the_page_of_a_run_or_of_several(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into the run, where --out says, or here; --open hands the browser the page's own address."""
+    opened: list[str] = []
+
+    def show(address: str) -> bool:
+        opened.append(address)
+        return True
+
+    monkeypatch.setattr("webbrowser.open", show)
+    for name in ("one", "two"):
+        make_whole_run(Path(name), trained=False)
+    assert command("report", "one") == Told(0, "report: one/report.html\n", "")
+    told = command("report", "one", "--out", "pages/one.html", "--json", "--open")
+    assert json.loads(told.out) == {"report": "pages/one.html"}
+    assert opened == [Path("pages/one.html").resolve().as_uri()]
+    assert Path("pages/one.html").read_bytes() == Path("one/report.html").read_bytes()
+    assert command("report", "one", "two") == Told(0, "report: comparison.html\n", "")
+    assert "2 runs beside each other" in Path("comparison.html").read_text()
+    assert not Path("two/report.html").exists()
+
+
+@pytest.mark.parametrize("path", ["nowhere", "empty"])
+def test_report_refuses_what_is_no_run(command: Command, path: str) -> None:
+    """Nothing is left of it."""
+    Path("empty").mkdir()
+    told = command("report", path)
+    assert told.code == 2
+    assert told.err.startswith("longrope: ")
+    assert "A run directory is needed." in told.err
+    assert list(Path().iterdir()) == [Path("empty")]
+
+
 def test_no_arguments_show_the_commands(command: Command) -> None:
     told = command()
-    for name in ("extend", "compare", "search", "measure", "export", "inspect"):
+    for name in ("extend", "compare", "search", "measure", "export", "report", "inspect"):
         assert name in told.out + told.err
 
 

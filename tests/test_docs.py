@@ -6,7 +6,9 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
+import numpy as np
 import pico
 import pytest
 import torch
@@ -20,10 +22,14 @@ from longrope.forward import estimate_memory
 from longrope.models import LanguageModel, read_spec
 from longrope.recipe import load_recipe
 from longrope.records import Score, TrainStep, Trial, read_records
+from longrope.reports.provenance import describe_rope
+from longrope.rope import RopeSpec
 
 ROOT = Path(__file__).parent.parent
 README, LOG = (ROOT / "README.md").read_text(), (ROOT / "docs" / "log.md").read_text()
 SEARCHES = ("longrope-gradient", "longrope-evolution")
+METHODS = ("none", "pi", "ntk", "dynamic-ntk", "yarn", "longrope-evolution", "longrope-gradient")
+SVG = "{http://www.w3.org/2000/svg}"
 RUNS = sorted(path.parent for path in (ROOT / "results").glob("*/recipe.toml"))
 
 
@@ -43,7 +49,7 @@ def test_the_picture_shows_the_records() -> None:
     """The numbers in the description of the picture are those of the scores."""
     picture = (ROOT / "results" / "by-length.svg").read_text()
     assert "](results/by-length.svg)" in README
-    shown = json.loads(html.unescape(re.findall(r"<dc:description>(.*?)</dc:description>", picture)[0]))
+    shown = json.loads(html.unescape(re.findall(r"<desc>(.*?)</desc>", picture)[0]))
     scores = read_records(ROOT / "results" / "smollm2-64k" / "scores.jsonl", Score)
     measured: dict[str, dict[str, list[float]]] = {"perplexity": {}, "passkey": {}}
     for score in sorted(scores, key=lambda score: score.context_tokens):
@@ -52,11 +58,54 @@ def test_the_picture_shows_the_records() -> None:
     assert shown == measured
 
 
+def test_the_points_of_the_picture_stand_where_the_records_put_them() -> None:
+    """Their heights are straight lines of the logarithms of the perplexities, and of the shares of passkeys."""
+    scores = read_records(ROOT / "results" / "smollm2-64k" / "scores.jsonl", Score)
+    picture = ET.fromstring((ROOT / "results" / "by-length.svg").read_text())  # noqa: S314  # it is our own
+    panels = [part for part in picture.iter(f"{SVG}g") if part.get("class") == "panel"]
+    for panel, metric in zip(panels, ("perplexity", "passkey"), strict=True):
+        own = [score for score in scores if score.metric == metric]
+        values = {m: [s.value for s in sorted(own, key=lambda s: s.context_tokens) if s.method == m] for m in METHODS}
+        drawn = [part.get("data-points", "") for part in panel.iter(f"{SVG}g") if part.get("class") == "series"]
+        heights = [float(text.split(",")[1]) for points in drawn for text in points.split()]
+        wanted = np.concatenate([values[method] for method in METHODS])
+        wanted = np.log(wanted) if metric == "perplexity" else wanted
+        assert len(heights) == len(wanted) == 4 * len(METHODS)
+        slope, start = np.polyfit(wanted, heights, 1)
+        assert slope < 0
+        np.testing.assert_allclose(start + slope * wanted, heights, atol=0.3)  # they are written in tenths of a pixel
+
+
+@pytest.mark.parametrize("name", ["by-length", "long-pass"])
+def test_pictures_are_those_of_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing them again changes nothing."""
+    monkeypatch.syspath_prepend(str(ROOT / "results"))
+    plots = importlib.import_module("plots")
+    written: dict[str, str] = {}
+    monkeypatch.setattr(Path, "write_text", lambda path, text: written.__setitem__(path.stem, text))
+    plots.draw()
+    plots.draw_growth()
+    assert written[name] == (ROOT / "results" / f"{name}.svg").read_text()
+
+
+@pytest.mark.parametrize("name", ["smollm2-64k", "demo"])
+def test_the_geometry_of_a_published_run_is_that_of_its_factors(name: str) -> None:
+    """rope.json names the same geometry, and the formulas give its numbers again."""
+    run = ROOT / "results" / name
+    rope = json.loads((run / "rope.json").read_text())
+    spec = RopeSpec(rope["head_dim"], rope["rotary_dim"], rope["theta"], rope["trained_window"])
+    assert spec.fingerprint == load_factors(run / "factors-longrope-gradient.json").tiers[0].spec_fingerprint
+    again = describe_rope(spec, load_recipe(run / "recipe.toml").target_tokens)
+    for was, now in zip(rope.pop("pairs"), again.pop("pairs"), strict=True):
+        assert was == pytest.approx(now, rel=1e-12)
+    assert rope == again
+
+
 def test_the_picture_of_long_passes_shows_the_records() -> None:
     """The numbers in its description are those of the passes on the GPU, and the README's sentence is theirs."""
     picture = (ROOT / "results" / "long-pass.svg").read_text()
     assert "](results/long-pass.svg)" in README
-    shown = json.loads(html.unescape(re.findall(r"<dc:description>(.*?)</dc:description>", picture)[0]))
+    shown = json.loads(html.unescape(re.findall(r"<desc>(.*?)</desc>", picture)[0]))
     lines = [json.loads(line) for line in (ROOT / "results" / "benchmarks" / "h200.jsonl").read_text().splitlines()]
     passes = {(line["way"], line["tokens"]): line for line in lines if not line["gradient"] and "seconds" in line}
     for key in ("seconds", "peak_gib"):

@@ -3,22 +3,35 @@
 The run directories are made by hand, record by record; no model is loaded.
 """
 
+import json
+import math
+import platform
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+import longrope
+from longrope.errors import RunError
 from longrope.exports import ExportReport, dump_report
 from longrope.factors import RescaleFactors, dump_factors
 from longrope.recipe import MeasureRecipe, Recipe, dump_recipe
-from longrope.records import Score, append_records
-from longrope.reports import ScoreTable, score_tables, write_report
+from longrope.records import Score, TrainStep, append_record, append_records
+from longrope.reports import ScoreTable, score_tables, write_comparison, write_report
+from longrope.reports.lines import LineChart, Point, Series, draw_lines
+from longrope.reports.palette import style_of
+from longrope.reports.provenance import record_rope, record_walk
+from longrope.reports.svg import linear_axis, log_axis, token_axis
+from longrope.rope import RopeSpec
 from longrope.rundir import RunDir
 
 VOID_TAGS = ("meta", "br", "hr", "img", "link")
+LABELS = {"none": "the model as it is"}
 FACTORS = RescaleFactors(
     (1.0, 1.25, 3.14159, 7.5), 1024, "0" * 16, start_tokens=4, attention_factor=1.0625, method="longrope-gradient"
 )
@@ -52,7 +65,7 @@ SCORES = [
     score("<i>own</i> & co", 1024, "passkey-depth-0.15", 0.5, 0.1, 0.9),
     score("<i>own</i> & co", 1024, "ratio-to-yarn", 0.9125, 0.89062, 0.9375),
 ]
-CAPTIONS = {
+CAPTIONS: dict[str, list[tuple[str, ...]]] = {
     "perplexity (95 % interval)": [
         ("method", "64 tokens", "1,024 tokens"),
         ("none", "12.35 (11.25-13.88)", "1.235e+06 (1e+06-2e+06)"),
@@ -95,7 +108,7 @@ def test_columns_ascend_by_number() -> None:
     lengths = (131072, 256, 2048, 1000)
     (table,) = score_tables([score("none", n, "perplexity", n) for n in lengths])
     assert table.header == ("method", "256 tokens", "1,000 tokens", "2,048 tokens", "131,072 tokens")
-    assert [cell.split()[0] for cell in table.rows[0][1:]] == ["256", "1000", "2048", "1.311e+05"]
+    assert [cell.split()[0] for cell in table.rows[0][1:]] == ["256", "1000", "2048", "131,072"]
 
 
 def test_what_was_not_measured_is_an_empty_cell() -> None:
@@ -169,8 +182,8 @@ class Page(HTMLParser):
     def handle_decl(self, decl: str) -> None:
         self.declared = decl
 
-    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
-        assert {name for name, _ in attrs} <= {"lang", "charset"}
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert not [name for name, _ in attrs if name.startswith("on")]
         if tag in VOID_TAGS:
             return
         self.open.append(tag)
@@ -186,6 +199,7 @@ class Page(HTMLParser):
         if tag in ("td", "th"):
             self.rows[-1].append(text)
         elif tag == "table":
+            assert self.shown.texts["caption"][-1] not in self.shown.tables
             self.shown.tables[self.shown.texts["caption"][-1]] = [tuple(row) for row in self.rows]
 
     def handle_data(self, data: str) -> None:
@@ -228,11 +242,44 @@ def extended(tmp_path: Path) -> RunDir:
     return run
 
 
+def captioned(run: RunDir) -> dict[str, list[tuple[str, ...]]]:
+    """The tables of a run's page."""
+    return read_page(write_report(run)).tables
+
+
+def as_shown(caption: str) -> list[tuple[str, ...]]:
+    """A table of the terminal as the page has it: its methods have their names in words."""
+    return [(LABELS.get(row[0], row[0]), *row[1:]) for row in CAPTIONS[caption]]
+
+
 def test_a_page_shows_every_score_with_its_interval(extended: RunDir) -> None:
     path = write_report(extended)
     assert path == extended.path / "report.html"
-    assert read_page(path).tables == CAPTIONS
+    tables = read_page(path).tables
+    assert tables["Perplexity (95 % interval)"] == as_shown("perplexity (95 % interval)")
+    assert tables["Passkeys found (95 % interval)"] == as_shown("passkey (95 % interval)")
     assert not list(extended.path.glob("*.partial"))
+
+
+def test_the_data_of_a_figure_are_its_records(extended: RunDir) -> None:
+    """One row a score, with all that a reader needs to judge it; depths and paired ratios, too."""
+    tables = captioned(extended)
+    header = ("tokens", "value", "from", "to", "windows", "tokens scored", "seconds")
+    assert tables["Perplexity: data"] == [
+        ("method", *header),
+        ("the model as it is", "64", "12.346", "11.25", "13.875", "3", "1,000", "1.5"),
+        ("the model as it is", "1,024", "1,234,567", "1,000,000", "2,000,000", "3", "1,000", "1.5"),
+        ("<i>own</i> & co", "1,024", "14.5", "13.062", "15.75", "3", "1,000", "1.5"),
+    ]
+    assert tables["Passkeys found by depth and length: data"] == [
+        ("method", "depth", *header),
+        ("the model as it is", "5%", "1,024", "0", "0", "0.6", "3", "1,000", "1.5"),
+        ("<i>own</i> & co", "5%", "1,024", "1", "0.2", "1", "3", "1,000", "1.5"),
+        ("the model as it is", "15%", "1,024", "0", "0", "0.6", "3", "1,000", "1.5"),
+        ("<i>own</i> & co", "15%", "1,024", "0.5", "0.1", "0.9", "3", "1,000", "1.5"),
+    ]
+    ratio = ("<i>own</i> & co / YaRN", "1,024", "0.9125", "0.89062", "0.9375", "3", "1,000", "1.5")
+    assert tables["Paired with its rivals: data"] == [("methods", *header), ratio]
 
 
 def test_a_page_tells_what_was_run(extended: RunDir) -> None:
@@ -240,6 +287,24 @@ def test_a_page_tells_what_was_run(extended: RunDir) -> None:
     assert texts["title"] == ["models/<b>bold</b>&co to 1,024 tokens"]
     assert texts["h1"] == ["models/<b>bold</b>&co, read at 1,024 tokens"]
     assert texts["pre"][-1] == (extended.path / "recipe.toml").read_text()
+    assert "were found by gradient descent, on books/<search>. It was measured on other parts" in texts["p"][0]
+
+
+def test_a_page_says_whether_weights_were_trained(extended: RunDir) -> None:
+    """By the records of the run, or by those of one of its stages."""
+    assert texts_of(extended, "p")[0].endswith("No weight of the model was changed.")
+    step = TrainStep(0, 2.0, 100, 100, 1e-5, 1.0, 0.5)
+    (stage := extended.path / "stages" / "1-tune").mkdir(parents=True)
+    append_record(stage / "train.jsonl", step)
+    assert texts_of(extended, "p")[0].endswith("Its weights were trained, in 1 recorded steps.")
+    shutil.rmtree(stage)
+    append_records(extended.train, [step, replace(step, step=1)])
+    assert texts_of(extended, "p")[0].endswith("Its weights were trained, in 2 recorded steps.")
+
+
+def texts_of(run: RunDir, tag: str) -> list[str]:
+    """The texts of one kind of element on a run's page."""
+    return read_page(write_report(run)).texts.get(tag, [])
 
 
 def test_markup_in_names_is_text(extended: RunDir) -> None:
@@ -251,30 +316,32 @@ def test_markup_in_names_is_text(extended: RunDir) -> None:
         assert text in source
 
 
-def test_the_factors_of_an_extension_are_listed_once(extended: RunDir) -> None:
-    texts = read_page(write_report(extended)).texts
-    assert texts["h2"] == ["Factors: longrope-gradient", "Checkpoint", "Recipe"]
-    assert texts["pre"][0] == "1 1.25 3.142 7.5"
-    (told,) = (text for text in texts["p"] if "Attention factor" in text)
-    assert "Attention factor 1.0625; start tokens left alone: 4;" in told
+def test_the_factors_of_an_extension_are_shown_once(extended: RunDir) -> None:
+    """Two files hold the same ones. Without rope.json there are no closed forms beside them."""
+    shown = read_page(write_report(extended))
+    rows = [("LongRoPE, gradient", str(i), text) for i, text in enumerate(("1", "1.25", "3.1416", "7.5"))]
+    assert shown.tables["Rescale factor of each pair: data"] == [("method", "pair", "rescale factor λ"), *rows]
+    (told,) = (text for text in shown.texts["p"] if "ttention factor" in text)
+    assert "attention factor 1.0625, start tokens left alone: 4, fingerprint" in told
+    assert any("no rope.json, the closed forms are not shown" in text for text in shown.texts["p"])
 
 
-def test_the_factors_of_each_search_of_a_comparison_are_listed(tmp_path: Path) -> None:
+def test_the_factors_of_each_search_of_a_comparison_are_shown(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     evolved = replace(FACTORS, lambdas=(1.0, 2.0, 2.0, 16.0), method="longrope-<u>evolution", attention_factor=1.5)
     add_factors(run, FACTORS)
     (run.path / "factors-longrope-evolution.json").write_text(dump_factors(evolved))
     shown = read_page(write_report(run))
-    assert shown.texts["h2"] == ["Factors: longrope-<u>evolution", "Factors: longrope-gradient", "Recipe"]
-    assert shown.texts["pre"][:2] == ["1 2 2 16", "1 1.25 3.142 7.5"]
-    assert "Attention factor 1.5000" in shown.texts["p"][1]
-    assert shown.tables == CAPTIONS
+    rows = shown.tables["Rescale factor of each pair: data"][1:]
+    assert [row[0] for row in rows] == ["longrope-<u>evolution"] * 4 + ["LongRoPE, gradient"] * 4
+    assert [row[2] for row in rows[:4]] == ["1", "2", "2", "16"]
+    assert any("attention factor 1.5000" in text for text in shown.texts["p"])
 
 
 def test_the_reopened_checkpoint_is_told_of_where_there_is_one(extended: RunDir) -> None:
-    (told,) = (text for text in read_page(write_report(extended)).texts["p"] if "reopened" in text)
+    (told,) = (text for text in texts_of(extended, "p") if "reopened" in text)
     assert "plain transformers 5.10.0" in told
-    assert re.sub(r"\s+", " ", told).endswith("0.0012 below 64 tokens, 0.0045 above.")
+    assert told.endswith("0.0012 below 64 tokens, 0.0045 above.")
     extended.export_report.unlink()
     texts = read_page(write_report(extended)).texts
     assert "Checkpoint" not in texts["h2"]
@@ -282,8 +349,49 @@ def test_the_reopened_checkpoint_is_told_of_where_there_is_one(extended: RunDir)
 
 
 def test_a_run_that_has_measured_nothing_has_a_page(tmp_path: Path) -> None:
+    """It says what would fill it."""
     shown = read_page(write_report(make_run(tmp_path, scores=[])))
-    assert (shown.tables, shown.texts["h2"]) == ({}, ["Recipe"])
+    assert shown.texts["h2"] == ["Provenance", "Recipe"]
+    (missing,) = (text for text in shown.texts["p"] if text.startswith("Not on this page"))
+    for needed in (
+        "longrope search",
+        "train.jsonl",
+        "--metrics ruler",
+        "ratio-to-none",
+        "costs.json",
+        "longrope export",
+    ):
+        assert needed in missing
+
+
+def test_scores_without_a_recipe_have_a_page(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    append_records(run.scores, SCORES)
+    shown = read_page(write_report(run))
+    assert shown.texts["h1"] == ["model"]
+    assert "pre" not in shown.texts
+
+
+def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"holds neither recipe\.toml nor scores\.jsonl"):
+        write_report(RunDir(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_file_is_named(extended: RunDir) -> None:
+    (extended.path / "costs.json").write_text('[{"method": ')
+    with pytest.raises(RunError, match=r"costs\.json cannot be read"):
+        write_report(extended)
+
+
+def test_a_report_does_not_mend_what_another_process_writes(extended: RunDir) -> None:
+    """The line that is being written is left out, and left alone."""
+    whole = captioned(extended)
+    with extended.scores.open("a") as file:
+        file.write('{"metric": "perpl')
+    torn = extended.scores.read_bytes()
+    assert captioned(extended) == whole
+    assert extended.scores.read_bytes() == torn
 
 
 def test_the_same_records_give_the_same_bytes(extended: RunDir, tmp_path: Path) -> None:
@@ -297,13 +405,101 @@ def test_the_same_records_give_the_same_bytes(extended: RunDir, tmp_path: Path) 
 
 
 def test_a_page_loads_nothing_from_elsewhere(extended: RunDir) -> None:
-    """No address, no script, no file beside it: it can be sent by mail."""
+    """No address, no file beside it: it can be sent by mail. Links lead to its own sections."""
     source = write_report(extended).read_text(encoding="utf-8").lower()
-    for word in ("http", "//", "src=", "href=", "url(", "@import", "<script", "<link", "<iframe", "<img"):
+    for word in ("http", "//", "src=", "@import", "<link", "<iframe", "<img", "<object", "<embed", "<base", "import("):
         assert word not in source
+    assert set(re.findall(r"\w*url\(", source)) <= {"createobjecturl(", "revokeobjecturl("}
+    links = re.findall(r"href=.(\S)", source)
+    assert set(links) == {"#"}
 
 
 def test_the_recipe_of_a_page_is_read_back(extended: RunDir) -> None:
     """A report is enough to repeat the run."""
     recipe = extended.recipe()
-    assert read_page(write_report(extended)).texts["pre"][-1] == dump_recipe(recipe)
+    assert texts_of(extended, "pre")[-1] == dump_recipe(recipe)
+
+
+# Several runs
+
+
+def test_what_runs_have_in_common_is_shown_once(tmp_path: Path) -> None:
+    """PI is the same in both; the searched method has a row for each run, under the run's name."""
+    runs = []
+    for name, value in (("one", 14.5), ("two", 13.5)):
+        own = [score("pi", 64, "perplexity", 20.0), score("longrope-gradient", 64, "perplexity", value)]
+        runs.append(make_run(tmp_path / name, own))
+    path = write_comparison(runs, tmp_path / "deep" / "both.html")
+    shown = read_page(path)
+    assert shown.texts["h1"] == ["2 runs beside each other"]
+    assert shown.tables["Perplexity (95 % interval)"] == [
+        ("method", "64 tokens"),
+        ("PI", "20 (0-1)"),
+        ("LongRoPE, gradient · one", "14.5 (0-1)"),
+        ("LongRoPE, gradient · two", "13.5 (0-1)"),
+    ]
+    assert len(shown.texts["pre"]) == 2
+    assert not (runs[0].path / "report.html").exists()
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / name / "run", [score("pi", 64, "perplexity", value)])
+        for name, value in (("a", 2), ("b", 3))
+    ]
+    rows = read_page(write_comparison(runs, tmp_path / "both.html")).tables["Perplexity (95 % interval)"]
+    assert [row[0] for row in rows[1:]] == [f"PI · {tmp_path / name / 'run'}" for name in ("a", "b")]
+
+
+# What the run writes for its report
+
+
+def test_rope_json_is_what_the_formulas_say(tmp_path: Path) -> None:
+    """A geometry of four pairs, written out by hand."""
+    run, spec = RunDir(tmp_path), RopeSpec(8, 8, 1e4, 64)
+    record_rope(run, spec, 256)
+    rope = json.loads(run.rope.read_text())
+    assert [pair["wavelength_tokens"] for pair in rope["pairs"]] == pytest.approx(
+        [2 * math.pi * 10**i for i in range(4)]
+    )
+    assert [pair["ntk"] for pair in rope["pairs"]] == pytest.approx([4 ** (i / 3) for i in range(4)])
+    assert [pair["critical"] for pair in rope["pairs"]] == pytest.approx([1, 2, 4, 4])  # the second turns in 63 tokens
+    assert (rope["pairs_that_turn_fully"], rope["fingerprint"]) == (2, spec.fingerprint)
+    assert (rope["trained_window"], rope["target_window"]) == (64, 256)
+
+
+def test_provenance_has_one_entry_for_each_different_walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is resumed by the same command on the same machine adds nothing."""
+    run = RunDir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["/home/someone/bin/longrope", "extend", "--out", "my run"])
+    for device in ("cpu", "cpu", "GPU"):
+        record_walk(run, device=device, choices=("device cpu (no GPU is here)",))
+    first, second = json.loads(run.provenance.read_text())
+    assert first["command"] == "longrope extend --out 'my run'"
+    assert (first["device"], second["device"]) == ("cpu", "GPU")
+    assert first["python"] == platform.python_version()
+    assert first["longrope"] == longrope.__version__
+
+
+# Pictures of their own
+
+
+def test_points_stand_where_the_logarithms_of_their_values_put_them() -> None:
+    """Equal ratios are equal distances on both axes; the lowest value is the lowest point."""
+    values, lengths = (10.0, 100.0, 1000.0, 10000.0), (256, 512, 1024, 2048)
+    points = tuple(Point(*place, i) for i, place in enumerate(zip(lengths, values, strict=True)))
+    chart = LineChart(token_axis(lengths), log_axis(values, "loss"), (Series("a", style_of("pi"), points),))
+    (series,) = (part for part in draw_lines([chart], 900, 300).iter("g") if part.get("class") == "series")
+    placed = [tuple(map(float, text.split(","))) for text in series.get("data-points", "").split()]
+    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(placed)]
+    assert all(step == pytest.approx(steps[0], abs=0.2) for step in steps)  # they are written in tenths of a pixel
+    assert steps[0][0] > 0 > steps[0][1]
+    assert [row for *_, row in placed] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("values", [(0.0,), (3.0, 3.0), (-1.0, 2.5), (1e-9, 2e9), (2.297, 2.305), (math.inf, 1.0)])
+def test_every_axis_has_ticks_inside_it(values: tuple[float, ...]) -> None:
+    for axis in (linear_axis(values, ""), linear_axis(values, "", tight=True), log_axis([*values, 1.0], "")):
+        assert len(axis.ticks) > 0
+        assert all(axis.low <= tick <= axis.high for tick, _ in axis.ticks)
+        assert len({label for _, label in axis.ticks}) == len(axis.ticks)

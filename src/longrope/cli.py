@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 bad input (one paragraph on stderr), 1 our fault (a traceb
 import json
 import os
 import sys
+import webbrowser
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import asdict, replace
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longrope.errors import LongRopeError, ProcessLostError, RecipeError
+from longrope.errors import LongRopeError, ProcessLostError, RecipeError, RunError
 
 if TYPE_CHECKING:
     from longrope.generation import Generation
@@ -317,6 +318,29 @@ def export(
     if to == "gguf":
         written, report = directory.gguf, directory.gguf.with_name("export.json")
     print(report.read_text(encoding="utf-8") if as_json else f"checkpoint: {written}")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directory; several are shown beside each other.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page; by default report.html in the run, or comparison.html here.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write what a run directory holds as one HTML page, or several runs beside each other."""
+    from longrope.reports import write_comparison, write_report
+    from longrope.rundir import RunDir
+
+    for path in runs:
+        if not path.is_dir():
+            raise RunError(f"There is no directory {path}.", "A run directory is needed.", "Correct the path.")
+    directories = [RunDir(path) for path in runs]
+    page = write_report(directories[0], out) if len(runs) == 1 else write_comparison(directories, out)
+    print(json.dumps({"report": str(page)}) if as_json else f"report: {page}")
+    if show and not webbrowser.open(page.resolve().as_uri()):
+        print("longrope: no browser was found to open it with.", file=sys.stderr)
 
 
 @app.command()

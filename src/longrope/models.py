@@ -7,6 +7,7 @@ Shape legend: B = batch, N = positions, P = rotated pairs.
 """
 
 import copy
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -78,6 +79,13 @@ def choose_dtype(dtype: str, device: str) -> tuple[torch.dtype, str]:
     if dtype == "auto":
         return (torch.float32, "a CPU") if device == "cpu" else (torch.bfloat16, "a GPU")
     return getattr(torch, dtype), "as asked"
+
+
+def describe_device(model: LanguageModel) -> str:
+    """What the model is on: the GPU's name, or the processor's architecture and how many threads are used."""
+    if model.device.type == "cuda":
+        return torch.cuda.get_device_name(model.device)
+    return f"{model.device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def load_model(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:

@@ -13,10 +13,11 @@ from longrope.exports import Origin, dump_report, export_gguf, export_hf
 from longrope.factors import RIVALS, FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
 from longrope.forward import describe_pass
 from longrope.measures import measure, measure_against
-from longrope.models import LanguageModel, load_config, load_model, read_spec
+from longrope.models import LanguageModel, describe_device, load_config, load_model, read_spec
 from longrope.recipe import ExportRecipe, Recipe
 from longrope.records import Score, Trial, read_records
 from longrope.reports import write_report
+from longrope.reports.provenance import describe_rope, record_rope, record_walk
 from longrope.rundir import RunDir
 from longrope.search import find_factors
 from longrope.search.cost import SearchCost, compare_costs
@@ -40,6 +41,7 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
     parallel.lead(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
     with _held(run, recipe):
+        parallel.lead(partial(_record, recipe, run, model))
         _estimate(recipe, model, watch)
         scores = _measure_closed_forms(recipe, run, model, texts, recipe.measure.rivals, watch)
         extended = _extend(recipe, run, model, texts, watch)
@@ -48,6 +50,7 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
             found = {_method(extended): extended.longest}
             scores += _measure_against_best(recipe, run, model, texts, found, recipe.measure.rivals, scores, watch)
         parallel.lead(partial(export, recipe, run, extended.model, extended.longest, texts, watch))
+        search_costs(run)
         watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
     return scores
 
@@ -113,6 +116,7 @@ def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Sco
     parallel.lead(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
     with _held(run, recipe):
+        parallel.lead(partial(_record, recipe, run, model))
         searched = {method: _search(recipe, run, model, texts, method, watch) for method in ("evolution", "gradient")}
         scores = _measure_closed_forms(recipe, run, model, texts, RIVALS, watch)
         for factors in searched.values():
@@ -121,6 +125,7 @@ def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Sco
         forms = {name: closed_form(model.spec, name, recipe.target_tokens, lengths) for name in RIVALS}
         found = {"none": None, **forms, **{factors.method: factors for factors in searched.values()}}
         scores += _measure_against_best(recipe, run, model, texts, found, RIVALS, scores, watch)
+        search_costs(run)
         watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
     return scores
 
@@ -131,6 +136,7 @@ def search(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> RescaleFa
     parallel.lead(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
     with _held(run, recipe):
+        parallel.lead(partial(_record, recipe, run, model))
         return _search_one(recipe, run, model, texts, watch)
 
 
@@ -197,9 +203,19 @@ def _held(run: RunDir, recipe: Recipe | None = None) -> Iterator[None]:
 def _load(recipe: Recipe, watch: Watch) -> tuple[LanguageModel, Texts]:
     watch.on_step(f"load {recipe.model}")
     model = load_model(recipe.model, device=recipe.device, dtype=recipe.dtype)
-    watch.on_step("; ".join((*model.choices, *parallel.choices(), describe_pass(model))))
+    watch.on_step("; ".join(_choices(model)))
     watch.on_step(f"read {', '.join([*recipe.data, *recipe.measure_data])}")
     return model, load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data)
+
+
+def _choices(model: LanguageModel) -> tuple[str, ...]:
+    return (*model.choices, *parallel.choices(), describe_pass(model))
+
+
+def _record(recipe: Recipe, run: RunDir, model: LanguageModel) -> None:
+    """Write what the report tells of a walk beside its records."""
+    record_rope(run, model.spec, recipe.target_tokens)
+    record_walk(run, device=describe_device(model), choices=_choices(model))
 
 
 def _search(
@@ -323,27 +339,4 @@ def export_again(run: RunDir, settings: ExportRecipe, watch: Watch | None = None
 def inspect(source: str, target_tokens: int | None = None) -> dict[str, Any]:
     """What a model's RoPE is, from its config alone, and the factors of each closed form for a target window."""
     spec = read_spec(load_config(source))
-    target = target_tokens or 8 * spec.trained_window
-    tables = {name: closed_form(spec, name, target).tiers[-1] for name in RIVALS if name != "dynamic-ntk"}
-    pairs = [
-        {
-            "pair": i,
-            "wavelength_tokens": float(spec.wavelengths[i]),
-            "turns_in_window": float(spec.trained_window / spec.wavelengths[i]),
-            **{name: tier.lambdas[i] for name, tier in tables.items()},
-        }
-        for i in range(spec.num_pairs)
-    ]
-    return {
-        "model": source,
-        "head_dim": spec.head_dim,
-        "rotary_dim": spec.rotary_dim,
-        "theta": spec.theta,
-        "trained_window": spec.trained_window,
-        "cos_sin_layout": spec.pairing,
-        "carried_scaling": spec.carried.rope_type if spec.carried else "none",
-        "attention_factor": spec.attention_factor,
-        "pairs_that_turn_fully": spec.critical_pair,
-        "target_window": target,
-        "pairs": pairs,
-    }
+    return {"model": source, **describe_rope(spec, target_tokens or 8 * spec.trained_window)}

@@ -113,13 +113,17 @@ def append_records(path: Path, records: Sequence[Trial | TrainStep | Score]) -> 
         os.fsync(file.fileno())
 
 
-def read_records(path: Path, kind: type[Record]) -> list[Record]:
-    """Read every whole line; a torn last line (a crash in mid-write) is cut off the file. A missing file is empty."""
+def read_records(path: Path, kind: type[Record], *, mend: bool = True) -> list[Record]:
+    """Read every whole line; a missing file is empty.
+
+    A torn last line (a crash in mid-write) is left out, and cut off the file where ``mend`` is true: a reader beside
+    the process that writes must not do that.
+    """
     if not path.exists():
         return []
     text = path.read_bytes()
     whole = text[: text.rfind(b"\n") + 1]
-    if whole != text:
+    if mend and whole != text:
         with path.open("r+b") as file:
             file.truncate(len(whole))
     return list(_parse(path, whole.splitlines(), kind))

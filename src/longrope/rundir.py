@@ -21,8 +21,9 @@ class RunDir:
 
     Files: ``recipe.toml``, ``factors.json`` (written when a search is finished), ``trials.jsonl``, ``train.jsonl``,
     ``tuning.safetensors`` (the weights of a training, with Adam's moments while it is not finished), ``scores.jsonl``,
-    ``samples/`` (what the scores are made of), ``hf/`` (the exported checkpoint) and ``export.json`` (written when it
-    was reopened and compared), and where it was asked for ``gguf/`` (a file for llama.cpp, and how it compared).
+    ``samples/`` (what the scores are made of), ``hf/`` (the exported checkpoint), ``export.json`` (written when it was
+    reopened and compared), where it was asked for ``gguf/`` (a file for llama.cpp, and how it compared), ``rope.json``
+    and ``provenance.json`` (the geometry, and versions, device and command of every walk), and ``report.html``.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -80,6 +81,16 @@ class RunDir:
     def samples(self, name: str) -> Path:
         """What one measurement is made of: a numpy array of losses or of answers."""
         return self.path / "samples" / f"{name}.npy"
+
+    @property
+    def rope(self) -> Path:
+        """The geometry of the model's RoPE, with the factors of the closed forms."""
+        return self.path / "rope.json"
+
+    @property
+    def provenance(self) -> Path:
+        """Versions, device and command of every walk that wrote here."""
+        return self.path / "provenance.json"
 
     def factors(self, method: str = "") -> Path:
         """The factors of the run, or those of one method in a comparison."""

@@ -1,88 +1,75 @@
-"""The report of a run directory: one HTML page that needs nothing else. It shows what the records say."""
+"""The report of a run directory, or of several beside each other: one HTML page that needs nothing else.
 
-import json
+It shows what the records say: every number on it stands in the run directory. The one sum that it makes is how many
+tokens a search has pushed up to each of its trials.
+"""
+
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
-from longrope.factors import RescaleFactors, load_factors
-from longrope.records import Score, read_records
+from longrope.reports.contents import Contents, read_run
+from longrope.reports.palette import figure_style
+from longrope.reports.sections import all_sections, facts_of, tell_run
+from longrope.reports.tables import ScoreTable, score_tables
 from longrope.rundir import RunDir
 
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """One metric of several methods: a column for each context window, or for each depth of a needle."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+__all__ = ["ScoreTable", "score_tables", "write_comparison", "write_report"]
 
 
-def score_tables(scores: Sequence[Score]) -> list[ScoreTable]:
-    """A table for each metric, with a row for each method and an interval in each cell."""
-    metrics = dict.fromkeys(score.metric for score in scores if "depth" not in score.metric)
-    tables = []
-    for metric in metrics:
-        own = [score for score in scores if score.metric == metric]
-        lengths = sorted({score.context_tokens for score in own})
-        cells = {(score.method, score.context_tokens): _cell(score) for score in own}
-        header = ("method", *(f"{length:,} tokens" for length in lengths))
-        tables.append(ScoreTable(f"{metric} (95 % interval)", header, _rows(own, cells, lengths)))
-    return tables + _depth_tables(scores)
+def write_report(run: RunDir, path: Path | None = None) -> Path:
+    """Write the page of a run from what its directory holds so far.
+
+    Args:
+        run: the run directory (raises RunError if it holds no run).
+        path: where to; by default ``report.html`` in the directory.
+
+    Returns:
+        The path of the page.
+    """
+    return _write(run, path or run.path / "report.html", [read_run(run)])
 
 
-def _depth_tables(scores: Sequence[Score]) -> list[ScoreTable]:
-    """For the longest context window, the share of passkeys, and of needles, found at each depth."""
-    tables = []
-    for kind in ("passkey", "needle"):
-        keys = [score for score in scores if score.metric.startswith(f"{kind}-depth-")]
-        longest = max((score.context_tokens for score in keys), default=0)
-        keys = [score for score in keys if score.context_tokens == longest]
-        depths = sorted({score.metric for score in keys})
-        cells = {(score.method, score.metric): f"{score.value:.0%}" for score in keys}
-        header = ("method", *(depth.removeprefix(f"{kind}-depth-") for depth in depths))
-        if keys:
-            tables.append(ScoreTable(f"{kind} at {longest:,} tokens, by depth", header, _rows(keys, cells, depths)))
-    return tables
+def write_comparison(runs: Sequence[RunDir], path: Path | None = None) -> Path:
+    """Write one page of several runs, the same figures with all of them.
+
+    Args:
+        runs: the run directories (raises RunError if one holds no run).
+        path: where to; by default ``comparison.html`` in the current directory.
+
+    Returns:
+        The path of the page.
+    """
+    contents = [read_run(run) for run in runs]
+    if len({each.name for each in contents}) < len(contents):
+        contents = [replace(each, name=os.fspath(run.path)) for each, run in zip(contents, runs, strict=True)]
+    return _write(runs[0], path or Path("comparison.html"), contents)
 
 
-def _rows(scores: Sequence[Score], cells: dict, columns: Sequence) -> tuple[tuple[str, ...], ...]:  # type: ignore[type-arg]
-    methods = dict.fromkeys(score.method for score in scores)
-    return tuple((method, *(cells.get((method, column), "") for column in columns)) for method in methods)
-
-
-def _cell(score: Score) -> str:
-    if score.metric.startswith(("passkey", "needle", "ruler")):
-        return f"{score.value:.0%} ({score.low:.0%}-{score.high:.0%})"
-    if score.metric.startswith("difference-to-"):
-        return f"{score.value:+.0%} ({score.low:+.0%} to {score.high:+.0%})"
-    return f"{score.value:.4g} ({score.low:.4g}-{score.high:.4g})"
-
-
-def write_report(run: RunDir) -> Path:
-    """Write ``report.html`` from what the run directory holds so far, and return its path."""
-    recipe = run.recipe()
-    path = run.path / "report.html"
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
-        files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
-    run.write_text(
-        path,
-        page.render(
-            recipe=recipe,
-            recipe_text=(run.path / "recipe.toml").read_text(encoding="utf-8"),
-            tables=score_tables(read_records(run.scores, Score)),
-            factors=_found(run),
-            export=json.loads(run.export_report.read_text(encoding="utf-8")) if run.export_report.exists() else None,
-        ),
-    )
+def _write(run: RunDir, path: Path, contents: Sequence[Contents]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    run.write_text(path, _render(contents))
     return path
 
 
-def _found(run: RunDir) -> list[RescaleFactors]:
-    """The factors that each search of the run has found."""
-    return [load_factors(path).tiers[0] for path in sorted(run.path.glob("factors-*.json"))]
+def _render(runs: Sequence[Contents]) -> str:
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
+        _asset("page.html.j2")
+    )
+    sections = all_sections(runs)
+    return page.render(
+        runs=[(run, tell_run(run, named=len(runs) > 1), facts_of(run)) for run in runs],
+        sections=[section for section in sections if not section.is_empty],
+        missing=[section.needs for section in sections if section.is_empty and section.needs],
+        style=Markup(figure_style() + _asset("page.css")),  # noqa: S704  # our own files
+        script=Markup(_asset("page.js")),  # noqa: S704
+    )
+
+
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")

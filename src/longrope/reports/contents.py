@@ -1,0 +1,124 @@
+"""What a run directory holds, read as records, also while it is written. Nothing here is worked out."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longrope.errors import RunError
+from longrope.factors import RescaleFactors, load_factors
+from longrope.recipe import Recipe, load_recipe
+from longrope.records import Score, TrainStep, Trial, read_records
+from longrope.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run: its folder's name, its ``stage.json`` (None: not finished), and its own records."""
+
+    name: str
+    marker: dict[str, Any] | None
+    trials: tuple[Trial, ...]
+    train: tuple[TrainStep, ...]
+    factors: tuple[RescaleFactors, ...]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that a report shows of one run.
+
+    Attributes:
+        name: of the directory.
+        recipe: None where the directory holds none (a bare measurement).
+        recipe_text: its TOML.
+        scores, trials, train: the records.
+        factors: of each search of the run, one tier each.
+        rope: ``rope.json``, the geometry of the model's RoPE and the factors of closed forms.
+        provenance: ``provenance.json``, one entry for each walk that wrote here.
+        costs: ``costs.json``, what each search took.
+        export: ``export.json``, how the reopened checkpoint compared.
+        stages: in their order.
+    """
+
+    name: str
+    recipe: Recipe | None
+    recipe_text: str
+    scores: tuple[Score, ...]
+    trials: tuple[Trial, ...]
+    train: tuple[TrainStep, ...]
+    factors: tuple[RescaleFactors, ...]
+    rope: dict[str, Any] | None
+    provenance: list[dict[str, Any]]
+    costs: list[dict[str, Any]]
+    export: dict[str, Any] | None
+    stages: tuple[Stage, ...]
+
+    @property
+    def model(self) -> str:
+        """The name that the model was loaded by."""
+        return self.recipe.model if self.recipe else self.scores[0].model if self.scores else self.name
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether weights were trained: by the run or by a stage of it."""
+        return bool(self.train) or any(stage.train for stage in self.stages)
+
+
+def read_run(run: RunDir) -> Contents:
+    """Read a run directory (raises RunError where it holds neither a recipe nor scores, or a damaged file)."""
+    recipe = run.path / "recipe.toml"
+    if not recipe.exists() and not run.scores.exists():
+        raise RunError(
+            f"{run.path} holds neither recipe.toml nor scores.jsonl.",
+            "A run directory is needed.",
+            "Make one with `longrope extend`.",
+        )
+    return Contents(
+        name=run.path.resolve().name,
+        recipe=load_recipe(recipe) if recipe.exists() else None,
+        recipe_text=recipe.read_text(encoding="utf-8") if recipe.exists() else "",
+        scores=tuple(read_records(run.scores, Score, mend=False)),
+        trials=tuple(read_records(run.trials, Trial, mend=False)),
+        train=tuple(read_records(run.train, TrainStep, mend=False)),
+        factors=_factors(run.path),
+        rope=_json(run.path / "rope.json"),
+        provenance=_json(run.path / "provenance.json") or [],
+        costs=_json(run.path / "costs.json") or [],
+        export=_json(run.export_report),
+        stages=tuple(_stages(run.path / "stages")),
+    )
+
+
+def _stages(folder: Path) -> Iterator[Stage]:
+    """The stages ``<n>-<name>`` by their numbers."""
+    folders = [path for path in folder.glob("*-*") if path.is_dir() and path.name.partition("-")[0].isdigit()]
+    for path in sorted(folders, key=lambda path: int(path.name.partition("-")[0])):
+        yield Stage(
+            name=path.name.partition("-")[2],
+            marker=_json(path / "stage.json"),
+            trials=tuple(read_records(path / "trials.jsonl", Trial, mend=False)),
+            train=tuple(read_records(path / "train.jsonl", TrainStep, mend=False)),
+            factors=_factors(path),
+        )
+
+
+def _factors(folder: Path) -> tuple[RescaleFactors, ...]:
+    """The longest tier of every file of factors, those of one content once."""
+    paths = [*sorted(folder.glob("factors-*.json")), *folder.glob("factors.json")]
+    found = (load_factors(path).tiers[-1] for path in paths)
+    return tuple({tier.fingerprint: tier for tier in found}.values())
+
+
+def _json(path: Path) -> Any:
+    """The content of a JSON file, None where there is none (raises RunError naming a damaged one)."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(
+            f"{path} cannot be read ({error}).",
+            "JSON as this version writes it is needed.",
+            "Remove the file, or make the run again with another --out.",
+        ) from None

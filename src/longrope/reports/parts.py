@@ -1,0 +1,139 @@
+"""What a page is made of: sections of words, figures and tables; and the methods of one run or of several."""
+
+import re
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+from xml.etree import ElementTree as ET
+
+from markupsafe import Markup
+
+from longrope.records import Score
+from longrope.reports.contents import Contents
+from longrope.reports.lines import LineChart, draw_lines
+from longrope.reports.palette import Style, label_of, style_of
+from longrope.reports.tables import ScoreTable, number
+
+WIDE, NARROW = 960.0, 356.0  # pixels that a figure is drawn for; the page shows the one that fits
+MOST_ROWS = 1500
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+Shown = tuple[Hashable, ...]
+Data = tuple[Sequence[str], Sequence[Sequence[object]]]  # a header and the rows that the points of a figure name
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure in two widths, its words, and its data."""
+
+    id: str
+    title: str
+    note: str
+    wide: Markup
+    narrow: Markup
+    table: ScoreTable
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page; ``needs`` says what would fill it where it is empty."""
+
+    id: str
+    title: str
+    needs: str
+    words: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    tables: tuple[ScoreTable, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not (self.figures or self.tables)
+
+
+@dataclass(frozen=True)
+class Way:
+    """The scores of one metric by one method of one run, under the name and the style that figures give it."""
+
+    label: str
+    style: Style
+    scores: tuple[Score, ...]
+
+
+def make_figure(
+    name: str,
+    title: str,
+    note: str,
+    draw: Callable[[float], ET.Element],
+    table: Data,
+) -> Figure:
+    """Draw a figure for wide and narrow screens, with its data."""
+    wide, narrow = (Markup(ET.tostring(draw(width), encoding="unicode")) for width in (WIDE, NARROW))  # noqa: S704  # escaped by its writer
+    header, rows = table
+    written = tuple(tuple(number(cell) for cell in row) for row in rows)
+    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return Figure(name, title, note, wide, narrow, ScoreTable(f"{title}: data", tuple(header), written))
+
+
+def draw_one(chart: LineChart, width: float) -> ET.Element:
+    """One chart in the width of a screen."""
+    return draw_lines([chart], width, 400.0 if width == WIDE else 330.0)
+
+
+def merged(runs: Sequence[Contents], found: Iterable[tuple[int, str, K]]) -> list[tuple[str, Style, K]]:
+    """What each method of each run has, under the label and the style that figures give it.
+
+    What several runs have in common is there once, under the method's own name if no run has anything else of it.
+
+    Args:
+        runs: of the page.
+        found: the number of the run, the method, and what it has.
+    """
+    owners: dict[tuple[str, K], list[int]] = {}
+    for i, method, content in found:
+        owners.setdefault((method, content), []).append(i)
+    methods = [method for method, _ in owners]
+    named = []
+    for (method, content), own in owners.items():
+        alone = methods.count(method) == 1
+        label = label_of(method) if alone else f"{label_of(method)} · {', '.join(runs[i].name for i in own)}"
+        named.append((label, style_of(method, None if alone else own[0]), content))
+    return named
+
+
+def ways_of(runs: Sequence[Contents], metric: str) -> list[Way]:
+    """The methods that have scores of a metric, shortest length first."""
+    found: list[tuple[int, str, Shown]] = []
+    scores: dict[Shown, tuple[Score, ...]] = {}
+    for i, run in enumerate(runs):
+        own = sorted((s for s in run.scores if s.metric == metric), key=lambda score: score.context_tokens)
+        for method in dict.fromkeys(score.method for score in run.scores if score.metric == metric):
+            made = tuple(score for score in own if score.method == method)
+            shown = (method, *((s.context_tokens, s.value, s.low, s.high) for s in made))
+            found.append((i, method, shown))
+            scores.setdefault(shown, made)
+    return [Way(label, style, scores[shown]) for label, style, shown in merged(runs, found)]
+
+
+def relabelled(ways: Iterable[Way]) -> list[Score]:
+    """Their scores, with the names that figures give them."""
+    return [replace(score, method=way.label) for way in ways for score in way.scores]
+
+
+def metrics_of(runs: Sequence[Contents], belongs: Callable[[str], bool]) -> list[str]:
+    """The metrics of all runs that belong together, in the order in which they come up."""
+    return list(dict.fromkeys(s.metric for run in runs for s in run.scores if belongs(s.metric)))
+
+
+def titled(runs: Sequence[Contents], run: Contents, title: str) -> str:
+    """A title, with the run's name where there are several."""
+    return f"{title} · {run.name}" if len(runs) > 1 else title
+
+
+def thinned(items: Sequence[T]) -> tuple[list[T], str]:
+    """At most so many items that a page holds them, the last one always; and a sentence that says what is left out."""
+    step = -(-len(items) // MOST_ROWS)
+    if step <= 1:
+        return list(items), ""
+    kept = [*items[:-1:step], items[-1]]
+    return kept, f" Every {step}th of {len(items):,} records is shown, and the last."

@@ -1,0 +1,80 @@
+"""What a report tells and no other file holds, written when the run happens: ``rope.json`` and ``provenance.json``."""
+
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from longrope.factors import RIVALS, closed_form
+from longrope.rope import RopeSpec
+from longrope.rundir import RunDir
+
+LIBRARIES = ("torch", "transformers", "numpy")
+
+
+def describe_rope(spec: RopeSpec, target_tokens: int) -> dict[str, Any]:
+    """The geometry of a RoPE; of each pair the wavelength, and the factors of the closed forms for a target window."""
+    names = [*(name for name in RIVALS if name != "dynamic-ntk"), "critical"]
+    tables = {name: closed_form(spec, name, target_tokens).tiers[-1] for name in names}
+    pairs = [
+        {
+            "pair": i,
+            "wavelength_tokens": float(spec.wavelengths[i]),
+            "turns_in_window": float(spec.trained_window / spec.wavelengths[i]),
+            **{name: tier.lambdas[i] for name, tier in tables.items()},
+        }
+        for i in range(spec.num_pairs)
+    ]
+    return {
+        "head_dim": spec.head_dim,
+        "rotary_dim": spec.rotary_dim,
+        "theta": spec.theta,
+        "trained_window": spec.trained_window,
+        "cos_sin_layout": spec.pairing,
+        "carried_scaling": spec.carried.rope_type if spec.carried else "none",
+        "attention_factor": spec.attention_factor,
+        "pairs_that_turn_fully": spec.critical_pair,
+        "fingerprint": spec.fingerprint,
+        "target_window": target_tokens,
+        "pairs": pairs,
+    }
+
+
+def record_rope(run: RunDir, spec: RopeSpec, target_tokens: int) -> None:
+    """Write ``rope.json``."""
+    run.write_text(run.rope, json.dumps(describe_rope(spec, target_tokens), indent=1) + "\n")
+
+
+def record_walk(run: RunDir, *, device: str, choices: Sequence[str]) -> None:
+    """Add this walk to ``provenance.json``, unless the last one there differs from it in nothing but the time.
+
+    Args:
+        run: where.
+        device: what the model is on, by its own name.
+        choices: the automatic choices with their reasons.
+    """
+    walks = json.loads(run.provenance.read_text(encoding="utf-8")) if run.provenance.exists() else []
+    walk = {
+        "command": _command(),
+        "python": platform.python_version(),
+        "longrope": sys.modules["longrope"].__version__,  # a step imports nothing above it, but the package is there
+        **{name: version(name) for name in LIBRARIES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": device,
+        "choices": list(choices),
+    }
+    if not walks or {**walk, "began": walks[-1]["began"]} != walks[-1]:
+        walks.append({**walk, "began": datetime.now(UTC).isoformat(timespec="seconds")})
+        run.write_text(run.provenance, json.dumps(walks, indent=1) + "\n")
+
+
+def _command() -> str:
+    """The command line of this process; a program is named without its folder."""
+    program = Path(sys.argv[0])
+    name = "python -m longrope" if program.name == "__main__.py" else program.name
+    return f"{name} {shlex.join(sys.argv[1:])}".strip()

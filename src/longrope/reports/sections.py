@@ -1,0 +1,183 @@
+"""The order of a page, its first words, and the sections that tell what a run took and where it came from."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from longrope.recipe import format_tokens
+from longrope.records import Score
+from longrope.reports.contents import Contents
+from longrope.reports.palette import label_of
+from longrope.reports.parts import Section, titled
+from longrope.reports.scores import measured_sections
+from longrope.reports.tables import DEPTH, ScoreTable, interval, number
+from longrope.reports.walk import factor_section, search_section, stage_section, training_section
+
+SEARCHES = {"gradient": "gradient descent", "evolution": "the paper's evolutionary search"}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One number that a reader wants first, with what it is."""
+
+    value: str
+    name: str
+
+
+def all_sections(runs: Sequence[Contents]) -> list[Section]:
+    """Every section of a page, the empty ones too."""
+    first = [stage_section(runs), factor_section(runs), search_section(runs), training_section(runs)]
+    last = [cost_section(runs), checkpoint_section(runs), provenance_section(runs)]
+    return [*first, *measured_sections(runs), *last]
+
+
+def tell_run(run: Contents, *, named: bool) -> list[str]:
+    """What was extended, and how, in words; with the model's name or without."""
+    told = [f"{run.model if named else 'The model'}{_tell_windows(run)}."]
+    if run.recipe and run.factors:
+        search = SEARCHES.get(run.recipe.search.method, run.recipe.search.method)
+        searched = {found.method for found in run.factors}
+        by = search if len(searched) < 2 else " and by ".join(SEARCHES.values())
+        told.append(f"The rescale factors of its RoPE were found by {by}, on {', '.join(run.recipe.data)}.")
+    if run.recipe and run.scores:
+        other = ", ".join(run.recipe.measure_data)
+        told.append(f"It was measured on {other}." if other else "It was measured on other parts of the same text.")
+    if run.is_trained:
+        steps = [*run.train, *(step for stage in run.stages for step in stage.train)]
+        told.append(f"Its weights were trained, in {len(steps):,} recorded steps.")
+    else:
+        told.append("No weight of the model was changed.")
+    return told
+
+
+def _tell_windows(run: Contents) -> str:
+    target = f"{run.recipe.target_tokens:,}" if run.recipe else ""
+    if run.rope:
+        return f" was trained on {run.rope['trained_window']:,} tokens and is read here at up to {target or 'more'}"
+    return f" is read here at up to {target} tokens" if target else " was measured"
+
+
+def facts_of(run: Contents) -> list[Fact]:
+    """The scores of the run's own factors at the longest length, and the windows."""
+    facts = []
+    if run.rope and run.recipe:
+        facts.append(Fact(f"{run.rope['trained_window']:,} → {run.recipe.target_tokens:,}", "tokens: trained, reached"))
+    own = _own_method(run)
+    longest = max((score.context_tokens for score in run.scores), default=0)
+    at_longest = [s for s in run.scores if (s.method, s.context_tokens) == (own, longest) and DEPTH not in s.metric]
+    return [*facts, *(_fact(score) for score in sorted(at_longest, key=_by_weight) if _fact_name(score))]
+
+
+def _fact(score: Score) -> Fact:
+    value, _, ends = interval(score).partition(" ")
+    return Fact(value, f"{_fact_name(score)}, 95 %: {ends[1:-1]}")
+
+
+def _by_weight(score: Score) -> int:
+    return ["perplexity", "ratio-to-yarn", "passkey", "needle", "ruler"].index(score.metric) if _fact_name(score) else 9
+
+
+def _fact_name(score: Score) -> str:
+    """A metric beside its number; empty for one that is not among the first facts."""
+    at = f"at {score.context_tokens:,} tokens"
+    names = {
+        "perplexity": f"perplexity {at}, {label_of(score.method)}",
+        "ratio-to-yarn": f"of YaRN's perplexity {at}, paired",
+        "passkey": f"of {score.num_windows} passkeys found {at}",
+        "needle": f"of {score.num_windows} needles found {at}",
+        "ruler": f"of RULER's tasks {at}",
+    }
+    return names.get(score.metric, "")
+
+
+def _own_method(run: Contents) -> str:
+    """The method that the run is about: tuned before searched, the recipe's search before another."""
+    measured = dict.fromkeys(score.method for score in run.scores if score.method.startswith("longrope"))
+    wanted = ["longrope-tuned", f"longrope-{run.recipe.search.method}" if run.recipe else "", *measured]
+    return next((method for method in wanted if method in measured), "none")
+
+
+def cost_section(runs: Sequence[Contents]) -> Section:
+    """What the searches took, and the seconds of every measurement."""
+    tables = []
+    for run in runs:
+        if run.costs:
+            header = ("search", *(label_of(cost["method"]) for cost in run.costs))
+            names = [name for name in run.costs[0] if name != "method"]
+            rows = tuple((name.replace("_", " "), *(number(cost[name]) for cost in run.costs)) for name in names)
+            tables.append(ScoreTable(titled(runs, run, "What the searches took"), header, rows))
+        if run.scores:
+            tables.append(_seconds_table(runs, run))
+    return Section("cost", "Cost", "cost needs costs.json or scores.jsonl", tables=tuple(tables))
+
+
+def _seconds_table(runs: Sequence[Contents], run: Contents) -> ScoreTable:
+    """Seconds of each metric by method and length; depths and last tokens came out of the same passes."""
+    timed = [score for score in run.scores if DEPTH not in score.metric and "-last-" not in score.metric]
+    measured = sorted({(score.metric, score.context_tokens) for score in timed})
+    cells = {(score.metric, score.context_tokens, score.method): number(score.seconds) for score in timed}
+    methods = dict.fromkeys(score.method for score in timed)
+    header = ("measurement", *map(label_of, methods))
+    rows = tuple((f"{name}, {n:,} tokens", *(cells.get((name, n, m), "") for m in methods)) for name, n in measured)
+    return ScoreTable(titled(runs, run, "Seconds of each measurement"), header, rows)
+
+
+def checkpoint_section(runs: Sequence[Contents]) -> Section:
+    """How the reopened checkpoint compared with the model in memory."""
+    words, tables = [], []
+    for run in runs:
+        if run.export:
+            words.append(titled(runs, run, _tell_export(run.export)))
+            rows = tuple((name.replace("_", " "), number(value)) for name, value in run.export.items())
+            tables.append(ScoreTable(titled(runs, run, "The reopened checkpoint"), ("", "value"), rows))
+    needs = "the checkpoint needs `longrope export`"
+    return Section("checkpoint", "Checkpoint", needs, tuple(words), (), tuple(tables))
+
+
+def _tell_export(export: dict[str, Any]) -> str:
+    short, long = (f"{export[name]:.2g}" for name in ("difference_short", "difference_long"))
+    return (
+        f"hf/ was reopened by plain transformers {export['transformers']} in a process of its own. The largest "
+        f"difference of a logit from ours, as a share of the logits' standard deviation: {short} below "
+        f"{export['switch_tokens']:,} tokens, {long} above."
+    )
+
+
+def provenance_section(runs: Sequence[Contents]) -> Section:
+    """Versions, device and command of every walk; fingerprints and seeds of what was measured."""
+    tables, words = [], []
+    for run in runs:
+        if run.provenance:
+            names = dict.fromkeys(name for walk in run.provenance for name in walk)
+            rows = tuple((name, *(_told(walk.get(name, "")) for walk in run.provenance)) for name in names)
+            header = ("", *(f"walk {i + 1}" for i in range(len(run.provenance))))
+            tables.append(ScoreTable(titled(runs, run, "Where and with what"), header, rows))
+        else:
+            words.append(titled(runs, run, "Versions and device were not recorded: there is no provenance.json."))
+        tables.append(
+            ScoreTable(titled(runs, run, "Fingerprints and seeds"), ("", "value"), tuple(_named_content(run)))
+        )
+    return Section("provenance", "Provenance", "", tuple(words), (), tuple(tables))
+
+
+def _named_content(run: Contents) -> Iterator[tuple[str, str]]:
+    """What the records call the model, its geometry, the factors and the texts."""
+    yield "model", run.model
+    if run.rope:
+        yield "RoPE geometry", str(run.rope["fingerprint"])
+    for found in run.factors:
+        yield f"factors, {label_of(found.method)}", found.fingerprint
+    for search in dict.fromkeys((trial.method, trial.texts_fingerprint) for trial in run.trials):
+        yield f"texts searched on, {label_of(search[0])}", search[1]
+    texts: dict[tuple[str, str], dict[str, None]] = {}
+    for s in run.scores:
+        if DEPTH not in s.metric and "-last-" not in s.metric:
+            texts.setdefault((s.metric, s.texts_fingerprint), {})[format_tokens(s.context_tokens)] = None
+    for (metric, fingerprint), lengths in texts.items():
+        yield f"texts of {metric}, {', '.join(lengths)}", fingerprint
+    seeds = [run.recipe.seed] if run.recipe else []
+    yield "seeds", ", ".join(str(seed) for seed in dict.fromkeys([*seeds, *(score.seed for score in run.scores)]))
+
+
+def _told(value: Any) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
