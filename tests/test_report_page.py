@@ -206,8 +206,12 @@ def test_a_touch_of_the_pointer_or_a_finger_shows_the_record(
         hover(visit, "Needles found by depth and length", "LongRoPE, tuned", len(DEPTHS), width)
         score = record(run, "needle-depth-0.05", "longrope-tuned", 128)
         assert f"depth 5% tokens 128 value {score.value:.5g}" in visit.tip()
-        hover(visit, "Paired with its rivals", "LongRoPE, tuned / NTK, 512", 0, width)
+        hover(visit, "Ratio of perplexities", "LongRoPE, tuned / NTK, 512", 0, width)
         assert f"value {record(run, 'ratio-to-ntk', 'longrope-tuned', 512).value:.5g}" in visit.tip()
+        hover(visit, "Difference of passkeys found", "LongRoPE, tuned / YaRN, 512", 0, width)
+        assert "value 0.125 from -0.05 to 0.3" in visit.tip()
+        hover(visit, "hellaswag:acc", "NTK", 0, width)
+        assert "value 0.314" in visit.tip()
         visit.page.locator("#ratios h2").click()
         assert visit.tip() == ""
 

@@ -27,6 +27,7 @@ from longrope.reports.lines import LineChart, Point, Series, draw_lines
 from longrope.reports.palette import style_of
 from longrope.reports.provenance import record_rope, record_walk
 from longrope.reports.svg import linear_axis, log_axis, token_axis
+from longrope.reports.tables import interval
 from longrope.rope import RopeSpec
 from longrope.rundir import RunDir
 
@@ -117,6 +118,19 @@ def test_what_was_not_measured_is_an_empty_cell() -> None:
     perplexity, tail = score_tables([*scores, score("pi", 256, "perplexity-last-16", 4.0)])
     assert perplexity.rows == (("pi", "2 (0-1)", ""), ("none", "", "3 (0-1)"))
     assert tail == ScoreTable("perplexity-last-16 (95 % interval)", ("method", "256 tokens"), (("pi", "4 (0-1)"),))
+
+
+def test_numbers_are_written_as_their_metrics_are() -> None:
+    """Shares in percent, differences with their sign, benchmarks to a tenth, and no interval where there is none."""
+    cells = {
+        "ruler-common-words": "12% (-5%-30%)",
+        "difference-to-yarn": "+12% (-5% to +30%)",
+        "harness:hellaswag:acc": "12.5% (-5.0%-30.0%)",
+        "ratio-to-yarn": "0.125 (-0.05-0.3)",
+    }
+    for metric, cell in cells.items():
+        assert interval(score("pi", 64, metric, 0.125, -0.05, 0.3)) == cell
+    assert interval(score("pi", 64, "harness:hellaswag:acc", 0.314, -math.inf, math.inf)) == "31.4%"
 
 
 def test_an_infinite_perplexity_is_shown() -> None:
@@ -279,7 +293,7 @@ def test_the_data_of_a_figure_are_its_records(extended: RunDir) -> None:
         ("<i>own</i> & co", "15%", "1,024", "0.5", "0.1", "0.9", "3", "1,000", "1.5"),
     ]
     ratio = ("<i>own</i> & co / YaRN", "1,024", "0.9125", "0.89062", "0.9375", "3", "1,000", "1.5")
-    assert tables["Paired with its rivals: data"] == [("methods", *header), ratio]
+    assert tables["Ratio of perplexities: data"] == [("methods", *header), ratio]
 
 
 def test_a_page_tells_what_was_run(extended: RunDir) -> None:

@@ -1,7 +1,7 @@
 """A run directory with everything that a report can show, written record by record; no model is loaded."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from longrope.exports import ExportReport, dump_report
@@ -89,6 +89,7 @@ def make_scores(better: float) -> list[Score]:
         for j, tokens in enumerate(LENGTHS):
             perplexity = own * (400.0 if method == "pi" else 12.345 + (0 if i > 3 else 9 * i) + (j**5 if i == 0 else j))
             share = max(0.0, min(1.0, 0.2 * i + 0.15 - (0.25 * j if i < 3 else 0.05 * j)))
+            scores += [make_score("prefix-perplexity", perplexity * 1.01, method, tokens)]
             scores += [make_score("perplexity-last-32", perplexity * 0.98, method, tokens)]
             scores += [make_score("perplexity", perplexity, method, tokens)]
             shares = {"passkey": share, "needle": share / 2, "ruler": share / 3}
@@ -98,8 +99,9 @@ def make_scores(better: float) -> list[Score]:
             scores += [make_score(metric, value, method, tokens) for metric, value in shares.items()]
     for method in METHODS[1:]:
         scores.append(make_score("ratio-to-none", 1.02 * better, method, 64))
-        scores += [make_score(f"harness:{task}", 0.31, method, 64) for task in ("arc_challenge", "hellaswag")]
+        scores += [make_score(f"harness:{task}:acc", 0.314, method, 64) for task in ("arc_challenge", "hellaswag")]
     scores += [make_score(f"ratio-to-{rival}", 0.9 * better, METHODS[-1], 512) for rival in ("yarn", "ntk")]
+    scores.append(replace(make_score("difference-to-yarn", 0.125, METHODS[-1], 512), low=-0.05, high=0.3))
     return [*scores, make_score("recall-of-colours", 0.5, METHODS[-1], 512)]
 
 

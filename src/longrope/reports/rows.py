@@ -1,4 +1,4 @@
-"""Charts of one line a record: ratios with their intervals beside a reference, or bars from zero."""
+"""Charts of one line a record: comparisons with their intervals beside a reference, or bars from zero."""
 
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
@@ -77,7 +77,7 @@ def _draw_row(root: ET.Element, chart: RowChart, row: Row, plot: Box, y: float, 
         add(group, "rect", class_="bar", x=start, y=y - 8, width=max(1.5, x - start), height=16, rx=3)
     if row.low is not None and row.high is not None:
         low, high = (chart.axis.place(end, plot.left, plot.right) for end in (row.low, row.high))
-        add(group, "path", d=f"M{low:.1f} {y:.1f}H{high:.1f}", class_="line")
+        add(group, "path", d=f"M{low:.1f} {y:.1f}H{high:.1f}", class_="line" if chart.reference is not None else "end")
     if chart.reference is not None:
         draw_marker(group, row.style, x, y)
     group.set("data-points", f"{x:.1f},{y:.1f},{row.row}")

@@ -1,5 +1,6 @@
 """The sections of what was measured: perplexity, retrieval, task suites, paired ratios."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -12,12 +13,13 @@ from longrope.reports.palette import label_of
 from longrope.reports.parts import Data, Figure, Section, Way, draw_one, make_figure, metrics_of, relabelled, ways_of
 from longrope.reports.rows import Row, RowChart, draw_rows
 from longrope.reports.svg import linear_axis, log_axis, share_axis, token_axis
-from longrope.reports.tables import DEPTH, ScoreTable, interval, score_table
+from longrope.reports.tables import BENCHMARK, DEPTH, DIFFERENCE, ScoreTable, interval, score_table
 
 LOWER = 3.0
+PERPLEXITY, KEPT = "perplexity", "ratio-to-none"
 PAIRED = (
     "A method's perplexity as a share of another's on the same windows, paired token by token: below 1 it is lower. "
-    "Bars are 95 % intervals of the ratio."
+    "Bars are 95 % intervals of the comparison."
 )
 HEADER = ("tokens", "value", "from", "to", "windows", "tokens scored", "seconds")
 
@@ -27,19 +29,17 @@ def measured_sections(runs: Sequence[Contents]) -> list[Section]:
     return [
         perplexity_section(runs),
         retrieval_section(runs),
-        suite_section(runs, "ruler", "RULER", "`longrope measure --metrics ruler`"),
-        ratio_section(
-            runs, "retention", "Short-window retention", "short-window retention needs a score ratio-to-none"
-        ),
-        suite_section(runs, "harness", "Short-window benchmarks", "`longrope measure --metrics harness:TASK`"),
-        ratio_section(runs, "ratios", "Paired with its rivals", "paired ratios need scores ratio-to-METHOD"),
+        ruler_section(runs),
+        retention_section(runs),
+        benchmark_section(runs),
+        paired_section(runs),
         other_section(runs),
     ]
 
 
 def perplexity_section(runs: Sequence[Contents]) -> Section:
     """Perplexity by context window, over all tokens and over the last ones."""
-    metrics = sorted(metrics_of(runs, lambda metric: metric.startswith("perplexity")), key=len)
+    metrics = sorted(metrics_of(runs, lambda metric: PERPLEXITY in metric), key=len)
     words = ("Lower is better. Every length is measured on the same text; bars are 95 % intervals over its blocks.",)
     tables = [_metric_table(runs, metric, _title(metric)) for metric in metrics]
     needs = "perplexity needs scores.jsonl: `longrope measure` writes it"
@@ -71,42 +71,75 @@ def retrieval_section(runs: Sequence[Contents]) -> Section:
     return Section("retrieval", "Passkeys and needles", needs, words, tuple(figures), tuple(tables))
 
 
-def suite_section(runs: Sequence[Contents], suite: str, title: str, door: str) -> Section:
-    """A suite of tasks, one metric each: a map of tasks by lengths, and the same as a table with intervals."""
-    metrics = metrics_of(runs, lambda metric: metric.startswith(suite) and DEPTH not in metric)
+def ruler_section(runs: Sequence[Contents]) -> Section:
+    """The tasks of RULER, one metric each: a map of tasks by lengths, and the same as a table with intervals."""
+    metrics = metrics_of(runs, lambda metric: metric.startswith("ruler"))
+    tasks = {metric: metric.removeprefix("ruler").lstrip("-") or "all tasks" for metric in metrics}
     words = ("The share of each task that is solved, by context window. Higher is better.",)
-    needs = f"{title} needs {door}"
-    figures = (_suite_figure(runs, suite, title, metrics),) if metrics else ()
-    tables = (_suite_table(runs, suite, title, metrics),) if metrics else ()
-    return Section(suite, title, needs, words, figures, tables)
+    needs = "RULER needs `longrope measure --metrics ruler`"
+    if not metrics:
+        return Section("ruler", "RULER", needs)
+    note = "A cell holds the share in percent."
+    figure = _map_figure(runs, "ruler-map", "RULER by task and length", note, tasks, "task")
+    return Section("ruler", "RULER", needs, words, (figure,), (_task_table(runs, "RULER", tasks),))
 
 
-def _suite_table(runs: Sequence[Contents], suite: str, title: str, metrics: Sequence[str]) -> ScoreTable:
+def benchmark_section(runs: Sequence[Contents]) -> Section:
+    """The benchmarks of lm-evaluation-harness, one metric each, with a bar for each method."""
+    metrics = metrics_of(runs, lambda metric: metric.startswith(BENCHMARK))
+    title, needs = "Short-window benchmarks", "short-window benchmarks need `longrope measure --metrics harness:TASK`"
+    words = ("What lm-evaluation-harness says of prompts within the trained window.",)
+    figures = [_benchmark_figure(runs, metric) for metric in metrics]
+    return Section("harness", title, needs, words, tuple(figures))
+
+
+def _benchmark_figure(runs: Sequence[Contents], metric: str) -> Figure:
+    ways = ways_of(runs, metric)
+    rows = [
+        Row(way.label, way.style, s.value, i, interval(s), *((s.low, s.high) if math.isfinite(s.high) else ()))
+        for i, (way, s) in enumerate((way, score) for way in ways for score in way.scores)
+    ]
+    ends = [end for way in ways for score in way.scores for end in (score.value, score.high) if math.isfinite(end)]
+    name = metric.removeprefix(BENCHMARK)
+    chart = RowChart(linear_axis([0.0, *ends], name.rpartition(":")[2], tight=True), tuple(rows))
+    return make_figure(metric, name, "", partial(draw_rows, chart, description=name), _data(_named(ways)))
+
+
+def _task_table(runs: Sequence[Contents], title: str, tasks: dict[str, str]) -> ScoreTable:
     """A row for each method and length, a column for each task."""
-    found = {m: {(w.label, s.context_tokens): s for w in ways_of(runs, m) for s in w.scores} for m in metrics}
+    found = {task: {(w.label, s.context_tokens): s for w in ways_of(runs, task) for s in w.scores} for task in tasks}
     rows = [
         (label, f"{n:,}", *(interval(own[label, n]) if (label, n) in own else "" for own in found.values()))
         for label, n in dict.fromkeys(key for own in found.values() for key in own)
     ]
-    return ScoreTable(f"{title} (95 % interval)", ("method", "tokens", *_tasks(suite, metrics).values()), tuple(rows))
+    return ScoreTable(f"{title} (95 % interval)", ("method", "tokens", *tasks.values()), tuple(rows))
 
 
-def _tasks(suite: str, metrics: Sequence[str]) -> dict[str, str]:
-    """The name of the task of each metric of a suite."""
-    return {metric: metric.removeprefix(suite).lstrip("-:") or "all tasks" for metric in metrics}
+def retention_section(runs: Sequence[Contents]) -> Section:
+    """Perplexities at short windows as shares of those of the model as it is."""
+    metrics = metrics_of(runs, lambda metric: metric == KEPT)
+    title, needs = "Short-window retention", "short-window retention needs a score ratio-to-none"
+    figures = (_paired_figure(runs, "retention", title, metrics, "ratio of perplexities", 1.0),) if metrics else ()
+    return Section("retention", title, needs, (PAIRED,), figures)
 
 
-def ratio_section(runs: Sequence[Contents], name: str, title: str, needs: str) -> Section:
-    """Perplexities as shares of another method's; ``retention`` holds those of the model as it is."""
-    kept = "ratio-to-none"
-    metrics = metrics_of(runs, lambda m: m == kept if name == "retention" else m.startswith("ratio-to-") and m != kept)
-    figures = (_ratio_figure(runs, name, title, metrics),) if metrics else ()
-    return Section(name, title, needs, (PAIRED,), figures)
+def paired_section(runs: Sequence[Contents]) -> Section:
+    """Perplexities as shares of a rival's, and differences of the shares of passkeys that both were asked for."""
+    ratios = metrics_of(runs, lambda metric: metric.startswith("ratio-to-") and metric != KEPT)
+    differences = metrics_of(runs, lambda metric: metric.startswith(DIFFERENCE))
+    figures = []
+    if ratios:
+        figures.append(_paired_figure(runs, "ratios", "Ratio of perplexities", ratios, "ratio", 1.0))
+    if differences:
+        title = "Difference of passkeys found"
+        figures.append(_paired_figure(runs, "differences", title, differences, "difference of shares", 0.0))
+    needs = "paired ratios need scores ratio-to-METHOD"
+    return Section("ratios", "Paired with its rivals", needs, (PAIRED,), tuple(figures))
 
 
 def other_section(runs: Sequence[Contents]) -> Section:
     """Metrics that no figure knows, as tables."""
-    known = ("perplexity", "passkey", "needle", "ruler", "harness", "ratio-to-")
+    known = ("perplexity", "prefix-perplexity", "passkey", "needle", "ruler", BENCHMARK, "ratio-to-", DIFFERENCE)
     metrics = metrics_of(runs, lambda metric: not metric.startswith(known))
     return Section("other", "Other measurements", "", tables=tuple(_metric_table(runs, m, m) for m in metrics))
 
@@ -116,8 +149,8 @@ def length_chart(ways: Sequence[Way]) -> LineChart:
     scores = [score for way in ways for score in way.scores]
     rows = {id(score): i for i, score in enumerate(scores)}
     ends = [end for score in scores for end in (score.value, score.low, score.high)]
-    is_loss = scores[0].metric.startswith("perplexity")
-    y = log_axis(ends, "perplexity") if is_loss else share_axis(_title(scores[0].metric).lower())
+    metric = scores[0].metric
+    y = log_axis(ends, PERPLEXITY) if PERPLEXITY in metric else share_axis(_title(metric).lower())
     series = (
         Series(
             way.label, way.style, tuple(_point(score, rows[id(score)]) for score in way.scores if score.value < 1e300)
@@ -160,11 +193,6 @@ def _depth_figure(runs: Sequence[Contents], task: str) -> Figure:
     return _map_figure(runs, f"{task}-depth", title, note, rows, "depth")
 
 
-def _suite_figure(runs: Sequence[Contents], suite: str, title: str, metrics: Sequence[str]) -> Figure:
-    note = "A cell holds the share in percent."
-    return _map_figure(runs, f"{suite}-map", f"{title} by task and length", note, _tasks(suite, metrics), "task")
-
-
 def _map_figure(
     runs: Sequence[Contents], name: str, title: str, note: str, rows: dict[str, str], row_name: str
 ) -> Figure:
@@ -182,17 +210,19 @@ def _map_figure(
     return make_figure(name, title, note, lambda width: draw_heat(heat, width, description=title), table)
 
 
-def _ratio_figure(runs: Sequence[Contents], name: str, title: str, metrics: Sequence[str]) -> Figure:
+def _paired_figure(
+    runs: Sequence[Contents], name: str, title: str, metrics: Sequence[str], label: str, reference: float
+) -> Figure:
+    """One row a comparison, beside the value that means that both are alike."""
     found = [(way, score) for metric in metrics for way in ways_of(runs, metric) for score in way.scores]
     rows, table = [], []
     for i, (way, score) in enumerate(found):
-        rival = label_of(score.metric.removeprefix("ratio-to-"))
-        label = f"{way.label} / {rival}, {format_tokens(score.context_tokens)}"
-        rows.append(Row(label, way.style, score.value, i, interval(score), score.low, score.high))
-        table.append((f"{way.label} / {rival}", score))
+        both = f"{way.label} / {label_of(score.metric.partition('-to-')[2])}"
+        named = f"{both}, {format_tokens(score.context_tokens)}"
+        rows.append(Row(named, way.style, score.value, i, interval(score), score.low, score.high))
+        table.append((both, score))
     ends = [end for _, score in table for end in (score.value, score.low, score.high)]
-    axis = linear_axis([1.0, *ends], "ratio of perplexities")
-    chart = RowChart(axis, tuple(rows), reference=1.0)
+    chart = RowChart(linear_axis([reference, *ends], label), tuple(rows), reference=reference)
     draw = partial(draw_rows, chart, description=title)
     return make_figure(name, title, "", draw, _data(table, "methods"))
 
@@ -201,4 +231,6 @@ def _title(metric: str) -> str:
     """A metric in words."""
     if metric.startswith("perplexity-last-"):
         return f"Perplexity over the last {int(metric.removeprefix('perplexity-last-')):,} tokens"
+    if metric == "prefix-perplexity":
+        return "Perplexity of the first tokens of longer windows"
     return {"perplexity": "Perplexity", "passkey": "Passkeys found", "needle": "Needles found"}.get(metric, metric)

@@ -18,10 +18,11 @@ SEARCHES = {"gradient": "gradient descent", "evolution": "the paper's evolutiona
 
 @dataclass(frozen=True)
 class Fact:
-    """One number that a reader wants first, with what it is."""
+    """One number that a reader wants first, with what it is, and its interval."""
 
     value: str
     name: str
+    interval: str = ""
 
 
 def all_sections(runs: Sequence[Contents]) -> list[Section]:
@@ -70,7 +71,7 @@ def facts_of(run: Contents) -> list[Fact]:
 
 def _fact(score: Score) -> Fact:
     value, _, ends = interval(score).partition(" ")
-    return Fact(value, f"{_fact_name(score)}, 95 %: {ends[1:-1]}")
+    return Fact(value, _fact_name(score), ends[1:-1])
 
 
 def _by_weight(score: Score) -> int:

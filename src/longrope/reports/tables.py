@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from longrope.records import Score
 
 DEPTH = "-depth-"
-SHARES = ("passkey", "needle", "ruler", "harness")
+SHARES = ("passkey", "needle", "ruler")
+BENCHMARK = "harness:"
+DIFFERENCE = "difference-to-"
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,22 @@ def _rows(scores: Sequence[Score], cells: dict, columns: Sequence) -> tuple[tupl
 
 
 def interval(score: Score) -> str:
-    """A value with its interval: shares in percent, all else with four digits."""
-    if is_share(score.metric):
-        return f"{score.value:.0%} ({score.low:.0%}-{score.high:.0%})"
-    value, low, high = (f"{x:,.0f}" if 1e4 <= x < 1e6 else f"{x:.4g}" for x in (score.value, score.low, score.high))
-    return f"{value} ({low}-{high})"
+    """A value with its interval; the value alone where the interval has no end."""
+    value, low, high = (written(score.metric, x) for x in (score.value, score.low, score.high))
+    if not math.isfinite(score.high - score.low) and math.isfinite(score.value):
+        return value  # it has none
+    return f"{value} ({low} to {high})" if score.metric.startswith(DIFFERENCE) else f"{value} ({low}-{high})"
 
 
-def is_share(metric: str) -> bool:
-    """Whether a metric is a share between 0 and 1."""
-    return metric.startswith(SHARES)
+def written(metric: str, value: float) -> str:
+    """One number of a score."""
+    if metric.startswith(DIFFERENCE):
+        return f"{value:+.0%}"
+    if metric.startswith(BENCHMARK) and -1 <= value <= 2:  # its intervals may leave 0 and 1
+        return f"{value:.1%}"
+    if metric.startswith(SHARES):
+        return f"{value:.0%}"
+    return f"{value:,.0f}" if 1e4 <= value < 1e6 else f"{value:.4g}"
 
 
 def number(value: object) -> str:

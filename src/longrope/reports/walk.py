@@ -15,7 +15,7 @@ from longrope.reports.svg import linear_axis, log_axis
 from longrope.reports.tables import ScoreTable, number
 
 CLOSED_FORMS = ("pi", "ntk", "yarn", "critical")
-KINDS = {"search": "small", "gradient": "thin", "validation": "ring"}
+KINDS = {"search": ("trials", "small"), "gradient": ("steps", "thin"), "validation": ("held out", "ring")}
 TOKENS = "tokens pushed through the model so far"
 TRIAL_HEADER = (
     *("search", "kind", "origin", "step", "loss, nats"),
@@ -177,11 +177,11 @@ def _trials_figure(runs: Sequence[Contents], title: str, trials: Sequence[Sequen
     for label, style, pushed in _searches(runs, trials):
         shown, left_out = thinned(pushed)
         note += left_out
-        for kind, drawn in KINDS.items():
+        for kind, (name, drawn) in KINDS.items():
             own = enumerate(shown, len(data))
             points = tuple(Point(at, trial.loss_nats, i) for i, (trial, at) in own if trial.kind == kind)
             if points:
-                series.append(Series(f"{label}: {kind}", replace(style, dash=""), points, drawn))
+                series.append(Series(f"{label}: {name}", replace(style, dash=""), points, drawn))
         data += _trial_rows(label, shown)
     return _losses_figure(title, note, series, (TRIAL_HEADER, data))
 
