@@ -14,7 +14,7 @@ demo: $(INSTALLED)
 	$(BIN)/longrope extend
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -rs
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -23,6 +23,11 @@ from longrope.reports import write_comparison, write_report
 from longrope.rundir import RunDir
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+MISSING = f"none of {', '.join(NAMES)} is installed: bash .ci/browser"
+if not CHROMIUM and os.environ.get("LONGROPE_BROWSER") != "required":
+    pytest.skip(MISSING, allow_module_level=True)
+
 SECTIONS = {
     "stages": "Stages",
     "factors": "Rescale factors",
@@ -60,16 +65,12 @@ OVERFLOWING = """() => {
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium of this machine."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if not found:
-        told = f"none of {', '.join(NAMES)} is installed: bash .ci/browser"
-        if os.environ.get("LONGROPE_BROWSER") == "required":
-            pytest.fail(told)
-        pytest.skip(told)
+    if not CHROMIUM:
+        pytest.fail(MISSING)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        launched = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield launched
         launched.close()
 
