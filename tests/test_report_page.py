@@ -327,5 +327,26 @@ def test_several_runs_share_their_figures(browser: Any, run: RunDir, tmp_path: P
         assert visit.page.evaluate(OVERFLOWING) == []
 
 
+@pytest.mark.parametrize(
+    ("planted", "trouble"),
+    [
+        ("<img src='http://127.0.0.1:9/a.png'>", "request: http://127.0.0.1:9/a.png"),
+        ("<img src='beside.png'>", "beside.png"),
+        ("<script>console.warn('odd')</script>", "console: odd"),
+        ("<script>missing()</script>", "missing is not defined"),
+    ],
+)
+def test_planted_troubles_are_found(browser: Any, page_path: Path, tmp_path: Path, planted: str, trouble: str) -> None:
+    (page := tmp_path / "page.html").write_text(page_path.read_text().replace("</main>", f"{planted}</main>"))
+    with pytest.raises(AssertionError), visiting(browser, page) as visit:
+        pass
+    assert any(trouble in told for told in visit.troubles)
+
+
+def test_a_wide_element_is_found(visit: Visit) -> None:
+    visit.page.evaluate("document.querySelector('#search p').style.minWidth = '2000px'")
+    assert len(visit.page.evaluate(OVERFLOWING)) > 0
+
+
 def test_a_page_stays_small(page_path: Path) -> None:
     assert page_path.stat().st_size < 1.5e6
