@@ -16,6 +16,8 @@ from longrope.recipe import (
     MeasureRecipe,
     Recipe,
     SearchRecipe,
+    Stage,
+    TuneRecipe,
     dump_recipe,
     format_tokens,
     load_recipe,
@@ -32,6 +34,7 @@ UNUSUAL = Recipe(
     seed=17,
     dtype="bfloat16",
     device="cuda",
+    stages=(Stage(search=2**20), Stage(carry=2**21), Stage(tune=26, steps=27), Stage(recover=28)),
     search=SearchRecipe(
         method="evolution",
         validation_windows=7,
@@ -40,9 +43,30 @@ UNUSUAL = Recipe(
         evolution=EvolutionRecipe(11, 12, 13, 14, 15, 0.1 + 0.2, 16, 18),
         gradient=GradientRecipe(19, 1e-3, 0.7, "yarn", 24, 20),
     ),
+    tune=TuneRecipe(
+        window_tokens=29,
+        steps=30,
+        batch_windows=31,
+        windows_at_once=2,
+        learning_rate=0.03,
+        warmup_steps=4,
+        schedule="cosine",
+        weight_decay=0.04,
+        clip_norm=0.5,
+        checkpoint_every=33,
+        recompute=False,
+        prefer_documents=True,
+        skipped_positions=34,
+        short_share=0.35,
+        needle_weight=0.36,
+        lora_rank=37,
+        lora_alpha=38,
+        lora_also=("norms",),
+    ),
     measure=MeasureRecipe((4096, 65536), ("passkey",), 21, 22, 23, ("yarn", "dynamic-ntk"), 25, 26, 27, "squad.json"),
     export=ExportRecipe(tiers="two", drop_start_tokens=True, base_model="someone/model"),
 )
+ISOLATED = Recipe("m", 65536, ("books",), tune=TuneRecipe(isolate_documents=True))  # allowed beside few others
 
 
 def load(tmp_path: Path, text: str) -> Recipe:
@@ -64,15 +88,16 @@ def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
 # TOML
 
 
-@pytest.mark.parametrize("recipe", [DEFAULT, UNUSUAL], ids=["default", "unusual"])
+@pytest.mark.parametrize("recipe", [DEFAULT, UNUSUAL, ISOLATED], ids=["default", "unusual", "isolated"])
 def test_toml_round_trip(tmp_path: Path, recipe: Recipe) -> None:
     assert load(tmp_path, dump_recipe(recipe)) == recipe
 
 
 def test_the_round_trip_covers_every_setting() -> None:
-    """No setting of UNUSUAL has its default value, so none can survive by being forgotten."""
+    """No setting of UNUSUAL has its default value, so none survives by being forgotten; ISOLATED has the last one."""
     default, unusual = leaves(DEFAULT), leaves(UNUSUAL)
-    assert [key for key in default if default[key] == unusual[key]] == []
+    assert [key for key in default if default[key] == unusual[key]] == ["tune.isolate_documents"]
+    assert leaves(ISOLATED)["tune.isolate_documents"] != default["tune.isolate_documents"]
     for recipe in (DEFAULT, UNUSUAL):
         text = dump_recipe(recipe)
         assert [key for key in default if f"{key.split('.')[-1]} = " not in text] == []
