@@ -2,8 +2,8 @@
 
 Run: python benchmarks/train_step.py MODEL OUT.jsonl --tokens 64k --steps 6
 
-Both train all weights: float32 weights, passes in bfloat16 on a GPU, AdamW, one window a step, activations recomputed layer
-by layer, the same windows. The first step is left out; the line gives the median of the others. Random token ids.
+Both train all weights: float32 weights, passes in bfloat16 on a GPU, AdamW, one window a step, activations recomputed
+layer by layer, the same windows. The first step is left out; the line gives the median of the others. Random token ids.
 """
 
 import argparse
@@ -72,7 +72,9 @@ def train_ours(model: LanguageModel, text: np.ndarray, tokens: int, steps: int) 
     """Seconds of each step of ours."""
     settings = TuneRecipe(window_tokens=tokens, steps=steps, batch_windows=1, learning_rate=1e-5, warmup_steps=0)
     seconds: list[float] = []
-    fine_tune(model, None, TokenText(text, "tune"), settings=settings, on_step=lambda step: seconds.append(step.seconds))
+    fine_tune(
+        model, None, TokenText(text, "tune"), settings=settings, on_step=lambda step: seconds.append(step.seconds)
+    )
     return seconds
 
 

@@ -3,7 +3,8 @@
 Run: python recipes/smollm2_256k.py RUN search        (RUN as recipes/smollm2-64k-tuned.sh leaves it)
      python recipes/smollm2_256k.py RUN tune
 
-The second search is made at 128k, where a gradient step costs a quarter, and its factors are carried on to 256k by their rule.
+The second search is made at 128k, where a gradient step costs a quarter, and its factors are carried on to 256k by
+their rule.
 ``tune`` carries the 64k factors on to 256k and trains a few steps there. Scores go into RUN's scores.jsonl.
 """
 
@@ -39,7 +40,10 @@ def main(path: Path, how: str) -> None:
     method = "longrope-tuned"
     for score in measure(extended.model, extended.table, texts.measure, settings=settings, method=method, run=run):
         if "depth" not in score.metric:
-            print(f"{time.time() - began:.0f} s: {score.metric} at {score.context_tokens:,}: {score.value:.4g}", flush=True)
+            print(
+                f"{time.time() - began:.0f} s: {score.metric} at {score.context_tokens:,}: {score.value:.4g}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

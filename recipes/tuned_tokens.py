@@ -1,9 +1,9 @@
-"""Make the token arrays that recipes/smollm2-64k-tuned.toml reads, from texts that recipes/smollm2-64k-tuned.sh fetches.
+"""Make the token arrays that recipes/smollm2-64k-tuned.toml reads, of texts that recipes/smollm2-64k-tuned.sh fetches.
 
 Run: python recipes/tuned_tokens.py MODEL MANUALS KERNEL PROSE OUT
 
-OUT/manuals gets an array for each manual and one of the first 2,097,152 tokens of the kernel's documentation; OUT/prose one of
-all of the measuring text. Arrays travel better than text to a machine without a network.
+OUT/manuals gets an array for each manual and one of the first 2,097,152 tokens of the kernel's documentation; OUT/prose
+one of all of the measuring text. Arrays travel better than text to a machine without a network.
 """
 
 import sys
