@@ -43,8 +43,10 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
     with _held(run, recipe):
         parallel.lead(partial(_record, recipe, run, model))
         _estimate(recipe, model, watch)
+        tunes = any(stage.tune for stage in recipe.stages)  # the weights that all else is measured with
+        extended = None if tunes else _extend(recipe, run, model, texts, watch)
         scores = _measure_closed_forms(recipe, run, model, texts, recipe.measure.rivals, watch)
-        extended = _extend(recipe, run, model, texts, watch)
+        extended = extended or _extend(recipe, run, model, texts, watch)
         scores += _measure(recipe, run, extended.model, texts, extended.table, _method(extended), watch)
         if not extended.tuned_with:
             found = {_method(extended): extended.longest}
