@@ -4,6 +4,7 @@ The oracles: whole logits in float64, sums and counts by hand, decoding, and Wil
 quadratic equation.
 """
 
+import copy
 import json
 import math
 import re
@@ -25,7 +26,7 @@ from transformers import PreTrainedTokenizerFast
 from longrope.errors import FactorsError, RecipeError, RunError, TextsError
 from longrope.factors import CLOSED_FORMS, FactorTable, RescaleFactors, as_table, closed_form
 from longrope.forward import greedy_answers, token_losses
-from longrope.measures import measure, measure_against
+from longrope.measures import keep_rival, measure, measure_against
 from longrope.measures import perplexity as perplexity_module
 from longrope.measures.passkey import (
     FILLER,
@@ -575,6 +576,33 @@ def test_a_rival_is_compared_by_what_was_measured_before(
         assert [score.metric for score in scores] == ["ratio-to-yarn", "difference-to-yarn"]
         assert {(score.method, score.context_tokens) for score in scores} == {(name, 700)}
         assert scores[0].low < scores[0].value < scores[0].high
+
+
+def test_tuned_weights_are_compared_with_a_rival_that_was_kept_before(
+    model: LanguageModel, text: TokenText, tmp_path: Path
+) -> None:
+    """Its losses and answers are of the weights before, though nothing of these is left; also on windows of its own."""
+    yarn, run = closed_form(model.spec, "yarn", 300), RunDir(tmp_path)
+    settings = replace(SETTINGS, lengths=(300,), metrics=("perplexity", "passkey"), passkeys=10, paired_windows=5)
+    kept = keep_rival(model, yarn, text, settings=settings, rival_name="yarn", run=run)
+    tuned = LanguageModel(copy.deepcopy(model.network), model.tokenizer, model.spec, "pico, tuned")
+    with torch.no_grad():
+        for weight in tuned.network.parameters():
+            weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    named: dict[str, Any] = {"settings": settings, "rival_name": "yarn", "run": run, "method": "longrope-tuned"}
+    ratio, difference = measure_against(tuned, yarn, kept, text, **named)
+    windows, tier = text.windows(300, 5), yarn.choose(300)
+    after, before = (brute_losses(some, tier, windows) for some in (tuned, model))
+    assert ratio.value == pytest.approx(math.exp((after - before).mean()), rel=1e-5)
+    assert ratio.value != pytest.approx(1, abs=1e-3)
+    answers = [measure_passkey(some, yarn, 300, method="yarn", count=10)[0].value for some in (tuned, model)]
+    assert difference.value == pytest.approx(answers[0] - answers[1])
+    assert {(s.method, s.model, s.factors_fingerprint) for s in (ratio, difference)} == {
+        ("longrope-tuned", "pico, tuned", yarn.fingerprint)
+    }
+    kept["perplexity"] = kept["perplexity"] - 1.0  # what was kept is what counts, and nothing is made of it anew
+    again = measure_against(tuned, yarn, kept, text, **{**named, "run": RunDir(tmp_path / "other")})
+    assert again[0].value == pytest.approx(math.e * ratio.value)
 
 
 # Samples

@@ -34,6 +34,8 @@ from longrope.recipe import (
     MeasureRecipe,
     Recipe,
     SearchRecipe,
+    Stage,
+    TuneRecipe,
     dump_recipe,
 )
 from longrope.records import Score, Trial, append_record, read_records
@@ -647,6 +649,59 @@ def test_a_comparison_that_was_interrupted_ends_as_a_whole_one(recipe: Recipe, t
     assert written_scores(compare(full, run)) == written_scores(expected)
     whole_trials, trials = (read_records(RunDir(tmp_path / name).trials, Trial) for name in ("whole", "broken"))
     assert [replace(t, seconds=0.0) for t in trials] == [replace(t, seconds=0.0) for t in whole_trials]
+
+
+@pytest.fixture
+def tuning(recipe: Recipe) -> Recipe:
+    """A walk that searches, tunes and recovers the short window."""
+    return replace(
+        recipe,
+        stages=(Stage(search=TARGET), Stage(tune=TARGET), Stage(recover=64)),
+        tune=TuneRecipe(steps=3, batch_windows=2, warmup_steps=0, learning_rate=1e-2),
+        measure=MeasureRecipe(
+            (64, TARGET), ("perplexity", "retention"), 2, 0, rivals=("ntk", "yarn"), paired_windows=3
+        ),
+    )
+
+
+@pytest.mark.usefixtures("unopened")
+def test_tuned_weights_are_measured_against_those_before(tuning: Recipe, tmp_path: Path) -> None:
+    """Retention against the original, the last score against the best rival of the untuned model; the card has both."""
+    run = RunDir(tmp_path)
+    scores = extend(tuning, run)
+    values = {(s.metric, s.method, s.context_tokens): s.value for s in scores}
+    before, after = values["perplexity", "none", 64], values["perplexity", "longrope-tuned", 64]
+    assert values["ratio-to-none", "longrope-tuned", 64] == pytest.approx(after / before, rel=1e-5)
+    best = min(("ntk", "yarn"), key=lambda name: values["perplexity", name, TARGET])
+    assert (scores[-1].metric, scores[-1].method) == (f"ratio-to-{best}", "longrope-tuned")
+    untuned = load_model(tuning.model, device="cpu")
+    texts = load_texts(tuning.data, untuned.tokenizer, measure=tuning.measure_data)
+    windows = texts.measure.windows(TARGET, 3)
+    rival = closed_form(untuned.spec, best, TARGET, (64, TARGET)).choose(TARGET)
+    theirs = perplexity.window_losses(untuned, rival, windows)
+    tuned = pipeline._extend(tuning, run, untuned, texts, Watch())
+    ours = perplexity.window_losses(tuned.model, tuned.longest, windows)
+    assert scores[-1].value == pytest.approx(perplexity.perplexity(ours - theirs), rel=1e-5)
+    assert abs(scores[-1].value - 1) > 1e-3
+    card = (run.checkpoint / "README.md").read_text()
+    assert f"| perplexity, {TARGET} tokens |" in card
+    assert f"{scores[-1].value:.4f} ({scores[-1].low:.4f}-{scores[-1].high:.4f})" in card
+    assert "| perplexity, 64 tokens |" not in card  # the checkpoint takes the long list there, too
+    assert written_scores(extend(tuning, run)) == written_scores(scores)
+
+
+@pytest.mark.usefixtures("unopened")
+def test_an_interrupted_walk_compares_with_the_weights_before_its_tuning(tuning: Recipe, tmp_path: Path) -> None:
+    whole, run, steps = extend(tuning, RunDir(tmp_path / "whole")), RunDir(tmp_path / "broken"), list[str]()
+
+    def stop_in_recovery(text: str) -> None:
+        steps.append(text)
+        if text.startswith("stage 3"):
+            raise InterruptError
+
+    with pytest.raises(InterruptError):
+        extend(tuning, run, Watch(on_step=stop_in_recovery))
+    assert written_scores(extend(tuning, run)) == written_scores(whole)
 
 
 def test_the_costs_of_a_run_are_written(recipe: Recipe, tmp_path: Path) -> None:

@@ -186,6 +186,7 @@ def tune(
     device: Device = None,
     dtype: DType = None,
     context_ranks: ContextRanks = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train the weights at the window of their factors, and export the checkpoint; an interrupted training goes on."""
     given = _given(locals())
@@ -197,7 +198,10 @@ def tune(
         run = _open(path)
         with _watching(full, run) as watch:
             pipeline.tune(full, factors, run, watch)
-        print(f"training: {run.train}\ncheckpoint: {run.checkpoint}")
+        if as_json:
+            print(run.export_report.read_text(encoding="utf-8"), end="")
+        else:
+            print(f"training: {run.train}\ncheckpoint: {run.checkpoint}\nreport: {run.path / 'report.html'}")
 
 
 @app.command()

@@ -12,7 +12,8 @@ from longrope import parallel
 from longrope.exports import Origin, dump_report, export_gguf, export_hf
 from longrope.factors import RIVALS, FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
 from longrope.forward import describe_pass
-from longrope.measures import measure, measure_against
+from longrope.measures import RivalSamples, keep_original, keep_rival, measure, measure_against
+from longrope.measures.retention import OriginalLosses
 from longrope.models import LanguageModel, describe_device, load_config, load_model, read_spec
 from longrope.recipe import ExportRecipe, Recipe
 from longrope.records import Score, Trial, read_records
@@ -46,11 +47,12 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
         tunes = any(stage.tune for stage in recipe.stages)  # the weights that all else is measured with
         extended = None if tunes else _extend(recipe, run, model, texts, watch)
         scores = _measure_closed_forms(recipe, run, model, texts, recipe.measure.rivals, watch)
+        original, rival = _keep_untuned(recipe, run, model, texts, scores) if tunes else (None, None)
         extended = extended or _extend(recipe, run, model, texts, watch)
-        scores += _measure(recipe, run, extended.model, texts, extended.table, _method(extended), watch)
-        if not extended.tuned_with:
-            found = {_method(extended): extended.longest}
-            scores += _measure_against_best(recipe, run, model, texts, found, recipe.measure.rivals, scores, watch)
+        method, rivals = _method(extended), recipe.measure.rivals
+        scores += _measure(recipe, run, extended.model, texts, extended.table, method, watch, original)
+        found = {method: extended.table}
+        scores += _measure_against_best(recipe, run, extended.model, texts, found, rivals, scores, watch, rival)
         parallel.lead(partial(export, recipe, run, extended.model, extended.longest, texts, watch))
         search_costs(run)
         watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
@@ -77,6 +79,20 @@ def _method(extended: Progress) -> str:
     return "longrope-tuned" if extended.tuned_with else extended.longest.method
 
 
+def _keep_untuned(
+    recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts, scores: Sequence[Score]
+) -> tuple[OriginalLosses | None, RivalSamples | None]:
+    """What tuned weights are compared with, kept before there are any: of the original, and of the best rival."""
+    settings = replace(recipe.measure, lengths=measured_lengths(recipe, model))
+    given: dict[str, Any] = {"settings": settings, "run": run}
+    original = keep_original(model, texts.measure, **given) if "retention" in settings.metrics else None
+    best = _best_rival(recipe, model, recipe.measure.rivals, scores)
+    if best is None:
+        return original, None
+    table = closed_form(model.spec, best, recipe.target_tokens, settings.lengths)
+    return original, keep_rival(model, table, texts.measure, rival_name=best, seed=recipe.seed, **given)
+
+
 def _estimate(recipe: Recipe, model: LanguageModel, watch: Watch) -> None:
     """Tell what the stages of a walk will take; raise LongRopeError if one does not fit into memory."""
     for cost in estimate_stages(recipe, model) if recipe.stages else ():
@@ -98,6 +114,7 @@ def tune(recipe: Recipe, factors: Path, run: RunDir, watch: Watch | None = None)
     model, texts = _load(recipe, watch)
     tier = table.choose(recipe.target_tokens)
     with _held(run, recipe):
+        parallel.lead(partial(_record, recipe, run, model))
         costs = estimate_tuning(recipe, model, recipe.target_tokens, recipe.tune.steps)
         watch.on_step(f"{costs}")
         costs.check()
@@ -106,6 +123,7 @@ def tune(recipe: Recipe, factors: Path, run: RunDir, watch: Watch | None = None)
         tuned = replace(fine_tune(model, tier, texts.tune, **given), name=f"{model.name}{TUNED}at {run.path.name}")
         parallel.lead(partial(run.write_text, run.factors(), dump_factors(tier)))
         parallel.lead(partial(export, recipe, run, tuned, tier, texts, watch))
+        watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
     return tuned
 
 
@@ -149,10 +167,21 @@ def export(
     if run.export_report.exists():
         return
     watch.on_step(f"export to {run.checkpoint}, reopen in plain transformers, compare")
-    scores = read_records(run.scores, Score)
+    scores = _scores_of(run, factors)
     with run.replacing(run.checkpoint) as folder:
         report = export_hf(model, factors, folder, scores=scores, **_export_options(recipe, model, factors, texts))
     run.write_text(run.export_report, dump_report(report))
+
+
+def _scores_of(run: RunDir, tier: RescaleFactors) -> list[Score]:
+    """The scores of a run; those that this tier of its factors gave name the tier alone."""
+    table = load_factors(run.factors())
+    return [
+        replace(score, factors_fingerprint=tier.fingerprint)
+        if score.factors_fingerprint == table.fingerprint and table.choose(score.context_tokens) == tier
+        else score
+        for score in read_records(run.scores, Score)
+    ]
 
 
 def export_file(
@@ -217,6 +246,10 @@ def _choices(model: LanguageModel) -> tuple[str, ...]:
 def _record(recipe: Recipe, run: RunDir, model: LanguageModel) -> None:
     """Write what the report tells of a walk beside its records."""
     record_rope(run, model.spec, recipe.target_tokens)
+    _record_walk(run, model)
+
+
+def _record_walk(run: RunDir, model: LanguageModel) -> None:
     record_walk(run, device=describe_device(model), choices=_choices(model))
 
 
@@ -251,6 +284,7 @@ def _measure(
     factors: RescaleFactors | FactorTable | None,
     method: str,
     watch: Watch,
+    original: OriginalLosses | None = None,
 ) -> list[Score]:
     watch.on_step(f"measure {method}")
     return measure(
@@ -261,6 +295,7 @@ def _measure(
         method=method,
         run=run,
         seed=recipe.seed,
+        original=original,
     )
 
 
@@ -285,23 +320,29 @@ def _measure_against_best(
     rivals: Sequence[str],
     scores: Sequence[Score],
     watch: Watch,
+    kept: RivalSamples | None = None,
 ) -> list[Score]:
     """How methods compare with the best of the rivals at the longest length, where perplexity is asked."""
     lengths = measured_lengths(recipe, model)
-    if not rivals or "perplexity" not in recipe.measure.metrics:
+    best = _best_rival(recipe, model, rivals, scores)
+    if best is None:
         return []
-    last = [s for s in scores if s.metric == "perplexity" and s.context_tokens == max(lengths) and s.method in rivals]
-    best = min(last, key=lambda score: score.value).method
-    table = closed_form(model.spec, best, recipe.target_tokens, lengths)
+    rival = kept or closed_form(model.spec, best, recipe.target_tokens, lengths)
     settings = replace(recipe.measure, lengths=lengths)
+    given: dict[str, Any] = {"settings": settings, "rival_name": best, "run": run, "seed": recipe.seed}
     paired: list[Score] = []
     for method, factors in found.items():
         if method != best:
             watch.on_step(f"compare {method} with {best} token by token")
-            paired += measure_against(
-                model, factors, table, texts.measure, settings=settings, rival_name=best, run=run, seed=recipe.seed
-            )
+            paired += measure_against(model, factors, rival, texts.measure, method=method, **given)
     return paired
+
+
+def _best_rival(recipe: Recipe, model: LanguageModel, rivals: Sequence[str], scores: Sequence[Score]) -> str | None:
+    """The best of the rivals at the longest length; None without any, or where perplexity is not asked."""
+    longest = max(measured_lengths(recipe, model))
+    own = [s for s in scores if (s.metric, s.context_tokens) == ("perplexity", longest) and s.method in rivals]
+    return min(own, key=lambda score: score.value).method if own else None
 
 
 def search_costs(run: RunDir) -> list[SearchCost]:
@@ -320,6 +361,8 @@ def measure_only(
     table = load_factors(factors) if factors else None
     model, texts = _load(recipe, watch)
     with _held(run) if run else nullcontext():
+        if run:
+            parallel.lead(partial(_record_walk, run, model))
         return measure(model, table, texts.measure, settings=recipe.measure, run=run, seed=recipe.seed)
 
 

@@ -7,12 +7,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from numpy.typing import NDArray
+
 from longrope import parallel
 from longrope.errors import RecipeError
 from longrope.factors import FactorTable, RescaleFactors, as_table
 from longrope.measures.harness import measure_benchmark
-from longrope.measures.passkey import build_passkeys, measure_difference, measure_passkey, tasks_fingerprint
-from longrope.measures.perplexity import measure_perplexity, measure_prefix, measure_ratio
+from longrope.measures.passkey import (
+    build_passkeys,
+    kept_answers,
+    measure_difference,
+    measure_passkey,
+    tasks_fingerprint,
+)
+from longrope.measures.perplexity import kept_losses, measure_perplexity, measure_prefix, measure_ratio
 from longrope.measures.retention import OriginalLosses, measure_retention, original_losses
 from longrope.measures.ruler import (
     mean_ruler,
@@ -29,6 +37,7 @@ from longrope.records import Score, append_record, read_records
 from longrope.rundir import RunDir
 from longrope.texts import Tokens, TokenText, check_unsearched, fingerprint
 
+RivalSamples = dict[str, NDArray[Any]]
 RECORDED_AS = {"retention": "ratio-to-none"}  # metrics whose records have another name
 
 
@@ -86,12 +95,13 @@ def measure(
 def measure_against(
     model: LanguageModel,
     factors: RescaleFactors | FactorTable | None,
-    rival: FactorTable,
+    rival: FactorTable | RivalSamples,
     text: TokenText,
     *,
     settings: MeasureRecipe,
     rival_name: str,
     run: RunDir,
+    method: str = "",
     seed: int = 0,
 ) -> list[Score]:
     """Compare factors with a rival at the longest length: perplexity token by token, passkeys key by key.
@@ -99,29 +109,30 @@ def measure_against(
     Args:
         model: the model.
         factors: its factors; None is the model as it is.
-        rival: of another method.
+        rival: the factors of another method; where the model's weights were tuned, what ``keep_rival`` kept before.
         text: text that no search has seen (raises TextsError if it has).
         settings: lengths, metrics, windows and keys, as for ``measure``.
         rival_name: what the record calls the rival.
         run: where the scores go; those that are there already are not measured again, nor are losses and answers.
+        method: as for ``measure``.
         seed: of keys and bootstrap.
 
     Returns:
         ``ratio-to-RIVAL`` and ``difference-to-RIVAL``, for those of perplexity and passkeys that the settings ask for.
     """
     table = as_table(factors) if factors else None
-    method, tables = (table.tiers[-1].method if table else "none"), (table, rival)
+    method = method or (table.tiers[-1].method if table else "none")
     length = _lengths(model, table, settings)[-1]
     windows = text.windows(length, settings.paired_windows or settings.windows)
     for tier in table.tiers if table else ():
         check_unsearched(windows, tier.searched)
     known = parallel.lead(partial(read_records, run.scores, Score))
     given: dict[str, Any] = {"methods": (method, rival_name), "seed": seed, "samples": Samples(run)}
-    work: dict[str, tuple[str, Callable[[], Score]]] = {
-        "perplexity": (f"ratio-to-{rival_name}", partial(measure_ratio, model, tables, windows, **given)),
+    work: dict[str, tuple[str, Callable[[Any], Score]]] = {
+        "perplexity": (f"ratio-to-{rival_name}", lambda other: measure_ratio(model, (table, other), windows, **given)),
         "passkey": (
             f"difference-to-{rival_name}",
-            partial(measure_difference, model, tables, length, count=settings.passkeys, **given),
+            lambda other: measure_difference(model, (table, other), length, count=settings.passkeys, **given),
         ),
     }
     scores = []
@@ -130,10 +141,37 @@ def measure_against(
         asked = _asked(model, table, method, length, texts, seed)
         kept = [score for score in known if score.metric == name and _identity(score) == asked]
         if not kept:
-            kept = [compare()]
+            kept = [compare(rival[metric] if isinstance(rival, dict) else rival)]
             parallel.lead(partial(append_record, run.scores, kept[0]))
         scores += kept[:1]
     return scores
+
+
+def keep_rival(
+    model: LanguageModel,
+    rival: FactorTable,
+    text: TokenText,
+    *,
+    settings: MeasureRecipe,
+    rival_name: str,
+    run: RunDir | None = None,
+    seed: int = 0,
+) -> RivalSamples:
+    """What ``measure_against`` compares a model with whose weights are about to be tuned; its arguments are the same.
+
+    Returns:
+        By metric [W, N - 1] losses in nats and [K] answers, for those that the settings ask for.
+    """
+    length = _lengths(model, rival, settings)[-1]
+    windows = text.windows(length, settings.paired_windows or settings.windows)
+    keys = partial(build_passkeys, model.tokenizer, length, settings.passkeys, seed)
+    given: dict[str, Any] = {"method": rival_name, "samples": Samples(run)}
+    kept: RivalSamples = {}
+    if "perplexity" in settings.metrics:
+        kept["perplexity"] = kept_losses(model, rival, windows, **given)
+    if "passkey" in settings.metrics:
+        kept["passkey"] = kept_answers(model, rival, keys(), **given)
+    return kept
 
 
 def keep_original(

@@ -23,6 +23,7 @@ from longrope.models import LanguageModel, rescaled
 from longrope.records import Score
 from longrope.texts import Tokens, encode, encode_answer, fingerprint, opening_token
 
+Answers = NDArray[np.bool_]
 DEPTHS = 10
 KEY_DIGITS = 5
 OPENING = (
@@ -126,7 +127,7 @@ def measure_passkey(
 
 def measure_difference(
     model: LanguageModel,
-    tables: tuple[FactorTable | None, FactorTable | None],
+    tables: tuple[FactorTable | None, FactorTable | Answers | None],
     length: int,
     *,
     methods: tuple[str, str],
@@ -140,7 +141,8 @@ def measure_difference(
 
     Args:
         model: the model.
-        tables: factors of both; None is the model as it is.
+        tables: factors of both; None is the model as it is. Where another model gave them, the other's answers [K] in
+            place of its factors.
         length: prompt and answer in tokens.
         methods: their names; the record is ``difference-to-`` the second.
         count: how many keys.
@@ -149,12 +151,12 @@ def measure_difference(
     """
     tasks = build_passkeys(model.tokenizer, length, count, seed)
     began, samples = time.perf_counter(), samples or Samples()
-    own, other = (
-        kept_answers(model, table, tasks, method=method, samples=samples)
-        for table, method in zip(tables, methods, strict=True)
-    )
+    table, other = tables
+    own = kept_answers(model, table, tasks, method=methods[0], samples=samples)
+    if not isinstance(other, np.ndarray):
+        other = kept_answers(model, other, tasks, method=methods[1], samples=samples)
     texts, seconds = tasks_fingerprint(tasks), time.perf_counter() - began
-    begun = begin_score(model, tables[0], length, texts, method=methods[0], seed=seed, seconds=seconds)
+    begun = begin_score(model, table, length, texts, method=methods[0], seed=seed, seconds=seconds)
     gained, lost = int((own & ~other).sum()), int((other & ~own).sum())
     interval = difference_interval(gained, lost, count)
     return _score_keys(begun, f"difference-to-{methods[1]}", (gained - lost) / count, interval, length, count)
@@ -167,11 +169,11 @@ def kept_answers(
     *,
     method: str,
     samples: Samples | None,
-) -> NDArray[np.bool_]:
+) -> Answers:
     """[K] whether each key of one length is answered with every digit right; asked for unless the answers are kept."""
     factors = table.choose(len(tasks[0].tokens)) if table else None
 
-    def ask() -> NDArray[np.bool_]:
+    def ask() -> Answers:
         with rescaled(model, factors):
             right = parallel.spread(
                 tasks, lambda task: bool(greedy_answers(model, task.tokens[None], task.answer_tokens)[0])

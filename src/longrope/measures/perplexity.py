@@ -108,7 +108,7 @@ def measure_prefix(
 
 def measure_ratio(
     model: LanguageModel,
-    tables: tuple[FactorTable | None, FactorTable | None],
+    tables: tuple[FactorTable | None, FactorTable | Losses | None],
     windows: Tokens,
     *,
     methods: tuple[str, str],
@@ -118,15 +118,16 @@ def measure_ratio(
     """Measure one method's perplexity as a share of another's on the same windows [W, N], over all their tokens.
 
     The interval is paired: blocks of the differences between the two losses of each token are drawn. What makes some
-    texts harder than others for both methods does not widen it.
+    texts harder than others for both methods does not widen it. Where another model made them, the other's losses
+    [W, N - 1] are given in place of its factors.
     """
     began, samples = time.perf_counter(), samples or Samples()
-    own, other = (
-        kept_losses(model, table, windows, method=method, samples=samples)
-        for table, method in zip(tables, methods, strict=True)
-    )
+    table, other = tables
+    own = kept_losses(model, table, windows, method=methods[0], samples=samples)
+    if not isinstance(other, np.ndarray):
+        other = kept_losses(model, other, windows, method=methods[1], samples=samples)
     length, texts, seconds = windows.shape[1], fingerprint(windows), time.perf_counter() - began
-    begun = begin_score(model, tables[0], length, texts, method=methods[0], seed=seed, seconds=seconds)
+    begun = begin_score(model, table, length, texts, method=methods[0], seed=seed, seconds=seconds)
     return score_losses(begun, f"ratio-to-{methods[1]}", own - other, seed)
 
 
