@@ -265,6 +265,37 @@ def llama_table() -> str:
     return _table(head, rows)
 
 
+def tuned_table() -> str:
+    """The model as it is, tuned with all weights, and tuned with adapters, at every length that was measured."""
+    runs = {
+        "the model as it is": ("smollm2-64k-tuned", "none"),
+        "all weights tuned at 64k": ("smollm2-64k-tuned", "longrope-tuned"),
+        "adapters of rank 32 (LoRA) tuned at 64k": ("smollm2-64k-lora", "longrope-tuned"),
+    }
+    lengths = [8192 * 2**i for i in range(6)]
+    rows = []
+    for label, (run, method) in runs.items():
+        found = _scores(run, method)
+        values = [found.get(("perplexity", length)) for length in lengths]
+        keys = [found.get(("passkey", length)) for length in lengths[3:]]
+        cells = ["" if score is None else _numbers([score.value])[0] for score in values]
+        rows.append([label, *cells, *("" if score is None else _share(score) for score in keys)])
+    names = [f"{length // 1024}k" for length in lengths]
+    return _table(["", *names, *(f"keys {name}" for name in names[3:])], rows)
+
+
+def train_table() -> str:
+    """A training step at 65,536 tokens beside that of transformers' Trainer."""
+    by_way = {line["way"]: line for line in _lines("train-step")}
+    ours, rows = by_way["ours"], []
+    for way, label in {"ours": "longrope", "trainer": "transformers' Trainer"}.items():
+        line = by_way[way]
+        seconds, peak = line["seconds"], line["peak_gib"]
+        speed = f"{line['tokens'] / seconds:,.0f} ({ours['seconds'] / seconds:.2f}x)"
+        rows.append([label, f"{seconds:.2f}", speed, f"{peak:.1f} ({peak / ours['peak_gib']:.1f}x)"])
+    return _table(["", "seconds a step", "tokens/s", "peak GiB"], rows)
+
+
 def growth_table() -> str:
     """The slopes of time and memory against length in a log-log plot, from 65,536 tokens on."""
     rows = []
@@ -335,6 +366,8 @@ TABLES = {
     "step": step_table,
     "ranks": ranks_table,
     "llama": llama_table,
+    "tuned": tuned_table,
+    "train": train_table,
     "growth": growth_table,
     "cache": cache_table,
     "cpu": cpu_table,

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import longrope
 from longrope.cli import DEFAULT_RECIPE, app
-from longrope.factors import load_factors
+from longrope.factors import FactorTable, load_factors
 from longrope.forward import estimate_memory
 from longrope.models import LanguageModel, read_spec
 from longrope.recipe import load_recipe
@@ -30,7 +30,9 @@ README, LOG = (ROOT / "README.md").read_text(), (ROOT / "docs" / "log.md").read_
 SEARCHES = ("longrope-gradient", "longrope-evolution")
 METHODS = ("none", "pi", "ntk", "dynamic-ntk", "yarn", "longrope-evolution", "longrope-gradient")
 SVG = "{http://www.w3.org/2000/svg}"
-RUNS = sorted(path.parent for path in (ROOT / "results").glob("*/recipe.toml"))
+PUBLISHED = sorted(path.parent for path in (ROOT / "results").glob("*/recipe.toml"))
+WALKS = [path for path in PUBLISHED if (path / "stages").exists()]
+RUNS = [path for path in PUBLISHED if path not in WALKS]
 
 
 def test_tables_are_those_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,6 +272,27 @@ def test_names_in_the_walk_are_public() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
 def test_recipes_load(path: Path) -> None:
     assert load_recipe(path).target_tokens > 8192
+
+
+@pytest.mark.parametrize("run", WALKS, ids=lambda path: path.name)
+def test_published_walks_load_and_belong_together(run: Path) -> None:
+    """Each stage names its factors, follows the one before it, and the tuned scores are those of its tiers."""
+    scores, recipe = read_records(run / "scores.jsonl", Score), load_recipe(run / "recipe.toml")
+    stages = sorted((run / "stages").iterdir())
+    told = [json.loads((stage / "stage.json").read_text()) for stage in stages]
+    assert [entry["stage"] for entry in told][: len(recipe.stages)] == [str(stage) for stage in recipe.stages]
+    for stage, before in zip(stages[1:], stages, strict=False):
+        inputs = json.loads((stage / "stage.json").read_text())["inputs"]
+        assert inputs["before"] == before.name.rpartition("-")[2]
+    tiers = [load_factors(stage / "factors.json").tiers[0] for stage in stages if "tune" not in stage.name]
+    walks = [FactorTable(tuple(tiers[: i + 1])) for i in range(len(tiers))]
+    assert load_factors(run / "factors.json").fingerprint in {table.fingerprint for table in walks}
+    tuned = [score for score in scores if score.method == "longrope-tuned"]
+    assert {score.factors_fingerprint for score in tuned} <= {table.fingerprint for table in walks}
+    (weights,) = {score.model.partition(", tuned ")[2] for score in tuned}
+    assert weights in {entry["weights"] for entry in told}
+    (train,) = (run / "stages").glob("*-tune-*/train.jsonl")
+    assert len(read_records(train, TrainStep)) == recipe.tune.steps
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda path: path.name)
