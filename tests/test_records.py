@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from longrope.errors import RunError
-from longrope.records import Score, Trial, append_record, read_records
+from longrope.records import Score, TrainStep, Trial, append_record, read_records
 
 TRIAL = Trial(
     method="longrope-gradient",
@@ -44,10 +44,17 @@ SCORE = Score(
 )
 
 
+STEP = TrainStep(3, 2.5, 188, 752, 1e-3, 0.75, 0.5, 384.0, 0.4, 9.5)
+
+
 @pytest.mark.parametrize(
     "records",
-    [[TRIAL, replace(TRIAL, gradient=()), replace(TRIAL, step=4)], [SCORE, replace(SCORE, value=float("inf"))]],
-    ids=["trials", "scores"],
+    [
+        [TRIAL, replace(TRIAL, gradient=()), replace(TRIAL, step=4)],
+        [SCORE, replace(SCORE, value=float("inf"))],
+        [STEP, replace(STEP, loss_nats=float("inf"))],
+    ],
+    ids=["trials", "scores", "steps"],
 )
 def test_records_come_back_as_they_were(tmp_path: Path, records: list[Any]) -> None:
     path = tmp_path / "records.jsonl"
@@ -133,6 +140,21 @@ def test_a_wrong_line_is_refused_by_number(tmp_path: Path, line: str, named: str
     assert f"{path} line 2 " in caught.value.found
     assert named in caught.value.found
     assert path.read_bytes() == before
+
+
+def test_lines_of_an_earlier_version_have_the_defaults_of_newer_fields(tmp_path: Path) -> None:
+    """Fields without a default must be there, whichever others are."""
+    path, line = tmp_path / "train.jsonl", dict(vars(STEP))
+    newer = ("tokens_per_second", "peak_share", "memory_gib")
+    old = {key: value for key, value in line.items() if key not in newer}
+    path.write_text(json.dumps(old) + "\n" + json.dumps({**old, "peak_share": 0.4}) + "\n")
+    plain = replace(STEP, tokens_per_second=0, peak_share=0, memory_gib=0)
+    assert read_records(path, TrainStep) == [plain, replace(plain, peak_share=0.4)]
+    for wrong, named in (({**line, "lr": 1}, "lr"), ({k: v for k, v in line.items() if k != "seconds"}, "seconds")):
+        path.write_text(json.dumps(wrong) + "\n")
+        with pytest.raises(RunError) as caught:
+            read_records(path, TrainStep)
+        assert f"fields ['{named}']" in caught.value.found
 
 
 def test_bytes_that_are_no_text_are_refused_by_number(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,14 +15,15 @@ class Trial:
     """One evaluation of a search.
 
     Attributes:
-        method: ``longrope-evolution`` or ``longrope-gradient``.
+        method: ``longrope-evolution``, ``longrope-gradient``, or ``longrope-recovered`` for a short window.
         model: the name that it was loaded by.
         texts_fingerprint: of the search and validation windows.
         step: generation of the evolution, or step of the descent.
         kind: ``search`` (on search windows), ``gradient`` (one backward pass) or ``validation`` (held-out windows).
         origin: where the candidate came from (pi, ntk, yarn, critical, scan, mutation, crossover, gradient,
-            start-tokens).
-        lambdas, start_tokens, attention_factor: the candidate.
+            start-tokens; share-S in the search for a short window).
+        lambdas, start_tokens, attention_factor: the candidate, relative to the factors that the weights were tuned with
+            if they were.
         loss_nats: what is minimised: the mean loss per token over a window or its tail, in nats, plus the weighted mean
             over answers about needles where these have a weight.
         num_tokens: tokens that are scored by either.
@@ -59,6 +60,10 @@ class TrainStep:
         learning_rate: of this step.
         gradient_norm: over all weights, before clipping.
         seconds: wall clock.
+        tokens_per_second: tokens of the batch that went through the model, scored or not, over the wall clock.
+        peak_share: operations that the model needs for the step, those of a recomputation left out, over the most that
+            its GPUs can do in that time, dense and in bfloat16; 0 where one of the two is not known.
+        memory_gib: the most memory of its device that the first process has held so far; 0 on a CPU.
     """
 
     step: int
@@ -68,6 +73,9 @@ class TrainStep:
     learning_rate: float
     gradient_norm: float
     seconds: float
+    tokens_per_second: float = 0.0
+    peak_share: float = 0.0
+    memory_gib: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -131,16 +139,18 @@ def read_records(path: Path, kind: type[Record], *, mend: bool = True) -> list[R
 
 def _parse(path: Path, lines: list[bytes], kind: type[Record]) -> Iterator[Record]:
     names = {field.name for field in fields(kind)}
+    required = {field.name for field in fields(kind) if field.default is MISSING}
     for number, line in enumerate(lines, 1):
         try:
             content = json.loads(line)
-            if not isinstance(content, dict) or content.keys() != names:
-                raise ValueError(f"fields {sorted(set(content) ^ names) if isinstance(content, dict) else content!r}")
+            found = content.keys() if isinstance(content, dict) else {repr(content)}
+            if wrong := (found - names) | (required - found):
+                raise ValueError(f"fields {sorted(wrong)}")
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
             yield kind(**values)
         except ValueError as error:
             raise RunError(
                 f"{path} line {number} is not a {kind.__name__} record ({error}).",
-                "Every line must be one record as this version writes it.",
+                "Every line must be one record as this version or an earlier one writes it.",
                 "Remove the run directory, or give another with --out.",
             ) from None

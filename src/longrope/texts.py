@@ -185,7 +185,7 @@ def plant_needles(window: Tokens, tokenizer: Any, rng: np.random.Generator) -> t
         raise TextsError(
             f"Needles would take {len(window) - room} tokens of a window of {len(window)}.",
             "They may take half of it at most.",
-            "Search with search.needle_weight = 0, or for a longer window.",
+            "Set needle_weight = 0, or take a longer window.",
         )
     depths = (np.arange(len(facts)) + rng.random(len(facts))) / len(facts)
     pieces = np.split(window[:room], (1 + depths * (room - 1)).astype(int))

@@ -358,7 +358,7 @@ def whole() -> dict[torch.dtype, tuple[dict[str, Tensor], list[TrainStep]]]:
 
 def strip(steps: list[TrainStep]) -> list[TrainStep]:
     """Without wall clock."""
-    return [replace(record, seconds=0.0) for record in steps]
+    return [replace(record, seconds=0.0, tokens_per_second=0.0) for record in steps]
 
 
 @pytest.mark.parametrize("error", [CrashError, KeyboardInterrupt])

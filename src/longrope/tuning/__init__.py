@@ -76,7 +76,7 @@ def fine_tune(
         checkpoint = Checkpoint(run.tuning if run else None, _identify(model, weights, factors, text, settings, seed))
         begun_at, tensors = checkpoint.read()
         model.network.requires_grad_(False).eval()
-        with in_float32(weights):
+        with in_float32(model, weights):
             worker = replace(model, network=_divided(model.network, settings))
             own = weights if worker.network is model.network else trained_weights(worker.network)
             with rescaled(worker, factors):

@@ -79,15 +79,23 @@ class Reader:
         """How many of these windows are not read as short ones."""
         return sum(not self.is_short(row) for row in rows)
 
+    def lengths(self, rows: Sequence[int]) -> list[int]:
+        """How long each sequence of these windows is: a long or short window, or a document that is kept apart."""
+        found: list[int] = []
+        for row in rows:
+            short = self.is_short(row)
+            length, pieces = (self._short_tokens, self._pieces) if short else (self.batches.window_tokens, 1)
+            if not self.settings.isolate_documents:
+                found += [length] * pieces
+                continue
+            for starts in (self._short_documents if short else self._documents)(row):
+                found += np.diff(starts, append=length).tolist()
+        return found
+
     def num_scored(self, rows: Sequence[int]) -> int:
-        """How many tokens of these windows are scored."""
-        short = len(rows) - self.num_long(rows)
-        pieces, length = self._pieces, self._short_tokens
-        whole = (len(rows) - short) * (self.batches.window_tokens - 1) + short * pieces * (length - 1)
-        if not self.settings.isolate_documents:
-            return whole
-        documents = ((self._short_documents if self.is_short(row) else self._documents)(row) for row in rows)
-        return whole - sum(len(starts) - 1 for windows in documents for starts in windows)
+        """How many tokens of these windows are scored: all but the first of each sequence."""
+        lengths = self.lengths(rows)
+        return sum(lengths) - len(lengths)
 
     @property
     def _short_tokens(self) -> int:

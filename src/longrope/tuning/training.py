@@ -19,9 +19,10 @@ from longrope.forward import weighted_loss_with_graph
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep
-from longrope.tuning.adapters import Weights
+from longrope.tuning.adapters import Weights, trained_weights
 from longrope.tuning.batches import Batches
 from longrope.tuning.readings import Reader
+from longrope.tuning.speed import PEAK_FLOPS, attention_flops, flops_per_token, is_dense
 
 BETAS = (0.9, 0.95)
 CLIP_EPSILON = 1e-6  # as torch's own clipping has it
@@ -44,18 +45,22 @@ def scheduled_rate(settings: TuneRecipe, step: int) -> float:
 
 
 @contextmanager
-def in_float32(weights: Weights) -> Iterator[None]:
-    """Make weights float32 with gradients in this block; then they have their own number format and no gradients."""
-    formats = [weight.dtype for weight in weights.values()]
-    for weight in weights.values():
+def in_float32(model: LanguageModel, weights: Weights) -> Iterator[None]:
+    """Make weights float32 with gradients in this block; then they have their own number format and no gradients.
+
+    Where passes are in float32, all others of the network become float32, too, without gradients.
+    """
+    by_name = trained_weights(model.network) if choose_precision(model.device)[0] is torch.float32 else weights
+    formats = {name: weight.dtype for name, weight in by_name.items()}
+    for name, weight in by_name.items():
         weight.data, weight.grad = weight.data.float(), None
-        weight.requires_grad_(True)
+        weight.requires_grad_(name in weights)
     try:
         yield
     finally:
-        for weight, number_format in zip(weights.values(), formats, strict=True):
+        for name, weight in by_name.items():
             weight.requires_grad_(False)
-            weight.data, weight.grad = weight.data.to(number_format), None
+            weight.data, weight.grad = weight.data.to(formats[name]), None
 
 
 class Training:
@@ -75,6 +80,7 @@ class Training:
         self._model, self._batches = model, batches
         self._reader, self._tokens_seen = Reader(batches, settings, model.spec.trained_window, model.tokenizer), 0
         self._optimizer = _make_optimizer(model, weights, settings.weight_decay)
+        self._flops_per_token = flops_per_token(model, weights)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -117,7 +123,18 @@ class Training:
         self._update(rate)
         self._tokens_seen += scored
         seconds = time.perf_counter() - began
-        return TrainStep(self.done - 1, loss_nats, scored, self._tokens_seen, rate, gradient_norm, seconds)
+        told = (self.done - 1, loss_nats, scored, self._tokens_seen, rate, gradient_norm, seconds)
+        return TrainStep(*told, *self._speed(rows, seconds))
+
+    def _speed(self, rows: Sequence[int], seconds: float) -> tuple[float, float, float]:
+        """Tokens a second, the share of the GPUs' peak, and GiB of memory at the peak, for a step on these rows."""
+        lengths, device, config = self._reader.lengths(rows), self._model.device, self._model.network.config
+        rate = sum(lengths) / seconds
+        if device.type != "cuda":
+            return rate, 0.0, 0.0
+        peak = PEAK_FLOPS.get(torch.cuda.get_device_name(device), 0.0) * parallel.ranks() * is_dense(config)
+        flops = self._flops_per_token * sum(lengths) + attention_flops(self._model, lengths)
+        return rate, flops / seconds / peak if peak else 0.0, torch.cuda.max_memory_allocated(device) / 2**30
 
     def _backward(self, rows: Sequence[int], scored: int) -> Tensor:
         """Add up this process's part of the gradients of a batch's loss; return its part of the loss."""
