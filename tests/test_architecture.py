@@ -47,7 +47,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "transformers": ("models", "texts", "cache", "forward", "building"),
     "lm_eval": ("measures.harness",),
     "datasets": ("models", "texts", "forward"),
-    "safetensors": ("models", "texts", "forward", "tuning.progress"),
+    "safetensors": ("models", "texts", "forward", "tuning.adapters", "tuning.progress"),
 }
 
 

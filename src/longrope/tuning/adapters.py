@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from longrope.errors import RecipeError
@@ -13,6 +14,7 @@ from longrope.models import RescaledRotary
 from longrope.recipe import TuneRecipe
 
 Weights = dict[str, nn.Parameter]
+PEFT_PREFIX = "base_model.model."  # of the names of weights in its files
 
 
 def trained_weights(network: Any) -> Weights:
@@ -60,11 +62,21 @@ def adapted(network: Any, settings: TuneRecipe, seed: int, folder: Path | None =
     try:
         chosen = {id(weight) for weight in _trained_whole(network, settings.lora_also)}
         named = trained_weights(network).items()
-        yield {name: weight for name, weight in named if ".lora_" in name or id(weight) in chosen}
+        weights = {name: weight for name, weight in named if ".lora_" in name or id(weight) in chosen}
+        yield weights
         if folder:
-            wrapped.save_pretrained(str(folder))
+            _save(wrapped, weights, folder)
     finally:
         wrapped.merge_and_unload()
+
+
+def _save(wrapped: Any, weights: Weights, folder: Path) -> None:
+    """Save adapters in peft's format, with what else was trained beside them, which peft opens as well."""
+    wrapped.save_pretrained(str(folder), save_embedding_layers=False)
+    whole = {f"{PEFT_PREFIX}{name}": weight.detach() for name, weight in weights.items() if ".lora_" not in name}
+    if whole:
+        path = folder / "adapter_model.safetensors"
+        save_file({**load_file(path), **whole}, path, metadata={"format": "pt"})
 
 
 def _trained_whole(network: Any, parts: tuple[str, ...]) -> Iterator[nn.Parameter]:
