@@ -20,8 +20,8 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
-from longrope import measures, pipeline
-from longrope.errors import ExportError, RunError, TextsError
+from longrope import forward, measures, pipeline
+from longrope.errors import ExportError, LongRopeError, RunError, TextsError
 from longrope.exports import hf
 from longrope.factors import closed_form, load_factors
 from longrope.measures import passkey, perplexity
@@ -159,7 +159,7 @@ def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe,
     assert read_records(run.trials, Trial) == trials
     assert run.recipe() == recipe
     assert [step.split()[0] for step in steps] == [
-        *("load", "device", "read", "search", "measure", "measure", "export", "report:")
+        *("load", "device", "read", "measure", "search", "measure", "export", "report:")
     ]
     (factors,) = load_factors(run.factors()).tiers
     assert factors == load_factors(run.factors("longrope-gradient")).tiers[0]
@@ -526,6 +526,56 @@ def test_start_tokens_are_not_dropped_silently(recipe: Recipe, tmp_path: Path, m
     report = json.loads(run.export_report.read_text())
     assert report["start_tokens_dropped"] == 16
     assert report["loss_change_nats"] != 0
+
+
+SEARCHED = SearchRecipe(validation_windows=1)
+UNABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "target within the window": ({"target_tokens": 64}, "trained on 64 tokens already"),
+    "target too long for the text": ({"target_tokens": 2**20}, "search text .* 2 windows of 1,048,576 tokens"),
+    "too many windows held out": ({"search": replace(SEARCHED, validation_windows=10**5)}, "100001 windows of 256"),
+    "no room for needles": ({"search": replace(SEARCHED, needle_weight=1.0)}, "half of it at most"),
+    "stage within the window": (
+        {"stages": (Stage(search=64), Stage(search=TARGET))},
+        "trained on 64 tokens already",
+    ),
+    "stage too long for the text": (
+        {"stages": (Stage(search=128), Stage(search=2**20)), "target_tokens": 2**20},
+        "search text .* 2 windows of 1,048,576 tokens",
+    ),
+    "too little to recover with": (
+        {
+            "stages": (Stage(search=96), Stage(carry=2**15), Stage(recover=2048)),
+            "target_tokens": 2**15,
+            "search": replace(SEARCHED, validation_windows=4),
+        },
+        "33 windows of 2,048 tokens",
+    ),
+    "too little to tune on": (
+        {"stages": (Stage(search=96), Stage(carry=2**15), Stage(tune=2**15)), "target_tokens": 2**15},
+        "tune text .* 1 window of 32,768 tokens",
+    ),
+    "no room for needles in a training": (
+        {"stages": (Stage(search=TARGET), Stage(tune=TARGET)), "tune": TuneRecipe(needle_weight=1.0)},
+        "half of it at most",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNABLE)
+def test_what_cannot_begin_is_told_before_anything_is_measured(
+    case: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all stages, and the run directory stays free for the corrected command."""
+    changes, words = UNABLE[case]
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a pass was made")
+
+    for module in (search_score, perplexity, forward):
+        monkeypatch.setattr(module, "token_losses", never)
+    with pytest.raises(LongRopeError, match=words):
+        extend(replace(recipe, **changes), RunDir(tmp_path))
+    assert not any(tmp_path.iterdir())
 
 
 # The other doors

@@ -15,16 +15,16 @@ from longrope.forward import describe_pass
 from longrope.measures import RivalSamples, keep_original, keep_rival, measure, measure_against
 from longrope.measures.retention import OriginalLosses
 from longrope.models import LanguageModel, describe_device, load_config, load_model, read_spec
-from longrope.recipe import ExportRecipe, Recipe
+from longrope.recipe import ExportRecipe, Recipe, Stage
 from longrope.records import Score, Trial, read_records
 from longrope.reports import write_report
 from longrope.reports.provenance import describe_rope, record_rope, record_walk
 from longrope.rundir import RunDir
-from longrope.search import find_factors
+from longrope.search import check_recovery, check_search, find_factors
 from longrope.search.cost import SearchCost, compare_costs
 from longrope.stages import TUNED, Progress, Watch, estimate_stages, estimate_tuning, plan_stages, walk
 from longrope.texts import Texts, load_texts
-from longrope.tuning import fine_tune
+from longrope.tuning import check_training, fine_tune
 
 
 def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Score]:
@@ -41,6 +41,7 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
     watch = watch or Watch()
     parallel.lead(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
+    _check(recipe, model, texts)
     with _held(run, recipe):
         parallel.lead(partial(_record, recipe, run, model))
         _estimate(recipe, model, watch)
@@ -93,6 +94,22 @@ def _keep_untuned(
     return original, keep_rival(model, table, texts.measure, rival_name=best, seed=recipe.seed, **given)
 
 
+def _check(recipe: Recipe, model: LanguageModel, texts: Texts) -> None:
+    """Raise LongRopeError, before anything takes time, if a search or a training could not begin."""
+    trained = longest = model.spec.trained_window
+    for stage in recipe.stages or (Stage(search=recipe.target_tokens),):
+        window = stage.window_tokens
+        if stage.kind == "search":
+            check_search(model, texts.search, window, trained_window=trained, settings=recipe.search)
+        elif stage.kind == "recover":
+            check_recovery(texts.search, window, longest, recipe.search)
+        elif stage.kind == "tune":
+            settings = replace(recipe.tune, window_tokens=window, steps=stage.steps or recipe.tune.steps)
+            check_training(model, texts.tune, settings)
+            trained = longest = window
+        longest = max(longest, window)
+
+
 def _estimate(recipe: Recipe, model: LanguageModel, watch: Watch) -> None:
     """Tell what the stages of a walk will take; raise LongRopeError if one does not fit into memory."""
     for cost in estimate_stages(recipe, model) if recipe.stages else ():
@@ -112,13 +129,14 @@ def tune(recipe: Recipe, factors: Path, run: RunDir, watch: Watch | None = None)
     table = load_factors(factors)
     parallel.lead(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
-    tier = table.choose(recipe.target_tokens)
+    tier, settings = table.choose(recipe.target_tokens), replace(recipe.tune, window_tokens=recipe.target_tokens)
+    tier.check_spec(model.spec)
+    check_training(model, texts.tune, settings)
     with _held(run, recipe):
         parallel.lead(partial(_record, recipe, run, model))
         costs = estimate_tuning(recipe, model, recipe.target_tokens, recipe.tune.steps)
         watch.on_step(f"{costs}")
         costs.check()
-        settings = replace(recipe.tune, window_tokens=recipe.target_tokens)
         given: dict[str, Any] = {"settings": settings, "run": run, "seed": recipe.seed, "on_step": watch.on_train}
         tuned = replace(fine_tune(model, tier, texts.tune, **given), name=f"{model.name}{TUNED}at {run.path.name}")
         parallel.lead(partial(run.write_text, run.factors(), dump_factors(tier)))

@@ -16,7 +16,7 @@ class Trial:
 
     Attributes:
         method: ``longrope-evolution``, ``longrope-gradient``, or ``longrope-recovered`` for a short window.
-        model: the name that it was loaded by.
+        model: the name that it was loaded by, and the factors that its weights were tuned with if they were.
         texts_fingerprint: of the search and validation windows.
         step: generation of the evolution, or step of the descent.
         kind: ``search`` (on search windows), ``gradient`` (one backward pass) or ``validation`` (held-out windows).

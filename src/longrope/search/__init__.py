@@ -18,12 +18,12 @@ from longrope.search.descend import METHOD as GRADIENT
 from longrope.search.descend import descend
 from longrope.search.evolve import METHOD as EVOLUTION
 from longrope.search.evolve import evolve
-from longrope.search.recover import recover_window
+from longrope.search.recover import count_held_out, recover_window
 from longrope.search.score import TrialLog, TunedObjective, WindowObjective, cut_windows
 from longrope.space import FactorSpace
-from longrope.texts import TokenText, sketch
+from longrope.texts import TokenText, plant_needles, sketch
 
-__all__ = ["cut_windows", "find_factors", "recover_window"]
+__all__ = ["check_recovery", "check_search", "cut_windows", "find_factors", "recover_window"]
 STARTS = ("pi", "ntk", "yarn")  # the paper's
 
 
@@ -57,17 +57,12 @@ def find_factors(
 
     Raises:
         FactorsError: the target is not beyond the trained window.
-        TextsError: the text is too short.
+        TextsError: the text is too short, or the window for its needles.
     """
     settings = settings or SearchRecipe()
     method = {"gradient": GRADIENT, "evolution": EVOLUTION}[settings.method]
     spec = tuned_spec(model.spec, tuned_with)
-    if target_tokens <= spec.trained_window:
-        raise FactorsError(
-            f"A target window of {target_tokens} tokens was asked for.",
-            f"The model was trained on {spec.trained_window} tokens already; a longer target is needed.",
-            f"Ask for more, for example --to {8 * spec.trained_window}.",
-        )
+    check_search(model, text, target_tokens, trained_window=spec.trained_window, settings=settings)
     names = STARTS if settings.method == "evolution" else (*STARTS, "critical")
     starts = [closed_form(spec, name, target_tokens).tiers[0] for name in names]
     ratio = extension_ratio(spec, target_tokens)
@@ -81,7 +76,8 @@ def find_factors(
         model, searched, held_out, scored, settings.tail_tokens, settings.needle_weight, seed
     )
     objective = TunedObjective(windows, tuned_with) if tuned_with else windows
-    log = TrialLog(run.trials if run else None, method, model.name, windows.fingerprint, on_trial)
+    name = f"{model.name}, relative to {tuned_with.fingerprint}" if tuned_with else model.name
+    log = TrialLog(run.trials if run else None, method, name, windows.fingerprint, on_trial)
     most = 0 if tuned_with else target_tokens - 1  # a tuned model keeps the start tokens that it was tuned with
     if settings.method == "evolution":
         space = FactorSpace(spec.num_pairs, ratio, max_start_tokens=most)
@@ -93,3 +89,37 @@ def find_factors(
     if run:
         parallel.lead(partial(run.write_text, run.factors(method), dump_factors(found)))
     return found
+
+
+def check_search(
+    model: LanguageModel, text: TokenText, target_tokens: int, *, trained_window: int, settings: SearchRecipe
+) -> None:
+    """Raise what ``find_factors`` would raise at once, without a pass: for whoever has other work to do before it.
+
+    Args:
+        model: the model.
+        text: the search part of some texts.
+        target_tokens: the window to reach.
+        trained_window: of the model, or that of the factors that its weights will have been tuned with.
+        settings: of the search.
+
+    Raises:
+        FactorsError: the target is not beyond the trained window.
+        TextsError: the text is too short, or the window for its needles.
+    """
+    if target_tokens <= trained_window:
+        raise FactorsError(
+            f"A target window of {target_tokens} tokens was asked for.",
+            f"The model was trained on {trained_window} tokens already; a longer target is needed.",
+            f"Ask for more, for example --to {8 * trained_window}.",
+        )
+    needed = settings.validation_windows + 1
+    windows = text.windows(target_tokens, needed, minimum=needed)
+    if settings.needle_weight:
+        plant_needles(windows[0], model.tokenizer, np.random.default_rng(0))
+
+
+def check_recovery(text: TokenText, window_tokens: int, longest_tokens: int, settings: SearchRecipe) -> None:
+    """Raise TextsError if a text is too short to recover a window of a model extended to ``longest_tokens``."""
+    needed = count_held_out(window_tokens, longest_tokens, settings) + 1
+    text.windows(window_tokens, needed, minimum=needed)

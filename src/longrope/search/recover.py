@@ -56,8 +56,8 @@ def recover_window(
         TextsError: the text is too short.
     """
     settings = settings or SearchRecipe()
-    per_window = max(1, min(MOST_WINDOWS, longest.target_window // window_tokens))
-    searched, held_out = cut_windows(text, window_tokens, per_window * settings.validation_windows, seed)
+    held_out_windows = count_held_out(window_tokens, longest.target_window, settings)
+    searched, held_out = cut_windows(text, window_tokens, held_out_windows, seed)
     searched = searched[: settings.gradient.steps]
     objective = WindowObjective.prepare(model, searched, held_out, 1)
     log = TrialLog(run.trials if run else None, METHOD, model.name, objective.fingerprint, on_trial)
@@ -78,6 +78,11 @@ def recover_window(
     best = log.best_validated
     found = replace(start, lambdas=best.lambdas, attention_factor=best.attention_factor)
     return replace(found, searched=sketch(np.concatenate([searched, held_out])))
+
+
+def count_held_out(window_tokens: int, longest_tokens: int, settings: SearchRecipe) -> int:
+    """How many short windows are held out: some for each of the long ones of a search."""
+    return settings.validation_windows * max(1, min(MOST_WINDOWS, longest_tokens // window_tokens))
 
 
 def between(longest: RescaleFactors, window_tokens: int, share: float) -> RescaleFactors:

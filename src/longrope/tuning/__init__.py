@@ -19,7 +19,8 @@ from longrope.texts import TokenText, fingerprint
 from longrope.tuning.adapters import Weights, adapted, trained_weights
 from longrope.tuning.batches import Batches
 from longrope.tuning.progress import Checkpoint, TrainLog
-from longrope.tuning.training import Training, in_float32
+from longrope.tuning.readings import Reader
+from longrope.tuning.training import Training, check_batch, in_float32
 
 # A training of a version without these settings is resumed where they are off.
 UNNAMED_WHERE_OFF = (
@@ -98,6 +99,18 @@ def cut_batches(
     """The windows that ``fine_tune`` reads; their ``describe`` tells how many are of one document."""
     length = settings.window_tokens or (factors.target_window if factors else model.spec.trained_window)
     return Batches.cut(text, length, settings.batch_windows, seed, prefer_documents=settings.prefer_documents)
+
+
+def check_training(model: LanguageModel, text: TokenText, settings: TuneRecipe) -> None:
+    """Raise what ``fine_tune`` would raise at once, without a pass: for whoever has other work to do before it.
+
+    Raises:
+        RecipeError: the processes cannot divide the batch.
+        TextsError: the text is shorter than a window, or a window too short for its needles.
+    """
+    check_batch(settings)
+    batches = cut_batches(model, None, text, settings, seed=0)
+    next(Reader(batches, settings, model.spec.trained_window, model.tokenizer).read(range(1)))
 
 
 def _divided(network: Any, settings: TuneRecipe) -> Any:

@@ -75,7 +75,7 @@ class Training:
 
     def __init__(self, model: LanguageModel, weights: Weights, batches: Batches, settings: TuneRecipe) -> None:
         """Stand before the first step; the model is run as it is at the moment of each step."""
-        _check_batch(settings)
+        check_batch(settings)
         self.settings, self.weights, self.done, self.settled = settings, weights, 0, True
         self._model, self._batches = model, batches
         self._reader, self._tokens_seen = Reader(batches, settings, model.spec.trained_window, model.tokenizer), 0
@@ -174,7 +174,7 @@ class Training:
         self.settled = True
 
 
-def _check_batch(settings: TuneRecipe) -> None:
+def check_batch(settings: TuneRecipe) -> None:
     """Raise RecipeError unless all rows of processes make the same passes, for they meet in every layer."""
     rows = parallel.workers()
     if settings.batch_windows % rows:
