@@ -16,11 +16,12 @@ from pathlib import Path
 import pico
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 from whole_run import make_whole_run
 
 from longrope import cli, pipeline
 from longrope.exports import hf
-from longrope.factors import RescaleFactors, dump_factors, load_factors
+from longrope.factors import RescaleFactors, closed_form, dump_factors, load_factors
 from longrope.measures import perplexity
 from longrope.models import load_model, read_spec
 from longrope.recipe import (
@@ -29,11 +30,15 @@ from longrope.recipe import (
     MeasureRecipe,
     Recipe,
     SearchRecipe,
+    Stage,
+    TuneRecipe,
     dump_recipe,
     load_recipe,
 )
-from longrope.records import Score, Trial, read_records
+from longrope.records import Score, TrainStep, Trial, read_records
 from longrope.rundir import RunDir
+from longrope.texts import load_texts
+from longrope.tuning import fine_tune
 
 
 @dataclass(frozen=True)
@@ -320,6 +325,110 @@ def test_no_arguments_show_the_commands(command: Command) -> None:
         assert name in told.out + told.err
 
 
+# Training
+
+
+QUICKLY = ("--steps", 3, "--batch", 2, "--rate", "1e-3", "--device", "cpu")
+
+
+def train_by_hand(folder: Path, texts: Path, factors: RescaleFactors, settings: TuneRecipe) -> dict[str, torch.Tensor]:
+    """The weights that a command should leave, by the package's own function."""
+    model = load_model(str(folder), device="cpu")
+    fine_tune(model, factors, load_texts([texts], model.tokenizer).tune, settings=settings)
+    return dict(model.network.named_parameters())
+
+
+@pytest.mark.usefixtures("unopened")
+@pytest.mark.parametrize("rank", [0, 2])
+def test_tune_trains_at_the_window_of_its_factors(
+    rank: int, command: Command, pico_folder: Path, text_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """And exports the checkpoint, whose weights and factors are those of the functions behind it; again is at once."""
+    factors = closed_form(read_spec(pico.make_network().config), "ntk", 256).tiers[0]
+    (tmp_path / "factors.json").write_text(dump_factors(factors))
+    given = ["tune", pico_folder, "--factors", tmp_path / "factors.json", "--to", "256", "--data", text_folders[0]]
+    given += [*QUICKLY, *(("--lora", rank) if rank else ()), "--out", "run"]
+    told = command(*given)
+    assert told.code == 0, told.err
+    assert told.out == "training: run/train.jsonl\ncheckpoint: run/hf\n"
+    assert re.search(r"^tune: about [\d.]+ min, [\d.]+ GiB at the peak", told.err, re.MULTILINE)
+    steps = read_records(RunDir("run").train, TrainStep)
+    assert [step.num_tokens for step in steps] == [2 * 255] * 3
+    assert [step.learning_rate for step in steps] == pytest.approx([1e-3, 2e-3 / 3, 1e-3 / 3])
+    settings = TuneRecipe(256, steps=3, batch_windows=2, learning_rate=1e-3, warmup_steps=0, lora_rank=rank)
+    expected = train_by_hand(pico_folder, text_folders[0], factors, settings)
+    exported = AutoModelForCausalLM.from_pretrained("run/hf")
+    for name, weight in exported.named_parameters():
+        assert torch.equal(weight, expected[name]), name
+    assert exported.config.rope_parameters["long_factor"] == pytest.approx(factors.lambdas)
+    assert Path("run/adapter").exists() == bool(rank)
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.suffix in (".jsonl", ".safetensors")}
+    assert command(*given).out == told.out
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.usefixtures("unopened")
+@pytest.mark.parametrize("given", [(), ("--lora", 2)], ids=["whole", "adapters"])
+def test_extend_with_training_walks_and_resumes(given: tuple[object, ...], command: Command, recipe_file: Path) -> None:
+    """Search, tune, recover; the tuned model is measured and exported with its factors."""
+    told = command("extend", "--recipe", recipe_file, "--tune", *QUICKLY, *given, "--out", "run")
+    assert told.code == 0, told.err
+    assert [stage.kind for stage in load_recipe("run/recipe.toml").stages] == ["search", "tune", "recover"]
+    scores = read_records(RunDir("run").scores, Score)
+    assert {score.method for score in scores} == {"none", "longrope-tuned"}
+    for score in scores:
+        assert_shown(told.out, score)
+    (place,) = Path("run/stages").glob("2-tune-*")
+    steps = read_records(place / "train.jsonl", TrainStep)
+    assert [step.num_tokens for step in steps] == [2 * 255] * 3
+    assert (place / "adapter").exists() == bool(given)
+    assert [tier.target_window for tier in load_factors("run/factors.json").tiers] == [64, 256]
+    again = command("extend", "--out", "run")
+    assert (again.code, again.out) == (0, told.out)
+    assert again.err.count("(done before)") == 3
+    assert read_records(place / "train.jsonl", TrainStep) == steps
+
+
+def test_options_of_a_training_reach_the_recipe(
+    command: Command, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warm-up keeps its share of the steps, and stages that have steps of their own take those that are given."""
+    begun = note_recipes(monkeypatch)
+    stages = (Stage(search=256), Stage(tune=256, steps=50))
+    own = replace(load_recipe(recipe_file), stages=stages, tune=TuneRecipe(steps=400, warmup_steps=20, short_share=0.2))
+    recipe_file.write_text(dump_recipe(own))
+    given = ("--steps", 100, "--batch", 3, "--rate", "2e-4", "--lora", 8)
+    assert command("extend", "--recipe", recipe_file, *given, "--out", "run").code == 0
+    tune = replace(own.tune, steps=100, warmup_steps=5, batch_windows=3, learning_rate=2e-4, lora_rank=8)
+    assert begun == [replace(own, tune=tune, stages=(Stage(search=256), Stage(tune=256)))]
+    assert command("extend", "--recipe", recipe_file, "--out", "other").code == 0
+    assert begun[1] == own
+
+
+@pytest.mark.parametrize(
+    ("preset", "steps", "batch", "rate", "schedule"),
+    [("llama2", 400, 32, 2e-5, "linear"), ("mistral", 400, 64, 1e-6, "constant")],
+)
+def test_presets_are_the_papers(
+    preset: str,
+    steps: int,
+    batch: int,
+    rate: float,
+    schedule: str,
+    command: Command,
+    recipe_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Section 4.1 of arXiv 2402.13753; further options override them."""
+    begun = note_recipes(monkeypatch)
+    given = ("extend", "--recipe", recipe_file, "--tune", "--preset", preset, "--out", "run")
+    assert command(*given).code == 0
+    tune = begun[0].tune
+    assert (tune.steps, tune.batch_windows, tune.learning_rate, tune.schedule) == (steps, batch, rate, schedule)
+    assert command(*given, "--batch", 4).code == 0
+    assert begun[1].tune == replace(tune, batch_windows=4)
+
+
 # The embedded default
 
 
@@ -433,6 +542,10 @@ def bad(tmp_path: Path, pico_folder: Path, text_folders: tuple[Path, Path]) -> C
     def measuring(content: str, lengths: str = "256") -> list[str]:
         return ["measure", model, "--factors", write("f.json", content), "--data", data, "--lengths", lengths]
 
+    def tuning(content: str | None = None, to: str = "256", data: str = data) -> list[str]:
+        given = write("f.json", content or dump_factors(factors))
+        return ["tune", model, "--factors", given, "--to", to, "--data", data, "--out", str(tmp_path / "run")]
+
     def recipe(text: str) -> list[str]:
         return ["extend", "--recipe", write("r.toml", text), "--out", str(tmp_path / "run")]
 
@@ -488,6 +601,17 @@ def bad(tmp_path: Path, pico_folder: Path, text_folders: tuple[Path, Path]) -> C
         "unknown device": lambda: extending(device="abacus"),
         "unknown dtype": lambda: extending(dtype="float8"),
         "negative seed": lambda: extending(seed="-1"),
+        "unknown preset": lambda: [*extending(preset="falcon"), "--tune"],
+        "preset of nothing": lambda: extending(preset="llama2"),
+        "steps of nothing": lambda: extending(steps="5", rate="1e-4"),
+        "no steps": lambda: [*extending(steps="0"), "--tune"],
+        "no rate": lambda: [*extending(rate="0"), "--tune"],
+        "negative rank": lambda: [*extending(lora="-1"), "--tune"],
+        "tune to nothing": lambda: [*tuning()[:4], *tuning()[6:]],
+        "tune beyond the factors": lambda: tuning(to="512"),
+        "tune with foreign factors": lambda: tuning(dump_factors(foreign)),
+        "tune on a short text": lambda: tuning(data=write("short.txt", pico.make_text(60))),
+        "tune with unknown preset": lambda: [*tuning(), "--preset", "falcon"],
         "export elsewhere": lambda: ["export", str(tmp_path), "--to", "onnx"],
         "export nothing": lambda: ["export", str(tmp_path / "no-run")],
         "export tiers": lambda: ["export", str(Path(write("old/recipe.toml", plain)).parent), "--tiers", "three"],
@@ -542,6 +666,17 @@ WORDS = {
     "unknown device": "abacus",
     "unknown dtype": "'float8'",
     "negative seed": "-1",
+    "unknown preset": "'falcon'. Known: llama2, mistral",
+    "preset of nothing": "--preset is given, and nothing is tuned",
+    "steps of nothing": "--steps and --rate are given, and nothing is tuned",
+    "no steps": "tune.steps = 0",
+    "no rate": "tune.learning_rate = 0.0",
+    "negative rank": "tune.lora_rank = -1",
+    "tune to nothing": "--to is missing",
+    "tune beyond the factors": "512 tokens",
+    "tune with foreign factors": "0123456789abcdef",
+    "tune on a short text": "window of 256 tokens must fit",
+    "tune with unknown preset": "'falcon'. Known: llama2, mistral",
     "export elsewhere": "'onnx'",
     "export nothing": "no-run",
     "export tiers": "three",

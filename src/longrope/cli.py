@@ -54,7 +54,9 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Decides every random c
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto.")]
 DType = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")]
 Tune = Annotated[bool, typer.Option("--tune", help="Train the weights, too, and recover the short window.")]
-Steps = Annotated[int | None, typer.Option("--steps", help="Steps of each training.")]
+Steps = Annotated[
+    int | None, typer.Option("--steps", help="Steps of each training; the warm-up keeps its share of them.")
+]
 Batch = Annotated[int | None, typer.Option("--batch", help="Windows of a step.")]
 Rate = Annotated[float | None, typer.Option("--rate", help="The highest learning rate.")]
 Lora = Annotated[int | None, typer.Option("--lora", help="Train adapters of this rank (LoRA) instead of all weights.")]
@@ -99,6 +101,7 @@ def extend(
     from longrope import pipeline
 
     full = pipeline.with_tuning(full) if tune else full
+    _check_tuned(full, given)
     with _launched(full, context_ranks):
         run = _open(path)
         with _watching(full, run) as watch:
@@ -417,6 +420,17 @@ def _preset(recipe: "Recipe", name: str | None) -> "Recipe":
     return replace(recipe, tune=PRESETS[name])
 
 
+def _check_tuned(recipe: "Recipe", given: dict[str, Any]) -> None:
+    """Refuse options of a training where there is none."""
+    asked = [f"--{key}" for key in ("tune", *_TUNED_BY, "preset") if given[key]]
+    if asked and not any(stage.kind == "tune" for stage in recipe.stages):
+        raise RecipeError(
+            f"{' and '.join(asked)} {'is' if len(asked) == 1 else 'are'} given, and nothing is tuned.",
+            "A training needs --tune, or a recipe whose stages have one.",
+            "Give --tune, or leave the others out.",
+        )
+
+
 def _overridden(recipe: "Recipe", given: dict[str, Any]) -> "Recipe":
     from longrope.recipe import parse_tokens
 
@@ -425,6 +439,9 @@ def _overridden(recipe: "Recipe", given: dict[str, Any]) -> "Recipe":
     if given.get("to"):
         plain["target_tokens"] = parse_tokens(given["to"])
     if settings := {_TUNED_BY[key]: given[key] for key in _TUNED_BY if given.get(key) is not None}:
+        if steps := settings.get("steps"):
+            settings["warmup_steps"] = recipe.tune.warmup_steps * steps // recipe.tune.steps
+            plain["stages"] = tuple(replace(stage, steps=0) for stage in recipe.stages)
         plain["tune"] = replace(recipe.tune, **settings)
     if given.get("method"):
         plain["search"] = replace(recipe.search, method=given["method"])
