@@ -1,14 +1,17 @@
-"""Rescale factors: what is refused and in which words, exact JSON round trips, tiers, closed forms."""
+"""Rescale factors: what is refused and in which words, exact JSON round trips, tiers, closed forms, tuned models."""
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longrope.errors import FactorsError
@@ -17,10 +20,15 @@ from longrope.factors import (
     FactorTable,
     RescaleFactors,
     as_table,
+    carried_on,
     closed_form,
+    compose,
     dump_factors,
     load_factors,
+    relative_to,
+    tuned_spec,
 )
+from longrope.models import RescaledRotary
 from longrope.rope import Carried, RopeSpec
 
 SPEC = RopeSpec(head_dim=8, rotary_dim=8, theta=1e4, trained_window=1024)
@@ -319,3 +327,128 @@ def test_a_method_without_closed_form_is_refused(method: str) -> None:
         closed_form(SPEC, method, 4096)
     assert repr(method) in caught.value.found
     assert "dynamic-ntk" in caught.value.needed
+
+
+# A model that was tuned
+
+CARRYING = replace(SPEC, carried=Carried("llama3", (1.0, 1.5, 2.0, 8.0), 1.1))
+ratios = st.lists(st.floats(1, 16), min_size=4, max_size=4).map(sorted)
+
+
+def tuned(spec: RopeSpec, lambdas: Sequence[float] = (1.0, 2.0, 3.0, 4.0), **changes: Any) -> RescaleFactors:
+    """Factors that weights were tuned with, for four times the trained window."""
+    given: dict[str, Any] = {"start_tokens": 3, "attention_factor": 1.2, **changes}
+    return RescaleFactors(tuple(lambdas), 4 * spec.trained_window, spec.fingerprint, **given)
+
+
+def angles_of(spec: RopeSpec, factors: RescaleFactors, positions: range) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin by the module that runs in a model, in float64."""
+    rotary = RescaledRotary(None, spec, factors, learnable=True)  # so that it never asks the module of a model
+    with torch.no_grad():
+        cos, sin = rotary(torch.zeros(1, dtype=torch.float64), torch.tensor([[*positions]]))
+        return cos, sin
+
+
+@pytest.mark.parametrize("spec", [SPEC, CARRYING], ids=["plain", "carrying"])
+def test_a_tuned_model_has_the_frequencies_of_its_factors(spec: RopeSpec) -> None:
+    """And their window as its trained one; its critical pair follows from both."""
+    found = tuned_spec(spec, tuned(spec))
+    own = 1e4 ** -(np.arange(4) / 4) / np.asarray(spec.carried.lambdas if spec.carried else [1.0] * 4)
+    np.testing.assert_allclose(found.frequencies, own / [1, 2, 3, 4], rtol=1e-15)
+    assert found.attention_factor == pytest.approx((1.1 if spec.carried else 1) * 1.2)
+    assert found.trained_window == 4 * spec.trained_window
+    turns = 4 * spec.trained_window * found.frequencies / (2 * math.pi)
+    assert found.critical_pair == int((turns >= 1).sum())
+    assert (found.theta, found.head_dim, found.pairing) == (spec.theta, spec.head_dim, spec.pairing)
+    assert found.fingerprint != spec.fingerprint
+
+
+@pytest.mark.parametrize("spec", [SPEC, CARRYING], ids=["plain", "carrying"])
+@settings(deadline=None)
+@given(tuning=ratios, relative=ratios, attention=st.floats(0.5, 2))
+def test_composed_factors_turn_a_model_as_relative_ones_turn_the_tuned_one(
+    spec: RopeSpec, tuning: list[float], relative: list[float], attention: float
+) -> None:
+    """By the module that runs in a model; start tokens keep the angles that the weights were tuned with."""
+    tuned_with = tuned(spec, tuning)
+    geometry = tuned_spec(spec, tuned_with)
+    found = RescaleFactors(tuple(relative), 10**5, geometry.fingerprint, attention_factor=attention, method="found")
+    whole = compose(tuned_with, found)
+    whole.check_spec(spec)
+    for here, there in zip(
+        angles_of(spec, whole, range(3, 5000, 7)), angles_of(geometry, found, range(3, 5000, 7)), strict=True
+    ):
+        torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-9)
+    plain = replace(whole, lambdas=(1.0,) * 4, start_tokens=0)
+    for here, there in zip(angles_of(spec, whole, range(3)), angles_of(spec, plain, range(3)), strict=True):
+        torch.testing.assert_close(here, there, rtol=0, atol=0)
+    assert (whole.target_window, whole.method, whole.start_tokens, whole.relaxed) == (10**5, "found", 3, False)
+    assert all(a >= b for a, b in zip(whole.lambdas, tuned_with.lambdas, strict=True))
+
+
+@given(tuning=ratios, further=ratios, flat=st.booleans())
+def test_composing_undoes_what_relative_factors_are(tuning: list[float], further: list[float], flat: bool) -> None:
+    """Also where all lambdas are the same, and quotients differ in their last bits."""
+    further = [further[0]] * 4 if flat else further
+    tuned_with = tuned(SPEC, tuning)
+    total = replace(
+        tuned_with, lambdas=tuple(x * y for x, y in zip(tuning, further, strict=True)), attention_factor=1.5
+    )
+    relative = relative_to(tuned_with, total)
+    assert relative.lambdas == pytest.approx(further)
+    assert relative.start_tokens == 0
+    assert relative.attention_factor == pytest.approx(1.25)
+    back = compose(tuned_with, relative)
+    assert back.lambdas == pytest.approx(total.lambdas, rel=1e-15)
+    assert back.attention_factor == pytest.approx(1.5, rel=1e-15)
+    assert replace(back, lambdas=total.lambdas, attention_factor=1.5, relaxed=False) == total
+
+
+def test_a_model_that_was_never_tuned_is_its_own_measure() -> None:
+    assert tuned_spec(SPEC, None) is SPEC
+    assert compose(None, FACTORS) is FACTORS
+    assert relative_to(None, FACTORS) is FACTORS
+
+
+def test_the_geometry_of_a_model_tuned_with_foreign_factors_is_refused() -> None:
+    with pytest.raises(FactorsError, match="rotary geometry"):
+        tuned_spec(CARRYING, tuned(SPEC))
+
+
+# Carried on
+
+
+@pytest.mark.parametrize("spec", [SPEC, CARRYING, tuned_spec(SPEC, tuned(SPEC))], ids=["plain", "carrying", "tuned"])
+@pytest.mark.parametrize("method", ["pi", "ntk", "critical"])
+@given(found=st.floats(1.5, 64), wanted=st.floats(1, 512))
+def test_closed_forms_are_carried_on_exactly(spec: RopeSpec, method: str, found: float, wanted: float) -> None:
+    """To longer and to shorter windows, and back to the model as it is at the trained one."""
+    windows = [int(ratio * spec.trained_window) for ratio in (found, wanted)]
+    before, after = (closed_form(spec, method, window).tiers[0] for window in windows)
+    carried = carried_on(before, spec, windows[1])
+    assert carried.lambdas == pytest.approx(after.lambdas, rel=1e-9)
+    assert replace(carried, lambdas=after.lambdas, attention_factor=after.attention_factor) == after
+
+
+@given(found=st.floats(1.5, 64), wanted=st.floats(1, 512))
+def test_yarns_attention_factor_is_carried_on_exactly(found: float, wanted: float) -> None:
+    windows = [int(ratio * SPEC.trained_window) for ratio in (found, wanted)]
+    before, after = (closed_form(SPEC, "yarn", window).tiers[0] for window in windows)
+    assert carried_on(before, SPEC, windows[1]).attention_factor == pytest.approx(after.attention_factor, rel=1e-9)
+
+
+def test_what_a_search_found_keeps_its_shape() -> None:
+    """By hand: from 4 to 16 times the window every lambda is squared, and the attention factor's excess doubles."""
+    carried = carried_on(FACTORS, SPEC, 16 * 1024)
+    assert carried.lambdas == pytest.approx((1.0, 2.25, 2.25, 16.0))
+    assert carried.attention_factor == pytest.approx(1.2)
+    assert replace(carried, lambdas=FACTORS.lambdas, attention_factor=1.1, target_window=4096) == FACTORS
+    assert carried_on(FACTORS, SPEC, 1024).is_identity
+
+
+@pytest.mark.parametrize("window", [1, 1024])
+def test_factors_of_the_trained_window_have_nothing_to_carry_on(window: int) -> None:
+    with pytest.raises(FactorsError) as caught:
+        carried_on(replace(FACTORS, target_window=window), SPEC, 8192)
+    assert f"Factors for {window} tokens" in caught.value.found
+    assert "trained on 1024" in caught.value.found
