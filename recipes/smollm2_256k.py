@@ -15,7 +15,7 @@ from pathlib import Path
 
 from longrope import RunDir, load_model, load_texts, measure
 from longrope.recipe import Stage, parse_tokens
-from longrope.stages import Watch, walk
+from longrope.stages import Watch, plan_walk, walk
 
 FURTHER = {
     "search": (Stage(search=parse_tokens("128k")), Stage(carry=parse_tokens("256k"))),
@@ -34,7 +34,7 @@ def main(path: Path, how: str) -> None:
         on_train=lambda step: print(f"step {step.step}: {step.loss_nats:.3f} nats, {step.seconds:.1f} s", flush=True),
     )
     recipe = replace(recipe, target_tokens=parse_tokens("256k"), stages=(*recipe.stages, *FURTHER[how]))
-    extended = walk(recipe, recipe.stages, run, model, texts, watch)
+    extended = walk(recipe, plan_walk(recipe, run, model, texts), model, texts, watch)
     lengths = tuple(tier.target_window for tier in extended.tiers if tier.target_window > 2**16)
     settings = replace(recipe.measure, lengths=lengths, windows=2, passkeys=10)
     method = "longrope-tuned"

@@ -9,20 +9,31 @@ from pathlib import Path
 from typing import Any
 
 from longrope import parallel
+from longrope.errors import RunError
 from longrope.exports import Origin, dump_report, export_gguf, export_hf
 from longrope.factors import RIVALS, FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
 from longrope.forward import describe_pass
 from longrope.measures import RivalSamples, keep_original, keep_rival, measure, measure_against
 from longrope.measures.retention import OriginalLosses
 from longrope.models import LanguageModel, describe_device, load_config, load_model, read_spec
-from longrope.recipe import ExportRecipe, Recipe, Stage
+from longrope.recipe import ExportRecipe, Recipe, Stage, TuneRecipe
 from longrope.records import Score, Trial, read_records
 from longrope.reports import write_report
 from longrope.reports.provenance import describe_rope, record_rope, record_walk
 from longrope.rundir import RunDir
 from longrope.search import check_recovery, check_search, find_factors
 from longrope.search.cost import SearchCost, compare_costs
-from longrope.stages import TUNED, Progress, Watch, estimate_stages, estimate_tuning, plan_stages, walk
+from longrope.stages import (
+    TUNED,
+    Progress,
+    Task,
+    Watch,
+    estimate_stages,
+    estimate_tuning,
+    plan_stages,
+    plan_walk,
+    walk,
+)
 from longrope.texts import Texts, load_texts
 from longrope.tuning import check_training, fine_tune
 
@@ -44,12 +55,13 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
     _check(recipe, model, texts)
     with _held(run, recipe):
         parallel.lead(partial(_record, recipe, run, model))
-        _estimate(recipe, model, watch)
+        tasks = plan_walk(recipe, run, model, texts)
+        _estimate(recipe, tasks, model, watch)
         tunes = any(stage.tune for stage in recipe.stages)  # the weights that all else is measured with
-        extended = None if tunes else _extend(recipe, run, model, texts, watch)
+        extended = None if tunes else _extend(recipe, run, tasks, model, texts, watch)
         scores = _measure_closed_forms(recipe, run, model, texts, recipe.measure.rivals, watch)
         original, rival = _keep_untuned(recipe, run, model, texts, scores) if tunes else (None, None)
-        extended = extended or _extend(recipe, run, model, texts, watch)
+        extended = extended or _extend(recipe, run, tasks, model, texts, watch)
         method, rivals = _method(extended), recipe.measure.rivals
         scores += _measure(recipe, run, extended.model, texts, extended.table, method, watch, original)
         found = {method: extended.table}
@@ -60,17 +72,20 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
     return scores
 
 
-def _extend(recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts, watch: Watch) -> Progress:
+def _extend(
+    recipe: Recipe, run: RunDir, tasks: Sequence[Task], model: LanguageModel, texts: Texts, watch: Watch
+) -> Progress:
     """The model with its factors: of one search, or of all stages of a walk."""
-    if not recipe.stages:
+    if not tasks:
         return Progress(model, (_search_one(recipe, run, model, texts, watch),))
-    extended = walk(recipe, recipe.stages, run, model, texts, watch)
+    extended = walk(recipe, tasks, model, texts, watch)
 
     def keep() -> None:
-        if not run.walked.exists() or run.walked.read_text(encoding="utf-8") != extended.made_of:
-            run.export_report.unlink(missing_ok=True)  # a checkpoint of other stages
+        made_of = f"{tasks[-1].made_of} {json.dumps(asdict(recipe.export))}\n"
+        if not run.walked.exists() or run.walked.read_text(encoding="utf-8") != made_of:
+            run.export_report.unlink(missing_ok=True)  # a checkpoint of other stages, or in another form
         run.write_text(run.factors(), dump_factors(extended.table))
-        run.write_text(run.walked, extended.made_of)
+        run.write_text(run.walked, made_of)
 
     parallel.lead(keep)
     return extended
@@ -104,16 +119,17 @@ def _check(recipe: Recipe, model: LanguageModel, texts: Texts) -> None:
         elif stage.kind == "recover":
             check_recovery(texts.search, window, longest, recipe.search)
         elif stage.kind == "tune":
-            settings = replace(recipe.tune, window_tokens=window, steps=stage.steps or recipe.tune.steps)
-            check_training(model, texts.tune, settings)
-            trained = longest = window
+            check_training(model, texts.tune, recipe.tuning(stage))
+            trained = longest
         longest = max(longest, window)
 
 
-def _estimate(recipe: Recipe, model: LanguageModel, watch: Watch) -> None:
-    """Tell what the stages of a walk will take; raise LongRopeError if one does not fit into memory."""
-    for cost in estimate_stages(recipe, model) if recipe.stages else ():
+def _estimate(recipe: Recipe, tasks: Sequence[Task], model: LanguageModel, watch: Watch) -> None:
+    """Tell what is left of a walk will take; raise RecipeError if a stage of it does not fit into memory."""
+    costs = estimate_stages(recipe, model, [task.stage for task in tasks if not task.done])
+    for cost in costs:
         watch.on_step(f"{cost}")
+    for cost in costs:
         cost.check()
 
 
@@ -129,20 +145,32 @@ def tune(recipe: Recipe, factors: Path, run: RunDir, watch: Watch | None = None)
     table = load_factors(factors)
     parallel.lead(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
-    tier, settings = table.choose(recipe.target_tokens), replace(recipe.tune, window_tokens=recipe.target_tokens)
+    tier, settings = table.choose(recipe.target_tokens), _tuning(recipe)
     tier.check_spec(model.spec)
     check_training(model, texts.tune, settings)
     with _held(run, recipe):
         parallel.lead(partial(_record, recipe, run, model))
-        costs = estimate_tuning(recipe, model, recipe.target_tokens, recipe.tune.steps)
+        costs = estimate_tuning(settings, model)
         watch.on_step(f"{costs}")
         costs.check()
-        given: dict[str, Any] = {"settings": settings, "run": run, "seed": recipe.seed, "on_step": watch.on_train}
-        tuned = replace(fine_tune(model, tier, texts.tune, **given), name=f"{model.name}{TUNED}at {run.path.name}")
+        tuned = _tune(recipe, run, model, tier, texts, watch)
         parallel.lead(partial(run.write_text, run.factors(), dump_factors(tier)))
         parallel.lead(partial(export, recipe, run, tuned, tier, texts, watch))
         watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
     return tuned
+
+
+def _tuning(recipe: Recipe) -> TuneRecipe:
+    return replace(recipe.tune, window_tokens=recipe.tune.window_tokens or recipe.target_tokens)
+
+
+def _tune(
+    recipe: Recipe, run: RunDir, model: LanguageModel, tier: RescaleFactors, texts: Texts, watch: Watch
+) -> LanguageModel:
+    """The model with weights trained in the run directory itself."""
+    given: dict[str, Any] = {"settings": _tuning(recipe), "run": run, "seed": recipe.seed, "on_step": watch.on_train}
+    tuned = fine_tune(model, tier, texts.tune, **given)
+    return replace(tuned, name=f"{model.name}{TUNED}at {run.path.name}")
 
 
 def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Score]:
@@ -385,18 +413,35 @@ def measure_only(
 
 
 def export_again(run: RunDir, settings: ExportRecipe, watch: Watch | None = None, *, to: str = "hf") -> None:
-    """Export the factors of a finished search once more, with these settings: to a folder (``hf``) or ``gguf`` file."""
+    """Export a finished run once more, with these settings, to a folder (``hf``) or a ``gguf`` file.
+
+    It has the run's longest factors, and its own weights if it has some.
+    """
     watch = watch or Watch()
     recipe = replace(run.recipe(), export=settings)
     with run.locked():
-        load_factors(run.factors())  # so that a run without any is told of before the model is loaded
+        tier = load_factors(run.factors()).tiers[-1]  # before the model is loaded, for a run may have none
         model, texts = _load(recipe, watch)
-        extended = _extend(recipe, run, model, texts, watch)
+        if tasks := plan_walk(recipe, run, model, texts):
+            _check_finished(run, tasks)
+            extended = walk(recipe, tasks, model, texts, watch)
+            model, tier = extended.model, extended.longest
+        elif run.tuning.exists():
+            model = _tune(recipe, run, model, tier, texts, watch)
         if to == "gguf":
-            export_file(recipe, run, extended.model, extended.longest, texts, watch)
+            export_file(recipe, run, model, tier, texts, watch)
             return
         run.export_report.unlink(missing_ok=True)
-        export(recipe, run, extended.model, extended.longest, texts, watch)
+        export(recipe, run, model, tier, texts, watch)
+
+
+def _check_finished(run: RunDir, tasks: Sequence[Task]) -> None:
+    if left := [str(task.stage) for task in tasks if not task.done]:
+        raise RunError(
+            f"The walk in {run.path} is not finished: {', '.join(left)}.",
+            "A finished one is needed.",
+            f"Go on with `longrope extend --out {run.path}`.",
+        )
 
 
 def inspect(source: str, target_tokens: int | None = None) -> dict[str, Any]:

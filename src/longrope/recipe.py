@@ -195,6 +195,11 @@ class TuneRecipe:
                 "Leave out one of the two.",
             )
 
+    @property
+    def reach_tokens(self) -> int:
+        """The window whose positions are seen: that of the windows, or the longer one that they imitate."""
+        return max(self.window_tokens, self.skipped_positions)
+
     def _check_skips(self) -> None:
         if not self.window_tokens or self.skipped_positions <= self.window_tokens:
             raise RecipeError(
@@ -216,7 +221,8 @@ class Stage:
 
     Attributes:
         search: search factors for this window, from those that the weights were tuned with.
-        tune: train the weights at this window with its factors.
+        tune: train the weights with the longest factors so far, in windows of this length. A shorter one than theirs
+            costs less and sees their near positions alone.
         carry: carry the factors of the longest window on to this one by their rule (``factors.carried_on``).
         recover: search a tier for this short window.
         steps: of a tuning; 0 takes ``tune.steps``.
@@ -381,27 +387,42 @@ class Recipe:
         _above_zero(1.0, "search.evolution.mutation_probability", probability)
 
     def _check_stages(self) -> None:
-        """A tuning needs factors for its window before it, and the last search is for the target."""
-        windows: list[int] = []
+        """Every stage finds the factors that it needs, and the last ones reach the target (raises RecipeError)."""
+        tuned, tiers = 0, [0]
         for stage in self.stages:
-            if stage.kind == "search":
-                windows.append(stage.window_tokens)
-            elif not windows or (stage.kind == "tune" and stage.window_tokens > windows[-1]):
-                before = ", ".join(map(format_tokens, windows)) or "nothing"
+            window, longest = stage.window_tokens, max(tiers)
+            reach = self.tuning(stage).reach_tokens if stage.kind == "tune" else window
+            fitting, needed = {
+                "search": (window > tuned, "It must be longer than the window that the weights were tuned with."),
+                "tune": (reach <= longest, "It needs factors for its window or a longer one."),
+                "carry": (tuned < longest < window, "It needs searched factors of a shorter window to carry on."),
+                "recover": (window < longest, "It needs factors of a longer window."),
+            }[stage.kind]
+            if not fitting:
                 raise RecipeError(
-                    f"The stage {stage} comes after searches for {before}.",
-                    "It needs factors for its window.",
-                    f"Put a stage search = {format_tokens(stage.window_tokens)!r} before it.",
+                    f"In stages, {stage} comes after factors for {_told(tiers)}; tuned with: {_told([tuned])}.",
+                    needed,
+                    'For example: stages = [{ search = "64k" }, { tune = "64k" }, { recover = "8k" }]',
                 )
-            elif stage.kind == "carry":
-                windows.append(stage.window_tokens)
-        if windows and windows[-1] != self.target_tokens:
+            if stage.kind == "tune":
+                tuned, tiers = longest, [longest]
+            else:
+                tiers.append(window)
+        if self.stages and max(tiers) != self.target_tokens:
             raise RecipeError(
-                f"The stages end with factors for {format_tokens(windows[-1])} tokens, and target_tokens = "
-                f"{format_tokens(self.target_tokens)}.",
-                "The last search must reach the target.",
-                "Correct one of them.",
+                f"The stages leave factors for {_told(tiers)}, and target_tokens = {self.target_tokens}.",
+                "The longest of them must be the target.",
+                "Correct stages or target_tokens.",
             )
+
+    def tuning(self, stage: Stage) -> TuneRecipe:
+        """The settings of one tuning stage."""
+        return replace(self.tune, window_tokens=stage.window_tokens, steps=stage.steps or self.tune.steps)
+
+
+def _told(tiers: list[int]) -> str:
+    """Windows that there are factors for, as people say them."""
+    return ", ".join(format_tokens(tier) for tier in sorted(set(tiers)) if tier) or "no window"
 
 
 def _one_of(allowed: tuple[str, ...], key: str, value: str) -> None:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from longrope.errors import RunError
 from longrope.recipe import Recipe, dump_recipe, load_recipe
 
+STAGE_FINISHED = "stage.json"
+
 
 class RunDir:
     """The directory of one run; created when missing, opened again to resume.
@@ -61,11 +63,11 @@ class RunDir:
     @property
     def finished(self) -> Path:
         """What a stage was made of; written last, so it means finished."""
-        return self.path / "stage.json"
+        return self.path / STAGE_FINISHED
 
     @property
     def walked(self) -> Path:
-        """What all stages of a walk were made of, in a word."""
+        """What all stages of a walk were made of, and how it is exported, in a word."""
         return self.path / "walk.txt"
 
     @property
@@ -178,11 +180,14 @@ class RunDir:
 
 
 def _resumable(before: Recipe, now: Recipe) -> bool:
-    """Whether a run can go on so: by the same recipe, or by a walk of other stages from the same model and texts."""
+    """Whether a run can go on so: by the same recipe, or by a walk of other stages from the same model and texts.
+
+    A tail of another length is no part of scores that are there already.
+    """
     if not (before.stages and now.stages):
         return before == now
     free = {key: getattr(now, key) for key in ("target_tokens", "stages", "search", "tune", "measure", "export")}
-    return replace(before, **free) == now
+    return replace(before, **free) == now and before.measure.tail_tokens == now.measure.tail_tokens
 
 
 def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:

@@ -6,9 +6,10 @@ its directory, so a changed recipe does again just what it touches, and what was
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from longrope import parallel
@@ -25,9 +26,9 @@ from longrope.factors import (
 )
 from longrope.forward import estimate_memory, estimate_training_memory, free_memory, seconds_of_pass
 from longrope.models import LanguageModel
-from longrope.recipe import Recipe, Stage, format_tokens
+from longrope.recipe import Recipe, Stage, TuneRecipe, format_tokens
 from longrope.records import TrainStep, Trial, read_records
-from longrope.rundir import RunDir
+from longrope.rundir import STAGE_FINISHED, RunDir
 from longrope.search import find_factors, recover_window
 from longrope.search.cost import count_passes
 from longrope.search.score import BACKWARD_PASSES
@@ -55,13 +56,11 @@ class Progress:
         model: with the weights as they are now; its name tells of its tunings.
         tiers: the factors by window, all for these weights.
         tuned_with: the factors that the weights were tuned with last.
-        made_of: names everything that led here.
     """
 
     model: LanguageModel
     tiers: tuple[RescaleFactors, ...] = ()
     tuned_with: RescaleFactors | None = None
-    made_of: str = ""
 
     @property
     def table(self) -> FactorTable:
@@ -89,15 +88,50 @@ def plan_stages(trained_window: int, target_tokens: int) -> tuple[Stage, ...]:
     return (*walk, Stage(recover=trained_window))
 
 
-def walk(
-    recipe: Recipe, stages: tuple[Stage, ...], run: RunDir, model: LanguageModel, texts: Texts, watch: Watch
-) -> Progress:
+@dataclass(frozen=True)
+class Task:
+    """A stage of one walk.
+
+    Attributes:
+        stage: what is to be done.
+        inputs: what its result depends on, by name; ``before`` stands for all stages before it.
+        folder: where it is done; its name holds a hash of the inputs.
+    """
+
+    stage: Stage
+    inputs: dict[str, str]
+    folder: Path
+
+    @property
+    def made_of(self) -> str:
+        """A hash of the inputs."""
+        return _hash(self.inputs)
+
+    @property
+    def done(self) -> bool:
+        """Whether it was finished before."""
+        return parallel.lead((self.folder / STAGE_FINISHED).exists)
+
+
+def plan_walk(recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts) -> list[Task]:
+    """The stages of a recipe with their places below a run directory; nothing is done yet."""
+    tasks: list[Task] = []
+    before = _hash({"model": model.name, "geometry": model.spec.fingerprint})
+    for number, stage in enumerate(recipe.stages, 1):
+        inputs = {"kind": stage.kind, "window": str(stage.window_tokens), "before": before}
+        inputs |= _inputs(stage, recipe, texts)
+        before = _hash(inputs)
+        name = f"{number}-{stage.kind}-{format_tokens(stage.window_tokens)}-{before}"
+        tasks.append(Task(stage, inputs, run.stages / name))
+    return tasks
+
+
+def walk(recipe: Recipe, tasks: Sequence[Task], model: LanguageModel, texts: Texts, watch: Watch) -> Progress:
     """Walk through all stages; those that are finished are only read.
 
     Args:
         recipe: settings of searches and trainings, and the seed.
-        stages: in order.
-        run: the stages stand below its folder ``stages``.
+        tasks: of ``plan_walk``.
         model: trained in place.
         texts: searched and tuned on.
         watch: told of progress.
@@ -105,40 +139,37 @@ def walk(
     Returns:
         The model with a tier for each window that its weights have one for.
     """
-    progress = Progress(model, made_of=_hash({"model": model.name, "geometry": model.spec.fingerprint}))
-    for number, stage in enumerate(stages, 1):
-        inputs = {"stage": str(stage), "before": progress.made_of, **_inputs(stage, recipe, texts)}
-        made_of = _hash(inputs)
-        name = f"{number}-{stage.kind}-{format_tokens(stage.window_tokens)}-{made_of}"
-        place = parallel.lead(partial(RunDir, run.stages / name))
-        done = place.finished.exists()
-        watch.on_step(f"stage {number} of {len(stages)}: {stage}{' (done before)' if done else ''}")
-        progress = replace(_do(stage, progress, place, recipe, texts, watch), made_of=made_of)
-        if not parallel.lead(place.finished.exists):
-            parallel.lead(partial(_finish, place, stage, inputs, progress))
+    progress = Progress(model)
+    for number, task in enumerate(tasks, 1):
+        done = task.done
+        watch.on_step(f"stage {number} of {len(tasks)}: {task.stage}{' (done before)' if done else ''}")
+        place = parallel.lead(partial(RunDir, task.folder))
+        progress = _do(task, progress, place, recipe, texts, watch)
+        if not done:
+            parallel.lead(partial(_finish, place, task, progress))
     return progress
 
 
-def _finish(place: RunDir, stage: Stage, inputs: dict[str, str], progress: Progress) -> None:
+def _finish(place: RunDir, task: Task, progress: Progress) -> None:
     """Tell what a stage was made of and what it gave; written last."""
     trials, steps = read_records(place.trials, Trial), read_records(place.train, TrainStep)
     told = {
-        "stage": str(stage),
-        "inputs": inputs,
-        "factors": progress.longest.fingerprint,
+        "stage": str(task.stage),
+        "inputs": task.inputs,
+        "factors": load_factors(place.factors()).fingerprint,
         "weights": progress.model.name.partition(TUNED)[2],
         "seconds": round(sum(x.seconds for x in trials) + sum(x.seconds for x in steps), 1),
     }
     place.write_text(place.finished, json.dumps(told, indent=1) + "\n")
 
 
-def _do(stage: Stage, progress: Progress, place: RunDir, recipe: Recipe, texts: Texts, watch: Watch) -> Progress:
+def _do(task: Task, progress: Progress, place: RunDir, recipe: Recipe, texts: Texts, watch: Watch) -> Progress:
     """One stage; its training or search is resumed where it was begun."""
-    if stage.kind == "tune":
-        return _tune(stage, progress, place, recipe, texts, watch)
-    if place.factors().exists():
+    if task.stage.kind == "tune":
+        return _tune(task, progress, place, recipe, texts, watch)
+    if parallel.lead(place.factors().exists):
         return progress.with_tier(load_factors(place.factors()).tiers[0])
-    tier = _find_tier(stage, progress, place, recipe, texts, watch)
+    tier = _find_tier(task.stage, progress, place, recipe, texts, watch)
     parallel.lead(partial(place.write_text, place.factors(), dump_factors(tier)))
     return progress.with_tier(tier)
 
@@ -159,27 +190,25 @@ def _find_tier(
     return compose(tuned_with, carried)
 
 
-def _tune(stage: Stage, progress: Progress, place: RunDir, recipe: Recipe, texts: Texts, watch: Watch) -> Progress:
-    """Train at a window with its tier, which alone is for the new weights."""
-    tier = progress.table.choose(stage.window_tokens)
-    settings = replace(recipe.tune, window_tokens=stage.window_tokens, steps=stage.steps or recipe.tune.steps)
+def _tune(task: Task, progress: Progress, place: RunDir, recipe: Recipe, texts: Texts, watch: Watch) -> Progress:
+    """Train with the longest tier, which alone is for the new weights."""
+    settings, tier = recipe.tuning(task.stage), progress.longest
     model = fine_tune(
         progress.model, tier, texts.tune, settings=settings, run=place, seed=recipe.seed, on_step=watch.on_train
     )
     parallel.lead(partial(place.write_text, place.factors(), dump_factors(tier)))
-    named = replace(model, name=f"{model.name.partition(TUNED)[0]}{TUNED}{place.path.name[-8:]}")
-    return replace(progress, model=named, tiers=(tier,), tuned_with=tier)
+    named = replace(model, name=f"{model.name.partition(TUNED)[0]}{TUNED}{task.made_of}")
+    return Progress(named, (tier,), tier)
 
 
 def _inputs(stage: Stage, recipe: Recipe, texts: Texts) -> dict[str, str]:
     """What a stage is made of beside the stages before it."""
     if stage.kind == "carry":
         return {}
-    tunes = stage.kind == "tune"
-    settings, text = (recipe.tune, texts.tune) if tunes else (recipe.search, texts.search)
-    given = {"seed": str(recipe.seed), "text": fingerprint(text.tokens), "dtype": recipe.dtype}
-    flat = json.dumps(asdict(settings), sort_keys=True)
-    return {**given, "settings": flat}
+    text = texts.tune if stage.kind == "tune" else texts.search
+    settings = asdict(recipe.tuning(stage) if stage.kind == "tune" else recipe.search)
+    flat = json.dumps(settings, sort_keys=True)
+    return {"seed": str(recipe.seed), "text": fingerprint(text.tokens), "dtype": recipe.dtype, "settings": flat}
 
 
 def _hash(inputs: dict[str, str]) -> str:
@@ -210,27 +239,34 @@ class Cost:
             )
 
 
-def estimate_stages(recipe: Recipe, model: LanguageModel) -> list[Cost]:
-    """What each stage will take, from the speed of two short passes on this device and the sizes of the model."""
+def estimate_stages(recipe: Recipe, model: LanguageModel, stages: Iterable[Stage]) -> list[Cost]:
+    """What stages will take, from the speed of short passes on this device and the sizes of the model."""
+    passes = cache(partial(seconds_of_pass, model))
     return [
-        estimate_tuning(recipe, model, stage.window_tokens, stage.steps or recipe.tune.steps, str(stage))
+        estimate_tuning(recipe.tuning(stage), model, passes, str(stage))
         if stage.kind == "tune"
-        else _estimate_search(recipe, model, stage)
-        for stage in recipe.stages
+        else _estimate_search(recipe, model, stage, passes)
+        for stage in stages
     ]
 
 
-def estimate_tuning(recipe: Recipe, model: LanguageModel, tokens: int, steps: int, name: str = "tune") -> Cost:
-    """What a training at a window will take."""
-    windows = steps * recipe.tune.batch_windows / parallel.workers()
-    passes = windows * BACKWARD_PASSES * seconds_of_pass(model, tokens)
-    return Cost(
-        name, passes, estimate_training_memory(model, tokens, adapters=bool(recipe.tune.lora_rank)), free_memory(model)
-    )
+def estimate_tuning(
+    settings: TuneRecipe, model: LanguageModel, seconds: Callable[[int], float] | None = None, name: str = "tune"
+) -> Cost:
+    """What a training will take; ``seconds`` gives those of a pass by its tokens, if they are known."""
+    tokens, windows = settings.window_tokens, settings.steps * settings.batch_windows / parallel.workers()
+    of_pass = seconds(tokens) if seconds else seconds_of_pass(model, tokens)
+    peak = estimate_training_memory(model, tokens, adapters=bool(settings.lora_rank))
+    return Cost(name, windows * BACKWARD_PASSES * of_pass, peak, free_memory(model))
 
 
-def _estimate_search(recipe: Recipe, model: LanguageModel, stage: Stage) -> Cost:
+def _estimate_search(recipe: Recipe, model: LanguageModel, stage: Stage, seconds: Callable[[int], float]) -> Cost:
     """What a search will take; a short window's costs as much as the gradient's descent."""
-    evaluations = 0 if stage.kind == "carry" else count_passes(recipe.search, stage.window_tokens)
-    seconds = evaluations * seconds_of_pass(model, stage.window_tokens) / parallel.workers()
-    return Cost(str(stage), seconds, estimate_memory(model, stage.window_tokens), free_memory(model))
+    tokens = stage.window_tokens
+    if stage.kind == "carry":
+        return Cost(str(stage), 0.0, 0, free_memory(model))
+    evaluations = count_passes(recipe.search, tokens)
+    peak = estimate_memory(model, tokens)
+    if recipe.search.method == "gradient" or stage.kind == "recover":
+        peak = max(peak, estimate_training_memory(model, tokens, adapters=True))
+    return Cost(str(stage), evaluations * seconds(tokens) / parallel.workers(), peak, free_memory(model))
