@@ -1,0 +1,79 @@
+"""What tests/test_stages_killed.py runs in a process of its own: walks that die in the middle of a write.
+
+Run: python worker_walk.py RECIPE OUT MOMENTS. MOMENTS is a JSON list of [part, number, torn bytes] or null: for each of
+them a child of this process walks in OUT and kills itself (SIGKILL) when it is about to force the write of that number
+in that part of the walk to the disk, the last bytes of a line being torn off; null lets it go to the end. Part 0 comes
+before the stages, part n is stage n, what comes after the last one is ``MEASURED``.
+
+A line of JSON for each child: the signal that ended it, and how many writes each part has forced.
+"""
+
+import json
+import os
+import re
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longrope import pipeline
+from longrope.exports import hf
+from longrope.recipe import load_recipe
+from longrope.rundir import RunDir
+from longrope.stages import Watch
+from longrope.tuning import progress
+
+MEASURED = 99
+
+
+def walk(recipe: Path, out: Path, moment: list[int] | None) -> Counter[int]:
+    """Walk until the moment, or to the end; return the writes that each part has forced."""
+    counts, part, force = Counter[int](), 0, os.fsync
+
+    def on_step(text: str) -> None:
+        nonlocal part
+        if found := re.match(r"stage (\d+) of", text):
+            part = int(found[1])
+        elif text.startswith("measure longrope"):
+            part = MEASURED
+
+    def force_or_die(descriptor: Any) -> None:
+        number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
+        counts[part] += 1
+        if moment and [part, counts[part]] == moment[:2]:
+            if Path(f"/proc/self/fd/{number}").readlink().suffix == ".jsonl":
+                os.ftruncate(number, os.fstat(number).st_size - moment[2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        force(descriptor)
+
+    os.fsync = force_or_die  # type: ignore[assignment]  # this process is for nothing else
+    hf._compare = lambda *_: [(0.0, 0.0), (0.0, 0.0)]  # to reopen takes seconds
+    progress.FLUSH_SECONDS = -1.0  # every step at once, so that the number of writes does not hang on the clock
+    pipeline.extend(load_recipe(recipe), RunDir(out), Watch(on_step=on_step))
+    return counts
+
+
+def main() -> None:
+    """Fork a child for each moment: all of them share the imports."""
+    recipe, out, moments = sys.argv[1:]
+    torch.set_num_threads(1)
+    for moment in json.loads(moments):
+        readable, writable = os.pipe()
+        child = os.fork()
+        if not child:
+            counts = walk(Path(recipe), Path(out), moment)
+            os.write(writable, json.dumps(counts).encode())
+            os._exit(0)
+        os.close(writable)
+        _, status = os.waitpid(child, 0)
+        counted = os.read(readable, 10**6)
+        os.close(readable)
+        ended = {"signal": os.WTERMSIG(status), "exit": os.waitstatus_to_exitcode(status)}
+        sys.stdout.write(json.dumps({**ended, "writes": json.loads(counted or "{}")}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
