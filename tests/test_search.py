@@ -1,4 +1,4 @@
-"""Both searches on objectives whose optimum is known, under interruptions and bad numbers, and on a pico model.
+"""All searches on objectives whose optimum is known, under interruptions and bad numbers, and on a pico model.
 
 The oracles: closed-form optima, ``torch.optim.Adam``, autograd, central differences over whole logits in float64, and
 counts of the calls that an objective has seen.
@@ -23,14 +23,14 @@ from numpy.random import Generator
 from torch.nn import functional
 
 from longrope.errors import FactorsError, RunError, TextsError
-from longrope.factors import RescaleFactors, closed_form, load_factors
+from longrope.factors import RescaleFactors, closed_form, load_factors, tuned_spec
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import EvolutionRecipe, GradientRecipe, SearchRecipe
 from longrope.records import Trial, read_records
 from longrope.rope import RopeSpec
 from longrope.rundir import RunDir
-from longrope.search import cut_windows, find_factors
-from longrope.search.cost import compare_costs
+from longrope.search import check_recovery, cut_windows, find_factors, recover_window
+from longrope.search.cost import compare_costs, count_passes, count_recovery_passes
 from longrope.search.descend import (
     WORTHWHILE,
     Adam,
@@ -40,7 +40,7 @@ from longrope.search.descend import (
     slope_of_increments,
 )
 from longrope.search.evolve import evolve
-from longrope.search.score import Evaluation, TrialLog, WindowObjective
+from longrope.search.score import Evaluation, TrialLog, TunedObjective, WindowObjective
 from longrope.space import START_TOKENS, Candidate, FactorSpace
 from longrope.texts import TokenText, load_texts
 
@@ -876,6 +876,193 @@ def test_the_seed_decides_the_order_of_the_search_windows_alone() -> None:
     assert held_a[0, 0] < 700 < held_a[1, 0] < 1300 < held_a[2, 0]
 
 
+# On a model that was tuned
+
+
+@pytest.fixture(scope="module")
+def tuned_with(model: LanguageModel) -> RescaleFactors:
+    """What weights may have been tuned with; that these were not does not matter to the search."""
+    ntk = closed_form(model.spec, "ntk", 128).tiers[0]
+    return replace(ntk, attention_factor=1.08, start_tokens=4)
+
+
+def composed(tuned_with: RescaleFactors, relative: Any) -> RescaleFactors:
+    """The factors of the model itself, by hand: all numbers multiplied, the start tokens those of the tuning."""
+    lambdas = tuple(x * y for x, y in zip(tuned_with.lambdas, relative.lambdas, strict=True))
+    return replace(
+        tuned_with, lambdas=lambdas, attention_factor=tuned_with.attention_factor * relative.attention_factor
+    )
+
+
+def test_the_gradient_by_relative_factors_is_that_of_central_differences(tmp_path: Path, text: TokenText) -> None:
+    """In float64, along every relative lambda and the logarithm of the relative attention factor; the losses, too."""
+    pico.save_pico(tmp_path, "stablelm", initializer_range=0.2, rope={"partial_rotary_factor": 0.5})
+    model = load_model(tmp_path, device="cpu", dtype="float64")
+    windows = text.windows(96, 3)
+    first = replace(closed_form(model.spec, "ntk", 128).tiers[0], attention_factor=1.13, start_tokens=8)
+    ntk = closed_form(tuned_spec(model.spec, first), "ntk", 512).tiers[0]
+    lambdas = tuple((ntk.array * np.linspace(1.02, 1.1, model.spec.num_pairs)).tolist())
+    relative = replace(ntk, lambdas=lambdas, attention_factor=1.05)
+    objective = TunedObjective(WindowObjective.prepare(model, windows[:2], windows[2:], 2, 20), first)
+    found = objective.gradient(relative, 1)
+
+    def loss(at: np.ndarray) -> float:
+        moved = replace(relative, lambdas=tuple(at[:-1].tolist()), attention_factor=math.exp(at[-1]))
+        return mean_loss(model, composed(first, moved), windows[1][None], 20)
+
+    here = np.append(lambdas, math.log(1.05))
+    expected = [(loss(here + step) - loss(here - step)) / 2e-5 for step in 1e-5 * np.eye(len(here))]
+    assert np.abs(expected).min() > 1e-5
+    np.testing.assert_allclose(found.gradient, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+    assert found.loss_nats == pytest.approx(loss(here), rel=1e-6)
+    whole = composed(first, relative)
+    assert objective.search_loss(relative).loss_nats == pytest.approx(mean_loss(model, whole, windows[:2], 20))
+    assert objective.validation_loss(relative).loss_nats == pytest.approx(mean_loss(model, whole, windows[2:], 20))
+
+
+@pytest.mark.parametrize("method", ["gradient", "evolution"])
+def test_a_second_search_goes_on_from_the_factors_of_the_tuning(
+    method: str, model: LanguageModel, text: TokenText, tuned_with: RescaleFactors, tmp_path: Path
+) -> None:
+    """Trials are relative to them, and the result is of the model itself: no lambda falls below the tuned one."""
+    run, settings = RunDir(tmp_path), replace(QUICK, method=method)
+    given: dict[str, Any] = {"run": run, "settings": settings, "seed": 3}
+    found = find_factors(model, text, 512, tuned_with=tuned_with, **given)
+    trials = read_records(run.trials, Trial)
+    assert (found.target_window, found.spec_fingerprint) == (512, model.spec.fingerprint)
+    assert (found.start_tokens, found.method) == (4, f"longrope-{method}")
+    assert load_factors(run.factors(found.method)).tiers == (found,)
+    assert all(a >= b for a, b in zip(found.lambdas, tuned_with.lambdas, strict=True))
+    _, held_out = cut_windows(text, 512, 2, seed=3)
+    geometry = tuned_spec(model.spec, tuned_with)
+    for at, name in enumerate(("pi", "ntk", "yarn")):
+        relative = closed_form(geometry, name, 512).tiers[0]
+        assert (trials[at].origin, trials[at].lambdas) == (name, relative.lambdas)
+        expected = mean_loss(model, composed(tuned_with, relative), held_out, tail=50)
+        assert trials[at].loss_nats == pytest.approx(expected, rel=1e-5)
+        assert mean_loss(model, found, held_out, tail=50) <= expected + 1e-6
+    assert trials[0].lambdas == (4.0,) * 4, "the ratio is to the window of the tuning"
+    assert {trial.start_tokens for trial in trials} == {0}
+    best = min((trial for trial in trials if trial.kind == "validation"), key=lambda trial: trial.loss_nats)
+    assert found.lambdas == composed(tuned_with, best).lambdas
+    assert find_factors(model, text, 512, tuned_with=tuned_with, **given) == found
+    assert read_records(run.trials, Trial) == trials
+    for other in (None, replace(tuned_with, attention_factor=1.09)):
+        with pytest.raises(RunError, match="trials of another search"):
+            find_factors(model, text, 512, tuned_with=other, **given)
+
+
+@pytest.mark.parametrize("target", [64, 100, 128])
+def test_a_target_within_the_window_of_the_tuning_is_refused(
+    target: int, model: LanguageModel, text: TokenText, tuned_with: RescaleFactors
+) -> None:
+    with pytest.raises(FactorsError, match="trained on 128 tokens already"):
+        find_factors(model, text, target, tuned_with=tuned_with, settings=QUICK)
+
+
+# A short window of an extended model
+
+
+@dataclass
+class NamedValley(Valley):
+    """With the name that a log knows its windows by."""
+
+    fingerprint: str = "valley"
+
+
+LONGEST = (1.2, 2.0, 5.0, 8.0)
+
+
+def recover_on(
+    valley: Any, model: LanguageModel, text: TokenText, patch: pytest.MonkeyPatch, **given: Any
+) -> RescaleFactors:
+    """The tier of 64 tokens of a model extended to 512, by an objective whose optimum is known."""
+    longest = RescaleFactors(LONGEST, 512, model.spec.fingerprint, start_tokens=0, attention_factor=1.21)
+    patch.setattr(WindowObjective, "prepare", lambda *_: valley)
+    return recover_window(model, text, 64, longest, settings=given.pop("settings", QUICK), **given)
+
+
+def test_the_models_own_rope_comes_back_where_it_is_best(
+    model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = recover_on(NamedValley((1.0,) * 4, 1.0, start_tokens=0), model, text, monkeypatch)
+    assert found.is_identity
+    assert (found.target_window, found.method) == (64, "longrope-recovered")
+    found.check_spec(model.spec)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75, 1.0])
+def test_a_share_of_the_long_factors_is_taken_where_it_is_best(
+    share: float, model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an exponent; the walk from there finds nothing better."""
+    optimum = tuple(x**share for x in LONGEST)
+    found = recover_on(NamedValley(optimum, 1.21**share, start_tokens=0), model, text, monkeypatch)
+    assert found.lambdas == pytest.approx(optimum, rel=1e-12)
+    assert found.attention_factor == pytest.approx(1.21**share, rel=1e-12)
+
+
+def test_the_walk_to_a_short_window_leaves_the_shares_where_another_point_is_better(
+    model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every pair free, also those that never turned fully."""
+    optimum = (1.1, 1.15, 2.9, 2.95)
+    valley = NamedValley(optimum, 1.05, start_tokens=0)
+    found = recover_on(
+        valley, model, text, monkeypatch, settings=replace(QUICK, gradient=GradientRecipe(steps=300, validate_every=10))
+    )
+    best_share = min(valley.loss(factors, optimum) for kind, factors in valley.calls[:5])
+    assert valley.loss(found, optimum) - 2 < 0.1 * (best_share - 2)
+    np.testing.assert_allclose(found.lambdas, optimum, rtol=0.05)
+
+
+@pytest.mark.parametrize("stop", [0, 3, 7, 10])
+def test_the_search_for_a_short_window_is_resumed_from_its_log(
+    stop: int, model: LanguageModel, text: TokenText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, whole = RunDir(tmp_path), NamedValley((1.1, 1.2, 2.0, 3.0), 1.05, start_tokens=0)
+    expected = recover_on(whole, model, text, monkeypatch)
+    first, second = replace(whole, patience=stop, calls=[]), replace(whole, calls=[])
+    with pytest.raises(InterruptError):
+        recover_on(first, model, text, monkeypatch, run=run)
+    assert recover_on(second, model, text, monkeypatch, run=run) == expected
+    assert first.calls + second.calls == whole.calls
+    assert recover_on(replace(whole, patience=0, calls=[]), model, text, monkeypatch, run=run) == expected
+
+
+def test_a_short_window_is_recovered_on_a_model(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
+    """The losses are those of short windows: eight times as many are held out where the long ones have that length."""
+    longest, run = closed_form(model.spec, "yarn", 512).tiers[0], RunDir(tmp_path)
+    seen: list[Trial] = []
+    found = recover_window(model, text, 64, longest, run=run, settings=QUICK, seed=3, on_trial=seen.append)
+    searched, held_out = cut_windows(text, 64, 16, seed=3)
+    trials = read_records(run.trials, Trial)
+    assert trials == seen
+    assert [trial.origin for trial in trials[:5]] == [f"share-{share}" for share in ("0", "0.25", "0.5", "0.75", "1")]
+    for trial in trials:
+        windows = searched[trial.step][None] if trial.kind == "gradient" else held_out
+        assert trial.loss_nats == pytest.approx(mean_loss(model, as_factors(model, trial), windows), rel=1e-5)
+    assert trials[0].lambdas == (1.0,) * 4
+    assert trials[4].lambdas == longest.lambdas
+    validated = [trial for trial in trials if trial.kind == "validation"]
+    best = min(validated, key=lambda trial: trial.loss_nats)
+    assert (found.lambdas, found.attention_factor) == (best.lambdas, best.attention_factor)
+    assert found.searched
+    found.check_spec(model.spec)
+
+
+def test_a_text_too_short_to_recover_a_window_is_refused(model: LanguageModel, text: TokenText) -> None:
+    longest = closed_form(model.spec, "yarn", 512).tiers[0]
+    short = replace(text, tokens=text.tokens[: 17 * 64 - 1], documents=np.zeros(1, np.int64))
+    for work in (
+        lambda: recover_window(model, short, 64, longest, settings=QUICK),
+        lambda: check_recovery(short, 64, 512, QUICK),
+    ):
+        with pytest.raises(TextsError, match="17 windows of 64 tokens"):
+            work()
+    check_recovery(replace(short, tokens=text.tokens[: 17 * 64]), 64, 512, QUICK)
+
+
 # What searches cost
 
 
@@ -911,6 +1098,41 @@ EVOLUTION_TRIALS = [
     trial("evolution", "search", "crossover", 1.5, 20, 2.0),
     trial("evolution", "validation", "crossover", 3.5, 10, 2.0),
 ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"gradient": GradientRecipe(steps=10, scan_windows=1, start="yarn")},
+        {"gradient": GradientRecipe(steps=20, scan_windows=4), "validation_windows": 5},
+        {"method": "evolution", "evolution": EvolutionRecipe(population=20, mutations=6, crossovers=6, generations=8)},
+        {"method": "evolution", "evolution": replace(QUICK_EVOLUTION, windows=4), "validation_windows": 3},
+    ],
+    ids=str,
+)
+def test_passes_are_about_as_many_as_were_foreseen(
+    changes: dict[str, Any], model: LanguageModel, text: TokenText, tuned_with: RescaleFactors
+) -> None:
+    """Within a third of what the trials of a search tell, the first one and one on a tuned model."""
+    settings = SearchRecipe(**changes)
+    for factors, target in ((None, 128), (tuned_with, 256)):
+        made: list[Trial] = []
+        find_factors(model, text, target, tuned_with=factors, settings=settings, on_trial=made.append)
+        passes = sum(trial.token_passes for trial in made) / target
+        assert count_passes(settings, target) == pytest.approx(passes, rel=1 / 3)
+
+
+@pytest.mark.parametrize("method", ["gradient", "evolution"])
+def test_passes_over_short_windows_are_about_as_many_as_were_foreseen(
+    method: str, model: LanguageModel, text: TokenText
+) -> None:
+    """By gradient whatever the method for the long window is."""
+    settings, made = SearchRecipe(method=method), list[Trial]()
+    longest = closed_form(model.spec, "yarn", 256).tiers[0]
+    recover_window(model, text, 64, longest, settings=settings, on_trial=made.append)
+    passes = sum(trial.token_passes for trial in made) / 64
+    assert count_recovery_passes(settings, 64, 256) == pytest.approx(passes, rel=0.05)
 
 
 def test_costs_are_counted_up_to_the_loss_that_all_have_reached() -> None:

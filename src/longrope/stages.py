@@ -30,7 +30,7 @@ from longrope.recipe import Recipe, Stage, TuneRecipe, format_tokens
 from longrope.records import TrainStep, Trial, read_records
 from longrope.rundir import STAGE_FINISHED, RunDir
 from longrope.search import find_factors, recover_window
-from longrope.search.cost import count_passes
+from longrope.search.cost import count_passes, count_recovery_passes
 from longrope.search.score import BACKWARD_PASSES
 from longrope.texts import Texts, fingerprint
 from longrope.tuning import fine_tune
@@ -261,11 +261,13 @@ def estimate_tuning(
 
 
 def _estimate_search(recipe: Recipe, model: LanguageModel, stage: Stage, seconds: Callable[[int], float]) -> Cost:
-    """What a search will take; a short window's costs as much as the gradient's descent."""
+    """What a search will take, for a long window or a short one."""
     tokens = stage.window_tokens
     if stage.kind == "carry":
         return Cost(str(stage), 0.0, 0, free_memory(model))
     evaluations = count_passes(recipe.search, tokens)
+    if stage.kind == "recover":
+        evaluations = count_recovery_passes(recipe.search, tokens, recipe.target_tokens)
     peak = estimate_memory(model, tokens)
     if recipe.search.method == "gradient" or stage.kind == "recover":
         peak = max(peak, estimate_training_memory(model, tokens, adapters=True))

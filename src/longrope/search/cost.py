@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from longrope.recipe import SearchRecipe
 from longrope.records import Trial
+from longrope.search.recover import SHARES, count_held_out
 from longrope.search.score import BACKWARD_PASSES
 
 SCANNED = 20  # curves that the gradient search looks at before it descends, about
@@ -79,4 +80,12 @@ def count_passes(settings: SearchRecipe, target_tokens: int) -> int:
         return (given.population + children) * given.windows + looks * settings.validation_windows
     descent = settings.gradient
     looks = 10 + descent.steps // descent.validate_every  # closed forms, start tokens
-    return SCANNED * descent.scan_windows + BACKWARD_PASSES * descent.steps + looks * settings.validation_windows
+    scanned = SCANNED * descent.scan_windows * (descent.start == "scan")
+    return scanned + BACKWARD_PASSES * descent.steps + looks * settings.validation_windows
+
+
+def count_recovery_passes(settings: SearchRecipe, window_tokens: int, longest_tokens: int) -> int:
+    """The same of the search for a short window of a model that is extended to ``longest_tokens``."""
+    looks = len(SHARES) + 1 + settings.gradient.steps // settings.gradient.validate_every
+    held_out = count_held_out(window_tokens, longest_tokens, settings)
+    return BACKWARD_PASSES * settings.gradient.steps + looks * held_out
