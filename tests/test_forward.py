@@ -3,6 +3,7 @@
 The logits are made in chunks that do not divide the windows, and layers walk over tiles that do not, either.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -13,14 +14,22 @@ import pico
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from longrope import attention, forward
+from longrope import attention, forward, parallel
 from longrope.cache import KeyValueCache, LayerKeys
 from longrope.errors import LongRopeError, ModelError
 from longrope.factors import RescaleFactors
-from longrope.forward import greedy_answers, read_on, token_losses, weighted_loss_with_graph
-from longrope.models import LanguageModel, rescaled
+from longrope.forward import (
+    estimate_training_memory,
+    greedy_answers,
+    read_on,
+    seconds_of_pass,
+    token_losses,
+    weighted_loss_with_graph,
+)
+from longrope.models import LanguageModel, read_spec, rescaled
 
 VOCABULARY = pico.BASE["vocab_size"]
 TOKENS = torch.randint(1, VOCABULARY, (3, 48), generator=torch.Generator().manual_seed(3))
@@ -587,6 +596,103 @@ def test_layers_are_as_before_after_an_exception(make: Callable[..., LanguageMod
         mean_loss_with_graph(model, TOKENS + VOCABULARY)  # ids beyond the vocabulary
     assert all("forward" not in vars(layer) for layer in layers)
     assert torch.equal(token_losses(model, TOKENS), before)
+
+
+# What a pass or a training will take
+
+
+def make_shape(dtype: torch.dtype = torch.bfloat16) -> LanguageModel:
+    """A network of the shape of SmolLM2-135M that holds no numbers."""
+    shape = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
+    heads = {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}
+    config = AutoConfig.for_model("llama", **shape, **heads, max_position_embeddings=8192)
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return LanguageModel(network, None, read_spec(config), "shape")
+
+
+def estimate(tokens: int = 65536, *, adapters: bool = False, dtype: torch.dtype = torch.bfloat16) -> float:
+    """GiB at the peak of a training step."""
+    return estimate_training_memory(make_shape(dtype), tokens, adapters=adapters) / 2**30
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_estimated_memory_of_a_training_is_near_the_measured_peak(dtype: torch.dtype) -> None:
+    """9.50 GiB on a GPU: all weights in float32, one window of 65,536 tokens; however the model was loaded."""
+    assert estimate(dtype=dtype) == pytest.approx(9.50, rel=0.25)
+
+
+def test_estimated_memory_grows_with_the_window_and_adapters_take_less() -> None:
+    """Less by gradients and moments, and by what float32 takes more than the model's own format."""
+    grown = [estimate(tokens) for tokens in (1024, 4096, 16384, 65536, 262144)]
+    assert grown == sorted(grown)
+    assert len(set(grown)) == 5
+    weights = sum(weight.numel() for weight in make_shape().network.parameters()) / 2**30
+    assert weights * 2**30 == pytest.approx(134.5e6, rel=0.01)
+    for tokens in (1024, 65536):
+        assert estimate(tokens) - estimate(tokens, adapters=True) == pytest.approx((16 - 2) * weights)
+    assert grown[0] > 16 * weights
+    assert estimate(adapters=True, dtype=torch.float32) - estimate(adapters=True) == pytest.approx(2 * weights)
+
+
+def test_estimated_memory_is_divided_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients and moments are; a window is where they share it. Of adapters there is nothing to divide."""
+    alone, adapters = estimate(), estimate(adapters=True)
+    monkeypatch.setattr(parallel, "ranks", lambda: 8)
+    rows = estimate()
+    monkeypatch.setattr(parallel, "shard", lambda: parallel.Shard(0, 8, None))
+    shared = estimate()
+    assert alone > rows > shared
+    assert estimate(tokens=8 * 65536) == pytest.approx(rows, rel=1e-6)
+    monkeypatch.setattr(parallel, "shard", lambda: None)
+    assert estimate(adapters=True) == adapters
+
+
+class Clock:
+    """A clock that passes of a known cost alone move on."""
+
+    now = 0.0
+
+    def __init__(self, patch: pytest.MonkeyPatch, linear: float, squared: float, warm_up: float = 0.0) -> None:
+        """Take the place of the time and of the pass."""
+        self.linear, self.squared, self.warm_up, self.read = linear, squared, warm_up, list[int]()
+        patch.setattr("longrope.forward.time.perf_counter", lambda: self.now)
+        patch.setattr(forward, "token_losses", self.run)
+
+    def run(self, _: Any, ids: Any) -> None:
+        """A pass; the first over a length takes longer."""
+        tokens = ids.shape[1]
+        self.now += self.linear * tokens + self.squared * tokens**2 + self.warm_up * (tokens not in self.read)
+        self.read.append(tokens)
+
+
+@pytest.mark.parametrize("tokens", [100, 4096, 65536, 2**21])
+@pytest.mark.parametrize(("linear", "squared"), [(1e-3, 0.0), (1e-4, 1e-7), (0.0, 1e-6)])
+def test_seconds_of_a_pass_are_carried_on_from_short_ones(
+    linear: float, squared: float, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exactly where a part grows with the tokens and one with their square; what warms up does not count."""
+    clock = Clock(monkeypatch, linear, squared, warm_up=10.0)
+    expected = linear * tokens + squared * tokens**2
+    assert seconds_of_pass(pico.make_model(), tokens) == pytest.approx(expected, rel=1e-6)
+    assert max(clock.read) <= min(tokens, 4096)
+
+
+def test_seconds_of_a_pass_are_never_negative(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a longer pass was faster by chance, the estimate still grows with the window."""
+    clock = Clock(monkeypatch, 0.0, 0.0)
+    clock.run = lambda _, ids: setattr(clock, "now", clock.now + 1.0)  # type: ignore[method-assign]
+    monkeypatch.setattr(forward, "token_losses", clock.run)
+    assert 0 < seconds_of_pass(pico.make_model(), 65536) < seconds_of_pass(pico.make_model(), 131072)
+
+
+def test_seconds_of_a_pass_are_about_those_that_it_takes() -> None:
+    """Of one twice as long as the longest that is tried, on a CPU: within a factor of ten, for others work here."""
+    model, tokens = pico.make_model(), 8192
+    estimated = seconds_of_pass(model, tokens)
+    began = time.perf_counter()
+    token_losses(model, np.arange(tokens)[None] % 300)
+    assert 0.1 < estimated / (time.perf_counter() - began) < 10
 
 
 # Documents that do not see each other

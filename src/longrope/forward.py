@@ -194,14 +194,16 @@ def estimate_memory(model: LanguageModel, tokens: int) -> int:
 def estimate_training_memory(model: LanguageModel, tokens: int, *, adapters: bool) -> int:
     """About how many bytes a training step on one window takes at its peak in this process.
 
-    Weights, gradients and two moments in float32, divided among the processes (of adapters next to nothing); a hidden
-    state for each layer, the activations of one layer and one chunk of logits with its gradient, all in float32.
+    Weights, gradients and two moments in float32; several processes divide them, and each has the weights whole beside
+    its part. With adapters the weights alone, as they are on a GPU. A hidden state for each layer, the activations of
+    one layer and one chunk of logits with its gradient, all in float32.
     """
     config, ranks = model.network.config, parallel.ranks()
     shard = parallel.shard()
     own = tokens // (shard.ranks if shard else 1)
     weights = sum(weight.numel() for weight in model.network.parameters())
-    held = weights * model.network.dtype.itemsize + (0 if adapters else 16 * weights // ranks)
+    frozen = weights * (4 if model.device.type == "cpu" else model.network.dtype.itemsize)
+    held = frozen if adapters else 16 * weights // ranks + 4 * weights * (ranks > 1)
     states = 4 * own * config.hidden_size * config.num_hidden_layers
     layer = own * _bytes_per_token(model) * 4 // model.network.dtype.itemsize
     head = 3 * 4 * min(LOGITS_PER_CHUNK, own * config.vocab_size)
