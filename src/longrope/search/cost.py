@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from longrope.recipe import SearchRecipe
 from longrope.records import Trial
-from longrope.search.recover import SHARES, count_held_out
+from longrope.search.recover import SHARES, count_held_out, count_short
 from longrope.search.score import BACKWARD_PASSES
 
 SCANNED = 20  # curves that the gradient search looks at before it descends, about
@@ -88,4 +88,5 @@ def count_recovery_passes(settings: SearchRecipe, window_tokens: int, longest_to
     """The same of the search for a short window of a model that is extended to ``longest_tokens``."""
     looks = len(SHARES) + 1 + settings.gradient.steps // settings.gradient.validate_every
     held_out = count_held_out(window_tokens, longest_tokens, settings)
-    return BACKWARD_PASSES * settings.gradient.steps + looks * held_out
+    together = count_short(window_tokens, longest_tokens)
+    return BACKWARD_PASSES * settings.gradient.steps * together + looks * held_out

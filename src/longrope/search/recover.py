@@ -20,7 +20,7 @@ from longrope.texts import TokenText, sketch
 
 METHOD = "longrope-recovered"
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # exponents of the long window's factors
-MOST_WINDOWS = 8  # for each held-out window of a search: short ones are cheap
+MOST_WINDOWS = 8  # for each window of a search, held out or of a step: short ones are cheap
 
 
 def recover_window(
@@ -56,10 +56,11 @@ def recover_window(
         TextsError: the text is too short.
     """
     settings = settings or SearchRecipe()
-    held_out_windows = count_held_out(window_tokens, longest.target_window, settings)
-    searched, held_out = cut_windows(text, window_tokens, held_out_windows, seed)
-    searched = searched[: settings.gradient.steps]
-    objective = WindowObjective.prepare(model, searched, held_out, 1)
+    per_window = count_short(window_tokens, longest.target_window)
+    searched, held_out = cut_windows(text, window_tokens, per_window * settings.validation_windows, seed)
+    searched = searched[: per_window * settings.gradient.steps]
+    prepared = WindowObjective.prepare(model, searched, held_out, 1)
+    objective = replace(prepared, gradient_count=min(per_window, len(searched)))
     log = TrialLog(run.trials if run else None, METHOD, model.name, objective.fingerprint, on_trial)
     candidates = [between(longest, window_tokens, share) for share in SHARES]
     asked = [(f"share-{share:g}", tier) for share, tier in zip(SHARES, candidates, strict=True)]
@@ -80,9 +81,14 @@ def recover_window(
     return replace(found, searched=sketch(np.concatenate([searched, held_out])))
 
 
+def count_short(window_tokens: int, longest_tokens: int) -> int:
+    """How many short windows stand for one of the long ones of a search."""
+    return max(1, min(MOST_WINDOWS, longest_tokens // window_tokens))
+
+
 def count_held_out(window_tokens: int, longest_tokens: int, settings: SearchRecipe) -> int:
-    """How many short windows are held out: some for each of the long ones of a search."""
-    return settings.validation_windows * max(1, min(MOST_WINDOWS, longest_tokens // window_tokens))
+    """How many short windows are held out."""
+    return settings.validation_windows * count_short(window_tokens, longest_tokens)
 
 
 def between(longest: RescaleFactors, window_tokens: int, share: float) -> RescaleFactors:

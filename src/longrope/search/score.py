@@ -56,6 +56,7 @@ class WindowObjective:
         validation_windows: [V, N] held-out windows.
         search_weights, validation_weights: [W, N - 1] and [V, N - 1] weights of each token's loss in its window's loss.
         search_count: how many windows one ``search_loss`` covers.
+        gradient_count: how many windows one ``gradient`` covers.
     """
 
     model: LanguageModel
@@ -64,6 +65,7 @@ class WindowObjective:
     search_weights: Weights
     validation_weights: Weights
     search_count: int
+    gradient_count: int = 1
 
     @classmethod
     def prepare(
@@ -108,15 +110,15 @@ class WindowObjective:
         return self._mean_loss(factors, self.validation_windows, self.validation_weights)
 
     def gradient(self, factors: RescaleFactors, step: int) -> Evaluation:
-        """One backward pass over one search window; the windows are walked in turn.
+        """One backward pass over the next search windows; they are walked in turn.
 
-        Processes that share a sequence each do their part of the window; rows of them all do the same step.
+        Processes that share a sequence each do their part of a window; rows of them all do the same step.
         """
-        row = step % len(self.search_windows)
-        window, weights = self.search_windows[row][None], self.search_weights[row][None]
+        rows = np.arange(step * self.gradient_count, (step + 1) * self.gradient_count) % len(self.search_windows)
+        windows, weights = self.search_windows[rows], self.search_weights[rows]
         with rescaled(self.model, factors, learnable=True) as rotary:
             assert rotary is not None
-            loss = weighted_loss_with_graph(self.model, window, weights)
+            loss = weighted_loss_with_graph(self.model, windows, weights / len(rows))
             loss.backward()
             loss = loss.detach()
             if shard := parallel.shard():
@@ -126,7 +128,7 @@ class WindowObjective:
             assert by_lambda is not None
             assert by_attention is not None
             gradient = (*by_lambda.tolist(), by_attention.item() * factors.attention_factor)
-        return Evaluation(loss.item(), int((weights > 0).sum()), BACKWARD_PASSES * window.size, gradient)
+        return Evaluation(loss.item(), int((weights > 0).sum()), BACKWARD_PASSES * windows.size, gradient)
 
     def _mean_loss(self, factors: RescaleFactors, windows: Tokens, weights: Weights) -> Evaluation:
         def loss_of(row: int) -> float:
