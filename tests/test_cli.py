@@ -350,7 +350,7 @@ def test_tune_trains_at_the_window_of_its_factors(
     given += [*QUICKLY, *(("--lora", rank) if rank else ()), "--out", "run"]
     told = command(*given)
     assert told.code == 0, told.err
-    assert told.out == "training: run/train.jsonl\ncheckpoint: run/hf\n"
+    assert told.out == "training: run/train.jsonl\ncheckpoint: run/hf\nreport: run/report.html\n"
     assert re.search(r"^tune: about [\d.]+ min, [\d.]+ GiB at the peak", told.err, re.MULTILINE)
     steps = read_records(RunDir("run").train, TrainStep)
     assert [step.num_tokens for step in steps] == [2 * 255] * 3

@@ -43,7 +43,7 @@ from longrope.rundir import RunDir
 from longrope.search import find_factors
 from longrope.search import score as search_score
 from longrope.search.cost import compare_costs
-from longrope.stages import Watch
+from longrope.stages import Watch, plan_walk
 from longrope.texts import load_texts
 
 METHODS = ("gradient", "evolution")
@@ -159,7 +159,7 @@ def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe,
     assert read_records(run.trials, Trial) == trials
     assert run.recipe() == recipe
     assert [step.split()[0] for step in steps] == [
-        *("load", "device", "read", "measure", "search", "measure", "export", "report:")
+        *("load", "device", "read", "search", "measure", "measure", "export", "report:")
     ]
     (factors,) = load_factors(run.factors()).tiers
     assert factors == load_factors(run.factors("longrope-gradient")).tiers[0]
@@ -729,7 +729,7 @@ def test_tuned_weights_are_measured_against_those_before(tuning: Recipe, tmp_pat
     windows = texts.measure.windows(TARGET, 3)
     rival = closed_form(untuned.spec, best, TARGET, (64, TARGET)).choose(TARGET)
     theirs = perplexity.window_losses(untuned, rival, windows)
-    tuned = pipeline._extend(tuning, run, untuned, texts, Watch())
+    tuned = pipeline._extend(tuning, run, plan_walk(tuning, run, untuned, texts), untuned, texts, Watch())
     ours = perplexity.window_losses(tuned.model, tuned.longest, windows)
     assert scores[-1].value == pytest.approx(perplexity.perplexity(ours - theirs), rel=1e-5)
     assert abs(scores[-1].value - 1) > 1e-3

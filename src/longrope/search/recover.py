@@ -59,8 +59,7 @@ def recover_window(
     per_window = count_short(window_tokens, longest.target_window)
     searched, held_out = cut_windows(text, window_tokens, per_window * settings.validation_windows, seed)
     searched = searched[: per_window * settings.gradient.steps]
-    prepared = WindowObjective.prepare(model, searched, held_out, 1)
-    objective = replace(prepared, gradient_count=min(per_window, len(searched)))
+    objective = WindowObjective.prepare(model, searched, held_out, 1, gradient_count=per_window)
     log = TrialLog(run.trials if run else None, METHOD, model.name, objective.fingerprint, on_trial)
     candidates = [between(longest, window_tokens, share) for share in SHARES]
     asked = [(f"share-{share:g}", tier) for share, tier in zip(SHARES, candidates, strict=True)]

@@ -77,6 +77,7 @@ class WindowObjective:
         tail_tokens: int = 0,
         needle_weight: float = 0.0,
         seed: int = 0,
+        gradient_count: int = 1,
     ) -> "WindowObjective":
         """Weigh the tokens of windows, and plant needles in them if these have a weight.
 
@@ -88,10 +89,12 @@ class WindowObjective:
             tail_tokens: score only the last so many tokens of each window; 0 scores all.
             needle_weight: weight of the mean loss over the answers about planted needles (LongRoPE2, section 3.2).
             seed: of the needles.
+            gradient_count: how many search windows one ``gradient`` covers, if there are so many.
         """
         searched = _prepare(model, search, tail_tokens, needle_weight, np.random.default_rng([seed, 1]))
         held_out = _prepare(model, validation, tail_tokens, needle_weight, np.random.default_rng([seed, 2]))
-        return cls(model, searched[0], held_out[0], searched[1], held_out[1], search_count)
+        count = min(gradient_count, len(search))
+        return cls(model, searched[0], held_out[0], searched[1], held_out[1], search_count, count)
 
     @property
     def fingerprint(self) -> str:
