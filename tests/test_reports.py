@@ -23,11 +23,13 @@ from longrope.factors import RescaleFactors, dump_factors
 from longrope.recipe import MeasureRecipe, Recipe, dump_recipe
 from longrope.records import Score, TrainStep, append_record, append_records
 from longrope.reports import ScoreTable, score_tables, write_comparison, write_report
+from longrope.reports.contents import read_run
 from longrope.reports.lines import LineChart, Point, Series, draw_lines
 from longrope.reports.palette import style_of
 from longrope.reports.provenance import record_rope, record_walk
 from longrope.reports.svg import linear_axis, log_axis, token_axis
 from longrope.reports.tables import interval
+from longrope.reports.walk import stage_section
 from longrope.rope import RopeSpec
 from longrope.rundir import RunDir
 
@@ -517,3 +519,11 @@ def test_every_axis_has_ticks_inside_it(values: tuple[float, ...]) -> None:
         assert len(axis.ticks) > 0
         assert all(axis.low <= tick <= axis.high for tick, _ in axis.ticks)
         assert len({label for _, label in axis.ticks}) == len(axis.ticks)
+
+
+def test_a_stage_names_what_it_was_made_of_and_leaves_its_settings_to_the_recipe() -> None:
+    run = RunDir(Path(__file__).parents[1] / "results" / "smollm2-64k-tuned")
+    (table,) = stage_section([read_run(run)]).tables
+    told = {row[0]: row[-1] for row in table.rows}
+    assert list(told) == ["search 64k", "tune 64k", "recover 8k", "search 128k", "carry 256k"]
+    assert told["tune 64k"] == "before aa6e7e88, seed 0, text fda85a94f835f45d, dtype auto"

@@ -62,7 +62,8 @@ def _stage_table(runs: Sequence[Contents], run: Contents) -> ScoreTable:
     rows = []
     for stage in run.stages:
         marker = stage.marker or {}
-        inputs = ", ".join(f"{name} {value}" for name, value in marker.get("inputs", {}).items())
+        told = {name: value for name, value in marker.get("inputs", {}).items() if name not in ("stage", "settings")}
+        inputs = ", ".join(f"{name} {value}" for name, value in told.items())  # the recipe tells the settings
         seconds = number(marker["seconds"]) if "seconds" in marker else "not finished"
         made = [str(marker.get(name) or "as before") if marker else "" for name in ("factors", "weights")]
         rows.append((_stage_name(stage), seconds, *made, inputs))
