@@ -6,6 +6,7 @@ The oracles: brute force over whole tensors, autograd in one process, and the wa
 import contextlib
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +21,14 @@ import torch
 from worker_parallel import (
     FAMILIES,
     LENGTHS,
+    TRAINING,
+    TRAININGS,
     WINDOW,
     gradient_of_objective,
     needles_found,
     passes_of,
+    stopped_training,
+    train,
     whole_tensors,
 )
 
@@ -31,7 +36,7 @@ from longrope import parallel, pipeline
 from longrope.errors import LongRopeError, ProcessLostError, RecipeError, TextsError
 from longrope.factors import dump_factors
 from longrope.recipe import EvolutionRecipe, GradientRecipe, MeasureRecipe, Recipe, SearchRecipe, dump_recipe
-from longrope.records import Score, Trial, read_records
+from longrope.records import Score, TrainStep, Trial, read_records
 from longrope.rundir import RunDir
 
 WORKER = Path(__file__).parent / "worker_parallel.py"
@@ -106,21 +111,38 @@ def launched(ranks: int, *arguments: object) -> Iterator[subprocess.Popen[str]]:
         launcher.wait()
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["two", "three"])
-def launch(
-    request: pytest.FixtureRequest, recipe: Recipe, alone: Alone, tmp_path_factory: pytest.TempPathFactory
-) -> Launch:
-    """All cases of tests/worker_parallel.py, in so many processes."""
-    folder = tmp_path_factory.mktemp(f"ranks-{request.param}")
+def launch_cases(ranks: int, folder: Path, begun: Path, recipe: Recipe, alone: Alone) -> Launch:
+    """All cases of tests/worker_parallel.py in so many processes, which go on with the training in a directory."""
+    shutil.copytree(begun, folder / "begun")
     (folder / "recipe.toml").write_text(dump_recipe(recipe))
     started = RunDir(folder / "resumed")
     started.bind(recipe)
     trials = [line for line in alone.run.trials.read_text().splitlines(keepends=True) if "longrope-gradient" in line]
     started.trials.write_text("".join(trials[:KEPT_TRIALS]))
-    with launched(request.param, folder) as launcher:
+    with launched(ranks, folder) as launcher:
         _, told = launcher.communicate(timeout=150)
     assert launcher.returncode == 0, told
-    return Launch(folder, [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(request.param)])  # noqa: S301
+    return Launch(folder, [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(ranks)])  # noqa: S301
+
+
+@pytest.fixture(scope="module")
+def two(recipe: Recipe, alone: Alone, tmp_path_factory: pytest.TempPathFactory) -> Launch:
+    """Two processes, which go on with what one has begun."""
+    one = tmp_path_factory.mktemp("one")
+    stopped_training(one)
+    return launch_cases(2, tmp_path_factory.mktemp("two"), one / "stopped", recipe, alone)
+
+
+@pytest.fixture(scope="module")
+def three(two: Launch, recipe: Recipe, alone: Alone, tmp_path_factory: pytest.TempPathFactory) -> Launch:
+    """Three processes, which go on with what two have begun."""
+    return launch_cases(3, tmp_path_factory.mktemp("three"), two.folder / "stopped", recipe, alone)
+
+
+@pytest.fixture(scope="module", params=["two", "three"])
+def launch(request: pytest.FixtureRequest) -> Launch:
+    """Each of them."""
+    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
 
 
 @pytest.fixture
@@ -324,6 +346,75 @@ def test_passes_over_shared_windows_are_those_over_whole_ones(launch: Launch, ra
             given = shared[family][name]
             scale = expected.abs().max().item() if "gradients" in name else 1.0
             torch.testing.assert_close(given, expected, rtol=1e-5, atol=1e-5 * scale, msg=f"{name} on rank {rank}")
+
+
+# Trainings
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, dict[str, Any]]:
+    """What one process makes of the trainings."""
+    return {name: train(settings, **changes) for name, (settings, changes) in TRAININGS.items()}
+
+
+def assert_same_training(given: dict[str, Any], expected: dict[str, Any], steps: slice = slice(None)) -> None:
+    """Losses, norms and each matrix to 1e-5 of its size, in which noise that Adam makes large is small; the tokens."""
+    assert given["tokens"] == expected["tokens"][steps]
+    assert given["losses"] == pytest.approx(expected["losses"][steps], rel=1e-5)
+    assert given["norms"] == pytest.approx(expected["norms"][steps], rel=1e-5)
+    for name, weight in expected["weights"].items():
+        assert (given["weights"][name] - weight).norm() <= 1e-5 * weight.norm(), name
+
+
+@pytest.mark.parametrize("in_one_row", [False, True], ids=["rows", "shared"])
+@pytest.mark.parametrize("name", TRAININGS)
+def test_trainings_of_several_processes_are_those_of_one(
+    name: str, in_one_row: bool, launch: Launch, ranks: int, trained: dict[str, dict[str, Any]]
+) -> None:
+    """Rows that divide a batch, and processes that share each window; whole weights, divided among them, or adapters.
+
+    Grouped queries, partial rotary, sliding windows, documents kept apart, short windows and needles are among them.
+    """
+    expected = trained[name]
+    assert expected["losses"][-1] < expected["losses"][0]
+    for result, _ in launch.all(f"trained_models {ranks if in_one_row else 1}"):
+        assert_same_training(result[name], expected)
+    weights = [result[name]["weights"] for result, _ in launch.all(f"trained_models {ranks if in_one_row else 1}")]
+    assert all(torch.equal(weight, other[name]) for other in weights for name, weight in weights[0].items())
+
+
+def test_clipping_has_something_to_do(trained: dict[str, dict[str, Any]]) -> None:
+    assert all(min(trained[name]["norms"]) > 0.3 for name in TRAININGS)
+
+
+def test_a_batch_that_does_not_divide_is_refused(launch: Launch, ranks: int) -> None:
+    """Among rows; processes that share each window need not divide it."""
+    (refused, *others) = (told for _, told in launch.all("trained_models 1"))
+    assert all(other == refused for other in others)
+    kind, found, _, remedy = refused["batch"]
+    assert (kind, f"tune.batch_windows = 7, and {ranks} rows" in found) == ("RecipeError", True)
+    assert f"multiple of {ranks}" in remedy
+    kind, found, _, remedy = refused["mixed"]
+    assert kind == "RecipeError"
+    assert f"tune.short_share = 0.5 with tune.windows_at_once = 2 in {ranks} rows" in found
+    for _, told in launch.all(f"trained_models {ranks}"):
+        assert told == {"batch": (), "mixed": ()}
+
+
+def test_a_training_goes_on_in_another_number_of_processes(
+    launch: Launch, trained: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Two go on with what one has begun, three with what two have begun, and one with what each of them has begun."""
+    whole = trained["clipped"]
+    for result in launch.all("resumed_training 1"):
+        assert_same_training(result, whole, slice(2, None))
+    begun = read_records(launch.folder / "begun" / "train.jsonl", TrainStep)
+    assert [record.step for record in begun] == list(range(4))
+    assert [record.loss_nats for record in begun] == pytest.approx(whole["losses"], rel=1e-5)
+    for result in launch.all("stopped_training 1"):
+        assert result["losses"] == pytest.approx(whole["losses"][:3], rel=1e-5)
+    shutil.copytree(launch.folder / "stopped", tmp_path / "run")
+    assert_same_training(train(TRAINING, RunDir(tmp_path / "run")), whole, slice(2, None))
 
 
 # The walk

@@ -8,11 +8,12 @@ result has its name. Those of ``ROWS`` run with every process in a row of its ow
 """
 
 import io
+import math
 import os
 import pickle
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -30,11 +31,12 @@ from longrope.factors import closed_form
 from longrope.forward import greedy_answers, token_losses, weighted_loss_with_graph
 from longrope.measures.ruler import measure_needles
 from longrope.models import rescaled
-from longrope.recipe import load_recipe
-from longrope.records import Score
+from longrope.recipe import TuneRecipe, load_recipe
+from longrope.records import Score, TrainStep
 from longrope.rundir import RunDir
 from longrope.search.score import WindowObjective
 from longrope.texts import TokenText
+from longrope.tuning import fine_tune
 
 RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 DEVICE = "cuda" if torch.cuda.device_count() >= RANKS > 1 else "cpu"  # then the tensors of a shared sequence go by NCCL
@@ -48,6 +50,25 @@ FAMILIES: dict[str, dict[str, Any]] = {
 WINDOW = 101  # of the objective: no multiple of 2 * ranks
 DOCUMENTS = ((0, 13, 14, 61), (0, 37))  # of two such windows
 POSITIONS = np.stack([np.arange(WINDOW), np.concatenate([np.arange(30), np.arange(70, 70 + WINDOW - 30)])])
+TUNED_ON = TokenText(
+    np.asarray(pico.make_tokenizer()(pico.make_text(1500))["input_ids"], np.int32),
+    "tune",
+    documents=np.asarray([0, 30, 31, 500, *range(600, 2600, 37)]),
+)
+TRAINING = TuneRecipe(
+    WINDOW, steps=4, batch_windows=6, learning_rate=1e-3, warmup_steps=1, clip_norm=0.3, checkpoint_every=2
+)
+SHORTER = replace(TRAINING, steps=2)
+TRAININGS: dict[str, tuple[TuneRecipe, dict[str, Any]]] = {  # with what is changed in the model
+    "clipped": (TRAINING, {}),
+    "unclipped": (replace(SHORTER, clip_norm=math.inf, weight_decay=0.1), {"tie_word_embeddings": True}),
+    "kept": (replace(SHORTER, recompute=False, windows_at_once=2), {"family": "gpt_neox", "attention_bias": False}),
+    "sliding": (SHORTER, {"family": "gemma2"}),
+    "read": (replace(SHORTER, isolate_documents=True, short_share=0.5), {}),
+    "needles": (replace(SHORTER, window_tokens=1400, needle_weight=0.7), {}),
+    "adapters": (replace(SHORTER, lora_rank=3, learning_rate=1e-2), {}),
+    "unclipped adapters": (replace(SHORTER, lora_rank=3, lora_also=("norms",), clip_norm=math.inf), {}),
+}
 
 
 def fail_at(bad: int, item: int) -> int:
@@ -222,6 +243,44 @@ def passes_of(family: str) -> dict[str, torch.Tensor]:
     return found
 
 
+def trained_models(_: Path) -> Any:
+    """What trainings give in these processes, and what they say of batches that do not divide among them."""
+    refused = {"batch": told(lambda: train(replace(TRAINING, batch_windows=7)))}
+    mixed = replace(TRAINING, short_share=0.5, windows_at_once=2)
+    refused["mixed"] = told(lambda: train(mixed))
+    return {name: train(settings, **changes) for name, (settings, changes) in TRAININGS.items()}, refused
+
+
+def train(settings: TuneRecipe, run: RunDir | None = None, stop: int = -1, **changes: Any) -> dict[str, Any]:
+    """Losses, gradient norms and tokens of all steps of a training of a pico model, and its weights after them."""
+    model, steps = pico.make_model(**changes), list[TrainStep]()
+    factors = replace(closed_form(model.spec, "yarn", 2 * WINDOW).tiers[0], start_tokens=5)
+
+    def on_step(record: TrainStep) -> None:
+        steps.append(record)
+        if record.step == stop:
+            raise InterruptedError
+
+    with suppress(InterruptedError):
+        fine_tune(model, factors, TUNED_ON, settings=settings, run=run, seed=5, on_step=on_step)
+    return {
+        "losses": [record.loss_nats for record in steps],
+        "norms": [record.gradient_norm for record in steps],
+        "tokens": [record.tokens_seen for record in steps],
+        "weights": {name: weight.clone() for name, weight in model.network.state_dict().items()},
+    }
+
+
+def stopped_training(folder: Path) -> Any:
+    """The first steps of a training that leaves a checkpoint."""
+    return train(TRAINING, parallel.lead(partial(RunDir, folder / "stopped")), stop=2)
+
+
+def resumed_training(folder: Path) -> Any:
+    """The steps that are left of a training that another number of processes has begun."""
+    return train(TRAINING, RunDir(folder / "begun"))
+
+
 def run_cli(*arguments: object) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a command."""
     sys.argv = ["longrope", *map(str, arguments)]
@@ -234,10 +293,13 @@ def run_cli(*arguments: object) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
-ROWS = (standing, spread_work, nested_work, lone_work, failing_work, led_work, needles, compared, resumed)
+ROWS = (
+    *(standing, spread_work, nested_work, lone_work, failing_work, led_work, needles, compared, resumed),
+    *(trained_models, stopped_training, resumed_training),
+)
 SHARED = (
     *(standing, spread_work, lone_work, failing_work, led_work, needles),
-    *(shard_tensors, objective_gradient, shared_passes),
+    *(shard_tensors, objective_gradient, shared_passes, trained_models),
 )
 
 
