@@ -4,6 +4,7 @@ import html
 import importlib.util
 import json
 import re
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -285,14 +286,16 @@ def test_published_walks_load_and_belong_together(run: Path) -> None:
         inputs = json.loads((stage / "stage.json").read_text())["inputs"]
         assert inputs["before"] == before.name.rpartition("-")[2]
     tiers = [load_factors(stage / "factors.json").tiers[0] for stage in stages if "tune" not in stage.name]
-    walks = [FactorTable(tuple(tiers[: i + 1])) for i in range(len(tiers))]
-    assert load_factors(run / "factors.json").fingerprint in {table.fingerprint for table in walks}
+    some = (combinations(tiers, count) for count in range(1, len(tiers) + 1))
+    walks = {FactorTable(chosen).fingerprint for tables in some for chosen in tables}
+    assert load_factors(run / "factors.json").fingerprint in walks
     tuned = [score for score in scores if score.method == "longrope-tuned"]
-    assert {score.factors_fingerprint for score in tuned} <= {table.fingerprint for table in walks}
+    assert {score.factors_fingerprint for score in tuned} <= walks
     (weights,) = {score.model.partition(", tuned ")[2] for score in tuned}
     assert weights in {entry["weights"] for entry in told}
-    (train,) = (run / "stages").glob("*-tune-*/train.jsonl")
-    assert len(read_records(train, TrainStep)) == recipe.tune.steps
+    trainings = [stage for stage in recipe.stages if stage.tune]
+    for stage, train in zip(trainings, sorted((run / "stages").glob("*-tune-*/train.jsonl")), strict=True):
+        assert len(read_records(train, TrainStep)) == (stage.steps or recipe.tune.steps)
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda path: path.name)
