@@ -294,8 +294,8 @@ def test_published_walks_load_and_belong_together(run: Path) -> None:
     (weights,) = {score.model.partition(", tuned ")[2] for score in tuned}
     assert weights in {entry["weights"] for entry in told}
     trainings = [stage for stage in recipe.stages if stage.tune]
-    for stage, train in zip(trainings, sorted((run / "stages").glob("*-tune-*/train.jsonl")), strict=True):
-        assert len(read_records(train, TrainStep)) == (stage.steps or recipe.tune.steps)
+    for training, train in zip(trainings, sorted((run / "stages").glob("*-tune-*/train.jsonl")), strict=True):
+        assert len(read_records(train, TrainStep)) == (training.steps or recipe.tune.steps)
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda path: path.name)
