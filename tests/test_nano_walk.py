@@ -1,8 +1,11 @@
 """The whole progressive walk on the embedded model, to 64 times its window: it takes minutes."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from longrope.factors import load_factors
 from longrope.pipeline import extend
@@ -13,6 +16,16 @@ from longrope.rundir import RunDir
 RECIPE = Path(__file__).parent.parent / "recipes" / "nano-16k.toml"
 
 
+@pytest.fixture
+def every_core() -> Iterator[None]:
+    """All cores, where other tests left one thread to torch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("every_core")
 @pytest.mark.timeout(2400)
 def test_the_nano_model_walks_to_64_times_its_window(tmp_path: Path) -> None:
     """At 16,384 tokens it reads no worse than the original reads 256, and at 256 within a hundredth of the original."""
