@@ -1,7 +1,7 @@
-"""Walks killed in a search and in a training end as one that nobody has disturbed: to the bit.
+"""Walks killed in every stage, at random moments, end as one that nobody has disturbed: to the bit.
 
 Each process is a real one and dies by SIGKILL when it is about to force a write to the disk, before what it wrote is
-safe; of a line, the last bytes are torn off. The next process goes on.
+safe; of a line, the last bytes are torn off. The next process goes on, and dies in the next stage.
 """
 
 import json
@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -34,6 +35,9 @@ from longrope.records import Score, TrainStep, Trial, read_records
 from longrope.rundir import RunDir
 
 WORKER = Path(__file__).parent / "worker_walk.py"
+SEED = int(os.environ.get("LONGROPE_KILL_SEED", "20260722"))
+ROUNDS = 3
+MOST_TORN_BYTES = 40
 STAGES = (Stage(search=128), Stage(tune=128), Stage(search=256), Stage(recover=64))
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the worker asks Linux for names of files")
 CLOCKS = (".lock", "provenance.json", "costs.json", "report.html")  # and what tells of them
@@ -114,11 +118,31 @@ def assert_same_weights(run: RunDir, other: RunDir) -> None:
             assert torch.equal(tensor, theirs[name]), (path, name)
 
 
+def random_moments(rng: np.random.Generator, writes: dict[int, int]) -> list[tuple[int, int, int]]:
+    """One in every part, by the number of a write in it, in the order of the walk."""
+    return [(part, int(rng.integers(1, writes[part] + 1)), int(rng.integers(MOST_TORN_BYTES))) for part in PARTS]
+
+
 def test_every_part_of_a_walk_writes(undisturbed: tuple[RunDir, dict[int, int]]) -> None:
     """So a moment in each can be drawn, and together they are all writes there are."""
     _, writes = undisturbed
     assert set(writes) == set(PARTS)
     assert min(writes[part] for part in (1, 2, 3, 4)) >= 6
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_a_walk_killed_in_every_stage_ends_as_if_nothing_had_been(
+    number: int, recipe_file: Path, undisturbed: tuple[RunDir, dict[int, int]], tmp_path: Path
+) -> None:
+    whole, writes = undisturbed
+    moments = random_moments(np.random.default_rng([SEED, number]), writes)
+    told = f"LONGROPE_KILL_SEED={SEED}, round {number}: (part, write, torn bytes) {moments}, writes {writes}"
+    *killed, last = walk(recipe_file, tmp_path / "run", [*moments, None])
+    assert [ended["signal"] for ended in killed] == [signal.SIGKILL] * len(moments), told
+    assert last["exit"] == 0, told
+    run = RunDir(tmp_path / "run")
+    assert artifacts(run) == artifacts(whole), told
+    assert_same_weights(run, whole)
 
 
 @pytest.mark.parametrize("part", [2, 3])
@@ -130,6 +154,7 @@ def test_a_stage_killed_again_and_again_goes_on_each_time(
     rounds = 1 + writes[part] // 4
     *ends, last = walk(recipe_file, tmp_path / "run", [*([(part, 6, 7)] * rounds), None])
     signals = [ended["signal"] for ended in ends]
+    assert len(signals) == rounds
     assert signals[:2] == [signal.SIGKILL] * 2
     assert signals[-1] == 0
     assert last["exit"] == 0

@@ -73,6 +73,7 @@ def main() -> None:
         os.close(readable)
         ended = {"signal": os.WTERMSIG(status), "exit": os.waitstatus_to_exitcode(status)}
         sys.stdout.write(json.dumps({**ended, "writes": json.loads(counted or "{}")}) + "\n")
+        sys.stdout.flush()  # or the next child would have the line in its buffer, too, and tell it again
 
 
 if __name__ == "__main__":
