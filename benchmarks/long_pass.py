@@ -119,7 +119,8 @@ def measure_kernels(model: LanguageModel, length: int, *, gradient: bool) -> lis
     shapes = [(1, count, length, heads.dim) for count in (heads.queries, heads.keys, heads.keys)]
     given = {"device": model.device, "dtype": model.network.dtype, "requires_grad": gradient}
     query, key, value = (torch.randn(shape, **given) for shape in shapes)  # type: ignore[call-overload]
-    kernels = [attention.CUDNN, attention.FLASH] if model.device.type == "cuda" else [attention.CPU]
+    gone = (attention.EFFICIENT, *([attention.FLASH_3] if gradient else []))  # the slowest; forward only
+    kernels = [kernel for kernel in attention.list_kernels(model.device) if kernel not in gone]
 
     def work(kernel: attention.Kernel) -> float:
         scale = heads.dim**-0.5

@@ -4,9 +4,11 @@ Run with ``-k cuda`` on a machine with a GPU: its kernels are compared with the 
 """
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -378,12 +380,26 @@ def test_blocks_hold_no_more_scores_than_asked(window: int | None, monkeypatch: 
 
 # The choice of a kernel
 
+FLASH_3 = """
+import torch
+
+def flash_attn_func(q, k, v, *, softmax_scale, causal, num_splits, return_attn_probs):
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    group, prefix = q.shape[1] // k.shape[1], k.shape[2] - q.shape[2]
+    k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
+    scores = (q @ k.transpose(2, 3)) * softmax_scale
+    if causal:
+        scores.masked_fill_(~torch.ones(scores.shape[2:], dtype=torch.bool).tril(prefix), -torch.inf)
+    return (scores.softmax(-1) @ v).transpose(1, 2), scores.logsumexp(-1)
+"""
+
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """A GPU that is not there, whose kernels are measured anew."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU of tests")
     monkeypatch.setattr(attention, "check_kernel", lambda *_: None)
+    monkeypatch.setattr(attention, "FLASH_3_MODULES", ())
     attention._measure_kernels.cache_clear()
     yield torch.device("cuda", 0)
     attention._measure_kernels.cache_clear()
@@ -427,6 +443,49 @@ def test_a_kernel_that_fails_is_passed_over(gpu: torch.device, monkeypatch: pyte
     assert "no cuDNN" in reason
 
 
+@pytest.fixture
+def flash_3(gpu: torch.device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """FlashAttention 3 as a module that a test writes."""
+    monkeypatch.setattr(attention, "FLASH_3_MODULES", ("flash_3_before_it", "flash_3_of_tests"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flash_3_of_tests", raising=False)
+    return tmp_path / "flash_3_of_tests.py"
+
+
+def test_flash_attention_3_is_offered_where_it_is_installed(
+    flash_3: Path, gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert attention.FLASH_3 not in attention.list_kernels(gpu)
+    flash_3.write_text(FLASH_3)
+    assert attention.FLASH_3 in attention.list_kernels(gpu)
+    monkeypatch.setattr(attention, "_speed", lambda kernel, *_: 500.0 if kernel is attention.FLASH_3 else 400.0)
+    kernel, reason = attention.choose_kernel(gpu, torch.bfloat16, Heads(8, 2, 64))
+    assert kernel is attention.FLASH_3
+    assert reason.startswith("FlashAttention 3 attention (cuDNN 400")
+    given = make_inputs((8, 2), (40, 150))
+    output, total = partial_attention(kernel, *given, causal=True, scale=SCALE)
+    expected, nats = oracle(*given)
+    assert_right(output, expected)
+    assert_right(total, nats)
+
+
+def test_flash_attention_3_that_does_not_load_is_told(
+    flash_3: Path, gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flash_3.write_text("raise ImportError('built for another torch')")
+    given = make_inputs((8, 2), (4, 4))
+
+    def try_one(kernel: Kernel, *_: object) -> float:
+        if kernel is attention.FLASH_3:
+            partial_attention(kernel, *given, causal=True, scale=SCALE)
+        return 1.0
+
+    monkeypatch.setattr(attention, "_speed", try_one)
+    kernel, reason = attention.choose_kernel(gpu, torch.bfloat16, Heads(8, 2, 64))
+    assert kernel is attention.CUDNN
+    assert reason.endswith("; no FlashAttention 3: built for another torch)")
+
+
 @pytest.mark.parametrize("groups", [(2, 2), (4, 2)])
 def test_a_kernel_with_wrong_numbers_is_noticed(groups: tuple[int, int]) -> None:
     heads, given = Heads(*groups, 16), (torch.device("cpu"), torch.float32)
@@ -466,13 +525,15 @@ def test_flops_are_those_of_the_triangle() -> None:
 
 # On a GPU
 
-KERNELS = {kernel.name: kernel for kernel in (attention.CUDNN, attention.FLASH, attention.EFFICIENT)}
+KERNELS = {kernel.name: kernel for kernel in attention.list_kernels(torch.device("cuda"))}
 SHAPES = {"grouped": ((8, 2), 64), "one key head": ((4, 1), 128), "as many key heads": ((2, 2), 64)}
 
 
 def kernels_for(dtype: torch.dtype) -> list[Kernel]:
-    """Those that take this number format: cuDNN and flash take none of 32 bits."""
-    return list(KERNELS.values()) if dtype != torch.float32 else [attention.EFFICIENT]
+    """Those that take this number format: 32 bits are for one alone; PyPI's FlashAttention 3 knows bfloat16 only."""
+    if dtype == torch.float32:
+        return [attention.EFFICIENT]
+    return [kernel for kernel in KERNELS.values() if kernel is not attention.FLASH_3 or dtype == torch.bfloat16]
 
 
 @needs_gpu
@@ -505,6 +566,8 @@ def test_cuda_attend(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Queries at the end of the keys, with whichever kernel is the fastest, with and without a graph."""
+    if KERNELS[name] not in kernels_for(dtype):
+        pytest.skip(f"{name} takes no {dtype}")
     monkeypatch.setattr(attention, "choose_kernel", lambda *_: (KERNELS[name], "a test"))
     given = make_inputs(shape[0], lengths, dim=shape[1], dtype=dtype, device="cuda")
     with torch.no_grad():
@@ -533,7 +596,7 @@ def test_cuda_blocks(lengths: tuple[int, int], softcap: float | None, monkeypatc
 def test_cuda_choice_is_one_that_works() -> None:
     """Measured for real; float32 has a kernel, too, and heads of a size that none takes are refused."""
     device = torch.device("cuda", torch.cuda.current_device())
-    for dtype, able in ((torch.bfloat16, 3), (torch.float32, 1)):
+    for dtype, able in ((torch.bfloat16, len(KERNELS)), (torch.float32, 1)):
         kernel, reason = attention.choose_kernel(device, dtype, Heads(8, 2, 64))
         assert kernel in kernels_for(dtype)
         assert reason.startswith(f"{kernel.name} attention (")

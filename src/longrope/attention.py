@@ -13,7 +13,10 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -27,16 +30,17 @@ Documents = Sequence[Sequence[int]]  # where they begin in each row of a batch: 
 SCORES_PER_BLOCK = 2**26  # attention scores that are held at once where no kernel streams them
 TRIAL_TOKENS = 16384
 CHECKED_TOKENS, CHECKED_ERROR = 64, 0.05  # far above bfloat16's rounding of values near 1
+FLASH_3_MODULES = ("flash_attn_interface", "fa3_fwd_interface")  # its own build; PyPI's, without gradients
 aten = torch.ops.aten  # log-sum-exps come from its private operations alone
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One of torch's attention kernels.
+    """An attention kernel.
 
     Attributes:
         name: for people.
-        backend: how torch is told to take it where gradients are needed.
+        backend: which of torch's own is taken first where gradients are needed.
         run: (query, key, value, *, causal, scale) -> output [B, H, Sq, D] and log-sum-exp [B, H, Sq] in nats, float32.
         aligns: its causal triangle ends at the last key when there are more keys than queries.
         groups: takes fewer key/value heads than query heads.
@@ -68,6 +72,21 @@ def _run_efficient(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, s
     return found[0], found[1][..., : query.shape[2]]
 
 
+def _run_flash_3(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    found = _flash_3().flash_attn_func(
+        *(x.transpose(1, 2) for x in (query, key, value)),
+        softmax_scale=scale,
+        causal=causal,
+        num_splits=0,  # as many as fill the device when there are few queries
+        return_attn_probs=True,  # the log-sum-exps, that is
+    )
+    return found[0].transpose(1, 2), found[1]
+
+
+def _flash_3() -> ModuleType:
+    return import_module(next(name for name in FLASH_3_MODULES if find_spec(name)))
+
+
 def _run_cpu(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
     found = aten._scaled_dot_product_flash_attention_for_cpu(  # noqa: SLF001
         query, key, value, 0.0, causal, scale=scale
@@ -77,6 +96,7 @@ def _run_cpu(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: 
 
 CUDNN = Kernel("cuDNN", SDPBackend.CUDNN_ATTENTION, _run_cudnn, aligns=False)
 FLASH = Kernel("flash", SDPBackend.FLASH_ATTENTION, _run_flash, aligns=True)
+FLASH_3 = Kernel("FlashAttention 3", SDPBackend.CUDNN_ATTENTION, _run_flash_3, aligns=True)
 EFFICIENT = Kernel("memory-efficient", SDPBackend.EFFICIENT_ATTENTION, _run_efficient, aligns=False, groups=False)
 CPU = Kernel("torch's CPU flash", SDPBackend.FLASH_ATTENTION, _run_cpu, aligns=False)
 
@@ -90,6 +110,14 @@ class Heads:
     dim: int
 
 
+def list_kernels(device: torch.device) -> tuple[Kernel, ...]:
+    """The kernels that may serve on a device: torch's own, and FlashAttention 3 where it is installed."""
+    if device.type != "cuda":
+        return (CPU,)
+    installed = any(find_spec(name) for name in FLASH_3_MODULES)
+    return (CUDNN, FLASH, EFFICIENT) + (FLASH_3,) * installed
+
+
 def choose_kernel(device: torch.device, dtype: torch.dtype, heads: Heads) -> tuple[Kernel, str]:
     """Return the fastest kernel for a shape, measured once a process, and the reason (raises ModelError for none)."""
     if device.type != "cuda":
@@ -101,11 +129,11 @@ def choose_kernel(device: torch.device, dtype: torch.dtype, heads: Heads) -> tup
 def _measure_kernels(device: torch.device, dtype: torch.dtype, heads: Heads) -> tuple[Kernel, str]:
     speeds: dict[Kernel, float] = {}
     failures = []
-    for kernel in (CUDNN, FLASH, EFFICIENT):
+    for kernel in list_kernels(device):
         try:
             check_kernel(kernel, device, dtype, heads)
             speeds[kernel] = _speed(kernel, device, dtype, heads)
-        except (RuntimeError, NotImplementedError) as error:
+        except (RuntimeError, NotImplementedError, ImportError) as error:
             said, _, _ = str(error).partition("\n")
             failures.append(f"{kernel.name}: {said}")
     if not speeds:
