@@ -1,26 +1,28 @@
 """Go on from the tuned 64k run to 256k: by a second search alone, or with a short training there.
 
 Run: python recipes/smollm2_256k.py RUN search        (RUN as recipes/smollm2-64k-tuned.sh leaves it)
-     python recipes/smollm2_256k.py RUN tune
+     torchrun --nproc-per-node 2 recipes/smollm2_256k.py RUN tune        (or python, on one GPU)
 
 The second search is made at 128k, where a gradient step costs a quarter, and its factors are carried on to 256k by
-their rule.
-``tune`` carries the 64k factors on to 256k and trains a few steps there. Scores go into RUN's scores.jsonl.
+their rule. ``tune`` trains a few steps with them in windows of 256k, which the processes share, and recovers the short
+window once more. Scores go into RUN's scores.jsonl.
 """
 
+import os
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from longrope import RunDir, load_model, load_texts, measure
+from longrope import RunDir, load_model, load_texts, measure, parallel
 from longrope.recipe import Stage, parse_tokens
 from longrope.stages import Watch, plan_walk, walk
 
-FURTHER = {
-    "search": (Stage(search=parse_tokens("128k")), Stage(carry=parse_tokens("256k"))),
-    "tune": (Stage(carry=parse_tokens("256k")), Stage(tune=parse_tokens("256k"), steps=4)),
-}
+SEARCH = (Stage(search=parse_tokens("128k")), Stage(carry=parse_tokens("256k")))
+TUNE = (Stage(tune=parse_tokens("256k"), steps=20), Stage(recover=parse_tokens("8k")))
+FURTHER = {"search": SEARCH, "tune": SEARCH + TUNE}
+LENGTHS = {"search": ("128k", "256k"), "tune": ("8k", "64k", "256k")}
+METRICS = {"search": ("perplexity", "passkey"), "tune": ("perplexity", "passkey", "retention")}
 
 
 def main(path: Path, how: str) -> None:
@@ -30,21 +32,26 @@ def main(path: Path, how: str) -> None:
     model = load_model(recipe.model, device=recipe.device, dtype=recipe.dtype)
     texts = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data)
     watch = Watch(
-        on_step=lambda text: print(f"{time.time() - began:.0f} s: {text}", flush=True),
-        on_train=lambda step: print(f"step {step.step}: {step.loss_nats:.3f} nats, {step.seconds:.1f} s", flush=True),
+        on_step=lambda text: say(f"{time.time() - began:.0f} s: {text}"),
+        on_train=lambda step: say(f"step {step.step}: {step.loss_nats:.3f} nats, {step.seconds:.1f} s"),
     )
     recipe = replace(recipe, target_tokens=parse_tokens("256k"), stages=(*recipe.stages, *FURTHER[how]))
     extended = walk(recipe, plan_walk(recipe, run, model, texts), model, texts, watch)
-    lengths = tuple(tier.target_window for tier in extended.tiers if tier.target_window > 2**16)
-    settings = replace(recipe.measure, lengths=lengths, windows=2, passkeys=10)
-    method = "longrope-tuned"
+    lengths = tuple(parse_tokens(text) for text in LENGTHS[how])
+    settings = replace(recipe.measure, lengths=lengths, metrics=METRICS[how], windows=4, passkeys=10)
+    method = {"search": "longrope-tuned", "tune": "longrope-tuned-256k"}[how]
     for score in measure(extended.model, extended.table, texts.measure, settings=settings, method=method, run=run):
         if "depth" not in score.metric:
-            print(
-                f"{time.time() - began:.0f} s: {score.metric} at {score.context_tokens:,}: {score.value:.4g}",
-                flush=True,
-            )
+            say(f"{time.time() - began:.0f} s: {score.metric} at {score.context_tokens:,}: {score.value:.4g}")
+
+
+def say(text: str) -> None:
+    """Tell it at once, in one process alone."""
+    if parallel.is_main():
+        print(text, flush=True)
 
 
 if __name__ == "__main__":
+    parallel.start(context_ranks=int(os.environ.get("WORLD_SIZE", "1")))
     main(Path(sys.argv[1]), sys.argv[2])
+    parallel.stop()
