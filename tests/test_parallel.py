@@ -270,6 +270,11 @@ def test_one_process_leads(in_one_row: bool, launch: Launch, ranks: int) -> None
     assert [said for _, _, said in results] == [{"rank": 0}] * ranks
 
 
+def test_weights_in_fewer_bits_reach_every_process(launch: Launch, ranks: int) -> None:
+    """A finished training keeps its weights in the model's format, and goes on in another one."""
+    assert launch.same(f"scattered_weights {ranks}") == (torch.float32, [0, 1, 2, 3, 4])
+
+
 # A sequence that is shared
 
 

@@ -117,6 +117,13 @@ def led_work(_: Path) -> Any:
     return parallel.lead(work), calls, parallel.broadcast({"rank": RANK})
 
 
+def scattered_weights(_: Path) -> Any:
+    """What the first process alone has read, in half the bits of what it is to fill."""
+    read = torch.arange(5, dtype=torch.bfloat16) if RANK == 0 else None
+    filled = parallel.scatter(read, torch.zeros(5))
+    return filled.dtype, filled.tolist()
+
+
 def lone_work(_: Path) -> Any:
     """Which rank worked on which item, and whether it had sequences whole then."""
     work: Callable[[int], Any] = lambda item: (item, RANK, parallel.shard() is None)  # noqa: E731
@@ -299,7 +306,7 @@ ROWS = (
 )
 SHARED = (
     *(standing, spread_work, lone_work, failing_work, led_work, needles),
-    *(shard_tensors, objective_gradient, shared_passes, trained_models),
+    *(scattered_weights, shard_tensors, objective_gradient, shared_passes, trained_models),
 )
 
 

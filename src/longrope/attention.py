@@ -28,7 +28,7 @@ from longrope.errors import ModelError
 
 Documents = Sequence[Sequence[int]]  # where they begin in each row of a batch: 0, then ascending
 SCORES_PER_BLOCK = 2**26  # attention scores that are held at once where no kernel streams them
-TRIAL_TOKENS = 16384
+TRIAL_TOKENS, TRIAL_KEYS = 16384, 65536  # of a pass; of one query that sees many keys
 CHECKED_TOKENS, CHECKED_ERROR = 64, 0.05  # far above bfloat16's rounding of values near 1
 FLASH_3_MODULES = ("flash_attn_interface", "fa3_fwd_interface")  # its own build; PyPI's, without gradients
 aten = torch.ops.aten  # log-sum-exps come from its private operations alone
@@ -118,21 +118,33 @@ def list_kernels(device: torch.device) -> tuple[Kernel, ...]:
     return (CUDNN, FLASH, EFFICIENT) + (FLASH_3,) * installed
 
 
-def choose_kernel(device: torch.device, dtype: torch.dtype, heads: Heads) -> tuple[Kernel, str]:
-    """Return the fastest kernel for a shape, measured once a process, and the reason (raises ModelError for none)."""
+def choose_kernel(
+    device: torch.device, dtype: torch.dtype, heads: Heads, *, decoding: bool = False
+) -> tuple[Kernel, str]:
+    """Return the fastest kernel for a shape, measured once a process, and the reason.
+
+    Args:
+        device: where it is to run.
+        dtype: of queries, keys and values.
+        heads: their numbers and size.
+        decoding: one token's queries meet many keys, and reading those is all the work.
+
+    Raises:
+        ModelError: no kernel takes the shape.
+    """
     if device.type != "cuda":
         return CPU, "torch's CPU flash attention, the only exact kernel here that streams"
-    return _measure_kernels(device, dtype, heads)
+    return _measure_kernels(device, dtype, heads, decoding=decoding)
 
 
 @cache
-def _measure_kernels(device: torch.device, dtype: torch.dtype, heads: Heads) -> tuple[Kernel, str]:
+def _measure_kernels(device: torch.device, dtype: torch.dtype, heads: Heads, *, decoding: bool) -> tuple[Kernel, str]:
     speeds: dict[Kernel, float] = {}
     failures = []
     for kernel in list_kernels(device):
         try:
             check_kernel(kernel, device, dtype, heads)
-            speeds[kernel] = _speed(kernel, device, dtype, heads)
+            speeds[kernel] = _speed(kernel, device, dtype, heads, decoding=decoding)
         except (RuntimeError, NotImplementedError, ImportError) as error:
             said, _, _ = str(error).partition("\n")
             failures.append(f"{kernel.name}: {said}")
@@ -145,12 +157,13 @@ def _measure_kernels(device: torch.device, dtype: torch.dtype, heads: Heads) -> 
     best = max(speeds, key=lambda kernel: speeds[kernel])
     told = ", ".join(f"{kernel.name} {speed:.0f}" for kernel, speed in speeds.items())
     failed = "".join(f"; no {failure}" for failure in failures)
-    return best, f"{best.name} attention ({told} TFLOP/s on {TRIAL_TOKENS:,} tokens here{failed})"
+    trial = f"one query and {TRIAL_KEYS:,} keys" if decoding else f"{TRIAL_TOKENS:,} tokens"
+    return best, f"{best.name} attention ({told} TFLOP/s on {trial} here{failed})"
 
 
 def check_kernel(kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: Heads) -> None:
     """Raise RuntimeError unless a kernel gives the right numbers; cuDNN takes float32 and returns NaN."""
-    given = _random_inputs(CHECKED_TOKENS, device, dtype, heads)
+    given = _random_inputs((CHECKED_TOKENS, CHECKED_TOKENS), device, dtype, heads)
     output, _ = partial_attention(kernel, *given, causal=True, scale=heads.dim**-0.5)
     query, key, value = (x.double() for x in given)
     shared = heads.queries != heads.keys
@@ -159,21 +172,26 @@ def check_kernel(kernel: Kernel, device: torch.device, dtype: torch.dtype, heads
         raise RuntimeError(f"gives wrong numbers in {dtype}")
 
 
-def _random_inputs(tokens: int, device: torch.device, dtype: torch.dtype, heads: Heads) -> list[Tensor]:
-    shapes = [(1, count, tokens, heads.dim) for count in (heads.queries, heads.keys, heads.keys)]
-    return [torch.randn(shape, device=device, dtype=dtype) for shape in shapes]
+def _random_inputs(lengths: tuple[int, int], device: torch.device, dtype: torch.dtype, heads: Heads) -> list[Tensor]:
+    sizes = ((heads.queries, lengths[0]), (heads.keys, lengths[1]), (heads.keys, lengths[1]))
+    return [torch.randn((1, count, length, heads.dim), device=device, dtype=dtype) for count, length in sizes]
 
 
-def _speed(kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: Heads, repeats: int = 3) -> float:
-    """TFLOP/s of a causal pass."""
-    query, key, value = _random_inputs(TRIAL_TOKENS, device, dtype, heads)
-    partial_attention(kernel, query, key, value, causal=True, scale=heads.dim**-0.5)
+def _speed(
+    kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: Heads, *, decoding: bool, repeats: int = 3
+) -> float:
+    """TFLOP/s of a causal pass, or of one token's queries on many keys."""
+    lengths = (1, TRIAL_KEYS) if decoding else (TRIAL_TOKENS, TRIAL_TOKENS)
+    given = _random_inputs(lengths, device, dtype, heads)
+    run = _attend_one if decoding else partial(partial_attention, causal=True)
+    flops = 4.0 * heads.queries * heads.dim * TRIAL_KEYS if decoding else causal_flops(heads, TRIAL_TOKENS)
+    run(kernel, *given, scale=heads.dim**-0.5)
     torch.cuda.synchronize(device)
     began = time.perf_counter()
     for _ in range(repeats):
-        partial_attention(kernel, query, key, value, causal=True, scale=heads.dim**-0.5)
+        run(kernel, *given, scale=heads.dim**-0.5)
     torch.cuda.synchronize(device)
-    return repeats * causal_flops(heads, TRIAL_TOKENS) / (time.perf_counter() - began) / 1e12
+    return repeats * flops / (time.perf_counter() - began) / 1e12
 
 
 def causal_flops(heads: Heads, tokens: int) -> float:
@@ -184,12 +202,14 @@ def causal_flops(heads: Heads, tokens: int) -> float:
 def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
     """Causal attention [B, H, Sq, D] of queries that stand at the last positions of the keys [B, G, Sk, D]."""
     heads = Heads(query.shape[1], key.shape[1], query.shape[3])
-    kernel, _ = choose_kernel(query.device, query.dtype, heads)
-    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
+    graph = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    decoding = query.shape[2] == 1 and not graph
+    kernel, _ = choose_kernel(query.device, query.dtype, heads, decoding=decoding)
+    if graph:
         return _attend_with_graph(kernel, query, key, value, scale)
+    if decoding:
+        return _attend_one(kernel, query, key, value, scale=scale)
     prefix = key.shape[2] - query.shape[2]
-    if query.shape[2] == 1:
-        return _attend_one(kernel, query, key, value, scale)
     if not prefix or kernel.aligns:
         return partial_attention(kernel, query, key, value, causal=True, scale=scale)[0]
     before = partial_attention(kernel, query, key[:, :, :prefix], value[:, :, :prefix], causal=False, scale=scale)
@@ -212,7 +232,7 @@ def merge(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
     return torch.lerp(other[0].float(), one[0].float(), share).to(one[0].dtype)
 
 
-def _attend_one(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def _attend_one(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
     """One query sees every key, so the query heads of a group serve as its queries and no key is read twice."""
     grouped = query.view(query.shape[0], key.shape[1], -1, query.shape[3])
     return partial_attention(kernel, grouped, key, value, causal=False, scale=scale)[0].reshape(query.shape)
