@@ -209,14 +209,14 @@ def nano_search_table() -> str:
     return _table(["factors", "loss", "loss, last half", "attention factor", "slowest lambda", "keys"], rows)
 
 
-def pass_table() -> str:
+def pass_table(name: str = "h200", kernel: str = "kernel cuDNN") -> str:
     """What a pass over one window costs: ours, transformers' own, one that saves the logits, and the bare kernel."""
     rows = []
-    for tokens in sorted({line["tokens"] for line in passes(gradient=False)}):
-        by_way = {line["way"]: line for line in passes(gradient=False) if line["tokens"] == tokens}
-        ours, kernel = by_way["ours"], by_way["kernel cuDNN"]
+    for tokens in sorted({line["tokens"] for line in passes(name, gradient=False)}):
+        by_way = {line["way"]: line for line in passes(name, gradient=False) if line["tokens"] == tokens}
+        ours, bare = by_way["ours"], by_way[kernel]
         seconds, peak = ours["seconds"], ours["peak_gib"]
-        row = [f"{tokens:,}", f"{seconds:.3g}", f"{tokens / seconds:,.0f}", f"{seconds / kernel['seconds']:.2f}"]
+        row = [f"{tokens:,}", f"{seconds:.3g}", f"{tokens / seconds:,.0f}", f"{seconds / bare['seconds']:.2f}"]
         row += [f"{ours['attention_flops'] / seconds / 1e12:.0f}", f"{peak:.1f}"]
         rows.append([*row, *(_cost(by_way.get(way), ours) for way in ("plain", "chunked"))])
     head = ["tokens", "seconds", "tokens/s", "of the bare kernel's time", "TFLOP/s of attention", "peak GiB"]
@@ -235,19 +235,24 @@ def step_table() -> str:
 
 
 def ranks_table() -> str:
-    """One and two GPUs: seconds, efficiency (the share of the GPUs' time that one GPU would have needed) and memory."""
-    lines = [*_lines("h200x2"), *(line for line in _lines("h200") if line["way"] == "ours" and line["tokens"] == 2**21)]
-    found = {(line["gradient"], line["tokens"], line["processes"]): line for line in lines}
+    """Several GPUs: seconds, efficiency (the share of their time that one GPU would have needed) and memory of each."""
+    longest = [line for line in passes(gradient=False) if line["way"] == "ours" and line["tokens"] == 2**21]
+    pair = [*longest, *_lines("h200x2")]
+    gradients = [line for line in pair if line["gradient"] and line["processes"] == 1]
+    four = [*(line for line in passes("h200-fa3", gradient=False) if line["way"] == "ours"), *gradients, *_lines("h200x4")]
     rows = []
-    for gradient, tokens, ranks in sorted(found):
-        if ranks > 1:
-            alone, shared = found[gradient, tokens, 1], found[gradient, tokens, ranks]
-            work = "gradients of all weights" if gradient else "losses"
-            times = [f"{line['seconds']:.3g}" for line in (alone, shared)]
-            share = f"{alone['seconds'] / (ranks * shared['seconds']):.0%}"
-            peaks = [f"{line['peak_gib']:.1f}" for line in (alone, shared)]
-            rows.append([f"{work}, {tokens:,} tokens", *times, share, *peaks])
-    head = ["", "seconds on one GPU", "on two", "efficiency", "peak GiB on one", "on each of two"]
+    for lines, flash_3 in ((pair, False), (four, True)):
+        alone = {(line["gradient"], line["tokens"]): line for line in lines if line["processes"] == 1}
+        shared = [line for line in lines if line["processes"] > 1]
+        for line in sorted(shared, key=lambda line: (line["gradient"], line["tokens"])):
+            one, ranks = alone[line["gradient"], line["tokens"]], line["processes"]
+            kernel = "FlashAttention 3" if flash_3 and not line["gradient"] else "cuDNN"
+            work = "gradients of all weights" if line["gradient"] else "losses"
+            times = [f"{ranks}", *(f"{x['seconds']:.3g}" for x in (one, line))]
+            share = f"{one['seconds'] / (ranks * line['seconds']):.0%}"
+            peaks = [f"{x['peak_gib']:.1f}" for x in (one, line)]
+            rows.append([f"{work}, {line['tokens']:,} tokens, {kernel}", *times, share, *peaks])
+    head = ["", "GPUs", "seconds on one", "on all", "efficiency", "peak GiB on one", "on each"]
     return _table(head, rows)
 
 
@@ -272,16 +277,16 @@ def tuned_table() -> str:
         "all weights tuned at 64k": ("smollm2-64k-tuned", "longrope-tuned"),
         "adapters of rank 32 (LoRA) tuned at 64k": ("smollm2-64k-lora", "longrope-tuned"),
     }
-    lengths = [8192 * 2**i for i in range(6)]
+    lengths = [2048 * 2**i for i in range(8)]
     rows = []
     for label, (run, method) in runs.items():
         found = _scores(run, method)
         values = [found.get(("perplexity", length)) for length in lengths]
-        keys = [found.get(("passkey", length)) for length in lengths[3:]]
+        keys = [found.get(("passkey", length)) for length in lengths[5:]]
         cells = ["" if score is None else _numbers([score.value])[0] for score in values]
         rows.append([label, *cells, *("" if score is None else _share(score) for score in keys)])
     names = [f"{length // 1024}k" for length in lengths]
-    return _table(["", *names, *(f"keys {name}" for name in names[3:])], rows)
+    return _table(["", *names, *(f"keys {name}" for name in names[5:])], rows)
 
 
 def train_table() -> str:
@@ -328,9 +333,9 @@ def cache_table() -> str:
     return _table(["cache", "loss, nats", "change (standard error)", "another likeliest token", "MB"], rows)
 
 
-def passes(*, gradient: bool) -> list[dict[str, Any]]:
+def passes(name: str = "h200", *, gradient: bool) -> list[dict[str, Any]]:
     """The lines of the long pass on one H200, in the order of their lengths."""
-    lines = (line for line in _lines("h200") if line["gradient"] == gradient)
+    lines = (line for line in _lines(name) if line["gradient"] == gradient)
     return sorted(lines, key=lambda line: int(line["tokens"]))
 
 
@@ -363,6 +368,7 @@ def _cost(line: dict[str, Any] | None, ours: dict[str, Any]) -> str:
 
 TABLES = {
     "pass": pass_table,
+    "pass-fa3": partial(pass_table, "h200-fa3", "kernel FlashAttention 3"),
     "step": step_table,
     "ranks": ranks_table,
     "llama": llama_table,
