@@ -239,7 +239,11 @@ def ranks_table() -> str:
     longest = [line for line in passes(gradient=False) if line["way"] == "ours" and line["tokens"] == 2**21]
     pair = [*longest, *_lines("h200x2")]
     gradients = [line for line in pair if line["gradient"] and line["processes"] == 1]
-    four = [*(line for line in passes("h200-fa3", gradient=False) if line["way"] == "ours"), *gradients, *_lines("h200x4")]
+    four = [
+        *(line for line in passes("h200-fa3", gradient=False) if line["way"] == "ours"),
+        *gradients,
+        *_lines("h200x4"),
+    ]
     rows = []
     for lines, flash_3 in ((pair, False), (four, True)):
         alone = {(line["gradient"], line["tokens"]): line for line in lines if line["processes"] == 1}
