@@ -564,6 +564,13 @@ def test_questions_are_read_in_every_form(form: str, tmp_path: Path) -> None:
     assert load_questions(tmp_path / "one") == QUESTIONS[:1]
 
 
+@pytest.mark.parametrize("answers", ["Ulm", {"text": "Ulm", "answer_start": 3}])
+def test_a_single_answer_is_not_taken_for_a_list_of_letters(answers: Any, tmp_path: Path) -> None:
+    """Of which one stands in nearly every text."""
+    (tmp_path / "one").write_text(json.dumps({"context": "c", "question": "q", "answers": answers}))
+    assert load_questions(tmp_path / "one") == (DocumentQuestion("c", "q", ("Ulm",)),)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -576,6 +583,9 @@ def test_questions_are_read_in_every_form(form: str, tmp_path: Path) -> None:
         '[{"context": "c", "question": "q", "answers": [" "]}]',
         '{"context": "c", "question": "q", "answers": [{"txt": "a"}]}',
         '{"context": "c", "question": "q", "answers": ["a"]}\n{"context"',
+        '{"context": "c", "question": "q", "answers": [{"text": 3}]}',
+        '{"context": {"title": ["c"]}, "question": "q", "answers": ["a"]}',
+        '{"context": "c", "question": ["q"], "answers": ["a"]}',
         None,
     ],
 )
