@@ -1,5 +1,6 @@
 """Model cards against the hub's own parser and scores made by hand."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,16 @@ def test_infinite_perplexity_is_no_result(model: LanguageModel, factors: Rescale
     text = format_card(model, factors, REPORT, Origin("pico-llama"), lost)
     assert [result.metric_type for result in read(text)[1]] == ["accuracy"]
     assert rows_of(text)[3][3].startswith("inf (")
+
+
+def test_a_score_without_an_interval_is_told_without_one(model: LanguageModel, factors: RescaleFactors) -> None:
+    """Some benchmarks give none; JSON has no infinity for its ends either."""
+    own = {"method": factors.method, "factors_fingerprint": factors.fingerprint}
+    score = make_score("harness:task:perplexity", 256, 31.5, **own, low=-math.inf, high=math.inf)
+    text = format_card(model, factors, REPORT, Origin("pico-llama"), [score])
+    assert rows_of(text)[-1][-1] == "31.5"
+    (result,) = read(text)[1]
+    assert (result.metric_value, result.metric_args) == (31.5, {"context_tokens": 256})
 
 
 @pytest.mark.parametrize(
