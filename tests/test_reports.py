@@ -373,6 +373,7 @@ def test_the_factors_of_each_search_of_a_comparison_are_shown(tmp_path: Path) ->
 def test_the_reopened_checkpoint_is_told_of_where_there_is_one(extended: RunDir) -> None:
     (told,) = (text for text in texts_of(extended, "p") if "reopened" in text)
     assert "plain transformers 5.10.0" in told
+    assert "At 90 % of the positions" in told
     assert told.endswith("0.0012 below 64 tokens, 0.0045 above.")
     extended.export_report.unlink()
     texts = read_page(write_report(extended)).texts
