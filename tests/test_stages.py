@@ -42,6 +42,8 @@ from longrope.recipe import (
     TuneRecipe,
 )
 from longrope.records import Score, TrainStep, Trial, read_records
+from longrope.reports.contents import read_run
+from longrope.reports.sections import cost_section
 from longrope.rundir import RunDir
 from longrope.search import find_factors, recover_window
 from longrope.search.cost import count_passes
@@ -165,6 +167,26 @@ def test_each_stage_has_a_folder_with_what_it_promises(run: RunDir) -> None:
     assert {trial.method for trial in read_records(folders[4] / "trials.jsonl", Trial)} == {"longrope-recovered"}
 
 
+def test_the_costs_of_a_walk_are_those_of_its_searches(run: RunDir) -> None:
+    """Each by itself, for the losses of different windows tell nothing of each other; the report lists them."""
+    costs = json.loads((run.path / "costs.json").read_text())
+    searched = {"search 128": 0, "search 256": 2, "recover 64": 4}
+    assert [cost["stage"] for cost in costs] == list(searched)
+    for cost, number in zip(costs, searched.values(), strict=True):
+        trials = read_records(folders_of(run)[number] / "trials.jsonl", Trial)
+        assert (cost["method"], cost["trials"]) == (trials[0].method, len(trials))
+        assert cost["token_passes"] == sum(trial.token_passes for trial in trials)
+        assert cost["common_loss_nats"] == cost["validation_loss_nats"]
+    (table, *_) = cost_section([read_run(run)]).tables
+    assert table.header == (
+        "search",
+        "LongRoPE, gradient, search 128",
+        "LongRoPE, gradient, search 256",
+        "LongRoPE, short window, recover 64",
+    )
+    assert table.rows[0] == ("trials", *(str(cost["trials"]) for cost in costs))
+
+
 def test_a_walk_is_the_arrows_called_one_after_the_other(recipe: Recipe, run: RunDir) -> None:
     model, texts = open_texts(recipe)
     given: dict[str, Any] = {"settings": recipe.search, "seed": recipe.seed}
@@ -267,6 +289,8 @@ def test_other_steps_of_the_tuning_do_it_and_what_follows_again(recipe: Recipe, 
     for name in ("factors.json", "recipe.toml", "walk.txt"):
         assert (copied.path / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
     assert set(scores_of(RunDir(tmp_path / "fresh"))) < set(scores_of(copied))
+    costs, expected = (json.loads((path / "costs.json").read_text()) for path in (copied.path, tmp_path / "fresh"))
+    assert [cost["token_passes"] for cost in costs] == [cost["token_passes"] for cost in expected]
     exported = load_file(copied.checkpoint / "model.safetensors")
     for name, weight in load_file(tmp_path / "fresh" / "hf" / "model.safetensors").items():
         assert torch.equal(exported[name], weight), name

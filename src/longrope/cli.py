@@ -585,7 +585,7 @@ def _print_scores(scores: Sequence["Score"], as_json: bool) -> None:
 
 
 def _print_costs(costs: Iterable[Any]) -> None:
-    rows = [asdict(cost) for cost in costs]
+    rows = [{name: value for name, value in asdict(cost).items() if name != "stage"} for cost in costs]
     if rows:
         _print_table("cost", list(rows[0]), ([_number(value) for value in cost.values()] for cost in rows))
 

@@ -67,7 +67,7 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
         found = {method: extended.table}
         scores += _measure_against_best(recipe, run, extended.model, texts, found, rivals, scores, watch, rival)
         parallel.lead(partial(export, recipe, run, extended.model, extended.longest, texts, watch))
-        search_costs(run)
+        search_costs(run, tasks)
         watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
     return scores
 
@@ -391,12 +391,16 @@ def _best_rival(recipe: Recipe, model: LanguageModel, rivals: Sequence[str], sco
     return min(own, key=lambda score: score.value).method if own else None
 
 
-def search_costs(run: RunDir) -> list[SearchCost]:
-    """What the searches of a run cost, from its trials; also written to ``costs.json``."""
-    costs = compare_costs(parallel.lead(partial(read_records, run.trials, Trial)))
-    text = json.dumps([asdict(cost) for cost in costs], indent=1) + "\n"
-    parallel.lead(partial(run.write_text, run.path / "costs.json", text))
-    return costs
+def search_costs(run: RunDir, tasks: Sequence[Task] = ()) -> list[SearchCost]:
+    """What the searches of a run cost, or those of the stages of its walk, from the trials; also in ``costs.json``."""
+    places = [(str(task.stage), task.folder / run.trials.name) for task in tasks] or [("", run.trials)]
+
+    def keep() -> list[SearchCost]:
+        costs = [cost for stage, path in places for cost in compare_costs(read_records(path, Trial), stage)]
+        run.write_text(run.costs, json.dumps([asdict(cost) for cost in costs], indent=1) + "\n")
+        return costs
+
+    return parallel.lead(keep)
 
 
 def measure_only(

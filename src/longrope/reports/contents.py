@@ -82,11 +82,11 @@ def read_run(run: RunDir) -> Contents:
         trials=tuple(read_records(run.trials, Trial, mend=False)),
         train=tuple(read_records(run.train, TrainStep, mend=False)),
         factors=_factors(run.path),
-        rope=_json(run.path / "rope.json"),
-        provenance=_json(run.path / "provenance.json") or [],
-        costs=_json(run.path / "costs.json") or [],
+        rope=_json(run.rope),
+        provenance=_json(run.provenance) or [],
+        costs=_json(run.costs) or [],
         export=_json(run.export_report),
-        stages=tuple(_stages(run.path / "stages")),
+        stages=tuple(_stages(run.stages)),
     )
 
 
