@@ -28,6 +28,7 @@ from longrope.stages import (
     Progress,
     Task,
     Watch,
+    check_costs,
     estimate_stages,
     estimate_tuning,
     plan_stages,
@@ -129,8 +130,7 @@ def _estimate(recipe: Recipe, tasks: Sequence[Task], model: LanguageModel, watch
     costs = estimate_stages(recipe, model, [task.stage for task in tasks if not task.done])
     for cost in costs:
         watch.on_step(f"{cost}")
-    for cost in costs:
-        cost.check()
+    check_costs(costs)
 
 
 def with_tuning(recipe: Recipe) -> Recipe:
@@ -150,9 +150,9 @@ def tune(recipe: Recipe, factors: Path, run: RunDir, watch: Watch | None = None)
     check_training(model, texts.tune, settings)
     with _held(run, recipe):
         parallel.lead(partial(_record, recipe, run, model))
-        costs = estimate_tuning(settings, model)
-        watch.on_step(f"{costs}")
-        costs.check()
+        cost = estimate_tuning(settings, model)
+        watch.on_step(f"{cost}")
+        check_costs([cost])
         tuned = _tune(recipe, run, model, tier, texts, watch)
         parallel.lead(partial(run.write_text, run.factors(), dump_factors(tier)))
         parallel.lead(partial(export, recipe, run, tuned, tier, texts, watch))
