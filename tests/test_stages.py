@@ -47,7 +47,7 @@ from longrope.reports.sections import cost_section
 from longrope.rundir import RunDir
 from longrope.search import find_factors, recover_window
 from longrope.search.cost import count_passes
-from longrope.stages import TUNED, Watch, estimate_stages, plan_stages, plan_walk
+from longrope.stages import TUNED, Watch, estimate_stages, plan_stages, plan_walk, walk
 from longrope.texts import Texts, load_texts
 from longrope.tuning import fine_tune
 
@@ -289,8 +289,10 @@ def test_other_steps_of_the_tuning_do_it_and_what_follows_again(recipe: Recipe, 
     for name in ("factors.json", "recipe.toml", "walk.txt"):
         assert (copied.path / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
     assert set(scores_of(RunDir(tmp_path / "fresh"))) < set(scores_of(copied))
-    costs, expected = (json.loads((path / "costs.json").read_text()) for path in (copied.path, tmp_path / "fresh"))
-    assert [cost["token_passes"] for cost in costs] == [cost["token_passes"] for cost in expected]
+    shown, expected = read_run(copied), read_run(RunDir(tmp_path / "fresh"))
+    assert [stage.name for stage in shown.stages] == [stage.name for stage in expected.stages]
+    assert {replace(score, seconds=0.0) for score in shown.scores} == set(scores_of(RunDir(tmp_path / "fresh")))
+    assert [cost["token_passes"] for cost in shown.costs] == [cost["token_passes"] for cost in expected.costs]
     exported = load_file(copied.checkpoint / "model.safetensors")
     for name, weight in load_file(tmp_path / "fresh" / "hf" / "model.safetensors").items():
         assert torch.equal(exported[name], weight), name
@@ -308,7 +310,14 @@ def test_another_short_window_is_recovered_without_any_other_stage(
     after = contents(copied.stages)
     assert {path: after[path] for path in before} == before
     assert {path.parts[0][:12] for path in after.keys() - before.keys()} == {"5-recover-32"}
-    assert [tier.target_window for tier in load_factors(copied.factors()).tiers] == [32, TUNED_AT, SEARCHED, TARGET]
+    table = load_factors(copied.factors())
+    assert [tier.target_window for tier in table.tiers] == [32, TUNED_AT, SEARCHED, TARGET]
+    shown = {score.factors_fingerprint for score in read_run(copied).scores if TUNED in score.model}
+    assert (
+        shown
+        == {table.fingerprint}
+        < {score.factors_fingerprint for score in scores_of(copied) if TUNED in score.model}
+    )
 
 
 @pytest.mark.usefixtures("unopened")
@@ -321,6 +330,17 @@ def test_a_walk_that_was_changed_back_is_only_read(
     monkeypatch.setattr(forward, "_run", never)
     extend(recipe, copied)
     assert copied.factors().read_bytes() == walked
+
+
+def test_stages_that_go_on_from_a_finished_walk_are_shown_with_it(recipe: Recipe, copied: RunDir) -> None:
+    """As a script may walk on; while a stage is not finished, what it goes on from is not known."""
+    model, texts = open_texts(recipe)
+    longer = replace(recipe, stages=(*STAGES, Stage(carry=2 * TARGET)), target_tokens=2 * TARGET)
+    before = [stage.name for stage in read_run(copied).stages]
+    walk(longer, plan_walk(longer, copied, model, texts), model, texts, Watch())
+    *shown, last = (stage.name for stage in read_run(copied).stages)
+    assert shown == before
+    assert last.startswith("carry-1k-")
 
 
 @pytest.mark.usefixtures("unopened")
