@@ -19,7 +19,6 @@ from transformers import AutoModelForCausalLM
 
 from longrope import forward, pipeline, stages
 from longrope.errors import LongRopeError, RecipeError, RunError, TextsError
-from longrope.exports import hf
 from longrope.factors import (
     FactorTable,
     RescaleFactors,
@@ -65,12 +64,6 @@ STAGES = (
 def one_thread() -> None:
     """Pico matrices are too small for more, and a sum must not depend on how many cores are free."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture
-def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checkpoints are written, but not reopened in a process of their own, which takes seconds."""
-    monkeypatch.setattr(hf, "_compare", lambda *_: [(0.0, 0.0), (0.0, 0.0)])
 
 
 @pytest.fixture(scope="module")
