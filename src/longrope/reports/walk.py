@@ -217,7 +217,10 @@ def _losses_figure(title: str, note: str, series: Sequence[Series], data: Data, 
 
 def training_section(runs: Sequence[Contents]) -> Section:
     """The loss of every training step."""
-    words = ("The mean loss per token of each step's batch, by the weights before the step.",)
+    words = (
+        "The mean loss per token of each step's batch, by the weights before the step.",
+        "Where answers about needles have a weight, they are in it.",
+    )
     trained = [run.train for run in runs]
     figures = (_train_figure(runs, "Training", trained),) if any(trained) else ()
     needs = "" if any(run.is_trained for run in runs) else "training needs train.jsonl: `longrope tune`"
