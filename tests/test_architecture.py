@@ -33,7 +33,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(STEPS, (*NOUNS, *EDGES)),
     "stages": (*NOUNS, *EDGES, *STEPS),
     "pipeline": (*NOUNS, *EDGES, *STEPS, "stages"),
-    "cli": (*NOUNS, *EDGES, *STEPS, "stages", "pipeline", "__init__"),
+    "options": NOUNS,
+    "terminal": (*NOUNS, *EDGES, *STEPS, "stages"),
+    "cli": (*NOUNS, *EDGES, *STEPS, "stages", "pipeline", "options", "terminal", "__init__"),
     "__main__": ("cli",),
     "assets": (),
 }

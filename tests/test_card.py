@@ -1,5 +1,6 @@
 """Model cards against the hub's own parser and scores made by hand."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,7 @@ def test_two_tiers_claim_only_what_they_do(model: LanguageModel, factors: Rescal
     single = format_card(model, factors, REPORT, Origin("pico-llama"), scores)
     assert "of the long list, which" not in single
     assert "The same factors serve every length" in single
+    assert "at 90 %\nof the positions compared, by at most 1e-06 and 2e-06 of their" in single
 
 
 def test_dropped_start_tokens_leave_no_result(
@@ -196,6 +198,16 @@ def test_infinite_perplexity_is_no_result(model: LanguageModel, factors: Rescale
     text = format_card(model, factors, REPORT, Origin("pico-llama"), lost)
     assert [result.metric_type for result in read(text)[1]] == ["accuracy"]
     assert rows_of(text)[3][3].startswith("inf (")
+
+
+def test_a_score_without_an_interval_is_told_without_one(model: LanguageModel, factors: RescaleFactors) -> None:
+    """Some benchmarks give none; JSON has no infinity for its ends either."""
+    own = {"method": factors.method, "factors_fingerprint": factors.fingerprint}
+    score = make_score("harness:task:perplexity", 256, 31.5, **own, low=-math.inf, high=math.inf)
+    text = format_card(model, factors, REPORT, Origin("pico-llama"), [score])
+    assert rows_of(text)[-1][-1] == "31.5"
+    (result,) = read(text)[1]
+    assert (result.metric_value, result.metric_args) == (31.5, {"context_tokens": 256})
 
 
 @pytest.mark.parametrize(

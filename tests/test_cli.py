@@ -20,7 +20,6 @@ from transformers import AutoModelForCausalLM
 from whole_run import make_whole_run
 
 from longrope import cli, pipeline
-from longrope.exports import hf
 from longrope.factors import RescaleFactors, closed_form, dump_factors, load_factors
 from longrope.measures import perplexity
 from longrope.models import load_model, read_spec
@@ -70,12 +69,6 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         return Told(int(ended.value.code or 0), captured.out, captured.err)
 
     return run
-
-
-@pytest.fixture
-def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checkpoints are written, but not reopened in a process of their own, which takes seconds."""
-    monkeypatch.setattr(hf, "_compare", lambda *_: [(0.0, 0.0), (0.0, 0.0)])
 
 
 @pytest.fixture

@@ -145,6 +145,14 @@ def test_checkpoint_that_does_not_reopen_is_an_error(tmp_path: Path, monkeypatch
     assert "model.safetensors" in caught.value.found
 
 
+def test_a_process_that_dies_without_a_word_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does where memory runs out."""
+    monkeypatch.setattr(hf, "REOPEN", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    model = pico.make_model("llama")
+    with pytest.raises(ExportError, match=r"cannot reopen .* \(exit code -9\)"):
+        export_hf(model, make_factors(model), tmp_path)
+
+
 # Reopened here
 
 

@@ -827,7 +827,11 @@ def test_a_pass_without_a_scored_token_has_no_loss(make: Callable[..., LanguageM
 
 
 @pytest.mark.parametrize(
-    "documents", [[[0]] * 2 + [[]], [[0], [0], [1]], [[0, 5]] * 2, [[0, 5, 5]] * 3, [[0, 48]] * 3, [[0, 9, 7]] * 3]
+    "documents",
+    [
+        *([], [[0]] * 2, [[0]] * 2 + [[]], [[0], [0], [1]]),
+        *([[0, 5]] * 2, [[0, 5, 5]] * 3, [[0, 48]] * 3, [[0, 9, 7]] * 3),
+    ],
 )
 @pytest.mark.parametrize("way", [token_losses, mean_loss_with_graph])
 def test_documents_that_do_not_fit_are_refused(

@@ -14,7 +14,7 @@ from gguf import GGUFReader, GGUFWriter
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from longrope.errors import ExportError, FactorsError
 from longrope.exports import Origin, export_gguf, gguf
@@ -306,6 +306,7 @@ def make_nameless() -> dict[str, Any]:
         "normalized": normalized,
         "uncut": uncut,
         "WordPiece": PreTrainedTokenizerFast(tokenizer_object=words),
+        "bytes": ByT5Tokenizer(),
     }
 
 

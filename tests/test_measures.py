@@ -20,7 +20,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from longrope.errors import FactorsError, RecipeError, RunError, TextsError
@@ -656,49 +656,14 @@ def test_samples_of_something_else_are_not_taken(
 # Passkeys
 
 
-def byte_level() -> PreTrainedTokenizerFast:
-    """Byte-level BPE, as GPT-2's and Llama 3's: lossless, no token before a text."""
-    return pico.make_tokenizer()
-
-
-def unigram() -> PreTrainedTokenizerFast:
-    """Unigram with metaspaces and a begin-of-text token, as SentencePiece models have."""
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.Replace("\n", " ")
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=250,
-        special_tokens=["<unk>", "<s>"],
-        unk_token="<unk>",
-        initial_alphabet=list("0123456789"),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([OPENING, FILLER, NEEDLE, QUESTION, pico.make_text(600)], trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>")
-
-
-def word_piece() -> PreTrainedTokenizerFast:
-    """WordPiece in lower case, as BERT's: whole numbers may be one piece or many."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    numbers = " ".join(str(n) for n in range(10000, 99999, 997))
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=400,
-        special_tokens=["[UNK]", "[CLS]", "[SEP]"],
-        initial_alphabet=list("0123456789"),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([OPENING, FILLER, NEEDLE, QUESTION, numbers, pico.make_text(600)], trainer)
-    pairs = [("[CLS]", 1), ("[SEP]", 2)]
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=pairs)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]")
-
-
-TOKENIZERS = {"byte-level": byte_level(), "unigram": unigram(), "word-piece": word_piece()}
+DIGITS = "0123456789"
+SENTENCES = [OPENING, FILLER, NEEDLE, QUESTION, pico.make_text(600)]
+NUMBERS = " ".join(str(n) for n in range(10000, 99999, 997))  # one piece, or many
+TOKENIZERS = {
+    "byte-level": pico.make_tokenizer(),
+    "unigram": pico.make_unigram(SENTENCES, 250, DIGITS),
+    "word-piece": pico.make_word_piece([*SENTENCES, NUMBERS], 400, DIGITS),
+}
 EVERY_TOKENIZER = pytest.mark.parametrize("kind", TOKENIZERS)
 
 

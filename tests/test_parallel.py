@@ -262,6 +262,11 @@ def test_bad_input_in_one_process_is_told_in_all(in_one_row: bool, launch: Launc
     assert afterwards == ["0", "1", "2"]
 
 
+def test_a_walk_that_does_not_fit_one_process_ends_in_all(launch: Launch) -> None:
+    kind, found, *_ = launch.same("cramped 1")
+    assert (kind, found) == ("RecipeError", "tune 64k: about 1.0 min, 5.0 GiB at the peak (2.0 GiB are free).")
+
+
 @pytest.mark.parametrize("in_one_row", [False, True])
 def test_one_process_leads(in_one_row: bool, launch: Launch, ranks: int) -> None:
     results = launch.all(f"led_work {ranks if in_one_row else 1}")

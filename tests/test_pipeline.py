@@ -77,12 +77,6 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checkpoints are written, but not reopened in a process of their own, which takes seconds."""
-    monkeypatch.setattr(hf, "_compare", lambda *_: [(0.0, 0.0), (0.0, 0.0)])
-
-
 @pytest.fixture(scope="module")
 def recipe(pico_folder: Path, text_folders: tuple[Path, Path]) -> Recipe:
     """A whole walk in a second."""

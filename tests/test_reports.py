@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from whole_run import make_steps, make_trials
 
 import longrope
 from longrope.errors import RunError
@@ -318,6 +319,21 @@ def test_a_page_says_whether_weights_were_trained(extended: RunDir) -> None:
     assert texts_of(extended, "p")[0].endswith("Its weights were trained, in 2 recorded steps.")
 
 
+def test_a_page_does_not_want_what_its_stages_show(extended: RunDir) -> None:
+    """Searches and trainings of stages have figures of their own."""
+
+    def wanted() -> list[str]:
+        (missing,) = (text for text in texts_of(extended, "p") if text.startswith("Not on this page"))
+        return [file for file in ("trials.jsonl", "train.jsonl") if file in missing]
+
+    assert wanted() == ["trials.jsonl", "train.jsonl"]
+    (stage := extended.path / "stages" / "1-search").mkdir(parents=True)
+    append_records(stage / "trials.jsonl", make_trials(1.0))
+    assert wanted() == ["train.jsonl"]
+    append_records(stage / "train.jsonl", make_steps(3))
+    assert wanted() == []
+
+
 def texts_of(run: RunDir, tag: str) -> list[str]:
     """The texts of one kind of element on a run's page."""
     return read_page(write_report(run)).texts.get(tag, [])
@@ -357,6 +373,7 @@ def test_the_factors_of_each_search_of_a_comparison_are_shown(tmp_path: Path) ->
 def test_the_reopened_checkpoint_is_told_of_where_there_is_one(extended: RunDir) -> None:
     (told,) = (text for text in texts_of(extended, "p") if "reopened" in text)
     assert "plain transformers 5.10.0" in told
+    assert "At 90 % of the positions" in told
     assert told.endswith("0.0012 below 64 tokens, 0.0045 above.")
     extended.export_report.unlink()
     texts = read_page(write_report(extended)).texts

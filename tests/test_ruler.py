@@ -15,8 +15,6 @@ import numpy as np
 import pico
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from longrope.cache import KeyValueCache
@@ -69,34 +67,11 @@ def training_texts() -> list[str]:
     return [*WORDS, *mixed, " ".join(mixed), "1. 2, 3? (4) - = : '", pico.make_text(600)]
 
 
-def unigram() -> PreTrainedTokenizerFast:
-    """Unigram with metaspaces and a begin-of-text token, as SentencePiece models have; line breaks become spaces."""
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.Replace("\n", " ")
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=400, special_tokens=["<unk>", "<s>"], unk_token="<unk>", show_progress=False
-    )
-    tokenizer.train_from_iterator(training_texts(), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>")
-
-
-def word_piece() -> PreTrainedTokenizerFast:
-    """WordPiece in lower case, as BERT's: joined pieces do not give the text again."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=500, special_tokens=["[UNK]", "[CLS]", "[SEP]"], show_progress=False)
-    tokenizer.train_from_iterator(training_texts(), trainer)
-    pairs = [("[CLS]", 1), ("[SEP]", 2)]
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=pairs)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]")
-
-
-TOKENIZERS = {"byte-level": pico.make_tokenizer(), "unigram": unigram(), "word-piece": word_piece()}
+TOKENIZERS = {
+    "byte-level": pico.make_tokenizer(),
+    "unigram": pico.make_unigram(training_texts(), 400),
+    "word-piece": pico.make_word_piece(training_texts(), 500),
+}
 every_tokenizer = pytest.mark.parametrize("kind", TOKENIZERS)
 every_task = pytest.mark.parametrize("task", RULER_TASKS)
 
@@ -564,6 +539,13 @@ def test_questions_are_read_in_every_form(form: str, tmp_path: Path) -> None:
     assert load_questions(tmp_path / "one") == QUESTIONS[:1]
 
 
+@pytest.mark.parametrize("answers", ["Ulm", {"text": "Ulm", "answer_start": 3}])
+def test_a_single_answer_is_not_taken_for_a_list_of_letters(answers: Any, tmp_path: Path) -> None:
+    """Of which one stands in nearly every text."""
+    (tmp_path / "one").write_text(json.dumps({"context": "c", "question": "q", "answers": answers}))
+    assert load_questions(tmp_path / "one") == (DocumentQuestion("c", "q", ("Ulm",)),)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -576,6 +558,9 @@ def test_questions_are_read_in_every_form(form: str, tmp_path: Path) -> None:
         '[{"context": "c", "question": "q", "answers": [" "]}]',
         '{"context": "c", "question": "q", "answers": [{"txt": "a"}]}',
         '{"context": "c", "question": "q", "answers": ["a"]}\n{"context"',
+        '{"context": "c", "question": "q", "answers": [{"text": 3}]}',
+        '{"context": {"title": ["c"]}, "question": "q", "answers": ["a"]}',
+        '{"context": "c", "question": ["q"], "answers": ["a"]}',
         None,
     ],
 )

@@ -19,7 +19,6 @@ from transformers import AutoModelForCausalLM
 
 from longrope import forward, pipeline, stages
 from longrope.errors import LongRopeError, RecipeError, RunError, TextsError
-from longrope.exports import hf
 from longrope.factors import (
     FactorTable,
     RescaleFactors,
@@ -42,10 +41,12 @@ from longrope.recipe import (
     TuneRecipe,
 )
 from longrope.records import Score, TrainStep, Trial, read_records
+from longrope.reports.contents import read_run
+from longrope.reports.sections import cost_section
 from longrope.rundir import RunDir
 from longrope.search import find_factors, recover_window
 from longrope.search.cost import count_passes
-from longrope.stages import TUNED, Watch, estimate_stages, plan_stages, plan_walk
+from longrope.stages import TUNED, Watch, estimate_stages, plan_stages, plan_walk, walk
 from longrope.texts import Texts, load_texts
 from longrope.tuning import fine_tune
 
@@ -63,12 +64,6 @@ STAGES = (
 def one_thread() -> None:
     """Pico matrices are too small for more, and a sum must not depend on how many cores are free."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture
-def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checkpoints are written, but not reopened in a process of their own, which takes seconds."""
-    monkeypatch.setattr(hf, "_compare", lambda *_: [(0.0, 0.0), (0.0, 0.0)])
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +158,26 @@ def test_each_stage_has_a_folder_with_what_it_promises(run: RunDir) -> None:
     assert kinds["5"] == {"stage.json", "factors.json", "trials.jsonl"}
     assert [step.step for step in read_records(folders[1] / "train.jsonl", TrainStep)] == list(range(STEPS))
     assert {trial.method for trial in read_records(folders[4] / "trials.jsonl", Trial)} == {"longrope-recovered"}
+
+
+def test_the_costs_of_a_walk_are_those_of_its_searches(run: RunDir) -> None:
+    """Each by itself, for the losses of different windows tell nothing of each other; the report lists them."""
+    costs = json.loads((run.path / "costs.json").read_text())
+    searched = {"search 128": 0, "search 256": 2, "recover 64": 4}
+    assert [cost["stage"] for cost in costs] == list(searched)
+    for cost, number in zip(costs, searched.values(), strict=True):
+        trials = read_records(folders_of(run)[number] / "trials.jsonl", Trial)
+        assert (cost["method"], cost["trials"]) == (trials[0].method, len(trials))
+        assert cost["token_passes"] == sum(trial.token_passes for trial in trials)
+        assert cost["common_loss_nats"] == cost["validation_loss_nats"]
+    (table, *_) = cost_section([read_run(run)]).tables
+    assert table.header == (
+        "search",
+        "LongRoPE, gradient, search 128",
+        "LongRoPE, gradient, search 256",
+        "LongRoPE, short window, recover 64",
+    )
+    assert table.rows[0] == ("trials", *(str(cost["trials"]) for cost in costs))
 
 
 def test_a_walk_is_the_arrows_called_one_after_the_other(recipe: Recipe, run: RunDir) -> None:
@@ -267,6 +282,10 @@ def test_other_steps_of_the_tuning_do_it_and_what_follows_again(recipe: Recipe, 
     for name in ("factors.json", "recipe.toml", "walk.txt"):
         assert (copied.path / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
     assert set(scores_of(RunDir(tmp_path / "fresh"))) < set(scores_of(copied))
+    shown, expected = read_run(copied), read_run(RunDir(tmp_path / "fresh"))
+    assert [stage.name for stage in shown.stages] == [stage.name for stage in expected.stages]
+    assert {replace(score, seconds=0.0) for score in shown.scores} == set(scores_of(RunDir(tmp_path / "fresh")))
+    assert [cost["token_passes"] for cost in shown.costs] == [cost["token_passes"] for cost in expected.costs]
     exported = load_file(copied.checkpoint / "model.safetensors")
     for name, weight in load_file(tmp_path / "fresh" / "hf" / "model.safetensors").items():
         assert torch.equal(exported[name], weight), name
@@ -284,7 +303,14 @@ def test_another_short_window_is_recovered_without_any_other_stage(
     after = contents(copied.stages)
     assert {path: after[path] for path in before} == before
     assert {path.parts[0][:12] for path in after.keys() - before.keys()} == {"5-recover-32"}
-    assert [tier.target_window for tier in load_factors(copied.factors()).tiers] == [32, TUNED_AT, SEARCHED, TARGET]
+    table = load_factors(copied.factors())
+    assert [tier.target_window for tier in table.tiers] == [32, TUNED_AT, SEARCHED, TARGET]
+    shown = {score.factors_fingerprint for score in read_run(copied).scores if TUNED in score.model}
+    assert (
+        shown
+        == {table.fingerprint}
+        < {score.factors_fingerprint for score in scores_of(copied) if TUNED in score.model}
+    )
 
 
 @pytest.mark.usefixtures("unopened")
@@ -297,6 +323,17 @@ def test_a_walk_that_was_changed_back_is_only_read(
     monkeypatch.setattr(forward, "_run", never)
     extend(recipe, copied)
     assert copied.factors().read_bytes() == walked
+
+
+def test_stages_that_go_on_from_a_finished_walk_are_shown_with_it(recipe: Recipe, copied: RunDir) -> None:
+    """As a script may walk on; while a stage is not finished, what it goes on from is not known."""
+    model, texts = open_texts(recipe)
+    longer = replace(recipe, stages=(*STAGES, Stage(carry=2 * TARGET)), target_tokens=2 * TARGET)
+    before = [stage.name for stage in read_run(copied).stages]
+    walk(longer, plan_walk(longer, copied, model, texts), model, texts, Watch())
+    *shown, last = (stage.name for stage in read_run(copied).stages)
+    assert shown == before
+    assert last.startswith("carry-1k-")
 
 
 @pytest.mark.usefixtures("unopened")

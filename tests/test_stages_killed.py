@@ -35,7 +35,7 @@ from longrope.records import Score, TrainStep, Trial, read_records
 from longrope.rundir import RunDir
 
 WORKER = Path(__file__).parent / "worker_walk.py"
-SEED = int(os.environ.get("LONGROPE_KILL_SEED", "20260722"))
+SEED = 20260722
 ROUNDS = 3
 MOST_TORN_BYTES = 40
 STAGES = (Stage(search=128), Stage(tune=128), Stage(search=256), Stage(recover=64))
@@ -136,7 +136,7 @@ def test_a_walk_killed_in_every_stage_ends_as_if_nothing_had_been(
 ) -> None:
     whole, writes = undisturbed
     moments = random_moments(np.random.default_rng([SEED, number]), writes)
-    told = f"LONGROPE_KILL_SEED={SEED}, round {number}: (part, write, torn bytes) {moments}, writes {writes}"
+    told = f"seed {SEED}, round {number}: (part, write, torn bytes) {moments}, writes {writes}"
     *killed, last = walk(recipe_file, tmp_path / "run", [*moments, None])
     assert [ended["signal"] for ended in killed] == [signal.SIGKILL] * len(moments), told
     assert last["exit"] == 0, told

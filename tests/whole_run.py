@@ -29,7 +29,7 @@ def make_whole_run(folder: Path, *, better: float = 1.0, trained: bool = True) -
     run.factors("longrope-gradient").write_text(dump_factors(make_factors(better)))
     append_records(run.trials, make_trials(better))
     append_records(run.scores, make_scores(better))
-    run.write_text(run.path / "costs.json", json.dumps([asdict(cost) for cost in compare_costs(make_trials(better))]))
+    run.write_text(run.costs, json.dumps([asdict(cost) for cost in compare_costs(make_trials(better))]))
     run.export_report.write_text(dump_report(ExportReport("single", TARGET, 64, 0.001, 0.002, 0.001, 0, 0.0, "5.23.0")))
     if trained:
         append_records(run.train, make_steps(400))

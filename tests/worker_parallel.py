@@ -19,6 +19,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pico
@@ -35,6 +36,7 @@ from longrope.recipe import TuneRecipe, load_recipe
 from longrope.records import Score, TrainStep
 from longrope.rundir import RunDir
 from longrope.search.score import WindowObjective
+from longrope.stages import Cost
 from longrope.texts import TokenText
 from longrope.tuning import fine_tune
 
@@ -153,6 +155,14 @@ def compared(folder: Path) -> Any:
     """The scores of a comparison: both searches, perplexities and passkeys."""
     run = parallel.lead(partial(RunDir, folder / "compared"))
     return pipeline.compare(load_recipe(folder / "recipe.toml"), run)
+
+
+def cramped(folder: Path) -> Any:
+    """What each process is told of a walk for which the last one of them has too little memory."""
+    free = 2 if RANK == RANKS - 1 else 8
+    run, needed = parallel.lead(partial(RunDir, folder / "cramped")), [Cost("tune 64k", 60.0, 5 * 2**30, free * 2**30)]
+    with patch.object(pipeline, "estimate_stages", lambda *_: needed):
+        return told(lambda: pipeline.extend(load_recipe(folder / "recipe.toml"), run))
 
 
 def resumed(folder: Path) -> Any:
@@ -301,7 +311,7 @@ def run_cli(*arguments: object) -> tuple[int, str, str]:
 
 
 ROWS = (
-    *(standing, spread_work, nested_work, lone_work, failing_work, led_work, needles, compared, resumed),
+    *(standing, spread_work, nested_work, lone_work, failing_work, led_work, needles, cramped, compared, resumed),
     *(trained_models, stopped_training, resumed_training),
 )
 SHARED = (

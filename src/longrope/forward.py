@@ -317,7 +317,7 @@ def _run(
 
 def _kept_apart(network: Any, documents: Documents | None, shape: Sequence[int]) -> Documents | None:
     """The documents that a pass over windows [B, N] keeps apart; None where each window is one."""
-    if documents is None or all(list(starts) == [0] for starts in documents):
+    if documents is None:
         return None
     rows, tokens = shape
     if len(documents) != rows or any(
@@ -329,6 +329,8 @@ def _kept_apart(network: Any, documents: Documents | None, shape: Sequence[int])
             "For each window they begin at 0, and each of the others later than the one before it.",
             "Give one list of starts for each window.",
         )
+    if all(len(starts) == 1 for starts in documents):
+        return None
     if not remembers_keys_alone(network):
         raise ModelError(
             f"The model type {network.config.model_type!r} has recurrent layers.",

@@ -28,6 +28,7 @@ from longrope.stages import (
     Progress,
     Task,
     Watch,
+    check_costs,
     estimate_stages,
     estimate_tuning,
     plan_stages,
@@ -67,7 +68,7 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
         found = {method: extended.table}
         scores += _measure_against_best(recipe, run, extended.model, texts, found, rivals, scores, watch, rival)
         parallel.lead(partial(export, recipe, run, extended.model, extended.longest, texts, watch))
-        search_costs(run)
+        search_costs(run, tasks)
         watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
     return scores
 
@@ -129,8 +130,7 @@ def _estimate(recipe: Recipe, tasks: Sequence[Task], model: LanguageModel, watch
     costs = estimate_stages(recipe, model, [task.stage for task in tasks if not task.done])
     for cost in costs:
         watch.on_step(f"{cost}")
-    for cost in costs:
-        cost.check()
+    check_costs(costs)
 
 
 def with_tuning(recipe: Recipe) -> Recipe:
@@ -150,9 +150,9 @@ def tune(recipe: Recipe, factors: Path, run: RunDir, watch: Watch | None = None)
     check_training(model, texts.tune, settings)
     with _held(run, recipe):
         parallel.lead(partial(_record, recipe, run, model))
-        costs = estimate_tuning(settings, model)
-        watch.on_step(f"{costs}")
-        costs.check()
+        cost = estimate_tuning(settings, model)
+        watch.on_step(f"{cost}")
+        check_costs([cost])
         tuned = _tune(recipe, run, model, tier, texts, watch)
         parallel.lead(partial(run.write_text, run.factors(), dump_factors(tier)))
         parallel.lead(partial(export, recipe, run, tuned, tier, texts, watch))
@@ -391,12 +391,16 @@ def _best_rival(recipe: Recipe, model: LanguageModel, rivals: Sequence[str], sco
     return min(own, key=lambda score: score.value).method if own else None
 
 
-def search_costs(run: RunDir) -> list[SearchCost]:
-    """What the searches of a run cost, from its trials; also written to ``costs.json``."""
-    costs = compare_costs(parallel.lead(partial(read_records, run.trials, Trial)))
-    text = json.dumps([asdict(cost) for cost in costs], indent=1) + "\n"
-    parallel.lead(partial(run.write_text, run.path / "costs.json", text))
-    return costs
+def search_costs(run: RunDir, tasks: Sequence[Task] = ()) -> list[SearchCost]:
+    """What the searches of a run cost, or those of the stages of its walk, from the trials; also in ``costs.json``."""
+    places = [(str(task.stage), task.folder / run.trials.name) for task in tasks] or [("", run.trials)]
+
+    def keep() -> list[SearchCost]:
+        costs = [cost for stage, path in places for cost in compare_costs(read_records(path, Trial), stage)]
+        run.write_text(run.costs, json.dumps([asdict(cost) for cost in costs], indent=1) + "\n")
+        return costs
+
+    return parallel.lead(keep)
 
 
 def measure_only(

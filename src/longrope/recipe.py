@@ -163,10 +163,7 @@ class TuneRecipe:
         _at_least(0, "tune.warmup_steps", self.warmup_steps)
         _at_least(0, "tune.weight_decay", self.weight_decay)
         _at_least(0, "tune.needle_weight", self.needle_weight)
-        _at_least(0, "tune.lora_rank", self.lora_rank)
-        _at_least(0, "tune.lora_alpha", self.lora_alpha)
-        for i, part in enumerate(self.lora_also):
-            _one_of(("norms", "embeddings"), f"tune.lora_also[{i}]", part)
+        self._check_adapters()
         _above_zero(1.0, "tune.learning_rate", self.learning_rate)
         _above_zero(math.inf, "tune.clip_norm", self.clip_norm)
         _one_of(SCHEDULES, "tune.schedule", self.schedule)
@@ -199,6 +196,19 @@ class TuneRecipe:
     def reach_tokens(self) -> int:
         """The window whose positions are seen: that of the windows, or the longer one that they imitate."""
         return max(self.window_tokens, self.skipped_positions)
+
+    def _check_adapters(self) -> None:
+        _at_least(0, "tune.lora_rank", self.lora_rank)
+        _at_least(0, "tune.lora_alpha", self.lora_alpha)
+        for i, part in enumerate(self.lora_also):
+            _one_of(("norms", "embeddings"), f"tune.lora_also[{i}]", part)
+        for key in ("lora_alpha", "lora_also"):
+            if getattr(self, key) and not self.lora_rank:
+                raise RecipeError(
+                    f"tune.{key} = {getattr(self, key)} with tune.lora_rank = 0.",
+                    "Without a rank there are no adapters: all weights are trained.",
+                    "Give tune.lora_rank, or leave the other out.",
+                )
 
     def _check_skips(self) -> None:
         if not self.window_tokens or self.skipped_positions <= self.window_tokens:

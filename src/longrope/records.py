@@ -54,7 +54,8 @@ class TrainStep:
 
     Attributes:
         step: counted from 0.
-        loss_nats: the mean loss per token of the step's batch in nats, by the weights before the step.
+        loss_nats: the mean loss per token of the step's batch in nats, by the weights before the step; where answers
+            about needles have a weight, plus that weight times their mean loss over the long windows.
         num_tokens: tokens that are scored in the batch.
         tokens_seen: tokens scored in this step and all before it.
         learning_rate: of this step.

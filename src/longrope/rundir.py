@@ -23,9 +23,10 @@ class RunDir:
 
     Files: ``recipe.toml``, ``factors.json`` (written when a search is finished), ``trials.jsonl``, ``train.jsonl``,
     ``tuning.safetensors`` (the weights of a training, with Adam's moments while it is not finished), ``scores.jsonl``,
-    ``samples/`` (what the scores are made of), ``hf/`` (the exported checkpoint), ``export.json`` (written when it was
-    reopened and compared), where it was asked for ``gguf/`` (a file for llama.cpp, and how it compared), ``rope.json``
-    and ``provenance.json`` (the geometry, and versions, device and command of every walk), and ``report.html``.
+    ``samples/`` (what the scores are made of), ``costs.json`` (what each search took), ``hf/`` (the exported
+    checkpoint), ``export.json`` (written when it was reopened and compared), where it was asked for ``gguf/`` (a file
+    for llama.cpp, and how it compared), ``rope.json`` and ``provenance.json`` (the geometry, and versions, device and
+    command of every walk), and ``report.html``.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -93,6 +94,11 @@ class RunDir:
     def provenance(self) -> Path:
         """Versions, device and command of every walk that wrote here."""
         return self.path / "provenance.json"
+
+    @property
+    def costs(self) -> Path:
+        """What each search took."""
+        return self.path / "costs.json"
 
     def factors(self, method: str = "") -> Path:
         """The factors of the run, or those of one method in a comparison."""

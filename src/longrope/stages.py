@@ -239,6 +239,16 @@ class Cost:
             )
 
 
+def check_costs(costs: Sequence[Cost]) -> None:
+    """Raise RecipeError, in all processes, if one of them has too little memory for a stage."""
+
+    def check(_: int) -> None:
+        for cost in costs:
+            cost.check()
+
+    parallel.spread(range(parallel.ranks()), check, alone=True)
+
+
 def estimate_stages(recipe: Recipe, model: LanguageModel, stages: Iterable[Stage]) -> list[Cost]:
     """What stages will take, from the speed of short passes on this device and the sizes of the model."""
     passes = cache(partial(seconds_of_pass, model))

@@ -305,3 +305,10 @@ def test_adapters_that_cannot_be_are_refused_by_key(change: dict[str, Any], name
     with pytest.raises(RecipeError) as caught:
         TuneRecipe(**change)
     assert named in caught.value.found
+
+
+@pytest.mark.parametrize("change", [{"lora_alpha": 16}, {"lora_also": ("norms",)}])
+def test_settings_of_adapters_without_adapters_are_refused(change: dict[str, Any]) -> None:
+    """All weights would be trained, and nobody would notice."""
+    with pytest.raises(RecipeError, match=rf"tune\.{next(iter(change))} .*with tune\.lora_rank = 0"):
+        TuneRecipe(**change)

@@ -165,7 +165,14 @@ def _cell(score: Score | None) -> str:
     if score is None:
         return ""
     shape = ".0%" if score.metric.startswith(SHARES) else ".4g"
+    if math.isfinite(score.value) and not _interval(score):
+        return f"{score.value:{shape}}"
     return f"{score.value:{shape}} ({score.low:{shape}}-{score.high:{shape}})"
+
+
+def _interval(score: Score) -> dict[str, float]:
+    """The ends of a score's interval; empty where it has none."""
+    return {"low": score.low, "high": score.high} if math.isfinite(score.high - score.low) else {}
 
 
 def _describes(score: Score, report: ExportReport) -> bool:
@@ -200,7 +207,7 @@ def _result(score: Score) -> EvalResult:
         metric_type=HUB_METRICS.get(score.metric, score.metric),
         metric_name=_label(score),
         metric_value=score.value,
-        metric_args={"context_tokens": score.context_tokens, "low": score.low, "high": score.high},
+        metric_args={"context_tokens": score.context_tokens, **_interval(score)},
     )
 
 

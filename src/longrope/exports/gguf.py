@@ -212,15 +212,22 @@ def pre_tokenizer_name(tokenizer: Any) -> str:
     Raises:
         ExportError: it is another kind of tokenizer, or cuts in a way that has no name here.
     """
-    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise _unnamed(f"{type(tokenizer).__name__}, which is none of the library tokenizers")
+    described = json.loads(backend.to_str())
     merges, cut = described["model"], described["pre_tokenizer"] or {"type": "none"}
     steps = [{k: v for k, v in step.items() if k != "trim_offsets"} for step in cut.get("pretokenizers", [cut])]
     plain = merges["type"] == "BPE" and not described["normalizer"] and not merges.get("byte_fallback")
     for name, known in PRE_TOKENIZERS.items():
         if plain and steps == known and merges.get("ignore_merges", False) == (name == "llama-bpe"):
             return name
-    raise ExportError(
-        f"The tokenizer is a {merges['type']} that cuts by {' and '.join(step['type'] for step in steps)}.",
+    raise _unnamed(f"{merges['type']} that cuts by {' and '.join(step['type'] for step in steps)}")
+
+
+def _unnamed(found: str) -> ExportError:
+    return ExportError(
+        f"The tokenizer is a {found}.",
         f"llama.cpp's names are known here for byte-level BPE that cuts as {', '.join(PRE_TOKENIZERS)} do.",
         "Export a folder with --to hf, or load the model from a GGUF file, whose tokenizer is taken over.",
     )

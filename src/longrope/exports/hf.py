@@ -123,8 +123,9 @@ def _reopen(folder: Path, device: str, probe: Arrays) -> Arrays:
         command = [sys.executable, "-c", REOPEN, str(folder), str(asked), str(answered), device]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
+            *_, said = "", *done.stderr.strip().splitlines()
             raise ExportError(
-                f"Plain transformers cannot reopen {folder}: {done.stderr.strip().splitlines()[-1][:300]}",
+                f"Plain transformers cannot reopen {folder} (exit code {done.returncode}): {said[:300]}",
                 "The checkpoint must open in a process that knows only transformers.",
                 "This model type may not support native longrope; run it with `longrope.rescaled` instead.",
             )

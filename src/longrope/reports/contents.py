@@ -10,7 +10,7 @@ from longrope.errors import RunError
 from longrope.factors import RescaleFactors, load_factors
 from longrope.recipe import Recipe, load_recipe
 from longrope.records import Score, TrainStep, Trial, read_records
-from longrope.rundir import RunDir
+from longrope.rundir import STAGE_FINISHED, RunDir
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Contents:
         name: of the directory.
         recipe: None where the directory holds none (a bare measurement).
         recipe_text: its TOML.
-        scores, trials, train: the records.
+        scores, trials, train: the records; of tuned weights and their factors those of the last finished walk alone.
         factors: of each search of the run, one tier each.
         rope: ``rope.json``, the geometry of the model's RoPE and the factors of closed forms.
         provenance: ``provenance.json``, one entry for each walk that wrote here.
         costs: ``costs.json``, what each search took.
         export: ``export.json``, how the reopened checkpoint compared.
-        stages: in their order.
+        stages: in their order; of the last finished walk, or all that there are where none is finished.
     """
 
     name: str
@@ -78,29 +78,71 @@ def read_run(run: RunDir) -> Contents:
         name=run.path.resolve().name,
         recipe=load_recipe(recipe) if recipe.exists() else None,
         recipe_text=recipe.read_text(encoding="utf-8") if recipe.exists() else "",
-        scores=tuple(read_records(run.scores, Score, mend=False)),
+        scores=tuple(_scores(run)),
         trials=tuple(read_records(run.trials, Trial, mend=False)),
         train=tuple(read_records(run.train, TrainStep, mend=False)),
         factors=_factors(run.path),
-        rope=_json(run.path / "rope.json"),
-        provenance=_json(run.path / "provenance.json") or [],
-        costs=_json(run.path / "costs.json") or [],
+        rope=_json(run.rope),
+        provenance=_json(run.provenance) or [],
+        costs=_json(run.costs) or [],
         export=_json(run.export_report),
-        stages=tuple(_stages(run.path / "stages")),
+        stages=tuple(_stages(run)),
     )
 
 
-def _stages(folder: Path) -> Iterator[Stage]:
+def _scores(run: RunDir) -> Iterator[Score]:
+    """The scores of a run, without those that a later walk left behind: of other weights, or measured there anew."""
+    scores, walked = read_records(run.scores, Score, mend=False), _walked(run)
+    left = {path.parent for path in run.stages.glob(f"*/{STAGE_FINISHED}")} - set(walked)
+    weights, others = ({_told(folder).get("weights", "") for folder in folders} for folders in (walked, left))
+    left_behind = tuple(others - weights - {""})
+    made = load_factors(run.factors()).fingerprint if run.walked.exists() and run.factors().exists() else None
+    measured = {_place(score) for score in scores if score.factors_fingerprint == made}
+    for score in scores:
+        again = _place(score) in measured and score.factors_fingerprint != made
+        if not (again or score.model.endswith(left_behind)):
+            yield score
+
+
+def _place(score: Score) -> tuple[str, int, str]:
+    return score.metric, score.context_tokens, score.method
+
+
+def _stages(run: RunDir) -> Iterator[Stage]:
     """The stages ``<n>-<name>`` by their numbers."""
-    folders = [path for path in folder.glob("*-*") if path.is_dir() and path.name.partition("-")[0].isdigit()]
-    for path in sorted(folders, key=lambda path: int(path.name.partition("-")[0])):
+    for path in _walked(run):
         yield Stage(
             name=path.name.partition("-")[2],
-            marker=_json(path / "stage.json"),
+            marker=_told(path) or None,
             trials=tuple(read_records(path / "trials.jsonl", Trial, mend=False)),
             train=tuple(read_records(path / "train.jsonl", TrainStep, mend=False)),
             factors=_factors(path),
         )
+
+
+def _walked(run: RunDir) -> list[Path]:
+    """The folders of the last finished walk by their numbers, and of what went on from it; all where none is finished.
+
+    A walk that was changed leaves the stages that it does again in another way.
+    """
+    folders = [path for path in run.stages.glob("*-*") if path.is_dir() and path.name.partition("-")[0].isdigit()]
+    folders.sort(key=lambda path: int(path.name.partition("-")[0]))
+    last = run.walked.read_text(encoding="utf-8").partition(" ")[0] if run.walked.exists() else ""
+    hashes = {folder: folder.name.rpartition("-")[2] for folder in folders}
+    before = {folder: _told(folder).get("inputs", {}).get("before") for folder in folders}
+    if last not in hashes.values():
+        return folders
+    up, on = {last}, {last}
+    for folder in reversed(folders):
+        up |= {before[folder]} if hashes[folder] in up else set()
+    for folder in folders:
+        on |= {hashes[folder]} if before[folder] in on else set()
+    return [folder for folder in folders if hashes[folder] in up | on]
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    """What a stage tells of itself; nothing before it is finished."""
+    return _json(folder / STAGE_FINISHED) or {}
 
 
 def _factors(folder: Path) -> tuple[RescaleFactors, ...]:

@@ -16,6 +16,7 @@ LABELS = {
     "longrope-gradient": "LongRoPE, gradient",
     "longrope-evolution": "LongRoPE, evolution",
     "longrope-tuned": "LongRoPE, tuned",
+    "longrope-recovered": "LongRoPE, short window",
     "training": "training loss",
 }
 METHOD_COLORS = {  # light, dark

@@ -152,7 +152,9 @@ def search_section(runs: Sequence[Contents]) -> Section:
     if any(_is_found(trial) for own in trials for trial in own):
         figures.append(_validation_figure(runs, "What was found, on held-out windows", trials))
     words = ("What is minimised, against the tokens that a search has pushed through the model. Lower is better.",)
-    return Section("search", "Search", "the search needs trials.jsonl: `longrope search`", words, tuple(figures))
+    shown = any(stage.trials for run in runs for stage in run.stages)
+    needs = "" if shown else "the search needs trials.jsonl: `longrope search`"
+    return Section("search", "Search", needs, words, tuple(figures))
 
 
 def _is_found(trial: Trial) -> bool:
@@ -215,10 +217,14 @@ def _losses_figure(title: str, note: str, series: Sequence[Series], data: Data, 
 
 def training_section(runs: Sequence[Contents]) -> Section:
     """The loss of every training step."""
-    words = ("The mean loss per token of each step's batch, by the weights before the step.",)
+    words = (
+        "The mean loss per token of each step's batch, by the weights before the step.",
+        "Where answers about needles have a weight, they are in it.",
+    )
     trained = [run.train for run in runs]
     figures = (_train_figure(runs, "Training", trained),) if any(trained) else ()
-    return Section("training", "Training", "training needs train.jsonl: `longrope tune`", words, figures)
+    needs = "" if any(run.is_trained for run in runs) else "training needs train.jsonl: `longrope tune`"
+    return Section("training", "Training", needs, words, figures)
 
 
 def _train_figure(runs: Sequence[Contents], title: str, trained: Sequence[tuple[TrainStep, ...]]) -> Figure:

@@ -21,8 +21,9 @@ class SearchCost:
         token_passes: tokens pushed through the model; a backward pass with recomputation counts as three more.
         seconds: wall clock of the evaluations; several processes make some of them at the same time.
         validation_loss_nats: the best mean loss on the held-out windows.
-        common_loss_nats: the loss that every search of the run has reached.
+        common_loss_nats: the loss that every search of the run (or of one stage of a walk) has reached.
         trials_to_common, token_passes_to_common, seconds_to_common: what it took to reach it.
+        stage: of a walk, as people say it; empty for a search that is none.
     """
 
     method: str
@@ -34,10 +35,11 @@ class SearchCost:
     trials_to_common: int
     token_passes_to_common: int
     seconds_to_common: float
+    stage: str = ""
 
 
-def compare_costs(trials: Iterable[Trial]) -> list[SearchCost]:
-    """Compare the searches in a run's trials; the validations of starting points do not count as reached."""
+def compare_costs(trials: Iterable[Trial], stage: str = "") -> list[SearchCost]:
+    """Compare the searches in the trials of a run or a stage; starting points that are validated are not reached."""
     by_method: dict[str, list[Trial]] = {}
     for trial in trials:
         by_method.setdefault(trial.method, []).append(trial)
@@ -62,6 +64,7 @@ def compare_costs(trials: Iterable[Trial]) -> list[SearchCost]:
                 reached,
                 sum(trial.token_passes for trial in own[:reached]),
                 round(sum(trial.seconds for trial in own[:reached]), 2),
+                stage,
             )
         )
     return costs

@@ -38,7 +38,7 @@ def load_questions(path: Path) -> tuple[DocumentQuestion, ...]:
         except ValueError:
             content = [json.loads(line) for line in text.splitlines() if line.strip()]
         rows = _squad_rows(content) if isinstance(content, dict) and "data" in content else iter(_listed(content))
-        read = [DocumentQuestion(row["context"], row["question"], _answers(row["answers"])) for row in rows]
+        read = [_read_row(row) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise _unreadable(path, f"{type(error).__name__}: {error}") from None
     if not (answered := tuple(question for question in read if question.answers)):
@@ -57,10 +57,18 @@ def _squad_rows(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 yield {"context": paragraph["context"], **asked}
 
 
-def _answers(stated: Any) -> tuple[str, ...]:
-    """Different texts of the answers, which are rows, columns or plain texts."""
-    listed = stated["text"] if isinstance(stated, dict) else [x if isinstance(x, str) else x["text"] for x in stated]
-    return tuple(dict.fromkeys(text.strip() for text in listed if text.strip()))
+def _read_row(row: dict[str, Any]) -> DocumentQuestion:
+    document, question, answers = row["context"], row["question"], _answers(row["answers"])
+    if not all(isinstance(text, str) for text in (document, question, *answers)):
+        raise TypeError("context, question and answers are to be texts")
+    stripped = (answer.strip() for answer in answers)
+    return DocumentQuestion(document, question, tuple(dict.fromkeys(filter(None, stripped))))
+
+
+def _answers(stated: Any) -> list[Any]:
+    """The answers, which are rows, columns, plain texts, or one of them alone."""
+    listed = stated["text"] if isinstance(stated, dict) else stated
+    return [listed] if isinstance(listed, str) else [x["text"] if isinstance(x, dict) else x for x in listed]
 
 
 def _unreadable(path: Path, why: str) -> TextsError:

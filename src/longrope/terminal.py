@@ -1,0 +1,137 @@
+"""What the doors print: progress on stderr, tables of results on stdout."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from longrope.errors import LongRopeError
+
+if TYPE_CHECKING:
+    from longrope.generation import Generation
+    from longrope.recipe import Recipe
+    from longrope.records import Score
+    from longrope.rundir import RunDir
+    from longrope.search.cost import SearchCost
+    from longrope.stages import Watch
+
+
+@contextmanager
+def watching(recipe: "Recipe | None" = None, run: "RunDir | None" = None) -> Iterator["Watch"]:
+    """Tell of progress on stderr: a line per step, and on a terminal a bar for the search in hand."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from longrope import parallel
+    from longrope.models import silence_loading
+    from longrope.stages import Watch
+
+    silence_loading()
+    console = Console(stderr=True, quiet=not parallel.is_main())
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    totals = {}
+    if recipe:
+        evolution = recipe.search.evolution.filled(recipe.target_tokens)
+        totals = {"longrope-gradient": recipe.search.gradient.steps, "longrope-evolution": evolution.generations}
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        bars = {name: progress.add_task(name, total=total, visible=False) for name, total in totals.items()}
+        training = progress.add_task("training", total=None, visible=False)
+
+        def on_trial(trial: Any) -> None:
+            text = f"{trial.method}: step {trial.step}, loss {trial.loss_nats:.4f} nats"
+            if trial.method not in bars:
+                bars[trial.method] = progress.add_task(trial.method, total=None)
+            progress.update(bars[trial.method], completed=trial.step, description=text, visible=True)
+
+        def on_train(step: Any) -> None:
+            text = f"training: step {step.step + 1}, loss {step.loss_nats:.4f} nats"
+            progress.update(training, completed=step.step + 1, description=text, visible=True)
+
+        def on_step(text: str) -> None:
+            for bar in (*bars.values(), training):
+                progress.update(bar, visible=False)
+            console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+        try:
+            yield Watch(on_trial=on_trial, on_step=on_step, on_train=on_train)
+        except LongRopeError:
+            if run and parallel.is_main():
+                run.discard_if_empty()
+            raise
+
+
+@contextmanager
+def reading(model: Any) -> Iterator[Any]:
+    """Tell of the choices for a model on stderr, and on a terminal of what is read, until all of it is."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from longrope.forward import describe_pass
+
+    console = Console(stderr=True)
+    console.print("; ".join((*model.choices, describe_pass(model))), highlight=False, soft_wrap=True, markup=False)
+    with Progress(
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+        redirect_stdout=False,  # the answer goes there as it is
+        redirect_stderr=False,
+    ) as progress:
+        bar = progress.add_task("read", total=None)
+
+        def on_read(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+            if done == total:
+                progress.stop()
+
+        yield on_read
+
+
+def describe_answer(done: "Generation") -> str:
+    """What an answer took, as one line."""
+    return (
+        f"read {done.prompt_tokens:,} tokens in {done.prefill_seconds:.1f} s "
+        f"({done.prompt_tokens / max(done.prefill_seconds, 1e-3):,.0f} a second), wrote {done.new_tokens:,} in "
+        f"{done.decode_seconds:.1f} s ({done.new_tokens / max(done.decode_seconds, 1e-3):,.0f} a second)"
+        f"{'' if done.ended else ', cut at --max-new-tokens'}; window {done.window_tokens:,} tokens, "
+        f"{'factors ' + done.factors_fingerprint if done.factors_fingerprint else 'no factors'}, "
+        f"cache {done.cache_bytes / 2**20:,.1f} MiB"
+    )
+
+
+def print_scores(scores: Sequence["Score"], *, as_json: bool) -> None:
+    """A table for each metric, one row per method, each value with its interval."""
+    if as_json:
+        print(json.dumps([asdict(score) for score in scores]))
+        return
+    from longrope.reports import score_tables
+
+    for table in score_tables(scores):
+        print_table(table.title, table.header, table.rows)
+
+
+def print_costs(costs: Iterable["SearchCost"]) -> None:
+    """A row for each search."""
+    rows = [{name: value for name, value in asdict(cost).items() if name != "stage"} for cost in costs]
+    if rows:
+        print_table("cost", list(rows[0]), ([format_number(value) for value in cost.values()] for cost in rows))
+
+
+def format_number(value: object) -> str:
+    """Five digits of a float, all of a whole number."""
+    return f"{value:.5g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table as wide as the terminal, or of 200 characters where there is none."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    Console(width=None if console.is_terminal else 200).print(table)
