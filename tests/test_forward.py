@@ -14,6 +14,7 @@ import pico
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -585,6 +586,54 @@ def test_layers_are_recomputed_and_then_as_before(make: Callable[..., LanguageMo
     finally:
         for hook in hooks:
             hook.remove()
+
+
+class Kernels(TorchDispatchMode):
+    """Counts how often attention is worked out that gradients are for."""
+
+    runs = 0
+
+    def __torch_dispatch__(self, operation: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call it."""
+        self.runs += operation in attention.OPERATIONS and args[0].requires_grad
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("tile", [16, 65536])
+def test_the_kernel_runs_again_only_where_its_outputs_do_not_fit(
+    tile: int, make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same gradients, bit for bit; a pass that tries a kernel out on its way keeps none of what that gives."""
+    model, choose, untried = make("llama"), attention.choose_kernel, [None]
+
+    def try_out(*given: Any, **options: Any) -> Any:
+        if untried:
+            untried.clear()
+            attention.check_kernel(attention.CPU, torch.device("cpu"), torch.float32, attention.Heads(4, 2, 8))
+        return choose(*given, **options)
+
+    monkeypatch.setattr(attention, "choose_kernel", try_out)
+    monkeypatch.setattr(forward, "choose_tile", lambda *_: (tile, "a test"))
+    found = []
+    for room, runs in ((2**32, 1), (0, 2)):
+        monkeypatch.setattr(forward, "_room", lambda _, room=room: room)
+        untried.append(None)
+        found.append(gradients(model))
+        with Kernels() as kernels:  # type: ignore[no-untyped-call]
+            found.append(gradients(model))
+        assert kernels.runs == runs * model.network.config.num_hidden_layers
+    assert all(torch.equal(found[0], other) for other in found)
+
+
+def gradients(model: LanguageModel) -> Tensor:
+    """Of all weights, with recomputed layers."""
+    model.network.requires_grad_(True)
+    try:
+        mean_loss_with_graph(model, TOKENS).backward()
+        return torch.cat([weight.grad.flatten() for weight in model.network.parameters() if weight.grad is not None])
+    finally:
+        model.network.zero_grad()
+        model.network.requires_grad_(False)
 
 
 def test_layers_are_as_before_after_an_exception(make: Callable[..., LanguageModel]) -> None:

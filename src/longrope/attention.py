@@ -32,6 +32,12 @@ TRIAL_TOKENS, TRIAL_KEYS = 16384, 65536  # of a pass; of one query that sees man
 CHECKED_TOKENS, CHECKED_ERROR = 64, 0.05  # far above bfloat16's rounding of values near 1
 FLASH_3_MODULES = ("flash_attn_interface", "fa3_fwd_interface")  # its own build; PyPI's, without gradients
 aten = torch.ops.aten  # log-sum-exps come from its private operations alone
+OPERATIONS = (
+    aten._scaled_dot_product_cudnn_attention.default,  # noqa: SLF001
+    aten._scaled_dot_product_flash_attention.default,  # noqa: SLF001
+    aten._scaled_dot_product_efficient_attention.default,  # noqa: SLF001
+    aten._scaled_dot_product_flash_attention_for_cpu.default,  # noqa: SLF001
+)
 
 
 @dataclass(frozen=True)

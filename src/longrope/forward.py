@@ -3,7 +3,8 @@
 The model's own modules do the work, called through transformers' public interfaces. Its attention is ours, registered
 under a name for which transformers makes no mask. Each decoder layer walks over tiles of tokens and keeps the keys and
 values of that layer alone, its output takes the place of its input, and norms, MLPs and the head work on tiles, too.
-With gradients, layers see the whole text and are recomputed in the backward pass where their activations do not fit.
+With gradients, layers see the whole text and are recomputed in the backward pass where their activations do not fit;
+the outputs of attention, most of the work and little of the memory, are kept where those fit.
 
 Shape legend: B = batch, N = tokens of a window, n = those of one process, H = hidden size, V = vocabulary, P = heads,
 G = key/value heads, D = head dimension.
@@ -24,12 +25,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+)
 from transformers import AttentionInterface
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from longrope import parallel
-from longrope.attention import Documents, Heads, attend, attend_in_blocks, attend_within, choose_kernel
+from longrope.attention import OPERATIONS, Documents, Heads, attend, attend_in_blocks, attend_within, choose_kernel
 from longrope.cache import KeyValueCache, LayerKeys, decoder_layers, remembers_keys_alone
 from longrope.errors import LongRopeError, ModelError
 from longrope.models import LanguageModel
@@ -115,9 +121,9 @@ def weighted_loss_with_graph(
         tokens: [B, N] token ids, without padding.
         weights: [B, N - 1] weight of each token's loss; what comes before the first nonzero column is not scored. With
             ``documents`` the first token of each but the first is to have none, for nothing of it comes before.
-        recompute: checkpoint every layer and every chunk of logits, so that memory holds one hidden state per layer;
-            otherwise all activations are kept, which saves the second pass forward. None keeps them where there is
-            room.
+        recompute: checkpoint every layer and every chunk of logits, so that memory holds one hidden state per layer,
+            and one output of its attention where there is room; otherwise all activations are kept, which saves the
+            second pass forward. None keeps them where there is room.
         offload: keep those hidden states in the CPU's memory.
         documents: as in ``token_losses``.
         positions: as in ``token_losses``.
@@ -133,7 +139,8 @@ def weighted_loss_with_graph(
     score = partial(checkpoint, _chunk_losses, use_reentrant=False) if recompute else _chunk_losses
     first = int(weights.any(axis=0).argmax())
     tile = choose_tile(model, len(tokens))[0]
-    change_layer = partial(_recomputed, tile=tile, offload=offload) if recompute else _unchanged
+    keep = not offload and _attention_bytes(model, tokens.shape[0] * tokens.shape[1]) <= _room(model)
+    change_layer = partial(_recomputed, tile=tile, offload=offload, keep=keep) if recompute else _unchanged
     done = _run(model, tokens, change_layer, documents=documents, positions=positions)
     hidden, targets, _ = done.scored(slice(first, None))
     given = torch.as_tensor(weights, dtype=torch.float32).to(hidden.device)
@@ -171,8 +178,20 @@ def _fits_with_activations(model: LanguageModel, tokens: Tokens) -> bool:
     """Whether all activations of a pass, with its logits in float32 three times over, take little of the memory."""
     config = model.network.config
     per_token = config.num_hidden_layers * _bytes_per_token(model) + 12 * config.vocab_size
-    room = _free_memory(model.device) // ACTIVATIONS_SHARE if model.device.type == "cuda" else MOST_CPU_ACTIVATIONS
-    return bool(tokens.shape[0] * tokens.shape[1] * per_token <= room)
+    return bool(tokens.shape[0] * tokens.shape[1] * per_token <= _room(model))
+
+
+def _attention_bytes(model: LanguageModel, tokens: int) -> int:
+    """What all layers' attention gives for so many tokens: its output, on GPUs in 16 bits, and a float32 a head."""
+    shard, heads = parallel.shard(), heads_of(model)
+    own = tokens // (shard.ranks if shard else 1)
+    per_token = heads.queries * (heads.dim * (4 if model.device.type == "cpu" else 2) + 4)
+    return int(own * model.network.config.num_hidden_layers * per_token)
+
+
+def _room(model: LanguageModel) -> int:
+    """Bytes that activations may take."""
+    return _free_memory(model.device) // ACTIVATIONS_SHARE if model.device.type == "cuda" else MOST_CPU_ACTIVATIONS
 
 
 def estimate_memory(model: LanguageModel, tokens: int) -> int:
@@ -195,8 +214,8 @@ def estimate_training_memory(model: LanguageModel, tokens: int, *, adapters: boo
     """About how many bytes a training step on one window takes at its peak in this process.
 
     Weights, gradients and two moments in float32; several processes divide them, and each has the weights whole beside
-    its part. With adapters the weights alone, as they are on a GPU. A hidden state for each layer, the activations of
-    one layer and one chunk of logits with its gradient, all in float32.
+    its part. With adapters the weights alone, as they are on a GPU. A hidden state for each layer, where they fit the
+    outputs of its attention, the activations of one layer and one chunk of logits with its gradient, all in float32.
     """
     config, ranks = model.network.config, parallel.ranks()
     shard = parallel.shard()
@@ -207,7 +226,8 @@ def estimate_training_memory(model: LanguageModel, tokens: int, *, adapters: boo
     states = 4 * own * config.hidden_size * config.num_hidden_layers
     layer = own * _bytes_per_token(model) * 4 // model.network.dtype.itemsize
     head = 3 * 4 * min(LOGITS_PER_CHUNK, own * config.vocab_size)
-    return int(held + states + max(layer, head))
+    attended = _attention_bytes(model, tokens)
+    return int(held + states + (attended if attended <= _room(model) else 0) + max(layer, head))
 
 
 def free_memory(model: LanguageModel) -> int:
@@ -525,9 +545,13 @@ def _unchanged(_network: Any, forward: Any, *_: Any) -> Callable[..., Any]:
 
 
 def _recomputed(
-    network: Any, forward: Any, _cache: str, _index: int, *, tile: int, offload: bool
+    network: Any, forward: Any, _cache: str, _index: int, *, tile: int, offload: bool, keep: bool
 ) -> Callable[..., Any]:
-    """A layer whose activations are made again in the backward pass, in eval mode too, with our attention."""
+    """A layer whose activations are made again in the backward pass, in eval mode too, with our attention.
+
+    Its output of attention is kept where that is asked for.
+    """
+    contexts = partial(create_selective_checkpoint_contexts, _keep_attention) if keep else noop_context_fn
 
     def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         documents = _Calls.documents  # of this pass; when its backward pass runs, it is over
@@ -537,9 +561,15 @@ def _recomputed(
                 return forward(hidden.to(device), *args, **kwargs)
 
         kept = hidden.cpu() if offload else hidden
-        return checkpoint(work, kept, hidden.device, *args, use_reentrant=False, **kwargs)
+        return checkpoint(work, kept, hidden.device, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     return run
+
+
+def _keep_attention(_context: Any, operation: Any, *args: Any, **_: Any) -> CheckpointPolicy:
+    """Keep what attention gives for queries that gradients are for; a kernel that is being tried out has others."""
+    wanted = operation in OPERATIONS and args[0].requires_grad
+    return CheckpointPolicy.MUST_SAVE if wanted else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _norm_in_tiles(forward: Any, tile: int, hidden: Tensor) -> Tensor:
