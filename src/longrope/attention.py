@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.bias import CausalVariant
 
 from longrope.errors import ModelError
 
@@ -36,6 +36,7 @@ OPERATIONS = (
     aten._scaled_dot_product_cudnn_attention.default,  # noqa: SLF001
     aten._scaled_dot_product_flash_attention.default,  # noqa: SLF001
     aten._scaled_dot_product_efficient_attention.default,  # noqa: SLF001
+    aten._efficient_attention_forward.default,  # noqa: SLF001
     aten._scaled_dot_product_flash_attention_for_cpu.default,  # noqa: SLF001
 )
 
@@ -72,10 +73,19 @@ def _run_flash(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale
 
 
 def _run_efficient(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    found = aten._scaled_dot_product_efficient_attention(  # noqa: SLF001
-        query, key, value, None, True, 0.0, causal, scale=scale
+    found = aten._efficient_attention_forward(  # noqa: SLF001
+        *(x.transpose(1, 2) for x in (query, key, value)),
+        bias=None,
+        cu_seqlens_q=None,
+        cu_seqlens_k=None,
+        max_seqlen_q=None,
+        max_seqlen_k=None,
+        dropout_p=0.0,
+        custom_mask_type=int(CausalVariant.LOWER_RIGHT) if causal else 0,
+        compute_log_sumexp=True,
+        scale=scale,
     )
-    return found[0], found[1][..., : query.shape[2]]
+    return found[0].transpose(1, 2), found[1][..., : query.shape[2]]
 
 
 def _run_flash_3(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
@@ -103,7 +113,7 @@ def _run_cpu(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: 
 CUDNN = Kernel("cuDNN", SDPBackend.CUDNN_ATTENTION, _run_cudnn, aligns=False)
 FLASH = Kernel("flash", SDPBackend.FLASH_ATTENTION, _run_flash, aligns=True)
 FLASH_3 = Kernel("FlashAttention 3", SDPBackend.CUDNN_ATTENTION, _run_flash_3, aligns=True)
-EFFICIENT = Kernel("memory-efficient", SDPBackend.EFFICIENT_ATTENTION, _run_efficient, aligns=False, groups=False)
+EFFICIENT = Kernel("memory-efficient", SDPBackend.EFFICIENT_ATTENTION, _run_efficient, aligns=True, groups=False)
 CPU = Kernel("torch's CPU flash", SDPBackend.FLASH_ATTENTION, _run_cpu, aligns=False)
 
 
@@ -255,8 +265,14 @@ def _attend_with_graph(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor
         scale=scale,
         enable_gqa=key.shape[1] != query.shape[1],
     )
-    if query.shape[2] != key.shape[2]:  # this bias takes the flash kernel on a GPU, and a mask on a CPU
-        return attention(attn_mask=causal_lower_right(query.shape[2], key.shape[2]))
+    if query.shape[2] != key.shape[2] and query.is_cuda:
+        aligned = EFFICIENT if kernel is EFFICIENT else FLASH  # these align, and have gradients
+        return aligned.run(query, key, value, causal=True, scale=scale)[0]
+    if query.shape[2] != key.shape[2]:
+        seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril(
+            key.shape[2] - query.shape[2]
+        )
+        return attention(attn_mask=seen)
     order = [kernel.backend, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]  # none holds all scores
     with sdpa_kernel(order, set_priority=True) if query.is_cuda else nullcontext():
         return attention(is_causal=True)
