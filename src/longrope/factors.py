@@ -202,7 +202,7 @@ def closed_form(spec: RopeSpec, method: str, target_tokens: int, lengths: Iterab
     if method == "ntk":
         return as_table(tier(ntk_lambdas(pairs, ratio), target_tokens))
     if method == "yarn":
-        lambdas = yarn_lambdas(spec.theta, pairs, window, ratio)
+        lambdas = yarn_lambdas(spec.theta, pairs, spec.plain_window, ratio)
         return as_table(tier(lambdas, target_tokens, yarn_attention_factor(ratio)))
     if method == "critical":
         lambdas = critical_lambdas(pairs, spec.critical_pair, ratio)
