@@ -261,6 +261,7 @@ def carried_on(factors: RescaleFactors, spec: RopeSpec, target_tokens: int) -> R
 
     ``lambda -> lambda ** (ln s' / ln s)``, and the attention factor's excess over 1 grows by the same share. PI, NTK,
     the critical-pair rule and YaRN's attention factor are carried on exactly; what a search has found keeps its shape.
+    A slow pair that it has left below s falls further behind, and turns at the new window as it never did in training.
 
     Args:
         factors: found for a window beyond the trained one.
