@@ -337,6 +337,26 @@ def cache_table() -> str:
     return _table(["cache", "loss, nats", "change (standard error)", "another likeliest token", "MB"], rows)
 
 
+def nano_walk_table() -> str:
+    """The embedded model as it is and at the end of its walk: perplexity with its interval."""
+    rows = []
+    for method, label in {"none": "the model as it is", "longrope-tuned": "at the end of its walk"}.items():
+        found = [_scores("nano-16k", method)["perplexity", length] for length in (256, 16384)]
+        rows.append([label, *(f"{s.value:.2f} ({s.low:.2f}-{s.high:.2f})" for s in found)])
+    return _table(["", "256", "16,384"], rows)
+
+
+def carry_table() -> str:
+    """Factors carried on from a shorter window, beside those searched at the window itself, paired by token."""
+    rows = []
+    for line in _lines("carry-rule"):
+        lengths = [f"{line[key]:,}" for key in ("searched_tokens", "tokens")]
+        both = [f"{line[key]:.2f}" for key in ("perplexity_carried", "perplexity_searched")]
+        ratio = f"{line['ratio']:.3f} ({line['ratio_low']:.3f}-{line['ratio_high']:.3f})"
+        rows.append([*lengths, *both, ratio])
+    return _table(["searched at", "carried on to", "perplexity, carried on", "searched there", "ratio"], rows)
+
+
 def passes(name: str = "h200", *, gradient: bool) -> list[dict[str, Any]]:
     """The lines of the long pass on one H200, in the order of their lengths."""
     lines = (line for line in _lines(name) if line["gradient"] == gradient)
@@ -381,6 +401,8 @@ TABLES = {
     "growth": growth_table,
     "cache": cache_table,
     "cpu": cpu_table,
+    "nano-walk": nano_walk_table,
+    "carry": carry_table,
     "probe": probe_table,
     "compare": compare_table,
     "earlier": earlier_table,

@@ -363,6 +363,20 @@ def test_a_tuned_model_has_the_frequencies_of_its_factors(spec: RopeSpec) -> Non
     assert found.fingerprint != spec.fingerprint
 
 
+@pytest.mark.parametrize("method", ["yarn", "critical"])
+@given(window=st.integers(64, 8192), tuned_by=st.integers(1, 16), further=st.integers(2, 16), shape=st.floats(0.3, 1))
+def test_pairs_that_never_turned_fully_in_a_tuning_are_slowed_by_the_whole_ratio(
+    method: str, window: int, tuned_by: int, further: int, shape: float
+) -> None:
+    """By the turns that each pair makes in the window of the tuning, with its factors."""
+    spec = RopeSpec(head_dim=64, rotary_dim=64, theta=1e4, trained_window=window)
+    slow = tuned_by ** np.clip(np.arange(32) / (spec.critical_pair * shape), 0, 1)
+    with_factors = replace(tuned(spec), lambdas=tuple(slow.tolist()), target_window=tuned_by * window)
+    found = closed_form(tuned_spec(spec, with_factors), method, further * tuned_by * window).tiers[0].array
+    turns = tuned_by * window * 1e4 ** -(np.arange(32) / 32) / slow / (2 * math.pi)
+    np.testing.assert_allclose(found[turns < 1 - 1e-9], further, rtol=1e-9)
+
+
 @pytest.mark.parametrize("spec", [SPEC, CARRYING], ids=["plain", "carrying"])
 @settings(deadline=None)
 @given(tuning=ratios, relative=ratios, attention=st.floats(0.5, 2))

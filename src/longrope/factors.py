@@ -202,7 +202,7 @@ def closed_form(spec: RopeSpec, method: str, target_tokens: int, lengths: Iterab
     if method == "ntk":
         return as_table(tier(ntk_lambdas(pairs, ratio), target_tokens))
     if method == "yarn":
-        lambdas = yarn_lambdas(spec.theta, pairs, window, ratio)
+        lambdas = yarn_lambdas(spec.theta, pairs, spec.plain_window, ratio)
         return as_table(tier(lambdas, target_tokens, yarn_attention_factor(ratio)))
     if method == "critical":
         lambdas = critical_lambdas(pairs, spec.critical_pair, ratio)
@@ -261,6 +261,7 @@ def carried_on(factors: RescaleFactors, spec: RopeSpec, target_tokens: int) -> R
 
     ``lambda -> lambda ** (ln s' / ln s)``, and the attention factor's excess over 1 grows by the same share. PI, NTK,
     the critical-pair rule and YaRN's attention factor are carried on exactly; what a search has found keeps its shape.
+    A slow pair that it has left below s falls further behind, and turns at the new window as it never did in training.
 
     Args:
         factors: found for a window beyond the trained one.

@@ -107,6 +107,12 @@ class RopeSpec:
         return int(longer[0]) if len(longer) else self.num_pairs
 
     @property
+    def plain_window(self) -> float:
+        """The tokens in which plain RoPE turns the critical pair as often as this model does in its own window."""
+        slowed = self.carried.lambdas[min(self.critical_pair, self.num_pairs - 1)] if self.carried else 1.0
+        return self.trained_window / slowed
+
+    @property
     def fingerprint(self) -> str:
         """Sixteen hex digits that name this geometry; factors made for one geometry refuse another."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
@@ -153,7 +159,7 @@ def critical_lambdas(num_pairs: int, critical_pair: float, ratio: float, free_pa
 def yarn_lambdas(
     spec_theta: float,
     num_pairs: int,
-    trained_window: int,
+    trained_window: float,
     ratio: float,
     *,
     beta_fast: float = 32.0,
@@ -164,7 +170,8 @@ def yarn_lambdas(
 
     Pairs that turn more than ``beta_fast`` times within the trained window stay, pairs that turn less than
     ``beta_slow`` times are divided by s, and the frequencies between are blended linearly by pair index.
-    ``truncate`` rounds the ramp's ends outwards to whole pairs, as runtimes do.
+    ``truncate`` rounds the ramp's ends outwards to whole pairs, as runtimes do. Turns are those of plain RoPE: of a
+    model that carries a scaling, ``RopeSpec.plain_window`` is to be given.
     """
     rotary_dim = 2 * num_pairs
 

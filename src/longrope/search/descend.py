@@ -144,7 +144,7 @@ def _scan(objective: Objective, spec: RopeSpec, start: RescaleFactors, log: Tria
             critical = spec.critical_pair * point["critical pair"]
             lambdas = critical_lambdas(spec.num_pairs, critical, end, critical * max(0.0, point["free pairs"]))
         else:
-            lambdas = yarn_lambdas(spec.theta, spec.num_pairs, spec.trained_window, end)
+            lambdas = yarn_lambdas(spec.theta, spec.num_pairs, spec.plain_window, end)
         return replace(start, lambdas=tuple(lambdas.tolist()), attention_factor=1 + extra * point["attention"])
 
     def best_of(points: Sequence[dict[str, float]]) -> tuple[float, dict[str, float]]:

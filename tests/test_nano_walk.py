@@ -1,0 +1,64 @@
+"""The whole progressive walk on the embedded model, to 64 times its window: it takes minutes."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from longrope.factors import load_factors
+from longrope.measures.perplexity import Losses, bootstrap_interval, perplexity
+from longrope.pipeline import extend
+from longrope.recipe import load_recipe
+from longrope.records import Score, TrainStep, read_records
+from longrope.rundir import RunDir
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "nano-16k.toml"
+
+
+@pytest.fixture
+def every_core() -> Iterator[None]:
+    """All cores, where other tests left one thread to torch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
+
+
+def losses_of(run: RunDir, score: Score) -> Losses:
+    """The losses in nats [W, N - 1] that a run has kept of a perplexity."""
+    kept = [np.load(path).astype(np.float64) for path in run.path.rglob("losses-*.npy")]
+    (found,) = [x for x in kept if x.size == score.num_tokens and perplexity(x) == pytest.approx(score.value, rel=1e-9)]
+    return np.asarray(found)
+
+
+def differences(far: Losses, short: Losses) -> Losses:
+    """How much more a token costs in a long window than in a short one, of tokens that are scored in both."""
+    windows, length = len(far), short.shape[1] + 1
+    whole = np.concatenate([np.full((windows, 1), np.nan), far], axis=1)
+    return (whole.reshape(windows, -1, length)[:, :, 1:] - short.reshape(windows, -1, length - 1)).reshape(windows, -1)
+
+
+@pytest.mark.usefixtures("every_core")
+@pytest.mark.timeout(2400)
+def test_the_nano_model_walks_to_64_times_its_window(tmp_path: Path) -> None:
+    """Its perplexity at 16,384 tokens is within a tenth of the original's at 256, that at 256 within a hundredth."""
+    run, recipe = RunDir(tmp_path / "run"), load_recipe(RECIPE)
+    scores = extend(recipe, run)
+    values = {(score.metric, score.method, score.context_tokens): score for score in scores}
+    start, end = values["perplexity", "none", 256], values["perplexity", "longrope-tuned", 16384]
+    more = differences(losses_of(run, end), losses_of(run, start))
+    assert perplexity(more) == pytest.approx(end.value / start.value, rel=0.01)  # but for the first token of windows
+    low, high = bootstrap_interval(more, seed=0)
+    assert high < 1.1, f"{low:.3f} to {high:.3f} of the original's perplexity at 256, paired by token"
+    assert values["perplexity", "none", 16384].value > 10 * start.value  # where the original is lost
+    retained = values["ratio-to-none", "longrope-tuned", 256]
+    assert retained.value < 1.01
+    assert [tier.target_window for tier in load_factors(run.factors()).tiers] == [256, 16384]
+    assert sorted(path.name.split("-")[1] for path in run.stages.iterdir()) == sorted(s.kind for s in recipe.stages)
+    for stage, folder in zip(recipe.stages, sorted(run.stages.iterdir()), strict=True):
+        losses = [step.loss_nats for step in read_records(folder / "train.jsonl", TrainStep)]
+        assert len(losses) == stage.steps
+        assert sum(losses[-4:]) <= sum(losses[:4])
