@@ -19,7 +19,7 @@ from longrope.recipe import Stage, parse_tokens
 from longrope.stages import Watch, plan_walk, walk
 
 SEARCH = (Stage(search=parse_tokens("128k")), Stage(carry=parse_tokens("256k")))
-TUNE = (Stage(tune=parse_tokens("256k"), steps=10), Stage(recover=parse_tokens("8k")))
+TUNE = (Stage(tune=parse_tokens("256k"), steps=8), Stage(recover=parse_tokens("8k")))
 FURTHER = {"search": SEARCH, "tune": SEARCH + TUNE}
 LENGTHS = {"search": ("128k", "256k"), "tune": ("8k", "64k", "256k")}
 METRICS = {"search": ("perplexity", "passkey"), "tune": ("perplexity", "passkey", "retention")}

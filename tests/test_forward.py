@@ -667,8 +667,8 @@ def estimate(tokens: int = 65536, *, adapters: bool = False, dtype: torch.dtype 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_estimated_memory_of_a_training_is_near_the_measured_peak(dtype: torch.dtype) -> None:
-    """9.50 GiB on a GPU: all weights in float32, one window of 65,536 tokens; however the model was loaded."""
-    assert estimate(dtype=dtype) == pytest.approx(9.50, rel=0.25)
+    """11.68 GiB on a GPU: all weights in float32, one window of 65,536 tokens; however the model was loaded."""
+    assert estimate(dtype=dtype) == pytest.approx(11.68, rel=0.1)
 
 
 def test_estimated_memory_grows_with_the_window_and_adapters_take_less() -> None:
