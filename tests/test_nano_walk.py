@@ -44,7 +44,7 @@ def differences(far: Losses, short: Losses) -> Losses:
 @pytest.mark.usefixtures("every_core")
 @pytest.mark.timeout(2400)
 def test_the_nano_model_walks_to_64_times_its_window(tmp_path: Path) -> None:
-    """Its perplexity at 16,384 tokens is within a tenth of the original's at 256, that at 256 within a hundredth."""
+    """At 16,384 tokens it reads no worse than the original at 256, and at 256 within a hundredth of the original."""
     run, recipe = RunDir(tmp_path / "run"), load_recipe(RECIPE)
     scores = extend(recipe, run)
     values = {(score.metric, score.method, score.context_tokens): score for score in scores}
@@ -52,7 +52,7 @@ def test_the_nano_model_walks_to_64_times_its_window(tmp_path: Path) -> None:
     more = differences(losses_of(run, end), losses_of(run, start))
     assert perplexity(more) == pytest.approx(end.value / start.value, rel=0.01)  # but for the first token of windows
     low, high = bootstrap_interval(more, seed=0)
-    assert high < 1.1, f"{low:.3f} to {high:.3f} of the original's perplexity at 256, paired by token"
+    assert high <= 1, f"{low:.3f} to {high:.3f} of the original's perplexity at 256, paired by token"
     assert values["perplexity", "none", 16384].value > 10 * start.value  # where the original is lost
     retained = values["ratio-to-none", "longrope-tuned", 256]
     assert retained.value < 1.01
