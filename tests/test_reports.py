@@ -543,4 +543,4 @@ def test_a_stage_names_what_it_was_made_of_and_leaves_its_settings_to_the_recipe
     (table,) = stage_section([read_run(run)]).tables
     told = {row[0]: row[-1] for row in table.rows}
     assert list(told) == ["search 64k", "tune 64k", "recover 8k", "search 128k", "carry 256k"]
-    assert told["tune 64k"] == "before aa6e7e88, seed 0, text fda85a94f835f45d, dtype auto"
+    assert told["tune 64k"] == "before dd3fbe54, seed 0, text fda85a94f835f45d, dtype auto"

@@ -16,6 +16,7 @@ from longrope.reports.tables import ScoreTable, number
 
 CLOSED_FORMS = ("pi", "ntk", "yarn", "critical")
 KINDS = {"search": ("trials", "small"), "gradient": ("steps", "thin"), "validation": ("held out", "ring")}
+NAMED_ELSEWHERE = ("stage", "kind", "window", "settings")  # in a stage's name, and in the recipe
 TOKENS = "tokens pushed through the model so far"
 TRIAL_HEADER = (
     *("search", "kind", "origin", "step", "loss, nats"),
@@ -62,8 +63,8 @@ def _stage_table(runs: Sequence[Contents], run: Contents) -> ScoreTable:
     rows = []
     for stage in run.stages:
         marker = stage.marker or {}
-        told = {name: value for name, value in marker.get("inputs", {}).items() if name not in ("stage", "settings")}
-        inputs = ", ".join(f"{name} {value}" for name, value in told.items())  # the recipe tells the settings
+        told = {name: value for name, value in marker.get("inputs", {}).items() if name not in NAMED_ELSEWHERE}
+        inputs = ", ".join(f"{name} {value}" for name, value in told.items())
         seconds = number(marker["seconds"]) if "seconds" in marker else "not finished"
         made = [str(marker.get(name) or "as before") if marker else "" for name in ("factors", "weights")]
         rows.append((_stage_name(stage), seconds, *made, inputs))
