@@ -250,8 +250,10 @@ def ranks_table() -> str:
         shared = [line for line in lines if line["processes"] > 1]
         for line in sorted(shared, key=lambda line: (line["gradient"], line["tokens"])):
             one, ranks = alone[line["gradient"], line["tokens"]], line["processes"]
-            kernel = "FlashAttention 3" if flash_3 and not line["gradient"] else "cuDNN"
-            work = "gradients of all weights" if line["gradient"] else "losses"
+            kernel = "FlashAttention 3" if flash_3 else "cuDNN"
+            work, kernel = (
+                ("gradients of all weights", "cuDNN, shared flash") if line["gradient"] else ("losses", kernel)
+            )
             times = [f"{ranks}", *(f"{x['seconds']:.3g}" for x in (one, line))]
             share = f"{one['seconds'] / (ranks * line['seconds']):.0%}"
             peaks = [f"{x['peak_gib']:.1f}" for x in (one, line)]

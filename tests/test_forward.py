@@ -647,6 +647,21 @@ def test_layers_are_as_before_after_an_exception(make: Callable[..., LanguageMod
     assert torch.equal(token_losses(model, TOKENS), before)
 
 
+# What is told before a pass
+
+
+def test_the_kernel_for_one_token_is_told_where_one_decodes(
+    make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make("llama")
+    told = forward.describe_pass(model)
+    assert forward.describe_pass(model, decoding=True) == told  # a CPU has one kernel
+    reasons = {False: "best for a pass", True: "best for a token"}
+    monkeypatch.setattr(forward, "choose_kernel", lambda *_, decoding=False: (attention.CPU, reasons[decoding]))
+    assert forward.describe_pass(model).startswith("best for a pass; tiles")
+    assert forward.describe_pass(model, decoding=True).startswith("best for a pass; best for a token; tiles")
+
+
 # What a pass or a training will take
 
 

@@ -265,17 +265,15 @@ def _attend_with_graph(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor
         scale=scale,
         enable_gqa=key.shape[1] != query.shape[1],
     )
-    if query.shape[2] != key.shape[2] and query.is_cuda:
+    order = [kernel.backend, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]  # none holds all scores
+    if query.shape[2] == key.shape[2]:
+        with sdpa_kernel(order, set_priority=True) if query.is_cuda else nullcontext():
+            return attention(is_causal=True)
+    if query.is_cuda:
         aligned = EFFICIENT if kernel is EFFICIENT else FLASH  # these align, and have gradients
         return aligned.run(query, key, value, causal=True, scale=scale)[0]
-    if query.shape[2] != key.shape[2]:
-        seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril(
-            key.shape[2] - query.shape[2]
-        )
-        return attention(attn_mask=seen)
-    order = [kernel.backend, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]  # none holds all scores
-    with sdpa_kernel(order, set_priority=True) if query.is_cuda else nullcontext():
-        return attention(is_causal=True)
+    seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+    return attention(attn_mask=seen.tril(key.shape[2] - query.shape[2]))
 
 
 def attend_within(

@@ -151,10 +151,11 @@ def weighted_loss_with_graph(
     return total
 
 
-def describe_pass(model: LanguageModel) -> str:
-    """The automatic choices of a pass and their reasons: attention kernel and tiles."""
-    kernel = choose_kernel(model.device, model.network.dtype, heads_of(model))[1]
-    return f"{kernel}; {choose_tile(model)[1]}"
+def describe_pass(model: LanguageModel, *, decoding: bool = False) -> str:
+    """The automatic choices of a pass, or of one and decoding after it, and their reasons: attention kernels, tiles."""
+    choose = partial(choose_kernel, model.device, model.network.dtype, heads_of(model))
+    reasons = [choose(decoding=True)[1]] if decoding else []
+    return "; ".join(dict.fromkeys((choose()[1], *reasons, choose_tile(model)[1])))
 
 
 def choose_tile(model: LanguageModel, rows: int = 1) -> tuple[int, str]:

@@ -300,12 +300,12 @@ def whole(x: Tensor) -> Tensor:
 
 def scatter(x: Tensor | None, like: Tensor) -> Tensor:
     """The first process's tensor in all of them, divided as another one is; alone the tensor itself."""
-    if _here.ranks == 1:
-        assert x is not None
-        return x.to(like.device, like.dtype)
     filled = (
         torch.empty(like.shape, dtype=like.dtype, device=like.device) if x is None else x.to(like.device, like.dtype)
     )
+    if _here.ranks == 1:
+        assert x is not None
+        return filled
     with _noticing():
         if is_divided(like):
             from torch.distributed.tensor import distribute_tensor

@@ -70,7 +70,9 @@ def reading(model: Any) -> Iterator[Any]:
     from longrope.forward import describe_pass
 
     console = Console(stderr=True)
-    console.print("; ".join((*model.choices, describe_pass(model))), highlight=False, soft_wrap=True, markup=False)
+    console.print(
+        "; ".join((*model.choices, describe_pass(model, decoding=True))), highlight=False, soft_wrap=True, markup=False
+    )
     with Progress(
         console=console,
         disable=not console.is_terminal,
