@@ -3,10 +3,13 @@
 Run: python benchmarks/long_pass.py MODEL TOKENS OUT.jsonl --lengths 8k,64k --ways ours,plain,chunked,kernels
 
 MODEL is anything that `longrope` loads, or `llama-3-8b` for that shape with random weights; TOKENS a .npy of token ids
-(random ones where the file is missing). Under torchrun the processes share each window. One line a way and length:
+(random ones where the file is missing). Under torchrun the processes share each window. One line a way and length;
+up to 128k the ways take turns, so that a GPU whose clock falls under load does so for all of them; with --rest each run
+begins that many seconds after the last, on a GPU that has cooled down:
 
 * ours: longrope.forward.token_losses, the loss of every token; with --gradient a step's forward and backward pass
   for all weights
+* compiled: the same by a model that was loaded to be compiled
 * plain: network(ids, labels=ids) as transformers does it by default (sdpa, a cache, all logits)
 * chunked: sdpa and no cache, everything whole but the logits, which are made 16,384 tokens at a time (as in the search
   of Microsoft's LongRoPE); with --gradient transformers' own activation checkpointing instead, and all logits
@@ -16,8 +19,11 @@ MODEL is anything that `longrope` loads, or `llama-3-8b` for that shape with ran
 import argparse
 import json
 import os
+import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,7 +56,7 @@ LLAMA_3_8B = {
     "rope_theta": 500000.0,
 }
 CHUNK = 16384
-SHORT = 2**17  # below it a pass is repeated and the fastest counts
+SHORT, TURNS = 2**17, 10  # up to this length passes are repeated so often
 
 
 def main() -> None:
@@ -62,6 +68,7 @@ def main() -> None:
     parser.add_argument("--lengths", default="8k,64k")
     parser.add_argument("--ways", default="ours,plain,chunked,kernels")
     parser.add_argument("--gradient", action="store_true")
+    parser.add_argument("--rest", type=float, default=0.0)
     parser.add_argument("--dtype", default="auto")
     asked = parser.parse_args()
     torch.manual_seed(0)
@@ -72,12 +79,11 @@ def main() -> None:
         print(describe_pass(model), flush=True)
     for length in (parse_tokens(text) for text in asked.lengths.split(",")):
         ids = read_tokens(asked.tokens, length, model)
-        for way in asked.ways.split(","):
-            for line in measure(way, model, ids, gradient=asked.gradient):
-                if parallel.is_main():
-                    print({k: v for k, v in line.items() if k not in ("device", "torch", "transformers")}, flush=True)
-                    with asked.out.open("a") as out:
-                        out.write(json.dumps(line) + "\n")
+        for line in measure(asked.ways.split(","), model, ids, gradient=asked.gradient, rest=asked.rest):
+            if parallel.is_main():
+                print({k: v for k, v in line.items() if k not in ("device", "torch", "transformers")}, flush=True)
+                with asked.out.open("a") as out:
+                    out.write(json.dumps(line) + "\n")
     parallel.stop()
 
 
@@ -101,15 +107,19 @@ def read_tokens(path: Path, length: int, model: LanguageModel) -> torch.Tensor:
     return torch.from_numpy(tokens)[None].to(model.device)
 
 
-def measure(way: str, model: LanguageModel, ids: torch.Tensor, *, gradient: bool) -> list[dict[str, Any]]:
-    """The lines of one way and length."""
-    if way == "kernels":
-        return measure_kernels(model, ids.shape[1], gradient=gradient)
-    work = WAYS[way, gradient]
-    line = run(lambda: work(model, ids), model.device, repeats=3 if ids.shape[1] <= SHORT else 1)
-    if way == "ours" and not gradient and parallel.ranks() == 1:
-        line["estimate_gib"] = estimate_memory(model, ids.shape[1]) / 2**30
-    return [line_of(way, model, ids.shape[1], gradient=gradient) | line]
+def measure(
+    ways: list[str], model: LanguageModel, ids: torch.Tensor, *, gradient: bool, rest: float
+) -> list[dict[str, Any]]:
+    """The lines of these ways at one length."""
+    length = ids.shape[1]
+    works = {way: partial(WAYS[way, gradient], model, ids) for way in ways if way != "kernels"}
+    found = run(works, model.device, repeats=TURNS if length <= SHORT else 1, rest=rest)
+    lines = [line_of(way, model, length, gradient=gradient) | {"rest_seconds": rest} | found[way] for way in works]
+    for line in lines:
+        if line["way"] in ("ours", "compiled") and not gradient and parallel.ranks() == 1:
+            read = replace(model, compiled=line["way"] == "compiled")
+            line["estimate_gib"] = estimate_memory(read, length) / 2**30
+    return lines + (measure_kernels(model, length, gradient=gradient) if "kernels" in ways else [])
 
 
 def measure_kernels(model: LanguageModel, length: int, *, gradient: bool) -> list[dict[str, Any]]:
@@ -132,35 +142,49 @@ def measure_kernels(model: LanguageModel, length: int, *, gradient: bool) -> lis
             attention.partial_attention(kernel, query, key, value, causal=True, scale=scale)
         return 0.0
 
-    lines = []
-    for kernel in kernels:
-        found = run(lambda kernel=kernel: work(kernel), model.device, repeats=3 if length < 2**20 else 1)  # type: ignore[misc]
-        if "seconds" in found:
-            found["seconds"] *= layers
-        lines.append(line_of(f"kernel {kernel.name}", model, length, gradient=gradient) | found)
+    works = {f"kernel {kernel.name}": partial(work, kernel) for kernel in kernels}
+    found = run(works, model.device, repeats=3 if length < 2**20 else 1, times=layers)
+    return [line_of(way, model, length, gradient=gradient) | line for way, line in found.items()]
+
+
+def run(
+    works: dict[str, Callable[[], float]], device: torch.device, repeats: int, *, times: int = 1, rest: float = 0.0
+) -> dict[str, dict[str, Any]]:
+    """Of each work: seconds of the fastest of some runs and of the median, memory, and the loss.
+
+    Where they are repeated, the works take turns, and their first runs do not count.
+    """
+    lines: dict[str, dict[str, Any]] = {name: {} for name in works}
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats + (repeats > 1)):
+        for name, work in works.items():
+            if device.type == "cuda" and not turn:
+                torch.cuda.empty_cache()
+            if "fate" not in lines[name]:
+                time.sleep(rest)
+                lines[name] |= run_once(work, device, seconds[name])
+    for name, line in lines.items():
+        if "fate" not in line:
+            counted = [times * taken for taken in seconds[name][-repeats:]]
+            line |= {"seconds": min(counted), "median_seconds": statistics.median(counted), "runs": repeats}
     return lines
 
 
-def run(work: Callable[[], float], device: torch.device, repeats: int) -> dict[str, Any]:
-    """Seconds of the fastest of some runs after one that does not count where they are short, memory, and the loss."""
+def run_once(work: Callable[[], float], device: torch.device, seconds: list[float]) -> dict[str, Any]:
+    """Peak memory and loss of one run, or its fate; its time is added to the others."""
     cuda = device.type == "cuda"
-    seconds, loss = [], 0.0
     if cuda:
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
     try:
-        for _ in range(repeats + (repeats > 1)):
-            if cuda:
-                torch.cuda.synchronize(device)
-            began = time.perf_counter()
-            loss = work()
-            if cuda:
-                torch.cuda.synchronize(device)
-            seconds.append(time.perf_counter() - began)
+        loss = work()
     except torch.OutOfMemoryError as error:
         return {"fate": str(error).split(". Please")[0].split(". Process")[0][:200]}
-    peak = torch.cuda.max_memory_allocated(device) / 2**30 if cuda else None
-    return {"seconds": min(seconds[-repeats:]), "runs": repeats, "peak_gib": peak, "loss_nats": loss}
+    if cuda:
+        torch.cuda.synchronize(device)
+    seconds.append(time.perf_counter() - began)
+    return {"peak_gib": torch.cuda.max_memory_allocated(device) / 2**30 if cuda else None, "loss_nats": loss}
 
 
 def line_of(way: str, model: LanguageModel, length: int, *, gradient: bool) -> dict[str, Any]:
@@ -186,6 +210,11 @@ def line_of(way: str, model: LanguageModel, length: int, *, gradient: bool) -> d
 def pass_ours(model: LanguageModel, ids: torch.Tensor) -> float:
     """Losses of all tokens by our pass."""
     return token_losses(model, ids).double().mean().item()
+
+
+def pass_compiled(model: LanguageModel, ids: torch.Tensor) -> float:
+    """The same, compiled."""
+    return pass_ours(replace(model, compiled=True), ids)
 
 
 def pass_plain(model: LanguageModel, ids: torch.Tensor) -> float:
@@ -236,6 +265,7 @@ def step_checkpointed(model: LanguageModel, ids: torch.Tensor) -> float:
 
 WAYS: dict[tuple[str, bool], Callable[[LanguageModel, torch.Tensor], float]] = {
     ("ours", False): pass_ours,
+    ("compiled", False): pass_compiled,
     ("plain", False): pass_plain,
     ("chunked", False): pass_chunked,
     ("ours", True): step_ours,

@@ -20,6 +20,7 @@ from longrope.errors import LongRopeError, ProcessLostError, RecipeError, RunErr
 from longrope.options import (
     AsJson,
     Batch,
+    Compiled,
     ContextRanks,
     Data,
     Device,
@@ -87,6 +88,7 @@ def extend(
     seed: Seed = None,
     device: Device = None,
     dtype: DType = None,
+    compiled: Compiled = False,
     context_ranks: ContextRanks = None,
     as_json: AsJson = False,
 ) -> None:
@@ -128,6 +130,7 @@ def compare(
     seed: Seed = None,
     device: Device = None,
     dtype: DType = None,
+    compiled: Compiled = False,
     context_ranks: ContextRanks = None,
     as_json: AsJson = False,
 ) -> None:
@@ -157,6 +160,7 @@ def search(
     seed: Seed = None,
     device: Device = None,
     dtype: DType = None,
+    compiled: Compiled = False,
     context_ranks: ContextRanks = None,
     as_json: AsJson = False,
 ) -> None:
@@ -224,6 +228,7 @@ def measure(
     seed: Seed = None,
     device: Device = None,
     dtype: DType = None,
+    compiled: Compiled = False,
     context_ranks: ContextRanks = None,
     as_json: AsJson = False,
 ) -> None:
@@ -240,6 +245,7 @@ def measure(
         seed=seed or 0,
         device=device or "auto",
         dtype=dtype or "auto",
+        compiled=compiled,
         measure=measuring(MeasureRecipe(qa_data=str(qa_data or "")), lengths, metrics),
     )
     with _launched(full, context_ranks, factors):
@@ -267,6 +273,7 @@ def generate(
     seed: Seed = None,
     device: Device = None,
     dtype: DType = None,
+    compiled: Compiled = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer a prompt about a long document, printed as it comes; the tier of factors is chosen once."""
@@ -282,7 +289,7 @@ def generate(
     file = RunDir(factors).factors() if factors and factors.is_dir() else factors
     table = load_factors(file) if file else None
     silence_loading()
-    loaded = load_model(model, device=device or "auto", dtype=dtype or "auto")
+    loaded = load_model(model, device=device or "auto", dtype=dtype or "auto", compiled=compiled)
     with reading(loaded) as on_read:
         done = generation.generate(
             loaded,

@@ -39,7 +39,8 @@ LAYOUTS: dict[Literal["half", "interleaved"], Any] = {
 class LanguageModel:
     """A loaded model: transformers' network and tokenizer, the geometry of its RoPE, and the name it was loaded by.
 
-    ``choices`` are the automatic choices of its loading, with their reasons.
+    ``choices`` are the automatic choices of its loading, with their reasons. ``compiled``: passes without gradients go
+    through torch.compile where one process has a window whole.
     """
 
     network: Any
@@ -47,6 +48,7 @@ class LanguageModel:
     spec: RopeSpec
     name: str
     choices: tuple[str, ...] = ()
+    compiled: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -88,7 +90,9 @@ def describe_device(model: LanguageModel) -> str:
     return f"{model.device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def load_model(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
+def load_model(
+    source: str | Path, *, device: str = "auto", dtype: str = "auto", compiled: bool = False
+) -> LanguageModel:
     """Load a causal language model and check that its RoPE is one that we can rescale.
 
     Args:
@@ -96,6 +100,7 @@ def load_model(source: str | Path, *, device: str = "auto", dtype: str = "auto")
             comes with the package. Pickled weights and code that comes with a model are never loaded.
         device: ``cpu``, ``cuda``, or ``auto``.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``.
+        compiled: run it through torch.compile (see ``LanguageModel``).
 
     Raises:
         ModelError: the model cannot be loaded, has no RoPE, or has one that a single table of factors cannot describe.
@@ -119,8 +124,9 @@ def load_model(source: str | Path, *, device: str = "auto", dtype: str = "auto")
     if quantizer := getattr(network, "hf_quantizer", None):
         quantizer.remove_quantization_config(network)
     network.requires_grad_(False).eval().to(place)
-    choices = (f"device {place} ({place_reason})", f"{number_format} ({format_reason})")
-    model = LanguageModel(network, tokenizer, spec, str(source), choices)
+    choices: tuple[str, ...] = (f"device {place} ({place_reason})", f"{number_format} ({format_reason})")
+    choices += ("layers and losses compiled (as asked)",) * compiled
+    model = LanguageModel(network, tokenizer, spec, str(source), choices, compiled)
     check_moves_logits(model)
     return model
 

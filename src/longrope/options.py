@@ -27,6 +27,9 @@ Metrics = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", help="Decides every random choice.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto.")]
 DType = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")]
+Compiled = Annotated[
+    bool, typer.Option("--compile", help="torch.compile passes: faster at length, after seconds of compiling.")
+]
 Tune = Annotated[bool, typer.Option("--tune", help="Train the weights, too, and recover the short window.")]
 Steps = Annotated[
     int | None, typer.Option("--steps", help="Steps of each training; the warm-up keeps its share of them.")
@@ -94,6 +97,8 @@ def check_tuned(recipe: Recipe, given: dict[str, Any]) -> None:
 def _overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     plain = {key: given[key] for key in ("model", "seed", "device", "dtype") if given.get(key) is not None}
     plain |= {key: tuple(given[key]) for key in ("data", "measure_data") if given.get(key)}
+    if given.get("compiled"):
+        plain["compiled"] = True
     if given.get("to"):
         plain["target_tokens"] = parse_tokens(given["to"])
     if settings := {_TUNED_BY[key]: given[key] for key in _TUNED_BY if given.get(key) is not None}:

@@ -279,7 +279,7 @@ def _held(run: RunDir, recipe: Recipe | None = None) -> Iterator[None]:
 
 def _load(recipe: Recipe, watch: Watch) -> tuple[LanguageModel, Texts]:
     watch.on_step(f"load {recipe.model}")
-    model = load_model(recipe.model, device=recipe.device, dtype=recipe.dtype)
+    model = load_model(recipe.model, device=recipe.device, dtype=recipe.dtype, compiled=recipe.compiled)
     watch.on_step("; ".join(_choices(model)))
     watch.on_step(f"read {', '.join([*recipe.data, *recipe.measure_data])}")
     return model, load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data)

@@ -356,6 +356,7 @@ class Recipe:
         seed: decides every random choice.
         dtype: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU).
         device: cpu, cuda, or auto.
+        compiled: run passes without gradients through torch.compile: faster at length, after seconds of compiling.
         stages: of a progressive walk, in order; none means one search for ``target_tokens``.
     """
 
@@ -366,6 +367,7 @@ class Recipe:
     seed: int = 0
     dtype: str = "auto"
     device: str = "auto"
+    compiled: bool = False
     stages: tuple[Stage, ...] = ()
     search: SearchRecipe = field(default_factory=SearchRecipe)
     tune: TuneRecipe = field(default_factory=TuneRecipe)
