@@ -6,6 +6,7 @@ A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; a test runs
 import json
 import math
 import re
+import statistics
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,38 @@ def step_table() -> str:
     return _table(["tokens", "seconds", "peak GiB", "transformers as it is", "with its checkpointing"], rows)
 
 
+def compiled_table() -> str:
+    """Passes through torch.compile beside transformers': medians of runs that took turns, and their fastest."""
+    groups: list[dict[str, dict[str, Any]]] = []
+    for line in _lines("compiled"):
+        groups.extend([{}] * (line["way"] == "plain"))
+        groups[-1] |= {line["way"]: line} if line["way"] in ("plain", "ours", "compiled") else {}
+    rows = []
+    for found in groups:
+        plain, ours, compiled = (found[way] for way in ("plain", "ours", "compiled"))
+        passes = "each after a second's rest" if plain.get("rest_seconds") else "without a pause"
+        row = [plain["device"].removeprefix("NVIDIA ").split()[0], f"{plain['tokens']:,}", passes]
+        row += [f"{line['median_seconds']:.3g}" for line in (plain, ours, compiled)]
+        row += [f"{plain[key] / compiled[key]:.2f}x" for key in ("median_seconds", "seconds")]
+        rows.append([*row, *(f"{line['peak_gib']:.2f}" for line in (plain, ours, compiled))])
+    ways = ["transformers", "longrope", "compiled"]
+    times = [*(f"{way}, s" for way in ways), "transformers / compiled", "by the fastest runs"]
+    return _table(["GPU", "tokens", "passes", *times, *(f"{way}, GiB" for way in ways)], rows)
+
+
+def two_train_table() -> str:
+    """The same training by one GPU and by two: the losses of its steps, and what a step costs."""
+    lines = _lines("h200x2-train")
+    rows = []
+    for run in dict.fromkeys(line["run"] for line in lines):
+        steps = [line for line in lines if line["run"] == run]
+        seconds = statistics.median(line["seconds"] for line in steps[1:])
+        row = [f"{steps[0]['trained']}", f"{steps[0]['processes']}", f"{seconds:.2f}", f"{steps[-1]['memory_gib']:.1f}"]
+        rows.append([*row, *(f"{line['loss_nats']:.4f}" for line in steps)])
+    head = ["trained", "GPUs", "seconds a step", "GiB on each"]
+    return _table([*head, *(f"loss {line['step']}" for line in lines if line["run"] == lines[0]["run"])], rows)
+
+
 def ranks_table() -> str:
     """Several GPUs: seconds, efficiency (the share of their time that one GPU would have needed) and memory of each."""
     longest = [line for line in passes(gradient=False) if line["way"] == "ours" and line["tokens"] == 2**21]
@@ -410,6 +443,8 @@ def _cost(line: dict[str, Any] | None, ours: dict[str, Any]) -> str:
 TABLES = {
     "pass": pass_table,
     "pass-fa3": partial(pass_table, "h200-fa3", "kernel FlashAttention 3"),
+    "compiled": compiled_table,
+    "two-train": two_train_table,
     "step": step_table,
     "ranks": ranks_table,
     "llama": llama_table,

@@ -4,6 +4,7 @@ import html
 import importlib.util
 import json
 import re
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,11 @@ def test_estimated_memory_is_near_the_measured_peaks() -> None:
     assert len(peaks) == 5
     for tokens, peak in peaks.items():
         assert estimate_memory(model, tokens) / 2**30 == pytest.approx(peak, rel=0.2)
+    lines = [json.loads(line) for line in (ROOT / "results" / "benchmarks" / "compiled.jsonl").read_text().splitlines()]
+    peaks = {line["tokens"]: line["peak_gib"] for line in lines if line["way"] == "compiled"}
+    assert sorted(peaks) == [16384, 65536]
+    for tokens, peak in peaks.items():
+        assert estimate_memory(replace(model, compiled=True), tokens) / 2**30 == pytest.approx(peak, rel=0.2)
 
 
 def test_the_demo_wins_by_more_than_its_interval() -> None:
