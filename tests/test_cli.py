@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pico
 import pytest
@@ -19,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from whole_run import make_whole_run
 
-from longrope import cli, pipeline
+from longrope import cli, forward, pipeline
 from longrope.factors import RescaleFactors, closed_form, dump_factors, load_factors
 from longrope.measures import perplexity
 from longrope.models import load_model, read_spec
@@ -472,6 +473,7 @@ def test_extend_by_default_prints_json_alone_when_asked(command: Command, monkey
     [
         (("--seed", 3), {"seed": 3}),
         (("--device", "cpu"), {"device": "cpu"}),
+        (("--compile",), {"compiled": True}),
         (("--dtype", "bfloat16"), {"dtype": "bfloat16"}),
     ],
 )
@@ -707,6 +709,34 @@ def test_a_missing_argument_is_named(command: Command) -> None:
         assert (told.code, told.out) == (2, "")
         assert "Traceback" not in told.err
         assert word in told.err.lower().split("error", 1)[1]
+
+
+def test_compiled_passes_are_made_where_they_are_asked_for(
+    command: Command, pico_folder: Path, text_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each layer and the loss of `measure`, each layer of `generate`; and what a user reads says so."""
+    made: set[str] = set()
+
+    def note(function: Callable[..., Any]) -> Callable[..., Any]:
+        made.add(function.__qualname__)
+        return function
+
+    monkeypatch.setattr(forward, "_compiled", note)
+    layer, loss = "LlamaDecoderLayer.forward", "_loss_by_sums"
+    book = Path("book.txt")
+    book.write_text("A short one.")
+    lengths = ("--lengths", 64, "--metrics", "perplexity")
+    commands = {
+        ("measure", pico_folder, "--data", text_folders[0], *lengths): {layer, loss},
+        ("generate", pico_folder, "--document", book, "--prompt", "What?", "--max-new-tokens", 2): {layer},
+    }
+    for arguments, expected in commands.items():
+        for asked in (False, True):
+            made.clear()
+            told = command(*arguments, *["--compile"] * asked)
+            assert told.code == 0, told.err
+            assert made == (expected if asked else set())
+            assert ("layers and losses compiled (as asked)" in told.err) is asked
 
 
 def test_a_gpu_that_is_not_there_is_refused(

@@ -34,6 +34,7 @@ UNUSUAL = Recipe(
     seed=17,
     dtype="bfloat16",
     device="cuda",
+    compiled=True,
     stages=(Stage(search=2**20), Stage(carry=2**21), Stage(tune=26, steps=27), Stage(recover=28)),
     search=SearchRecipe(
         method="evolution",
