@@ -14,7 +14,7 @@ demo: $(INSTALLED)
 	$(BIN)/longrope extend
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -rs
+	$(BIN)/python -m pytest -rs --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

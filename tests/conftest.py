@@ -7,6 +7,12 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may look a name up
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"  # pico matrices are too small for more, and sums must not depend on free cores
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that one of two processes is not left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_nano_walk.py")
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,6 @@ Command = Callable[..., Told]
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
     """Run ``longrope`` with arguments, as its console script does, in an empty directory."""
-    torch.set_num_threads(1)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("COLUMNS", "400")

@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 from torch.nn import functional
 
-from longrope import forward
+from longrope import forward, parallel
 from longrope.cache import KeyValueCache
 from longrope.errors import LongRopeError
 from longrope.factors import RescaleFactors
@@ -130,7 +130,12 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--compile" in str(caught.value)
 
 
-def test_a_compiled_model_says_so() -> None:
-    """In the line of its choices."""
-    model, compiled = load_model("nano", device="cpu"), load_model("nano", device="cpu", compiled=True)
-    assert compiled.choices == (*model.choices, "layers and losses compiled (as asked)")
+def test_what_is_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the layers where processes share windows or where layers remember otherwise, and nothing of another model."""
+    assert load_model("nano", device="cpu", compiled=True).compiled
+    model, compiled = make()
+    told = forward.describe_pass(model)
+    assert "compiled" not in told
+    assert forward.describe_pass(compiled) == f"layers and losses compiled (as asked); {told}"
+    monkeypatch.setattr(parallel, "shard", object)
+    assert forward.describe_pass(compiled) == f"losses alone compiled (as asked); {told}"

@@ -88,8 +88,7 @@ def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
 
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
-    """A pico model whose attention is sharp enough for factors to change its answers, on one thread."""
-    torch.set_num_threads(1)
+    """A pico model whose attention is sharp enough for factors to change its answers."""
     return pico.make_model(initializer_range=0.4)
 
 

@@ -61,8 +61,7 @@ SETTINGS = MeasureRecipe(lengths=(64, 128), metrics=("perplexity",), windows=3, 
 
 @pytest.fixture(scope="module")
 def model(pico_folder: Path) -> LanguageModel:
-    """The pico model, loaded; one thread, since its matrices are too small for more."""
-    torch.set_num_threads(1)
+    """The pico model, loaded."""
     return load_model(pico_folder, device="cpu")
 
 

@@ -24,12 +24,6 @@ WINDOW = 256
 CODE = 'def greet(name: str) -> str:\n    """Say héllo — twice."""\n\treturn f"{name}!" * 2  # 20 %\n'
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    """Two threads wait for each other where somebody else has the cores."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def nano() -> LanguageModel:
     """The embedded model by its name."""

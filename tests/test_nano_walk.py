@@ -1,12 +1,9 @@
 """The whole progressive walk on the embedded model, to 64 times its window: it takes minutes."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from longrope.factors import load_factors
 from longrope.measures.perplexity import Losses, bootstrap_interval, perplexity
@@ -16,15 +13,6 @@ from longrope.records import Score, TrainStep, read_records
 from longrope.rundir import RunDir
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "nano-16k.toml"
-
-
-@pytest.fixture
-def every_core() -> Iterator[None]:
-    """All cores, where other tests left one thread to torch."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    yield
-    torch.set_num_threads(before)
 
 
 def losses_of(run: RunDir, score: Score) -> Losses:
@@ -41,7 +29,6 @@ def differences(far: Losses, short: Losses) -> Losses:
     return (whole.reshape(windows, -1, length)[:, :, 1:] - short.reshape(windows, -1, length - 1)).reshape(windows, -1)
 
 
-@pytest.mark.usefixtures("every_core")
 @pytest.mark.timeout(2400)
 def test_the_nano_model_walks_to_64_times_its_window(tmp_path: Path) -> None:
     """At 16,384 tokens it reads no worse than the original at 256, and at 256 within a hundredth of the original."""

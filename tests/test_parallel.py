@@ -46,7 +46,6 @@ KEPT_TRIALS = 9  # of the search that is resumed
 @pytest.fixture(scope="module")
 def recipe(pico_folder: Path, text_folders: tuple[Path, Path]) -> Recipe:
     """A recipe whose numbers are small enough for a test, and no multiples of two and three."""
-    torch.set_num_threads(1)
     evolution = EvolutionRecipe(population=7, parents=3, mutations=3, crossovers=2, generations=3, windows=1)
     gradient = GradientRecipe(steps=4, validate_every=2)
     measured = MeasureRecipe(lengths=(192, 256), metrics=("perplexity", "passkey"), windows=5, passkeys=11)

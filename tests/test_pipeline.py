@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
@@ -69,12 +68,6 @@ class Countdown:
         if self.calls_left == 0:
             raise InterruptError
         return self.function(*args, **options)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    """Pico matrices are too small for more, and a sum must not depend on how many cores are free."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

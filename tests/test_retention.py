@@ -27,8 +27,7 @@ SETTINGS = MeasureRecipe(lengths=(24, 64, 128), metrics=("retention",), windows=
 
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
-    """A pico model with a window of 64 tokens, on one thread."""
-    torch.set_num_threads(1)
+    """A pico model with a window of 64 tokens."""
     return pico.make_model()
 
 

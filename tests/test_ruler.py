@@ -181,8 +181,7 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def model(pico_folder: Path) -> LanguageModel:
-    """The pico model, loaded; one thread, since its matrices are too small for more."""
-    torch.set_num_threads(1)
+    """The pico model, loaded."""
     return load_model(pico_folder, device="cpu")
 
 

@@ -630,8 +630,7 @@ def test_the_descent_keeps_pairs_that_never_turned_fully_at_the_ratio_or_above()
 
 @pytest.fixture(scope="module")
 def model(pico_folder: Path) -> LanguageModel:
-    """The pico model, loaded; one thread, since its matrices are too small for more."""
-    torch.set_num_threads(1)
+    """The pico model, loaded."""
     return load_model(pico_folder, device="cpu")
 
 

@@ -60,12 +60,6 @@ STAGES = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    """Pico matrices are too small for more, and a sum must not depend on how many cores are free."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def recipe(pico_folder: Path, text_folders: tuple[Path, Path]) -> Recipe:
     """A whole walk in a few seconds; training is fast enough to change every loss."""

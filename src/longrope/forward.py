@@ -156,10 +156,17 @@ def weighted_loss_with_graph(
 
 
 def describe_pass(model: LanguageModel, *, decoding: bool = False) -> str:
-    """The automatic choices of a pass, or of one and decoding after it, and their reasons: attention kernels, tiles."""
+    """The choices of a pass, or of one and decoding after it, and their reasons: compiler, attention kernels, tiles."""
     choose = partial(choose_kernel, model.device, model.network.dtype, heads_of(model))
     reasons = [choose(decoding=True)[1]] if decoding else []
-    return "; ".join(dict.fromkeys((choose()[1], *reasons, choose_tile(model)[1])))
+    parts = "layers and losses" if _walks(model) else "losses alone"
+    compiled = [f"{parts} compiled (as asked)"] if model.compiled else []
+    return "; ".join(dict.fromkeys((*compiled, choose()[1], *reasons, choose_tile(model)[1])))
+
+
+def _walks(model: LanguageModel) -> bool:
+    """Whether layers walk over tiles where no gradients are taken: windows are whole here, and keys are all memory."""
+    return not parallel.shard() and remembers_keys_alone(model.network)
 
 
 def choose_tile(model: LanguageModel, rows: int = 1) -> tuple[int, str]:
@@ -336,10 +343,10 @@ def _run(
         given = {"position_ids": own[None], **parts}
     apart = _kept_apart(model.network, documents, ids.shape)
     tile = choose_tile(model, len(ids))[0]
-    if torch.is_grad_enabled() or shard or not remembers_keys_alone(model.network):
-        forwards = _mlps_in_tiles(model.network, tile)
-    else:
+    if _walks(model) and not torch.is_grad_enabled():
         forwards, change_layer = {}, partial(_in_tiles, model, tile=tile, cache=None)
+    else:
+        forwards = _mlps_in_tiles(model.network, tile)
     forwards |= _norms_in_tiles(model.network, tile) | _changed_layers(model.network, change_layer)
     return _Pass(_decode(model.network, given, forwards, apart), ids, shard)
 

@@ -39,8 +39,8 @@ LAYOUTS: dict[Literal["half", "interleaved"], Any] = {
 class LanguageModel:
     """A loaded model: transformers' network and tokenizer, the geometry of its RoPE, and the name it was loaded by.
 
-    ``choices`` are the automatic choices of its loading, with their reasons. ``compiled``: passes without gradients go
-    through torch.compile where one process has a window whole.
+    ``choices`` are the automatic choices of its loading, with their reasons. ``compiled``: without gradients losses go
+    through torch.compile, and layers where one process has a window whole.
     """
 
     network: Any
@@ -124,8 +124,7 @@ def load_model(
     if quantizer := getattr(network, "hf_quantizer", None):
         quantizer.remove_quantization_config(network)
     network.requires_grad_(False).eval().to(place)
-    choices: tuple[str, ...] = (f"device {place} ({place_reason})", f"{number_format} ({format_reason})")
-    choices += ("layers and losses compiled (as asked)",) * compiled
+    choices = (f"device {place} ({place_reason})", f"{number_format} ({format_reason})")
     model = LanguageModel(network, tokenizer, spec, str(source), choices, compiled)
     check_moves_logits(model)
     return model
