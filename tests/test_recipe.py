@@ -64,7 +64,7 @@ UNUSUAL = Recipe(
         lora_alpha=38,
         lora_also=("norms",),
     ),
-    measure=MeasureRecipe((4096, 65536), ("passkey",), 21, 22, 23, ("yarn", "dynamic-ntk"), 25, 26, 27, "squad.json"),
+    measure=MeasureRecipe((4096, 65536), ("ruler",), 21, 22, 23, ("yarn", "dynamic-ntk"), 25, 26, 27, "squad.json"),
     export=ExportRecipe(tiers="two", drop_start_tokens=True, base_model="someone/model"),
 )
 ISOLATED = Recipe("m", 65536, ("books",), tune=TuneRecipe(isolate_documents=True))  # allowed beside few others
@@ -233,6 +233,8 @@ def test_questions_about_documents_need_a_file(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"measure\.qa_data"):
         load(tmp_path, asked)
     assert load(tmp_path, asked + "qa_data = 'questions.json'\n").measure.qa_data == "questions.json"
+    with pytest.raises(RecipeError, match=r"questions\.json.* passkey\. None of them asks"):
+        load(tmp_path, SMALLEST + "[measure]\nmetrics = ['passkey']\nqa_data = 'questions.json'\n")
 
 
 # The paper's numbers

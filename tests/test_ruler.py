@@ -209,7 +209,7 @@ def test_a_copying_reader_scores_one_and_a_constant_one_nothing(
 ) -> None:
     length = 3000
     (tmp_path / "qa.jsonl").write_text("\n".join(json.dumps(row) for row in hub_rows()))
-    settings = MeasureRecipe(ruler_prompts=3, qa_data=str(tmp_path / "qa.jsonl"))
+    settings = MeasureRecipe(metrics=("ruler",), ruler_prompts=3, qa_data=str(tmp_path / "qa.jsonl"))
     constant = "one thing and another, and nothing more"
     for answer, share in ((reply, 1.0), (lambda _: constant, 0.0), (lambda _: "", 0.0)):
         fake, reader = reading(kind, answer)

@@ -246,7 +246,7 @@ def measure(
         device=device or "auto",
         dtype=dtype or "auto",
         compiled=compiled,
-        measure=measuring(MeasureRecipe(qa_data=str(qa_data or "")), lengths, metrics),
+        measure=measuring(MeasureRecipe(), lengths, metrics, qa_data),
     )
     with _launched(full, context_ranks, factors):
         run = _open(out) if out else None

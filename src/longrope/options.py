@@ -111,10 +111,15 @@ def _overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     return replace(recipe, **plain, measure=measuring(recipe.measure, given.get("lengths"), given.get("metrics")))
 
 
-def measuring(settings: MeasureRecipe, lengths: str | None, metrics: str | None) -> MeasureRecipe:
-    """The settings of a measurement, with these lengths and metrics where they are given."""
+def measuring(
+    settings: MeasureRecipe, lengths: str | None, metrics: str | None, qa_data: Path | None = None
+) -> MeasureRecipe:
+    """The settings of a measurement, with these lengths, metrics and questions where they are given."""
+    given: dict[str, Any] = {}
     if lengths:
-        settings = replace(settings, lengths=tuple(parse_tokens(length) for length in lengths.split(",")))
+        given["lengths"] = tuple(parse_tokens(length) for length in lengths.split(","))
     if metrics:
-        settings = replace(settings, metrics=tuple(metrics.split(",")))
-    return settings
+        given["metrics"] = tuple(metrics.split(","))
+    if qa_data:
+        given["qa_data"] = str(qa_data)
+    return replace(settings, **given)
