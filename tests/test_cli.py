@@ -726,16 +726,16 @@ def test_compiled_passes_are_made_where_they_are_asked_for(
     book.write_text("A short one.")
     lengths = ("--lengths", 64, "--metrics", "perplexity")
     commands = {
-        ("measure", pico_folder, "--data", text_folders[0], *lengths): {layer, loss},
-        ("generate", pico_folder, "--document", book, "--prompt", "What?", "--max-new-tokens", 2): {layer},
+        ("measure", pico_folder, "--data", text_folders[0], *lengths): ("layers and losses", {layer, loss}),
+        ("generate", pico_folder, "--document", book, "--prompt", "What?", "--max-new-tokens", 2): ("layers", {layer}),
     }
-    for arguments, expected in commands.items():
+    for arguments, (parts, expected) in commands.items():
         for asked in (False, True):
             made.clear()
             told = command(*arguments, *["--compile"] * asked)
             assert told.code == 0, told.err
             assert made == (expected if asked else set())
-            assert ("layers and losses compiled (as asked)" in told.err) is asked
+            assert (f"{parts} compiled (as asked)" in told.err) is asked
 
 
 def test_a_gpu_that_is_not_there_is_refused(

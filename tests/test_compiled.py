@@ -70,7 +70,7 @@ def test_losses_are_those_of_the_plain_pass(family: str, monkeypatch: pytest.Mon
 
 @needs_compiler
 def test_any_length_is_served_by_what_two_lengths_compiled() -> None:
-    """A measurement at many lengths compiles no more than twice."""
+    """A measurement at many lengths compiles no more than twice, whole windows of one batch size."""
     model, compiled = make()
     for length in (48, 40):
         token_losses(compiled, TOKENS[:, :length])
@@ -92,6 +92,10 @@ def test_answers_and_a_cache_are_those_of_the_plain_pass() -> None:
         read_on(each, TOKENS[:1, :40], cache)
         logits.append([read_on(each, TOKENS[:1, at : at + 1], cache).cpu() for at in range(40, 48)])
     torch.testing.assert_close(torch.stack(logits[1]), torch.stack(logits[0]), rtol=1e-3, atol=1e-3)
+    read_on(compiled, TOKENS[:1, :40], KeyValueCache(compiled, 48))
+    before = graphs()
+    token_losses(compiled, TOKENS[:1, :40])
+    assert graphs() == before + 1  # the loss
 
 
 def test_losses_by_sums_are_cross_entropy() -> None:
@@ -100,7 +104,7 @@ def test_losses_by_sums_are_cross_entropy() -> None:
     targets = TOKENS[:, :7] % 300
     for dtype in (torch.float32, torch.bfloat16):
         given = logits.to(dtype)
-        found = forward._loss_by_sums(given, targets)
+        found = forward._loss_by_sums(given, targets, 100)
         assert found.dtype == torch.float32
         expected = functional.cross_entropy(given.double().flatten(0, 1), targets.flatten(), reduction="none")
         torch.testing.assert_close(found.double(), expected.view(2, 7), rtol=1e-5, atol=1e-5)
@@ -137,5 +141,6 @@ def test_what_is_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told = forward.describe_pass(model)
     assert "compiled" not in told
     assert forward.describe_pass(compiled) == f"layers and losses compiled (as asked); {told}"
+    assert forward.describe_pass(compiled, decoding=True) == f"layers compiled (as asked); {told}"
     monkeypatch.setattr(parallel, "shard", object)
     assert forward.describe_pass(compiled) == f"losses alone compiled (as asked); {told}"

@@ -208,6 +208,20 @@ def test_token_losses_in_tiles(
     torch.testing.assert_close(losses.double(), compute_losses(model.network, TOKENS), rtol=2e-5, atol=2e-5)
 
 
+def test_layers_that_call_attention_twice_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same keys and other values; each call's are kept apart, in a cache, too."""
+    model = pico.make_model("diffllama")
+    whole = token_losses(model, TOKENS[:1])
+    torch.testing.assert_close(whole.double(), compute_losses(model.network, TOKENS[:1]), rtol=2e-5, atol=2e-5)
+    logits = read_on(model, TOKENS[:1], KeyValueCache(model, 48))
+    set_tile(monkeypatch, 14, rows=1)
+    torch.testing.assert_close(token_losses(model, TOKENS[:1]), whole, rtol=2e-5, atol=2e-5)
+    cache = KeyValueCache(model, 48)
+    read_on(model, TOKENS[:1, :20], cache)
+    cache.rewind(10)
+    torch.testing.assert_close(read_on(model, TOKENS[:1, 10:], cache), logits, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "cohere"])
 def test_losses_of_a_rescaled_model_in_tiles(
     family: str, make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
@@ -1072,7 +1086,7 @@ def test_eight_bits_are_near(family: str, dtype: torch.dtype, make: Callable[...
     if family != "mixtral":  # whose router may choose other experts
         assert difference.max() < 0.25 * expected.std()
     entries = full.num_bytes // dtype.itemsize
-    head_dim = full.layers[0].keys.buffer.shape[-1]  # type: ignore[union-attr]
+    head_dim = full.layers[0].calls[0][0].buffer.shape[-1]  # type: ignore[union-attr]
     assert small.num_bytes == entries + 4 * entries // head_dim
 
 
@@ -1117,8 +1131,8 @@ def test_cuda_offload_keeps_nothing_on_the_gpu() -> None:
     caches = [KeyValueCache(model, 48, offload=offload) for offload in (False, True)]
     there, here = (read_pieces(model, cache, (30, *(1,) * 18)) for cache in caches)
     assert torch.equal(there, here)
-    assert caches[0].layers[0].keys.buffer.is_cuda  # type: ignore[union-attr]
-    assert caches[1].layers[0].keys.buffer.is_pinned()  # type: ignore[union-attr]
+    assert caches[0].layers[0].calls[0][0].buffer.is_cuda  # type: ignore[union-attr]
+    assert caches[1].layers[0].calls[0][0].buffer.is_pinned()  # type: ignore[union-attr]
     losses = []
     for offload in (False, True):
         with rescaled(model, make_factors(model), learnable=True) as module:

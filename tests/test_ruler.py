@@ -39,6 +39,7 @@ from longrope.measures.tasks.needles import build_needles
 from longrope.measures.tasks.prompts import Prompt, Question, fingerprint_prompts
 from longrope.measures.tasks.words import WORDS, draw_compounds, draw_letters
 from longrope.models import LanguageModel, load_model, rescaled
+from longrope.options import measuring
 from longrope.recipe import RULER_TASKS, MeasureRecipe
 from longrope.records import Score, read_records
 from longrope.rundir import RunDir
@@ -887,6 +888,16 @@ def test_the_door_measures_needles_and_tasks(
     assert [score.metric for score in scores if "depth" not in score.metric] == asked[1].split(",")
     assert {score.value for score in scores} == {0.0}
     assert {(score.num_windows) for score in scores if "depth" not in score.metric} == {20}
+
+
+def test_questions_that_no_metric_asks_are_refused(pico_folder: Path, text_folders: tuple[Path, Path]) -> None:
+    """By the door; a recipe that has them can be run for other metrics."""
+    given = ["measure", str(pico_folder), "--data", str(text_folders[0]), "--lengths", "600", "--qa-data", "squad.json"]
+    done = CliRunner().invoke(app, [*given, "--metrics", "needle"])
+    assert isinstance(done.exception, RecipeError)
+    assert "None of them asks its questions" in str(done.exception)
+    asked = MeasureRecipe(metrics=("ruler",), qa_data="squad.json")
+    assert measuring(asked, None, "needle") == replace(asked, metrics=("needle",))
 
 
 def test_the_nano_model_finds_single_needles_inside_its_window() -> None:

@@ -1,8 +1,9 @@
-"""Keys and values that layers have made, kept where they look for transformers' cache.
+"""Keys and values that layers have made, kept by our attention.
 
 Shape legend: B = batch, G = key/value heads, n = new tokens, D = head dimension.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def remembers_keys_alone(network: Any) -> bool:
 
 
 class LayerKeys:
-    """Keys and values of one layer, in the place where a layer expects transformers' cache.
+    """Keys and values of one layer, of each call of attention that it makes for a tile: of one in all models but a few.
 
     Args:
         capacity: tokens that will come at most.
@@ -35,27 +36,38 @@ class LayerKeys:
 
     def __init__(self, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
         """Make room when the first tokens come."""
-        self.keys, self.values = (_Store(capacity, eight_bit=eight_bit, offload=offload) for _ in range(2))
+        self._make = partial(_Store, capacity, eight_bit=eight_bit, offload=offload)
+        self.calls: list[tuple[_Store, _Store]] = []
+        self._next = 0
 
     @property
     def tokens(self) -> int:
         """How many tokens are in it."""
-        return self.keys.seen
+        return self.calls[0][0].seen if self.calls else 0
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the room that was made, scales included."""
-        stored = [x for store in (self.keys, self.values) for x in (store.buffer, store.scales) if x is not None]
-        return sum(x.nbytes for x in stored)
+        stores = (store for call in self.calls for store in call)
+        return sum(x.nbytes for store in stores for x in (store.buffer, store.scales) if x is not None)
 
-    def update(self, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Take those of new tokens [B, G, n, D]; return those of all tokens so far."""
-        return self.keys.extended(key), self.values.extended(value)
+    def begin_tile(self) -> None:
+        """Expect the first call of attention for new tokens."""
+        self._next = 0
+
+    def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Take those of new tokens [B, G, n, D] at the next call of attention; return those of all tokens so far."""
+        if self._next == len(self.calls):
+            self.calls.append((self._make(), self._make()))
+        keys, values = self.calls[self._next]
+        self._next += 1
+        return keys.extended(key), values.extended(value)
 
     def rewind(self, tokens: int) -> None:
         """Forget those of all tokens after the first ones; the next tokens take their place."""
         assert 0 <= tokens <= self.tokens
-        self.keys.seen = self.values.seen = tokens
+        for store in (store for call in self.calls for store in call):
+            store.seen = tokens
 
 
 class _Store:

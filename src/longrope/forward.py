@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch._dynamo import config as dynamo
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn import functional
 from torch.utils.checkpoint import (
@@ -45,6 +46,7 @@ Tokens = NDArray[np.integer[Any]] | Tensor
 ATTENTION = "longrope"  # transformers makes no mask for a name that it does not know
 LOGITS_PER_CHUNK = 2**28  # 1 GiB of float32
 LOGITS_PER_PART = 1024  # at most
+MOST_VARIANTS = 64  # of a compiled function: by batches, tiles, kinds of layers
 MOST_TILE_TOKENS = 65536
 FEWEST_TILE_TOKENS = 256
 TILE_SHARE, ACTIVATIONS_SHARE = 8, 4  # the part of the free memory that a tile, or all activations, may take
@@ -159,7 +161,7 @@ def describe_pass(model: LanguageModel, *, decoding: bool = False) -> str:
     """The choices of a pass, or of one and decoding after it, and their reasons: compiler, attention kernels, tiles."""
     choose = partial(choose_kernel, model.device, model.network.dtype, heads_of(model))
     reasons = [choose(decoding=True)[1]] if decoding else []
-    parts = "layers and losses" if _walks(model) else "losses alone"
+    parts = "layers" if decoding else "layers and losses" if _walks(model) else "losses alone"
     compiled = [f"{parts} compiled (as asked)"] if model.compiled else []
     return "; ".join(dict.fromkeys((*compiled, choose()[1], *reasons, choose_tile(model)[1])))
 
@@ -218,7 +220,9 @@ def estimate_memory(model: LanguageModel, tokens: int) -> int:
     states = tokens * network.config.hidden_size * network.dtype.itemsize
     heads = heads_of(model)
     kept = 2 * tokens * (heads.keys * heads.dim + spec.rotary_dim) * network.dtype.itemsize
-    layer = kept + min(tokens, choose_tile(model)[0]) * _bytes_per_token(model, compiled=model.compiled)
+    layer = kept + min(tokens, choose_tile(model)[0]) * _bytes_per_token(
+        model, compiled=model.compiled and _walks(model)
+    )
     head = (network.dtype.itemsize if model.compiled else 8) * min(LOGITS_PER_CHUNK, tokens * network.config.vocab_size)
     return int(weights + states + max(layer, head))
 
@@ -528,6 +532,7 @@ def _in_tiles(
         try:
             for first in range(0, tokens, tile):
                 cut = slice(first, min(first + tile, tokens))
+                keys.begin_tile()
                 given = {name: _cut(value, cut, tokens) for name, value in kwargs.items()}
                 output = forward(hidden[:, cut], *(_cut(value, cut, tokens) for value in args), **given)
                 hidden[:, cut] = output[0] if isinstance(output, tuple) else output
@@ -550,6 +555,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         LongRopeError: it cannot be compiled here.
     """
     fused = torch.compile(function)
+    dynamo.recompile_limit = max(dynamo.recompile_limit, MOST_VARIANTS)  # past it functions would run as they are
 
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -636,18 +642,20 @@ def read_on(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tenso
     Raises:
         ModelError: the cache has no room for them.
     """
-    ids = torch.as_tensor(tokens, dtype=torch.long).to(model.device)
-    end = cache.tokens + ids.shape[1]
+    count = tokens.shape[1]
+    end = cache.tokens + count
     if end > cache.capacity:
         raise ModelError(
-            f"{ids.shape[1]:,} tokens are to follow {cache.tokens:,} in a cache of {cache.capacity:,}.",
+            f"{count:,} tokens are to follow {cache.tokens:,} in a cache of {cache.capacity:,}.",
             "A cache holds as many tokens as it was made for.",
             "Make a larger one.",
         )
-    positions = torch.arange(cache.tokens, end, device=model.device)[None]
     tile = choose_tile(model)[0]
     with torch.inference_mode():
-        given = {"input_ids": ids, "position_ids": positions}
+        given = {
+            "input_ids": torch.as_tensor(tokens, dtype=torch.long).to(model.device),
+            "position_ids": torch.arange(cache.tokens, end, device=model.device)[None],
+        }
         forwards = _changed_layers(model.network, partial(_in_tiles, model, tile=tile, cache=cache))
         hidden = _decode(model.network, given, forwards | _norms_in_tiles(model.network, tile))
         for keys in cache.layers:
@@ -671,13 +679,15 @@ def _chunk_losses(network: Any, hidden: Tensor, targets: Tensor) -> Tensor:
 
 
 def _compiled_losses(network: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    return _compiled(_loss_by_sums)(_logits(network, hidden), targets)  # type: ignore[no-any-return]
+    logits = _logits(network, hidden)
+    part = math.gcd(logits.shape[-1], LOGITS_PER_PART)
+    return _compiled(_loss_by_sums)(logits, targets, part)  # type: ignore[no-any-return]
 
 
-def _loss_by_sums(logits: Tensor, targets: Tensor) -> Tensor:
+def _loss_by_sums(logits: Tensor, targets: Tensor, part: int) -> Tensor:
     """Cross entropy in a form for which a compiler reads the logits once: sums of parts that fit its registers."""
     logits = logits.float()
-    parts = logits.reshape(*logits.shape[:-1], -1, math.gcd(logits.shape[-1], LOGITS_PER_PART))
+    parts = logits.reshape(*logits.shape[:-1], -1, part)
     return parts.logsumexp(-1).logsumexp(-1) - logits.gather(-1, targets[..., None])[..., 0]
 
 

@@ -114,7 +114,11 @@ def _overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
 def measuring(
     settings: MeasureRecipe, lengths: str | None, metrics: str | None, qa_data: Path | None = None
 ) -> MeasureRecipe:
-    """The settings of a measurement, with these lengths, metrics and questions where they are given."""
+    """The settings of a measurement, with these lengths, metrics and questions where they are given.
+
+    Raises:
+        RecipeError: no metric asks the questions.
+    """
     given: dict[str, Any] = {}
     if lengths:
         given["lengths"] = tuple(parse_tokens(length) for length in lengths.split(","))
@@ -122,4 +126,11 @@ def measuring(
         given["metrics"] = tuple(metrics.split(","))
     if qa_data:
         given["qa_data"] = str(qa_data)
-    return replace(settings, **given)
+    made = replace(settings, **given)
+    if qa_data and not {"ruler", "ruler-qa"} & set(made.metrics):
+        raise RecipeError(
+            f"--qa-data {qa_data} is given, and the metrics are {', '.join(made.metrics)}.",
+            "None of them asks its questions.",
+            "Add ruler or ruler-qa to --metrics, or leave --qa-data out.",
+        )
+    return made

@@ -324,12 +324,6 @@ class MeasureRecipe:
             raise RecipeError(
                 "measure.metrics names 'ruler-qa'.", "It asks questions of a file.", "Give it with measure.qa_data."
             )
-        if self.qa_data and not {"ruler", "ruler-qa"} & set(self.metrics):
-            raise RecipeError(
-                f"measure.qa_data is {self.qa_data!r}, and measure.metrics are {', '.join(self.metrics)}.",
-                "None of them asks its questions.",
-                "Add ruler or ruler-qa to measure.metrics, or leave measure.qa_data out.",
-            )
         _at_least(0, "measure.tail_tokens", self.tail_tokens)
         _at_least(0, "measure.paired_windows", self.paired_windows)
 
