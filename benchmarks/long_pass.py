@@ -9,7 +9,8 @@ begins that many seconds after the last, on a GPU that has cooled down:
 
 * ours: longrope.forward.token_losses, the loss of every token; with --gradient a step's forward and backward pass
   for all weights
-* compiled: the same by a model that was loaded to be compiled
+* compiled: the same by a model that was loaded to be compiled; beyond 128k, where a single run counts, its compiling
+  is in it
 * plain: network(ids, labels=ids) as transformers does it by default (sdpa, a cache, all logits)
 * chunked: sdpa and no cache, everything whole but the logits, which are made 16,384 tokens at a time (as in the search
   of Microsoft's LongRoPE); with --gradient transformers' own activation checkpointing instead, and all logits
