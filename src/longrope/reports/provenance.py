@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def record_walk(run: RunDir, *, device: str, choices: Sequence[str]) -> None:
         "command": _command(),
         "python": platform.python_version(),
         "longrope": sys.modules["longrope"].__version__,  # a step imports nothing above it, but the package is there
-        **{name: version(name) for name in LIBRARIES},
+        **{name: str(import_module(name).__version__) for name in LIBRARIES},  # torch's names its build
         "system": f"{platform.system()} {platform.machine()}",
         "device": device,
         "choices": list(choices),
