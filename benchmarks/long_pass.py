@@ -14,7 +14,7 @@ begins that many seconds after the last, on a GPU that has cooled down:
 * plain: network(ids, labels=ids) as transformers does it by default (sdpa, a cache, all logits)
 * chunked: sdpa and no cache, everything whole but the logits, which are made 16,384 tokens at a time (as in the search
   of Microsoft's LongRoPE); with --gradient transformers' own activation checkpointing instead, and all logits
-* kernels: attention alone, one layer's call for each kernel, times the number of layers
+* kernels: attention alone, a call for each layer by each kernel; beyond 128k one call, times the number of layers
 """
 
 import argparse
@@ -130,8 +130,9 @@ def measure_kernels(model: LanguageModel, length: int, *, gradient: bool) -> lis
     shapes = [(1, count, length, heads.dim) for count in (heads.queries, heads.keys, heads.keys)]
     given = {"device": model.device, "dtype": model.network.dtype, "requires_grad": gradient}
     query, key, value = (torch.randn(shape, **given) for shape in shapes)  # type: ignore[call-overload]
-    gone = (attention.EFFICIENT, *([attention.FLASH_3] if gradient else []))  # the slowest; forward only
+    gone = (attention.EFFICIENT, *([attention.FLASH_3, attention.HOPPER] if gradient else []))  # the slowest; forward only
     kernels = [kernel for kernel in attention.list_kernels(model.device) if kernel not in gone]
+    calls = 1 if gradient or length > SHORT else layers
 
     def work(kernel: attention.Kernel) -> float:
         scale = heads.dim**-0.5
@@ -140,11 +141,12 @@ def measure_kernels(model: LanguageModel, length: int, *, gradient: bool) -> lis
             output.backward(torch.ones_like(output))
             return 0.0
         with torch.inference_mode():
-            attention.partial_attention(kernel, query, key, value, causal=True, scale=scale)
+            for _ in range(calls):
+                attention.partial_attention(kernel, query, key, value, causal=True, scale=scale)
         return 0.0
 
     works = {f"kernel {kernel.name}": partial(work, kernel) for kernel in kernels}
-    found = run(works, model.device, repeats=3 if length < 2**20 else 1, times=layers)
+    found = run(works, model.device, repeats=3 if length < 2**20 else 1, times=layers // calls)
     return [line_of(way, model, length, gradient=gradient) | line for way, line in found.items()]
 
 

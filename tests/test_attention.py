@@ -399,6 +399,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU of tests")
     monkeypatch.setattr(attention, "check_kernel", lambda *_: None)
     monkeypatch.setattr(attention, "FLASH_3_MODULES", ())
+    monkeypatch.setattr(attention, "_is_hopper", lambda _: False)
     attention._measure_kernels.cache_clear()
     yield torch.device("cuda", 0)
     attention._measure_kernels.cache_clear()
@@ -421,7 +422,7 @@ def test_the_fastest_kernel_is_taken_and_measured_once(gpu: torch.device, monkey
     heads = Heads(8, 2, 64)
     kernel, reason = attention.choose_kernel(gpu, torch.bfloat16, heads)
     assert kernel is attention.FLASH
-    assert reason == "flash attention (cuDNN 400, flash 500, memory-efficient 100 TFLOP/s on 16,384 tokens here)"
+    assert reason == "flash attention (cuDNN 400, flash 500, memory-efficient 100 TFLOP/s on 32,768 tokens here)"
     assert asked == [(name, gpu, torch.bfloat16, heads, False) for name in speeds]
     assert attention.choose_kernel(gpu, torch.bfloat16, heads)[0] is kernel
     assert len(asked) == 3
@@ -436,7 +437,7 @@ def test_one_token_takes_the_kernel_that_is_fastest_for_it(gpu: torch.device, mo
         return (1.0 if decoding else 400.0) if kernel is attention.CUDNN else 20.0
 
     monkeypatch.setattr(attention, "_speed", measure)
-    for decoding, best, trial in ((False, attention.CUDNN, "16,384 tokens"), (True, attention.FLASH, "65,536 keys")):
+    for decoding, best, trial in ((False, attention.CUDNN, "32,768 tokens"), (True, attention.FLASH, "65,536 keys")):
         kernel, reason = attention.choose_kernel(gpu, torch.bfloat16, Heads(8, 2, 64), decoding=decoding)
         assert kernel is best
         assert trial in reason

@@ -28,7 +28,7 @@ from longrope.errors import ModelError
 
 Documents = Sequence[Sequence[int]]  # where they begin in each row of a batch: 0, then ascending
 SCORES_PER_BLOCK = 2**26  # attention scores that are held at once where no kernel streams them
-TRIAL_TOKENS, TRIAL_KEYS = 16384, 65536  # of a pass; of one query that sees many keys
+TRIAL_TOKENS, TRIAL_KEYS = 32768, 65536  # of a pass; of one query that sees many keys
 CHECKED_TOKENS, CHECKED_ERROR = 64, 0.05  # far above bfloat16's rounding of values near 1
 FLASH_3_MODULES = ("flash_attn_interface", "fa3_fwd_interface")  # its own build; PyPI's, without gradients
 aten = torch.ops.aten  # log-sum-exps come from its private operations alone
@@ -103,6 +103,13 @@ def _flash_3() -> ModuleType:
     return import_module(next(name for name in FLASH_3_MODULES if find_spec(name)))
 
 
+def _run_hopper(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    found: tuple[Tensor, Tensor] = import_module("longrope.hopper").attend_on_hopper(
+        query, key, value, causal=causal, scale=scale
+    )
+    return found
+
+
 def _run_cpu(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
     found = aten._scaled_dot_product_flash_attention_for_cpu(  # noqa: SLF001
         query, key, value, 0.0, causal, scale=scale
@@ -113,6 +120,7 @@ def _run_cpu(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: 
 CUDNN = Kernel("cuDNN", SDPBackend.CUDNN_ATTENTION, _run_cudnn, aligns=False)
 FLASH = Kernel("flash", SDPBackend.FLASH_ATTENTION, _run_flash, aligns=True)
 FLASH_3 = Kernel("FlashAttention 3", SDPBackend.CUDNN_ATTENTION, _run_flash_3, aligns=True)
+HOPPER = Kernel("longrope", SDPBackend.CUDNN_ATTENTION, _run_hopper, aligns=True)
 EFFICIENT = Kernel("memory-efficient", SDPBackend.EFFICIENT_ATTENTION, _run_efficient, aligns=True, groups=False)
 CPU = Kernel("torch's CPU flash", SDPBackend.FLASH_ATTENTION, _run_cpu, aligns=False)
 
@@ -127,11 +135,15 @@ class Heads:
 
 
 def list_kernels(device: torch.device) -> tuple[Kernel, ...]:
-    """The kernels that may serve on a device: torch's own, and FlashAttention 3 where it is installed."""
+    """The kernels that may serve on a device: torch's own, ours for Hopper, and FlashAttention 3 where it is installed."""
     if device.type != "cuda":
         return (CPU,)
     installed = any(find_spec(name) for name in FLASH_3_MODULES)
-    return (CUDNN, FLASH, EFFICIENT) + (FLASH_3,) * installed
+    return (CUDNN, FLASH, EFFICIENT) + (HOPPER,) * _is_hopper(device) + (FLASH_3,) * installed
+
+
+def _is_hopper(device: torch.device) -> bool:
+    return torch.cuda.is_available() and torch.cuda.get_device_capability(device) == (9, 0)
 
 
 def choose_kernel(

@@ -1,0 +1,377 @@
+"""Attention for Hopper GPUs, forward only: each row's maximum is looked for near its diagonal and nowhere else.
+
+FlashAttention keeps the largest score of every row while keys stream by, and rescales what it has summed whenever that
+grows. Yet any base of the exponentials gives the same shares to rounding as long as nothing overflows, and bfloat16 has
+float32's range. So the base of a row is the largest score among its last keys, those of the tiles that the causal
+diagonal or the end of the keys runs through. All other tiles need no maximum, no rescaling and no sum across threads: a
+multiply-add, an exponential, an addition and half a conversion a score. A score that lies far above its row's base shows
+in the row's sum; a block where that happened is done again, with the running maximum throughout.
+
+The rest is FlashAttention 3's division of labour: one warp copies tiles of keys and values into shared memory (TMA), three
+warpgroups take 64 queries each, and while one's products of shares and values run it computes the next tile's shares.
+
+Written in Gluon, the layer of Triton in which layouts and waits are explicit. Nothing is imported from here where Triton
+is missing.
+
+Shape legend: B = batch, H = query heads, G = key/value heads, Sq = queries, Sk = keys, D = head dimension.
+"""
+
+import torch
+import triton
+from torch import Tensor
+from triton.errors import TritonError
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+ROWS = gl.constexpr(64)  # queries of a warpgroup, those of its instructions
+WARPGROUPS = gl.constexpr(3)
+REGISTERS = gl.constexpr(160)  # a thread of a warpgroup
+COPY_REGISTERS = gl.constexpr(24)  # a thread of the warp that copies
+TILES = {64: (128, 3), 128: (64, 4)}  # by head dimension: keys in a tile, and tiles of keys that are held at once
+LARGEST_SUM = gl.constexpr(2.0**100)  # of a row's exponentials; far from float32's end, as values are to be weighted, too
+LOG2_E = 1.4426950408889634
+SECTION_BLOCKS = 512  # of queries, so that the GPU's 132 multiprocessors end together
+
+
+@gluon.jit
+def _locate(sizes):
+    """The block of queries, the head and the batch row of this program.
+
+    Heads come in sections of those that read the same keys; within a section long blocks come first, so that no program
+    begins a long one when the others are at their last.
+    """
+    queries, _, _, heads, _, section = sizes
+    blocks = gl.cdiv(queries, WARPGROUPS * ROWS)
+    first = gl.program_id(0) // (blocks * section) * section
+    own = gl.minimum(section, heads - first)
+    place = gl.program_id(0) % (blocks * section)
+    return blocks - 1 - place // own, first + place % own, gl.program_id(1)
+
+
+@gluon.jit
+def _count_tiles(block, sizes, KEYS: gl.constexpr):
+    """How many tiles of keys a block of queries sees."""
+    _, keys, shift, _, _, _ = sizes
+    return gl.cdiv(gl.minimum(keys, (block + 1) * (WARPGROUPS * ROWS) + shift), KEYS)
+
+
+@gluon.jit
+def _stage(i, STAGES: gl.constexpr):
+    """Where the i-th tile is held, and the phase of its barriers."""
+    return i % STAGES, (i // STAGES) & 1
+
+
+@gluon.jit
+def _read_verdict(verdicts, judged):
+    """Whether a warpgroup's sums overflowed, 0 or 1, once all have said so."""
+    ONE: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
+    mbarrier.wait(judged, 0)
+    found = 0
+    for warpgroup in gl.static_range(WARPGROUPS):
+        found = gl.maximum(found, gl.max(verdicts.index(warpgroup).load(ONE), axis=0))
+    return found
+
+
+@gluon.jit
+def _copy(maps, buffers, barriers, sizes):
+    """The producer: tiles of keys and values from the last that the block sees to the first."""
+    key_map, value_map = maps
+    _, key_buffer, value_buffer, verdicts = buffers
+    _, key_full, key_empty, value_full, value_empty, judged = barriers
+    STAGES: gl.constexpr = key_buffer.shape[0]
+    KEYS: gl.constexpr = key_buffer.shape[3]
+    block, head, row = _locate(sizes)
+    group = head // (sizes[3] // sizes[4])
+    count = _count_tiles(block, sizes, KEYS)
+    attempts = 1
+    attempt = 0
+    while attempt < attempts:
+        for i in range(count):
+            stage, full = _stage(attempt * count + i, STAGES)
+            at = (count - 1 - i) * KEYS
+            mbarrier.wait(key_empty.index(stage), full ^ 1)
+            mbarrier.expect(key_full.index(stage), key_map.block_type.nbytes)
+            tma.async_copy_global_to_shared(key_map, [row, group, at, 0], key_full.index(stage), key_buffer.index(stage))
+            mbarrier.wait(value_empty.index(stage), full ^ 1)
+            mbarrier.expect(value_full.index(stage), value_map.block_type.nbytes)
+            tma.async_copy_global_to_shared(
+                value_map, [row, group, at, 0], value_full.index(stage), value_buffer.index(stage)
+            )
+        if attempt == 0:
+            attempts += _read_verdict(verdicts, judged)
+        attempt += 1
+
+
+@gluon.jit
+def _exp2(x):
+    """2 ** x; volatile, so that it stays before the waits that follow it and runs while products do."""
+    return gl.inline_asm_elementwise(
+        "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=gl.float32, is_pure=False, pack=1
+    )
+
+
+@gluon.jit
+def _sum_within_threads(x):
+    """[64, N] -> [64, 8]: in the layout of a product's result a thread holds two of every eight columns of its rows."""
+    return gl.sum(gl.reshape(x, [x.shape[0], x.shape[1] // 8, 8]), axis=1)
+
+
+@gluon.jit
+def _multiply_keys(query, key_buffer, stage, zeros):
+    KEYS: gl.constexpr = key_buffer.shape[3]
+    DIM: gl.constexpr = key_buffer.shape[4]
+    key = key_buffer.index(stage).reshape([KEYS, DIM]).permute((1, 0))
+    return warpgroup_mma(query, key, zeros, use_acc=False, is_async=True)
+
+
+@gluon.jit
+def _multiply_values(shares, value_buffer, stage, output):
+    KEYS: gl.constexpr = value_buffer.shape[3]
+    DIM: gl.constexpr = value_buffer.shape[4]
+    return warpgroup_mma(shares, value_buffer.index(stage).reshape([KEYS, DIM]), output, is_async=True)
+
+
+@gluon.jit
+def _attend(warpgroup: gl.constexpr, buffers, barriers, results, strides, sizes, scale):
+    """A consumer: 64 queries of the block against all that they see."""
+    query_buffer, key_buffer, value_buffer, verdicts = buffers
+    query_full, key_full, key_empty, value_full, value_empty, judged = barriers
+    out, lse = results
+    queries, keys, shift, heads, _, _ = sizes
+    STAGES: gl.constexpr = key_buffer.shape[0]
+    KEYS: gl.constexpr = key_buffer.shape[3]
+    DIM: gl.constexpr = key_buffer.shape[4]
+    SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, KEYS, 16])
+    OUTPUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, DIM, 16])
+    SHARES: gl.constexpr = gl.DotOperandLayout(0, OUTPUT, 2)
+    ONE: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    block, head, row = _locate(sizes)
+    first = block * (WARPGROUPS * ROWS) + warpgroup * ROWS
+    count = _count_tiles(block, sizes, KEYS)
+    seen = gl.cdiv(gl.minimum(keys, first + ROWS + shift), KEYS)  # tiles of which some query here sees a key
+    whole = gl.minimum(gl.minimum(keys, first + 1 + shift) // KEYS, seen - 1)  # of these, seen whole by all
+    at = first + gl.arange(0, ROWS, gl.SliceLayout(1, SCORES))
+    columns = gl.arange(0, KEYS, gl.SliceLayout(0, SCORES))
+    zeros = gl.zeros([ROWS, KEYS], gl.float32, SCORES)
+    output = gl.zeros([ROWS, DIM], gl.float32, OUTPUT)
+    base = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, SCORES))
+    total = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, SCORES))
+    mbarrier.wait(query_full, 0)
+    query = query_buffer.index(warpgroup).reshape([ROWS, DIM])
+
+    attempts = 1
+    attempt = 0
+    while attempt < attempts:
+        begin = attempt * count  # tiles that came before
+        for i in range(begin, begin + count - seen):  # seen by later warpgroups alone
+            stage, full = _stage(i, STAGES)
+            mbarrier.wait(key_full.index(stage), full)
+            mbarrier.arrive(key_empty.index(stage))
+            mbarrier.wait(value_full.index(stage), full)
+            mbarrier.arrive(value_empty.index(stage))
+
+        output = gl.zeros([ROWS, DIM], gl.float32, OUTPUT)
+        base = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, SCORES))
+        total = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, SCORES))
+        for i in range(begin + count - seen, begin + count - whole):  # with masks and the running maximum, in octaves
+            stage, full = _stage(i, STAGES)
+            mbarrier.wait(key_full.index(stage), full)
+            scores = warpgroup_mma_wait(0, (_multiply_keys(query, key_buffer, stage, zeros),))
+            mbarrier.arrive(key_empty.index(stage))
+            key_at = (begin + count - 1 - i) * KEYS + columns
+            visible = (key_at < keys)[None, :] & (key_at[None, :] <= (at + shift)[:, None])
+            scores = gl.where(visible, scores * scale, float("-inf"))
+            larger = gl.maximum(base, gl.max(scores, axis=1))
+            finite = gl.where(larger == float("-inf"), 0.0, larger)  # a row that has seen no key yet
+            shares = gl.exp2(scores - finite[:, None])
+            shrink = gl.exp2(base - finite)
+            total = total * shrink + gl.sum(shares, axis=1)
+            base = larger
+            output = output * gl.convert_layout(shrink, gl.SliceLayout(1, OUTPUT))[:, None]
+            weights = gl.convert_layout(shares.to(value_buffer.dtype), SHARES)
+            mbarrier.wait(value_full.index(stage), full)
+            output = _multiply_values(weights, value_buffer, stage, output)
+            output, weights = warpgroup_mma_wait(0, (output, weights))
+            mbarrier.arrive(value_empty.index(stage))
+
+        if whole > 0:
+            start = begin + count - whole
+            stage, full = _stage(start, STAGES)
+            mbarrier.wait(key_full.index(stage), full)
+            scores = warpgroup_mma_wait(0, (_multiply_keys(query, key_buffer, stage, zeros),))
+            mbarrier.arrive(key_empty.index(stage))
+            shares = _exp2(scores * scale - base[:, None])
+            sums = _sum_within_threads(shares)
+            weights = gl.convert_layout(shares.to(value_buffer.dtype), SHARES)
+            mbarrier.wait(value_full.index(stage), full)
+            for i in range(start + 1, begin + count):
+                following, full = _stage(i, STAGES)
+                mbarrier.wait(key_full.index(following), full)
+                scores = _multiply_keys(query, key_buffer, following, zeros)
+                output = _multiply_values(weights, value_buffer, stage, output)
+                scores = warpgroup_mma_wait(1, (scores,))
+                shares = _exp2(scores * scale - base[:, None])
+                sums += _sum_within_threads(shares)
+                mbarrier.wait(value_full.index(following), full)  # here: the exponentials stay before what follows
+                output, weights = warpgroup_mma_wait(0, (output, weights))
+                mbarrier.arrive(value_empty.index(stage))
+                mbarrier.arrive(key_empty.index(following))
+                weights = gl.convert_layout(shares.to(value_buffer.dtype), SHARES)
+                stage = following
+            output = _multiply_values(weights, value_buffer, stage, output)
+            output, weights = warpgroup_mma_wait(0, (output, weights))
+            mbarrier.arrive(value_empty.index(stage))
+            total += gl.convert_layout(gl.sum(sums, axis=1), gl.SliceLayout(1, SCORES))
+
+        if attempt == 0:
+            overflown = gl.max(gl.where(total < LARGEST_SUM, 0, 1), axis=0)  # NaN, too
+            verdicts.index(warpgroup).store(gl.full([1], 0, gl.int32, ONE) + overflown)
+            mbarrier.arrive(judged)
+            attempts += _read_verdict(verdicts, judged)
+            whole = 0
+        attempt += 1
+
+    index = (row * heads + head) * queries
+    gl.store(lse + index + at, (base + gl.log2(total)) / 1.4426950408889634, mask=at < queries)
+    output = output / gl.convert_layout(total, gl.SliceLayout(1, OUTPUT))[:, None]
+    out_at = (first + gl.arange(0, ROWS, gl.SliceLayout(1, OUTPUT)))[:, None]
+    place = row.to(gl.int64) * strides[0] + head.to(gl.int64) * strides[1] + out_at.to(gl.int64) * strides[2]
+    place += gl.arange(0, DIM, gl.SliceLayout(0, OUTPUT))[None, :]
+    gl.store(out + place, output.to(out.dtype.element_ty), mask=out_at < queries)
+
+
+@gluon.jit(do_not_specialize=["queries", "keys", "shift", "heads", "groups", "section"])
+def attention_kernel(
+    query_map,
+    key_map,
+    value_map,
+    out,
+    lse,
+    stride_row,
+    stride_head,
+    stride_query,
+    queries,
+    keys,
+    shift,
+    heads,
+    groups,
+    section,
+    scale,
+    STAGES: gl.constexpr,
+):
+    """One block of queries of one head: three warpgroups attend, one warp copies.
+
+    Args:
+        query_map: of [B, H, Sq, D], blocks of 64 queries.
+        key_map: of [B, G, Sk, D], in tiles.
+        value_map: as `key_map`.
+        out: [B, H, Sq, D].
+        lse: [B, H, Sq], in nats.
+        stride_row: of `out`, and so the next two.
+        stride_head: as above.
+        stride_query: as above.
+        queries: Sq.
+        keys: Sk.
+        shift: query i sees the keys up to i + shift.
+        heads: H.
+        groups: G.
+        section: how many heads go together.
+        scale: of the scores, times log2(e).
+        STAGES: tiles of keys that are held at once.
+    """
+    sizes = (queries, keys, shift, heads, groups, section)
+    block, head, row = _locate(sizes)
+    buffers = (
+        gl.allocate_shared_memory(query_map.dtype, [WARPGROUPS] + query_map.block_type.shape, query_map.layout),
+        gl.allocate_shared_memory(key_map.dtype, [STAGES] + key_map.block_type.shape, key_map.layout),
+        gl.allocate_shared_memory(value_map.dtype, [STAGES] + value_map.block_type.shape, value_map.layout),
+        gl.allocate_shared_memory(gl.int32, [WARPGROUPS, 1], gl.SwizzledSharedLayout(1, 1, 1, [0])),
+    )
+    query_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    key_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    key_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    value_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    value_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    judged = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    mbarrier.init(query_full, count=1)
+    mbarrier.init(judged, count=WARPGROUPS)
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(key_full.index(stage), count=1)
+        mbarrier.init(value_full.index(stage), count=1)
+        mbarrier.init(key_empty.index(stage), count=WARPGROUPS)
+        mbarrier.init(value_empty.index(stage), count=WARPGROUPS)
+    fence_async_shared()
+    mbarrier.expect(query_full, WARPGROUPS * query_map.block_type.nbytes)
+    for warpgroup in gl.static_range(WARPGROUPS):
+        at = (block * WARPGROUPS + warpgroup) * ROWS
+        tma.async_copy_global_to_shared(query_map, [row, head, at, 0], query_full, buffers[0].index(warpgroup))
+    barriers = (query_full, key_full, key_empty, value_full, value_empty, judged)
+    results = (out, lse)
+    strides = (stride_row, stride_head, stride_query)
+    gl.warp_specialize(
+        [
+            (_attend, (0, buffers, barriers, results, strides, sizes, scale)),
+            (_attend, (1, buffers, barriers, results, strides, sizes, scale)),
+            (_attend, (2, buffers, barriers, results, strides, sizes, scale)),
+            (_copy, ((key_map, value_map), buffers, barriers, sizes)),
+        ],
+        [4, 4, 1],
+        [REGISTERS, REGISTERS, COPY_REGISTERS],
+    )
+
+
+def attend_on_hopper(
+    query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention in bfloat16 with heads of 64 or 128 on a GPU of compute capability 9.0.
+
+    Args:
+        query: [B, H, Sq, D]; if causal, at the last positions of the keys.
+        key: [B, G, Sk, D], G a divisor of H.
+        value: [B, G, Sk, D].
+        causal: query i sees the keys up to Sk - Sq + i; otherwise all.
+        scale: of the scores.
+
+    Returns:
+        Output [B, H, Sq, D] and log-sum-exp [B, H, Sq] in nats, float32.
+
+    Raises:
+        RuntimeError: other numbers, heads or GPU, or a Triton that does not compile it.
+    """
+    (batch, heads, queries, dim), (groups, keys) = query.shape, key.shape[1:3]
+    if dim not in TILES or query.dtype != torch.bfloat16 or torch.cuda.get_device_capability(query.device) != (9, 0):
+        raise RuntimeError("takes heads of 64 or 128 in bfloat16 on Hopper alone")
+    tile, stages = TILES[dim]
+    blocks = triton.cdiv(queries, WARPGROUPS.value * ROWS.value)
+    out = query.new_empty((batch, queries, heads, dim)).transpose(1, 2)
+    lse = query.new_empty((batch, heads, queries), dtype=torch.float32)
+    shift = keys - queries if causal else keys
+    shared = heads // groups  # heads that read the same keys
+    section = shared * triton.cdiv(SECTION_BLOCKS, shared * blocks)
+    maps = [_map_tiles(x, rows) for x, rows in ((query, ROWS.value), (key, tile), (value, tile))]
+    sizes = queries, keys, shift, heads, groups, section
+    try:
+        with torch.cuda.device(query.device):
+            attention_kernel[blocks * heads, batch](
+                *maps, out, lse, *out.stride()[:3], *sizes, scale * LOG2_E, stages, num_warps=4
+            )
+    except TritonError as error:
+        raise RuntimeError(f"does not compile with Triton {triton.__version__}: {error}") from error
+    return out, lse
+
+
+def _map_tiles(x: Tensor, rows: int) -> TensorDescriptor:
+    """For the copies of blocks [1, 1, rows, D], whose last one is filled up with zeros."""
+    if x.stride(3) != 1 or x.data_ptr() % 16 or any(s <= 0 or s % 8 for s in x.stride()[:3]):
+        x = x.clone(memory_format=torch.contiguous_format)
+    shape = [1, 1, rows, x.shape[3]]
+    layout = gl.NVMMASharedLayout.get_default_for(shape, gl.bfloat16)
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), shape, layout)
