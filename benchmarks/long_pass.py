@@ -15,6 +15,7 @@ begins that many seconds after the last, on a GPU that has cooled down:
 * chunked: sdpa and no cache, everything whole but the logits, which are made 16,384 tokens at a time (as in the search
   of Microsoft's LongRoPE); with --gradient transformers' own activation checkpointing instead, and all logits
 * kernels: attention alone, a call for each layer by each kernel; beyond 128k one call, times the number of layers
+* kernel: the same by the kernel that is chosen here
 """
 
 import argparse
@@ -113,25 +114,39 @@ def measure(
 ) -> list[dict[str, Any]]:
     """The lines of these ways at one length."""
     length = ids.shape[1]
-    works = {way: partial(WAYS[way, gradient], model, ids) for way in ways if way != "kernels"}
+    works = {way: partial(WAYS[way, gradient], model, ids) for way in ways if not way.startswith("kernel")}
     found = run(works, model.device, repeats=TURNS if length <= SHORT else 1, rest=rest)
     lines = [line_of(way, model, length, gradient=gradient) | {"rest_seconds": rest} | found[way] for way in works]
     for line in lines:
         if line["way"] in ("ours", "compiled") and not gradient and parallel.ranks() == 1:
             read = replace(model, compiled=line["way"] == "compiled")
             line["estimate_gib"] = estimate_memory(read, length) / 2**30
-    return lines + (measure_kernels(model, length, gradient=gradient) if "kernels" in ways else [])
+            line["kernel"] = choose_kernel(model).name
+    return lines + measure_kernels(model, length, list_kernels(model, ways, gradient=gradient), gradient=gradient)
 
 
-def measure_kernels(model: LanguageModel, length: int, *, gradient: bool) -> list[dict[str, Any]]:
-    """Attention alone by every kernel that takes the shape, all layers of it."""
+def choose_kernel(model: LanguageModel) -> attention.Kernel:
+    """The kernel of passes without gradients."""
+    return attention.choose_kernel(model.device, model.network.dtype, heads_of(model))[0]
+
+
+def list_kernels(model: LanguageModel, ways: list[str], *, gradient: bool) -> list[attention.Kernel]:
+    """The kernels to be measured alone: all but the slowest, or the chosen one."""
+    if "kernels" not in ways:
+        return [choose_kernel(model)] * ("kernel" in ways)
+    gone = (attention.EFFICIENT, *([attention.FLASH_3, attention.HOPPER] if gradient else []))  # these: forward only
+    return [kernel for kernel in attention.list_kernels(model.device) if kernel not in gone]
+
+
+def measure_kernels(
+    model: LanguageModel, length: int, kernels: list[attention.Kernel], *, gradient: bool
+) -> list[dict[str, Any]]:
+    """Attention alone by kernels that take the shape, all layers of it."""
     heads = heads_of(model)
     layers = model.network.config.num_hidden_layers
     shapes = [(1, count, length, heads.dim) for count in (heads.queries, heads.keys, heads.keys)]
     given = {"device": model.device, "dtype": model.network.dtype, "requires_grad": gradient}
     query, key, value = (torch.randn(shape, **given) for shape in shapes)  # type: ignore[call-overload]
-    gone = (attention.EFFICIENT, *([attention.FLASH_3, attention.HOPPER] if gradient else []))  # the slowest; forward only
-    kernels = [kernel for kernel in attention.list_kernels(model.device) if kernel not in gone]
     calls = 1 if gradient or length > SHORT else layers
 
     def work(kernel: attention.Kernel) -> float:

@@ -235,12 +235,13 @@ def step_table() -> str:
     return _table(["tokens", "seconds", "peak GiB", "transformers as it is", "with its checkpointing"], rows)
 
 
-def compiled_table() -> str:
+def compiled_table(name: str = "compiled") -> str:
     """Passes through torch.compile beside transformers': medians of runs that took turns, and their fastest."""
     groups: list[dict[str, dict[str, Any]]] = []
-    for line in _lines("compiled"):
-        groups.extend([{}] * (line["way"] == "plain"))
-        groups[-1] |= {line["way"]: line} if line["way"] in ("plain", "ours", "compiled") else {}
+    for line in _lines(name):
+        groups.extend([{"plain": line}] * (line["way"] == "plain"))
+        if line["way"] in ("ours", "compiled") and line["tokens"] == groups[-1]["plain"]["tokens"]:
+            groups[-1][line["way"]] = line
     rows = []
     for found in groups:
         plain, ours, compiled = (found[way] for way in ("plain", "ours", "compiled"))
@@ -252,6 +253,17 @@ def compiled_table() -> str:
     ways = ["transformers", "longrope", "compiled"]
     times = [*(f"{way}, s" for way in ways), "transformers / compiled", "by the fastest runs"]
     return _table(["GPU", "tokens", "passes", *times, *(f"{way}, GiB" for way in ways)], rows)
+
+
+def kernels_table() -> str:
+    """The attention of all layers alone, by each kernel."""
+    rows = []
+    for line in _lines("hopper"):
+        if line["way"].startswith("kernel "):
+            seconds = line["median_seconds"]
+            row = [line["device"].removeprefix("NVIDIA ").split()[0], f"{line['tokens']:,}", line["way"][7:]]
+            rows.append([*row, f"{seconds:.3g}", f"{line['attention_flops'] / seconds / 1e12:.0f}"])
+    return _table(["GPU", "tokens", "kernel", "seconds", "TFLOP/s"], rows)
 
 
 def two_train_table() -> str:
@@ -444,6 +456,8 @@ TABLES = {
     "pass": pass_table,
     "pass-fa3": partial(pass_table, "h200-fa3", "kernel FlashAttention 3"),
     "compiled": compiled_table,
+    "hopper": partial(compiled_table, "hopper"),
+    "kernels": kernels_table,
     "two-train": two_train_table,
     "step": step_table,
     "ranks": ranks_table,

@@ -559,10 +559,11 @@ SHAPES = {"grouped": ((8, 2), 64), "one key head": ((4, 1), 128), "as many key h
 
 
 def kernels_for(dtype: torch.dtype) -> list[Kernel]:
-    """Those that take this number format: 32 bits are for one alone; PyPI's FlashAttention 3 knows bfloat16 only."""
+    """Those that take this number format: 32 bits are for one alone; ours and PyPI's FlashAttention 3 know bfloat16."""
     if dtype == torch.float32:
         return [attention.EFFICIENT]
-    return [kernel for kernel in KERNELS.values() if kernel is not attention.FLASH_3 or dtype == torch.bfloat16]
+    choosy = (attention.HOPPER, attention.FLASH_3)
+    return [kernel for kernel in KERNELS.values() if kernel not in choosy or dtype == torch.bfloat16]
 
 
 @needs_gpu

@@ -51,6 +51,7 @@ class Kernel:
         run: (query, key, value, *, causal, scale) -> output [B, H, Sq, D] and log-sum-exp [B, H, Sq] in nats, float32.
         aligns: its causal triangle ends at the last key when there are more keys than queries.
         groups: takes fewer key/value heads than query heads.
+        copied: bytes that it takes for each number of the keys.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Kernel:
     run: Callable[..., tuple[Tensor, Tensor]]
     aligns: bool
     groups: bool = True
+    copied: int = 0
 
 
 def _run_cudnn(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
@@ -120,7 +122,7 @@ def _run_cpu(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: 
 CUDNN = Kernel("cuDNN", SDPBackend.CUDNN_ATTENTION, _run_cudnn, aligns=False)
 FLASH = Kernel("flash", SDPBackend.FLASH_ATTENTION, _run_flash, aligns=True)
 FLASH_3 = Kernel("FlashAttention 3", SDPBackend.CUDNN_ATTENTION, _run_flash_3, aligns=True)
-HOPPER = Kernel("longrope", SDPBackend.CUDNN_ATTENTION, _run_hopper, aligns=True)
+HOPPER = Kernel("longrope", SDPBackend.CUDNN_ATTENTION, _run_hopper, aligns=True, copied=2)
 EFFICIENT = Kernel("memory-efficient", SDPBackend.EFFICIENT_ATTENTION, _run_efficient, aligns=True, groups=False)
 CPU = Kernel("torch's CPU flash", SDPBackend.FLASH_ATTENTION, _run_cpu, aligns=False)
 
@@ -135,7 +137,7 @@ class Heads:
 
 
 def list_kernels(device: torch.device) -> tuple[Kernel, ...]:
-    """The kernels that may serve on a device: torch's own, ours for Hopper, and FlashAttention 3 where it is installed."""
+    """The kernels that may serve on a device: torch's own, ours for Hopper, FlashAttention 3 where it is installed."""
     if device.type != "cuda":
         return (CPU,)
     installed = any(find_spec(name) for name in FLASH_3_MODULES)

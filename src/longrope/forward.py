@@ -212,17 +212,20 @@ def _room(model: LanguageModel) -> int:
 def estimate_memory(model: LanguageModel, tokens: int) -> int:
     """About how many bytes ``token_losses`` takes at its peak for one window, weights included.
 
-    A layer's part: the states of the window, its keys, values, cos and sin, and the activations of a tile. The head's:
-    the states, and a chunk of logits; in float32 with their logarithms unless the loss is compiled.
+    A layer's part: the states of the window, its keys, values, cos and sin, and the activations of a tile or what its
+    kernel copies, whichever is more. The head's: the states, and a chunk of logits; in float32 with their logarithms
+    unless the loss is compiled.
     """
     network, spec = model.network, model.spec
     weights = sum(weight.numel() * weight.dtype.itemsize for weight in network.parameters())
     states = tokens * network.config.hidden_size * network.dtype.itemsize
     heads = heads_of(model)
+    kernel, _ = choose_kernel(model.device, network.dtype, heads)
     kept = 2 * tokens * (heads.keys * heads.dim + spec.rotary_dim) * network.dtype.itemsize
-    layer = kept + min(tokens, choose_tile(model)[0]) * _bytes_per_token(
+    activations = min(tokens, choose_tile(model)[0]) * _bytes_per_token(
         model, compiled=model.compiled and _walks(model)
     )
+    layer = kept + max(activations, kernel.copied * tokens * heads.keys * heads.dim)
     head = (network.dtype.itemsize if model.compiled else 8) * min(LOGITS_PER_CHUNK, tokens * network.config.vocab_size)
     return int(weights + states + max(layer, head))
 

@@ -1,20 +1,29 @@
-"""Attention for Hopper GPUs, forward only: each row's maximum is looked for near its diagonal and nowhere else.
+"""Attention for Hopper GPUs, forward only, that spends little on exponentials.
 
-FlashAttention keeps the largest score of every row while keys stream by, and rescales what it has summed whenever that
-grows. Yet any base of the exponentials gives the same shares to rounding as long as nothing overflows, and bfloat16 has
-float32's range. So the base of a row is the largest score among its last keys, those of the tiles that the causal
-diagonal or the end of the keys runs through. All other tiles need no maximum, no rescaling and no sum across threads: a
-multiply-add, an exponential, an addition and half a conversion a score. A score that lies far above its row's base shows
-in the row's sum; a block where that happened is done again, with the running maximum throughout.
+With heads of 64 a Hopper GPU under load is short of power, not of products, and what a score costs beside its products
+counts. FlashAttention scales every score, looks for the row's maximum, subtracts it and adds up. Here, beyond the
+tiles that hold a row's last keys, a score costs one exponential and half a conversion:
 
-The rest is FlashAttention 3's division of labour: one warp copies tiles of keys and values into shared memory (TMA), three
-warpgroups take 64 queries each, and while one's products of shares and values run it computes the next tile's shares.
+* Queries are scaled once, by the scale times log2(e), so that products of queries and keys are octaves. They are
+  rounded to float16's 11 bits for that, and keys, which are bfloat16, go with them as they are.
+* No maximum: any base of a row's exponentials gives the same shares to rounding while nothing overflows, and bfloat16
+  has float32's range. The base is the row's maximum over the tiles that the causal diagonal or the end of the keys
+  runs through, and where no base there is far from 0, none is subtracted.
+* Sums are products of the shares with ones: of the rounded shares, as the values' products are.
 
-Written in Gluon, the layer of Triton in which layouts and waits are explicit. Nothing is imported from here where Triton
-is missing.
+A score far above its row's base shows in the row's sum. A block of queries where that happened is done again, with the
+running maximum.
+
+The rest is FlashAttention 3's division of labour: one warp copies tiles of keys and values into shared memory (TMA),
+three warpgroups take 64 queries each, and while the products of one tile's shares and values run, the next tile's
+shares are computed. Written in Gluon, the layer of Triton in which layouts and waits are explicit; Triton comes with
+torch for GPUs.
 
 Shape legend: B = batch, H = query heads, G = key/value heads, Sq = queries, Sk = keys, D = head dimension.
 """
+
+from math import nan
+from subprocess import SubprocessError
 
 import torch
 import triton
@@ -35,8 +44,9 @@ ROWS = gl.constexpr(64)  # queries of a warpgroup, those of its instructions
 WARPGROUPS = gl.constexpr(3)
 REGISTERS = gl.constexpr(160)  # a thread of a warpgroup
 COPY_REGISTERS = gl.constexpr(24)  # a thread of the warp that copies
-TILES = {64: (128, 3), 128: (64, 4)}  # by head dimension: keys in a tile, and tiles of keys that are held at once
-LARGEST_SUM = gl.constexpr(2.0**100)  # of a row's exponentials; far from float32's end, as values are to be weighted, too
+TILES = {64: (128, 2), 128: (64, 3)}  # by head dimension: keys in a tile, and tiles of keys that are held at once
+LARGEST_BASE = gl.constexpr(50.0)  # in octaves, that need not be subtracted
+LARGEST_SUM = gl.constexpr(2.0**100)  # of a row's exponentials; float32 has room for values that are weighted by them
 LOG2_E = 1.4426950408889634
 SECTION_BLOCKS = 512  # of queries, so that the GPU's 132 multiprocessors end together
 
@@ -84,7 +94,7 @@ def _read_verdict(verdicts, judged):
 def _copy(maps, buffers, barriers, sizes):
     """The producer: tiles of keys and values from the last that the block sees to the first."""
     key_map, value_map = maps
-    _, key_buffer, value_buffer, verdicts = buffers
+    _, key_buffer, value_buffer, _, verdicts = buffers
     _, key_full, key_empty, value_full, value_empty, judged = barriers
     STAGES: gl.constexpr = key_buffer.shape[0]
     KEYS: gl.constexpr = key_buffer.shape[3]
@@ -99,7 +109,9 @@ def _copy(maps, buffers, barriers, sizes):
             at = (count - 1 - i) * KEYS
             mbarrier.wait(key_empty.index(stage), full ^ 1)
             mbarrier.expect(key_full.index(stage), key_map.block_type.nbytes)
-            tma.async_copy_global_to_shared(key_map, [row, group, at, 0], key_full.index(stage), key_buffer.index(stage))
+            tma.async_copy_global_to_shared(
+                key_map, [row, group, at, 0], key_full.index(stage), key_buffer.index(stage)
+            )
             mbarrier.wait(value_empty.index(stage), full ^ 1)
             mbarrier.expect(value_full.index(stage), value_map.block_type.nbytes)
             tma.async_copy_global_to_shared(
@@ -113,15 +125,7 @@ def _copy(maps, buffers, barriers, sizes):
 @gluon.jit
 def _exp2(x):
     """2 ** x; volatile, so that it stays before the waits that follow it and runs while products do."""
-    return gl.inline_asm_elementwise(
-        "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=gl.float32, is_pure=False, pack=1
-    )
-
-
-@gluon.jit
-def _sum_within_threads(x):
-    """[64, N] -> [64, 8]: in the layout of a product's result a thread holds two of every eight columns of its rows."""
-    return gl.sum(gl.reshape(x, [x.shape[0], x.shape[1] // 8, 8]), axis=1)
+    return gl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=gl.float32, is_pure=False, pack=1)
 
 
 @gluon.jit
@@ -140,9 +144,61 @@ def _multiply_values(shares, value_buffer, stage, output):
 
 
 @gluon.jit
+def _multiply_ones(shares, ones, sums, SUMS: gl.constexpr):
+    shares = gl.convert_layout(shares, gl.DotOperandLayout(0, SUMS, 2), assert_trivial=True)
+    return warpgroup_mma(shares, ones.permute((1, 0)), sums, is_async=True)
+
+
+@gluon.jit
+def _weigh(scores, base, SHIFTED: gl.constexpr):
+    return _exp2(scores - base[:, None]) if SHIFTED else _exp2(scores)
+
+
+@gluon.jit
+def _add_whole_tiles(
+    query, base, output, buffers, barriers, start, end, zeros, SHARES: gl.constexpr, SHIFTED: gl.constexpr
+):
+    """Sums of exponentials of rows over tiles that need no mask, and the output with those tiles added.
+
+    While the products of one tile's shares and values run, the next tile's shares are computed.
+    """
+    _, key_buffer, value_buffer, ones, _ = buffers
+    _, key_full, key_empty, value_full, value_empty, _ = barriers
+    STAGES: gl.constexpr = key_buffer.shape[0]
+    SUMS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 8, 16])
+    stage, full = _stage(start, STAGES)
+    mbarrier.wait(key_full.index(stage), full)
+    scores = warpgroup_mma_wait(0, (_multiply_keys(query, key_buffer, stage, zeros),))
+    mbarrier.arrive(key_empty.index(stage))
+    shares = _weigh(scores, base, SHIFTED)
+    sums = gl.zeros([ROWS, 8], gl.float32, SUMS)
+    weights = gl.convert_layout(shares.to(value_buffer.dtype), SHARES)
+    mbarrier.wait(value_full.index(stage), full)
+    for i in range(start + 1, end):
+        following, full = _stage(i, STAGES)
+        mbarrier.wait(key_full.index(following), full)
+        scores = _multiply_keys(query, key_buffer, following, zeros)
+        output = _multiply_values(weights, value_buffer, stage, output)
+        sums = _multiply_ones(weights, ones, sums, SUMS)
+        scores = warpgroup_mma_wait(2, (scores,))
+        shares = _weigh(scores, base, SHIFTED)
+        mbarrier.wait(value_full.index(following), full)  # here: the exponentials stay before what follows
+        output, sums, weights = warpgroup_mma_wait(0, (output, sums, weights))
+        mbarrier.arrive(value_empty.index(stage))
+        mbarrier.arrive(key_empty.index(following))
+        weights = gl.convert_layout(shares.to(value_buffer.dtype), SHARES)
+        stage = following
+    output = _multiply_values(weights, value_buffer, stage, output)
+    sums = _multiply_ones(weights, ones, sums, SUMS)
+    output, sums, weights = warpgroup_mma_wait(0, (output, sums, weights))
+    mbarrier.arrive(value_empty.index(stage))
+    return gl.max(sums, axis=1), output  # its eight columns are alike
+
+
+@gluon.jit
 def _attend(warpgroup: gl.constexpr, buffers, barriers, results, strides, sizes, scale):
     """A consumer: 64 queries of the block against all that they see."""
-    query_buffer, key_buffer, value_buffer, verdicts = buffers
+    query_buffer, key_buffer, value_buffer, _, verdicts = buffers
     query_full, key_full, key_empty, value_full, value_empty, judged = barriers
     out, lse = results
     queries, keys, shift, heads, _, _ = sizes
@@ -165,7 +221,11 @@ def _attend(warpgroup: gl.constexpr, buffers, barriers, results, strides, sizes,
     base = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, SCORES))
     total = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, SCORES))
     mbarrier.wait(query_full, 0)
-    query = query_buffer.index(warpgroup).reshape([ROWS, DIM])
+    rounded = query_buffer.index(warpgroup).reshape([ROWS, DIM])
+    octaves = rounded.load(gl.BlockedLayout([1, 8], [32 * 8 // DIM, DIM // 8], [4, 1], [1, 0])).to(gl.float32) * scale
+    query = rounded._reinterpret(key_buffer.dtype, [ROWS, DIM], gl.NVMMASharedLayout(128, 16))  # noqa: SLF001
+    query.store(octaves.to(key_buffer.dtype))
+    fence_async_shared()
 
     attempts = 1
     attempt = 0
@@ -188,7 +248,7 @@ def _attend(warpgroup: gl.constexpr, buffers, barriers, results, strides, sizes,
             mbarrier.arrive(key_empty.index(stage))
             key_at = (begin + count - 1 - i) * KEYS + columns
             visible = (key_at < keys)[None, :] & (key_at[None, :] <= (at + shift)[:, None])
-            scores = gl.where(visible, scores * scale, float("-inf"))
+            scores = gl.where(visible, scores, float("-inf"))
             larger = gl.maximum(base, gl.max(scores, axis=1))
             finite = gl.where(larger == float("-inf"), 0.0, larger)  # a row that has seen no key yet
             shares = gl.exp2(scores - finite[:, None])
@@ -203,33 +263,20 @@ def _attend(warpgroup: gl.constexpr, buffers, barriers, results, strides, sizes,
             mbarrier.arrive(value_empty.index(stage))
 
         if whole > 0:
-            start = begin + count - whole
-            stage, full = _stage(start, STAGES)
-            mbarrier.wait(key_full.index(stage), full)
-            scores = warpgroup_mma_wait(0, (_multiply_keys(query, key_buffer, stage, zeros),))
-            mbarrier.arrive(key_empty.index(stage))
-            shares = _exp2(scores * scale - base[:, None])
-            sums = _sum_within_threads(shares)
-            weights = gl.convert_layout(shares.to(value_buffer.dtype), SHARES)
-            mbarrier.wait(value_full.index(stage), full)
-            for i in range(start + 1, begin + count):
-                following, full = _stage(i, STAGES)
-                mbarrier.wait(key_full.index(following), full)
-                scores = _multiply_keys(query, key_buffer, following, zeros)
-                output = _multiply_values(weights, value_buffer, stage, output)
-                scores = warpgroup_mma_wait(1, (scores,))
-                shares = _exp2(scores * scale - base[:, None])
-                sums += _sum_within_threads(shares)
-                mbarrier.wait(value_full.index(following), full)  # here: the exponentials stay before what follows
-                output, weights = warpgroup_mma_wait(0, (output, weights))
-                mbarrier.arrive(value_empty.index(stage))
-                mbarrier.arrive(key_empty.index(following))
-                weights = gl.convert_layout(shares.to(value_buffer.dtype), SHARES)
-                stage = following
-            output = _multiply_values(weights, value_buffer, stage, output)
-            output, weights = warpgroup_mma_wait(0, (output, weights))
-            mbarrier.arrive(value_empty.index(stage))
-            total += gl.convert_layout(gl.sum(sums, axis=1), gl.SliceLayout(1, SCORES))
+            largest = gl.max(gl.abs(base), axis=0)
+            if largest < LARGEST_BASE:
+                shrink = gl.exp2(base)
+                output = output * gl.convert_layout(shrink, gl.SliceLayout(1, OUTPUT))[:, None]
+                more, output = _add_whole_tiles(
+                    query, base, output, buffers, barriers, begin + count - whole, begin + count, zeros, SHARES, False
+                )
+                total = total * shrink + gl.convert_layout(more, gl.SliceLayout(1, SCORES))
+                base = base - base
+            else:
+                more, output = _add_whole_tiles(
+                    query, base, output, buffers, barriers, begin + count - whole, begin + count, zeros, SHARES, True
+                )
+                total += gl.convert_layout(more, gl.SliceLayout(1, SCORES))
 
         if attempt == 0:
             overflown = gl.max(gl.where(total < LARGEST_SUM, 0, 1), axis=0)  # NaN, too
@@ -266,7 +313,7 @@ def attention_kernel(
     section,
     scale,
     STAGES: gl.constexpr,
-):
+) -> None:
     """One block of queries of one head: three warpgroups attend, one warp copies.
 
     Args:
@@ -287,12 +334,14 @@ def attention_kernel(
         scale: of the scores, times log2(e).
         STAGES: tiles of keys that are held at once.
     """
+    KEYS: gl.constexpr = key_map.block_type.shape[2]
     sizes = (queries, keys, shift, heads, groups, section)
     block, head, row = _locate(sizes)
     buffers = (
         gl.allocate_shared_memory(query_map.dtype, [WARPGROUPS] + query_map.block_type.shape, query_map.layout),
         gl.allocate_shared_memory(key_map.dtype, [STAGES] + key_map.block_type.shape, key_map.layout),
         gl.allocate_shared_memory(value_map.dtype, [STAGES] + value_map.block_type.shape, value_map.layout),
+        gl.allocate_shared_memory(value_map.dtype, [8, KEYS], gl.NVMMASharedLayout(128, 16)),
         gl.allocate_shared_memory(gl.int32, [WARPGROUPS, 1], gl.SwizzledSharedLayout(1, 1, 1, [0])),
     )
     query_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
@@ -308,6 +357,7 @@ def attention_kernel(
         mbarrier.init(value_full.index(stage), count=1)
         mbarrier.init(key_empty.index(stage), count=WARPGROUPS)
         mbarrier.init(value_empty.index(stage), count=WARPGROUPS)
+    buffers[3].store(gl.full([8, KEYS], 1.0, value_map.dtype, gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])))
     fence_async_shared()
     mbarrier.expect(query_full, WARPGROUPS * query_map.block_type.nbytes)
     for warpgroup in gl.static_range(WARPGROUPS):
@@ -328,9 +378,7 @@ def attention_kernel(
     )
 
 
-def attend_on_hopper(
-    query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float
-) -> tuple[Tensor, Tensor]:
+def attend_on_hopper(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
     """Attention in bfloat16 with heads of 64 or 128 on a GPU of compute capability 9.0.
 
     Args:
@@ -356,6 +404,7 @@ def attend_on_hopper(
     shift = keys - queries if causal else keys
     shared = heads // groups  # heads that read the same keys
     section = shared * triton.cdiv(SECTION_BLOCKS, shared * blocks)
+    key = key.to(torch.float16).nan_to_num_(nan=nan, posinf=nan, neginf=nan)  # too large a key must not go unseen
     maps = [_map_tiles(x, rows) for x, rows in ((query, ROWS.value), (key, tile), (value, tile))]
     sizes = queries, keys, shift, heads, groups, section
     try:
@@ -363,7 +412,7 @@ def attend_on_hopper(
             attention_kernel[blocks * heads, batch](
                 *maps, out, lse, *out.stride()[:3], *sizes, scale * LOG2_E, stages, num_warps=4
             )
-    except TritonError as error:
+    except (TritonError, SubprocessError, OSError) as error:  # Triton also needs a C compiler and Python's headers
         raise RuntimeError(f"does not compile with Triton {triton.__version__}: {error}") from error
     return out, lse
 
@@ -373,5 +422,5 @@ def _map_tiles(x: Tensor, rows: int) -> TensorDescriptor:
     if x.stride(3) != 1 or x.data_ptr() % 16 or any(s <= 0 or s % 8 for s in x.stride()[:3]):
         x = x.clone(memory_format=torch.contiguous_format)
     shape = [1, 1, rows, x.shape[3]]
-    layout = gl.NVMMASharedLayout.get_default_for(shape, gl.bfloat16)
+    layout = gl.NVMMASharedLayout.get_default_for(shape, gl.bfloat16)  # or float16: as wide
     return TensorDescriptor(x, list(x.shape), list(x.stride()), shape, layout)
