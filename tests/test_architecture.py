@@ -23,7 +23,8 @@ STEPS = ("search", "tuning", "measures", "exports", "reports", "generation")
 # Room -> the rooms that it may import, besides itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **{noun: NOUNS[:i] for i, noun in enumerate(NOUNS)},
-    "attention": NOUNS,
+    "hopper": (),
+    "attention": (*NOUNS, "hopper"),
     "parallel": NOUNS,
     "models": NOUNS,
     "texts": NOUNS,
@@ -44,8 +45,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 MAY_KNOW: dict[str, tuple[str, ...]] = {
     "torch": (
         *(*EDGES, "building", "tuning.adapters", "tuning.training", "tuning.progress"),
-        *("exports.lists", "exports.comparison"),
+        *("exports.lists", "exports.comparison", "hopper"),
     ),
+    "triton": ("hopper",),
     "transformers": ("models", "texts", "cache", "forward", "building"),
     "lm_eval": ("measures.harness",),
     "datasets": ("models", "texts", "forward"),
@@ -194,6 +196,8 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
         ({"space.py": "import importlib\nimportlib.import_module('torch')"}, "space.py:2 imports torch; only"),
         ({"space.py": "torch = __import__('torch')"}, "space.py:1 imports torch; only"),
         ({"recipe.py": "class A:\n    import transformers"}, "recipe.py:2 imports transformers; only"),
+        ({"attention.py": "import triton"}, "attention.py:1 imports triton; only hopper"),
+        ({"forward.py": "from longrope import hopper", "hopper.py": ""}, "forward.py:1 imports longrope.hopper; forward"),
         ({"cli.py": "import datasets"}, "cli.py:1 imports datasets; only"),
         ({"models.py": "from longrope.texts import load_texts"}, "models.py:1 imports longrope.texts; models may"),
         ({"models.py": "from longrope.forward import f"}, "models.py:1 imports longrope.forward; models may"),
