@@ -197,7 +197,10 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
         ({"space.py": "torch = __import__('torch')"}, "space.py:1 imports torch; only"),
         ({"recipe.py": "class A:\n    import transformers"}, "recipe.py:2 imports transformers; only"),
         ({"attention.py": "import triton"}, "attention.py:1 imports triton; only hopper"),
-        ({"forward.py": "from longrope import hopper", "hopper.py": ""}, "forward.py:1 imports longrope.hopper; forward"),
+        (
+            {"forward.py": "from longrope import hopper", "hopper.py": ""},
+            "forward.py:1 imports longrope.hopper; forward",
+        ),
         ({"cli.py": "import datasets"}, "cli.py:1 imports datasets; only"),
         ({"models.py": "from longrope.texts import load_texts"}, "models.py:1 imports longrope.texts; models may"),
         ({"models.py": "from longrope.forward import f"}, "models.py:1 imports longrope.forward; models may"),

@@ -30,7 +30,7 @@ needs_hopper = pytest.mark.skipif(
 
 @pytest.mark.parametrize("dim", TILES)
 def test_it_compiles_and_keeps_everything_in_registers(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A register too many, and the products would wait for memory; three times the arguments' kinds, one kernel."""
+    """For Hopper, as it is called; with a register too many products would wait for memory."""
     tile, stages = TILES[dim]
     names = hopper.attention_kernel.arg_names
     kinds = {"out": "*bf16", "lse": "*fp32", "scale": "fp32", "STAGES": "constexpr"}
@@ -42,7 +42,11 @@ def test_it_compiles_and_keeps_everything_in_registers(dim: int, monkeypatch: py
         hopper.attention_kernel,
         {name: kinds.get(name, "i32") for name in names},
         {(names.index("STAGES"),): stages},
-        {(names.index(name),): [["tt.divisibility", 16]] for name in ("out", "lse")},
+        {
+            (names.index(name),): [["tt.divisibility", 16]]
+            for name in names
+            if name in ("out", "lse") or "stride" in name
+        },
     )
     monkeypatch.setenv("TRITON_ALWAYS_COMPILE", "1")
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
@@ -152,7 +156,11 @@ def test_cuda_a_key_that_float16_cannot_hold_is_seen() -> None:
     assert output[0, :, :300].isfinite().all()
 
 
-@pytest.mark.parametrize("failure", [OSError("no room"), CalledProcessError(1, "cc"), TritonError("newer")], ids=repr)
+@pytest.mark.parametrize(
+    "failure",
+    [OSError("no room"), CalledProcessError(1, "cc"), AssertionError("no libcuda"), TritonError("newer")],
+    ids=repr,
+)
 def test_what_does_not_compile_is_no_kernel(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """No C compiler, no headers, another Triton: another kernel is to be taken."""
 
@@ -163,8 +171,27 @@ def test_what_does_not_compile_is_no_kernel(failure: Exception, monkeypatch: pyt
     monkeypatch.setattr(hopper, "attention_kernel", Broken())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
-    with pytest.raises(RuntimeError, match="does not compile with Triton"):
+    with pytest.raises(RuntimeError, match=r"Triton [\d.]+ does not compile it: "):
         attend_on_hopper(*make_inputs((2, 1), (9, 9), dim=64, dtype=torch.bfloat16), causal=True, scale=0.1)
+
+
+def test_queries_that_do_not_stand_at_the_end_of_the_keys_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would wait for keys that nobody copies."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    for lengths, causal in (((9, 8), True), ((0, 8), False), ((8, 0), False)):
+        given = make_inputs((2, 1), lengths, dim=64, dtype=torch.bfloat16)
+        with pytest.raises(RuntimeError, match=f"{lengths[0]} queries cannot stand at the end of {lengths[1]} keys"):
+            attend_on_hopper(*given, causal=causal, scale=0.1)
+
+
+@needs_hopper
+def test_cuda_a_million_keys() -> None:
+    """Tensor cores sum them; the sums stay as exact as a share."""
+    query, key, value = make_inputs((2, 1), (64, 2**20), rows=1, dim=64, dtype=torch.bfloat16, device="cuda")
+    output, total = attend_on_hopper(query, key, value, causal=True, scale=0.1)
+    expected, nats = oracle(query.cpu(), key.cpu(), value.cpu(), scale=0.1)
+    assert (output.double().cpu() - expected).norm() < 0.01 * expected.norm()
+    torch.testing.assert_close(total.double().cpu(), nats, rtol=0, atol=6e-3)
 
 
 @needs_hopper
