@@ -2,8 +2,10 @@
 
 import html
 import importlib.util
+import itertools
 import json
 import re
+import sys
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -38,16 +40,92 @@ WALKS = [path for path in PUBLISHED if (path / "stages").exists()]
 RUNS = [path for path in PUBLISHED if path not in WALKS]
 
 
-def test_tables_are_those_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writing them again from the records changes nothing, and there are some."""
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script that writes the tables, as a module of its own."""
     spec = importlib.util.spec_from_file_location("tables", ROOT / "results" / "tables.py")
     assert spec
     assert spec.loader
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "tables", module)  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_are_those_of_the_records(tables: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing them again from the records changes nothing, and there are some."""
     monkeypatch.setattr(Path, "write_text", lambda *_: None)
     assert tables.write_tables() == []
     assert "| YaRN | 25.55 |" in README
+
+
+def test_a_table_of_several_texts_is_refused(tables: Any) -> None:
+    """The tuned model's perplexities at 64k and 256k are of two texts; passkeys have other prompts at each length."""
+    found = {
+        (score.metric, score.context_tokens): tables._number(score)
+        for score in read_records(ROOT / "results" / "smollm2-64k-tuned" / "scores.jsonl", Score)
+        if score.method == "longrope-tuned"
+    }
+    near, far = (found["perplexity", length] for length in (65536, 262144))
+    keys, other = (found["passkey", length] for length in (65536, 262144))
+    again = tables.Cell("", (replace(keys.scores[0], texts_fingerprint="0"),))
+    for rows in ([["a", near, far]], [["a", near], ["b", far]], [["a", keys], ["b", again]]):
+        with pytest.raises(tables.MixedTextsError, match=r"different texts: (perplexity|passkey) of"):
+            tables._table(["", "64k"], rows)
+    tables._table(["", "64k", "passkeys 64k", "passkeys 256k"], [["a", near, keys, other]])
+    tables._table([tables.EACH_ROW, "64k"], [["a", near], ["b", far]])
+    with pytest.raises(tables.MixedTextsError, match="different texts"):
+        tables._table([tables.EACH_ROW, "64k"], [["a", near, far]])
+
+
+def test_every_table_of_scores_is_checked_for_its_texts(tables: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them is refused once every score is of a text of its own; none is made past the check."""
+    read, numbers = tables.read_records, itertools.count()
+
+    def estranged(*given: Any) -> list[Score]:
+        return [replace(score, texts_fingerprint=f"{next(numbers)}") for score in read(*given)]
+
+    monkeypatch.setattr(tables, "read_records", estranged)
+    refused = set()
+    for name, make in tables.TABLES.items():
+        before = next(numbers)
+        try:
+            make()
+        except tables.MixedTextsError:
+            refused.add(name)
+        else:
+            assert next(numbers) == before + 1, f"{name} reads scores and shows them unchecked"
+    assert {"tuned", "further", "compare", "ratios", "nano-walk", "win", "demo", "earlier", "depths"} <= refused
+
+
+def test_the_shares_of_the_tuned_models_follow_from_the_scores() -> None:
+    """Each is a share of the original's perplexity at 8k on the same text, worked out from the raw lines."""
+    scores = []
+    for run in ("smollm2-64k-tuned", "smollm2-256k-tuned"):
+        lines = (ROOT / "results" / run / "scores.jsonl").read_text().splitlines()
+        scores += [line for line in map(json.loads, lines) if "depth" not in line["metric"]]
+    made = {(line["method"], line["metric"], line["context_tokens"]): line for line in scores}
+    tuned, longer = "longrope-tuned", "longrope-tuned-256k"
+    first = {made[tuned, "perplexity", n]["texts_fingerprint"] for n in (2048, 8192, 65536)}
+    assert first == {made["none", "perplexity", 8192]["texts_fingerprint"]}
+    second = {made[longer, metric, 8192]["texts_fingerprint"] for metric in ("perplexity", "ratio-to-none")}
+    assert {made[tuned, "perplexity", n]["texts_fingerprint"] for n in (131072, 262144)} == second
+    assert {made[longer, "perplexity", n]["texts_fingerprint"] for n in (65536, 262144)} == second != first
+    value = {at: line["value"] for at, line in made.items()}
+    original = value[longer, "perplexity", 8192] / value[longer, "ratio-to-none", 8192]
+    near = value[tuned, "perplexity", 65536] / value["none", "perplexity", 8192]
+    far, after, cost = (
+        value[method, "perplexity", tokens] / original
+        for method, tokens in ((tuned, 262144), (longer, 262144), (longer, 65536))
+    )
+    assert original == pytest.approx(18.05, abs=0.005)
+    for text in (README, LOG):
+        words = " ".join(text.split())
+        assert all(f"{share:.3f}" in words for share in (near, far, after, cost)), (near, far, after, cost)
+        assert f"{cost / near - 1:.0%}".replace("%", " % more") in words
+    assert f"| tuned at 64k, second search |  |  | 16.83 (0.932) | 18.86 ({far:.3f}) |" in README
+    short = [value[tuned, "ratio-to-none", n] for n in (2048, 4096, 8192)]
+    assert "it has {:.3f}, {:.3f} and {:.3f} of the original's".format(*short) in " ".join(README.split())
 
 
 def test_the_picture_shows_the_records() -> None:
