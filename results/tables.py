@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from longrope.errors import LongRopeError
-from longrope.records import Score, read_records
+from longrope.records import Score, Trial, read_records
 
 ROOT = Path(__file__).parent.parent
 DEMO = (256, 2048)
@@ -26,6 +26,8 @@ DEPTHS = tuple(0.05 + 0.1 * i for i in range(10))
 RIVALS = {"none": "the model as it is", "pi": "PI", "ntk": "NTK", "dynamic-ntk": "dynamic NTK", "yarn": "YaRN"}
 SEARCHES = {"longrope-evolution": "LongRoPE, evolution", "longrope-gradient": "LongRoPE, gradient"}
 RUN = "smollm2-64k"
+LONGER = ("smollm2-64k-text", "longrope-evolution")  # the evolution's run with the most passes, of the same score
+PAPER_PASSES = (64 + 40 * (16 + 16)) * 5  # the candidates of the paper's search (appendix A.1), five windows each
 EACH_ROW = "each row on its own text"  # the first heading of a table that may hold several texts
 EARLIER = {  # their keys were judged with the space before the digits
     "smollm2-64k-text": "text score",
@@ -81,8 +83,11 @@ def write_tables() -> list[Path]:
 
 
 def compare_table() -> str:
-    """Perplexity and passkeys of every method at every length."""
-    rows = [[label, *_by_length(RUN, method)] for method, label in {**RIVALS, **SEARCHES}.items()]
+    """Perplexity and passkeys of every method at every length, and the evolution's longer run without its passkeys."""
+    rows: list[Row] = [[label, *_by_length(RUN, method)] for method, label in RIVALS.items()]
+    rows += [[_with_budget(RUN, method), *_by_length(RUN, method)] for method in SEARCHES]
+    longer = [cell for cell in _by_length(*LONGER) if cell.scores[0].metric == "perplexity"]
+    rows.insert(-1, [_with_budget(*LONGER), *longer, *[""] * len(LENGTHS)])
     return _table(_head_by_length("keys"), rows)
 
 
@@ -137,11 +142,16 @@ def cost_table(run: str = RUN) -> str:
     """What both searches cost to reach the same validation loss, and what they reached in the end."""
     costs = json.loads((ROOT / "results" / run / "costs.json").read_text())
     names = {"trials": "evaluations", "token_passes": "tokens pushed", "seconds": "seconds"}
-    rows = []
+    rows: list[Row] = []
     for cost in costs:
         common = [f"{cost[f'{key}_to_common']:,}" for key in names]
-        rows.append([SEARCHES[cost["method"]], *common, *(f"{cost[key]:,}" for key in names)])
-        rows[-1].append(f"{cost['validation_loss_nats']:.3f}")
+        whole = [*(f"{cost[key]:,}" for key in names), f"{cost['validation_loss_nats']:.3f}"]
+        rows.append([_with_budget(run, cost["method"]), *common, *whole])
+    if run == RUN:  # held out other windows, so no loss of it can be compared
+        trials = _trials(*LONGER)
+        whole = [f"{len(trials)}", f"{sum(trial.token_passes for trial in trials):,}"]
+        seconds = f"{sum(trial.seconds for trial in trials):.2f}"
+        rows.insert(1, [_with_budget(*LONGER), *[""] * len(names), *whole, seconds, ""])
     head = ["", *(f"{name} to the common loss" for name in names.values()), *(f"{n} in all" for n in names.values())]
     return _table([*head, "loss reached"], rows)
 
@@ -150,11 +160,12 @@ def ratio_table() -> str:
     """Perplexity at 64k as a share of YaRN's there and of the original's at 8k on the same text, and the keys there."""
     yarn, original = _scores(RUN, "yarn")["perplexity", LAST], _scores(RUN, "none")["perplexity", LENGTHS[0]]
     rows: list[Row] = []
-    for method, label in {"yarn": RIVALS["yarn"], **SEARCHES}.items():
-        scores = _scores(RUN, method)
+    for run, method in ((RUN, "yarn"), (RUN, "longrope-evolution"), LONGER, (RUN, "longrope-gradient")):
+        scores = _scores(run, method)
         own, paired = scores["perplexity", LAST], scores.get(("ratio-to-yarn", LAST))
-        of_yarn = _interval(paired) if paired else _ratio(own, yarn)
-        rows.append([label, _number(own), of_yarn, _ratio(own, original), _share(scores["passkey", LAST])])
+        cells = [_number(own), _interval(paired) if paired else _ratio(own, yarn), _ratio(own, original)]
+        keys = _share(scores["passkey", LAST]) if run == RUN else ""  # judged in another way before
+        rows.append([RIVALS.get(method) or _with_budget(run, method), *cells, keys])
     return _table(["", "perplexity at 64k", "of YaRN's", "of the original's at 8k", "keys at 64k"], rows)
 
 
@@ -165,8 +176,27 @@ def all_ratios_table() -> str:
     for run, score in {**EARLIER, RUN: "text score again"}.items():
         for method, label in SEARCHES.items():
             own = _scores(run, method)["perplexity", LAST]
-            rows.append([f"{label}, {score}", _number(own), _ratio(own, yarn), _ratio(own, original)])
-    return _table(["", "perplexity at 64k", "of YaRN's", "of the original's at 8k"], rows)
+            cells = [_number(own), _ratio(own, yarn), _ratio(own, original)]
+            rows.append([f"{label}, {score}", _budget(run, method), *cells])
+    return _table(["", "budget", "perplexity at 64k", "of YaRN's", "of the original's at 8k"], rows)
+
+
+def _with_budget(run: str, method: str) -> str:
+    return f"{SEARCHES[method]} ({_budget(run, method)})"
+
+
+def _budget(run: str, method: str) -> str:
+    """What the search could choose by: passes over its windows; looks at held-out windows come on top."""
+    trials = _trials(run, method)
+    passes = sum(trial.token_passes for trial in trials if trial.kind == "search") // LAST
+    if method == "longrope-evolution":
+        return f"{passes} of the paper's {PAPER_PASSES:,} window passes"
+    return f"{sum(trial.kind == 'gradient' for trial in trials)} gradient steps, {passes} window passes"
+
+
+def _trials(run: str, method: str) -> list[Trial]:
+    trials = read_records(ROOT / "results" / run / "trials.jsonl", Trial)
+    return [trial for trial in trials if trial.method == method]
 
 
 def depth_table() -> str:
@@ -422,7 +452,7 @@ def cpu_table() -> str:
 def cache_table() -> str:
     """What keys and values in 8 bits change in the losses of tokens that are read one by one."""
     rows = []
-    for line in _lines("cache-nano"):
+    for line in _one_text(_lines("cache-nano")):
         change = f"{line['difference_nats']:+.4f} ± {line['difference_standard_error_nats']:.4f}"
         kind = line["dtype"].removeprefix("torch.")
         loss, other, size = line["loss_nats"], line["other_likeliest_token"], line["cache_bytes"] / 1e6
@@ -444,7 +474,7 @@ def nano_walk_table() -> str:
 def carry_table() -> str:
     """Factors carried on from a shorter window, beside those searched at the window itself, paired by token."""
     rows = []
-    for line in _lines("carry-rule"):
+    for line in _one_text(_lines("carry-rule")):
         lengths = [f"{line[key]:,}" for key in ("searched_tokens", "tokens")]
         both = [f"{line[key]:.2f}" for key in ("perplexity_carried", "perplexity_searched")]
         ratio = f"{line['ratio']:.3f} ({line['ratio_low']:.3f}-{line['ratio_high']:.3f})"
@@ -461,6 +491,17 @@ def passes(name: str = "h200", *, gradient: bool) -> list[dict[str, Any]]:
 def _lines(name: str) -> list[dict[str, Any]]:
     """The records of one benchmark."""
     return [json.loads(line) for line in (ROOT / "results" / "benchmarks" / f"{name}.jsonl").read_text().splitlines()]
+
+
+def _one_text(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines of a benchmark; raise MixedTextsError where they are of several texts."""
+    if len(texts := sorted({line["texts_fingerprint"] for line in lines})) > 1:
+        raise MixedTextsError(
+            f"A benchmark's lines are of different texts: {', '.join(texts)}.",
+            "Losses that stand in one table must be of one text.",
+            "Measure them again on one text.",
+        )
+    return lines
 
 
 def curve_of(way: str) -> list[dict[str, Any]]:
