@@ -694,6 +694,20 @@ def test_bad_input_ends_in_one_paragraph(case: str, command: Command, bad: Calla
     assert WORDS[case] in assert_one_paragraph(command(*bad(case)))
 
 
+def test_the_traceback_of_bad_input_is_shown_if_asked(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text('{"model_type": "llama", "hidden_size": "many"}')
+    assert_one_paragraph(command("inspect", tmp_path / "odd"))
+    monkeypatch.setenv("LONGROPE_DEBUG", "1")
+    told = command("inspect", tmp_path / "odd")
+    assert told.code == 2
+    assert "Traceback" in told.err
+    assert "direct cause" in told.err, "of the library's own exception"
+    assert told.err.splitlines()[-1].startswith("longrope: The model")
+
+
 def test_a_missing_argument_is_named(command: Command) -> None:
     """Where the parser itself refuses, its own words are kept."""
     cases = {

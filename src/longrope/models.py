@@ -7,9 +7,10 @@ Shape legend: B = batch, N = positions, P = rotated pairs.
 """
 
 import copy
+import difflib
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,18 +18,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from longrope.errors import ModelError
+from longrope.errors import ModelError, converting_errors
 from longrope.factors import RescaleFactors
 from longrope.rope import Carried, Lambdas, RopeSpec, llama3_lambdas, pi_lambdas, yarn_lambdas
 
 EMBEDDED, ASSETS = "nano", Path(__file__).parent / "assets"  # the name of the model that comes with the package
 PROBE_POSITIONS = 64
 GGUF_SCALING = ("type", "factor", "original_context_length")
-UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, StrictDataclassError)
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 LAYOUTS: dict[Literal["half", "interleaved"], Any] = {
     "half": lambda angles: torch.cat((angles, angles), dim=-1),
     "interleaved": lambda angles: angles.repeat_interleave(2, dim=-1),
@@ -77,10 +77,13 @@ def choose_device(device: str = "auto") -> tuple[str, str]:
 
 
 def choose_dtype(dtype: str, device: str) -> tuple[torch.dtype, str]:
-    """Return the number format of the weights and the reason for it."""
+    """Return the number format of the weights and the reason for it; raise ModelError for an unknown one."""
     if dtype == "auto":
         return (torch.float32, "a CPU") if device == "cpu" else (torch.bfloat16, "a GPU")
-    return getattr(torch, dtype), "as asked"
+    if dtype not in DTYPES:
+        nearest = difflib.get_close_matches(str(dtype), DTYPES, n=1, cutoff=0.0)[0]
+        raise ModelError(f"The dtype {dtype!r} was asked for.", f"Known: auto, {', '.join(DTYPES)}.", f"Try {nearest}.")
+    return DTYPES[dtype], "as asked"
 
 
 def describe_device(model: LanguageModel) -> str:
@@ -99,7 +102,7 @@ def load_model(
         source: a hub name, a folder with safetensors weights, a GGUF file (which is dequantized), or ``nano``, which
             comes with the package. Pickled weights and code that comes with a model are never loaded.
         device: ``cpu``, ``cuda``, or ``auto``.
-        dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``.
+        dtype: ``float32``, ``bfloat16``, ``float16``, ``float64``, or ``auto``.
         compiled: run it through torch.compile (see ``LanguageModel``).
 
     Raises:
@@ -110,35 +113,37 @@ def load_model(
     location = _locate(source)
     config = load_config(source)
     spec = read_spec(config)
-    try:
-        network = AutoModelForCausalLM.from_pretrained(
-            **location,
-            config=config,
-            dtype=number_format,
-            use_safetensors=None if "gguf_file" in location else True,
-            trust_remote_code=False,
-        )
+    with _loading(source):
+        network = _load_network(location, config, number_format).to(place)
+    with _loading(source, "tokenizer of"):
         tokenizer = AutoTokenizer.from_pretrained(**location, trust_remote_code=False)
-    except UNLOADABLE as error:
-        raise _unloadable(source, error) from None
-    if quantizer := getattr(network, "hf_quantizer", None):
-        quantizer.remove_quantization_config(network)
-    network.requires_grad_(False).eval().to(place)
     choices = (f"device {place} ({place_reason})", f"{number_format} ({format_reason})")
     model = LanguageModel(network, tokenizer, spec, str(source), choices, compiled)
     check_moves_logits(model)
     return model
 
 
+def _load_network(location: dict[str, str], config: Any, dtype: torch.dtype) -> Any:
+    """Load the weights into transformers' own class, ready to run on the CPU."""
+    network = AutoModelForCausalLM.from_pretrained(
+        **location,
+        config=config,
+        dtype=dtype,
+        use_safetensors=None if "gguf_file" in location else True,
+        trust_remote_code=False,
+    )
+    if quantizer := getattr(network, "hf_quantizer", None):
+        quantizer.remove_quantization_config(network)
+    return network.requires_grad_(False).eval()
+
+
 def load_config(source: str | Path) -> Any:
     """Load a model's config alone, with the RoPE scaling that a GGUF file declares (raises ModelError)."""
     location = _locate(source)
-    try:
+    with _loading(source):
         config = AutoConfig.from_pretrained(**location, trust_remote_code=False)
-    except UNLOADABLE as error:
-        raise _unloadable(source, error) from None
-    if "gguf_file" in location and hasattr(config, "rope_parameters"):
-        config.rope_parameters = {**config.rope_parameters, **_read_gguf_rope(Path(source), _head_dim(config))}
+        if "gguf_file" in location and hasattr(config, "rope_parameters"):
+            config.rope_parameters = {**config.rope_parameters, **_read_gguf_rope(Path(source), _head_dim(config))}
     return config
 
 
@@ -165,14 +170,19 @@ def _locate(source: str | Path) -> dict[str, str]:
     return {"pretrained_model_name_or_path": str(source)}
 
 
-def _unloadable(source: str | Path, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:300]
+def _loading(source: str | Path, part: str = "model") -> AbstractContextManager[None]:
+    """Convert what other libraries raise while a part of a model is loaded (raises ModelError)."""
     path = Path(source)
-    kind = "folder" if path.is_dir() else "GGUF file" if path.is_file() else "hub name (no such file or folder is here)"
-    return ModelError(
-        f"The model {str(source)!r}, taken as a {kind}, cannot be loaded: {reason}",
-        "Needed: a causal language model that transformers knows, with safetensors weights, or a GGUF file.",
-        "Check the name, or download the model first and give its folder.",
+    local = path.exists() or source == EMBEDDED
+    kind = "folder" if path.is_dir() else "GGUF file" if local else "hub name (no such file or folder is here)"
+    return converting_errors(
+        ModelError,
+        f"The {part} {str(source)!r}, taken as a {kind}, cannot be loaded",
+        "Needed: a causal language model that transformers knows, with safetensors weights, or a GGUF file, "
+        "and its tokenizer.",
+        "Check its files; LONGROPE_DEBUG=1 shows the traceback."
+        if local
+        else "Check the name, or download the model first and give its folder.",
     )
 
 
@@ -237,6 +247,16 @@ def read_spec(config: Any) -> RopeSpec:
         ModelError: no RoPE, several of them, or one whose angles do not follow from the config.
     """
     model_type = getattr(config, "model_type", "?")
+    with converting_errors(
+        ModelError,
+        f"The rotary embedding of the model type {model_type!r} cannot be read",
+        "Needed: a config that states one, with all numbers that its kind takes.",
+        "Correct the config, or report this model type; LONGROPE_DEBUG=1 shows the traceback.",
+    ):
+        return _read_spec(config, model_type)
+
+
+def _read_spec(config: Any, model_type: str) -> RopeSpec:
     parameters = getattr(config, "rope_parameters", None)
     if not parameters or any(isinstance(value, dict) for value in parameters.values()):
         reason = (
