@@ -17,6 +17,7 @@ from longrope.errors import LongRopeError, ModelError, TextsError, converting_er
         (RuntimeError(), "RuntimeError"),
         (OSError("\n\n first\nsecond"), "OSError: first"),
         (ValueError("a" * 5000), "ValueError: " + "a" * 300),
+        (ValueError("one of (1) a file,\n(2) another\nnothing else"), "ValueError: one of (1) a file, (2) another"),
         (ValueError("only a start:"), "ValueError: only a start:"),
     ],
 )

@@ -73,9 +73,9 @@ def converting_errors(kind: type[LongRopeError], found: str, needed: str, remedy
 
 
 def describe_error(error: BaseException) -> str:
-    """The type of an exception and the first line of its message, and the next one if the first ends in a colon."""
+    """The type of an exception and the first line of its message, and what follows a colon or comma at its end."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    count = next((i for i, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
+    count = next((i for i, line in enumerate(lines, 1) if not line.endswith((":", ","))), len(lines))
     message = " ".join(lines[:count])[:LONGEST_REASON].rstrip(".")
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 

@@ -24,9 +24,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from longrope.errors import ModelError, converting_errors
 from longrope.factors import RescaleFactors
 from longrope.rope import Carried, Lambdas, RopeSpec, llama3_lambdas, pi_lambdas, yarn_lambdas
+from longrope.weights import check_complete, check_finite, check_gguf_complete
 
 EMBEDDED, ASSETS = "nano", Path(__file__).parent / "assets"  # the name of the model that comes with the package
 PROBE_POSITIONS = 64
+ADAPTER = "adapter_config.json"
 GGUF_SCALING = ("type", "factor", "original_context_length")
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 LAYOUTS: dict[Literal["half", "interleaved"], Any] = {
@@ -106,7 +108,8 @@ def load_model(
         compiled: run it through torch.compile (see ``LanguageModel``).
 
     Raises:
-        ModelError: the model cannot be loaded, has no RoPE, or has one that a single table of factors cannot describe.
+        ModelError: the model cannot be loaded, has no RoPE, or has one that a single table of factors cannot describe;
+            its weights are incomplete, unexpected or not finite, or are those of an adapter.
     """
     place, place_reason = choose_device(device)
     number_format, format_reason = choose_dtype(dtype, place)
@@ -114,27 +117,45 @@ def load_model(
     config = load_config(source)
     spec = read_spec(config)
     with _loading(source):
-        network = _load_network(location, config, number_format).to(place)
+        network = _load_network(source, config, number_format).to(place)
     with _loading(source, "tokenizer of"):
         tokenizer = AutoTokenizer.from_pretrained(**location, trust_remote_code=False)
+    check_finite(source, network)
     choices = (f"device {place} ({place_reason})", f"{number_format} ({format_reason})")
     model = LanguageModel(network, tokenizer, spec, str(source), choices, compiled)
     check_moves_logits(model)
     return model
 
 
-def _load_network(location: dict[str, str], config: Any, dtype: torch.dtype) -> Any:
-    """Load the weights into transformers' own class, ready to run on the CPU."""
-    network = AutoModelForCausalLM.from_pretrained(
+def _load_network(source: str | Path, config: Any, dtype: torch.dtype) -> Any:
+    """Load the weights into transformers' own class, ready to run on the CPU; refuse incomplete ones."""
+    location = _locate(source)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         **location,
         config=config,
         dtype=dtype,
         use_safetensors=None if "gguf_file" in location else True,
         trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are in the report, by name
     )
+    network, report = loaded
+    _refuse_adapter(source, here=hasattr(network, "peft_config"))
+    check_complete(source, report)
+    if "gguf_file" in location:
+        check_gguf_complete(Path(source), network)
     if quantizer := getattr(network, "hf_quantizer", None):
         quantizer.remove_quantization_config(network)
     return network.requires_grad_(False).eval()
+
+
+def _refuse_adapter(source: str | Path, *, here: bool) -> None:
+    if here:
+        raise ModelError(
+            f"{str(source)!r} holds a PEFT adapter ({ADAPTER}).",
+            "A whole model is needed.",
+            "Merge the adapter into its base model with peft's merge_and_unload, and give the folder saved from it.",
+        )
 
 
 def load_config(source: str | Path) -> Any:
@@ -167,6 +188,7 @@ def _locate(source: str | Path) -> dict[str, str]:
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     if path.is_file():
         raise ModelError(f"{path} is a file, but no .gguf.", "A folder or a GGUF file is needed.", "Give its folder.")
+    _refuse_adapter(source, here=(path / ADAPTER).is_file())
     return {"pretrained_model_name_or_path": str(source)}
 
 
@@ -477,14 +499,31 @@ def rescaled(
 
 
 def check_moves_logits(model: LanguageModel) -> None:
-    """Raise ModelError if a change of factors does not reach the logits (a hook that the library stopped calling)."""
+    """Raise ModelError if a first pass fails or its logits are not finite, or if factors do not reach the logits.
+
+    They do not where the library has stopped calling the rotary module that the model holds.
+    """
     tokens = torch.arange(16, device=model.device)[None] % model.network.config.vocab_size
     far = tuple(np.linspace(2, 4, model.spec.num_pairs).tolist())
     factors = RescaleFactors(far, model.spec.trained_window, model.spec.fingerprint)
-    with torch.inference_mode():
+    with (
+        converting_errors(
+            ModelError,
+            f"The first pass of {model.name!r} fails",
+            "A model that transformers can run on this device is needed.",
+            "Try it in plain transformers; LONGROPE_DEBUG=1 shows the traceback.",
+        ),
+        torch.inference_mode(),
+    ):
         before = model.network(tokens, use_cache=False).logits
         with rescaled(model, factors):
             after = model.network(tokens, use_cache=False).logits
+    if not before.float().logsumexp(-1).isfinite().all():
+        raise ModelError(
+            f"The logits of {model.name!r} are not finite in {before.dtype}.",
+            "Every loss of such a model would be NaN or infinite; all must be finite numbers.",
+            "Try another --dtype: float32, or bfloat16, which has its range.",
+        )
     if torch.equal(before, after):
         raise ModelError(
             f"Rescaled RoPE does not reach the logits of {model.name!r}.",

@@ -66,6 +66,9 @@ def measure(
 
     Returns:
         The scores, shortest length first, benchmarks last.
+
+    Raises:
+        ModelError: a loss is not finite.
     """
     settings = settings or MeasureRecipe()
     table = as_table(factors) if factors else None
