@@ -19,11 +19,11 @@ import torch
 from torch.nn import functional
 
 from longrope.cache import KeyValueCache
+from longrope.data import fingerprint, load_texts
 from longrope.factors import load_factors
 from longrope.forward import read_on, token_losses
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import parse_tokens
-from longrope.texts import fingerprint, load_texts
 
 CACHES = {"full": {}, "8-bit": {"eight_bit": True}}
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
+from longrope.data import Tokens, load_texts
 from longrope.factors import RescaleFactors, as_table, carried_on
 from longrope.measures.perplexity import kept_losses, measure_ratio, perplexity
 from longrope.measures.samples import Samples
 from longrope.models import LanguageModel, load_model
 from longrope.recipe import GradientRecipe, SearchRecipe, parse_tokens
 from longrope.search import find_factors
-from longrope.texts import Tokens, load_texts
 
 SEARCH = SearchRecipe(validation_windows=2, gradient=GradientRecipe(steps=8, scan_windows=1))
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
+from longrope.data import load_texts, sketch
 from longrope.factors import as_table, closed_form, load_factors
 from longrope.measures import measure
 from longrope.measures.perplexity import measure_ratio
 from longrope.models import load_model
 from longrope.rundir import RunDir
-from longrope.texts import load_texts, sketch
 
 KEYS = 100
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from longrope.data import TokenText, load_texts, plant_needles
 from longrope.factors import RescaleFactors, as_table, closed_form
 from longrope.forward import token_losses
 from longrope.measures import passkey
@@ -22,7 +23,6 @@ from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import SearchRecipe
 from longrope.rope import critical_lambdas, extension_ratio, yarn_lambdas
 from longrope.search import cut_windows, find_factors
-from longrope.texts import TokenText, load_texts, plant_needles
 
 FILLER = "A farmer sows in spring. Rain falls on the roof. The bread is in the oven. A dog sleeps by the door.\n"
 KEY_SEED, HELD_OUT = 777, 2  # windows: those that the searches hold out

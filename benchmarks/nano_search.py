@@ -13,13 +13,13 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from longrope.data import TokenText, load_texts
 from longrope.factors import RescaleFactors, as_table, closed_form
 from longrope.measures import passkey
 from longrope.measures.perplexity import window_losses
 from longrope.models import LanguageModel, load_model
 from longrope.recipe import GradientRecipe, SearchRecipe
 from longrope.search import find_factors
-from longrope.texts import TokenText, load_texts
 
 FILLER = "A farmer sows in spring. Rain falls on the roof. The bread is in the oven. A dog sleeps by the door.\n"
 TARGET, WINDOWS, KEYS, KEY_SEED = 2048, 12, 40, 777

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from longrope.data import load_texts, plant_needles
 from longrope.factors import RescaleFactors, closed_form
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.rope import critical_lambdas, extension_ratio, su_attention_factor, yarn_lambdas
-from longrope.texts import load_texts, plant_needles
 
 WINDOW, WINDOWS, SHARES = 1024, 3, (0.0, 0.35, 0.6, 0.8, 0.9)
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from longrope.data import TokenText
 from longrope.forward import heads_of
 from longrope.models import LanguageModel, load_model
 from longrope.recipe import TuneRecipe, parse_tokens
-from longrope.texts import TokenText
 from longrope.tuning import fine_tune
 
 

@@ -18,10 +18,10 @@ import numpy as np
 from transformers import AutoTokenizer
 
 import longrope
+from longrope.data import Tokens, TokenText, encode
 from longrope.models import save_model
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep
-from longrope.texts import Tokens, TokenText, encode
 
 HOME = Path("data/nano")
 TOKENS = HOME / "tokens"

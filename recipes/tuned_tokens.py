@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from longrope import load_model, load_texts
-from longrope.texts import encode
+from longrope.data import encode
 
 KERNEL_TOKENS = 2**21
 

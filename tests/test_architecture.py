@@ -17,7 +17,7 @@ PACKAGE = "longrope"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 NOUNS = ("errors", "rope", "factors", "space", "records", "recipe", "rundir")
-EDGES = ("attention", "parallel", "models", "texts", "cache", "forward")
+EDGES = ("attention", "parallel", "models", "data", "cache", "forward")
 STEPS = ("search", "tuning", "measures", "exports", "reports", "generation")
 
 # Room -> the rooms that it may import, besides itself.
@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "parallel": NOUNS,
     "weights": NOUNS,
     "models": (*NOUNS, "weights"),
-    "texts": NOUNS,
+    "data": NOUNS,
     "cache": (*NOUNS, "models"),
     "forward": (*NOUNS, "attention", "parallel", "models", "cache"),
     "building": (*NOUNS, "models"),
@@ -45,14 +45,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # Heavy library -> the modules that may import it; all others, the nouns first of all, do without.
 MAY_KNOW: dict[str, tuple[str, ...]] = {
     "torch": (
-        *(*EDGES, "building", "tuning.adapters", "tuning.training", "tuning.progress"),
+        *(edge for edge in EDGES if edge != "data"),
+        *("building", "tuning.adapters", "tuning.training", "tuning.progress"),
         *("exports.lists", "exports.comparison", "hopper", "weights"),
     ),
     "triton": ("hopper",),
-    "transformers": ("models", "texts", "cache", "forward", "building"),
+    "transformers": ("models", "cache", "forward", "building"),
     "lm_eval": ("measures.harness",),
-    "datasets": ("models", "texts", "forward"),
-    "safetensors": ("models", "texts", "forward", "tuning.adapters", "tuning.progress"),
+    "datasets": ("models", "data", "forward"),
+    "safetensors": ("models", "forward", "tuning.adapters", "tuning.progress"),
 }
 
 
@@ -203,7 +204,7 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
             "forward.py:1 imports longrope.hopper; forward",
         ),
         ({"cli.py": "import datasets"}, "cli.py:1 imports datasets; only"),
-        ({"models.py": "from longrope.texts import load_texts"}, "models.py:1 imports longrope.texts; models may"),
+        ({"models.py": "from longrope.data import load_texts"}, "models.py:1 imports longrope.data; models may"),
         ({"models.py": "from longrope.forward import f"}, "models.py:1 imports longrope.forward; models may"),
         ({"attention.py": "import longrope.parallel"}, "attention.py:1 imports longrope.parallel; attention may"),
         ({"attention.py": "from longrope.models import f"}, "attention.py:1 imports longrope.models; attention may"),
@@ -211,7 +212,7 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
         ({"parallel.py": "from longrope.models import f"}, "parallel.py:1 imports longrope.models; parallel may"),
         ({"parallel.py": "def f():\n    import transformers"}, "parallel.py:2 imports transformers; only models"),
         ({"models.py": "from longrope import parallel", "parallel.py": ""}, "models.py:1 imports longrope.parallel"),
-        ({"forward.py": "from longrope.texts import load_texts"}, "forward.py:1 imports longrope.texts; forward may"),
+        ({"forward.py": "from longrope.data import load_texts"}, "forward.py:1 imports longrope.data; forward may"),
         ({"search/score.py": "from ..measures import passkey"}, "score.py:1 imports longrope.measures; search may"),
         ({"search/score.py": "import longrope.pipeline"}, "score.py:1 imports longrope.pipeline; search may"),
         ({"search/score.py": "import torch"}, "score.py:1 imports torch; only"),

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from whole_run import make_whole_run
 
 from longrope import cli, forward, pipeline
+from longrope.data import load_texts
 from longrope.factors import RescaleFactors, closed_form, dump_factors, load_factors
 from longrope.measures import perplexity
 from longrope.models import load_model, read_spec
@@ -37,7 +38,6 @@ from longrope.recipe import (
 )
 from longrope.records import Score, TrainStep, Trial, read_records
 from longrope.rundir import RunDir
-from longrope.texts import load_texts
 from longrope.tuning import fine_tune
 
 

@@ -14,6 +14,7 @@ import pico
 import pytest
 import torch
 
+from longrope.data import TokenText
 from longrope.errors import FactorsError, RecipeError
 from longrope.factors import FactorTable, RescaleFactors, as_table, closed_form
 from longrope.measures import harness, measure
@@ -22,7 +23,6 @@ from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score, read_records
 from longrope.rundir import RunDir
-from longrope.texts import TokenText
 
 QUESTIONS = 40
 TASK = """

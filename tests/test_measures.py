@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from longrope.data import TokenText, fingerprint, load_texts, sketch
 from longrope.errors import FactorsError, ModelError, RecipeError, RunError, TextsError
 from longrope.factors import CLOSED_FORMS, FactorTable, RescaleFactors, as_table, closed_form
 from longrope.forward import greedy_answers, token_losses
@@ -54,7 +55,6 @@ from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score, read_records
 from longrope.rundir import RunDir
-from longrope.texts import TokenText, fingerprint, load_texts, sketch
 
 SETTINGS = MeasureRecipe(lengths=(64, 128), metrics=("perplexity",), windows=3, tail_tokens=16)
 

@@ -14,9 +14,9 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import longrope
+from longrope.data import Texts, load_texts
 from longrope.measures.passkey import measure_passkey
 from longrope.models import LanguageModel, load_model
-from longrope.texts import Texts, load_texts
 
 ASSETS = Path(longrope.__file__).parent / "assets"
 FOLDER = ASSETS / "nano"

@@ -20,6 +20,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
 from longrope import forward, measures, pipeline
+from longrope.data import load_texts
 from longrope.errors import ExportError, LongRopeError, RunError, TextsError
 from longrope.exports import hf
 from longrope.factors import closed_form, load_factors
@@ -43,7 +44,6 @@ from longrope.search import find_factors
 from longrope.search import score as search_score
 from longrope.search.cost import compare_costs
 from longrope.stages import Watch, plan_walk
-from longrope.texts import load_texts
 
 METHODS = ("gradient", "evolution")
 RIVALS = ("pi", "ntk", "dynamic-ntk", "yarn")

@@ -11,6 +11,7 @@ import pico
 import pytest
 import torch
 
+from longrope.data import TokenText, fingerprint
 from longrope.errors import RecipeError, TextsError
 from longrope.factors import FactorTable, RescaleFactors, closed_form
 from longrope.measures import keep_original, measure
@@ -20,7 +21,6 @@ from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score, read_records
 from longrope.rundir import RunDir
-from longrope.texts import TokenText, fingerprint
 
 SETTINGS = MeasureRecipe(lengths=(24, 64, 128), metrics=("retention",), windows=3, tail_tokens=0)
 

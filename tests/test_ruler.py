@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from longrope.cache import KeyValueCache
 from longrope.cli import app
+from longrope.data import Tokens, TokenText
 from longrope.errors import ModelError, RecipeError, TextsError
 from longrope.factors import closed_form
 from longrope.forward import read_on
@@ -43,7 +44,6 @@ from longrope.options import measuring
 from longrope.recipe import RULER_TASKS, MeasureRecipe
 from longrope.records import Score, read_records
 from longrope.rundir import RunDir
-from longrope.texts import Tokens, TokenText
 
 REFERENCES = {"niah_multivalue": 4, "niah_multiquery": 4, "vt": 5, "cwe": 10, "fwe": 3}  # one, in the other tasks
 KEEPERS = {"Vesel": "Ann", "Tarn": "Otto", "Mirren": "Ulla", "Corrib": "Pavel", "Ness": "Ines", "Erne": "Tadeo"}

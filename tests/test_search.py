@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from numpy.random import Generator
 from torch.nn import functional
 
+from longrope.data import TokenText, load_texts
 from longrope.errors import FactorsError, ModelError, RunError, TextsError
 from longrope.factors import RescaleFactors, closed_form, load_factors, tuned_spec
 from longrope.models import LanguageModel, load_model, rescaled
@@ -42,7 +43,6 @@ from longrope.search.descend import (
 from longrope.search.evolve import evolve
 from longrope.search.score import Evaluation, TrialLog, TunedObjective, WindowObjective
 from longrope.space import START_TOKENS, Candidate, FactorSpace
-from longrope.texts import TokenText, load_texts
 
 SPEC = RopeSpec(head_dim=8, rotary_dim=8, theta=10_000.0, trained_window=64)
 TARGET = 256

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from longrope import forward, pipeline, stages
+from longrope.data import Texts, load_texts
 from longrope.errors import LongRopeError, RecipeError, RunError, TextsError
 from longrope.factors import (
     FactorTable,
@@ -47,7 +48,6 @@ from longrope.rundir import RunDir
 from longrope.search import find_factors, recover_window
 from longrope.search.cost import count_passes
 from longrope.stages import TUNED, Watch, estimate_stages, plan_stages, plan_walk, walk
-from longrope.texts import Texts, load_texts
 from longrope.tuning import fine_tune
 
 SHORT, TUNED_AT, SEARCHED, TARGET, STEPS = 64, 128, 256, 512, 4

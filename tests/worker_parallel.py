@@ -27,6 +27,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from longrope import cli, parallel, pipeline
+from longrope.data import TokenText
 from longrope.errors import LongRopeError, TextsError
 from longrope.factors import closed_form
 from longrope.forward import greedy_answers, token_losses, weighted_loss_with_graph
@@ -37,7 +38,6 @@ from longrope.records import Score, TrainStep
 from longrope.rundir import RunDir
 from longrope.search.score import WindowObjective
 from longrope.stages import Cost
-from longrope.texts import TokenText
 from longrope.tuning import fine_tune
 
 RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

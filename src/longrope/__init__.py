@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from longrope.building import build_model, build_tokenizer
+    from longrope.data import Texts, load_texts
     from longrope.errors import LongRopeError
     from longrope.exports import export_gguf, export_hf
     from longrope.factors import FactorTable, RescaleFactors, closed_form, load_factors
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from longrope.rope import RopeSpec
     from longrope.rundir import RunDir
     from longrope.search import find_factors
-    from longrope.texts import Texts, load_texts
     from longrope.tuning import fine_tune
 
 __version__ = "0.1.0"
@@ -53,8 +53,8 @@ _HOMES = {
     "RopeSpec": "rope",
     "RunDir": "rundir",
     "find_factors": "search",
-    "Texts": "texts",
-    "load_texts": "texts",
+    "Texts": "data",
+    "load_texts": "data",
     "fine_tune": "tuning",
 }
 __all__ = [

@@ -280,9 +280,9 @@ def generate(
 ) -> None:
     """Answer a prompt about a long document, printed as it comes; the tier of factors is chosen once."""
     from longrope import generation
+    from longrope.data import read_document
     from longrope.factors import load_factors
     from longrope.models import load_model, silence_loading
-    from longrope.texts import read_document
 
     settings = generation.GenerationSettings(
         max_new_tokens, temperature, top_p, seed or 0, eight_bit=eight_bit_cache, offload=offload_cache

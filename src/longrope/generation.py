@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope.cache import KeyValueCache
+from longrope.data import encode, opening_token
 from longrope.errors import FactorsError, ModelError, RecipeError, TextsError
 from longrope.factors import FactorTable, RescaleFactors, as_table
 from longrope.forward import choose_tile, read_on
 from longrope.models import LanguageModel, rescaled
-from longrope.texts import encode, opening_token
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what tokenizers give for bytes that are no whole character yet
 Logits = NDArray[np.float32]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from longrope import parallel
+from longrope.data import Texts, load_texts
 from longrope.errors import RunError
 from longrope.exports import Origin, dump_report, export_gguf, export_hf
 from longrope.factors import RIVALS, FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
@@ -35,7 +36,6 @@ from longrope.stages import (
     plan_walk,
     walk,
 )
-from longrope.texts import Texts, load_texts
 from longrope.tuning import check_training, fine_tune
 
 

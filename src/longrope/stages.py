@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from longrope import parallel
+from longrope.data import Texts, fingerprint
 from longrope.errors import RecipeError
 from longrope.factors import (
     FactorTable,
@@ -32,7 +33,6 @@ from longrope.rundir import STAGE_FINISHED, RunDir
 from longrope.search import find_factors, recover_window
 from longrope.search.cost import count_passes, count_recovery_passes
 from longrope.search.score import BACKWARD_PASSES
-from longrope.texts import Texts, fingerprint
 from longrope.tuning import fine_tune
 
 TUNED = ", tuned "  # in the name of a model, before what its weights were made of

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longrope.data import TokenText
 from longrope.errors import TextsError
-from longrope.texts import TokenText
 from longrope.tuning.batches import Batches
 
 BOS = 1_000_000

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from longrope.data import TokenText, fingerprint
 from longrope.errors import FactorsError, LongRopeError, RecipeError, RunError, TextsError
 from longrope.factors import RescaleFactors, closed_form
 from longrope.forward import token_losses
@@ -24,7 +25,6 @@ from longrope.models import LanguageModel, RescaledRotary, find_rotary, rescaled
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep, append_records, read_records
 from longrope.rundir import RunDir
-from longrope.texts import TokenText, fingerprint
 from longrope.tuning import cut_batches, fine_tune, progress
 from longrope.tuning.adapters import trained_weights
 from longrope.tuning.batches import Batches

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from longrope.data import TokenText
 from longrope.errors import RecipeError, TextsError
 from longrope.factors import RescaleFactors, closed_form
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep, read_records
 from longrope.rundir import RunDir
-from longrope.texts import TokenText
 from longrope.tuning import fine_tune
 from longrope.tuning.batches import Batches
 from longrope.tuning.readings import Reader

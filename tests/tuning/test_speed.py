@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from longrope.data import TokenText
 from longrope.forward import weighted_loss_with_graph
 from longrope.models import LanguageModel
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep
-from longrope.texts import TokenText
 from longrope.tuning import fine_tune, training
 from longrope.tuning.adapters import adapted, trained_weights
 from longrope.tuning.batches import Batches

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from longrope.data import Tokens
 from longrope.errors import ExportError
 from longrope.exports.card import GGUF_TYPES, Origin
 from longrope.exports.comparison import (
@@ -27,7 +28,6 @@ from longrope.exports.lists import NativeLists, native_lists, with_carried
 from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, load_model
 from longrope.recipe import ExportRecipe
-from longrope.texts import Tokens
 
 ARCHITECTURE = "llama"  # of llama.cpp
 FILE_TYPES = {"torch.float32": "ALL_F32", "torch.float16": "MOSTLY_F16", "torch.bfloat16": "MOSTLY_BF16"}

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from huggingface_hub.errors import StrictDataclassError
 
+from longrope.data import Tokens
 from longrope.errors import ExportError
 from longrope.exports.card import Origin, format_card
 from longrope.exports.comparison import Arrays, ExportReport, check_agreement, compare_logits, make_report
@@ -23,7 +24,6 @@ from longrope.models import LanguageModel, save_model
 from longrope.recipe import ExportRecipe
 from longrope.records import Score
 from longrope.rope import extension_ratio
-from longrope.texts import Tokens
 
 ATTENTION_KEYS = ("attention_factor", "short_mscale", "long_mscale")  # transformers reads the first, vLLM the others
 REOPEN = """

@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from longrope.data import Tokens
 from longrope.errors import ExportError
 from longrope.factors import RescaleFactors
 from longrope.forward import token_losses
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import ExportRecipe
-from longrope.texts import Tokens
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from longrope import parallel
+from longrope.data import Tokens, TokenText, check_unsearched, fingerprint
 from longrope.errors import RecipeError
 from longrope.factors import FactorTable, RescaleFactors, as_table
 from longrope.measures.harness import measure_benchmark
@@ -35,7 +36,6 @@ from longrope.models import LanguageModel
 from longrope.recipe import HARNESS, RULER_TASKS, MeasureRecipe
 from longrope.records import Score, append_record, read_records
 from longrope.rundir import RunDir
-from longrope.texts import Tokens, TokenText, check_unsearched, fingerprint
 
 RivalSamples = dict[str, NDArray[Any]]
 RECORDED_AS = {"retention": "ratio-to-none"}  # metrics whose records have another name

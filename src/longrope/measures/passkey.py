@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope import parallel
+from longrope.data import Tokens, encode, encode_answer, fingerprint, opening_token
 from longrope.errors import TextsError
 from longrope.factors import FactorTable
 from longrope.forward import greedy_answers
 from longrope.measures.samples import Samples, begin_score
 from longrope.models import LanguageModel, rescaled
 from longrope.records import Score
-from longrope.texts import Tokens, encode, encode_answer, fingerprint, opening_token
 
 Answers = NDArray[np.bool_]
 DEPTHS = 10

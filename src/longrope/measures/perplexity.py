@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope import parallel
+from longrope.data import Tokens, TokenText, fingerprint
 from longrope.errors import ModelError
 from longrope.factors import FactorTable, RescaleFactors
 from longrope.forward import token_losses
 from longrope.measures.samples import Samples, begin_score
 from longrope.models import LanguageModel, rescaled
 from longrope.records import Score
-from longrope.texts import Tokens, TokenText, fingerprint
 
 Losses = NDArray[np.float64]
 BLOCK_TOKENS = 512

@@ -7,13 +7,13 @@ perplexities with an interval paired by token. It takes any text, and no benchma
 import time
 from collections.abc import Sequence
 
+from longrope.data import Tokens, fingerprint
 from longrope.errors import RecipeError, TextsError
 from longrope.factors import FactorTable
 from longrope.measures.perplexity import Losses, kept_losses, score_losses
 from longrope.measures.samples import Samples, begin_score
 from longrope.models import LanguageModel
 from longrope.records import Score
-from longrope.texts import Tokens, fingerprint
 
 OriginalLosses = dict[tuple[int, str], Losses]
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from longrope import parallel
 from longrope.cache import KeyValueCache
+from longrope.data import Tokens, TokenText, encode, fingerprint, read_document
 from longrope.factors import FactorTable
 from longrope.forward import choose_tile, read_on
 from longrope.measures.passkey import wilson_interval
@@ -24,7 +25,6 @@ from longrope.measures.tasks.prompts import Prompt, Question, fingerprint_prompt
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score
-from longrope.texts import Tokens, TokenText, encode, fingerprint, read_document
 
 
 @dataclass(frozen=True)

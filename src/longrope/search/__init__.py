@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from longrope import parallel
+from longrope.data import TokenText, plant_needles, sketch
 from longrope.errors import FactorsError
 from longrope.factors import RescaleFactors, closed_form, compose, dump_factors, tuned_spec
 from longrope.models import LanguageModel
@@ -21,7 +22,6 @@ from longrope.search.evolve import evolve
 from longrope.search.recover import count_held_out, recover_window
 from longrope.search.score import TrialLog, TunedObjective, WindowObjective, cut_windows
 from longrope.space import FactorSpace
-from longrope.texts import TokenText, plant_needles, sketch
 
 __all__ = ["check_recovery", "check_search", "cut_windows", "find_factors", "recover_window"]
 STARTS = ("pi", "ntk", "yarn")  # the paper's

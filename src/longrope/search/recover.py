@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from longrope.data import TokenText, sketch
 from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
@@ -16,7 +17,6 @@ from longrope.records import Trial
 from longrope.rundir import RunDir
 from longrope.search.descend import walk
 from longrope.search.score import TrialLog, WindowObjective, cut_windows
-from longrope.texts import TokenText, sketch
 
 METHOD = "longrope-recovered"
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # exponents of the long window's factors

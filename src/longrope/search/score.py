@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope import parallel
+from longrope.data import Tokens, TokenText, fingerprint, plant_needles
 from longrope.errors import ModelError, RunError
 from longrope.factors import RescaleFactors, compose
 from longrope.forward import token_losses, weighted_loss_with_graph
 from longrope.models import LanguageModel, rescaled
 from longrope.records import Trial, append_record, read_records
-from longrope.texts import Tokens, TokenText, fingerprint, plant_needles
 
 Weights = NDArray[np.float64]
 BACKWARD_PASSES = 4  # forward, forward again (recomputation), and a backward pass worth two

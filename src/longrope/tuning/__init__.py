@@ -10,12 +10,12 @@ import numpy as np
 
 from longrope import parallel
 from longrope.cache import decoder_layers
+from longrope.data import TokenText, fingerprint
 from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep
 from longrope.rundir import RunDir
-from longrope.texts import TokenText, fingerprint
 from longrope.tuning.adapters import Weights, adapted, trained_weights
 from longrope.tuning.batches import Batches
 from longrope.tuning.progress import Checkpoint, TrainLog

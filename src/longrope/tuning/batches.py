@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope.texts import Starts, Tokens, TokenText
+from longrope.data import Starts, Tokens, TokenText
 
 
 @dataclass(frozen=True)

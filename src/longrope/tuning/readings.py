@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from longrope.data import Tokens, plant_needles
 from longrope.recipe import TuneRecipe
-from longrope.texts import Tokens, plant_needles
 from longrope.tuning.batches import Batches
 
 SKIPS, NEEDLES = 1, 2  # tell their generators from that of orders

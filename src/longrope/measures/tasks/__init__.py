@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from longrope.data import Tokens
 from longrope.measures.tasks.counting import count_common, count_frequent, track_variables
 from longrope.measures.tasks.documents import DocumentQuestion, ask_documents, choose_question
 from longrope.measures.tasks.needles import NeedleTask
 from longrope.measures.tasks.prompts import Draft, Prompt, Source, assemble
 from longrope.recipe import RULER_TASKS
-from longrope.texts import Tokens
 
 DRAFTS: dict[str, Callable[[Source], Draft]] = {
     "niah_single_1": NeedleTask("noise").draft,

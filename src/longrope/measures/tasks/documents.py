@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from longrope.data import Tokens, encode, read_document
 from longrope.errors import TextsError
 from longrope.measures.tasks.prompts import Draft, Haystack, Source
-from longrope.texts import Tokens, encode, read_document
 
 
 @dataclass(frozen=True)

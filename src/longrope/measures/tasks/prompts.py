@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from longrope.data import Tokens, encode, fingerprint, opening_token
 from longrope.errors import TextsError
 from longrope.measures.passkey import FILLER
-from longrope.texts import Tokens, encode, fingerprint, opening_token
 
 ANSWER_SHARE, FEWEST_ANSWER_TOKENS = 2, 16
 

@@ -1,0 +1,57 @@
+"""Needles: made-up facts planted in a window and asked for at its end, and the tokens of an answer."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longrope.data.documents import encode
+from longrope.data.windows import Tokens
+from longrope.errors import TextsError
+
+NEEDLES = "harbour lantern orchard violin granite meadow compass saddle chapel ribbon anchor walnut".split()
+
+
+def encode_answer(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], int]:
+    """Token ids of a prompt with its answer, and how many of the last ones tell the answer.
+
+    A tokenizer may join the two; what differs from the prompt alone belongs to the answer, but for white space before
+    it: a model that would say " the number 48213" has found the key, too.
+    """
+    asked, answered = encode(tokenizer, prompt), encode(tokenizer, f"{prompt} {answer}")
+    first = next((i for i, (a, b) in enumerate(zip(asked, answered, strict=False)) if a != b), len(asked))
+    while not tokenizer.decode(answered[first]).strip():
+        first += 1
+    return answered, len(answered) - first
+
+
+def plant_needles(window: Tokens, tokenizer: Any, rng: np.random.Generator) -> tuple[Tokens, NDArray[np.bool_]]:
+    """Plant eight made-up facts at all depths of a window [N] and ask for each of them at its end.
+
+    Returns:
+        The new window [N], and which next tokens [N - 1] are answers.
+
+    Raises:
+        TextsError: facts and questions would take more than half of the window.
+    """
+    codes = {str(name): str(rng.integers(10**4, 10**5)) for name in rng.choice(NEEDLES, 8, replace=False)}
+    facts = [encode(tokenizer, f"\nThe code of the {name} is {code}.\n") for name, code in codes.items()]
+    asked = [str(name) for name in rng.permutation(list(codes))]
+    questions = [
+        encode_answer(tokenizer, f"\nWhat is the code of the {name}? The code of the {name} is", codes[name])
+        for name in asked
+    ]
+    end = np.concatenate([[*tokens] for tokens, _ in questions])
+    answers = np.concatenate([np.arange(len(tokens)) >= len(tokens) - count for tokens, count in questions])
+    room = len(window) - len(end) - sum(map(len, facts))
+    if room < len(window) // 2:
+        raise TextsError(
+            f"Needles would take {len(window) - room} tokens of a window of {len(window)}.",
+            "They may take half of it at most.",
+            "Set needle_weight = 0, or take a longer window.",
+        )
+    depths = (np.arange(len(facts)) + rng.random(len(facts))) / len(facts)
+    pieces = np.split(window[:room], (1 + depths * (room - 1)).astype(int))
+    planted = [part for piece, fact in zip(pieces, facts, strict=False) for part in (piece, fact)]
+    tokens = np.concatenate([*planted, pieces[-1], end]).astype(np.int32)
+    return tokens, np.concatenate([np.zeros(len(window) - len(end) - 1, bool), answers])
