@@ -44,7 +44,7 @@ from longrope.forward import (
     token_losses,
     weighted_loss_with_graph,
 )
-from longrope.models import LanguageModel, load_model, read_spec
+from longrope.models import LanguageModel, load_model, read_tables
 from longrope.recipe import parse_tokens
 
 LLAMA_3_8B = {
@@ -96,7 +96,7 @@ def make_model(name: str, dtype: str) -> LanguageModel:
     config = AutoConfig.for_model("llama", **LLAMA_3_8B)
     with torch.device("cuda"):
         network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
-    return LanguageModel(network, None, read_spec(config), name)
+    return LanguageModel(network, None, read_tables(config), name)
 
 
 def read_tokens(path: Path, length: int, model: LanguageModel) -> torch.Tensor:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from longrope.models import LanguageModel, read_spec
+from longrope.models import LanguageModel, read_tables
 
 WINDOW = 64
 BASE: dict[str, Any] = {
@@ -145,7 +145,7 @@ def make_network(family: str = "llama", *, dtype: torch.dtype = torch.float32, *
 def make_model(family: str = "llama", *, dtype: torch.dtype = torch.float32, **changes: Any) -> LanguageModel:
     """A pico model that never was on the disk."""
     network = make_network(family, dtype=dtype, **changes)
-    return LanguageModel(network, make_tokenizer(), read_spec(network.config), f"pico-{family}")
+    return LanguageModel(network, make_tokenizer(), read_tables(network.config), f"pico-{family}")
 
 
 def save_pico(folder: Path, family: str = "llama", **changes: Any) -> Path:

@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import longrope
-from longrope.building import build_model, build_tokenizer
 from longrope.data import encode, encode_answer, load_texts, opening_token
 from longrope.errors import ModelError
-from longrope.models import LanguageModel, load_model, save_model
+from longrope.models import LanguageModel, build_model, build_tokenizer, load_model, save_model
 from longrope.rope import RopeSpec
 
 SIZES: dict[str, Any] = {"d_model": 32, "layers": 2, "heads": 4, "key_value_heads": 2, "mlp": 48, "window": 64}

@@ -24,7 +24,7 @@ from longrope import attention, forward
 from longrope.cli import DEFAULT_RECIPE, app
 from longrope.factors import FactorTable, load_factors
 from longrope.forward import estimate_memory
-from longrope.models import LanguageModel, read_spec
+from longrope.models import LanguageModel, read_tables
 from longrope.recipe import load_recipe
 from longrope.records import Score, TrainStep, Trial, read_records
 from longrope.reports.provenance import describe_rope
@@ -208,7 +208,7 @@ def test_estimated_memory_is_near_the_measured_peaks(monkeypatch: pytest.MonkeyP
     config = AutoConfig.for_model("llama", **shape, **heads, max_position_embeddings=8192)
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model = LanguageModel(network, None, read_spec(config), "shape")
+    model = LanguageModel(network, None, read_tables(config), "shape")
     lines = [json.loads(line) for line in (ROOT / "results" / "benchmarks" / "h200.jsonl").read_text().splitlines()]
     peaks = {line["tokens"]: line["peak_gib"] for line in lines if line["way"] == "ours" and not line["gradient"]}
     assert len(peaks) == 5

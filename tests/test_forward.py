@@ -30,7 +30,7 @@ from longrope.forward import (
     token_losses,
     weighted_loss_with_graph,
 )
-from longrope.models import LanguageModel, read_spec, rescaled
+from longrope.models import LanguageModel, read_tables, rescaled
 
 VOCABULARY = pico.BASE["vocab_size"]
 TOKENS = torch.randint(1, VOCABULARY, (3, 48), generator=torch.Generator().manual_seed(3))
@@ -687,7 +687,7 @@ def make_shape(dtype: torch.dtype = torch.bfloat16) -> LanguageModel:
     config = AutoConfig.for_model("llama", **shape, **heads, max_position_embeddings=8192)
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return LanguageModel(network, None, read_spec(config), "shape")
+    return LanguageModel(network, None, read_tables(config), "shape")
 
 
 def estimate(tokens: int = 65536, *, adapters: bool = False, dtype: torch.dtype = torch.bfloat16) -> float:

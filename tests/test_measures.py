@@ -602,7 +602,7 @@ def test_tuned_weights_are_compared_with_a_rival_that_was_kept_before(
     yarn, run = closed_form(model.spec, "yarn", 300), RunDir(tmp_path)
     settings = replace(SETTINGS, lengths=(300,), metrics=("perplexity", "passkey"), passkeys=10, paired_windows=5)
     kept = keep_rival(model, yarn, text, settings=settings, rival_name="yarn", run=run)
-    tuned = LanguageModel(copy.deepcopy(model.network), model.tokenizer, model.spec, "pico, tuned")
+    tuned = LanguageModel(copy.deepcopy(model.network), model.tokenizer, model.tables, "pico, tuned")
     with torch.no_grad():
         for weight in tuned.network.parameters():
             weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))

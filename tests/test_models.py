@@ -28,7 +28,6 @@ from longrope.models import (
     check_moves_logits,
     choose_device,
     choose_dtype,
-    find_rotary,
     load_config,
     load_model,
     read_spec,
@@ -130,6 +129,9 @@ def test_geometry_of_every_family_is_read(loaded: tuple[str, LanguageModel]) -> 
     spec = model.spec
     assert (spec.head_dim, spec.rotary_dim, spec.theta, spec.trained_window, spec.pairing) == GEOMETRIES[family]
     assert spec.carried is None
+    (table,) = model.tables
+    assert model.network.get_submodule(table.path) is get_rotary(model.network)
+    assert (table.layers, table.geometry) == ((0, 1), spec)
     assert spec.attention_factor == get_rotary(model.network).attention_scaling == 1
     np.testing.assert_allclose(spec.frequencies, get_rotary(model.network).inv_freq.numpy(), rtol=1e-6)
 
@@ -879,9 +881,7 @@ def test_loading_notices_a_dead_hook(pico_folder: Path, monkeypatch: pytest.Monk
 def test_two_rotary_modules_are_refused() -> None:
     """A network with a second rotary module is not half rescaled."""
     model = pico.make_model("llama")
-    parent, name, module = find_rotary(model.network, "llama")
-    assert (parent, name, module) == (model.network.model, "rotary_emb", get_rotary(model.network))
-    model.network.second = copy.deepcopy(module)
+    model.network.second = copy.deepcopy(get_rotary(model.network))
     with pytest.raises(ModelError, match="2 rotary modules"), rescaled(model, make_factors(model.spec)):
         pass
 

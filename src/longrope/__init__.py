@@ -13,14 +13,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longrope.building import build_model, build_tokenizer
     from longrope.data import Texts, load_texts
     from longrope.errors import LongRopeError
     from longrope.exports import export_gguf, export_hf
     from longrope.factors import FactorTable, RescaleFactors, closed_form, load_factors
     from longrope.generation import GenerationSettings, generate
     from longrope.measures import measure
-    from longrope.models import LanguageModel, load_model, read_spec, rescaled
+    from longrope.models import LanguageModel, build_model, build_tokenizer, load_model, read_spec, rescaled
     from longrope.pipeline import compare, extend
     from longrope.recipe import Recipe, load_recipe
     from longrope.rope import RopeSpec
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOMES = {
-    "build_model": "building",
-    "build_tokenizer": "building",
+    "build_model": "models",
+    "build_tokenizer": "models",
     "LongRopeError": "errors",
     "export_gguf": "exports",
     "export_hf": "exports",

@@ -21,7 +21,7 @@ from longrope.data import TokenText, fingerprint
 from longrope.errors import FactorsError, LongRopeError, RecipeError, RunError, TextsError
 from longrope.factors import RescaleFactors, closed_form
 from longrope.forward import token_losses
-from longrope.models import LanguageModel, RescaledRotary, find_rotary, rescaled
+from longrope.models import LanguageModel, RescaledRotary, rescaled
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep, append_records, read_records
 from longrope.rundir import RunDir
@@ -168,11 +168,11 @@ def test_first_loss_is_that_of_the_model_with_the_factors() -> None:
 def test_factors_are_gone_after_the_training_and_after_a_failure() -> None:
     for stop in (-1, 2):
         model = pico.make_model()
-        rotary = find_rotary(model.network, "llama")[2]
+        rotary = model.network.model.rotary_emb
         seen: list[bool] = []
 
         def look(record: TrainStep, model: LanguageModel = model, stop: int = stop, seen: list[bool] = seen) -> None:
-            seen.append(isinstance(find_rotary(model.network, "llama")[2], RescaledRotary))
+            seen.append(isinstance(model.network.model.rotary_emb, RescaledRotary))
             stop_after(stop, CrashError)(record)
 
         try:
@@ -180,7 +180,7 @@ def test_factors_are_gone_after_the_training_and_after_a_failure() -> None:
         except CrashError:
             assert len(seen) == 3
         assert all(seen)
-        assert find_rotary(model.network, "llama")[2] is rotary
+        assert model.network.model.rotary_emb is rotary
 
 
 def test_installed_factors_are_no_weights() -> None:

@@ -79,7 +79,7 @@ def compare_logits(
     ends = {"short": lists.switch_tokens, "long": max(lists.long.target_window, lists.switch_tokens + 1)}
     positions = {side: _spread(end)[None] for side, end in ends.items()}
     theirs = reopened({"tokens": tokens, **positions})
-    single = LanguageModel(copy.deepcopy(model.network).float(), model.tokenizer, model.spec, model.name)
+    single = LanguageModel(copy.deepcopy(model.network).float(), model.tokenizer, model.tables, model.name)
     differences = []
     for side, tier in {"short": lists.short, "long": lists.long}.items():
         with rescaled(single, tier):

@@ -24,10 +24,11 @@ from longrope.exports.comparison import (
     logits_at,
     make_report,
 )
-from longrope.exports.lists import NativeLists, native_lists, with_carried
+from longrope.exports.lists import NativeLists, native_lists, stated_lists
 from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, load_model
 from longrope.recipe import ExportRecipe
+from longrope.rope.gguf_metadata import write_longrope
 
 ARCHITECTURE = "llama"  # of llama.cpp
 FILE_TYPES = {"torch.float32": "ALL_F32", "torch.float16": "MOSTLY_F16", "torch.bfloat16": "MOSTLY_BF16"}
@@ -107,7 +108,6 @@ def _write(model: LanguageModel, lists: NativeLists, path: Path, origin: Origin)
     writer.add_name(f"{origin.title}, context window {lists.long.target_window}")
     writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[str(model.network.dtype)]])
     writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(lists.long.target_window)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)
@@ -140,15 +140,12 @@ def _library() -> Any:
 
 
 def _write_rope(gguf: Any, writer: Any, model: LanguageModel, lists: NativeLists) -> None:
-    """The lists as tensors; no scaling factor, by which llama.cpp would divide the positions besides."""
-    (short, _), (long, attention) = with_carried(model, lists.short), with_carried(model, lists.long)
-    writer.add_rope_dimension_count(model.spec.rotary_dim)
-    writer.add_rope_freq_base(model.spec.theta)
-    writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)  # without it the tensors are not looked at
-    writer.add_rope_scaling_orig_ctx_len(lists.switch_tokens)
-    writer.add_rope_scaling_attn_factors(attention)
-    for name, factors in {"rope_factors_short": short, "rope_factors_long": long}.items():
-        writer.add_tensor(f"{name}.weight", np.asarray(factors, dtype=np.float32))
+    metadata, tensors = write_longrope(model.spec, stated_lists(model.spec, lists))
+    kinds = {int: gguf.GGUFValueType.UINT32, float: gguf.GGUFValueType.FLOAT32, str: gguf.GGUFValueType.STRING}
+    for key, value in metadata.items():
+        writer.add_key_value(f"{ARCHITECTURE}.{key}", value, kinds[type(value)])
+    for name, factors in tensors.items():
+        writer.add_tensor(name, factors)
 
 
 def _tensors(gguf: Any, model: LanguageModel) -> dict[str, tuple[NDArray[Any], Any]]:

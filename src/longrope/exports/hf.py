@@ -18,14 +18,13 @@ from longrope.data import Tokens
 from longrope.errors import ExportError
 from longrope.exports.card import Origin, format_card
 from longrope.exports.comparison import Arrays, ExportReport, check_agreement, compare_logits, make_report
-from longrope.exports.lists import NativeLists, native_lists, with_carried
+from longrope.exports.lists import NativeLists, native_lists, stated_lists
 from longrope.factors import RescaleFactors
-from longrope.models import LanguageModel, save_model
+from longrope.models import LanguageModel, config_entries, save_model
 from longrope.recipe import ExportRecipe
 from longrope.records import Score
-from longrope.rope import extension_ratio
+from longrope.rope.hf_config import write_longrope
 
-ATTENTION_KEYS = ("attention_factor", "short_mscale", "long_mscale")  # transformers reads the first, vLLM the others
 REOPEN = """
 import sys, numpy as np, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -77,25 +76,8 @@ def export_hf(
 
 def _save(model: LanguageModel, lists: NativeLists, folder: Path) -> None:
     """Save the model with the config changed for this moment only."""
-    spec, config = model.spec, model.network.config
-    short, _ = with_carried(model, lists.short)
-    long, attention = with_carried(model, lists.long)
-    native = {
-        "rope_type": "longrope",
-        "rope_theta": spec.theta,
-        "factor": extension_ratio(spec, lists.long.target_window),
-        **dict.fromkeys(ATTENTION_KEYS, attention),
-        "short_factor": short,
-        "long_factor": long,
-        "original_max_position_embeddings": lists.switch_tokens,
-    }
-    if "partial_rotary_factor" in config.rope_parameters:
-        native["partial_rotary_factor"] = config.rope_parameters["partial_rotary_factor"]
-    changed = {"rope_parameters": native, "max_position_embeddings": lists.long.target_window}
-    if hasattr(config, "original_max_position_embeddings"):
-        changed["original_max_position_embeddings"] = lists.switch_tokens
-    if hasattr(config, "head_dim"):  # transformers checks the lists against it, also where the config left it out
-        changed["head_dim"] = spec.head_dim
+    config = model.network.config
+    changed = write_longrope(config_entries(config), model.spec, stated_lists(model.spec, lists))
     before = {name: getattr(config, name) for name in changed}
     try:
         for name, value in changed.items():

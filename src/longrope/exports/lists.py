@@ -10,6 +10,8 @@ from longrope.factors import RescaleFactors
 from longrope.forward import token_losses
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import ExportRecipe
+from longrope.rope import RopeSpec
+from longrope.rope.geometry import FactorLists
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,14 @@ def native_lists(
     return NativeLists(settings.tiers, short, factors, model.spec.trained_window, dropped, change)
 
 
-def with_carried(model: LanguageModel, tier: RescaleFactors) -> tuple[list[float], float]:
-    """The list and the attention factor of a tier relative to plain RoPE, as checkpoints state them."""
-    carried = model.spec.carried.lambdas if model.spec.carried else [1.0] * model.spec.num_pairs
-    product = [a * b for a, b in zip(tier.lambdas, carried, strict=True)]
-    return product, tier.attention_factor * model.spec.attention_factor
+def stated_lists(spec: RopeSpec, lists: NativeLists) -> FactorLists:
+    """The lists and their attention factor relative to plain RoPE, as checkpoints state them."""
+    carried = spec.carried.lambdas if spec.carried else [1.0] * spec.num_pairs
+    short, long = (
+        tuple(a * b for a, b in zip(factors.lambdas, carried, strict=True)) for factors in (lists.short, lists.long)
+    )
+    attention = lists.long.attention_factor * spec.attention_factor
+    return FactorLists(short, long, attention, lists.switch_tokens, lists.long.target_window)
 
 
 def _without_start_tokens(

@@ -8,7 +8,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from longrope.errors import ModelError
-from longrope.models import LanguageModel, choose_device, read_spec
+from longrope.models.devices import choose_device
+from longrope.models.geometry import read_tables
+from longrope.models.language_model import LanguageModel
 
 END = "<|end|>"
 ALPHABET = pre_tokenizers.ByteLevel.alphabet()
@@ -101,7 +103,7 @@ def build_model(  # noqa: PLR0913  # the sizes of a model are its arguments
     network = _draw_network(config, seed).requires_grad_(False).eval().to(place)
     name = f"llama-{d_model}x{layers}"
     return LanguageModel(
-        network, tokenizer, read_spec(config), name, (f"device {place} ({reason})", "torch.float32 (new)")
+        network, tokenizer, read_tables(config), name, (f"device {place} ({reason})", "torch.float32 (new)")
     )
 
 

@@ -1,0 +1,31 @@
+"""Language models: load one, read its rotary tables or refuse it, run it with rescaled RoPE, save it, build one."""
+
+from longrope.models.building import build_model, build_tokenizer
+from longrope.models.checks import check_moves_logits
+from longrope.models.devices import choose_device, choose_dtype, describe_device
+from longrope.models.geometry import config_entries, read_spec, read_tables
+from longrope.models.language_model import LanguageModel, save_model
+from longrope.models.loading import ASSETS, EMBEDDED, load_config, load_model, silence_loading
+from longrope.models.rescaling import rescaled
+from longrope.models.rotary import RescaledRotary
+
+__all__ = [
+    "ASSETS",
+    "EMBEDDED",
+    "LanguageModel",
+    "RescaledRotary",
+    "build_model",
+    "build_tokenizer",
+    "check_moves_logits",
+    "choose_device",
+    "choose_dtype",
+    "config_entries",
+    "describe_device",
+    "load_config",
+    "load_model",
+    "read_spec",
+    "read_tables",
+    "rescaled",
+    "save_model",
+    "silence_loading",
+]

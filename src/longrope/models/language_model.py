@@ -1,0 +1,50 @@
+"""A loaded language model: its network, its tokenizer and its rotary tables."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longrope.rope import RopeSpec
+from longrope.rope.geometry import RotaryTable
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A loaded model: transformers' network and tokenizer, its rotary tables, and the name it was loaded by.
+
+    ``choices`` are the automatic choices of its loading, with their reasons. ``compiled``: without gradients losses go
+    through torch.compile, and layers where one process has a window whole.
+    """
+
+    network: Any
+    tokenizer: Any
+    tables: tuple[RotaryTable, ...]
+    name: str
+    choices: tuple[str, ...] = ()
+    compiled: bool = False
+
+    @property
+    def spec(self) -> RopeSpec:
+        """The geometry of the one rotary table."""
+        (table,) = self.tables
+        return table.geometry
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs must be."""
+        return next(self.network.parameters()).device  # type: ignore[no-any-return]
+
+    @property
+    def end_tokens(self) -> set[int]:
+        """The tokens that end an answer, by the model's generation config and by its tokenizer."""
+        stated = self.network.generation_config.eos_token_id
+        listed = stated if isinstance(stated, list) else [stated]
+        return {token for token in (*listed, self.tokenizer.eos_token_id) if token is not None}
+
+
+def save_model(model: LanguageModel, folder: Path) -> None:
+    """Write config, safetensors weights and tokenizer, as transformers opens them."""
+    model.network.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)

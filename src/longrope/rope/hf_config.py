@@ -1,0 +1,209 @@
+"""RoPE in the configs of Hugging Face: ``rope_parameters``, and the legacy ``rope_scaling``, read and written as dicts.
+
+A dict is the content of a config.json, or the same entries of a config object. transformers computes the angles; here
+only what it is told stands, so that nothing is known in one place and written in another.
+
+Shape legend: P = rotated pairs.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from longrope.errors import ModelError
+from longrope.rope import (
+    Carried,
+    Lambdas,
+    RopeSpec,
+    extension_ratio,
+    llama3_lambdas,
+    pi_lambdas,
+    su_attention_factor,
+    yarn_attention_factor,
+    yarn_lambdas,
+)
+from longrope.rope.geometry import FactorLists
+
+Config = Mapping[str, Any]
+ENTRIES = (  # what is read of a config object; one that an object lacks is left out of the dict
+    *("model_type", "rope_parameters", "head_dim", "hidden_size", "num_attention_heads", "partial_rotary_factor"),
+    *("max_position_embeddings", "original_max_position_embeddings", "qk_rope_head_dim"),
+)
+ATTENTION_KEYS = ("attention_factor", "short_mscale", "long_mscale")  # transformers reads the first, vLLM the others
+LEGACY_TYPES = {"su": "longrope"}  # the name under which the first Phi-3 had its lists
+LEGACY_SHARES = ("partial_rotary_factor", "rotary_pct")
+LEGACY_BASES = ("rope_theta", "rotary_emb_base")
+
+
+def read_geometry(config: Config) -> RopeSpec:
+    """Read the geometry that a config states, with the scaling that the model carries (its long factors).
+
+    The pairing is not stated in any config: it is ``half`` here, and the model's own module shows the true one.
+
+    Raises:
+        ModelError: no RoPE, several of them, or a scaling that we do not know.
+    """
+    parameters = _stated_parameters(config)
+    head_dim = read_head_dim(config)
+    partial = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor") or 1.0)
+    plain = RopeSpec(
+        head_dim=head_dim,
+        rotary_dim=int(head_dim * partial),
+        theta=float(parameters["rope_theta"]),
+        trained_window=_trained_window(config, parameters),
+    )
+    return replace(plain, carried=_carried(config, parameters, plain))
+
+
+def read_head_dim(config: Config) -> int:
+    """Width of one attention head."""
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def refusal(config: Config, reason: str) -> ModelError:
+    """The error for a model whose RoPE cannot be described here."""
+    return ModelError(
+        f"The model type {config.get('model_type', '?')!r} {reason}.",
+        "Needed: one rotary embedding that all rotary layers share.",
+        "Llama, Mistral, Qwen2, Qwen3, Phi-3, Gemma-2, OLMo-2, StableLM, GPT-NeoX and their like are supported.",
+    )
+
+
+def write_longrope(config: Config, spec: RopeSpec, lists: FactorLists) -> dict[str, Any]:
+    """The entries of a config that must change for a model to carry these factors natively.
+
+    Args:
+        config: the model's own; what it has besides, such as ``partial_rotary_factor``, is kept.
+        spec: the model's geometry.
+        lists: relative to plain RoPE.
+    """
+    native = {
+        "rope_type": "longrope",
+        "rope_theta": spec.theta,
+        "factor": extension_ratio(spec, lists.target_window),
+        **dict.fromkeys(ATTENTION_KEYS, lists.attention_factor),
+        "short_factor": list(lists.short),
+        "long_factor": list(lists.long),
+        "original_max_position_embeddings": lists.switch_tokens,
+    }
+    if "partial_rotary_factor" in config["rope_parameters"]:
+        native["partial_rotary_factor"] = config["rope_parameters"]["partial_rotary_factor"]
+    changed = {"rope_parameters": native, "max_position_embeddings": lists.target_window}
+    if "original_max_position_embeddings" in config:  # it would override the one beside the lists
+        changed["original_max_position_embeddings"] = lists.switch_tokens
+    if "head_dim" in config:  # transformers checks the lists against it, also where the config left it out
+        changed["head_dim"] = spec.head_dim
+    return changed
+
+
+def from_legacy(config: Config) -> dict[str, Any] | None:
+    """The ``rope_parameters`` of a config of the years before them, None if it states no base of the frequencies."""
+    base = next((config[name] for name in LEGACY_BASES if config.get(name) is not None), None)
+    if base is None:
+        return None
+    scaling = dict(config.get("rope_scaling") or {})
+    kind = scaling.pop("type", None)
+    kind = scaling.pop("rope_type", None) or kind or "default"
+    parameters = {"rope_type": LEGACY_TYPES.get(kind, kind), "rope_theta": base, **scaling}
+    share = next((config[name] for name in LEGACY_SHARES if config.get(name) is not None), None)
+    return parameters if share is None else {**parameters, "partial_rotary_factor": share}
+
+
+def to_legacy(parameters: Config) -> dict[str, Any]:
+    """``rope_parameters`` as the entries of a config that runtimes before them read; ``from_legacy`` undoes it."""
+    apart = ("rope_type", "rope_theta", "partial_rotary_factor")
+    kind = parameters["rope_type"]
+    scaling = {name: value for name, value in parameters.items() if name not in apart}
+    top = {name: parameters[name] for name in apart[1:] if name in parameters}
+    return {**top, "rope_scaling": None if kind == "default" else {"type": kind, "rope_type": kind, **scaling}}
+
+
+def _stated_parameters(config: Config) -> dict[str, Any]:
+    parameters = config.get("rope_parameters") or from_legacy(config)
+    if not parameters or any(isinstance(value, dict) for value in parameters.values()):
+        reason = (
+            "has RoPE parameters for each layer type, which one table cannot describe"
+            if parameters
+            else "states no rope_parameters: it has no rotary position embedding, or one of its own kind"
+        )
+        raise refusal(config, reason)
+    if config.get("qk_rope_head_dim"):
+        raise refusal(config, "has multi-head latent attention (qk_rope_head_dim)")
+    for name in ("rope_theta", "rope_type"):
+        if name not in parameters:
+            raise refusal(config, f"states no rope_parameters[{name!r}]")
+    return parameters
+
+
+def read_switch(config: Config) -> int:
+    """The window before the scaling, above which long factors are taken.
+
+    An entry at the top, as Phi-3 has it, goes before the one beside the lists; without either it is the whole window.
+    """
+    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    stated = config.get("original_max_position_embeddings") or parameters.get("original_max_position_embeddings")
+    return int(stated or config["max_position_embeddings"])
+
+
+def _trained_window(config: Config, parameters: Config) -> int:
+    """The window that the model serves as it is, a carried YaRN scaling included."""
+    window = int(config["max_position_embeddings"])
+    if parameters["rope_type"] == "yarn" and parameters.get("factor"):
+        window = max(window, round(read_switch(config) * parameters["factor"]))
+    return window
+
+
+def _carried(config: Config, parameters: Config, plain: RopeSpec) -> Carried | None:
+    """The scaling in the config, None for plain RoPE and for one that only grows with the sequence."""
+    kind, original = parameters["rope_type"], read_switch(config)
+    if kind in ("default", "dynamic"):
+        return None
+    ratio = parameters.get("factor") or config["max_position_embeddings"] / original
+    attention = 1.0
+    if kind == "linear":
+        lambdas = pi_lambdas(plain.num_pairs, parameters["factor"])
+    elif kind == "longrope":
+        lambdas = _long_factors(config, parameters, plain)
+        attention = su_attention_factor(ratio, original)
+    elif kind == "yarn":
+        lambdas = _yarn(parameters, plain, original, ratio)
+        attention = _yarn_attention(parameters, ratio)
+    elif kind == "llama3":
+        turns = {"low_turns": parameters["low_freq_factor"], "high_turns": parameters["high_freq_factor"]}
+        lambdas = llama3_lambdas(plain.frequencies, parameters["factor"], original, **turns)
+    else:
+        raise refusal(config, f"carries the RoPE scaling {kind!r}")
+    if kind in ("longrope", "yarn") and parameters.get("attention_factor") is not None:
+        attention = parameters["attention_factor"]
+    return Carried(kind, tuple(lambdas.tolist()), attention)
+
+
+def _long_factors(config: Config, parameters: Config, plain: RopeSpec) -> Lambdas:
+    pairs = plain.num_pairs
+    if len(parameters["long_factor"]) != pairs or len(parameters["short_factor"]) != pairs:
+        raise refusal(config, f"carries longrope lists that do not have {pairs} entries")
+    return np.asarray(parameters["long_factor"], dtype=np.float64)
+
+
+def _yarn(parameters: Config, plain: RopeSpec, original: int, ratio: float) -> Lambdas:
+    return yarn_lambdas(
+        plain.theta,
+        plain.num_pairs,
+        original,
+        ratio,
+        beta_fast=parameters.get("beta_fast") or 32.0,
+        beta_slow=parameters.get("beta_slow") or 1.0,
+        truncate=parameters.get("truncate", True),
+    )
+
+
+def _yarn_attention(parameters: Config, ratio: float) -> float:
+    """YaRN's factor, or the quotient of two such with slopes of their own (``mscale``, as DeepSeek's models have)."""
+    slopes = [parameters.get("mscale"), parameters.get("mscale_all_dim")]
+    if not all(slopes):
+        return yarn_attention_factor(ratio)
+    above, below = (1.0 if ratio <= 1 else 0.1 * slope * math.log(ratio) + 1.0 for slope in slopes)
+    return float(above / below)
