@@ -21,7 +21,7 @@ from longrope.models.weights import check_complete, check_finite, check_gguf_com
 from longrope.rope import gguf_metadata
 from longrope.rope.hf_config import read_head_dim
 
-EMBEDDED, ASSETS = "nano", Path(__file__).parent / "assets"  # the name of the model that comes with the package
+EMBEDDED, ASSETS = "nano", Path(__file__).parents[1] / "assets"  # the name of the model that comes with the package
 ADAPTER = "adapter_config.json"
 
 
