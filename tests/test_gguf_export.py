@@ -17,8 +17,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from longrope.errors import ExportError, FactorsError
-from longrope.exports import Origin, export_gguf, gguf
-from longrope.exports.gguf import LLAMA3_WORDS, pre_tokenizer_name
+from longrope.exports import Origin, export_gguf
+from longrope.exports.gguf import LLAMA3_WORDS, pre_tokenizer_name, verify_file
+from longrope.exports.lists import native_lists
 from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import ExportRecipe
@@ -203,57 +204,57 @@ def test_other_names_and_geometries_are_refused(model: LanguageModel, tmp_path: 
 # Exports that went wrong
 
 
-def unpermuted(weight: NDArray[np.float32], _: int) -> NDArray[np.float32]:
-    return weight
+def state(key: str, value: float) -> Callable[[GGUFReader], None]:
+    """Another value of a key in the metadata of a file that is open for writing."""
+
+    def change(reader: GGUFReader) -> None:
+        field = reader.fields[key]
+        field.parts[field.data[0]][:] = value
+
+    return change
 
 
-def spoiled(change: Callable[[Any], None]) -> Callable[..., None]:
-    """The writer of lists, after which a change is made."""
-    native = gguf._write_rope
-
-    def write(library: Any, writer: GGUFWriter, *arguments: Any) -> None:
-        native(library, writer, *arguments)
-        change(writer)
-
-    return write
+def tensor_of(reader: GGUFReader, name: str) -> NDArray[np.float32]:
+    return next(tensor.data for tensor in reader.tensors if tensor.name == f"{name}.weight")
 
 
-def lose_attention(writer: Any) -> None:
-    writer.kv_data[0]["llama.rope.scaling.attn_factor"].value = 1.0
+def lose_slowest(reader: GGUFReader) -> None:
+    tensor_of(reader, "rope_factors_long")[-1] = 1.0
 
 
-def lose_theta(writer: Any) -> None:
-    writer.kv_data[0]["llama.rope.freq_base"].value = 1.1e4
+def swap_lists(reader: GGUFReader) -> None:
+    short, long = tensor_of(reader, "rope_factors_short"), tensor_of(reader, "rope_factors_long")
+    short[:], long[:] = long.copy(), short.copy()
 
 
-def lose_switch(writer: Any) -> None:
-    writer.kv_data[0]["llama.rope.scaling.original_context_length"].value = 8 * WINDOW
+def order_rows_as_transformers(reader: GGUFReader) -> None:
+    """The entries of each head of the keys: 2i and 2i + 1 back to i and i + d/2."""
+    rows = tensor_of(reader, "blk.0.attn_k")
+    rows[:] = rows.reshape(2, 4, 2, 32).swapaxes(1, 2).reshape(rows.shape)
 
 
-def lose_slowest(writer: Any) -> None:
-    writer.tensors[0]["rope_factors_long.weight"].tensor[-1] = 1.0
+SPOILED = {
+    "attention": state("llama.rope.scaling.attn_factor", 1.0),
+    "theta": state("llama.rope.freq_base", 1.1e4),
+    "switch": state("llama.rope.scaling.original_context_length", 8 * WINDOW),
+    "slowest": lose_slowest,
+    "lists": swap_lists,
+    "rows": order_rows_as_transformers,
+}
 
 
-def swap_lists(writer: Any) -> None:
-    lists = [writer.tensors[0][f"rope_factors_{side}.weight"].tensor for side in ("short", "long")]
-    lists[0][:], lists[1][:] = lists[1].copy(), lists[0].copy()
-
-
-@pytest.mark.parametrize("change", [lose_attention, lose_theta, lose_switch, lose_slowest, swap_lists])
-def test_a_file_that_says_something_else_is_noticed(
-    change: Callable[[Any], None], model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gguf, "_write_rope", spoiled(change))
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_file_that_says_something_else_is_noticed(name: str, model: LanguageModel, tmp_path: Path) -> None:
+    factors, path = make_factors(model), tmp_path / "x.gguf"
+    export_gguf(model, factors, path, settings=TWO)
+    lists = native_lists(model, factors, TWO, None)
+    verify_file(model, lists, path)
+    reader = GGUFReader(path, "r+")
+    SPOILED[name](reader)
+    reader.data.flush()
+    del reader
     with pytest.raises(ExportError, match="other logits than ours"):
-        export_gguf(model, make_factors(model), tmp_path / "x.gguf", settings=TWO)
-
-
-def test_rows_in_the_other_order_are_noticed(
-    model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gguf, "_pairs_side_by_side", unpermuted)
-    with pytest.raises(ExportError, match="other logits than ours"):
-        export_gguf(model, make_factors(model), tmp_path / "x.gguf")
+        verify_file(model, lists, path)
 
 
 # Tokenizers

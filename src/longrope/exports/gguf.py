@@ -74,6 +74,11 @@ def export_gguf(
     lists = native_lists(model, factors, settings, windows)
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(model, lists, path, origin)
+    return verify_file(model, lists, path)
+
+
+def verify_file(model: LanguageModel, lists: NativeLists, path: Path) -> ExportReport:
+    """Open a GGUF file and compare its logits with the model's; raise ExportError if they differ."""
     differences = compare_logits(model, lists, partial(_reopen, path, str(model.device)))
     report = make_report(lists, differences)
     check_agreement(report, path, model.network.config.model_type)

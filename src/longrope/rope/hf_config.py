@@ -33,7 +33,6 @@ ENTRIES = (  # what is read of a config object; one that an object lacks is left
     *("max_position_embeddings", "original_max_position_embeddings", "qk_rope_head_dim"),
 )
 ATTENTION_KEYS = ("attention_factor", "short_mscale", "long_mscale")  # transformers reads the first, vLLM the others
-LEGACY_TYPES = {"su": "longrope"}  # the name under which the first Phi-3 had its lists
 LEGACY_SHARES = ("partial_rotary_factor", "rotary_pct")
 LEGACY_BASES = ("rope_theta", "rotary_emb_base")
 
@@ -105,9 +104,8 @@ def from_legacy(config: Config) -> dict[str, Any] | None:
     if base is None:
         return None
     scaling = dict(config.get("rope_scaling") or {})
-    kind = scaling.pop("type", None)
-    kind = scaling.pop("rope_type", None) or kind or "default"
-    parameters = {"rope_type": LEGACY_TYPES.get(kind, kind), "rope_theta": base, **scaling}
+    older, newer = scaling.pop("type", None), scaling.pop("rope_type", None)
+    parameters = {"rope_type": newer or older or "default", "rope_theta": base, **scaling}
     share = next((config[name] for name in LEGACY_SHARES if config.get(name) is not None), None)
     return parameters if share is None else {**parameters, "partial_rotary_factor": share}
 
