@@ -103,6 +103,7 @@ def extend(
     by_default = not (begun or any(given[key] for key in ("model", "to", "data", "recipe")))
     full, path = prepare(**{**given, "recipe": DEFAULT_RECIPE} if by_default else given)
     from longrope import pipeline
+    from longrope.factors import load_factors
 
     full = pipeline.with_tuning(full) if tune else full
     check_tuned(full, given)
@@ -114,7 +115,8 @@ def extend(
             scores = pipeline.extend(full, run, watch)
         print_scores(scores, as_json=as_json)
         if not as_json:
-            print(f"factors: {run.factors()}\ncheckpoint: {run.checkpoint}\nreport: {run.path / 'report.html'}")
+            print(f"factors: {run.factors()}\nmethod: {load_factors(run.factors()).tiers[-1].source.label}")
+            print(f"checkpoint: {run.checkpoint}\nreport: {run.path / 'report.html'}")
         if by_default and not as_json:
             print(NEXT)
 
@@ -175,7 +177,7 @@ def search(
         run = _open(path)
         with watching(full, run) as watch:
             factors = pipeline.search(full, run, watch)
-        print(dump_factors(factors) if as_json else f"factors: {run.factors()}")
+        print(dump_factors(factors) if as_json else f"factors: {run.factors()}\nmethod: {factors.source.label}")
 
 
 @app.command()
