@@ -150,7 +150,7 @@ def test_a_baseline_that_the_search_chose_stands_beside_itself(
 ) -> None:
     """The card says both; the plain baseline has the same factors and is no score of the checkpoint."""
     found = replace(factors, method="yarn", chosen_by="longrope-gradient")
-    own = {"method": "yarn", "factors_fingerprint": found.fingerprint}
+    own: dict[str, Any] = {"method": "yarn", "factors_fingerprint": found.fingerprint}
     baseline = [replace(s, **own) if s.method == "yarn" else s for s in scores]
     made = [replace(s, **own, chosen_by="longrope-gradient") if s.method == factors.method else s for s in baseline]
     text = format_card(model, found, REPORT, Origin("pico-llama"), made)

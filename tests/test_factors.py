@@ -141,7 +141,7 @@ def test_fingerprint_names_what_acts_and_not_how_it_was_found() -> None:
     ]
     names = {FACTORS.fingerprint, *(replace(FACTORS, **change).fingerprint for change in acting)}
     assert len(names) == 1 + len(acting)
-    told = {"method": "yarn", "chosen_by": "longrope-gradient", "relaxed": True, "searched": ()}
+    told: dict[str, Any] = {"method": "yarn", "chosen_by": "longrope-gradient", "relaxed": True, "searched": ()}
     assert replace(FACTORS, **told).fingerprint == FACTORS.fingerprint
 
 

@@ -228,6 +228,28 @@ def test_an_extension_is_measured_beside_its_rivals(beside: Recipe, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("unopened")
+def test_a_rival_that_the_search_chose_is_measured_and_compared_beside_itself(recipe: Recipe, tmp_path: Path) -> None:
+    """One step of a rate that is far too high loses to PI, which is chosen and told as such."""
+    lost = GradientRecipe(steps=1, validate_every=1, learning_rate=100.0, start="pi")
+    search = replace(recipe.search, gradient=lost, validation_windows=2)
+    settings = replace(recipe.measure, metrics=("perplexity",), tail_tokens=0, rivals=("pi", "ntk", "yarn"))
+    run = RunDir(tmp_path)
+    full = replace(recipe, search=search, measure=settings, seed=0)
+    scores = extend(full, run)
+    (factors,) = load_factors(run.factors()).tiers
+    assert (factors.method, factors.chosen_by, set(factors.lambdas)) == ("pi", "longrope-gradient", {TARGET / 64})
+    own = [score for score in scores if score.chosen_by]
+    assert [(s.method, s.metric) for s in own] == [
+        (factors.method, "perplexity"),
+        (factors.method, f"ratio-to-{best_rival([s for s in scores if not s.chosen_by]).method}"),
+    ]
+    (same,) = [s for s in scores if s.method == factors.method and not s.chosen_by]
+    assert (same.value, same.factors_fingerprint) == (own[0].value, factors.fingerprint)
+    assert scores == extend(full, run)
+    assert f"Method: {own[0].source.label};" in (run.checkpoint / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("unopened")
 @pytest.mark.parametrize("best", ["pi", "yarn"])
 def test_the_best_rival_is_the_one_at_the_longest_length(
     best: str, beside: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -103,7 +103,6 @@ def extend(
     by_default = not (begun or any(given[key] for key in ("model", "to", "data", "recipe")))
     full, path = prepare(**{**given, "recipe": DEFAULT_RECIPE} if by_default else given)
     from longrope import pipeline
-    from longrope.factors import load_factors
 
     full = pipeline.with_tuning(full) if tune else full
     check_tuned(full, given)
@@ -115,8 +114,7 @@ def extend(
             scores = pipeline.extend(full, run, watch)
         print_scores(scores, as_json=as_json)
         if not as_json:
-            print(f"factors: {run.factors()}\nmethod: {load_factors(run.factors()).tiers[-1].source.label}")
-            print(f"checkpoint: {run.checkpoint}\nreport: {run.path / 'report.html'}")
+            print(f"factors: {run.factors()}\ncheckpoint: {run.checkpoint}\nreport: {run.path / 'report.html'}")
         if by_default and not as_json:
             print(NEXT)
 

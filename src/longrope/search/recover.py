@@ -100,7 +100,7 @@ def between(longest: RescaleFactors, window_tokens: int, share: float) -> Rescal
         lambdas=tuple(x**share for x in longest.lambdas),
         attention_factor=longest.attention_factor**share,
         target_window=window_tokens,
-        method={0: "none", 1: longest.method}.get(share, METHOD),
+        method={0.0: "none", 1.0: longest.method}.get(share, METHOD),
         chosen_by="",
         searched=(),
     )
