@@ -464,9 +464,11 @@ def nano_walk_table() -> str:
     """The embedded model as it is and at the end of its walk: perplexity with its interval."""
     original = _scores("nano-16k", "none")["perplexity", 256]
     rows: list[Row] = []
-    for method, label in {"none": "the model as it is", "longrope-tuned": "at the end of its walk"}.items():
+    for method in ("none", "longrope-tuned"):
         short, far = (_scores("nano-16k", method)["perplexity", length] for length in (256, 16384))
-        rows.append([label, *(cell for score in (short, far) for cell in (_bounded(score), _ratio(score, original)))])
+        rows.append(
+            [far.source.label, *(cell for score in (short, far) for cell in (_bounded(score), _ratio(score, original)))]
+        )
     share = "share of the original's at 256"
     return _table(["", "256", share, "16,384", share], rows)
 

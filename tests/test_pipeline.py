@@ -228,6 +228,31 @@ def test_an_extension_is_measured_beside_its_rivals(beside: Recipe, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("unopened")
+def test_a_rival_that_the_search_chose_is_measured_and_compared_beside_itself(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that found nothing better than PI, by hand: PI has its row, and what was chosen another one."""
+    spec = load_model(recipe.model, device="cpu").spec
+    chosen = replace(closed_form(spec, "pi", TARGET).tiers[0], chosen_by="longrope-gradient")
+    monkeypatch.setattr(pipeline, "find_factors", lambda *_, **__: chosen)
+    settings = replace(recipe.measure, metrics=("perplexity",), tail_tokens=0, rivals=("pi", "ntk", "yarn"))
+    run = RunDir(tmp_path)
+    full = replace(recipe, measure=settings)
+    scores = extend(full, run)
+    (factors,) = load_factors(run.factors()).tiers
+    assert factors == chosen
+    own = [score for score in scores if score.chosen_by]
+    assert [(s.method, s.metric) for s in own] == [
+        (factors.method, "perplexity"),
+        (factors.method, f"ratio-to-{best_rival([s for s in scores if not s.chosen_by]).method}"),
+    ]
+    (same,) = [s for s in scores if s.method == factors.method and not s.chosen_by]
+    assert (same.value, same.factors_fingerprint) == (own[0].value, factors.fingerprint)
+    assert scores == extend(full, run)
+    assert f"Method: {own[0].source.label};" in (run.checkpoint / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("unopened")
 @pytest.mark.parametrize("best", ["pi", "yarn"])
 def test_the_best_rival_is_the_one_at_the_longest_length(
     best: str, beside: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

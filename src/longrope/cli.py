@@ -175,7 +175,7 @@ def search(
         run = _open(path)
         with watching(full, run) as watch:
             factors = pipeline.search(full, run, watch)
-        print(dump_factors(factors) if as_json else f"factors: {run.factors()}")
+        print(dump_factors(factors) if as_json else f"factors: {run.factors()}\nmethod: {factors.source.label}")
 
 
 @app.command()

@@ -20,13 +20,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from longrope.errors import RecipeError, converting_errors
 from longrope.factors import FactorTable
 from longrope.forward import LOGITS_PER_CHUNK
-from longrope.measures.samples import begin_score
+from longrope.measures.samples import begin_score, source_of
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import HARNESS
 from longrope.records import Score, append_records, read_records
@@ -65,9 +66,10 @@ def measure_benchmark(
         name, loaded = _load(metric)
         texts = _fingerprint(loaded["tasks"])
         wanted = {f"{HARNESS}{name}:{key}" for key in _metrics(name, loaded)}
-        identity = (method, model.name, texts, table.fingerprint if table else "", SEED)
+        source = source_of(table, method)
+        identity = (source.known_as, model.name, texts, table.fingerprint if table else "", SEED)
         known = [s for s in (read_records(run.scores, Score) if run else []) if s.metric in wanted]
-        kept = {score.metric: score for score in known if _identity(score) == identity}
+        kept = {s.metric: replace(s, **source._asdict()) for s in known if _identity(s) == identity}
         if kept.keys() == wanted:
             return [kept[key] for key in sorted(wanted)]
         scores = _evaluate(model, table, name, loaded, method=method, texts=texts)
@@ -205,7 +207,7 @@ def _fingerprint(tasks: dict[str, Any]) -> str:
 
 def _identity(score: Score) -> tuple[str, str, str, str, int]:
     """What makes a score one that need not be measured again; its window is known once it is measured."""
-    return score.method, score.model, score.texts_fingerprint, score.factors_fingerprint, score.seed
+    return score.source.known_as, score.model, score.texts_fingerprint, score.factors_fingerprint, score.seed
 
 
 @contextmanager

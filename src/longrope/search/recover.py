@@ -76,8 +76,7 @@ def recover_window(
         critical_pair=len(start.lambdas),  # no pair is bound to be at s or above
         ratio=max(longest.lambdas),
     )
-    best = log.best_validated
-    found = replace(start, lambdas=best.lambdas, attention_factor=best.attention_factor)
+    found = log.choose(log.best_validated, candidates)
     return replace(found, searched=sketch(np.concatenate([searched, held_out])))
 
 
@@ -92,12 +91,16 @@ def count_held_out(window_tokens: int, longest_tokens: int, settings: SearchReci
 
 
 def between(longest: RescaleFactors, window_tokens: int, share: float) -> RescaleFactors:
-    """Factors between the model's own RoPE (share 0) and given ones (share 1), for a shorter window."""
+    """Factors between the model's own RoPE (share 0) and given ones (share 1), for a shorter window.
+
+    Those of share 1 keep the method of the given ones, those of share 0 have ``none``.
+    """
     return replace(
         longest,
         lambdas=tuple(x**share for x in longest.lambdas),
         attention_factor=longest.attention_factor**share,
         target_window=window_tokens,
-        method=METHOD,
+        method={0.0: "none", 1.0: longest.method}.get(share, METHOD),
+        chosen_by="",
         searched=(),
     )

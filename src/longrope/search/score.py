@@ -300,6 +300,28 @@ class TrialLog:
             )
         return trials
 
+    def choose(self, trial: Trial, known: Sequence[RescaleFactors]) -> RescaleFactors:
+        """The factors of a trial as those that this search has chosen.
+
+        They come from one of ``known`` if they have exactly its lambdas and attention factor, whatever the origin of
+        the trial and its start tokens; the first such one gives their method. All others come from the search itself:
+        also YaRN on the evolution's grid with the evolution's attention factor, whose trial names YaRN as its origin.
+
+        Args:
+            trial: of this search.
+            known: factors that the search has begun with, which have a method of their own.
+        """
+        acting = (trial.lambdas, trial.attention_factor)
+        same = (factors.method for factors in known if (factors.lambdas, factors.attention_factor) == acting)
+        return replace(
+            known[0],
+            lambdas=trial.lambdas,
+            start_tokens=trial.start_tokens,
+            attention_factor=trial.attention_factor,
+            method=next(same, self.method),
+            chosen_by=self.method,
+        )
+
     @property
     def best_validated(self) -> Trial:
         """The trial with the lowest loss on the held-out windows, the earliest of equals."""
