@@ -155,6 +155,13 @@ def save_pico(folder: Path, family: str = "llama", **changes: Any) -> Path:
     return folder
 
 
+def write_config(folder: Path, **content: Any) -> Path:
+    """A folder that holds only this config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(content))
+    return folder
+
+
 def save_gguf(
     path: Path, network: Any, describe: Callable[[GGUFWriter], None] = lambda _: None, **tensors: NDArray[np.float32]
 ) -> Path:
