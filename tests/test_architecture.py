@@ -16,7 +16,7 @@ import pytest
 PACKAGE = "longrope"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
-NOUNS = ("errors", "labels", "rope", "factors", "space", "records", "recipe", "rundir")
+NOUNS = ("errors", "labels", "rope", "factors", "records", "recipe", "rundir")
 EDGES = ("attention", "parallel", "models", "data", "cache", "forward")
 STEPS = ("search", "tuning", "measures", "exports", "reports", "generation")
 
@@ -191,10 +191,10 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
         ({"errors.py": "from . import rope", "rope.py": ""}, "errors.py:1 imports longrope.rope; errors may"),
         ({"errors.py": "from .rope import RopeSpec"}, "errors.py:1 imports longrope.rope; errors may import nothing"),
         ({"factors.py": "from longrope import RopeSpec"}, "factors.py:1 imports longrope; factors may"),
-        ({"space.py": "def f():\n    import torch"}, "space.py:2 imports torch; only attention, parallel,"),
-        ({"space.py": "from torch.nn import Module"}, "space.py:1 imports torch.nn; only attention"),
-        ({"space.py": "import importlib\nimportlib.import_module('torch')"}, "space.py:2 imports torch; only"),
-        ({"space.py": "torch = __import__('torch')"}, "space.py:1 imports torch; only"),
+        ({"rundir.py": "def f():\n    import torch"}, "rundir.py:2 imports torch; only attention, parallel,"),
+        ({"rundir.py": "from torch.nn import Module"}, "rundir.py:1 imports torch.nn; only attention"),
+        ({"rundir.py": "import importlib\nimportlib.import_module('torch')"}, "rundir.py:2 imports torch; only"),
+        ({"rundir.py": "torch = __import__('torch')"}, "rundir.py:1 imports torch; only"),
         ({"recipe.py": "class A:\n    import transformers"}, "recipe.py:2 imports transformers; only"),
         ({"attention.py": "import triton"}, "attention.py:1 imports triton; only hopper"),
         (
@@ -243,7 +243,7 @@ def test_allowed_imports_pass(tmp_path: Path) -> None:
         "parallel.py": "import torch.distributed\nfrom longrope.errors import ProcessLostError",
         "forward.py": "import torch\nfrom longrope import attention, parallel\nimport longrope.models",
         "search/__init__.py": "from longrope.search.evolve import evolve",
-        "search/evolve.py": "import longrope.search.score, longrope.space",
+        "search/evolve.py": "import longrope.search.score, longrope.search.space",
         "search/score.py": "from longrope import parallel\nfrom longrope.forward import loss",
         "exports/lists.py": "import torch",
         "pipeline.py": "import longrope.search, longrope.exports.hf",

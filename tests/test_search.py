@@ -42,7 +42,7 @@ from longrope.search.descend import (
 )
 from longrope.search.evolve import evolve
 from longrope.search.score import Evaluation, TrialLog, TunedObjective, WindowObjective
-from longrope.space import START_TOKENS, Candidate, FactorSpace
+from longrope.search.space import START_TOKENS, Candidate, FactorSpace
 
 SPEC = RopeSpec(head_dim=8, rotary_dim=8, theta=10_000.0, trained_window=64)
 TARGET = 256

@@ -21,7 +21,7 @@ from longrope.search.evolve import METHOD as EVOLUTION
 from longrope.search.evolve import evolve
 from longrope.search.recover import count_held_out, recover_window
 from longrope.search.score import TrialLog, TunedObjective, WindowObjective, cut_windows
-from longrope.space import FactorSpace
+from longrope.search.space import FactorSpace
 
 __all__ = ["check_recovery", "check_search", "cut_windows", "find_factors", "recover_window"]
 STARTS = ("pi", "ntk", "yarn")  # the paper's

@@ -8,7 +8,7 @@ import numpy as np
 from longrope.factors import RescaleFactors
 from longrope.recipe import EvolutionRecipe
 from longrope.search.score import Objective, TrialLog
-from longrope.space import Candidate, FactorSpace
+from longrope.search.space import Candidate, FactorSpace
 
 ATTEMPTS_FOR_A_NEW_ONE = 8
 METHOD = "longrope-evolution"

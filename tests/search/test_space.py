@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longrope.space import START_TOKENS, Candidate, FactorSpace, project_monotone
+from longrope.search.space import START_TOKENS, Candidate, FactorSpace, project_monotone
 
 spaces = st.builds(
     FactorSpace,
