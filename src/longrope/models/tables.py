@@ -6,18 +6,14 @@ from longrope.models.rotary import RescaledRotary
 from longrope.rope.hf_config import refusal
 
 
-def rotary_paths(network: Any) -> list[str]:
-    """Dotted names of a network's rotary modules, its own ones and those that took their place."""
-    return [
-        path
-        for path, module in network.named_modules(remove_duplicate=False)
-        if "inv_freq" in module._buffers or isinstance(module, RescaledRotary)  # noqa: SLF001
-    ]
-
-
 def find_rotary(network: Any) -> str:
-    """The dotted name of a network's one rotary module (raises ModelError if there are others, or none)."""
-    paths = rotary_paths(network)
+    """The dotted name of a network's one rotary module, native or ours (raises ModelError if it has none or several)."""
+    paths = [
+        f"{path}.{name}".lstrip(".")
+        for path, parent in network.named_modules()
+        for name, child in parent.named_children()
+        if "inv_freq" in child._buffers or isinstance(child, RescaledRotary)  # noqa: SLF001
+    ]
     if len(paths) != 1:
         raise refusal({"model_type": network.config.model_type}, f"has {len(paths)} rotary modules")
     return paths[0]

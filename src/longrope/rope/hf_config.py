@@ -47,7 +47,7 @@ def read_geometry(config: Config) -> RopeSpec:
     """
     parameters = _stated_parameters(config)
     head_dim = read_head_dim(config)
-    partial = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor") or 1.0)
+    partial = parameters.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
     plain = RopeSpec(
         head_dim=head_dim,
         rotary_dim=int(head_dim * partial),
@@ -200,8 +200,7 @@ def _yarn(parameters: Config, plain: RopeSpec, original: int, ratio: float) -> L
 
 def _yarn_attention(parameters: Config, ratio: float) -> float:
     """YaRN's factor, or the quotient of two such with slopes of their own (``mscale``, as DeepSeek's models have)."""
-    slopes = [parameters.get("mscale"), parameters.get("mscale_all_dim")]
-    if not all(slopes):
+    slope, slope_all = parameters.get("mscale"), parameters.get("mscale_all_dim")
+    if not slope or not slope_all or ratio <= 1:
         return yarn_attention_factor(ratio)
-    above, below = (1.0 if ratio <= 1 else 0.1 * slope * math.log(ratio) + 1.0 for slope in slopes)
-    return float(above / below)
+    return float((0.1 * slope * math.log(ratio) + 1.0) / (0.1 * slope_all * math.log(ratio) + 1.0))
