@@ -119,7 +119,11 @@ FILES: dict[str, dict[str, Any]] = {  # as the authors of models wrote them
     "pythia": {"model_type": "gpt_neox", "hidden_size": 64, "rotary_pct": 0.5, "rotary_emb_base": 20000},
     "stablelm": {"model_type": "stablelm", "hidden_size": 64, "partial_rotary_factor": 0.25, "rope_theta": 10000},
     "qwen2-yarn": {"model_type": "qwen2", "rope_theta": 1e6, "rope_scaling": {"type": "yarn", **YARN}},
-    "llama3": {"model_type": "llama", "rope_theta": 5e5, "rope_scaling": PARAMETERS["llama3"]},
+    "llama3": {  # a base so small that the window before the scaling decides what is scaled
+        "model_type": "llama",
+        "rope_theta": 50.0,
+        "rope_scaling": {key: value for key, value in PARAMETERS["llama3"].items() if key != "rope_theta"},
+    },
     "phi3-longrope": {
         "model_type": "phi3",
         "rope_theta": 10000.0,

@@ -7,7 +7,7 @@ from longrope.rope.hf_config import refusal
 
 
 def find_rotary(network: Any) -> str:
-    """The dotted name of a network's one rotary module, native or ours (raises ModelError if it has none or several)."""
+    """The dotted name of a network's one rotary module, native or ours (raises ModelError for none or several)."""
     paths = [
         f"{path}.{name}".lstrip(".")
         for path, parent in network.named_modules()
