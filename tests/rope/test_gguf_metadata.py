@@ -7,8 +7,7 @@ import gguf
 import numpy as np
 import pytest
 
-from longrope.rope import Carried, RopeSpec
-from longrope.rope.geometry import FactorLists
+from longrope.rope import Carried, FactorLists, RopeSpec
 from longrope.rope.gguf_metadata import read_parameters, write_longrope
 from longrope.rope.hf_config import read_geometry
 from longrope.rope.hf_config import write_longrope as write_config

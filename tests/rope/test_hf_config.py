@@ -14,8 +14,7 @@ from transformers import AutoConfig
 
 from longrope.errors import ModelError
 from longrope.models import config_entries, load_config, read_spec
-from longrope.rope import Carried, RopeSpec
-from longrope.rope.geometry import FactorLists
+from longrope.rope import Carried, FactorLists, RopeSpec
 from longrope.rope.hf_config import from_legacy, read_geometry, to_legacy, write_longrope
 
 WINDOW, TARGET = 64, 256

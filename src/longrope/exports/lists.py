@@ -10,8 +10,7 @@ from longrope.factors import RescaleFactors
 from longrope.forward import token_losses
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import ExportRecipe
-from longrope.rope import RopeSpec
-from longrope.rope.geometry import FactorLists
+from longrope.rope import FactorLists, RopeSpec
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from transformers import AutoModelForCausalLM
 from longrope.errors import ModelError, converting_errors
 from longrope.models.rotary import LAYOUTS
 from longrope.models.tables import find_rotary
-from longrope.rope import RopeSpec
-from longrope.rope.geometry import RotaryTable
+from longrope.rope import RopeSpec, RotaryTable
 from longrope.rope.hf_config import ENTRIES, read_geometry, read_switch, refusal
 
 PROBE_POSITIONS = 64

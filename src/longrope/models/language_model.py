@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from longrope.rope import RopeSpec
-from longrope.rope.geometry import RotaryTable
+from longrope.rope import RopeSpec, RotaryTable
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,115 @@
-"""The rotary tables of a model, and the factors that a checkpoint states."""
+"""A model's rotary tables: their geometry, the scaling that the model carries, and the factors that checkpoints state.
 
-from dataclasses import dataclass
+Shape legend: P = rotary_dim / 2 pairs, fastest first.
+"""
 
-from longrope.rope import RopeSpec
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+
+from longrope.errors import ModelError
+from longrope.rope.scaling import Lambdas
+
+
+@dataclass(frozen=True)
+class Carried:
+    """The scaling that a model already carries in its own config, read as what it is.
+
+    ``lambdas`` ([P], relative to plain RoPE) and ``attention_factor`` are those of the model's longest native tier.
+    """
+
+    rope_type: str
+    lambdas: tuple[float, ...]
+    attention_factor: float
+
+    def __post_init__(self) -> None:
+        """Make every number a float, so that equal scalings have equal fingerprints."""
+        object.__setattr__(self, "lambdas", tuple(float(x) for x in self.lambdas))
+        object.__setattr__(self, "attention_factor", float(self.attention_factor))
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """The geometry of one model's rotary embedding, read from its config and checked against its own module.
+
+    Attributes:
+        head_dim: width of one attention head.
+        rotary_dim: how many of its entries are rotated (smaller than ``head_dim`` for partial rotary).
+        theta: the base of the frequencies.
+        trained_window: the context window in tokens that the model was made for.
+        pairing: where cos and sin of pair i stand: at i and i + d/2 (``half``), or at 2i and 2i + 1 (``interleaved``).
+        carried: the native scaling, or None for plain RoPE.
+    """
+
+    head_dim: int
+    rotary_dim: int
+    theta: float
+    trained_window: int
+    pairing: Literal["half", "interleaved"] = "half"
+    carried: Carried | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a geometry that no rotary embedding can have (raises ModelError)."""
+        object.__setattr__(self, "theta", float(self.theta))
+        checks = {
+            "rotary_dim": self.rotary_dim > 0 and self.rotary_dim % 2 == 0 and self.rotary_dim <= self.head_dim,
+            "theta": math.isfinite(self.theta) and self.theta > 1,
+            "trained_window": self.trained_window > 0,
+            "carried": self.carried is None or len(self.carried.lambdas) == self.rotary_dim // 2,
+        }
+        for field, fine in checks.items():
+            if not fine:
+                raise ModelError(
+                    f"The rotary geometry has {field} = {getattr(self, field)!r} (head_dim {self.head_dim}).",
+                    "rotary_dim must be even and at most head_dim, theta above 1, the window positive.",
+                    "Check the model's config.json.",
+                )
+
+    @property
+    def num_pairs(self) -> int:
+        """P, the number of rotated pairs and the length of every vector of rescale factors."""
+        return self.rotary_dim // 2
+
+    @property
+    def plain_frequencies(self) -> Lambdas:
+        """[P] radians per token of plain RoPE, theta ** (-2 i / d), float64."""
+        return np.asarray(self.theta ** -(np.arange(0, self.rotary_dim, 2) / self.rotary_dim), dtype=np.float64)
+
+    @property
+    def frequencies(self) -> Lambdas:
+        """[P] radians per token that the model itself uses: plain, or with the scaling that it carries."""
+        return self.plain_frequencies if self.carried is None else self.plain_frequencies / self.carried.lambdas
+
+    @property
+    def attention_factor(self) -> float:
+        """The factor on cos and sin that the model itself uses."""
+        return 1.0 if self.carried is None else self.carried.attention_factor
+
+    @property
+    def wavelengths(self) -> Lambdas:
+        """[P] tokens per whole turn of the model's own RoPE."""
+        return 2 * np.pi / self.frequencies
+
+    @property
+    def critical_pair(self) -> int:
+        """The first pair whose period exceeds the trained window, P if none (LongRoPE2, section 3.1)."""
+        longer = np.flatnonzero(self.wavelengths > self.trained_window)
+        return int(longer[0]) if len(longer) else self.num_pairs
+
+    @property
+    def plain_window(self) -> float:
+        """The tokens in which plain RoPE turns the critical pair as often as this model does in its own window."""
+        slowed = self.carried.lambdas[min(self.critical_pair, self.num_pairs - 1)] if self.carried else 1.0
+        return self.trained_window / slowed
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that name this geometry; factors made for one geometry refuse another."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -37,3 +144,8 @@ class FactorLists:
     attention_factor: float
     switch_tokens: int
     target_window: int
+
+
+def extension_ratio(spec: RopeSpec, target_tokens: int) -> float:
+    """s = L' / L, at least 1: below the trained window nothing is rescaled."""
+    return max(1.0, target_tokens / spec.trained_window)

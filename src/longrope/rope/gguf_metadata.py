@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope.errors import ModelError
-from longrope.rope import RopeSpec
-from longrope.rope.geometry import FactorLists
+from longrope.rope.geometry import FactorLists, RopeSpec
 
 WINDOW, DIMENSION, THETA = "context_length", "rope.dimension_count", "rope.freq_base"
 SCALING = "rope.scaling."

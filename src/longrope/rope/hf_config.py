@@ -14,18 +14,15 @@ from typing import Any
 import numpy as np
 
 from longrope.errors import ModelError
-from longrope.rope import (
-    Carried,
+from longrope.rope.geometry import Carried, FactorLists, RopeSpec, extension_ratio
+from longrope.rope.scaling import (
     Lambdas,
-    RopeSpec,
-    extension_ratio,
     llama3_lambdas,
     pi_lambdas,
     su_attention_factor,
     yarn_attention_factor,
     yarn_lambdas,
 )
-from longrope.rope.geometry import FactorLists
 
 Config = Mapping[str, Any]
 ENTRIES = (  # what is read of a config object; one that an object lacks is left out of the dict

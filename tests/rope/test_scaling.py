@@ -1,4 +1,4 @@
-"""The formulas of rope.py against transformers' own, against their ends derived by hand, and against exact angles."""
+"""The formulas and the geometry of RoPE against transformers' own, their ends derived by hand, and exact angles."""
 
 import math
 from dataclasses import replace
