@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pico
 import pytest
-from documents import shingles, unique_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from split_documents import shingles, unique_text
 
 from longrope.data import (
     check_unsearched,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pico
 import pytest
-from documents import unique_text
+from split_documents import unique_text
 
 from longrope.data import (
     TokenText,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pico
 import pytest
-from documents import documents_of, encoded, parts_of, shingles, write_documents
+from split_documents import documents_of, encoded, parts_of, shingles, write_documents
 
 from longrope.data import (
     load_texts,

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from documents import encoded, parts_of, unique_text, write_documents
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from split_documents import encoded, parts_of, unique_text, write_documents
 
 from longrope.data import (
     TokenText,
