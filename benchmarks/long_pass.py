@@ -35,7 +35,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from longrope import attention, parallel
+from longrope import attention, distributed
 from longrope.forward import (
     choose_tile,
     describe_pass,
@@ -74,19 +74,18 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     asked = parser.parse_args()
     torch.manual_seed(0)
-    parallel.start(context_ranks=int(os.environ.get("WORLD_SIZE", "1")))
-    model = make_model(asked.model, asked.dtype)
-    model.network.requires_grad_(asked.gradient)
-    if parallel.is_main():
-        print(describe_pass(model), flush=True)
-    for length in (parse_tokens(text) for text in asked.lengths.split(",")):
-        ids = read_tokens(asked.tokens, length, model)
-        for line in measure(asked.ways.split(","), model, ids, gradient=asked.gradient, rest=asked.rest):
-            if parallel.is_main():
-                print({k: v for k, v in line.items() if k not in ("device", "torch", "transformers")}, flush=True)
-                with asked.out.open("a") as out:
-                    out.write(json.dumps(line) + "\n")
-    parallel.stop()
+    with distributed.launched(context_ranks=int(os.environ.get("WORLD_SIZE", "1"))):
+        model = make_model(asked.model, asked.dtype)
+        model.network.requires_grad_(asked.gradient)
+        if distributed.is_main():
+            print(describe_pass(model), flush=True)
+        for length in (parse_tokens(text) for text in asked.lengths.split(",")):
+            ids = read_tokens(asked.tokens, length, model)
+            for line in measure(asked.ways.split(","), model, ids, gradient=asked.gradient, rest=asked.rest):
+                if distributed.is_main():
+                    print({k: v for k, v in line.items() if k not in ("device", "torch", "transformers")}, flush=True)
+                    with asked.out.open("a") as out:
+                        out.write(json.dumps(line) + "\n")
 
 
 def make_model(name: str, dtype: str) -> LanguageModel:
@@ -118,7 +117,7 @@ def measure(
     found = run(works, model.device, repeats=TURNS if length <= SHORT else 1, rest=rest)
     lines = [line_of(way, model, length, gradient=gradient) | {"rest_seconds": rest} | found[way] for way in works]
     for line in lines:
-        if line["way"] in ("ours", "compiled") and not gradient and parallel.ranks() == 1:
+        if line["way"] in ("ours", "compiled") and not gradient and distributed.ranks() == 1:
             read = replace(model, compiled=line["way"] == "compiled")
             line["estimate_gib"] = estimate_memory(read, length) / 2**30
             line["kernel"] = choose_kernel(model).name
@@ -213,7 +212,7 @@ def line_of(way: str, model: LanguageModel, length: int, *, gradient: bool) -> d
         "way": way,
         "gradient": gradient,
         "tokens": length,
-        "processes": parallel.ranks(),
+        "processes": distributed.ranks(),
         "attention_flops": attention.causal_flops(heads_of(model), length)
         * model.network.config.num_hidden_layers
         * (3.5 if gradient else 1),
@@ -258,7 +257,7 @@ def step_ours(model: LanguageModel, ids: torch.Tensor) -> float:
     loss = weighted_loss_with_graph(model, ids, weights)
     loss.backward()  # type: ignore[no-untyped-call]
     model.network.zero_grad(set_to_none=True)
-    shard = parallel.shard()
+    shard = distributed.shard()
     return (shard.total(loss.detach()) if shard else loss).item()
 
 

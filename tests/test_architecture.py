@@ -1,6 +1,7 @@
 """The layers of the package, held by its imports: deferred ones, and those by name, count like all others.
 
-A room is a module or a folder directly below ``src/longrope``; the tables here say what each may import.
+A room is a module or a folder directly below ``src/longrope``; the tables here say what each may import. A module of a
+folder may have a row of its own, which then says all that it may import.
 """
 
 import ast
@@ -17,7 +18,7 @@ PACKAGE = "longrope"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 NOUNS = ("errors", "rope", "factors", "space", "records", "recipe", "rundir")
-EDGES = ("attention", "parallel", "models", "texts", "cache", "forward")
+EDGES = ("attention", "distributed", "models", "texts", "cache", "forward")
 STEPS = ("search", "tuning", "measures", "exports", "reports", "generation")
 
 # Room -> the rooms that it may import, besides itself.
@@ -25,11 +26,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **{noun: NOUNS[:i] for i, noun in enumerate(NOUNS)},
     "hopper": (),
     "attention": (*NOUNS, "hopper"),
-    "parallel": NOUNS,
+    "distributed": NOUNS,
+    "distributed.state": (),
+    "distributed.failures": ("errors", "distributed.state"),
+    "distributed.context_parallel": ("distributed.state", "distributed.failures"),
+    "distributed.fsdp": ("distributed.state", "distributed.failures"),
+    "distributed.launch": ("errors", "distributed.state", "distributed.failures"),
     "models": NOUNS,
     "texts": NOUNS,
     "cache": (*NOUNS, "models"),
-    "forward": (*NOUNS, "attention", "parallel", "models", "cache"),
+    "forward": (*NOUNS, "attention", "distributed", "models", "cache"),
     "building": (*NOUNS, "models"),
     **dict.fromkeys(STEPS, (*NOUNS, *EDGES)),
     "stages": (*NOUNS, *EDGES, *STEPS),
@@ -146,9 +152,11 @@ def _violations(module: Module) -> Iterator[str]:
     for line, name, _ in module.imports:
         top, _, below = name.partition(".")
         room = below.split(".")[0] or "__init__"
-        allowed = MAY_IMPORT[module.room]
-        if top == PACKAGE and room not in (module.room, *allowed):
-            yield f"{module.path}:{line} imports {name}; {module.room} may import {', '.join(allowed) or 'nothing'}"
+        who = module.name if module.name in MAY_IMPORT else module.room
+        allowed = MAY_IMPORT[who]
+        own = () if "." in who else (who,)
+        if top == PACKAGE and not {room, below} & {*own, *allowed}:
+            yield f"{module.path}:{line} imports {name}; {who} may import {', '.join(allowed) or 'nothing'}"
         if top in MAY_KNOW and not {module.room, module.name} & set(MAY_KNOW[top]):
             yield f"{module.path}:{line} imports {name}; only {', '.join(MAY_KNOW[top])} may"
 
@@ -191,7 +199,7 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
         ({"errors.py": "from . import rope", "rope.py": ""}, "errors.py:1 imports longrope.rope; errors may"),
         ({"errors.py": "from .rope import RopeSpec"}, "errors.py:1 imports longrope.rope; errors may import nothing"),
         ({"factors.py": "from longrope import RopeSpec"}, "factors.py:1 imports longrope; factors may"),
-        ({"space.py": "def f():\n    import torch"}, "space.py:2 imports torch; only attention, parallel,"),
+        ({"space.py": "def f():\n    import torch"}, "space.py:2 imports torch; only attention, distributed,"),
         ({"space.py": "from torch.nn import Module"}, "space.py:1 imports torch.nn; only attention"),
         ({"space.py": "import importlib\nimportlib.import_module('torch')"}, "space.py:2 imports torch; only"),
         ({"space.py": "torch = __import__('torch')"}, "space.py:1 imports torch; only"),
@@ -204,12 +212,20 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
         ({"cli.py": "import datasets"}, "cli.py:1 imports datasets; only"),
         ({"models.py": "from longrope.texts import load_texts"}, "models.py:1 imports longrope.texts; models may"),
         ({"models.py": "from longrope.forward import f"}, "models.py:1 imports longrope.forward; models may"),
-        ({"attention.py": "import longrope.parallel"}, "attention.py:1 imports longrope.parallel; attention may"),
+        ({"attention.py": "import longrope.distributed"}, "attention.py:1 imports longrope.distributed; attention may"),
         ({"attention.py": "from longrope.models import f"}, "attention.py:1 imports longrope.models; attention may"),
-        ({"parallel.py": "import longrope.attention"}, "parallel.py:1 imports longrope.attention; parallel may"),
-        ({"parallel.py": "from longrope.models import f"}, "parallel.py:1 imports longrope.models; parallel may"),
-        ({"parallel.py": "def f():\n    import transformers"}, "parallel.py:2 imports transformers; only models"),
-        ({"models.py": "from longrope import parallel", "parallel.py": ""}, "models.py:1 imports longrope.parallel"),
+        ({"distributed/a.py": "import longrope.attention"}, "a.py:1 imports longrope.attention; distributed may"),
+        ({"distributed/a.py": "from longrope.models import f"}, "a.py:1 imports longrope.models; distributed may"),
+        ({"distributed/a.py": "def f():\n    import transformers"}, "a.py:2 imports transformers; only models"),
+        ({"models.py": "import longrope.distributed.state"}, "models.py:1 imports longrope.distributed.state; models"),
+        (
+            {"distributed/state.py": "from longrope.errors import ModelError"},
+            "state.py:1 imports longrope.errors; distributed.state may import nothing",
+        ),
+        (
+            {"distributed/fsdp.py": "import longrope.distributed.launch", "distributed/launch.py": ""},
+            "fsdp.py:1 imports longrope.distributed.launch; distributed.fsdp may import distributed.state, ",
+        ),
         ({"forward.py": "from longrope.texts import load_texts"}, "forward.py:1 imports longrope.texts; forward may"),
         ({"search/score.py": "from ..measures import passkey"}, "score.py:1 imports longrope.measures; search may"),
         ({"search/score.py": "import longrope.pipeline"}, "score.py:1 imports longrope.pipeline; search may"),
@@ -240,11 +256,14 @@ def test_allowed_imports_pass(tmp_path: Path) -> None:
         "cli.py": "from longrope import __version__\ndef f():\n    from longrope.pipeline import extend",
         "rope.py": "import numpy\nfrom longrope.errors import ModelError",
         "attention.py": "import torch\nfrom longrope.errors import ModelError",
-        "parallel.py": "import torch.distributed\nfrom longrope.errors import ProcessLostError",
-        "forward.py": "import torch\nfrom longrope import attention, parallel\nimport longrope.models",
+        "distributed/__init__.py": "from longrope.distributed.collectives import total",
+        "distributed/collectives.py": "import torch.distributed\nfrom longrope.distributed.state import ranks",
+        "distributed/failures.py": "from longrope.errors import ProcessLostError\nimport longrope.distributed.state",
+        "distributed/state.py": "",
+        "forward.py": "import torch\nfrom longrope import attention, distributed\nimport longrope.models",
         "search/__init__.py": "from longrope.search.evolve import evolve",
         "search/evolve.py": "import longrope.search.score, longrope.space",
-        "search/score.py": "from longrope import parallel\nfrom longrope.forward import loss",
+        "search/score.py": "from longrope import distributed\nfrom longrope.forward import loss",
         "exports/lists.py": "import torch",
         "pipeline.py": "import longrope.search, longrope.exports.hf",
     }

@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 from torch.nn import functional
 
-from longrope import forward, parallel
+from longrope import distributed, forward
 from longrope.cache import KeyValueCache
 from longrope.errors import LongRopeError
 from longrope.factors import RescaleFactors
@@ -134,7 +134,7 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--compile" in str(caught.value)
 
 
-def test_what_is_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_compiled_is_told() -> None:
     """Not the layers where processes share windows or where layers remember otherwise, and nothing of another model."""
     assert load_model("nano", device="cpu", compiled=True).compiled
     model, compiled = make()
@@ -142,5 +142,5 @@ def test_what_is_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "compiled" not in told
     assert forward.describe_pass(compiled) == f"layers and losses compiled (as asked); {told}"
     assert forward.describe_pass(compiled, decoding=True) == f"layers compiled (as asked); {told}"
-    monkeypatch.setattr(parallel, "shard", object)
-    assert forward.describe_pass(compiled) == f"losses alone compiled (as asked); {told}"
+    with distributed.entered(distributed.DistributedState(ranks=2, context_ranks=2)):
+        assert forward.describe_pass(compiled) == f"losses alone compiled (as asked); {told}"

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from longrope import attention, forward, parallel
+from longrope import attention, distributed, forward
 from longrope.cache import KeyValueCache, LayerKeys
 from longrope.errors import LongRopeError, ModelError
 from longrope.factors import RescaleFactors
@@ -714,17 +714,16 @@ def test_estimated_memory_grows_with_the_window_and_adapters_take_less() -> None
     assert estimate(adapters=True, dtype=torch.float32) - estimate(adapters=True) == pytest.approx(2 * weights)
 
 
-def test_estimated_memory_is_divided_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_estimated_memory_is_divided_among_processes() -> None:
     """Gradients and moments are; a window is where they share it. Of adapters there is nothing to divide."""
     alone, adapters = estimate(), estimate(adapters=True)
-    monkeypatch.setattr(parallel, "ranks", lambda: 8)
-    rows = estimate()
-    monkeypatch.setattr(parallel, "shard", lambda: parallel.Shard(0, 8, None))
-    shared = estimate()
+    with distributed.entered(distributed.DistributedState(ranks=8)):
+        rows = estimate()
+        assert estimate(adapters=True) == adapters
+    with distributed.entered(distributed.DistributedState(ranks=8, context_ranks=8)):
+        shared = estimate()
+        assert estimate(tokens=8 * 65536) == pytest.approx(rows, rel=1e-6)
     assert alone > rows > shared
-    assert estimate(tokens=8 * 65536) == pytest.approx(rows, rel=1e-6)
-    monkeypatch.setattr(parallel, "shard", lambda: None)
-    assert estimate(adapters=True) == adapters
 
 
 class Clock:

@@ -36,7 +36,7 @@ from torch.utils.checkpoint import (
 from transformers import AttentionInterface
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
-from longrope import parallel
+from longrope import distributed
 from longrope.attention import OPERATIONS, Documents, Heads, attend, attend_in_blocks, attend_within, choose_kernel
 from longrope.cache import KeyValueCache, LayerKeys, decoder_layers, remembers_keys_alone
 from longrope.errors import LongRopeError, ModelError
@@ -140,7 +140,7 @@ def weighted_loss_with_graph(
     """
     if recompute is None:
         recompute = not _fits_with_activations(model, tokens)
-        if shard := parallel.shard():  # all must agree, or some would wait for keys that others do not send again
+        if shard := distributed.shard():  # all must agree, or some would wait for keys that others do not send again
             recompute = bool(shard.total(torch.tensor(float(recompute), device=model.device)))
     score = partial(checkpoint, _chunk_losses, use_reentrant=False) if recompute else _chunk_losses
     first = int(weights.any(axis=0).argmax())
@@ -168,7 +168,7 @@ def describe_pass(model: LanguageModel, *, decoding: bool = False) -> str:
 
 def _walks(model: LanguageModel) -> bool:
     """Whether layers walk over tiles where no gradients are taken: windows are whole here, and keys are all memory."""
-    return not parallel.shard() and remembers_keys_alone(model.network)
+    return not distributed.shard() and remembers_keys_alone(model.network)
 
 
 def choose_tile(model: LanguageModel, rows: int = 1) -> tuple[int, str]:
@@ -198,7 +198,7 @@ def _fits_with_activations(model: LanguageModel, tokens: Tokens) -> bool:
 
 def _attention_bytes(model: LanguageModel, tokens: int) -> int:
     """What all layers' attention gives for so many tokens: its output, on GPUs in 16 bits, and a float32 a head."""
-    shard, heads = parallel.shard(), heads_of(model)
+    shard, heads = distributed.shard(), heads_of(model)
     own = tokens // (shard.ranks if shard else 1)
     per_token = heads.queries * (heads.dim * (4 if model.device.type == "cpu" else 2) + 4)
     return int(own * model.network.config.num_hidden_layers * per_token)
@@ -237,8 +237,8 @@ def estimate_training_memory(model: LanguageModel, tokens: int, *, adapters: boo
     its part. With adapters the weights alone, as they are on a GPU. A hidden state for each layer, where they fit the
     outputs of its attention, the activations of one layer and one chunk of logits with its gradient, all in float32.
     """
-    config, ranks = model.network.config, parallel.ranks()
-    shard = parallel.shard()
+    config, ranks = model.network.config, distributed.ranks()
+    shard = distributed.shard()
     own = tokens // (shard.ranks if shard else 1)
     weights = sum(weight.numel() for weight in model.network.parameters())
     frozen = weights * (4 if model.device.type == "cpu" else model.network.dtype.itemsize)
@@ -299,7 +299,7 @@ class _Pass:
 
     hidden: Tensor
     ids: Tensor
-    shard: "parallel.Shard | None"
+    shard: "distributed.Shard | None"
 
     def scored(self, at: slice) -> tuple[Tensor, Tensor, slice]:
         """States [B, m, H] and targets [B, m] to score for a slice of the losses, and where it lies once joined."""
@@ -342,7 +342,7 @@ def _run(
     given = {"input_ids": ids}
     if positions is not None:
         given["position_ids"] = torch.as_tensor(positions, dtype=torch.long).to(model.device)
-    shard = parallel.shard()
+    shard = distributed.shard()
     if shard:
         padded = shard.padded(ids.shape[1])
         own = shard.positions(padded).to(ids.device)
@@ -433,7 +433,7 @@ def _attention(
     kind = query.device.type
     if torch.is_autocast_enabled(kind):  # where cos and sin made float32 of query and key
         query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
-    shard = parallel.shard()
+    shard = distributed.shard()
     if _Calls.keys is not None:
         key, value = _Calls.keys.update(key, value)
     elif shard:

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope import parallel
+from longrope import distributed
 from longrope.factors import FactorTable
 from longrope.forward import token_losses
 from longrope.measures.samples import Samples, begin_score
@@ -152,11 +152,11 @@ def score_losses(begun: Callable[..., Score], metric: str, losses: Losses, seed:
 
 def window_losses(model: LanguageModel, factors: object, windows: Tokens) -> NDArray[np.float64]:
     """[W, N - 1] losses in nats of windows [W, N] under one tier of factors (None: the model as it is)."""
-    share = math.ceil(len(windows) / parallel.workers())
+    share = math.ceil(len(windows) / distributed.workers())
     rows = max(1, min(share, TOKENS_PER_BATCH // windows.shape[1]))
     batches = [windows[first : first + rows] for first in range(0, len(windows), rows)]
     with rescaled(model, factors):  # type: ignore[arg-type]
-        losses = parallel.spread(batches, lambda batch: token_losses(model, batch).numpy())
+        losses = distributed.map_ranks(batches, lambda batch: token_losses(model, batch).numpy())
     return np.concatenate(losses).astype(np.float64)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from longrope import parallel
+from longrope import distributed
 from longrope.cache import KeyValueCache
 from longrope.factors import FactorTable
 from longrope.forward import choose_tile, read_on
@@ -133,7 +133,7 @@ def measure_needles(
     built = build_needles(model.tokenizer, length, essays(text, windows, length), count, seed)
     began = time.perf_counter()
     with rescaled(model, table.choose(length) if table else None):
-        answered = parallel.spread(built, lambda item: answer_prompt(model, item[0]), alone=True)
+        answered = distributed.map_ranks(built, lambda item: answer_prompt(model, item[0]), alone=True)
     seconds = time.perf_counter() - began
     texts = fingerprint_prompts([prompt for prompt, _ in built], model.tokenizer)
     score = _scoring(model, table, length, method, seed, texts, seconds)
@@ -196,7 +196,7 @@ def measure_ruler(
 
     began = time.perf_counter()
     with rescaled(model, table.choose(length) if table else None):
-        done = parallel.spread(range(settings.ruler_prompts), work, alone=True)
+        done = distributed.map_ranks(range(settings.ruler_prompts), work, alone=True)
     shares, tokens = zip(*done, strict=True)
     score = _scoring(model, table, length, method, seed, texts, time.perf_counter() - began)
     return score(f"ruler-{task}", shares, sum(tokens))
