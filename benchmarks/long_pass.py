@@ -7,7 +7,7 @@ MODEL is anything that `longrope` loads, or `llama-3-8b` for that shape with ran
 up to 128k the ways take turns, so that a GPU whose clock falls under load does so for all of them; with --rest each run
 begins that many seconds after the last, on a GPU that has cooled down:
 
-* ours: longrope.forward.token_losses, the loss of every token; with --gradient a step's forward and backward pass
+* ours: longrope.engine.passes.token_losses, the loss of every token; with --gradient a step's forward and backward pass
   for all weights
 * compiled: the same by a model that was loaded to be compiled; beyond 128k, where a single run counts, its compiling
   is in it
@@ -35,15 +35,10 @@ import torch
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from longrope import attention, distributed
-from longrope.forward import (
-    choose_tile,
-    describe_pass,
-    estimate_memory,
-    heads_of,
-    token_losses,
-    weighted_loss_with_graph,
-)
+from longrope import distributed
+from longrope.engine import attention, kernels
+from longrope.engine.memory import choose_tile, estimate_memory, heads_of
+from longrope.engine.passes import describe_pass, token_losses, weighted_loss_with_graph
 from longrope.models import LanguageModel, load_model, read_spec
 from longrope.recipe import parse_tokens
 
@@ -124,21 +119,21 @@ def measure(
     return lines + measure_kernels(model, length, list_kernels(model, ways, gradient=gradient), gradient=gradient)
 
 
-def choose_kernel(model: LanguageModel) -> attention.Kernel:
+def choose_kernel(model: LanguageModel) -> kernels.Kernel:
     """The kernel of passes without gradients."""
-    return attention.choose_kernel(model.device, model.network.dtype, heads_of(model))[0]
+    return kernels.choose_kernel(model.device, model.network.dtype, heads_of(model))[0]
 
 
-def list_kernels(model: LanguageModel, ways: list[str], *, gradient: bool) -> list[attention.Kernel]:
+def list_kernels(model: LanguageModel, ways: list[str], *, gradient: bool) -> list[kernels.Kernel]:
     """The kernels to be measured alone: all but the slowest, or the chosen one."""
     if "kernels" not in ways:
         return [choose_kernel(model)] * ("kernel" in ways)
-    gone = (attention.EFFICIENT, *([attention.FLASH_3, attention.HOPPER] if gradient else []))  # these: forward only
-    return [kernel for kernel in attention.list_kernels(model.device) if kernel not in gone]
+    gone = (kernels.EFFICIENT, *([kernels.FLASH_3, kernels.HOPPER] if gradient else []))  # these: forward only
+    return [kernel for kernel in kernels.list_kernels(model.device) if kernel not in gone]
 
 
 def measure_kernels(
-    model: LanguageModel, length: int, kernels: list[attention.Kernel], *, gradient: bool
+    model: LanguageModel, length: int, kernels: list[kernels.Kernel], *, gradient: bool
 ) -> list[dict[str, Any]]:
     """Attention alone by kernels that take the shape, all layers of it."""
     heads = heads_of(model)
@@ -148,7 +143,7 @@ def measure_kernels(
     query, key, value = (torch.randn(shape, **given) for shape in shapes)  # type: ignore[call-overload]
     calls = 1 if gradient or length > SHORT else layers
 
-    def work(kernel: attention.Kernel) -> float:
+    def work(kernel: kernels.Kernel) -> float:
         scale = heads.dim**-0.5
         if gradient:
             output = attention._attend_with_graph(kernel, query, key, value, scale)  # noqa: SLF001
@@ -156,7 +151,7 @@ def measure_kernels(
             return 0.0
         with torch.inference_mode():
             for _ in range(calls):
-                attention.partial_attention(kernel, query, key, value, causal=True, scale=scale)
+                kernels.partial_attention(kernel, query, key, value, causal=True, scale=scale)
         return 0.0
 
     works = {f"kernel {kernel.name}": partial(work, kernel) for kernel in kernels}
@@ -213,7 +208,7 @@ def line_of(way: str, model: LanguageModel, length: int, *, gradient: bool) -> d
         "gradient": gradient,
         "tokens": length,
         "processes": distributed.ranks(),
-        "attention_flops": attention.causal_flops(heads_of(model), length)
+        "attention_flops": kernels.causal_flops(heads_of(model), length)
         * model.network.config.num_hidden_layers
         * (3.5 if gradient else 1),
         "tile_tokens": choose_tile(model)[0],

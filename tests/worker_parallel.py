@@ -27,9 +27,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from longrope import cli, distributed, pipeline
+from longrope.engine.passes import greedy_answers, token_losses, weighted_loss_with_graph
 from longrope.errors import LongRopeError, TextsError
 from longrope.factors import closed_form
-from longrope.forward import greedy_answers, token_losses, weighted_loss_with_graph
 from longrope.measures.ruler import measure_needles
 from longrope.models import rescaled
 from longrope.recipe import TuneRecipe, load_recipe

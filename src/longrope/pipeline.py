@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from longrope import distributed
+from longrope.engine.passes import describe_pass
 from longrope.errors import RunError
 from longrope.exports import Origin, dump_report, export_gguf, export_hf
 from longrope.factors import RIVALS, FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
-from longrope.forward import describe_pass
 from longrope.measures import RivalSamples, keep_original, keep_rival, measure, measure_against
 from longrope.measures.retention import OriginalLosses
 from longrope.models import LanguageModel, describe_device, load_config, load_model, read_spec

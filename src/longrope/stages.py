@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from longrope import distributed
+from longrope.engine.memory import estimate_memory, estimate_training_memory, free_memory
+from longrope.engine.passes import seconds_of_pass
 from longrope.errors import RecipeError
 from longrope.factors import (
     FactorTable,
@@ -24,7 +26,6 @@ from longrope.factors import (
     relative_to,
     tuned_spec,
 )
-from longrope.forward import estimate_memory, estimate_training_memory, free_memory, seconds_of_pass
 from longrope.models import LanguageModel
 from longrope.recipe import Recipe, Stage, TuneRecipe, format_tokens
 from longrope.records import TrainStep, Trial, read_records

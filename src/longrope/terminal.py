@@ -67,7 +67,7 @@ def reading(model: Any) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import Progress
 
-    from longrope.forward import describe_pass
+    from longrope.engine.passes import describe_pass
 
     console = Console(stderr=True)
     console.print(

@@ -23,9 +23,9 @@ from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from longrope.engine.loss import LOGITS_PER_CHUNK
 from longrope.errors import RecipeError
 from longrope.factors import FactorTable
-from longrope.forward import LOGITS_PER_CHUNK
 from longrope.measures.samples import begin_score
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import HARNESS

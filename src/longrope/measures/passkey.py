@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope import distributed
+from longrope.engine.passes import greedy_answers
 from longrope.errors import TextsError
 from longrope.factors import FactorTable
-from longrope.forward import greedy_answers
 from longrope.measures.samples import Samples, begin_score
 from longrope.models import LanguageModel, rescaled
 from longrope.records import Score

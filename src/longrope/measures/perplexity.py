@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope import distributed
+from longrope.engine.passes import token_losses
 from longrope.factors import FactorTable
-from longrope.forward import token_losses
 from longrope.measures.samples import Samples, begin_score
 from longrope.models import LanguageModel, rescaled
 from longrope.records import Score

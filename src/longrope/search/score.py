@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope import distributed
+from longrope.engine.passes import token_losses, weighted_loss_with_graph
 from longrope.errors import RunError
 from longrope.factors import RescaleFactors, compose
-from longrope.forward import token_losses, weighted_loss_with_graph
 from longrope.models import LanguageModel, rescaled
 from longrope.records import Trial, append_record, read_records
 from longrope.texts import Tokens, TokenText, fingerprint, plant_needles

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from longrope import distributed
-from longrope.cache import decoder_layers
+from longrope.engine.kv_cache import decoder_layers
 from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe

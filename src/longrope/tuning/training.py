@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from longrope import distributed
+from longrope.engine.passes import weighted_loss_with_graph
 from longrope.errors import LongRopeError, RecipeError
 from longrope.factors import unscaled
-from longrope.forward import weighted_loss_with_graph
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep
