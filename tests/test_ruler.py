@@ -18,6 +18,7 @@ import torch
 from typer.testing import CliRunner
 
 from longrope.cli import app
+from longrope.engine import decoding
 from longrope.engine.decoding import prefill
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.errors import ModelError, RecipeError, TextsError
@@ -150,7 +151,7 @@ class Reader:
         self.read_lengths: list[int] = []
         self.pushed = 0
         monkeypatch.setattr(ruler, "KeyValueCache", self.open_cache)
-        monkeypatch.setattr(ruler, "prefill", self.prefill)
+        monkeypatch.setattr(decoding, "prefill", self.prefill)
 
     def open_cache(self, *_: object) -> "Reader":
         """Begin to read another text."""
@@ -685,7 +686,7 @@ def test_the_saving_of_shared_texts_stands_in_the_records(
         pushed.append(tokens.size)
         return prefill(model, tokens, cache)
 
-    monkeypatch.setattr(ruler, "prefill", read_counted)
+    monkeypatch.setattr(decoding, "prefill", read_counted)
     scores = measure_needles(model, None, text, windows, 1500, method="none", count=20)
     assert scores[0].num_tokens == sum(pushed)
     pushed.clear()

@@ -10,12 +10,14 @@ import pico
 import pytest
 import torch
 import torch._dynamo
+from torch._dynamo import config as dynamo
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 from torch.nn import functional
 
 from longrope import distributed
 from longrope.engine import memory
+from longrope.engine.compiling import MOST_VARIANTS, many_variants
 from longrope.engine.decoding import prefill
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.loss import loss_by_sums
@@ -99,6 +101,37 @@ def test_answers_and_a_cache_are_those_of_the_plain_pass() -> None:
     before = graphs()
     token_losses(compiled, TOKENS[:1, :40])
     assert graphs() == before + 1  # the loss
+
+
+@needs_compiler
+def test_torchs_limit_is_raised_for_our_passes_alone() -> None:
+    """A function of the process's own is compiled for as many shapes afterwards as before."""
+    _, compiled = make()
+    before, seen = dynamo.recompile_limit, list[int]()
+    hook = compiled.network.lm_head.register_forward_pre_hook(lambda *_: seen.append(dynamo.recompile_limit))
+    try:
+        token_losses(compiled, TOKENS)
+        assert dynamo.recompile_limit == before
+        prefill(compiled, TOKENS[:1], KeyValueCache(compiled, 48))
+        assert dynamo.recompile_limit == before
+        compiled.network.lm_head.register_forward_pre_hook(fail)
+        with pytest.raises(ZeroDivisionError):
+            token_losses(compiled, TOKENS)
+    finally:
+        hook.remove()
+    assert dynamo.recompile_limit == before < MOST_VARIANTS
+    assert seen == [MOST_VARIANTS] * 3
+
+
+def fail(*_: object) -> None:
+    raise ZeroDivisionError
+
+
+def test_the_limit_is_not_touched_where_nothing_is_compiled() -> None:
+    with many_variants(compiled=False):
+        assert dynamo.recompile_limit < MOST_VARIANTS
+    with dynamo.patch(recompile_limit=2 * MOST_VARIANTS), many_variants(compiled=True):
+        assert dynamo.recompile_limit == 2 * MOST_VARIANTS
 
 
 def test_losses_by_sums_are_cross_entropy() -> None:

@@ -617,7 +617,7 @@ def test_the_kernel_runs_again_only_where_its_outputs_do_not_fit(
     tile: int, make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same gradients, bit for bit; a pass that tries a kernel out on its way keeps none of what that gives."""
-    model, choose, untried = make("llama"), attention.choose_kernel, [None]
+    model, choose, untried = make("llama"), kernels.choose_kernel, [None]
 
     def try_out(*given: Any, **options: Any) -> Any:
         if untried:

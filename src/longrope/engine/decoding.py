@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from longrope import distributed
@@ -52,7 +54,7 @@ def prefill(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tenso
 
 def read_prompt(
     model: LanguageModel,
-    tokens: Sequence[int],
+    tokens: Sequence[int] | NDArray[np.integer[Any]],
     cache: KeyValueCache,
     on_read: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
