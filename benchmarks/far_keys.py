@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from longrope.engine.passes import token_losses
 from longrope.factors import RescaleFactors, as_table, closed_form
-from longrope.forward import token_losses
 from longrope.measures import passkey
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import SearchRecipe

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from longrope.forward import heads_of
+from longrope.engine.memory import heads_of
 from longrope.models import LanguageModel, load_model
 from longrope.recipe import TuneRecipe, parse_tokens
 from longrope.texts import TokenText

@@ -14,7 +14,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from longrope import RunDir, load_model, load_texts, measure, parallel
+from longrope import RunDir, distributed, load_model, load_texts, measure
 from longrope.recipe import Stage, parse_tokens
 from longrope.stages import Watch, plan_walk, walk
 
@@ -47,11 +47,10 @@ def main(path: Path, how: str) -> None:
 
 def say(text: str) -> None:
     """Tell it at once, in one process alone."""
-    if parallel.is_main():
+    if distributed.is_main():
         print(text, flush=True)
 
 
 if __name__ == "__main__":
-    parallel.start(context_ranks=int(os.environ.get("WORLD_SIZE", "1")))
-    main(Path(sys.argv[1]), sys.argv[2])
-    parallel.stop()
+    with distributed.launched(context_ranks=int(os.environ.get("WORLD_SIZE", "1"))):
+        main(Path(sys.argv[1]), sys.argv[2])

@@ -20,7 +20,8 @@ import torch
 from transformers import AutoModelForCausalLM
 from whole_run import make_whole_run
 
-from longrope import cli, forward, pipeline
+from longrope import cli, pipeline
+from longrope.engine import compiling
 from longrope.factors import RescaleFactors, closed_form, dump_factors, load_factors
 from longrope.measures import perplexity
 from longrope.models import load_model, read_spec
@@ -755,8 +756,8 @@ def test_compiled_passes_are_made_where_they_are_asked_for(
         made.add(function.__qualname__)
         return function
 
-    monkeypatch.setattr(forward, "_compiled", note)
-    layer, loss = "LlamaDecoderLayer.forward", "_loss_by_sums"
+    monkeypatch.setattr(compiling, "compiled", note)
+    layer, loss = "LlamaDecoderLayer.forward", "loss_by_sums"
     book = Path("book.txt")
     book.write_text("A short one.")
     lengths = ("--lengths", 64, "--metrics", "perplexity")

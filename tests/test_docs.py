@@ -20,10 +20,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import longrope
-from longrope import attention, forward
 from longrope.cli import DEFAULT_RECIPE, app
+from longrope.engine import memory
+from longrope.engine.kernels import HOPPER
+from longrope.engine.memory import estimate_memory
 from longrope.factors import FactorTable, load_factors
-from longrope.forward import estimate_memory
 from longrope.models import LanguageModel, read_spec
 from longrope.recipe import load_recipe
 from longrope.records import Score, TrainStep, Trial, read_records
@@ -220,7 +221,7 @@ def test_estimated_memory_is_near_the_measured_peaks(monkeypatch: pytest.MonkeyP
     for tokens, peak in peaks.items():
         assert estimate_memory(replace(model, compiled=True), tokens) / 2**30 == pytest.approx(peak, rel=0.2)
     lines = [json.loads(line) for line in (ROOT / "results" / "benchmarks" / "hopper.jsonl").read_text().splitlines()]
-    monkeypatch.setattr(forward, "choose_kernel", lambda *_: (attention.HOPPER, "a test"))  # it copies the keys
+    monkeypatch.setattr(memory, "choose_kernel", lambda *_: (HOPPER, "a test"))  # it copies the keys
     for line in lines:
         if line["way"] in ("ours", "compiled"):
             read = replace(model, compiled=line["way"] == "compiled")
@@ -382,7 +383,7 @@ def test_flags_in_the_readme_exist() -> None:
 
 def test_names_in_the_walk_are_public() -> None:
     walk = "".join(block.split("```")[0] for block in README.split("```python\n")[1:])
-    names = set(re.findall(r"\blongrope\.(\w+)", walk)) - {"forward", "recipe"}
+    names = set(re.findall(r"\blongrope\.(\w+)", walk)) - {"engine", "recipe"}
     assert len(names) > 5
     assert names <= set(longrope.__all__)
     compile(walk, "README.md", "exec")

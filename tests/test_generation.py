@@ -18,7 +18,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import longrope
-from longrope import cli, forward, generation
+from longrope import cli, generation
+from longrope.engine import memory
 from longrope.errors import FactorsError, ModelError, RecipeError, TextsError
 from longrope.factors import FactorTable, RescaleFactors, dump_factors
 from longrope.generation import Generation, GenerationSettings, choose_token, encode_question, generate
@@ -88,7 +89,7 @@ def test_the_answer_is_that_of_transformers(
 ) -> None:
     """Under factors, with the document read at once or in tiles."""
     model = make(family)
-    monkeypatch.setattr(forward, "MOST_TILE_TOKENS", tile)
+    monkeypatch.setattr(memory, "MOST_TILE_TOKENS", tile)
     done = generate(model, make_table(model), DOCUMENT, PROMPT, settings=SHORT)
     tier = make_table(model).tiers[1]
     assert 128 < done.prompt_tokens + 12 <= 512
@@ -181,7 +182,7 @@ def test_reading_is_told_tile_by_tile(
 ) -> None:
     model = make("llama")
     forced([END])
-    monkeypatch.setattr(forward, "MOST_TILE_TOKENS", 100)
+    monkeypatch.setattr(memory, "MOST_TILE_TOKENS", 100)
     read: list[tuple[int, int]] = []
     done = generate(model, make_table(model), DOCUMENT, PROMPT, settings=SHORT, on_read=lambda *n: read.append(n))
     total = done.prompt_tokens

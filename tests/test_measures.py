@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from longrope.engine.passes import greedy_answers, token_losses
 from longrope.errors import FactorsError, ModelError, RecipeError, RunError, TextsError
 from longrope.factors import CLOSED_FORMS, FactorTable, RescaleFactors, as_table, closed_form
-from longrope.forward import greedy_answers, token_losses
 from longrope.measures import keep_rival, measure, measure_against
 from longrope.measures import perplexity as perplexity_module
 from longrope.measures.passkey import (

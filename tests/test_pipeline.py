@@ -19,7 +19,8 @@ import pytest
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
-from longrope import forward, measures, pipeline
+from longrope import measures, pipeline
+from longrope.engine import passes
 from longrope.errors import ExportError, LongRopeError, RunError, TextsError
 from longrope.exports import hf
 from longrope.factors import closed_form, load_factors
@@ -588,7 +589,7 @@ def test_what_cannot_begin_is_told_before_anything_is_measured(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a pass was made")
 
-    for module in (search_score, perplexity, forward):
+    for module in (search_score, perplexity, passes):
         monkeypatch.setattr(module, "token_losses", never)
     with pytest.raises(LongRopeError, match=words):
         extend(replace(recipe, **changes), RunDir(tmp_path))

@@ -17,11 +17,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from longrope.cache import KeyValueCache
 from longrope.cli import app
+from longrope.engine import decoding
+from longrope.engine.decoding import prefill
+from longrope.engine.kv_cache import KeyValueCache
 from longrope.errors import ModelError, RecipeError, TextsError
 from longrope.factors import closed_form
-from longrope.forward import read_on
 from longrope.measures import measure, ruler
 from longrope.measures.passkey import FILLER, wilson_interval
 from longrope.measures.ruler import (
@@ -150,7 +151,7 @@ class Reader:
         self.read_lengths: list[int] = []
         self.pushed = 0
         monkeypatch.setattr(ruler, "KeyValueCache", self.open_cache)
-        monkeypatch.setattr(ruler, "read_on", self.read_on)
+        monkeypatch.setattr(decoding, "prefill", self.prefill)
 
     def open_cache(self, *_: object) -> "Reader":
         """Begin to read another text."""
@@ -166,7 +167,7 @@ class Reader:
         """Forget what follows."""
         del self.read[tokens:]
 
-    def read_on(self, _: object, tokens: Tokens, cache: Any) -> Any:
+    def prefill(self, _: object, tokens: Tokens, cache: Any) -> Any:
         """Logits [1, V] of the next token."""
         assert cache is self
         self.read += tokens[0].tolist()
@@ -683,9 +684,9 @@ def test_the_saving_of_shared_texts_stands_in_the_records(
 
     def read_counted(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> torch.Tensor:
         pushed.append(tokens.size)
-        return read_on(model, tokens, cache)
+        return prefill(model, tokens, cache)
 
-    monkeypatch.setattr(ruler, "read_on", read_counted)
+    monkeypatch.setattr(decoding, "prefill", read_counted)
     scores = measure_needles(model, None, text, windows, 1500, method="none", count=20)
     assert scores[0].num_tokens == sum(pushed)
     pushed.clear()
@@ -698,7 +699,7 @@ def test_the_saving_of_shared_texts_stands_in_the_records(
 
 
 def test_recurrent_models_are_refused(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("longrope.cache.remembers_keys_alone", lambda _: False)
+    monkeypatch.setattr("longrope.engine.kv_cache.remembers_keys_alone", lambda _: False)
     text = text_of(model.tokenizer, 600)
     with pytest.raises(ModelError, match="recurrent"):
         measure_needles(model, None, text, text.windows(600, 1), 600, method="none", count=10)

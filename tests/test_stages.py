@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from longrope import forward, pipeline, stages
+from longrope import pipeline, stages
+from longrope.engine import passes
 from longrope.errors import LongRopeError, RecipeError, RunError, TextsError
 from longrope.factors import (
     FactorTable,
@@ -256,7 +257,7 @@ def assert_tuned(run: RunDir) -> None:
 def test_a_finished_walk_is_only_read(recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not one pass, for an estimate neither; every stage is told to be done, and every file stays."""
     before, steps = contents(copied.path), list[str]()
-    monkeypatch.setattr(forward, "_run", never)
+    monkeypatch.setattr(passes, "_run", never)
     monkeypatch.setattr(pipeline, "export_hf", never)
     again = extend(recipe, copied, Watch(on_step=steps.append))
     assert [replace(score, seconds=0.0) for score in again] == scores_of(copied)
@@ -297,7 +298,7 @@ def test_another_short_window_is_recovered_without_any_other_stage(
     recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(copied.stages)
-    monkeypatch.setattr(forward, "weighted_loss_with_graph", never)
+    monkeypatch.setattr(passes, "weighted_loss_with_graph", never)
     monkeypatch.setattr(stages, "find_factors", never)
     monkeypatch.setattr("longrope.tuning.training.Training.step", never)
     extend(replace(recipe, stages=(*STAGES[:-1], Stage(recover=32))), copied)
@@ -321,7 +322,7 @@ def test_a_walk_that_was_changed_back_is_only_read(
     """Scores, too; the checkpoint alone is written again."""
     shorter, walked = replace(recipe, stages=(*STAGES[:-1], Stage(recover=32))), copied.factors().read_bytes()
     extend(shorter, copied)
-    monkeypatch.setattr(forward, "_run", never)
+    monkeypatch.setattr(passes, "_run", never)
     extend(recipe, copied)
     assert copied.factors().read_bytes() == walked
 
@@ -385,7 +386,7 @@ def test_a_walk_exported_again_has_the_tuned_weights(
     recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And going on with the run leaves the form that was asked for last."""
-    monkeypatch.setattr(forward, "_run", never)
+    monkeypatch.setattr(passes, "_run", never)
     export_again(copied, ExportRecipe("two", drop_start_tokens=True))
     assert_tuned(copied)
     extend(recipe, copied)

@@ -387,26 +387,34 @@ def main() -> None:
 @contextmanager
 def _launched(recipe: Recipe, context_ranks: int | None, factors: Path | None = None) -> Iterator[None]:
     """Join the other processes where torchrun has launched some. One prints the results; the first to end tells why."""
-    from longrope import parallel, pipeline
+    from longrope import distributed, pipeline
 
     longest = pipeline.longest_window(recipe, factors)
-    try:
-        parallel.start(context_ranks, longest_tokens=longest, device=recipe.device)
-        with ExitStack() as stack:
-            if not parallel.is_main():
-                nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
-                stack.enter_context(redirect_stdout(nowhere))
+    with ExitStack() as stack:
+        with _one_reports():
+            stack.enter_context(distributed.launched(context_ranks, longest_tokens=longest, device=recipe.device))
+        if not distributed.is_main():
+            nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+            stack.enter_context(redirect_stdout(nowhere))
+        with _one_reports():
             yield
+
+
+@contextmanager
+def _one_reports() -> Iterator[None]:
+    """Let one process of a launch, the first to ask, raise what ends it; the others exit."""
+    from longrope import distributed
+
+    try:
+        yield
     except (LongRopeError, KeyboardInterrupt):
-        if parallel.speaks():
+        if distributed.claim_report():
             raise
         sys.exit(1)
-    finally:
-        parallel.stop()
 
 
 def _open(path: Path) -> RunDir:
     """Open a run directory: one process does, for all."""
-    from longrope import parallel
+    from longrope import distributed
 
-    return parallel.lead(partial(RunDir, path))
+    return distributed.on_main(partial(RunDir, path))

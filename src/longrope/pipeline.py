@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longrope import parallel
+from longrope import distributed
+from longrope.engine.passes import describe_pass
 from longrope.errors import RunError
 from longrope.exports import Origin, dump_report, export_gguf, export_hf
 from longrope.factors import RIVALS, FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
-from longrope.forward import describe_pass
 from longrope.labels import Source, label_of
 from longrope.measures import RivalSamples, describe_windows, keep_original, keep_rival, measure, measure_against
 from longrope.measures.retention import OriginalLosses
@@ -53,11 +53,11 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
         The scores of the model as it is, of the recipe's rivals, and with the factors found.
     """
     watch = watch or Watch()
-    parallel.lead(partial(run.check, recipe))
+    distributed.on_main(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
     _check(recipe, model, texts)
     with _held(run, recipe):
-        parallel.lead(partial(_record, recipe, run, model))
+        distributed.on_main(partial(_record, recipe, run, model))
         tasks = plan_walk(recipe, run, model, texts)
         _estimate(recipe, tasks, model, watch)
         tunes = any(stage.tune for stage in recipe.stages)  # the weights that all else is measured with
@@ -69,9 +69,9 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
         scores += _measure(recipe, run, extended.model, texts, extended.table, method, watch, original)
         found = [(method, extended.table)]
         scores += _measure_against_best(recipe, run, extended.model, texts, found, rivals, scores, watch, rival)
-        parallel.lead(partial(export, recipe, run, extended.model, extended.longest, texts, watch))
+        distributed.on_main(partial(export, recipe, run, extended.model, extended.longest, texts, watch))
         search_costs(run, tasks)
-        watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
+        watch.on_step(f"report: {distributed.on_main(partial(write_report, run))}")
     return scores
 
 
@@ -90,7 +90,7 @@ def _extend(
         run.write_text(run.factors(), dump_factors(extended.table))
         run.write_text(run.walked, made_of)
 
-    parallel.lead(keep)
+    distributed.on_main(keep)
     return extended
 
 
@@ -145,20 +145,20 @@ def tune(recipe: Recipe, factors: Path, run: RunDir, watch: Watch | None = None)
     """Train the weights alone, at the target window of a recipe with factors from a file; export the checkpoint."""
     watch = watch or Watch()
     table = load_factors(factors)
-    parallel.lead(partial(run.check, recipe))
+    distributed.on_main(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
     tier, settings = table.choose(recipe.target_tokens), _tuning(recipe)
     tier.check_spec(model.spec)
     check_training(model, texts.tune, settings)
     with _held(run, recipe):
-        parallel.lead(partial(_record, recipe, run, model))
+        distributed.on_main(partial(_record, recipe, run, model))
         cost = estimate_tuning(settings, model)
         watch.on_step(f"{cost}")
         check_costs([cost])
         tuned = _tune(recipe, run, model, tier, texts, watch)
-        parallel.lead(partial(run.write_text, run.factors(), dump_factors(tier)))
-        parallel.lead(partial(export, recipe, run, tuned, tier, texts, watch))
-        watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
+        distributed.on_main(partial(run.write_text, run.factors(), dump_factors(tier)))
+        distributed.on_main(partial(export, recipe, run, tuned, tier, texts, watch))
+        watch.on_step(f"report: {distributed.on_main(partial(write_report, run))}")
     return tuned
 
 
@@ -181,10 +181,10 @@ def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Sco
     The last scores compare each of them with the best closed form, token by token and key by key.
     """
     watch = watch or Watch()
-    parallel.lead(partial(run.check, recipe))
+    distributed.on_main(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
     with _held(run, recipe):
-        parallel.lead(partial(_record, recipe, run, model))
+        distributed.on_main(partial(_record, recipe, run, model))
         searched = {method: _search(recipe, run, model, texts, method, watch) for method in ("evolution", "gradient")}
         scores = _measure_closed_forms(recipe, run, model, texts, RIVALS, watch)
         for factors in searched.values():
@@ -194,17 +194,17 @@ def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Sco
         found = [("none", None), *forms.items(), *((tier.method, as_table(tier)) for tier in searched.values())]
         scores += _measure_against_best(recipe, run, model, texts, found, RIVALS, scores, watch)
         search_costs(run)
-        watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
+        watch.on_step(f"report: {distributed.on_main(partial(write_report, run))}")
     return scores
 
 
 def search(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> RescaleFactors:
     """Search alone: the factors of a recipe, in a run directory that is resumed if it was begun."""
     watch = watch or Watch()
-    parallel.lead(partial(run.check, recipe))
+    distributed.on_main(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
     with _held(run, recipe):
-        parallel.lead(partial(_record, recipe, run, model))
+        distributed.on_main(partial(_record, recipe, run, model))
         return _search_one(recipe, run, model, texts, watch)
 
 
@@ -275,7 +275,7 @@ def _held(run: RunDir, recipe: Recipe | None = None) -> Iterator[None]:
             if recipe:
                 run.bind(recipe)
 
-        parallel.lead(begin)
+        distributed.on_main(begin)
         yield
 
 
@@ -291,7 +291,7 @@ def _load(recipe: Recipe, watch: Watch) -> tuple[LanguageModel, Texts]:
 
 
 def _choices(model: LanguageModel) -> tuple[str, ...]:
-    return (*model.choices, *parallel.choices(), describe_pass(model))
+    return (*model.choices, *distributed.choices(), describe_pass(model))
 
 
 def _record(recipe: Recipe, run: RunDir, model: LanguageModel) -> None:
@@ -323,7 +323,7 @@ def _search(
 def _search_one(recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts, watch: Watch) -> RescaleFactors:
     """The factors by the recipe's own method, which become those of the run."""
     factors = _search(recipe, run, model, texts, recipe.search.method, watch)
-    parallel.lead(partial(run.write_text, run.factors(), dump_factors(factors)))
+    distributed.on_main(partial(run.write_text, run.factors(), dump_factors(factors)))
     return factors
 
 
@@ -414,7 +414,7 @@ def search_costs(run: RunDir, tasks: Sequence[Task] = ()) -> list[SearchCost]:
         run.write_text(run.costs, json.dumps([asdict(cost) for cost in costs], indent=1) + "\n")
         return costs
 
-    return parallel.lead(keep)
+    return distributed.on_main(keep)
 
 
 def measure_only(
@@ -426,7 +426,7 @@ def measure_only(
     model, texts = _load(recipe, watch)
     with _held(run) if run else nullcontext():
         if run:
-            parallel.lead(partial(_record_walk, run, model))
+            distributed.on_main(partial(_record_walk, run, model))
         for line in describe_windows(model, table, texts.measure, recipe.measure):
             watch.on_step(line)
         return measure(model, table, texts.measure, settings=recipe.measure, run=run, seed=recipe.seed)

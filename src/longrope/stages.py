@@ -12,7 +12,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from longrope import parallel
+from longrope import distributed
+from longrope.engine.memory import estimate_memory, estimate_training_memory, free_memory
+from longrope.engine.passes import seconds_of_pass
 from longrope.errors import RecipeError
 from longrope.factors import (
     FactorTable,
@@ -24,7 +26,6 @@ from longrope.factors import (
     relative_to,
     tuned_spec,
 )
-from longrope.forward import estimate_memory, estimate_training_memory, free_memory, seconds_of_pass
 from longrope.models import LanguageModel
 from longrope.recipe import Recipe, Stage, TuneRecipe, format_tokens
 from longrope.records import TrainStep, Trial, read_records
@@ -110,7 +111,7 @@ class Task:
     @property
     def done(self) -> bool:
         """Whether it was finished before."""
-        return parallel.lead((self.folder / STAGE_FINISHED).exists)
+        return distributed.on_main((self.folder / STAGE_FINISHED).exists)
 
 
 def plan_walk(recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts) -> list[Task]:
@@ -143,10 +144,10 @@ def walk(recipe: Recipe, tasks: Sequence[Task], model: LanguageModel, texts: Tex
     for number, task in enumerate(tasks, 1):
         done = task.done
         watch.on_step(f"stage {number} of {len(tasks)}: {task.stage}{' (done before)' if done else ''}")
-        place = parallel.lead(partial(RunDir, task.folder))
+        place = distributed.on_main(partial(RunDir, task.folder))
         progress = _do(task, progress, place, recipe, texts, watch)
         if not done:
-            parallel.lead(partial(_finish, place, task, progress))
+            distributed.on_main(partial(_finish, place, task, progress))
     return progress
 
 
@@ -167,10 +168,10 @@ def _do(task: Task, progress: Progress, place: RunDir, recipe: Recipe, texts: Te
     """One stage; its training or search is resumed where it was begun."""
     if task.stage.kind == "tune":
         return _tune(task, progress, place, recipe, texts, watch)
-    if parallel.lead(place.factors().exists):
+    if distributed.on_main(place.factors().exists):
         return progress.with_tier(load_factors(place.factors()).tiers[0])
     tier = _find_tier(task.stage, progress, place, recipe, texts, watch)
-    parallel.lead(partial(place.write_text, place.factors(), dump_factors(tier)))
+    distributed.on_main(partial(place.write_text, place.factors(), dump_factors(tier)))
     return progress.with_tier(tier)
 
 
@@ -196,7 +197,7 @@ def _tune(task: Task, progress: Progress, place: RunDir, recipe: Recipe, texts: 
     model = fine_tune(
         progress.model, tier, texts.tune, settings=settings, run=place, seed=recipe.seed, on_step=watch.on_train
     )
-    parallel.lead(partial(place.write_text, place.factors(), dump_factors(tier)))
+    distributed.on_main(partial(place.write_text, place.factors(), dump_factors(tier)))
     named = replace(model, name=f"{model.name.partition(TUNED)[0]}{TUNED}{task.made_of}")
     return Progress(named, (tier,), tier)
 
@@ -246,7 +247,7 @@ def check_costs(costs: Sequence[Cost]) -> None:
         for cost in costs:
             cost.check()
 
-    parallel.spread(range(parallel.ranks()), check, alone=True)
+    distributed.map_ranks(range(distributed.ranks()), check, alone=True)
 
 
 def estimate_stages(recipe: Recipe, model: LanguageModel, stages: Iterable[Stage]) -> list[Cost]:
@@ -264,7 +265,7 @@ def estimate_tuning(
     settings: TuneRecipe, model: LanguageModel, seconds: Callable[[int], float] | None = None, name: str = "tune"
 ) -> Cost:
     """What a training will take; ``seconds`` gives those of a pass by its tokens, if they are known."""
-    tokens, windows = settings.window_tokens, settings.steps * settings.batch_windows / parallel.workers()
+    tokens, windows = settings.window_tokens, settings.steps * settings.batch_windows / distributed.workers()
     of_pass = seconds(tokens) if seconds else seconds_of_pass(model, tokens)
     peak = estimate_training_memory(model, tokens, adapters=bool(settings.lora_rank))
     return Cost(name, windows * BACKWARD_PASSES * of_pass, peak, free_memory(model))
@@ -281,4 +282,4 @@ def _estimate_search(recipe: Recipe, model: LanguageModel, stage: Stage, seconds
     peak = estimate_memory(model, tokens)
     if recipe.search.method == "gradient" or stage.kind == "recover":
         peak = max(peak, estimate_training_memory(model, tokens, adapters=True))
-    return Cost(str(stage), evaluations * seconds(tokens) / parallel.workers(), peak, free_memory(model))
+    return Cost(str(stage), evaluations * seconds(tokens) / distributed.workers(), peak, free_memory(model))

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from longrope.engine.passes import token_losses
 from longrope.errors import FactorsError, LongRopeError, RecipeError, RunError, TextsError
 from longrope.factors import RescaleFactors, closed_form
-from longrope.forward import token_losses
 from longrope.models import LanguageModel, RescaledRotary, find_rotary, rescaled
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep, append_records, read_records

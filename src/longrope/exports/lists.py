@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from longrope.engine.passes import token_losses
 from longrope.errors import ExportError
 from longrope.factors import RescaleFactors
-from longrope.forward import token_losses
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import ExportRecipe
 from longrope.texts import Tokens

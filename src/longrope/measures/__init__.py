@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from longrope import parallel
+from longrope import distributed
 from longrope.errors import RecipeError
 from longrope.factors import FactorTable, RescaleFactors, as_table
 from longrope.measures.harness import measure_benchmark
@@ -78,7 +78,7 @@ def measure(
     for tier in table.tiers if table else ():
         check_unsearched(windows, tier.searched)
     method = method or (table.tiers[-1].method if table else "none")
-    known = parallel.lead(partial(read_records, run.scores, Score)) if run else []
+    known = distributed.on_main(partial(read_records, run.scores, Score)) if run else []
     given = {"method": method, "seed": seed, "samples": Samples(run)}
     scores: list[Score] = []
     work = _work(model, table, text, windows, lengths, settings, original, scores, **given)
@@ -90,10 +90,10 @@ def measure(
             kept = {score.metric: _named(score, table, method) for score in found}
             made = list(kept.values())
             if name not in kept and (made := work[metric](length)) and run:
-                parallel.lead(partial(_keep, run, [score for score in made if score.metric not in kept]))
+                distributed.on_main(partial(_keep, run, [score for score in made if score.metric not in kept]))
             scores += sorted(made, key=lambda score: score.metric)
     for metric in (name for name in settings.metrics if name.startswith(HARNESS)):
-        scores += parallel.lead(partial(measure_benchmark, model, table, metric, method=method, run=run))
+        scores += distributed.on_main(partial(measure_benchmark, model, table, metric, method=method, run=run))
     return scores
 
 
@@ -151,7 +151,7 @@ def measure_against(
     windows = text.windows(length, settings.paired_windows or settings.windows)
     for tier in table.tiers if table else ():
         check_unsearched(windows, tier.searched)
-    known = parallel.lead(partial(read_records, run.scores, Score))
+    known = distributed.on_main(partial(read_records, run.scores, Score))
     given: dict[str, Any] = {"methods": (method, rival_name), "seed": seed, "samples": Samples(run)}
     work: dict[str, tuple[str, Callable[[Any], Score]]] = {
         "perplexity": (f"ratio-to-{rival_name}", lambda other: measure_ratio(model, (table, other), windows, **given)),
@@ -167,7 +167,7 @@ def measure_against(
         kept = [_named(score, table, method) for score in known if score.metric == name and _identity(score) == asked]
         if not kept:
             kept = [compare(rival[metric] if isinstance(rival, dict) else rival)]
-            parallel.lead(partial(append_record, run.scores, kept[0]))
+            distributed.on_main(partial(append_record, run.scores, kept[0]))
         scores += kept[:1]
     return scores
 

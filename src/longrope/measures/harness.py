@@ -24,9 +24,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from longrope.engine.loss import LOGITS_PER_CHUNK
 from longrope.errors import RecipeError, converting_errors
 from longrope.factors import FactorTable
-from longrope.forward import LOGITS_PER_CHUNK
 from longrope.measures.samples import begin_score, source_of
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import HARNESS

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope import parallel
+from longrope import distributed
+from longrope.engine.passes import greedy_answers
 from longrope.errors import TextsError
 from longrope.factors import FactorTable
-from longrope.forward import greedy_answers
 from longrope.measures.samples import Samples, begin_score
 from longrope.models import LanguageModel, rescaled
 from longrope.records import Score
@@ -175,7 +175,7 @@ def kept_answers(
 
     def ask() -> Answers:
         with rescaled(model, factors):
-            right = parallel.spread(
+            right = distributed.map_ranks(
                 tasks, lambda task: bool(greedy_answers(model, task.tokens[None], task.answer_tokens)[0])
             )
         return np.asarray(right)

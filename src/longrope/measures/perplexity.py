@@ -13,10 +13,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope import parallel
+from longrope import distributed
+from longrope.engine.passes import token_losses
 from longrope.errors import ModelError
 from longrope.factors import FactorTable, RescaleFactors
-from longrope.forward import token_losses
 from longrope.measures.samples import Samples, begin_score
 from longrope.models import LanguageModel, rescaled
 from longrope.records import Score
@@ -157,11 +157,11 @@ def window_losses(model: LanguageModel, factors: RescaleFactors | None, windows:
     Raises:
         ModelError: a loss is not finite.
     """
-    share = math.ceil(len(windows) / parallel.workers())
+    share = math.ceil(len(windows) / distributed.workers())
     rows = max(1, min(share, TOKENS_PER_BATCH // windows.shape[1]))
     batches = [windows[first : first + rows] for first in range(0, len(windows), rows)]
     with rescaled(model, factors):
-        losses = np.concatenate(parallel.spread(batches, lambda batch: token_losses(model, batch).numpy()))
+        losses = np.concatenate(distributed.map_ranks(batches, lambda batch: token_losses(model, batch).numpy()))
     if bad := losses.size - np.isfinite(losses).sum():
         raise ModelError(
             f"{bad:,} of {losses.size:,} losses of {model.name!r} at {windows.shape[1]:,} tokens are not finite "

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from longrope import parallel
-from longrope.cache import KeyValueCache
+from longrope import distributed
+from longrope.engine.decoding import decode, read_prompt
+from longrope.engine.kv_cache import KeyValueCache
 from longrope.factors import FactorTable
-from longrope.forward import choose_tile, read_on
 from longrope.measures.passkey import wilson_interval
 from longrope.measures.samples import begin_score
 from longrope.measures.tasks import build_prompt
@@ -51,7 +51,7 @@ def answer_prompt(model: LanguageModel, prompt: Prompt) -> list[Answer]:
     """
     most = max(len(question.tokens) + question.answer_tokens for question in prompt.questions)
     cache = KeyValueCache(model, len(prompt.text) + most)
-    _read(model, prompt.text, cache)
+    read_prompt(model, prompt.text, cache)
     answers = []
     for question in prompt.questions:
         cache.rewind(len(prompt.text))
@@ -59,28 +59,19 @@ def answer_prompt(model: LanguageModel, prompt: Prompt) -> list[Answer]:
     return answers
 
 
-def _read(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> int:
-    """The likeliest token after all that is read, tile by tile, so that memory holds the states of one tile."""
-    tile = choose_tile(model)[0]
-    for first in range(0, len(tokens), tile):
-        logits = read_on(model, tokens[None, first : first + tile], cache)
-    return int(logits[0].argmax())
-
-
 def _answer(model: LanguageModel, question: Question, cache: KeyValueCache) -> Answer:
     """Write until the model ends the answer, all that is asked for stands there, or its room is full."""
-    begun, ends = cache.tokens, model.end_tokens
+    begun = cache.tokens
     references = [_as_written(model, reference) for reference in question.references]
     written: list[int] = []
     text, share = "", 0.0
-    token = _read(model, question.tokens, cache)
-    while token not in ends:
+    logits = read_prompt(model, question.tokens, cache)
+    for token in decode(model, logits, cache, lambda x: int(x.argmax()), question.answer_tokens):
         written.append(token)
         text = model.tokenizer.decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         share = share_found(text, references, any_of=question.any_of)
-        if share == 1 or len(written) == question.answer_tokens:
+        if share == 1:
             break
-        token = _read(model, np.asarray([token]), cache)
     return Answer(text, share, cache.tokens - begun)
 
 
@@ -133,7 +124,7 @@ def measure_needles(
     built = build_needles(model.tokenizer, length, essays(text, windows, length), count, seed)
     began = time.perf_counter()
     with rescaled(model, table.choose(length) if table else None):
-        answered = parallel.spread(built, lambda item: answer_prompt(model, item[0]), alone=True)
+        answered = distributed.map_ranks(built, lambda item: answer_prompt(model, item[0]), alone=True)
     seconds = time.perf_counter() - began
     texts = fingerprint_prompts([prompt for prompt, _ in built], model.tokenizer)
     score = _scoring(model, table, length, method, seed, texts, seconds)
@@ -196,7 +187,7 @@ def measure_ruler(
 
     began = time.perf_counter()
     with rescaled(model, table.choose(length) if table else None):
-        done = parallel.spread(range(settings.ruler_prompts), work, alone=True)
+        done = distributed.map_ranks(range(settings.ruler_prompts), work, alone=True)
     shares, tokens = zip(*done, strict=True)
     score = _scoring(model, table, length, method, seed, texts, time.perf_counter() - began)
     return score(f"ruler-{task}", shares, sum(tokens))

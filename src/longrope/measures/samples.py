@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope import parallel
+from longrope import distributed
 from longrope.errors import RunError
 from longrope.factors import FactorTable
 from longrope.labels import Source
@@ -51,10 +51,10 @@ class Samples:
                 self._here[name] = make()
             return self._here[name]
         path = self.run.samples(name)
-        kept = parallel.lead(partial(_read, path))
+        kept = distributed.on_main(partial(_read, path))
         if kept is None:
             kept = make()
-            parallel.lead(partial(self.run.write_array, path, kept))
+            distributed.on_main(partial(self.run.write_array, path, kept))
         return kept
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from longrope import parallel
+from longrope import distributed
 from longrope.errors import FactorsError
 from longrope.factors import RescaleFactors, closed_form, compose, dump_factors, tuned_spec
 from longrope.models import LanguageModel
@@ -88,7 +88,7 @@ def find_factors(
         found = descend(objective, spec, starts, settings.gradient, max_start_tokens=most, log=log)
     found = replace(compose(tuned_with, found), searched=sketch(np.concatenate([searched, held_out])))
     if run:
-        parallel.lead(partial(run.write_text, run.factors(method), dump_factors(found)))
+        distributed.on_main(partial(run.write_text, run.factors(method), dump_factors(found)))
     return found
 
 

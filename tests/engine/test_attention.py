@@ -12,23 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from attention_oracle import SCALE, make_inputs, oracle
 from torch import Tensor
 
-from longrope import attention
-from longrope.attention import (
-    CPU,
-    Heads,
-    Kernel,
-    attend,
-    attend_in_blocks,
-    attend_within,
-    causal_flops,
-    merge,
-    partial_attention,
-)
+from longrope.engine import attention, kernels
+from longrope.engine.attention import attend, attend_in_blocks, attend_within, merge
+from longrope.engine.kernels import CPU, Heads, Kernel, causal_flops, partial_attention
 from longrope.errors import ModelError
 
-SCALE = 0.3
 HEADS = {"grouped": (4, 2), "one key head": (4, 1), "as many key heads": (3, 3)}
 LENGTHS = {
     "whole": (37, 37),
@@ -42,51 +33,6 @@ TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 every_head = pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
 every_length = pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
-
-
-def make_inputs(
-    heads: tuple[int, int],
-    lengths: tuple[int, int],
-    *,
-    rows: int = 2,
-    dim: int = 8,
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values whose scores spread over a few nats."""
-    generator = torch.Generator().manual_seed(sum(heads) * 1000 + sum(lengths))
-    shapes = [(rows, heads[0], lengths[0], dim)] + [(rows, heads[1], lengths[1], dim)] * 2
-    query, key, value = (torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes)
-    return query, key, value
-
-
-def oracle(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    scale: float = SCALE,
-    window: int | None = None,
-    softcap: float | None = None,
-    causal: bool = True,
-    starts: tuple[int, ...] = (0,),
-) -> tuple[Tensor, Tensor]:
-    """Output [B, H, Sq, D] and log-sum-exp [B, H, Sq], from all scores in float64."""
-    owner = [head // (query.shape[1] // key.shape[1]) for head in range(query.shape[1])]
-    scores = torch.einsum("bhqd,bhkd->bhqk", query.double(), key[:, owner].double()) * scale
-    scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
-    distance = torch.arange(key.shape[2] - query.shape[2], key.shape[2])[:, None] - torch.arange(key.shape[2])
-    seen = (
-        (distance >= 0) & (distance < (window or key.shape[2]))
-        if causal
-        else torch.ones_like(distance, dtype=torch.bool)
-    )
-    if len(starts) > 1:
-        owners = torch.tensor([sum(start <= at for start in starts) for at in range(key.shape[2])])
-        seen &= owners[key.shape[2] - query.shape[2] :, None] == owners
-    shares = scores.exp() * seen.to(scores)
-    total = shares.sum(-1)
-    return torch.einsum("bhqk,bhkd->bhqd", shares, value[:, owner].double()) / total[..., None], total.log()
 
 
 def assert_right(given: Tensor, expected: Tensor, tolerance: float = 0.0) -> None:
@@ -397,16 +343,16 @@ def flash_attn_func(q, k, v, *, softmax_scale, causal, num_splits, return_attn_p
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """A GPU that is not there, whose kernels are measured anew."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU of tests")
-    monkeypatch.setattr(attention, "check_kernel", lambda *_: None)
-    monkeypatch.setattr(attention, "FLASH_3_MODULES", ())
-    monkeypatch.setattr(attention, "_is_hopper", lambda _: False)
-    attention._measure_kernels.cache_clear()
+    monkeypatch.setattr(kernels, "check_kernel", lambda *_: None)
+    monkeypatch.setattr(kernels, "FLASH_3_MODULES", ())
+    monkeypatch.setattr(kernels, "_is_hopper", lambda _: False)
+    kernels._measure_kernels.cache_clear()
     yield torch.device("cuda", 0)
-    attention._measure_kernels.cache_clear()
+    kernels._measure_kernels.cache_clear()
 
 
 def test_a_cpu_has_one_kernel() -> None:
-    kernel, reason = attention.choose_kernel(torch.device("cpu"), torch.float32, Heads(4, 2, 8))
+    kernel, reason = kernels.choose_kernel(torch.device("cpu"), torch.float32, Heads(4, 2, 8))
     assert kernel is CPU
     assert "CPU" in reason
 
@@ -418,15 +364,15 @@ def test_the_fastest_kernel_is_taken_and_measured_once(gpu: torch.device, monkey
         asked.append((kernel.name, *given, decoding))
         return speeds[kernel.name]
 
-    monkeypatch.setattr(attention, "_speed", measure)
+    monkeypatch.setattr(kernels, "_speed", measure)
     heads = Heads(8, 2, 64)
-    kernel, reason = attention.choose_kernel(gpu, torch.bfloat16, heads)
-    assert kernel is attention.FLASH
+    kernel, reason = kernels.choose_kernel(gpu, torch.bfloat16, heads)
+    assert kernel is kernels.FLASH
     assert reason == "flash attention (cuDNN 400, flash 500, memory-efficient 100 TFLOP/s on 32,768 tokens here)"
     assert asked == [(name, gpu, torch.bfloat16, heads, False) for name in speeds]
-    assert attention.choose_kernel(gpu, torch.bfloat16, heads)[0] is kernel
+    assert kernels.choose_kernel(gpu, torch.bfloat16, heads)[0] is kernel
     assert len(asked) == 3
-    attention.choose_kernel(gpu, torch.float16, heads)
+    kernels.choose_kernel(gpu, torch.float16, heads)
     assert len(asked) == 6
 
 
@@ -434,11 +380,11 @@ def test_one_token_takes_the_kernel_that_is_fastest_for_it(gpu: torch.device, mo
     """What reads a whole window fastest may be forty times slower at reading keys for one query."""
 
     def measure(kernel: Kernel, _device: object, _dtype: object, _heads: object, *, decoding: bool) -> float:
-        return (1.0 if decoding else 400.0) if kernel is attention.CUDNN else 20.0
+        return (1.0 if decoding else 400.0) if kernel is kernels.CUDNN else 20.0
 
-    monkeypatch.setattr(attention, "_speed", measure)
-    for decoding, best, trial in ((False, attention.CUDNN, "32,768 tokens"), (True, attention.FLASH, "65,536 keys")):
-        kernel, reason = attention.choose_kernel(gpu, torch.bfloat16, Heads(8, 2, 64), decoding=decoding)
+    monkeypatch.setattr(kernels, "_speed", measure)
+    for decoding, best, trial in ((False, kernels.CUDNN, "32,768 tokens"), (True, kernels.FLASH, "65,536 keys")):
+        kernel, reason = kernels.choose_kernel(gpu, torch.bfloat16, Heads(8, 2, 64), decoding=decoding)
         assert kernel is best
         assert trial in reason
 
@@ -461,13 +407,13 @@ def test_only_one_token_without_a_graph_is_decoded(queries: int, monkeypatch: py
 
 def test_a_kernel_that_fails_is_passed_over(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(kernel: Kernel, *_: object, **__: object) -> float:
-        if kernel is not attention.EFFICIENT:
+        if kernel is not kernels.EFFICIENT:
             raise NotImplementedError  # which says nothing
         return 90.0
 
-    monkeypatch.setattr(attention, "_speed", measure)
-    kernel, reason = attention.choose_kernel(gpu, torch.float32, Heads(8, 2, 64))
-    assert kernel is attention.EFFICIENT
+    monkeypatch.setattr(kernels, "_speed", measure)
+    kernel, reason = kernels.choose_kernel(gpu, torch.float32, Heads(8, 2, 64))
+    assert kernel is kernels.EFFICIENT
     assert "(memory-efficient 90 TFLOP/s" in reason
     assert "no cuDNN" in reason
 
@@ -475,7 +421,7 @@ def test_a_kernel_that_fails_is_passed_over(gpu: torch.device, monkeypatch: pyte
 @pytest.fixture
 def flash_3(gpu: torch.device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """FlashAttention 3 as a module that a test writes."""
-    monkeypatch.setattr(attention, "FLASH_3_MODULES", ("flash_3_before_it", "flash_3_of_tests"))
+    monkeypatch.setattr(kernels, "FLASH_3_MODULES", ("flash_3_before_it", "flash_3_of_tests"))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "flash_3_of_tests", raising=False)
     return tmp_path / "flash_3_of_tests.py"
@@ -484,12 +430,12 @@ def flash_3(gpu: torch.device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_flash_attention_3_is_offered_where_it_is_installed(
     flash_3: Path, gpu: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert attention.FLASH_3 not in attention.list_kernels(gpu)
+    assert kernels.FLASH_3 not in kernels.list_kernels(gpu)
     flash_3.write_text(FLASH_3)
-    assert attention.FLASH_3 in attention.list_kernels(gpu)
-    monkeypatch.setattr(attention, "_speed", lambda kernel, *_, **__: 500.0 if kernel is attention.FLASH_3 else 400.0)
-    kernel, reason = attention.choose_kernel(gpu, torch.bfloat16, Heads(8, 2, 64))
-    assert kernel is attention.FLASH_3
+    assert kernels.FLASH_3 in kernels.list_kernels(gpu)
+    monkeypatch.setattr(kernels, "_speed", lambda kernel, *_, **__: 500.0 if kernel is kernels.FLASH_3 else 400.0)
+    kernel, reason = kernels.choose_kernel(gpu, torch.bfloat16, Heads(8, 2, 64))
+    assert kernel is kernels.FLASH_3
     assert reason.startswith("FlashAttention 3 attention (cuDNN 400")
     given = make_inputs((8, 2), (40, 150))
     output, total = partial_attention(kernel, *given, causal=True, scale=SCALE)
@@ -505,20 +451,20 @@ def test_flash_attention_3_that_does_not_load_is_told(
     given = make_inputs((8, 2), (4, 4))
 
     def try_one(kernel: Kernel, *_: object, **__: object) -> float:
-        if kernel is attention.FLASH_3:
+        if kernel is kernels.FLASH_3:
             partial_attention(kernel, *given, causal=True, scale=SCALE)
         return 1.0
 
-    monkeypatch.setattr(attention, "_speed", try_one)
-    kernel, reason = attention.choose_kernel(gpu, torch.bfloat16, Heads(8, 2, 64))
-    assert kernel is attention.CUDNN
+    monkeypatch.setattr(kernels, "_speed", try_one)
+    kernel, reason = kernels.choose_kernel(gpu, torch.bfloat16, Heads(8, 2, 64))
+    assert kernel is kernels.CUDNN
     assert reason.endswith("; no FlashAttention 3: built for another torch)")
 
 
 @pytest.mark.parametrize("groups", [(2, 2), (4, 2)])
 def test_a_kernel_with_wrong_numbers_is_noticed(groups: tuple[int, int]) -> None:
     heads, given = Heads(*groups, 16), (torch.device("cpu"), torch.float32)
-    attention.check_kernel(CPU, *given, heads)
+    kernels.check_kernel(CPU, *given, heads)
     for spoil in (lambda x: x * float("nan"), lambda x: x + 0.1, lambda x: x.roll(1, dims=2)):
 
         def run(*tensors: torch.Tensor, spoil: Any = spoil, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -526,16 +472,16 @@ def test_a_kernel_with_wrong_numbers_is_noticed(groups: tuple[int, int]) -> None
             return spoil(output), total
 
         with pytest.raises(RuntimeError, match="wrong numbers in torch"):
-            attention.check_kernel(replace(CPU, run=run), *given, heads)
+            kernels.check_kernel(replace(CPU, run=run), *given, heads)
 
 
 def test_no_kernel_at_all_is_told_with_what_each_said(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(kernel: Kernel, *_: object, **__: object) -> float:
         raise RuntimeError(f"{kernel.name} wants other heads\nand a long explanation")
 
-    monkeypatch.setattr(attention, "_speed", measure)
+    monkeypatch.setattr(kernels, "_speed", measure)
     with pytest.raises(ModelError) as told:
-        attention.choose_kernel(gpu, torch.float32, Heads(8, 2, 300))
+        kernels.choose_kernel(gpu, torch.float32, Heads(8, 2, 300))
     assert "a GPU of tests" in told.value.found
     assert "dim=300" in told.value.found
     assert "torch.float32" in told.value.found
@@ -554,15 +500,15 @@ def test_flops_are_those_of_the_triangle() -> None:
 
 # On a GPU
 
-KERNELS = {kernel.name: kernel for kernel in attention.list_kernels(torch.device("cuda"))}
+KERNELS = {kernel.name: kernel for kernel in kernels.list_kernels(torch.device("cuda"))}
 SHAPES = {"grouped": ((8, 2), 64), "one key head": ((4, 1), 128), "as many key heads": ((2, 2), 64)}
 
 
 def kernels_for(dtype: torch.dtype) -> list[Kernel]:
     """Those that take this number format: 32 bits are for one alone; ours and PyPI's FlashAttention 3 know bfloat16."""
     if dtype == torch.float32:
-        return [attention.EFFICIENT]
-    choosy = (attention.HOPPER, attention.FLASH_3)
+        return [kernels.EFFICIENT]
+    choosy = (kernels.HOPPER, kernels.FLASH_3)
     return [kernel for kernel in KERNELS.values() if kernel not in choosy or dtype == torch.bfloat16]
 
 
@@ -627,11 +573,11 @@ def test_cuda_choice_is_one_that_works() -> None:
     """Measured for real; float32 has a kernel, too, and heads of a size that none takes are refused."""
     device = torch.device("cuda", torch.cuda.current_device())
     for dtype, able in ((torch.bfloat16, len(KERNELS)), (torch.float32, 1)):
-        kernel, reason = attention.choose_kernel(device, dtype, Heads(8, 2, 64))
+        kernel, reason = kernels.choose_kernel(device, dtype, Heads(8, 2, 64))
         assert kernel in kernels_for(dtype)
         assert reason.startswith(f"{kernel.name} attention (")
         timed = reason.split("(")[1].split(" TFLOP/s")[0]
         assert len(timed.split(", ")) == able
-    kernel, reason = attention.choose_kernel(device, torch.bfloat16, Heads(8, 2, 64), decoding=True)
+    kernel, reason = kernels.choose_kernel(device, torch.bfloat16, Heads(8, 2, 64), decoding=True)
     assert reason.startswith(f"{kernel.name} attention (")
     assert "65,536 keys" in reason

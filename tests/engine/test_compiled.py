@@ -10,15 +10,20 @@ import pico
 import pytest
 import torch
 import torch._dynamo
+from torch._dynamo import config as dynamo
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 from torch.nn import functional
 
-from longrope import forward, parallel
-from longrope.cache import KeyValueCache
+from longrope import distributed
+from longrope.engine import memory
+from longrope.engine.compiling import MOST_VARIANTS, many_variants
+from longrope.engine.decoding import prefill
+from longrope.engine.kv_cache import KeyValueCache
+from longrope.engine.loss import loss_by_sums
+from longrope.engine.passes import describe_pass, greedy_answers, token_losses, weighted_loss_with_graph
 from longrope.errors import LongRopeError
 from longrope.factors import RescaleFactors
-from longrope.forward import greedy_answers, read_on, token_losses, weighted_loss_with_graph
 from longrope.models import LanguageModel, load_model, rescaled
 
 TOKENS = torch.randint(1, pico.BASE["vocab_size"], (2, 48), generator=torch.Generator().manual_seed(5))
@@ -56,8 +61,8 @@ def test_losses_are_those_of_the_plain_pass(family: str, monkeypatch: pytest.Mon
     lambdas = tuple(2.0 + i for i in range(model.spec.num_pairs))
     factors = RescaleFactors(lambdas, 256, model.spec.fingerprint, start_tokens=5, attention_factor=1.1)
     seen = []
-    for tile in (forward.MOST_TILE_TOKENS, 14, forward.MOST_TILE_TOKENS, 14):
-        monkeypatch.setattr(forward, "MOST_TILE_TOKENS", tile)
+    for tile in (memory.MOST_TILE_TOKENS, 14, memory.MOST_TILE_TOKENS, 14):
+        monkeypatch.setattr(memory, "MOST_TILE_TOKENS", tile)
         close(token_losses(compiled, TOKENS), token_losses(model, TOKENS))
         with rescaled(compiled, factors):
             scaled = token_losses(compiled, TOKENS)
@@ -89,13 +94,44 @@ def test_answers_and_a_cache_are_those_of_the_plain_pass() -> None:
     logits = []
     for each in (model, compiled):
         cache = KeyValueCache(each, 48)
-        read_on(each, TOKENS[:1, :40], cache)
-        logits.append([read_on(each, TOKENS[:1, at : at + 1], cache).cpu() for at in range(40, 48)])
+        prefill(each, TOKENS[:1, :40], cache)
+        logits.append([prefill(each, TOKENS[:1, at : at + 1], cache).cpu() for at in range(40, 48)])
     torch.testing.assert_close(torch.stack(logits[1]), torch.stack(logits[0]), rtol=1e-3, atol=1e-3)
-    read_on(compiled, TOKENS[:1, :40], KeyValueCache(compiled, 48))
+    prefill(compiled, TOKENS[:1, :40], KeyValueCache(compiled, 48))
     before = graphs()
     token_losses(compiled, TOKENS[:1, :40])
     assert graphs() == before + 1  # the loss
+
+
+@needs_compiler
+def test_torchs_limit_is_raised_for_our_passes_alone() -> None:
+    """A function of the process's own is compiled for as many shapes afterwards as before."""
+    _, compiled = make()
+    before, seen = dynamo.recompile_limit, list[int]()
+    hook = compiled.network.lm_head.register_forward_pre_hook(lambda *_: seen.append(dynamo.recompile_limit))
+    try:
+        token_losses(compiled, TOKENS)
+        assert dynamo.recompile_limit == before
+        prefill(compiled, TOKENS[:1], KeyValueCache(compiled, 48))
+        assert dynamo.recompile_limit == before
+        compiled.network.lm_head.register_forward_pre_hook(fail)
+        with pytest.raises(ZeroDivisionError):
+            token_losses(compiled, TOKENS)
+    finally:
+        hook.remove()
+    assert dynamo.recompile_limit == before < MOST_VARIANTS
+    assert seen == [MOST_VARIANTS] * 3
+
+
+def fail(*_: object) -> None:
+    raise ZeroDivisionError
+
+
+def test_the_limit_is_not_touched_where_nothing_is_compiled() -> None:
+    with many_variants(compiled=False):
+        assert dynamo.recompile_limit < MOST_VARIANTS
+    with dynamo.patch(recompile_limit=2 * MOST_VARIANTS), many_variants(compiled=True):
+        assert dynamo.recompile_limit == 2 * MOST_VARIANTS
 
 
 def test_losses_by_sums_are_cross_entropy() -> None:
@@ -104,7 +140,7 @@ def test_losses_by_sums_are_cross_entropy() -> None:
     targets = TOKENS[:, :7] % 300
     for dtype in (torch.float32, torch.bfloat16):
         given = logits.to(dtype)
-        found = forward._loss_by_sums(given, targets, 100)
+        found = loss_by_sums(given, targets, 100)
         assert found.dtype == torch.float32
         expected = functional.cross_entropy(given.double().flatten(0, 1), targets.flatten(), reduction="none")
         torch.testing.assert_close(found.double(), expected.view(2, 7), rtol=1e-5, atol=1e-5)
@@ -134,13 +170,13 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--compile" in str(caught.value)
 
 
-def test_what_is_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_compiled_is_told() -> None:
     """Not the layers where processes share windows or where layers remember otherwise, and nothing of another model."""
     assert load_model("nano", device="cpu", compiled=True).compiled
     model, compiled = make()
-    told = forward.describe_pass(model)
+    told = describe_pass(model)
     assert "compiled" not in told
-    assert forward.describe_pass(compiled) == f"layers and losses compiled (as asked); {told}"
-    assert forward.describe_pass(compiled, decoding=True) == f"layers compiled (as asked); {told}"
-    monkeypatch.setattr(parallel, "shard", object)
-    assert forward.describe_pass(compiled) == f"losses alone compiled (as asked); {told}"
+    assert describe_pass(compiled) == f"layers and losses compiled (as asked); {told}"
+    assert describe_pass(compiled, decoding=True) == f"layers compiled (as asked); {told}"
+    with distributed.entered(distributed.DistributedState(ranks=2, context_ranks=2)):
+        assert describe_pass(compiled) == f"losses alone compiled (as asked); {told}"

@@ -1,37 +1,30 @@
-"""Exact causal attention over long sequences without a mask, by the fastest kernel of the device, found by measuring.
-
-Queries are the last positions of the keys: query i of Sq sees the keys up to Sk - Sq + i. Kernels that cannot align the
-causal triangle so take the prefix that all queries see and the triangle one after the other; the two outputs are merged
-by their log-sum-exps. Documents that are not to see each other are attended to one after the other.
+"""Attention kernels: torch's own, ours for Hopper and FlashAttention 3, and which is the fastest here, by measuring.
 
 Shape legend: B = batch, H = query heads, G = key/value heads, Sq = queries, Sk = keys, D = head dimension.
 """
 
 import time
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import pairwise
 from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import SDPBackend
 from torch.nn.attention.bias import CausalVariant
 
 from longrope.errors import ModelError
 
-Documents = Sequence[Sequence[int]]  # where they begin in each row of a batch: 0, then ascending
-SCORES_PER_BLOCK = 2**26  # attention scores that are held at once where no kernel streams them
 TRIAL_TOKENS, TRIAL_KEYS = 32768, 65536  # of a pass; of one query that sees many keys
 CHECKED_TOKENS, CHECKED_ERROR = 512, 0.05  # some tiles; far above bfloat16's rounding of values near 1
 FLASH_3_MODULES = ("flash_attn_interface", "fa3_fwd_interface")  # its own build; PyPI's, without gradients
-aten = torch.ops.aten  # log-sum-exps come from its private operations alone
+aten = torch.ops.aten  # torch's public attention gives no log-sum-exps, by which partial outputs are merged
+# Where recomputation keeps the outputs of attention, torch asks by operation: these are all that torch's public
+# attention and the kernels below come down to, wherever gradients are taken.
 OPERATIONS = (
     aten._scaled_dot_product_cudnn_attention.default,  # noqa: SLF001
     aten._scaled_dot_product_flash_attention.default,  # noqa: SLF001
@@ -106,7 +99,7 @@ def _flash_3() -> ModuleType:
 
 
 def _run_hopper(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    found: tuple[Tensor, Tensor] = import_module("longrope.hopper").attend_on_hopper(
+    found: tuple[Tensor, Tensor] = import_module("longrope.engine.hopper").attend_on_hopper(
         query, key, value, causal=causal, scale=scale
     )
     return found
@@ -213,7 +206,7 @@ def _speed(
     """TFLOP/s of a causal pass, or of one token's queries on many keys."""
     lengths = (1, TRIAL_KEYS) if decoding else (TRIAL_TOKENS, TRIAL_TOKENS)
     given = _random_inputs(lengths, device, dtype, heads)
-    run = _attend_one if decoding else partial(partial_attention, causal=True)
+    run = attend_one if decoding else partial(partial_attention, causal=True)
     flops = 4.0 * heads.queries * heads.dim * TRIAL_KEYS if decoding else causal_flops(heads, TRIAL_TOKENS)
     run(kernel, *given, scale=heads.dim**-0.5)
     torch.cuda.synchronize(device)
@@ -229,24 +222,6 @@ def causal_flops(heads: Heads, tokens: int) -> float:
     return 2.0 * heads.queries * heads.dim * tokens * (tokens + 1)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
-    """Causal attention [B, H, Sq, D] of queries that stand at the last positions of the keys [B, G, Sk, D]."""
-    heads = Heads(query.shape[1], key.shape[1], query.shape[3])
-    graph = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    decoding = query.shape[2] == 1 and not graph
-    kernel, _ = choose_kernel(query.device, query.dtype, heads, decoding=decoding)
-    if graph:
-        return _attend_with_graph(kernel, query, key, value, scale)
-    if decoding:
-        return _attend_one(kernel, query, key, value, scale=scale)
-    prefix = key.shape[2] - query.shape[2]
-    if not prefix or kernel.aligns:
-        return partial_attention(kernel, query, key, value, causal=True, scale=scale)[0]
-    before = partial_attention(kernel, query, key[:, :, :prefix], value[:, :, :prefix], causal=False, scale=scale)
-    own = partial_attention(kernel, query, key[:, :, prefix:], value[:, :, prefix:], causal=True, scale=scale)
-    return merge(before, own)
-
-
 def partial_attention(
     kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -256,99 +231,7 @@ def partial_attention(
     return kernel.run(query, key, value, causal=causal, scale=scale)
 
 
-def merge(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
-    """Attention over two disjoint sets of keys from the outputs and log-sum-exps over each."""
-    share = torch.sigmoid(one[1] - other[1])[..., None]  # in float32: a lone key among many has a tiny share
-    return torch.lerp(other[0].float(), one[0].float(), share).to(one[0].dtype)
-
-
-def _attend_one(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
+def attend_one(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
     """One query sees every key, so the query heads of a group serve as its queries and no key is read twice."""
     grouped = query.view(query.shape[0], key.shape[1], -1, query.shape[3])
     return partial_attention(kernel, grouped, key, value, causal=False, scale=scale)[0].reshape(query.shape)
-
-
-def _attend_with_graph(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    if not kernel.groups:
-        key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
-    attention = partial(
-        functional.scaled_dot_product_attention,
-        query,
-        key,
-        value,
-        scale=scale,
-        enable_gqa=key.shape[1] != query.shape[1],
-    )
-    order = [kernel.backend, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]  # none holds all scores
-    if query.shape[2] == key.shape[2]:
-        with sdpa_kernel(order, set_priority=True) if query.is_cuda else nullcontext():
-            return attention(is_causal=True)
-    if query.is_cuda:
-        aligned = EFFICIENT if kernel is EFFICIENT else FLASH  # these align, and have gradients
-        return aligned.run(query, key, value, causal=True, scale=scale)[0]
-    seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
-    return attention(attn_mask=seen.tril(key.shape[2] - query.shape[2]))
-
-
-def attend_within(
-    documents: Documents, attention: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor
-) -> Tensor:
-    """Attention [B, H, Sq, D] of queries to their own documents alone.
-
-    Args:
-        documents: of each of the B rows; the last one of a row goes on to the last key.
-        attention: (query, key, value) -> output, causal, for queries at the last positions of the keys.
-        query: [B, H, Sq, D], at the last positions of the keys.
-        key: [B, G, Sk, D].
-        value: [B, G, Sk, D].
-    """
-    end = key.shape[2]
-    begin = end - query.shape[2]
-    rows = []
-    for row, starts in enumerate(documents):
-        own = slice(row, row + 1)
-        met = starts[bisect_right(starts, begin) - 1 : bisect_left(starts, end)]
-        parts = [
-            attention(query[own, :, max(a, begin) - begin : b - begin], key[own, :, a:b], value[own, :, a:b])
-            for a, b in pairwise((*met, end))
-        ]
-        rows.append(torch.cat(parts, dim=2))
-    return torch.cat(rows)
-
-
-def attend_in_blocks(
-    query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None
-) -> Tensor:
-    """Causal attention with a sliding window or capped scores, block by block of queries.
-
-    Args:
-        query: [B, H, Sq, D], at the last positions of the keys.
-        key: [B, G, Sk, D].
-        value: [B, G, Sk, D].
-        scale: of the scores.
-        window: how many positions a query sees, its own included; None for all before it.
-        softcap: scores become softcap * tanh(score / softcap).
-    """
-    sq, sk = query.shape[2], key.shape[2]
-    reach = min(window or sk, sk)
-    block = max(1, min(sq, reach, SCORES_PER_BLOCK // (query.shape[0] * query.shape[1] * reach)))
-    group = query.shape[1] // key.shape[1]
-    outputs = []
-    for first in range(0, sq, block):
-        last = min(first + block, sq)
-        end = sk - sq + last
-        begin = max(0, end - (last - first) - reach + 1)
-        at = torch.arange(sk - sq + first, end, device=query.device)[:, None]
-        seen = torch.arange(begin, end, device=query.device)[None]
-        mask = (seen <= at) & (seen > at - reach)
-        own_key, own_value = (x[:, :, begin:end].repeat_interleave(group, dim=1) for x in (key, value))
-        outputs.append(_masked(query[:, :, first:last], own_key, own_value, mask, scale, softcap))
-    return torch.cat(outputs, dim=2)
-
-
-def _masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, softcap: float | None) -> Tensor:
-    if softcap is None:
-        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-    scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scale / softcap)
-    shares = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1, dtype=torch.float32)
-    return shares.to(value.dtype) @ value

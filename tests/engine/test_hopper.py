@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_attention import make_inputs, oracle
+from attention_oracle import make_inputs, oracle
 from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -19,8 +19,9 @@ from triton.errors import TritonError
 from triton.experimental.gluon._runtime import GluonASTSource
 from triton.experimental.gluon.language import NVMMASharedLayout, bfloat16
 
-from longrope import attention, hopper
-from longrope.hopper import TILES, attend_on_hopper
+from longrope.engine import hopper
+from longrope.engine.hopper import TILES, attend_on_hopper
+from longrope.engine.kernels import FLASH
 
 SHARED_BYTES = 227 * 1024  # what one block of a Hopper GPU can have
 needs_hopper = pytest.mark.skipif(
@@ -119,7 +120,7 @@ def test_cuda_it_is_as_exact_as_torchs_kernels(dim: int, sharpness: float) -> No
     expected, _ = oracle(query.cpu(), key.cpu(), value.cpu(), scale=0.1)
     errors = [
         (kernel(query, key, value, causal=True, scale=0.1)[0].double().cpu() - expected).square().mean().sqrt().item()
-        for kernel in (attend_on_hopper, attention.FLASH.run)
+        for kernel in (attend_on_hopper, FLASH.run)
     ]
     assert errors[0] < 1.25 * errors[1], errors
 

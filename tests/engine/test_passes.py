@@ -15,22 +15,16 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from longrope import attention, forward, parallel
-from longrope.cache import KeyValueCache, LayerKeys
+from longrope.engine import attention, context, kernels, memory, passes
+from longrope.engine import loss as loss_head
+from longrope.engine.decoding import prefill
+from longrope.engine.kv_cache import KeyValueCache, LayerKeys
+from longrope.engine.passes import greedy_answers, seconds_of_pass, token_losses, weighted_loss_with_graph
 from longrope.errors import LongRopeError, ModelError
 from longrope.factors import RescaleFactors
-from longrope.forward import (
-    estimate_training_memory,
-    greedy_answers,
-    read_on,
-    seconds_of_pass,
-    token_losses,
-    weighted_loss_with_graph,
-)
-from longrope.models import LanguageModel, read_spec, rescaled
+from longrope.models import LanguageModel, rescaled
 
 VOCABULARY = pico.BASE["vocab_size"]
 TOKENS = torch.randint(1, VOCABULARY, (3, 48), generator=torch.Generator().manual_seed(3))
@@ -51,7 +45,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is 
 
 def set_tile(monkeypatch: pytest.MonkeyPatch, tile: int, rows: int = len(TOKENS)) -> None:
     """So many tokens of each of the rows go through a layer at once."""
-    monkeypatch.setattr(forward, "MOST_TILE_TOKENS", tile * rows)
+    monkeypatch.setattr(memory, "MOST_TILE_TOKENS", tile * rows)
 
 
 def mean_loss_with_graph(model: LanguageModel, tokens: Tensor, tail_tokens: int = 0, **settings: Any) -> Tensor:
@@ -94,7 +88,7 @@ def test_token_losses_are_those_of_whole_logits(
 ) -> None:
     """One loss per token but the first, with the family's own caps and scales, however the logits are cut."""
     model = make(family)
-    monkeypatch.setattr(forward, "LOGITS_PER_CHUNK", CHUNKS[chunk])
+    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS[chunk])
     losses = token_losses(model, TOKENS)
     assert losses.shape == (3, 47)
     assert losses.dtype == torch.float32
@@ -108,7 +102,7 @@ def test_token_losses_in_bfloat16(
 ) -> None:
     """bfloat16 logits become float32 before the loss; the mean is right to a hundredth, each entry to the rounding."""
     model = make(family, torch.bfloat16)
-    monkeypatch.setattr(forward, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
+    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
     losses, reference = token_losses(model, TOKENS), compute_losses(model.network, TOKENS)
     assert losses.dtype == torch.float32
     torch.testing.assert_close(losses.double(), reference, rtol=0.02, atol=0.1)
@@ -137,7 +131,7 @@ def test_head_that_asks_its_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_windows_do_not_see_each_other(make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses do not depend on the order of the windows or on how many go through at once."""
     model = make("llama")
-    monkeypatch.setattr(forward, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
+    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
     together = token_losses(model, TOKENS)
     torch.testing.assert_close(token_losses(model, TOKENS.flip(0)).flip(0), together, rtol=1e-5, atol=1e-5)
     alone = torch.cat([token_losses(model, row[None]) for row in TOKENS])
@@ -168,7 +162,7 @@ def test_no_logits_of_a_whole_window_are_made(
 ) -> None:
     """The head never gets more tokens than a chunk holds."""
     model, sizes = make("llama"), []
-    monkeypatch.setattr(forward, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
+    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
     hook = model.network.lm_head.register_forward_hook(lambda _, __, output: sizes.append(tuple(output.shape)))
     try:
         token_losses(model, TOKENS)
@@ -213,13 +207,13 @@ def test_layers_that_call_attention_twice_in_tiles(monkeypatch: pytest.MonkeyPat
     model = pico.make_model("diffllama")
     whole = token_losses(model, TOKENS[:1])
     torch.testing.assert_close(whole.double(), compute_losses(model.network, TOKENS[:1]), rtol=2e-5, atol=2e-5)
-    logits = read_on(model, TOKENS[:1], KeyValueCache(model, 48))
+    logits = prefill(model, TOKENS[:1], KeyValueCache(model, 48))
     set_tile(monkeypatch, 14, rows=1)
     torch.testing.assert_close(token_losses(model, TOKENS[:1]), whole, rtol=2e-5, atol=2e-5)
     cache = KeyValueCache(model, 48)
-    read_on(model, TOKENS[:1, :20], cache)
+    prefill(model, TOKENS[:1, :20], cache)
     cache.rewind(10)
-    torch.testing.assert_close(read_on(model, TOKENS[:1, 10:], cache), logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(prefill(model, TOKENS[:1, 10:], cache), logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "cohere"])
@@ -259,7 +253,7 @@ def test_a_slice_of_the_losses(
     """Only what is asked for goes through the head, but for what makes its chunks alike."""
     model, given = make("llama"), []
     whole = token_losses(model, TOKENS)
-    monkeypatch.setattr(forward, "LOGITS_PER_CHUNK", CHUNKS[chunk])
+    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS[chunk])
     with hooked(model.network.lm_head, lambda _, args: given.append(args[0].shape[1])):
         part = token_losses(model, TOKENS, at)
     assert part.shape == whole[:, at].shape
@@ -291,7 +285,7 @@ def test_no_more_than_a_tile_at_once(
         seen["attention"].append(query.shape[2])
         return attend(query, *others, **settings)
 
-    monkeypatch.setattr(forward, "attend", note)
+    monkeypatch.setattr(attention, "attend", note)
     set_tile(monkeypatch, tile)
     up = model.network.model.layers[1].mlp.up_proj
     with hooked(up, lambda _, args: seen["mlp"].append(args[0].shape[1])):
@@ -340,7 +334,7 @@ def get_state(model: LanguageModel) -> dict[str, Any]:
     """All that a pass changes for its time."""
     network = model.network
     forwards = {name: vars(module).get("forward") for name, module in network.named_modules()}
-    changed = {"attention": network.config._attn_implementation, "documents": forward._Calls.documents}
+    changed = {"attention": network.config._attn_implementation, "context": context._active}
     return {**changed, "modules": dict(network.named_modules()), **forwards}
 
 
@@ -358,14 +352,14 @@ def test_everything_is_as_before(
     assert native["attention"] == "sdpa"
 
     def fail(*_: Any) -> None:
-        assert model.network.config._attn_implementation == forward.ATTENTION
+        assert model.network.config._attn_implementation == context.ATTENTION
         raise RuntimeError("no memory")
 
     def run() -> None:
         if way == "losses":
             token_losses(model, TOKENS, documents=DOCUMENTS)
         elif way == "reading":
-            read_on(model, TOKENS[:1], KeyValueCache(model, 48))
+            prefill(model, TOKENS[:1], KeyValueCache(model, 48))
         else:
             with rescaled(model, make_factors(model), learnable=True):
                 loss = mean_loss_with_graph(model, TOKENS, documents=DOCUMENTS)
@@ -392,7 +386,7 @@ def test_as_before_when_recomputing_fails(make: Callable[..., LanguageModel]) ->
         loss = mean_loss_with_graph(model, TOKENS)
 
         def fail(*_: Any) -> None:
-            assert model.network.config._attn_implementation == forward.ATTENTION
+            assert model.network.config._attn_implementation == context.ATTENTION
             raise RuntimeError("no memory")
 
         with hooked(mlp, fail), pytest.raises(RuntimeError, match="no memory"):
@@ -412,14 +406,14 @@ def test_a_model_that_does_not_call_our_attention_is_refused(way: Callable[..., 
     with pytest.raises(ModelError, match="'llama' does not call the attention that it is given"):
         way(model, TOKENS)
     with pytest.raises(ModelError, match="'llama' does not call the attention that it is given"):
-        read_on(model, TOKENS[:1], KeyValueCache(model, 48))
+        prefill(model, TOKENS[:1], KeyValueCache(model, 48))
 
 
 def test_one_layer_that_does_not_call_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where tiles or a cache would cut what it remembers by other means."""
     model = pico.make_model("llama")
     model.network.model.layers[1].self_attn.forward = lambda hidden_states, **_: (hidden_states, None)
-    for read in (token_losses, lambda model, tokens: read_on(model, tokens[:1], KeyValueCache(model, 48))):
+    for read in (token_losses, lambda model, tokens: prefill(model, tokens[:1], KeyValueCache(model, 48))):
         set_tile(monkeypatch, 7)
         with pytest.raises(ModelError, match="has read 48 tokens and kept the keys of 0"):
             read(model, TOKENS)
@@ -432,7 +426,7 @@ def test_a_family_with_an_attention_of_its_own_is_refused() -> None:
     with pytest.raises(ModelError, match="'falcon' does not call the attention that it is given"):
         token_losses(model, TOKENS)
     with pytest.raises(ModelError, match="'falcon' does not call the attention that it is given"):
-        read_on(model, TOKENS[:1], KeyValueCache(model, 48))
+        prefill(model, TOKENS[:1], KeyValueCache(model, 48))
     assert get_state(model) == native
 
 
@@ -447,12 +441,13 @@ def test_a_family_with_an_attention_of_its_own_is_refused() -> None:
 def test_what_our_attention_cannot_do_is_refused_by_name(given: dict[str, Any], name: str) -> None:
     query = torch.randn(1, 2, 3, 8)
     plain: dict[str, Any] = {"attention_mask": None, "dropout": 0.0, "s_aux": None}
-    output, weights = forward._attention(torch.nn.Identity(), query, query, query, **plain)
+    with context.ForwardContext(pico.make_model("llama").network, {}).active():
+        output, weights = context.attend_in_context(torch.nn.Identity(), query, query, query, **plain)
     assert output.shape == (1, 3, 2, 8)
     assert output.is_contiguous()
     assert weights is None
     with pytest.raises(ModelError, match=f"Identity asks for attention with {name}"):
-        forward._attention(torch.nn.Identity(), query, query, query, **{**plain, **given})
+        context.attend_in_context(torch.nn.Identity(), query, query, query, **{**plain, **given})
 
 
 def test_families_that_ask_for_more_are_refused() -> None:
@@ -505,7 +500,7 @@ def test_layers_that_are_called_twice_cannot_be_cached(monkeypatch: pytest.Monke
     losses = token_losses(model, TOKENS)
     torch.testing.assert_close(losses.double(), compute_losses(model.network, TOKENS), rtol=2e-5, atol=2e-5)
     with pytest.raises(ModelError, match="called once"):
-        read_on(model, TOKENS[:1], KeyValueCache(model, 480))
+        prefill(model, TOKENS[:1], KeyValueCache(model, 480))
 
 
 # The loss with a graph
@@ -522,7 +517,7 @@ def test_loss_and_gradients_are_those_of_plain_autograd(
 ) -> None:
     """Checkpoints and chunks change neither the loss nor what reaches lambda and the attention factor."""
     model = make(family)
-    monkeypatch.setattr(forward, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
+    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
     with rescaled(model, make_factors(model), learnable=True) as module:
         reference = compute_losses(model.network, TOKENS)[:, -tail_tokens:].mean()
         reference.backward()
@@ -558,7 +553,7 @@ def test_gradients_in_tiles(
 @pytest.mark.parametrize("family", ["llama", "phi3", "gemma2"])
 def test_gradients_of_weights(family: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every weight of a network that is tuned gets the gradient of plain autograd."""
-    monkeypatch.setattr(forward, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
+    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
     set_tile(monkeypatch, tile)
     gradients = []
     for plainly in (True, False):
@@ -610,7 +605,7 @@ class Kernels(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call it."""
-        self.runs += operation in attention.OPERATIONS and args[0].requires_grad
+        self.runs += operation in kernels.OPERATIONS and args[0].requires_grad
         return operation(*args, **(kwargs or {}))
 
 
@@ -619,24 +614,24 @@ def test_the_kernel_runs_again_only_where_its_outputs_do_not_fit(
     tile: int, make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same gradients, bit for bit; a pass that tries a kernel out on its way keeps none of what that gives."""
-    model, choose, untried = make("llama"), attention.choose_kernel, [None]
+    model, choose, untried = make("llama"), kernels.choose_kernel, [None]
 
     def try_out(*given: Any, **options: Any) -> Any:
         if untried:
             untried.clear()
-            attention.check_kernel(attention.CPU, torch.device("cpu"), torch.float32, attention.Heads(4, 2, 8))
+            kernels.check_kernel(kernels.CPU, torch.device("cpu"), torch.float32, kernels.Heads(4, 2, 8))
         return choose(*given, **options)
 
     monkeypatch.setattr(attention, "choose_kernel", try_out)
-    monkeypatch.setattr(forward, "choose_tile", lambda *_: (tile, "a test"))
+    monkeypatch.setattr(passes, "choose_tile", lambda *_: (tile, "a test"))
     found = []
     for room, runs in ((2**32, 1), (0, 2)):
-        monkeypatch.setattr(forward, "_room", lambda _, room=room: room)
+        monkeypatch.setattr(passes, "activation_room", lambda _, room=room: room)
         untried.append(None)
         found.append(gradients(model))
-        with Kernels() as kernels:  # type: ignore[no-untyped-call]
+        with Kernels() as counted:  # type: ignore[no-untyped-call]
             found.append(gradients(model))
-        assert kernels.runs == runs * model.network.config.num_hidden_layers
+        assert counted.runs == runs * model.network.config.num_hidden_layers
     assert all(torch.equal(found[0], other) for other in found)
 
 
@@ -669,62 +664,15 @@ def test_the_kernel_for_one_token_is_told_where_one_decodes(
     make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make("llama")
-    told = forward.describe_pass(model)
-    assert forward.describe_pass(model, decoding=True) == told  # a CPU has one kernel
+    told = passes.describe_pass(model)
+    assert passes.describe_pass(model, decoding=True) == told  # a CPU has one kernel
     reasons = {False: "best for a pass", True: "best for a token"}
-    monkeypatch.setattr(forward, "choose_kernel", lambda *_, decoding=False: (attention.CPU, reasons[decoding]))
-    assert forward.describe_pass(model).startswith("best for a pass; tiles")
-    assert forward.describe_pass(model, decoding=True).startswith("best for a pass; best for a token; tiles")
+    monkeypatch.setattr(passes, "choose_kernel", lambda *_, decoding=False: (kernels.CPU, reasons[decoding]))
+    assert passes.describe_pass(model).startswith("best for a pass; tiles")
+    assert passes.describe_pass(model, decoding=True).startswith("best for a pass; best for a token; tiles")
 
 
 # What a pass or a training will take
-
-
-def make_shape(dtype: torch.dtype = torch.bfloat16) -> LanguageModel:
-    """A network of the shape of SmolLM2-135M that holds no numbers."""
-    shape = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
-    heads = {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}
-    config = AutoConfig.for_model("llama", **shape, **heads, max_position_embeddings=8192)
-    with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return LanguageModel(network, None, read_spec(config), "shape")
-
-
-def estimate(tokens: int = 65536, *, adapters: bool = False, dtype: torch.dtype = torch.bfloat16) -> float:
-    """GiB at the peak of a training step."""
-    return estimate_training_memory(make_shape(dtype), tokens, adapters=adapters) / 2**30
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_estimated_memory_of_a_training_is_near_the_measured_peak(dtype: torch.dtype) -> None:
-    """11.68 GiB on a GPU: all weights in float32, one window of 65,536 tokens; however the model was loaded."""
-    assert estimate(dtype=dtype) == pytest.approx(11.68, rel=0.1)
-
-
-def test_estimated_memory_grows_with_the_window_and_adapters_take_less() -> None:
-    """Less by gradients and moments, and by what float32 takes more than the model's own format."""
-    grown = [estimate(tokens) for tokens in (1024, 4096, 16384, 65536, 262144)]
-    assert grown == sorted(grown)
-    assert len(set(grown)) == 5
-    weights = sum(weight.numel() for weight in make_shape().network.parameters()) / 2**30
-    assert weights * 2**30 == pytest.approx(134.5e6, rel=0.01)
-    for tokens in (1024, 65536):
-        assert estimate(tokens) - estimate(tokens, adapters=True) == pytest.approx((16 - 2) * weights)
-    assert grown[0] > 16 * weights
-    assert estimate(adapters=True, dtype=torch.float32) - estimate(adapters=True) == pytest.approx(2 * weights)
-
-
-def test_estimated_memory_is_divided_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients and moments are; a window is where they share it. Of adapters there is nothing to divide."""
-    alone, adapters = estimate(), estimate(adapters=True)
-    monkeypatch.setattr(parallel, "ranks", lambda: 8)
-    rows = estimate()
-    monkeypatch.setattr(parallel, "shard", lambda: parallel.Shard(0, 8, None))
-    shared = estimate()
-    assert alone > rows > shared
-    assert estimate(tokens=8 * 65536) == pytest.approx(rows, rel=1e-6)
-    monkeypatch.setattr(parallel, "shard", lambda: None)
-    assert estimate(adapters=True) == adapters
 
 
 class Clock:
@@ -735,8 +683,8 @@ class Clock:
     def __init__(self, patch: pytest.MonkeyPatch, linear: float, squared: float, warm_up: float = 0.0) -> None:
         """Take the place of the time and of the pass."""
         self.linear, self.squared, self.warm_up, self.read = linear, squared, warm_up, list[int]()
-        patch.setattr("longrope.forward.time.perf_counter", lambda: self.now)
-        patch.setattr(forward, "token_losses", self.run)
+        patch.setattr("longrope.engine.passes.time.perf_counter", lambda: self.now)
+        patch.setattr(passes, "token_losses", self.run)
 
     def run(self, _: Any, ids: Any) -> None:
         """A pass; the first over a length takes longer."""
@@ -761,7 +709,7 @@ def test_seconds_of_a_pass_are_never_negative(monkeypatch: pytest.MonkeyPatch) -
     """Where a longer pass was faster by chance, the estimate still grows with the window."""
     clock = Clock(monkeypatch, 0.0, 0.0)
     clock.run = lambda _, ids: setattr(clock, "now", clock.now + 1.0)  # type: ignore[method-assign]
-    monkeypatch.setattr(forward, "token_losses", clock.run)
+    monkeypatch.setattr(passes, "token_losses", clock.run)
     assert 0 < seconds_of_pass(pico.make_model(), 65536) < seconds_of_pass(pico.make_model(), 131072)
 
 
@@ -821,7 +769,7 @@ def test_gradients_of_documents_are_those_of_each_alone(
     family: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of every weight and of lambda, whether layers run again in the backward pass or not."""
-    monkeypatch.setattr(forward, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
+    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
     set_tile(monkeypatch, 7)
     known, gradients = told_by_their_documents(), []
     shares = np.random.default_rng(4).random(known.shape) * known.numpy()
@@ -1024,7 +972,7 @@ def read_pieces(model: LanguageModel, cache: KeyValueCache, pieces: tuple[int, .
     """[pieces, V] what follows each piece of the first window."""
     ends = np.cumsum([0, *pieces])
     parts = [TOKENS[:1, first:last] for first, last in pairwise(ends)]
-    return torch.cat([read_on(model, part, cache) for part in parts])
+    return torch.cat([prefill(model, part, cache) for part in parts])
 
 
 @pytest.mark.parametrize(
@@ -1056,13 +1004,13 @@ def test_a_rewound_cache_forgets(family: str, eight_bit: bool, make: Callable[..
     model = make(family)
     rewound, fresh = (KeyValueCache(model, 48, eight_bit=eight_bit) for _ in range(2))
     for cache in (rewound, fresh):
-        read_on(model, TOKENS[:1, :20], cache)
+        prefill(model, TOKENS[:1, :20], cache)
     for others in (TOKENS[1:2, 20:48], TOKENS[1:2, 20:23]):
-        read_on(model, others, rewound)
+        prefill(model, others, rewound)
         rewound.rewind(20)
         assert [layer.tokens for layer in rewound.layers] == [20] * len(rewound.layers)
     for piece in (slice(20, 41), slice(41, 42), slice(42, 48)):
-        there, here = (read_on(model, TOKENS[:1, piece], cache) for cache in (rewound, fresh))
+        there, here = (prefill(model, TOKENS[:1, piece], cache) for cache in (rewound, fresh))
         assert torch.equal(there, here)
 
 
@@ -1108,7 +1056,7 @@ def test_a_cache_counts_its_bytes(make: Callable[..., LanguageModel]) -> None:
     model = make("llama")
     cache = KeyValueCache(model, 100)
     assert cache.num_bytes == 0
-    read_on(model, TOKENS[:1], cache)
+    prefill(model, TOKENS[:1], cache)
     assert cache.num_bytes == 100 * 2 * 2 * 2 * 8 * 4  # tokens, layers, keys and values, heads, head_dim, float32
 
 
@@ -1116,11 +1064,11 @@ def test_a_cache_that_is_full_is_told(make: Callable[..., LanguageModel]) -> Non
     """And is as it was before."""
     model = make("llama")
     cache = KeyValueCache(model, 47)
-    read_on(model, TOKENS[:1, :40], cache)
+    prefill(model, TOKENS[:1, :40], cache)
     with pytest.raises(ModelError, match=r"8 tokens are to follow 40 in a cache of 47\."):
-        read_on(model, TOKENS[:1, 40:], cache)
+        prefill(model, TOKENS[:1, 40:], cache)
     assert cache.tokens == 40
-    read_on(model, TOKENS[:1, 40:47], cache)
+    prefill(model, TOKENS[:1, 40:47], cache)
 
 
 @needs_gpu

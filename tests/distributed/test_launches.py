@@ -32,14 +32,13 @@ from worker_parallel import (
     whole_tensors,
 )
 
-from longrope import parallel, pipeline
-from longrope.errors import LongRopeError, ProcessLostError, RecipeError, TextsError
+from longrope import pipeline
 from longrope.factors import dump_factors
 from longrope.recipe import EvolutionRecipe, GradientRecipe, MeasureRecipe, Recipe, SearchRecipe, dump_recipe
 from longrope.records import Score, TrainStep, Trial, read_records
 from longrope.rundir import RunDir
 
-WORKER = Path(__file__).parent / "worker_parallel.py"
+WORKER = Path(__file__).parents[1] / "worker_parallel.py"
 KEPT_TRIALS = 9  # of the search that is resumed
 
 
@@ -151,66 +150,6 @@ def ranks(launch: Launch) -> int:
 
 def timeless(record: Any) -> Any:
     return replace(record, seconds=0.0)
-
-
-# One process
-
-
-def test_one_process_does_all_work_itself() -> None:
-    assert parallel.start() == "1 process"
-    assert parallel.is_main()
-    assert (parallel.ranks(), parallel.workers(), parallel.shard(), parallel.choices()) == (1, 1, None, ())
-    assert parallel.spread(range(3), str) == ["0", "1", "2"]
-    assert parallel.lead(lambda: parallel.broadcast(5)) == 5
-    assert parallel.speaks()
-    parallel.stop()
-    assert not torch.distributed.is_initialized()
-
-
-def test_errors_go_from_process_to_process() -> None:
-    for kind in (LongRopeError, TextsError, ProcessLostError):
-        error = pickle.loads(pickle.dumps(kind("This was found.", "That is needed.", "Do it.")))  # noqa: S301
-        assert type(error) is kind
-        assert (error.found, error.needed, error.remedy) == ("This was found.", "That is needed.", "Do it.")
-        assert str(error) == "This was found. That is needed. Do it."
-
-
-@pytest.mark.parametrize(("processes", "asked"), [(1, 2), (4, 3), (2, 4), (4, 0), (4, -2)])
-def test_processes_that_cannot_be_grouped_are_refused(
-    processes: int, asked: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", str(processes))
-    with pytest.raises(RecipeError, match=f"{asked} processes are to share .* of {processes} in all"):
-        parallel.start(asked)
-    assert parallel.ranks() == 1
-
-
-@pytest.mark.parametrize(
-    ("processes", "asked", "longest", "expected", "reason"),
-    [
-        (8, None, 2**18 - 1, 1, "262,143 tokens, fewer than 262,144"),
-        (8, None, 2**18, 8, "262,144 tokens, 262,144 or more"),
-        (8, None, 2**21, 8, "2,097,152 tokens"),
-        (8, 2, 2**21, 2, "as asked"),
-        (8, 8, 64, 8, "as asked"),
-        (1, 1, 64, 1, "as asked"),
-    ],
-)
-def test_long_windows_are_shared_unless_told_otherwise(
-    processes: int, asked: int | None, longest: int, expected: int, reason: str
-) -> None:
-    context, why = parallel._choose_context(processes, asked, longest)
-    assert context == expected
-    assert reason in why
-
-
-def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 4, "LOCAL_RANK": 0}.items():
-        monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(RecipeError, match=r"4 processes .* number 1\. .* --nproc-per-node 1"):
-        parallel.start()
 
 
 @pytest.mark.parametrize("found", ["lengths", "target", "factors", "both"])
