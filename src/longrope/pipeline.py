@@ -16,7 +16,7 @@ from longrope.forward import describe_pass
 from longrope.measures import RivalSamples, keep_original, keep_rival, measure, measure_against
 from longrope.measures.retention import OriginalLosses
 from longrope.models import LanguageModel, describe_device, load_config, load_model, read_spec
-from longrope.recipe import ExportRecipe, Recipe, Stage, TuneRecipe
+from longrope.recipe import ExportRecipe, Recipe, TuneRecipe
 from longrope.records import Score, Trial, read_records
 from longrope.reports import write_report
 from longrope.reports.provenance import describe_rope, record_rope, record_walk
@@ -112,17 +112,15 @@ def _keep_untuned(
 
 def _check(recipe: Recipe, model: LanguageModel, texts: Texts) -> None:
     """Raise LongRopeError, before anything takes time, if a search or a training could not begin."""
-    trained = longest = model.spec.trained_window
-    for stage in recipe.stages or (Stage(search=recipe.target_tokens),):
-        window = stage.window_tokens
+    for at in recipe.standings():
+        stage, window = at.stage, at.stage.window_tokens
         if stage.kind == "search":
+            trained = at.tuned or model.spec.trained_window
             check_search(model, texts.search, window, trained_window=trained, settings=recipe.search)
         elif stage.kind == "recover":
-            check_recovery(texts.search, window, longest, recipe.search)
+            check_recovery(texts.search, window, max(at.windows), recipe.search)
         elif stage.kind == "tune":
             check_training(model, texts.tune, recipe.tuning(stage))
-            trained = longest
-        longest = max(longest, window)
 
 
 def _estimate(recipe: Recipe, tasks: Sequence[Task], model: LanguageModel, watch: Watch) -> None:

@@ -4,7 +4,7 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -34,9 +34,9 @@ class EvolutionRecipe:
 
     Attributes:
         population: 64, or 32 beyond 512k.
-        parents: how many of the best survive: 32, or 16.
-        mutations, crossovers: new candidates a generation: 16 each, or 8.
-        generations: 40, or 20.
+        parents: how many of the best survive: 32.
+        mutations, crossovers: new candidates a generation: 16 each, or 8 beyond 512k.
+        generations: 40.
         mutation_probability: chance of each coordinate to be redrawn.
         windows: search texts a candidate is scored on: 5, or 3 beyond 256k.
         validate_every: generations between two looks at the validation windows.
@@ -53,9 +53,11 @@ class EvolutionRecipe:
 
     def filled(self, target_tokens: int) -> "EvolutionRecipe":
         """Replace every zero by the paper's number for this target window."""
-        share = 2 if target_tokens > 512 * 1024 else 1
-        paper = {"population": 64, "parents": 32, "mutations": 16, "crossovers": 16, "generations": 40}
-        chosen = {name: getattr(self, name) or number // share for name, number in paper.items()}
+        far = target_tokens > 512 * 1024  # population, mutations and crossovers are halved there, and nothing else
+        paper = {"population": 64, "mutations": 16, "crossovers": 16}
+        paper = {name: number // 2 if far else number for name, number in paper.items()}
+        paper |= {"parents": 32, "generations": 40}
+        chosen = {name: getattr(self, name) or number for name, number in paper.items()}
         return replace(self, **chosen, windows=self.windows or (3 if target_tokens > 256 * 1024 else 5))
 
 
@@ -104,7 +106,7 @@ class TuneRecipe:
     """How weights are trained.
 
     Steps, batch, rate and decay are by default the paper's for Llama-2 at 128k (arXiv 2402.13753, section 4.1). For
-    Mistral it has a constant rate of 1e-6 and batches of 64.
+    Mistral it has a constant rate of 1e-6 and batches of 64 windows of 16k.
 
     Attributes:
         window_tokens: 0 takes the target window of the factors, or the trained window if there are none.
@@ -236,6 +238,9 @@ class Stage:
         carry: carry the factors of the longest window on to this one by their rule (``factors.carried_on``).
         recover: search a tier for this short window.
         steps: of a tuning; 0 takes ``tune.steps``.
+        factors_of: of a tuning: the number of the earlier stage whose factors it trains with, counted from 1; 0 takes
+            the longest that were found for the weights as they are. Stages run in order, so searches that stand before
+            the first tuning are of the original model, and each of them can serve a tuning of its own (section 3.3).
     """
 
     search: int = 0
@@ -243,6 +248,7 @@ class Stage:
     carry: int = 0
     recover: int = 0
     steps: int = 0
+    factors_of: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a stage that is none of the four or several (raises RecipeError)."""
@@ -253,11 +259,11 @@ class Stage:
                 f"Exactly one of {', '.join(KINDS)} is needed, with a window in tokens.",
                 'For example: stages = [{ search = "64k" }, { tune = "64k", steps = 100 }, { recover = "8k" }]',
             )
-        if self.steps and self.kind != "tune":
-            raise RecipeError(
-                f"A {self.kind} stage has steps = {self.steps}.", "Only a tuning has steps.", "Drop them."
-            )
-        _at_least(0, "stages.steps", self.steps)
+        for key in ("steps", "factors_of"):
+            number = getattr(self, key)
+            if number and self.kind != "tune":
+                raise RecipeError(f"A {self.kind} stage has {key} = {number}.", f"Only a tuning has {key}.", "Drop it.")
+            _at_least(0, f"stages.{key}", number)
 
     @property
     def kind(self) -> str:
@@ -271,8 +277,10 @@ class Stage:
 
     def __str__(self) -> str:
         """As people say it: ``tune 64k, 100 steps``."""
-        told = f"{self.kind} {format_tokens(self.window_tokens)}"
-        return f"{told}, {self.steps} steps" if self.steps else told
+        words = [f"{self.kind} {format_tokens(self.window_tokens)}"]
+        words += [f"{self.steps} steps"] if self.steps else []
+        words += [f"factors of stage {self.factors_of}"] if self.factors_of else []
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -400,41 +408,84 @@ class Recipe:
 
     def _check_stages(self) -> None:
         """Every stage finds the factors that it needs, and the last ones reach the target (raises RecipeError)."""
-        tuned, tiers = 0, [0]
-        for stage in self.stages:
-            window, longest = stage.window_tokens, max(tiers)
-            reach = self.tuning(stage).reach_tokens if stage.kind == "tune" else window
+        windows: tuple[int, ...] = ()
+        for at in self.standings():
+            stage, windows, longest = at.stage, at.windows, max(at.windows, default=0)
+            reach = self.tuning(stage).reach_tokens if stage.kind == "tune" else stage.window_tokens
             fitting, needed = {
-                "search": (window > tuned, "It must be longer than the window that the weights were tuned with."),
-                "tune": (reach <= longest, "It needs factors for its window or a longer one."),
-                "carry": (tuned < longest < window, "It needs searched factors of a shorter window to carry on."),
-                "recover": (window < longest, "It needs factors of a longer window."),
+                "search": (reach > at.tuned, "It must be longer than the window that the weights were tuned with."),
+                "tune": (reach <= at.trained_with, "It needs factors for its window or a longer one."),
+                "carry": (at.tuned < longest < reach, "It needs searched factors of a shorter window to carry on."),
+                "recover": (reach < longest, "It needs factors of a longer window."),
             }[stage.kind]
             if not fitting:
                 raise RecipeError(
-                    f"In stages, {stage} comes after factors for {_told(tiers)}; tuned with: {_told([tuned])}.",
+                    f"In stages, {stage} comes after factors for {_told(windows)}; tuned with: {_told([at.tuned])}.",
                     needed,
                     'For example: stages = [{ search = "64k" }, { tune = "64k" }, { recover = "8k" }]',
                 )
-            if stage.kind == "tune":
-                tuned, tiers = longest, [longest]
-            else:
-                tiers.append(window)
-        if self.stages and max(tiers) != self.target_tokens:
+            windows = at.left
+        if self.stages and max(windows) != self.target_tokens:
             raise RecipeError(
-                f"The stages leave factors for {_told(tiers)}, and target_tokens = {self.target_tokens}.",
+                f"The stages leave factors for {_told(windows)}, and target_tokens = {self.target_tokens}.",
                 "The longest of them must be the target.",
                 "Correct stages or target_tokens.",
             )
+
+    def standings(self) -> "Iterator[Standing]":
+        """Each stage (one search where none is listed) with what there is when it begins; no model is needed.
+
+        Raises:
+            RecipeError: a tuning names a stage that does not come before it.
+        """
+        tuned, windows, given = 0, (), list[int]()
+        for stage in self.stages or (Stage(search=self.target_tokens),):
+            if stage.factors_of > len(given):
+                raise RecipeError(
+                    f"In stages, stage {len(given) + 1} is to {stage}.",
+                    "The stage whose factors it trains with must come before it.",
+                    "Number the stages from 1, and name an earlier one.",
+                )
+            at = Standing(stage, tuned, windows, given[stage.factors_of - 1] if stage.factors_of else 0)
+            yield at
+            tuned, windows = at.trained_with if stage.kind == "tune" else tuned, at.left
+            given.append(at.trained_with if stage.kind == "tune" else stage.window_tokens)
 
     def tuning(self, stage: Stage) -> TuneRecipe:
         """The settings of one tuning stage."""
         return replace(self.tune, window_tokens=stage.window_tokens, steps=stage.steps or self.tune.steps)
 
 
-def _told(tiers: list[int]) -> str:
+@dataclass(frozen=True)
+class Standing:
+    """What there is when a stage begins, in tokens.
+
+    Attributes:
+        stage: that begins.
+        tuned: the window of the factors that the weights were tuned with last; 0 before any tuning.
+        windows: that there are factors for, with the weights as they are.
+        named: the window of the factors of the stage that it names; 0 if it names none.
+    """
+
+    stage: Stage
+    tuned: int
+    windows: tuple[int, ...]
+    named: int
+
+    @property
+    def trained_with(self) -> int:
+        """The window of the factors that a tuning trains with; 0 if there are none."""
+        return self.named or max(self.windows, default=0)
+
+    @property
+    def left(self) -> tuple[int, ...]:
+        """The windows that there are factors for when it has ended: a tuning leaves those it has trained with alone."""
+        return (self.trained_with,) if self.stage.kind == "tune" else (*self.windows, self.stage.window_tokens)
+
+
+def _told(windows: Iterable[int]) -> str:
     """Windows that there are factors for, as people say them."""
-    return ", ".join(format_tokens(tier) for tier in sorted(set(tiers)) if tier) or "no window"
+    return ", ".join(format_tokens(window) for window in sorted(set(windows)) if window) or "no window"
 
 
 def _one_of(allowed: tuple[str, ...], key: str, value: str) -> None:
@@ -454,7 +505,7 @@ def _above_zero(most: float, key: str, number: float) -> None:
 
 PRESETS = {  # arXiv 2402.13753, section 4.1; the paper's global batches, at the steps of its first stage
     "llama2": TuneRecipe(steps=400, batch_windows=32, learning_rate=2e-5, schedule="linear"),
-    "mistral": TuneRecipe(steps=400, batch_windows=64, learning_rate=1e-6, schedule="constant"),
+    "mistral": TuneRecipe(16 * 1024, steps=400, batch_windows=64, learning_rate=1e-6, schedule="constant"),
 }
 
 
