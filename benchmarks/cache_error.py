@@ -21,8 +21,8 @@ from torch.nn import functional
 from longrope.cache import KeyValueCache
 from longrope.factors import load_factors
 from longrope.forward import read_on, token_losses
+from longrope.lengths import parse_tokens
 from longrope.models import LanguageModel, load_model, rescaled
-from longrope.recipe import parse_tokens
 from longrope.texts import fingerprint, load_texts
 
 CACHES = {"full": {}, "8-bit": {"eight_bit": True}}

@@ -44,8 +44,8 @@ from longrope.forward import (
     token_losses,
     weighted_loss_with_graph,
 )
+from longrope.lengths import parse_tokens
 from longrope.models import LanguageModel, load_model, read_spec
-from longrope.recipe import parse_tokens
 
 LLAMA_3_8B = {
     "vocab_size": 128256,

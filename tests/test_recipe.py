@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longrope.errors import RecipeError
+from longrope.lengths import format_tokens, parse_tokens
 from longrope.recipe import (
     PRESETS,
     EvolutionRecipe,
@@ -20,9 +21,7 @@ from longrope.recipe import (
     Stage,
     TuneRecipe,
     dump_recipe,
-    format_tokens,
     load_recipe,
-    parse_tokens,
 )
 
 RECIPES = Path(__file__).parents[1] / "recipes"

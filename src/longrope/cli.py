@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from longrope.errors import LongRopeError, ProcessLostError, RecipeError, RunError
+from longrope.lengths import parse_tokens
 from longrope.options import (
     AsJson,
     Batch,
@@ -45,7 +46,7 @@ from longrope.options import (
     measuring,
     prepare,
 )
-from longrope.recipe import ExportRecipe, MeasureRecipe, Recipe, parse_tokens
+from longrope.recipe import ExportRecipe, MeasureRecipe, Recipe
 from longrope.rundir import RunDir
 from longrope.terminal import (
     describe_answer,

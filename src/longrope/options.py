@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from longrope.errors import RecipeError
-from longrope.recipe import PRESETS, MeasureRecipe, Recipe, format_tokens, load_recipe, parse_tokens
+from longrope.lengths import format_tokens, parse_tokens
+from longrope.recipe import PRESETS, MeasureRecipe, Recipe, load_recipe
 
 Model = Annotated[str, typer.Argument(help="Hub name, folder, or GGUF file.")]
 OptionalModel = Annotated[str | None, typer.Argument(help="Hub name, folder, or GGUF file.")]

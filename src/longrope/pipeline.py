@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longrope import parallel
+from longrope import parallel, registry
 from longrope.errors import RunError
 from longrope.exports import Origin, dump_report, export_gguf, export_hf
-from longrope.factors import RIVALS, FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
+from longrope.factors import FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
 from longrope.forward import describe_pass
 from longrope.measures import RivalSamples, keep_original, keep_rival, measure, measure_against
 from longrope.measures.retention import OriginalLosses
@@ -182,13 +182,14 @@ def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Sco
     with _held(run, recipe):
         parallel.lead(partial(_record, recipe, run, model))
         searched = {method: _search(recipe, run, model, texts, method, watch) for method in ("evolution", "gradient")}
-        scores = _measure_closed_forms(recipe, run, model, texts, RIVALS, watch)
+        baselines = registry.baselines()
+        scores = _measure_closed_forms(recipe, run, model, texts, baselines, watch)
         for factors in searched.values():
             scores += _measure(recipe, run, model, texts, factors, factors.method, watch)
         lengths = measured_lengths(recipe, model)
-        forms = {name: closed_form(model.spec, name, recipe.target_tokens, lengths) for name in RIVALS}
+        forms = {name: closed_form(model.spec, name, recipe.target_tokens, lengths) for name in baselines}
         found = {"none": None, **forms, **{factors.method: factors for factors in searched.values()}}
-        scores += _measure_against_best(recipe, run, model, texts, found, RIVALS, scores, watch)
+        scores += _measure_against_best(recipe, run, model, texts, found, baselines, scores, watch)
         search_costs(run)
         watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
     return scores

@@ -25,8 +25,9 @@ from longrope.factors import (
     tuned_spec,
 )
 from longrope.forward import estimate_memory, estimate_training_memory, free_memory, seconds_of_pass
+from longrope.lengths import format_tokens
 from longrope.models import LanguageModel
-from longrope.recipe import Recipe, Stage, TuneRecipe, format_tokens
+from longrope.recipe import Recipe, Stage, TuneRecipe
 from longrope.records import TrainStep, Trial, read_records
 from longrope.rundir import STAGE_FINISHED, RunDir
 from longrope.search import find_factors, recover_window

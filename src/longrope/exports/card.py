@@ -18,12 +18,12 @@ from jinja2 import Environment, StrictUndefined, select_autoescape
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from longrope.exports.comparison import ExportReport
-from longrope.factors import RIVALS, RescaleFactors
+from longrope.factors import RescaleFactors
 from longrope.models import ASSETS, EMBEDDED, LanguageModel
 from longrope.records import Score
+from longrope.registry import ORIGINAL, baselines, label_of
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets")
-TITLES = {"none": "the model as it is", "pi": "PI", "ntk": "NTK", "dynamic-ntk": "dynamic NTK", "yarn": "YaRN"}
 HUB_METRICS = {"passkey": "accuracy", "needle": "accuracy"}  # where the hub has another name
 SHARES = ("passkey", "needle", "ruler")  # metrics that are shares begin so
 PAIRED = ("ratio-to-", "difference-to-")  # comparisons with another method, told beside the table
@@ -112,17 +112,17 @@ def format_card(
 
 
 def result_table(scores: Sequence[Score], own: Sequence[Score], origin: Origin) -> ResultTable:
-    """The scores of a checkpoint (``own``, among all) beside those of the model as it is and of the best rival.
+    """The scores of a checkpoint (``own``, among all) beside those of the original model and of the best baseline.
 
     A cell is empty where a method was not measured on the same texts.
     """
     metrics = list(dict.fromkeys(score.metric for score in own if not any(part in score.metric for part in PARTS)))
     ordered = sorted((s for s in own if s.metric in metrics), key=lambda s: (metrics.index(s.metric), s.context_tokens))
     rows = {(score.metric, score.context_tokens): score for score in ordered}
-    columns = {"as it is": ("none", origin.base_model)}
+    columns = {label_of(ORIGINAL): (ORIGINAL, origin.base_model)}
     if own:
-        columns |= {"tuned, not rescaled": ("none", own[0].model)} if origin.tuned else {}
-        columns |= {_title(best[0]): best for best in _best_rival(scores, rows)}
+        columns |= {"tuned, not rescaled": (ORIGINAL, own[0].model)} if origin.tuned else {}
+        columns |= {label_of(best[0]): best for best in _best_rival(scores, rows)}
         columns |= {"rescaled": (own[0].method, own[0].model)}
     known = {(*_place(s), s.method, s.model): s for s in scores}
     known |= {(*_place(s), s.method, s.model): s for s in own}
@@ -142,19 +142,16 @@ def _best_rival(scores: Sequence[Score], rows: dict[tuple[str, int], Score]) -> 
     """Method and model of the best rival at the longest length, by perplexity or else by keys; none if none was run."""
     for metric, sign in {"perplexity": 1, "passkey": -1}.items():
         longest = max((tokens for name, tokens in rows if name == metric), default=0)
-        rivals = [s for s in scores if (s.metric, s.context_tokens) == (metric, longest) and s.method in RIVALS]
+        rivals = [s for s in scores if (s.metric, s.context_tokens) == (metric, longest) and s.method in baselines()]
         if rivals:
             best = min(rivals, key=lambda score: sign * score.value)
             return [(best.method, best.model)]
     return []
 
 
-def _title(method: str) -> str:
-    return TITLES.get(method, method)
-
-
 def _rival(score: Score) -> str:
-    return _title(score.metric.partition("-to-")[2])
+    method = score.metric.partition("-to-")[2]
+    return "the original model" if method == ORIGINAL else label_of(method)
 
 
 def _label(score: Score) -> str:

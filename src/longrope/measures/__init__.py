@@ -32,8 +32,9 @@ from longrope.measures.ruler import (
 )
 from longrope.measures.samples import Samples
 from longrope.models import LanguageModel
-from longrope.recipe import HARNESS, RULER_TASKS, MeasureRecipe
+from longrope.recipe import MeasureRecipe
 from longrope.records import Score, append_record, read_records
+from longrope.registry import HARNESS, RULER_TASKS
 from longrope.rundir import RunDir
 from longrope.texts import Tokens, TokenText, check_unsearched, fingerprint
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from longrope.recipe import format_tokens
+from longrope.lengths import format_tokens
 from longrope.records import Score
 from longrope.reports.contents import Contents
 from longrope.reports.palette import label_of
