@@ -64,7 +64,8 @@ class Metric:
         label: in tables, figures and model cards.
         unit: of its value; empty for a share or a ratio.
         format: how its value is written.
-        measure: the function that measures it, as ``package.module:function``.
+        measure: the function that measures it, as ``package.module:function``. It takes a ``Request`` of
+            ``longrope.measures.requests`` and a length, and returns scores whose names begin with the metric's.
         record: its name in records, where it is another.
     """
 
@@ -200,23 +201,23 @@ METHODS: dict[str, Method] = _by_name(
     ),
 )
 METRICS: dict[str, Metric] = _by_name(
-    Metric("perplexity", "Perplexity", measure="longrope.measures.perplexity:measure_perplexity"),
-    Metric("passkey", "Passkeys found", format=".0%", measure="longrope.measures.passkey:measure_passkey"),
+    Metric("perplexity", "Perplexity", measure="longrope.measures.requests:perplexity"),
+    Metric("passkey", "Passkeys found", format=".0%", measure="longrope.measures.requests:passkeys"),
     Metric(
         "prefix-perplexity",
         "Perplexity of the first tokens of longer windows",
-        measure="longrope.measures.perplexity:measure_prefix",
+        measure="longrope.measures.requests:prefix_perplexity",
     ),
     Metric(
         "retention",
         "Perplexity as a share of the original's",
-        measure="longrope.measures.retention:measure_retention",
+        measure="longrope.measures.requests:retention",
         record="ratio-to-none",
     ),
-    Metric("needle", "Needles found", format=".0%", measure="longrope.measures.ruler:measure_needles"),
-    Metric("ruler", "RULER", format=".0%", measure="longrope.measures.ruler:mean_ruler"),
+    Metric("needle", "Needles found", format=".0%", measure="longrope.measures.requests:needles"),
+    Metric("ruler", "RULER", format=".0%", measure="longrope.measures.requests:ruler"),
     *(
-        Metric(f"ruler-{task}", f"RULER {task}", format=".0%", measure="longrope.measures.ruler:measure_ruler")
+        Metric(f"ruler-{task}", f"RULER {task}", format=".0%", measure="longrope.measures.requests:ruler_task")
         for task in RULER_TASKS
     ),
     Metric(
