@@ -17,6 +17,7 @@ from typing import Any
 import pico
 import pytest
 import torch
+import toys
 from transformers import AutoModelForCausalLM
 from whole_run import make_whole_run
 
@@ -38,6 +39,7 @@ from longrope.recipe import (
     load_recipe,
 )
 from longrope.records import Score, TrainStep, Trial, read_records
+from longrope.registry import FORMATS
 from longrope.rundir import RunDir
 from longrope.settings import keys_of
 from longrope.texts import load_texts
@@ -323,6 +325,20 @@ def test_export_writes_a_gguf_file(command: Command, recipe_file: Path) -> None:
     assert carried.lambdas == pytest.approx(load_factors("run/factors.json").tiers[0].lambdas)
     assert command("export", "run", "--to", "gguf", "--drop-start-tokens").out == "checkpoint: run/gguf/model.gguf\n"
     assert not Path("run/hf").exists()
+
+
+def test_a_format_of_another_package_is_written(
+    command: Command, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its row alone; without it the format is unknown."""
+    assert command("search", "--recipe", recipe_file, "--out", "run").code == 0
+    given = ("export", "run", "--to", "toy", "--drop-start-tokens")
+    assert "Known: hf, gguf" in assert_one_paragraph(command(*given))
+    monkeypatch.setitem(FORMATS, "toy", toys.FORMAT)
+    assert command(*given).out == "checkpoint: run/toy/factors.json\n"
+    (tier,) = load_factors("run/factors.json").tiers
+    assert json.loads(Path("run/toy/factors.json").read_text()) == list(tier.lambdas)
+    assert json.loads(Path("run/toy/export.json").read_text())["target_window"] == 256
 
 
 def test_inspect_tells_the_geometry(command: Command, tmp_path: Path) -> None:

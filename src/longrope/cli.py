@@ -351,8 +351,9 @@ def export(
     with watching(run=directory) as watch:
         pipeline.export_again(directory, ExportRecipe(tiers, drop_start_tokens, base_model), watch, to=to)
     written, report = directory.checkpoint, directory.export_report
-    if to == "gguf":
-        written, report = directory.gguf, directory.gguf.with_name("export.json")
+    if to != "hf":
+        written = directory.exported(FORMATS[to].file)
+        report = written.with_name("export.json")
     print(report.read_text(encoding="utf-8") if as_json else f"checkpoint: {written}")
 
 

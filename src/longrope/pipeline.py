@@ -10,7 +10,7 @@ from typing import Any
 
 from longrope import parallel, registry
 from longrope.errors import RunError
-from longrope.exports import Origin, dump_report, export_gguf, export_hf
+from longrope.exports import Origin, dump_report, export_hf
 from longrope.factors import FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
 from longrope.forward import describe_pass
 from longrope.measures import RivalSamples, keep_original, keep_rival, measure, measure_against
@@ -230,13 +230,20 @@ def _scores_of(run: RunDir, tier: RescaleFactors) -> list[Score]:
 
 
 def export_file(
-    recipe: Recipe, run: RunDir, model: LanguageModel, factors: RescaleFactors, texts: Texts, watch: Watch
+    recipe: Recipe,
+    run: RunDir,
+    model: LanguageModel,
+    factors: RescaleFactors,
+    texts: Texts,
+    watch: Watch,
+    to: registry.Format,
 ) -> None:
-    """Write and check the GGUF file of a run."""
-    watch.on_step(f"export to {run.gguf}, open it again, compare")
-    with run.replacing(run.gguf.parent) as folder:
+    """Write and check a file of a run in another format than its checkpoint, with a report beside it."""
+    path = run.exported(to.file)
+    watch.on_step(f"export to {path}, open it again, compare")
+    with run.replacing(path.parent) as folder:
         options = _export_options(recipe, model, factors, texts)
-        report = export_gguf(model, factors, folder / run.gguf.name, **options)
+        report = registry.resolve(to.write)(model, factors, folder / path.name, **options)
         run.write_text(folder / "export.json", dump_report(report))
 
 
@@ -416,7 +423,7 @@ def measure_only(
 
 
 def export_again(run: RunDir, settings: ExportRecipe, watch: Watch | None = None, *, to: str = "hf") -> None:
-    """Export a finished run once more, with these settings, to a folder (``hf``) or a ``gguf`` file.
+    """Export a finished run once more, with these settings, in a format of the registry.
 
     It has the run's longest factors, and its own weights if it has some.
     """
@@ -431,8 +438,8 @@ def export_again(run: RunDir, settings: ExportRecipe, watch: Watch | None = None
             model, tier = extended.model, extended.longest
         elif run.tuning.exists():
             model = _tune(recipe, run, model, tier, texts, watch)
-        if to == "gguf":
-            export_file(recipe, run, model, tier, texts, watch)
+        if to != "hf":
+            export_file(recipe, run, model, tier, texts, watch, registry.FORMATS[to])
             return
         run.export_report.unlink(missing_ok=True)
         export(recipe, run, model, tier, texts, watch)

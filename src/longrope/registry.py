@@ -89,12 +89,15 @@ class Format:
     Attributes:
         name: on the command line.
         label: in messages and reports.
-        write: the function that writes and checks it, as ``package.module:function``.
+        write: the function that writes and checks it, as ``package.module:function``. It takes the model, its factors
+            and a path, with the export's settings, measuring windows and origin by name, and returns a report.
+        file: where it goes, below a run directory.
     """
 
     name: str
     label: str
     write: str
+    file: str
 
 
 def _by_name(*rows: Any) -> dict[str, Any]:
@@ -227,8 +230,8 @@ METRICS: dict[str, Metric] = _by_name(
     ),
 )
 FORMATS: dict[str, Format] = _by_name(
-    Format("hf", "Hugging Face checkpoint", "longrope.exports:export_hf"),
-    Format("gguf", "GGUF file for llama.cpp", "longrope.exports:export_gguf"),
+    Format("hf", "Hugging Face checkpoint", "longrope.exports:export_hf", "hf"),
+    Format("gguf", "GGUF file for llama.cpp", "longrope.exports:export_gguf", "gguf/model.gguf"),
 )
 
 
@@ -255,6 +258,12 @@ def searches() -> dict[str, str]:
 def metrics() -> tuple[str, ...]:
     """The names of all metrics; the last one stands for every benchmark."""
     return tuple(METRICS)
+
+
+def format_of(record: str) -> str:
+    """How a value is written: as the metric says whose name the record has or begins with, else by four digits."""
+    own = [row for row in METRICS.values() if record == row.recorded_as or record.startswith(f"{row.recorded_as}-")]
+    return max(own, key=lambda row: len(row.recorded_as)).format if own else ".4g"
 
 
 def label_of(method: str) -> str:

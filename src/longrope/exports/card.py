@@ -21,11 +21,10 @@ from longrope.exports.comparison import ExportReport
 from longrope.factors import RescaleFactors
 from longrope.models import ASSETS, EMBEDDED, LanguageModel
 from longrope.records import Score
-from longrope.registry import ORIGINAL, baselines, label_of
+from longrope.registry import ORIGINAL, baselines, format_of, label_of
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets")
 HUB_METRICS = {"passkey": "accuracy", "needle": "accuracy"}  # where the hub has another name
-SHARES = ("passkey", "needle", "ruler")  # metrics that are shares begin so
 PAIRED = ("ratio-to-", "difference-to-")  # comparisons with another method, told beside the table
 PARTS = ("-depth-", "-last-", *PAIRED)  # of metrics that the table leaves out
 GGUF_TYPES = ("llama", "mistral")  # what the architecture `llama` of llama.cpp holds
@@ -161,7 +160,7 @@ def _label(score: Score) -> str:
 def _cell(score: Score | None) -> str:
     if score is None:
         return ""
-    shape = ".0%" if score.metric.startswith(SHARES) else ".4g"
+    shape = format_of(score.metric)
     if math.isfinite(score.value) and not _interval(score):
         return f"{score.value:{shape}}"
     return f"{score.value:{shape}} ({score.low:{shape}}-{score.high:{shape}})"
