@@ -49,7 +49,7 @@ def draw_growth() -> None:
         series = (Series(WAYS[way], style_of(LIKE[way]), tuple(own)) for way, own in points.items())
         x, y = token_axis(point.x for point in every), log_axis((point.y for point in every), MEASURES[key])
         charts.append(LineChart(x, y, tuple(series)))
-    write(GROWTH, "SmolLM2-135M on one H200: the loss of every token", charts, shown)
+    write(GROWTH, "SmolLM2-135M, original weights, on one H200: the speed of a pass, not a capability", charts, shown)
 
 
 def growth(key: str) -> dict[str, list[list[float]]]:

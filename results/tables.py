@@ -1,17 +1,22 @@
 """Write the tables of the README files and docs/log.md from the committed records: ``python results/tables.py``.
 
 A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; a test runs this and expects no change.
+Scores of different texts cannot be compared: a table that holds such scores is refused, unless its first heading says
+that each row is on a text of its own.
 """
 
 import json
 import math
 import re
 import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longrope.records import Score, read_records
+from longrope.errors import LongRopeError
+from longrope.records import Score, Trial, read_records
 
 ROOT = Path(__file__).parent.parent
 DEMO = (256, 2048)
@@ -21,6 +26,9 @@ DEPTHS = tuple(0.05 + 0.1 * i for i in range(10))
 RIVALS = {"none": "the model as it is", "pi": "PI", "ntk": "NTK", "dynamic-ntk": "dynamic NTK", "yarn": "YaRN"}
 SEARCHES = {"longrope-evolution": "LongRoPE, evolution", "longrope-gradient": "LongRoPE, gradient"}
 RUN = "smollm2-64k"
+LONGER = ("smollm2-64k-text", "longrope-evolution")  # the evolution's run with the most passes, of the same score
+PAPER_PASSES = (64 + 40 * (16 + 16)) * 5  # the candidates of the paper's search (appendix A.1), five windows each
+EACH_ROW = "each row on its own text"  # the first heading of a table that may hold several texts
 EARLIER = {  # their keys were judged with the space before the digits
     "smollm2-64k-text": "text score",
     "smollm2-64k-text-needles": "text and needles",
@@ -36,6 +44,25 @@ EXPORTS = {
     "export-h100.json": "H100, the largest of all positions (the check before)",
     "export.json": "CPU, the 90 % quantile over the positions",
 }
+
+
+class MixedTextsError(LongRopeError):
+    """A table that sets scores of different texts beside each other without saying so."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The text of one cell, with the scores that it is made from."""
+
+    text: str
+    scores: tuple[Score, ...]
+
+    def __str__(self) -> str:
+        """Return the text alone."""
+        return self.text
+
+
+Row = Sequence[str | Cell]
 
 
 def write_tables() -> list[Path]:
@@ -56,30 +83,30 @@ def write_tables() -> list[Path]:
 
 
 def compare_table() -> str:
-    """Perplexity and passkeys of every method at every length."""
-    rows = [[label, *_by_length(RUN, method)] for method, label in {**RIVALS, **SEARCHES}.items()]
+    """Perplexity and passkeys of every method at every length, and the evolution's longer run without its passkeys."""
+    rows: list[Row] = [[label, *_by_length(RUN, method)] for method, label in RIVALS.items()]
+    rows += [[_with_budget(RUN, method), *_by_length(RUN, method)] for method in SEARCHES]
+    longer = [cell for cell in _by_length(*LONGER) if cell.scores[0].metric == "perplexity"]
+    rows.insert(-1, [_with_budget(*LONGER), *longer, *[""] * len(LENGTHS)])
     return _table(_head_by_length("keys"), rows)
 
 
-def earlier_table() -> str:
-    """The same of the three earlier runs, whose keys were judged with the space before the digits."""
-    rows = []
-    for run, score in EARLIER.items():
-        asked = _scores(run, "yarn")["passkey", LAST].num_windows
-        yarn = [f"YaRN, {asked} keys", *_by_length(run, "yarn")]
-        rows += [yarn] if yarn not in rows else []
-        rows += [[f"{label}, {score}", *_by_length(run, method)] for method, label in SEARCHES.items()]
+def earlier_table(passkeys: int) -> str:
+    """The same of those earlier runs that asked for so many passkeys, judged with the space before the digits."""
+    runs = [run for run in EARLIER if _scores(run, "yarn")["passkey", LAST].num_windows == passkeys]
+    rows: list[Row] = [[RIVALS["yarn"], *_by_length(runs[0], "yarn")]]
+    for run in runs:
+        rows += [[f"{label}, {EARLIER[run]}", *_by_length(run, method)] for method, label in SEARCHES.items()]
     return _table(_head_by_length("old keys"), rows)
 
 
 def demo_table() -> str:
     """What the demo prints: perplexity with its interval, and passkeys, at every length."""
-    rows = []
+    rows: list[Row] = []
     for method, label in {**RIVALS, **SEARCHES}.items():
         if scores := _scores("demo", method):
-            shown = [scores["perplexity", length] for length in DEMO]
-            keys = [f"{scores['passkey', length].value:.0%}" for length in DEMO]
-            rows.append([label, *(f"{s.value:.2f} ({s.low:.2f}-{s.high:.2f})" for s in shown), *keys])
+            shown = [_bounded(scores["perplexity", length]) for length in DEMO]
+            rows.append([label, *shown, *(_percent(scores["passkey", length]) for length in DEMO)])
     return _table(["", *(f"{n:,}" for n in DEMO), *(f"keys {n:,}" for n in DEMO)], rows)
 
 
@@ -88,7 +115,7 @@ def nano_ruler_table() -> str:
     plain, ours = (_scores("nano-ruler", method) for method in ("none", "longrope-gradient"))
     columns = ((plain, 256), (plain, 2048), (ours, 1024), (ours, 2048))
     metrics = dict.fromkeys(metric for metric, _ in ours if "depth" not in metric)
-    rows = [
+    rows: list[Row] = [
         [metric, *(_share(made[metric, n]) if (metric, n) in made else "" for made, n in columns)] for metric in metrics
     ]
     return _table(["", "256, as it is", "2,048, as it is", "1,024, demo's factors", "2,048, demo's factors"], rows)
@@ -101,69 +128,87 @@ def win_table() -> str:
     runs = {"the demo, Python 3.11": [score for score in demo if score.context_tokens == DEMO[-1]]}
     for line in map(json.loads, (ROOT / "results" / "demo" / "whole.jsonl").read_text().splitlines()):
         runs.setdefault(f"all of its text, Python {line.pop('python')}", []).append(Score(**line))
-    rows = []
+    rows: list[Row] = []
     for label, scores in runs.items():
         made = {(score.method, score.metric): score for score in scores}
         ratio = made[ours, "ratio-to-yarn"]
         keys = [_share(made[method, "passkey"]) for method in (ours, "yarn")]
         rows.append([label, str(ratio.num_windows), _interval(ratio), *keys])
-    return _table(["", "windows", "LongRoPE's perplexity as a share of YaRN's", "keys, LongRoPE", "keys, YaRN"], rows)
-
-
-def _interval(score: Score) -> str:
-    return f"{score.value:.4f} ({score.low:.4f}-{score.high:.4f})"
-
-
-def _share(score: Score) -> str:
-    return f"{score.value:.0%} ({100 * score.low:.0f}-{100 * score.high:.0f})"
+    head = ["windows", "LongRoPE's perplexity as a share of YaRN's", "keys, LongRoPE", "keys, YaRN"]
+    return _table([EACH_ROW, *head], rows)
 
 
 def cost_table(run: str = RUN) -> str:
     """What both searches cost to reach the same validation loss, and what they reached in the end."""
     costs = json.loads((ROOT / "results" / run / "costs.json").read_text())
     names = {"trials": "evaluations", "token_passes": "tokens pushed", "seconds": "seconds"}
-    rows = []
+    rows: list[Row] = []
     for cost in costs:
         common = [f"{cost[f'{key}_to_common']:,}" for key in names]
-        rows.append([SEARCHES[cost["method"]], *common, *(f"{cost[key]:,}" for key in names)])
-        rows[-1].append(f"{cost['validation_loss_nats']:.3f}")
+        whole = [*(f"{cost[key]:,}" for key in names), f"{cost['validation_loss_nats']:.3f}"]
+        rows.append([_with_budget(run, cost["method"]), *common, *whole])
+    if run == RUN:  # held out other windows, so no loss of it can be compared
+        trials = _trials(*LONGER)
+        whole = [f"{len(trials)}", f"{sum(trial.token_passes for trial in trials):,}"]
+        seconds = f"{sum(trial.seconds for trial in trials):.2f}"
+        rows.insert(1, [_with_budget(*LONGER), *[""] * len(names), *whole, seconds, ""])
     head = ["", *(f"{name} to the common loss" for name in names.values()), *(f"{n} in all" for n in names.values())]
     return _table([*head, "loss reached"], rows)
 
 
 def ratio_table() -> str:
     """Perplexity at 64k as a share of YaRN's there and of the original's at 8k on the same text, and the keys there."""
-    yarn, original = perplexities(RUN, "yarn")[-1], perplexities(RUN, "none")[0]
-    rows = []
-    for method, label in {"yarn": RIVALS["yarn"], **SEARCHES}.items():
-        scores = _scores(RUN, method)
-        value = scores["perplexity", LAST].value
-        of_yarn = f"{value / yarn:.3f}"
-        if paired := scores.get(("ratio-to-yarn", LAST)):
-            of_yarn = _interval(paired)
-        rows.append([label, f"{value:.2f}", of_yarn, f"{value / original:.3f}", _share(scores["passkey", LAST])])
+    yarn, original = _scores(RUN, "yarn")["perplexity", LAST], _scores(RUN, "none")["perplexity", LENGTHS[0]]
+    rows: list[Row] = []
+    for run, method in ((RUN, "yarn"), (RUN, "longrope-evolution"), LONGER, (RUN, "longrope-gradient")):
+        scores = _scores(run, method)
+        own, paired = scores["perplexity", LAST], scores.get(("ratio-to-yarn", LAST))
+        cells = [_number(own), _interval(paired) if paired else _ratio(own, yarn), _ratio(own, original)]
+        keys = _share(scores["passkey", LAST]) if run == RUN else ""  # judged in another way before
+        rows.append([RIVALS.get(method) or _with_budget(run, method), *cells, keys])
     return _table(["", "perplexity at 64k", "of YaRN's", "of the original's at 8k", "keys at 64k"], rows)
 
 
 def all_ratios_table() -> str:
     """Perplexity at 64k of all four runs, as shares of the same two."""
-    yarn, original = perplexities(RUN, "yarn")[-1], perplexities(RUN, "none")[0]
-    rows = []
+    yarn, original = _scores(RUN, "yarn")["perplexity", LAST], _scores(RUN, "none")["perplexity", LENGTHS[0]]
+    rows: list[Row] = []
     for run, score in {**EARLIER, RUN: "text score again"}.items():
         for method, label in SEARCHES.items():
-            value = perplexities(run, method)[-1]
-            rows.append([f"{label}, {score}", f"{value:.2f}", f"{value / yarn:.3f}", f"{value / original:.3f}"])
-    return _table(["", "perplexity at 64k", "of YaRN's", "of the original's at 8k"], rows)
+            own = _scores(run, method)["perplexity", LAST]
+            cells = [_number(own), _ratio(own, yarn), _ratio(own, original)]
+            rows.append([f"{label}, {score}", _budget(run, method), *cells])
+    return _table(["", "budget", "perplexity at 64k", "of YaRN's", "of the original's at 8k"], rows)
+
+
+def _with_budget(run: str, method: str) -> str:
+    return f"{SEARCHES[method]} ({_budget(run, method)})"
+
+
+def _budget(run: str, method: str) -> str:
+    """What the search could choose by: passes over its windows; looks at held-out windows come on top."""
+    trials = _trials(run, method)
+    passes = sum(trial.token_passes for trial in trials if trial.kind == "search") // LAST
+    if method == "longrope-evolution":
+        return f"{passes} of the paper's {PAPER_PASSES:,} window passes"
+    return f"{sum(trial.kind == 'gradient' for trial in trials)} gradient steps, {passes} window passes"
+
+
+def _trials(run: str, method: str) -> list[Trial]:
+    trials = read_records(ROOT / "results" / run / "trials.jsonl", Trial)
+    return [trial for trial in trials if trial.method == method]
 
 
 def depth_table() -> str:
     """Keys found by their depth: of the model as it is in its own window, and at 64k."""
-    labels, rows = {**RIVALS, **SEARCHES}, []
+    labels = {**RIVALS, **SEARCHES}
+    rows: list[Row] = []
     for method, length in (("none", LENGTHS[0]), *((method, LAST) for method in ("yarn", *SEARCHES))):
         scores = _scores(RUN, method)
         shown = [scores[f"passkey-depth-{depth:.2f}", length] for depth in DEPTHS]
         label = f"{labels[method]}, {length // 1024}k"
-        rows.append([label, *(f"{score.value * score.num_windows:.0f}/{score.num_windows}" for score in shown)])
+        counts = [Cell(f"{score.value * score.num_windows:.0f}/{score.num_windows}", (score,)) for score in shown]
+        rows.append([label, *counts])
     return _table(["depth", *(f"{depth:.0%}" for depth in DEPTHS)], rows)
 
 
@@ -322,37 +367,53 @@ def llama_table() -> str:
 
 
 def tuned_table() -> str:
-    """The model as it is, tuned with all weights, and tuned with adapters, at every length that was measured."""
+    """The original model, tuned with all weights, and tuned with adapters, on the text of the windows of 64k."""
     runs = {
-        "the model as it is": ("smollm2-64k-tuned", "none"),
+        "original model": ("smollm2-64k-tuned", "none"),
         "all weights tuned at 64k": ("smollm2-64k-tuned", "longrope-tuned"),
         "adapters of rank 32 (LoRA) tuned at 64k": ("smollm2-64k-lora", "longrope-tuned"),
     }
-    lengths = [2048 * 2**i for i in range(8)]
-    rows = []
+    original = _scores("smollm2-64k-tuned", "none")["perplexity", 8192]
+    lengths = [2048 * 2**i for i in range(6)]
+    rows: list[Row] = []
     for label, (run, method) in runs.items():
         found = _scores(run, method)
-        values = [found.get(("perplexity", length)) for length in lengths]
-        keys = [found.get(("passkey", length)) for length in lengths[5:]]
-        cells = ["" if score is None else _numbers([score.value])[0] for score in values]
-        rows.append([label, *cells, *("" if score is None else _share(score) for score in keys)])
+        cells = [_with_share(found["perplexity", length], original) for length in lengths]
+        rows.append([label, *cells, _share(found["passkey", LAST])])
     names = [f"{length // 1024}k" for length in lengths]
-    return _table(["", *names, *(f"keys {name}" for name in names[5:])], rows)
+    return _table(["perplexity (share of the original's at 8k)", *names, "passkeys 64k"], rows)
 
 
 def further_table() -> str:
-    """The tuned model at 256k: by a second search alone, and after a few steps of training there."""
+    """The tuned model on the text of the windows of 256k: after a second search, and after a few steps there."""
     runs = {
-        "second search alone": ("smollm2-64k-tuned", "longrope-tuned"),
-        "and 8 steps in windows of 256k": ("smollm2-256k-tuned", "longrope-tuned-256k"),
+        "tuned at 64k, second search": ("smollm2-64k-tuned", "longrope-tuned", (2**17, 2**18)),
+        "and 8 steps in windows of 256k": ("smollm2-256k-tuned", "longrope-tuned-256k", (8192, 2**16, 2**18)),
     }
-    rows = []
-    for label, (run, method) in runs.items():
-        found = _scores(run, method)
-        far, short = found["perplexity", 2**18], found["ratio-to-none", 8192]
-        cells = [f"{far.value:.2f} ({far.low:.2f}-{far.high:.2f})", _share(found["passkey", 2**18])]
-        rows.append([label, *cells, f"{short.value:.3f} ({short.low:.3f}-{short.high:.3f})"])
-    return _table(["", "perplexity at 256k", "keys at 256k", "at 8k, of the original's perplexity"], rows)
+    original = _original_of(_scores("smollm2-256k-tuned", "longrope-tuned-256k"), 8192)
+    lengths = (8192, 2**16, 2**17, 2**18)
+    rows: list[Row] = [["original model", _with_share(original, original), *[""] * 6]]
+    for label, (run, method, measured) in runs.items():
+        found = {at: score for at, score in _scores(run, method).items() if at[1] in measured}
+        values = [found.get(("perplexity", length)) for length in lengths]
+        keys = [found.get(("passkey", length)) for length in lengths[1:]]
+        cells = [_with_share(score, original) if score else "" for score in values]
+        rows.append([label, *cells, *(_share(score) if score else "" for score in keys)])
+    names = [f"{length // 1024}k" for length in lengths]
+    head = ["perplexity (share of the original's at 8k)", *names]
+    return _table([*head, *(f"passkeys {name}" for name in names[1:])], rows)
+
+
+def _original_of(scores: dict[tuple[str, int], Score], length: int) -> Score:
+    """The original's perplexity where a record has another model's and the paired ratio of the two."""
+    tuned, paired = scores["perplexity", length], scores["ratio-to-none", length]
+    if tuned.texts_fingerprint != paired.texts_fingerprint:
+        raise MixedTextsError(
+            f"The perplexity at {length:,} tokens and its ratio to the original's are of different texts.",
+            "The original's perplexity follows from the two on one text alone.",
+            "Measure both in one run.",
+        )
+    return replace(tuned, value=tuned.value / paired.value, method="none")
 
 
 def train_table() -> str:
@@ -391,7 +452,7 @@ def cpu_table() -> str:
 def cache_table() -> str:
     """What keys and values in 8 bits change in the losses of tokens that are read one by one."""
     rows = []
-    for line in _lines("cache-nano"):
+    for line in _one_text(_lines("cache-nano")):
         change = f"{line['difference_nats']:+.4f} ± {line['difference_standard_error_nats']:.4f}"
         kind = line["dtype"].removeprefix("torch.")
         loss, other, size = line["loss_nats"], line["other_likeliest_token"], line["cache_bytes"] / 1e6
@@ -401,17 +462,19 @@ def cache_table() -> str:
 
 def nano_walk_table() -> str:
     """The embedded model as it is and at the end of its walk: perplexity with its interval."""
-    rows = []
+    original = _scores("nano-16k", "none")["perplexity", 256]
+    rows: list[Row] = []
     for method, label in {"none": "the model as it is", "longrope-tuned": "at the end of its walk"}.items():
-        found = [_scores("nano-16k", method)["perplexity", length] for length in (256, 16384)]
-        rows.append([label, *(f"{s.value:.2f} ({s.low:.2f}-{s.high:.2f})" for s in found)])
-    return _table(["", "256", "16,384"], rows)
+        short, far = (_scores("nano-16k", method)["perplexity", length] for length in (256, 16384))
+        rows.append([label, *(cell for score in (short, far) for cell in (_bounded(score), _ratio(score, original)))])
+    share = "share of the original's at 256"
+    return _table(["", "256", share, "16,384", share], rows)
 
 
 def carry_table() -> str:
     """Factors carried on from a shorter window, beside those searched at the window itself, paired by token."""
     rows = []
-    for line in _lines("carry-rule"):
+    for line in _one_text(_lines("carry-rule")):
         lengths = [f"{line[key]:,}" for key in ("searched_tokens", "tokens")]
         both = [f"{line[key]:.2f}" for key in ("perplexity_carried", "perplexity_searched")]
         ratio = f"{line['ratio']:.3f} ({line['ratio_low']:.3f}-{line['ratio_high']:.3f})"
@@ -428,6 +491,17 @@ def passes(name: str = "h200", *, gradient: bool) -> list[dict[str, Any]]:
 def _lines(name: str) -> list[dict[str, Any]]:
     """The records of one benchmark."""
     return [json.loads(line) for line in (ROOT / "results" / "benchmarks" / f"{name}.jsonl").read_text().splitlines()]
+
+
+def _one_text(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines of a benchmark; raise MixedTextsError where they are of several texts."""
+    if len(texts := sorted({line["texts_fingerprint"] for line in lines})) > 1:
+        raise MixedTextsError(
+            f"A benchmark's lines are of different texts: {', '.join(texts)}.",
+            "Losses that stand in one table must be of one text.",
+            "Measure them again on one text.",
+        )
+    return lines
 
 
 def curve_of(way: str) -> list[dict[str, Any]]:
@@ -472,7 +546,8 @@ TABLES = {
     "carry": carry_table,
     "probe": probe_table,
     "compare": compare_table,
-    "earlier": earlier_table,
+    "earlier": partial(earlier_table, 20),
+    "earlier-50": partial(earlier_table, 50),
     "ratios": ratio_table,
     "all-ratios": all_ratios_table,
     "depths": depth_table,
@@ -487,23 +562,10 @@ TABLES = {
 }
 
 
-def perplexities(run: str, method: str) -> list[float]:
-    """The perplexity of one method at every length."""
-    return _values(run, method, "perplexity")
-
-
-def passkeys(run: str, method: str) -> list[float]:
-    """The share of keys that one method answers at every length."""
-    return _values(run, method, "passkey")
-
-
-def _values(run: str, method: str, metric: str) -> list[float]:
+def _by_length(run: str, method: str) -> list[Cell]:
     scores = _scores(run, method)
-    return [scores[metric, length].value for length in LENGTHS]
-
-
-def _by_length(run: str, method: str) -> list[str]:
-    return [*_numbers(perplexities(run, method)), *(f"{share:.0%}" for share in passkeys(run, method))]
+    numbers = [_number(scores["perplexity", length]) for length in LENGTHS]
+    return [*numbers, *(_percent(scores["passkey", length]) for length in LENGTHS)]
 
 
 def _head_by_length(keys: str) -> list[str]:
@@ -516,13 +578,63 @@ def _scores(run: str, method: str) -> dict[tuple[str, int], Score]:
     return {(score.metric, score.context_tokens): score for score in scores if score.method == method}
 
 
-def _numbers(values: list[float]) -> list[str]:
-    return [f"{value:.0f}" if value >= 100 else f"{value:.2f}" for value in values]
+def _number(score: Score) -> Cell:
+    return Cell(f"{score.value:.0f}" if score.value >= 100 else f"{score.value:.2f}", (score,))
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def _percent(score: Score) -> Cell:
+    return Cell(f"{score.value:.0%}", (score,))
+
+
+def _bounded(score: Score) -> Cell:
+    return Cell(f"{score.value:.2f} ({score.low:.2f}-{score.high:.2f})", (score,))
+
+
+def _interval(score: Score) -> Cell:
+    return Cell(f"{score.value:.4f} ({score.low:.4f}-{score.high:.4f})", (score,))
+
+
+def _share(score: Score) -> Cell:
+    return Cell(f"{score.value:.0%} ({100 * score.low:.0f}-{100 * score.high:.0f})", (score,))
+
+
+def _ratio(score: Score, other: Score) -> Cell:
+    """How many times the other one it is."""
+    ratio = score.value / other.value
+    return Cell(f"{ratio:.3f}" if ratio < 10 else f"{ratio:.3g}", (score, other))
+
+
+def _with_share(score: Score, original: Score) -> Cell:
+    return Cell(f"{_number(score)} ({_ratio(score, original)})", (score, original))
+
+
+def _table(head: Sequence[str], rows: Sequence[Row]) -> str:
+    """Write a table; raise MixedTextsError where its scores are of several texts and its first heading hides that."""
+    for together in [[row] for row in rows] if head[0] == EACH_ROW else [rows]:
+        _check_texts(cell for row in together for cell in row if isinstance(cell, Cell))
     rule = ["---", *("---:" for _ in head[1:])]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (head, rule, *rows))
+    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in (head, rule, *rows))
+
+
+def _check_texts(cells: Iterable[Cell]) -> None:
+    """Perplexities of all lengths must be of one text, other metrics of the same samples at each length."""
+    seen: dict[str, Score] = {}
+    for score in (score for cell in cells for score in cell.scores):
+        first = seen.setdefault(_compared(score), score)
+        if score.texts_fingerprint != first.texts_fingerprint:
+            both = [f"{x.metric} of {x.method} at {x.context_tokens:,} ({x.texts_fingerprint})" for x in (first, score)]
+            raise MixedTextsError(
+                f"A table holds scores of different texts: {' and '.join(both)}.",
+                "Scores that stand in one table must be of one text.",
+                f"Make a table of each text, or head its first column {EACH_ROW!r}.",
+            )
+
+
+def _compared(score: Score) -> str:
+    """What a reader compares the score with: windows of one text are divided for shorter lengths, prompts are not."""
+    if score.metric.startswith(("perplexity", "prefix-perplexity", "ratio-to-")):
+        return "the text of perplexities"
+    return f"{score.metric.partition('-depth-')[0]} at {score.context_tokens}"
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hopper": (),
     "attention": (*NOUNS, "hopper"),
     "parallel": NOUNS,
-    "models": NOUNS,
+    "weights": NOUNS,
+    "models": (*NOUNS, "weights"),
     "texts": NOUNS,
     "cache": (*NOUNS, "models"),
     "forward": (*NOUNS, "attention", "parallel", "models", "cache"),
@@ -48,7 +49,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 MAY_KNOW: dict[str, tuple[str, ...]] = {
     "torch": (
         *(*EDGES, "building", "tuning.adapters", "tuning.training", "tuning.progress"),
-        *("exports.lists", "exports.comparison", "hopper"),
+        *("exports.lists", "exports.comparison", "hopper", "weights"),
     ),
     "triton": ("hopper",),
     "transformers": ("models", "texts", "cache", "forward", "building"),

@@ -276,6 +276,26 @@ def test_measure_prints_what_it_writes(
     table = command("measure", pico_folder, "--data", text_folders[0], "--metrics", "perplexity", "--lengths", "64")
     assert table_row(table.out, "none")
     assert not Path("runs").exists()
+    assert "measure 3 of 3 windows of 64 tokens\n" in table.err
+
+
+def test_measure_says_what_it_reads_skips_and_lacks(command: Command, pico_folder: Path, tmp_path: Path) -> None:
+    """A text that is long enough for one of the three windows, and a file that is none."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "book.txt").write_text(pico.make_text(90))
+    (tmp_path / "texts" / "latin.txt").write_bytes("größe".encode("latin-1"))
+    text = load_texts([], load_model(pico_folder).tokenizer, measure=[tmp_path / "texts"]).measure
+    length, tokens = len(text.tokens) - 1, f"{len(text.tokens):,} tokens"
+    given = ("--measure-data", tmp_path / "texts", "--metrics", "perplexity", "--lengths", length)
+    told = command("measure", pico_folder, *given)
+    assert told.code == 0, told.err
+    lines = told.err.splitlines()
+    read = f"read 1 file: search 0 documents, 0 tokens; tune 0 documents, 0 tokens; measure 1 document, {tokens}"
+    assert lines[-3:] == [
+        read,
+        f"skipped 1 (not UTF-8 text): {tmp_path / 'texts' / 'latin.txt'}",
+        f"measure 1 of 3 windows of {length} tokens: the measure text has {tokens}",
+    ]
 
 
 def test_compare_prints_every_method(command: Command, recipe_file: Path) -> None:
@@ -708,7 +728,7 @@ def bad(tmp_path: Path, pico_folder: Path, text_folders: tuple[Path, Path]) -> C
 
 WORDS = {
     "missing data": "nowhere does not exist",
-    "empty data": "No text was found in",
+    "empty data": "empty.txt is blank",
     "short text": "windows of 256 tokens must fit",
     "target in the window": "trained on 64 tokens already",
     "target below the window": "trained on 64 tokens already",
@@ -794,6 +814,20 @@ def assert_one_paragraph(told: Told) -> str:
 @pytest.mark.parametrize("case", WORDS)
 def test_bad_input_ends_in_one_paragraph(case: str, command: Command, bad: Callable[[str], list[str]]) -> None:
     assert WORDS[case] in assert_one_paragraph(command(*bad(case)))
+
+
+def test_the_traceback_of_bad_input_is_shown_if_asked(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text('{"model_type": "llama", "hidden_size": "many"}')
+    assert_one_paragraph(command("inspect", tmp_path / "odd"))
+    monkeypatch.setenv("LONGROPE_DEBUG", "1")
+    told = command("inspect", tmp_path / "odd")
+    assert told.code == 2
+    assert "Traceback" in told.err
+    assert "direct cause" in told.err, "of the library's own exception"
+    assert told.err.splitlines()[-1].startswith("longrope: The model")
 
 
 def test_a_missing_argument_is_named(command: Command) -> None:

@@ -2,8 +2,10 @@
 
 import html
 import importlib.util
+import itertools
 import json
 import re
+import sys
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -30,6 +32,7 @@ from longrope.rope import RopeSpec
 
 ROOT = Path(__file__).parent.parent
 README, LOG = (ROOT / "README.md").read_text(), (ROOT / "docs" / "log.md").read_text()
+SENTENCES, LOGGED = (" ".join(text.split()) for text in (README, LOG))
 SEARCHES = ("longrope-gradient", "longrope-evolution")
 METHODS = ("none", "pi", "ntk", "dynamic-ntk", "yarn", "longrope-evolution", "longrope-gradient")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -38,16 +41,94 @@ WALKS = [path for path in PUBLISHED if (path / "stages").exists()]
 RUNS = [path for path in PUBLISHED if path not in WALKS]
 
 
-def test_tables_are_those_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writing them again from the records changes nothing, and there are some."""
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script that writes the tables, as a module of its own."""
     spec = importlib.util.spec_from_file_location("tables", ROOT / "results" / "tables.py")
     assert spec
     assert spec.loader
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "tables", module)  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_are_those_of_the_records(tables: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing them again from the records changes nothing, and there are some."""
     monkeypatch.setattr(Path, "write_text", lambda *_: None)
     assert tables.write_tables() == []
     assert "| YaRN | 25.55 |" in README
+
+
+def test_a_table_of_several_texts_is_refused(tables: Any) -> None:
+    """The tuned model's perplexities at 64k and 256k are of two texts; passkeys have other prompts at each length."""
+    found = {
+        (score.metric, score.context_tokens): tables._number(score)
+        for score in read_records(ROOT / "results" / "smollm2-64k-tuned" / "scores.jsonl", Score)
+        if score.method == "longrope-tuned"
+    }
+    near, far = (found["perplexity", length] for length in (65536, 262144))
+    keys, other = (found["passkey", length] for length in (65536, 262144))
+    again = tables.Cell("", (replace(keys.scores[0], texts_fingerprint="0"),))
+    for rows in ([["a", near, far]], [["a", near], ["b", far]], [["a", keys], ["b", again]]):
+        with pytest.raises(tables.MixedTextsError, match=r"different texts: (perplexity|passkey) of"):
+            tables._table(["", "64k"], rows)
+    tables._table(["", "64k", "passkeys 64k", "passkeys 256k"], [["a", near, keys, other]])
+    tables._table([tables.EACH_ROW, "64k"], [["a", near], ["b", far]])
+    with pytest.raises(tables.MixedTextsError, match="different texts"):
+        tables._table([tables.EACH_ROW, "64k"], [["a", near, far]])
+    with pytest.raises(tables.MixedTextsError, match="different texts: a, b"):
+        tables._one_text([{"texts_fingerprint": name} for name in "aba"])
+
+
+def test_every_table_of_scores_is_checked_for_its_texts(tables: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them is refused once every score is of a text of its own; none is made past the check."""
+    read, numbers = tables.read_records, itertools.count()
+
+    def estranged(path: Path, kind: type[Any]) -> list[Any]:
+        found = read(path, kind)
+        return found if kind is Trial else [replace(x, texts_fingerprint=f"{next(numbers)}") for x in found]
+
+    monkeypatch.setattr(tables, "read_records", estranged)
+    refused = set()
+    for name, make in tables.TABLES.items():
+        before = next(numbers)
+        try:
+            make()
+        except tables.MixedTextsError:
+            refused.add(name)
+        else:
+            assert next(numbers) == before + 1, f"{name} reads scores and shows them unchecked"
+    assert {"tuned", "further", "compare", "ratios", "nano-walk", "win", "demo", "earlier", "depths"} <= refused
+
+
+def test_the_shares_of_the_tuned_models_follow_from_the_scores() -> None:
+    """Each is a share of the original's perplexity at 8k on the same text, worked out from the raw lines."""
+    scores = []
+    for run in ("smollm2-64k-tuned", "smollm2-256k-tuned"):
+        lines = (ROOT / "results" / run / "scores.jsonl").read_text().splitlines()
+        scores += [line for line in map(json.loads, lines) if "depth" not in line["metric"]]
+    made = {(line["method"], line["metric"], line["context_tokens"]): line for line in scores}
+    tuned, longer = "longrope-tuned", "longrope-tuned-256k"
+    first = {made[tuned, "perplexity", n]["texts_fingerprint"] for n in (2048, 8192, 65536)}
+    assert first == {made["none", "perplexity", 8192]["texts_fingerprint"]}
+    second = {made[longer, metric, 8192]["texts_fingerprint"] for metric in ("perplexity", "ratio-to-none")}
+    assert {made[tuned, "perplexity", n]["texts_fingerprint"] for n in (131072, 262144)} == second
+    assert {made[longer, "perplexity", n]["texts_fingerprint"] for n in (65536, 262144)} == second != first
+    value = {at: line["value"] for at, line in made.items()}
+    original = value[longer, "perplexity", 8192] / value[longer, "ratio-to-none", 8192]
+    near = value[tuned, "perplexity", 65536] / value["none", "perplexity", 8192]
+    far, after, cost = (
+        value[method, "perplexity", tokens] / original
+        for method, tokens in ((tuned, 262144), (longer, 262144), (longer, 65536))
+    )
+    assert original == pytest.approx(18.05, abs=0.005)
+    for words in (SENTENCES, LOGGED):
+        assert all(f"{share:.3f}" in words for share in (near, far, after, cost)), (near, far, after, cost)
+        assert f"{100 * (cost / near - 1):.0f} % more" in words
+    assert f"| tuned at 64k, second search |  |  | 16.83 (0.932) | 18.86 ({far:.3f}) |" in README
+    short = [value[tuned, "ratio-to-none", n] for n in (2048, 4096, 8192)]
+    assert "it has {:.3f}, {:.3f} and {:.3f} of the original's".format(*short) in SENTENCES
 
 
 def test_the_picture_shows_the_records() -> None:
@@ -157,12 +238,12 @@ def test_64k_are_read_at_the_speed_and_in_the_memory_that_the_readme_says() -> N
         assert told[name][0] >= 1.4
         assert way["plain"]["peak_gib"] / way["compiled"]["peak_gib"] == pytest.approx(33, abs=0.5)
     words = "64k tokens are read at {:.2f} times transformers' speed on an H100 and {:.2f} times on an H200"
-    assert words.format(told["H100"][0], told["H200"][0]) in README
-    assert f"`--compile` at {told['H100'][1]:.2f} and {told['H200'][1]:.2f} times" in README
+    assert words.format(told["H100"][0], told["H200"][0]) in SENTENCES
+    assert f"`--compile` at {told['H100'][1]:.2f} and {told['H200'][1]:.2f} times" in SENTENCES
     longest = {x["way"]: x for x in lines if x["tokens"] == 2**21}
     share = longest["ours"]["seconds"] / longest["kernel longrope"]["seconds"]
     assert share < 1.1
-    assert f"2,097,152 tokens in 252 s, in {share:.2f} times the kernel's own time and 5.6 GiB" in README
+    assert f"2,097,152 tokens in 252 s, in {share:.2f} times the kernel's own time and 5.6 GiB" in SENTENCES
     assert longest["ours"]["seconds"] == pytest.approx(252, abs=0.5)
     assert longest["ours"]["peak_gib"] == pytest.approx(5.6, abs=0.05)
 
@@ -229,9 +310,12 @@ def test_ratios_follow_from_the_scores() -> None:
     assert paired["value"] == pytest.approx(ours / yarn, rel=1e-6)
     assert paired["low"] < paired["value"] < paired["high"]
     interval = f"{ours / yarn:.4f} ({paired['low']:.4f}-{paired['high']:.4f})"
-    assert f"| LongRoPE, gradient | {ours:.2f} | {interval} | {ours / original:.3f} |" in README
-    assert f"| LongRoPE, evolution | {evolved:.2f} | {evolved / yarn:.3f} | {evolved / original:.3f} |" in README
-    assert f"{ours / yarn:.4f} of YaRN's perplexity (paired: {interval[8:-1]})" in LOG
+    budget = "24 gradient steps, 40 window passes"
+    assert f"| LongRoPE, gradient ({budget}) | {ours:.2f} | {interval} | {ours / original:.3f} |" in README
+    budget = "112 of the paper's 6,720 window passes"
+    shown = f"{evolved:.2f} | {evolved / yarn:.3f} | {evolved / original:.3f}"
+    assert f"| LongRoPE, evolution ({budget}) | {shown} |" in README
+    assert f"{ours / yarn:.4f} of YaRN's perplexity (paired: {interval[8:-1]})" in LOGGED
 
 
 def test_what_is_said_of_passkeys_follows_from_the_scores() -> None:
@@ -251,7 +335,7 @@ def test_what_is_said_of_passkeys_follows_from_the_scores() -> None:
     )
     assert raw("none", "passkey-depth-0.05", 8192)["value"] == 0
     share, interval = ours.split(" % ")
-    assert f"answer {share} % of the keys at 64k {interval} and YaRN {yarn}" in README
+    assert f"answer {share} % of the keys at 64k {interval} and YaRN {yarn}" in SENTENCES
     assert int(share) < 95
     assert int(evolved.split()[0]) < int(yarn.split()[0]) < int(share)
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from longrope.errors import FactorsError, RecipeError, RunError, TextsError
+from longrope.errors import FactorsError, ModelError, RecipeError, RunError, TextsError
 from longrope.factors import FactorTable, RescaleFactors, as_table, closed_form
 from longrope.forward import greedy_answers, token_losses
 from longrope.measures import keep_rival, measure, measure_against
@@ -147,6 +147,24 @@ def test_every_length_is_measured_on_the_same_text(model: LanguageModel, monkeyp
     text = TokenText(np.arange(1000, dtype=np.int32), "measure")
     measure(model, None, text, settings=replace(SETTINGS, lengths=(128, 16, 32)))
     assert seen[16] == seen[32] == seen[128] == text.windows(128, 3).ravel().tolist()
+
+
+@pytest.mark.parametrize(
+    ("metric", "factors"),
+    [("perplexity", False), ("perplexity", True), ("prefix-perplexity", True), ("retention", True)],
+)
+def test_a_loss_that_is_not_finite_is_an_error_and_no_score(
+    metric: str, factors: bool, text: TokenText, tmp_path: Path
+) -> None:
+    """It names the model; nothing of it is kept, so that a mended model is measured anew."""
+    model, run = pico.make_model("llama"), RunDir(tmp_path / "run")
+    model.network.lm_head.weight.fill_(math.nan)
+    table = closed_form(model.spec, "yarn", 128) if factors else None
+    settings = replace(SETTINGS, lengths=(64, 128), metrics=(metric,))
+    with pytest.raises(ModelError, match=r"losses of 'pico-llama' at (64|128) tokens are not finite"):
+        measure(model, table, text, settings=settings, run=run)
+    assert not run.scores.exists()
+    assert not list(run.path.rglob("*.npy"))
 
 
 def test_the_tail_is_the_end_of_each_window(model: LanguageModel, text: TokenText) -> None:

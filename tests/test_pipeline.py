@@ -146,8 +146,13 @@ def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe,
     assert read_records(run.trials, Trial) == trials
     assert run.recipe() == recipe
     assert [step.split()[0] for step in steps] == [
-        *("load", "device", "read", "search", "measure", "measure", "export", "report:")
+        *("load", "device", "read", "read", "search", "measure", "measure", "measure", "export", "report:")
     ]
+    texts = load_texts(recipe.data, load_model(recipe.model).tokenizer, measure=recipe.measure_data)
+    assert steps[3:4] == texts.report.lines()
+    assert steps[5].startswith(
+        f"measure {recipe.measure.windows} of {recipe.measure.windows} windows of {TARGET} tokens"
+    )
     (factors,) = load_factors(run.factors()).tiers
     assert factors == load_factors(run.factors("longrope-gradient")).tiers[0]
     assert (factors.target_window, factors.method) == (TARGET, "longrope-gradient")
@@ -680,7 +685,7 @@ def test_a_comparison_that_was_interrupted_ends_as_a_whole_one(recipe: Recipe, t
     full = replace(recipe, measure=settings)
     expected = compare(full, RunDir(tmp_path / "whole"))
     run = RunDir(tmp_path / "broken")
-    for watch in (Watch(on_trial=Countdown(4)), Watch(on_trial=Countdown(18)), Watch(on_step=Countdown(8))):
+    for watch in (Watch(on_trial=Countdown(4)), Watch(on_trial=Countdown(18)), Watch(on_step=Countdown(10))):
         with pytest.raises(InterruptError):
             compare(full, run, watch)
     assert written_scores(compare(full, run)) == written_scores(expected)

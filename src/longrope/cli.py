@@ -1,11 +1,13 @@
 """Extend the context window of a RoPE language model: a command for each step from the search to the checkpoint.
 
 Exit codes: 0 done, 2 bad input (one paragraph on stderr), 1 our fault (a traceback) or another process that was lost.
+With LONGROPE_DEBUG=1 bad input prints its traceback, too.
 """
 
 import json
 import os
 import sys
+import traceback
 import webbrowser
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -17,7 +19,7 @@ from typing import Annotated
 import typer
 
 from longrope import __version__
-from longrope.errors import LongRopeError, ProcessLostError, RecipeError, RunError
+from longrope.errors import LongRopeError, ProcessLostError, RecipeError, RunError, wants_traceback
 from longrope.lengths import parse_tokens
 from longrope.options import (
     AsJson,
@@ -399,6 +401,8 @@ def main() -> None:
     try:
         app(prog_name="longrope")  # python -m longrope is the same command
     except LongRopeError as error:
+        if wants_traceback():
+            traceback.print_exception(error)
         print(f"longrope: {error}", file=sys.stderr)
         sys.exit(1 if isinstance(error, ProcessLostError) else 2)
     except SystemExit as stop:

@@ -13,7 +13,7 @@ from longrope.errors import RunError
 from longrope.exports import Origin, dump_report, export_hf
 from longrope.factors import FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
 from longrope.forward import describe_pass
-from longrope.measures import RivalSamples, keep_original, keep_rival, measure, measure_against
+from longrope.measures import RivalSamples, describe_windows, keep_original, keep_rival, measure, measure_against
 from longrope.measures.retention import OriginalLosses
 from longrope.models import LanguageModel, describe_device, load_config, load_model, read_spec
 from longrope.recipe import ExportRecipe, Recipe, TuneRecipe
@@ -288,7 +288,10 @@ def _load(recipe: Recipe, watch: Watch) -> tuple[LanguageModel, Texts]:
     model = load_model(recipe.model, device=recipe.device, dtype=recipe.dtype, compiled=recipe.compiled)
     watch.on_step("; ".join(_choices(model)))
     watch.on_step(f"read {', '.join([*recipe.data, *recipe.measure_data])}")
-    return model, load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data)
+    texts = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data)
+    for line in texts.report.lines():
+        watch.on_step(line)
+    return model, texts
 
 
 def _choices(model: LanguageModel) -> tuple[str, ...]:
@@ -356,6 +359,8 @@ def _measure_closed_forms(
 ) -> list[Score]:
     """The scores of the model as it is and of rival methods."""
     lengths = measured_lengths(recipe, model)
+    for line in describe_windows(model, None, texts.measure, replace(recipe.measure, lengths=lengths)):
+        watch.on_step(line)
     scores = _measure(recipe, run, model, texts, None, "none", watch)
     for name in names:
         table = closed_form(model.spec, name, recipe.target_tokens, lengths)
@@ -419,6 +424,8 @@ def measure_only(
     with _held(run) if run else nullcontext():
         if run:
             parallel.lead(partial(_record_walk, run, model))
+        for line in describe_windows(model, table, texts.measure, recipe.measure):
+            watch.on_step(line)
         return measure(model, table, texts.measure, settings=recipe.measure, run=run, seed=recipe.seed)
 
 

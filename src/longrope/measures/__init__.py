@@ -55,6 +55,9 @@ def measure(
 
     Returns:
         The scores, shortest length first, benchmarks last.
+
+    Raises:
+        ModelError: a loss is not finite.
     """
     settings = settings or MeasureRecipe()
     table = as_table(factors) if factors else None
@@ -82,6 +85,26 @@ def measure(
     for metric in (name for name in settings.metrics if name.startswith(HARNESS)):
         scores += parallel.lead(partial(measure_benchmark, model, table, metric, method=method, run=run))
     return scores
+
+
+def describe_windows(
+    model: LanguageModel,
+    factors: RescaleFactors | FactorTable | None,
+    text: TokenText,
+    settings: MeasureRecipe,
+) -> list[str]:
+    """Say how many windows are measured and compared on, of how many that the settings ask for.
+
+    A text that is too short for all of them gives fewer. The arguments are those of ``measure``.
+    """
+    length = _lengths(model, as_table(factors) if factors else None, settings)[-1]
+    asked = {"measure": settings.windows, "compare methods on": settings.paired_windows}
+    fitting = {purpose: len(text.windows(length, count)) for purpose, count in asked.items() if count}
+    short = f": the {text.name} text has {len(text.tokens):,} tokens"
+    return [
+        f"{purpose} {count} of {asked[purpose]} windows of {length:,} tokens{short if count < asked[purpose] else ''}"
+        for purpose, count in fitting.items()
+    ]
 
 
 def measure_against(

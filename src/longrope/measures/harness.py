@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from longrope.errors import RecipeError
+from longrope.errors import RecipeError, converting_errors
 from longrope.factors import FactorTable
 from longrope.forward import LOGITS_PER_CHUNK
 from longrope.measures.samples import begin_score
@@ -146,14 +146,13 @@ def _load(metric: str) -> tuple[str, Any]:
             f"The nearest name is {near!r}.",
             "`lm-eval ls tasks` lists them; a file of your own is given by its path, ending in .yaml.",
         )
-    try:
+    with converting_errors(  # task files hold code, and their data come from anywhere
+        RecipeError,
+        f"The benchmark {asked!r} cannot be loaded",
+        "Its task file and its data set are needed.",
+        "Check the file; without a network the data set must be in the cache of `datasets`.",
+    ):
         loaded = manager.load([asked])
-    except Exception as error:  # noqa: BLE001  # task files hold code, and their data come from anywhere
-        raise RecipeError(
-            f"The benchmark {asked!r} cannot be loaded ({type(error).__name__}: {error}).",
-            "Its task file and its data set are needed.",
-            "Check the file; without a network the data set must be in the cache of `datasets`.",
-        ) from None
     name = next(iter(loaded.get("groups") or loaded["tasks"]))
     for task in loaded["tasks"].values():
         _check_ranking(name, task)

@@ -78,8 +78,11 @@ def descend(
         settings: steps, rates, and where to begin: at one of ``starts`` by name, or by a ``scan``.
         max_start_tokens: how many start tokens may be tried.
         log: where the trials go; a log that has some is resumed.
+
+    Raises:
+        ModelError: none of the starts has a finite loss.
     """
-    log.evaluate_many(0, "validation", [(start.method, start) for start in starts], objective.validation_loss)
+    log.validate_starts([(start.method, start) for start in starts], objective)
     by_name = {factors.method: factors for factors in starts}
     start = _scan(objective, spec, by_name["critical"], log) if settings.start == "scan" else by_name[settings.start]
     ratio = extension_ratio(spec, start.target_window)

@@ -54,6 +54,7 @@ def recover_window(
 
     Raises:
         TextsError: the text is too short.
+        ModelError: none of the first candidates has a finite loss.
     """
     settings = settings or SearchRecipe()
     per_window = count_short(window_tokens, longest.target_window)
@@ -63,7 +64,7 @@ def recover_window(
     log = TrialLog(run.trials if run else None, METHOD, model.name, objective.fingerprint, on_trial)
     candidates = [between(longest, window_tokens, share) for share in SHARES]
     asked = [(f"share-{share:g}", tier) for share, tier in zip(SHARES, candidates, strict=True)]
-    trials = log.evaluate_many(0, "validation", asked, objective.validation_loss)
+    trials = log.validate_starts(asked, objective)
     losses = [trial.loss_nats for trial in trials]
     start = candidates[1 + int(np.argmin(losses[1:]))]
     walk(
