@@ -22,8 +22,8 @@ from longrope.engine.decoding import prefill
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.passes import token_losses
 from longrope.factors import load_factors
+from longrope.lengths import parse_tokens
 from longrope.models import LanguageModel, load_model, rescaled
-from longrope.recipe import parse_tokens
 from longrope.texts import fingerprint, load_texts
 
 CACHES = {"full": {}, "8-bit": {"eight_bit": True}}

@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 
 from longrope.factors import RescaleFactors, as_table, carried_on
+from longrope.lengths import parse_tokens
 from longrope.measures.perplexity import kept_losses, measure_ratio, perplexity
 from longrope.measures.samples import Samples
 from longrope.models import LanguageModel, load_model
-from longrope.recipe import GradientRecipe, SearchRecipe, parse_tokens
+from longrope.recipe import GradientRecipe, SearchRecipe
 from longrope.search import find_factors
 from longrope.texts import Tokens, load_texts
 

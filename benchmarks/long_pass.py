@@ -39,8 +39,8 @@ from longrope import distributed
 from longrope.engine import attention, kernels
 from longrope.engine.memory import choose_tile, estimate_memory, heads_of
 from longrope.engine.passes import describe_pass, token_losses, weighted_loss_with_graph
+from longrope.lengths import parse_tokens
 from longrope.models import LanguageModel, load_model, read_spec
-from longrope.recipe import parse_tokens
 
 LLAMA_3_8B = {
     "vocab_size": 128256,

@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from longrope import RunDir, distributed, load_model, load_texts, measure
-from longrope.recipe import Stage, parse_tokens
+from longrope.lengths import parse_tokens
+from longrope.recipe import Stage
 from longrope.stages import Watch, plan_walk, walk
 
 SEARCH = (Stage(search=parse_tokens("128k")), Stage(carry=parse_tokens("256k")))

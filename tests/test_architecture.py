@@ -17,7 +17,10 @@ import pytest
 PACKAGE = "longrope"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
-NOUNS = ("errors", "labels", "rope", "factors", "space", "records", "recipe", "rundir")
+NOUNS = (
+    *("errors", "lengths", "registry", "labels", "settings", "schedule"),
+    *("rope", "factors", "space", "records", "recipe", "rundir"),
+)
 EDGES = ("distributed", "models", "texts", "engine")
 STEPS = ("search", "tuning", "measures", "exports", "reports", "generation")
 
@@ -199,7 +202,7 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
     ("files", "message"),
     [
         ({"rope.py": "from longrope.factors import RescaleFactors"}, "rope.py:1 imports longrope.factors; rope may"),
-        ({"rope.py": "import longrope.models"}, "rope.py:1 imports longrope.models; rope may import errors"),
+        ({"rope.py": "import longrope.models"}, "rope.py:1 imports longrope.models; rope may import errors, lengths"),
         ({"errors.py": "def f():\n    from longrope import rope", "rope.py": ""}, "errors.py:2 imports longrope.rope"),
         ({"errors.py": "from . import rope", "rope.py": ""}, "errors.py:1 imports longrope.rope; errors may"),
         ({"errors.py": "from .rope import RopeSpec"}, "errors.py:1 imports longrope.rope; errors may import nothing"),

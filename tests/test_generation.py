@@ -423,7 +423,7 @@ def test_recurrent_models_are_refused() -> None:
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(name: str, value: float) -> None:
-    with pytest.raises(RecipeError, match=f"{name} is {value}") as told:
+    with pytest.raises(RecipeError, match=f"{name} = {value}") as told:
         GenerationSettings(**{name: value})  # type: ignore[arg-type]
     assert f"--{name.replace('_', '-')}" in told.value.remedy
 
@@ -526,7 +526,7 @@ def test_every_option_of_the_door_is_heard(
         (("--document", "nothing.txt"), "nothing.txt is no file"),
         (("--prompt", " "), "The prompt is blank"),
         (("--factors", "nothing.json"), "cannot be read as rescale factors"),
-        (("--temperature", "-1"), "temperature is -1"),
+        (("--temperature", "-1"), "temperature = -1"),
         (("--factors", "factors.json", "--max-new-tokens", "5000"), "The longest tier of these factors holds 2,048"),
     ],
 )

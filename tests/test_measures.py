@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerFast
 
 from longrope.engine.passes import greedy_answers, token_losses
 from longrope.errors import FactorsError, ModelError, RecipeError, RunError, TextsError
-from longrope.factors import CLOSED_FORMS, FactorTable, RescaleFactors, as_table, closed_form
+from longrope.factors import FactorTable, RescaleFactors, as_table, closed_form
 from longrope.measures import keep_rival, measure, measure_against
 from longrope.measures import perplexity as perplexity_module
 from longrope.measures.passkey import (
@@ -53,6 +53,7 @@ from longrope.measures.samples import Samples
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score, read_records
+from longrope.registry import formulas
 from longrope.rundir import RunDir
 from longrope.texts import TokenText, fingerprint, load_texts, sketch
 
@@ -116,7 +117,7 @@ def test_a_perplexity_beyond_all_floats_is_infinite(loss: float) -> None:
     assert perplexity([loss, loss]) == math.inf
 
 
-@pytest.mark.parametrize("method", ["none", *CLOSED_FORMS])
+@pytest.mark.parametrize("method", ["none", *formulas()])
 def test_perplexity_is_the_brute_force_one(method: str, model: LanguageModel, text: TokenText) -> None:
     """At every length, with the tier for that length, on the windows of the longest one cut into pieces."""
     table = None if method == "none" else closed_form(model.spec, method, 128, lengths=(48, 64))

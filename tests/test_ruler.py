@@ -41,8 +41,9 @@ from longrope.measures.tasks.prompts import Prompt, Question, fingerprint_prompt
 from longrope.measures.tasks.words import WORDS, draw_compounds, draw_letters
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.options import measuring
-from longrope.recipe import RULER_TASKS, MeasureRecipe
+from longrope.recipe import MeasureRecipe
 from longrope.records import Score, read_records
+from longrope.registry import RULER_TASKS
 from longrope.rundir import RunDir
 from longrope.texts import Tokens, TokenText
 

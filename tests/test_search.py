@@ -566,7 +566,7 @@ class WatchedSpace(FactorSpace):
 
 
 @pytest.mark.parametrize(
-    ("window", "population", "parents", "new", "generations"), [(TARGET, 64, 32, 16, 40), (2**20, 32, 16, 8, 20)]
+    ("window", "population", "parents", "new", "generations"), [(TARGET, 64, 32, 16, 40), (2**20, 32, 32, 8, 40)]
 )
 def test_the_paper_numbers_are_the_ones_that_are_spent(
     window: int, population: int, parents: int, new: int, generations: int

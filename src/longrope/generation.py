@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from longrope.engine.kv_cache import KeyValueCache
 from longrope.errors import FactorsError, ModelError, RecipeError, TextsError
 from longrope.factors import FactorTable, RescaleFactors, as_table
 from longrope.models import LanguageModel, rescaled
+from longrope.settings import Above, AtLeast, Settings
 from longrope.texts import encode, opening_token
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what tokenizers give for bytes that are no whole character yet
@@ -27,7 +28,7 @@ Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class GenerationSettings:
+class GenerationSettings(Settings, by_option=True):
     """How an answer is decoded.
 
     Attributes:
@@ -39,25 +40,15 @@ class GenerationSettings:
         offload: keep keys and values in the CPU's memory.
     """
 
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
+    max_new_tokens: Annotated[int, AtLeast(1)] = 256
+    temperature: Annotated[float, AtLeast(0)] = 0.0
+    top_p: Annotated[float, Above(0, 1)] = 1.0
+    seed: Annotated[int, AtLeast(0)] = 0
     eight_bit: bool = False
     offload: bool = False
 
-    def __post_init__(self) -> None:
-        """Refuse values that nothing can be decoded with, or that would do nothing (raises RecipeError)."""
-        allowed = {
-            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
-            "temperature": (0 <= self.temperature < math.inf, "0 (the likeliest token) or a positive number"),
-            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-            "seed": (self.seed >= 0, "0 or more"),
-        }
-        for name, (fine, needed) in allowed.items():
-            if not fine:
-                flag = f"--{name.replace('_', '-')}"
-                raise RecipeError(f"{name} is {getattr(self, name)}.", f"It must be {needed}.", f"Change {flag}.")
+    def check(self) -> None:
+        """Refuse settings that would do nothing (raises RecipeError)."""
         if self.top_p < 1 and not self.temperature:
             raise RecipeError(
                 f"top_p is {self.top_p} and the temperature 0.",

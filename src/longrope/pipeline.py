@@ -8,17 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longrope import distributed
+from longrope import distributed, registry
 from longrope.engine.passes import describe_pass
 from longrope.errors import RunError
-from longrope.exports import Origin, dump_report, export_gguf, export_hf
-from longrope.factors import RIVALS, FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
+from longrope.exports import Origin, dump_report, export_hf
+from longrope.factors import FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
 from longrope.labels import Source, label_of
 from longrope.measures import RivalSamples, describe_windows, keep_original, keep_rival, measure, measure_against
 from longrope.measures.retention import OriginalLosses
 from longrope.measures.samples import source_of
 from longrope.models import LanguageModel, describe_device, load_config, load_model, read_spec
-from longrope.recipe import ExportRecipe, Recipe, Stage, TuneRecipe
+from longrope.recipe import ExportRecipe, Recipe, TuneRecipe
 from longrope.records import Score, Trial, read_records
 from longrope.reports import write_report
 from longrope.reports.provenance import describe_rope, record_rope, record_walk
@@ -114,17 +114,15 @@ def _keep_untuned(
 
 def _check(recipe: Recipe, model: LanguageModel, texts: Texts) -> None:
     """Raise LongRopeError, before anything takes time, if a search or a training could not begin."""
-    trained = longest = model.spec.trained_window
-    for stage in recipe.stages or (Stage(search=recipe.target_tokens),):
-        window = stage.window_tokens
+    for at in recipe.standings():
+        stage, window = at.stage, at.stage.window_tokens
         if stage.kind == "search":
+            trained = at.tuned or model.spec.trained_window
             check_search(model, texts.search, window, trained_window=trained, settings=recipe.search)
         elif stage.kind == "recover":
-            check_recovery(texts.search, window, longest, recipe.search)
+            check_recovery(texts.search, window, max(at.windows), recipe.search)
         elif stage.kind == "tune":
             check_training(model, texts.tune, recipe.tuning(stage))
-            trained = longest
-        longest = max(longest, window)
 
 
 def _estimate(recipe: Recipe, tasks: Sequence[Task], model: LanguageModel, watch: Watch) -> None:
@@ -186,13 +184,14 @@ def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Sco
     with _held(run, recipe):
         distributed.on_main(partial(_record, recipe, run, model))
         searched = {method: _search(recipe, run, model, texts, method, watch) for method in ("evolution", "gradient")}
-        scores = _measure_closed_forms(recipe, run, model, texts, RIVALS, watch)
+        baselines = registry.baselines()
+        scores = _measure_closed_forms(recipe, run, model, texts, baselines, watch)
         for factors in searched.values():
             scores += _measure(recipe, run, model, texts, factors, factors.method, watch)
         lengths = measured_lengths(recipe, model)
-        forms = {name: closed_form(model.spec, name, recipe.target_tokens, lengths) for name in RIVALS}
+        forms = {name: closed_form(model.spec, name, recipe.target_tokens, lengths) for name in baselines}
         found = [("none", None), *forms.items(), *((tier.method, as_table(tier)) for tier in searched.values())]
-        scores += _measure_against_best(recipe, run, model, texts, found, RIVALS, scores, watch)
+        scores += _measure_against_best(recipe, run, model, texts, found, baselines, scores, watch)
         search_costs(run)
         watch.on_step(f"report: {distributed.on_main(partial(write_report, run))}")
     return scores
@@ -233,13 +232,20 @@ def _scores_of(run: RunDir, tier: RescaleFactors) -> list[Score]:
 
 
 def export_file(
-    recipe: Recipe, run: RunDir, model: LanguageModel, factors: RescaleFactors, texts: Texts, watch: Watch
+    recipe: Recipe,
+    run: RunDir,
+    model: LanguageModel,
+    factors: RescaleFactors,
+    texts: Texts,
+    watch: Watch,
+    to: registry.Format,
 ) -> None:
-    """Write and check the GGUF file of a run."""
-    watch.on_step(f"export to {run.gguf}, open it again, compare")
-    with run.replacing(run.gguf.parent) as folder:
+    """Write and check a file of a run in another format than its checkpoint, with a report beside it."""
+    path = run.exported(to.file)
+    watch.on_step(f"export to {path}, open it again, compare")
+    with run.replacing(path.parent) as folder:
         options = _export_options(recipe, model, factors, texts)
-        report = export_gguf(model, factors, folder / run.gguf.name, **options)
+        report = registry.resolve(to.write)(model, factors, folder / path.name, **options)
         run.write_text(folder / "export.json", dump_report(report))
 
 
@@ -433,7 +439,7 @@ def measure_only(
 
 
 def export_again(run: RunDir, settings: ExportRecipe, watch: Watch | None = None, *, to: str = "hf") -> None:
-    """Export a finished run once more, with these settings, to a folder (``hf``) or a ``gguf`` file.
+    """Export a finished run once more, with these settings, in a format of the registry.
 
     It has the run's longest factors, and its own weights if it has some.
     """
@@ -448,8 +454,8 @@ def export_again(run: RunDir, settings: ExportRecipe, watch: Watch | None = None
             model, tier = extended.model, extended.longest
         elif run.tuning.exists():
             model = _tune(recipe, run, model, tier, texts, watch)
-        if to == "gguf":
-            export_file(recipe, run, model, tier, texts, watch)
+        if to != "hf":
+            export_file(recipe, run, model, tier, texts, watch, registry.FORMATS[to])
             return
         run.export_report.unlink(missing_ok=True)
         export(recipe, run, model, tier, texts, watch)

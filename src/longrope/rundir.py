@@ -109,10 +109,9 @@ class RunDir:
         """The exported checkpoint."""
         return self.path / "hf"
 
-    @property
-    def gguf(self) -> Path:
-        """The checkpoint as a file for llama.cpp."""
-        return self.path / "gguf" / "model.gguf"
+    def exported(self, file: str) -> Path:
+        """The checkpoint in another format, by the name of its file in the registry."""
+        return self.path / file
 
     @property
     def export_report(self) -> Path:

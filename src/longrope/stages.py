@@ -26,8 +26,9 @@ from longrope.factors import (
     relative_to,
     tuned_spec,
 )
+from longrope.lengths import format_tokens
 from longrope.models import LanguageModel
-from longrope.recipe import Recipe, Stage, TuneRecipe, format_tokens
+from longrope.recipe import Recipe, Stage, TuneRecipe
 from longrope.records import TrainStep, Trial, read_records
 from longrope.rundir import STAGE_FINISHED, RunDir
 from longrope.search import find_factors, recover_window
@@ -57,11 +58,13 @@ class Progress:
         model: with the weights as they are now; its name tells of its tunings.
         tiers: the factors by window, all for these weights.
         tuned_with: the factors that the weights were tuned with last.
+        found: the factors of each stage so far, in order, whatever weights they are for.
     """
 
     model: LanguageModel
     tiers: tuple[RescaleFactors, ...] = ()
     tuned_with: RescaleFactors | None = None
+    found: tuple[RescaleFactors, ...] = ()
 
     @property
     def table(self) -> FactorTable:
@@ -76,7 +79,11 @@ class Progress:
     def with_tier(self, tier: RescaleFactors) -> "Progress":
         """With one more tier, which replaces an older one of its window."""
         others = tuple(old for old in self.tiers if old.target_window != tier.target_window)
-        return replace(self, tiers=(*others, tier))
+        return replace(self, tiers=(*others, tier), found=(*self.found, tier))
+
+    def tuned(self, model: LanguageModel, tier: RescaleFactors) -> "Progress":
+        """With weights that were trained with these factors, the only ones that are for them."""
+        return Progress(model, (tier,), tier, (*self.found, tier))
 
 
 def plan_stages(trained_window: int, target_tokens: int) -> tuple[Stage, ...]:
@@ -95,7 +102,8 @@ class Task:
 
     Attributes:
         stage: what is to be done.
-        inputs: what its result depends on, by name; ``before`` stands for all stages before it.
+        inputs: what its result depends on, by name; ``before`` stands for all stages before it, ``factors of stage`` is
+            the number of the one that a tuning names.
         folder: where it is done; its name holds a hash of the inputs.
     """
 
@@ -120,6 +128,8 @@ def plan_walk(recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts) -
     before = _hash({"model": model.name, "geometry": model.spec.fingerprint})
     for number, stage in enumerate(recipe.stages, 1):
         inputs = {"kind": stage.kind, "window": str(stage.window_tokens), "before": before}
+        if stage.factors_of:
+            inputs["factors of stage"] = str(stage.factors_of)
         inputs |= _inputs(stage, recipe, texts)
         before = _hash(inputs)
         name = f"{number}-{stage.kind}-{format_tokens(stage.window_tokens)}-{before}"
@@ -192,14 +202,15 @@ def _find_tier(
 
 
 def _tune(task: Task, progress: Progress, place: RunDir, recipe: Recipe, texts: Texts, watch: Watch) -> Progress:
-    """Train with the longest tier, which alone is for the new weights."""
-    settings, tier = recipe.tuning(task.stage), progress.longest
+    """Train with the factors of the stage that is named, or the longest; they alone are for the new weights."""
+    settings, named = recipe.tuning(task.stage), task.stage.factors_of
+    tier = progress.found[named - 1] if named else progress.longest
     model = fine_tune(
         progress.model, tier, texts.tune, settings=settings, run=place, seed=recipe.seed, on_step=watch.on_train
     )
     distributed.on_main(partial(place.write_text, place.factors(), dump_factors(tier)))
-    named = replace(model, name=f"{model.name.partition(TUNED)[0]}{TUNED}{task.made_of}")
-    return Progress(named, (tier,), tier)
+    model = replace(model, name=f"{model.name.partition(TUNED)[0]}{TUNED}{task.made_of}")
+    return progress.tuned(model, tier)
 
 
 def _inputs(stage: Stage, recipe: Recipe, texts: Texts) -> dict[str, str]:

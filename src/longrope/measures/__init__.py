@@ -3,7 +3,7 @@
 Every number is a record with an interval, a paired one where two methods are compared on the same tokens or keys.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,32 +14,20 @@ from longrope import distributed
 from longrope.errors import RecipeError
 from longrope.factors import FactorTable, RescaleFactors, as_table
 from longrope.measures.harness import measure_benchmark
-from longrope.measures.passkey import (
-    build_passkeys,
-    kept_answers,
-    measure_difference,
-    measure_passkey,
-    tasks_fingerprint,
-)
-from longrope.measures.perplexity import kept_losses, measure_perplexity, measure_prefix, measure_ratio
-from longrope.measures.retention import OriginalLosses, measure_retention, original_losses
-from longrope.measures.ruler import (
-    mean_ruler,
-    measure_needles,
-    measure_ruler,
-    needles_fingerprint,
-    ruler_fingerprint,
-    task_fingerprint,
-)
+from longrope.measures.passkey import build_passkeys, kept_answers, measure_difference, tasks_fingerprint
+from longrope.measures.perplexity import kept_losses, measure_ratio
+from longrope.measures.requests import Request, tasks_of_ruler
+from longrope.measures.retention import OriginalLosses, original_losses
+from longrope.measures.ruler import needles_fingerprint, ruler_fingerprint, task_fingerprint
 from longrope.measures.samples import Samples, source_of
 from longrope.models import LanguageModel
-from longrope.recipe import HARNESS, RULER_TASKS, MeasureRecipe
+from longrope.recipe import MeasureRecipe
 from longrope.records import Score, append_record, read_records
+from longrope.registry import HARNESS, METRICS, RULER_TASKS, resolve
 from longrope.rundir import RunDir
 from longrope.texts import Tokens, TokenText, check_unsearched, fingerprint
 
 RivalSamples = dict[str, NDArray[Any]]
-RECORDED_AS = {"retention": "ratio-to-none"}  # metrics whose records have another name
 
 
 def measure(
@@ -79,17 +67,20 @@ def measure(
         check_unsearched(windows, tier.searched)
     method = method or (table.tiers[-1].method if table else "none")
     known = distributed.on_main(partial(read_records, run.scores, Score)) if run else []
-    given = {"method": method, "seed": seed, "samples": Samples(run)}
     scores: list[Score] = []
-    work = _work(model, table, text, windows, lengths, settings, original, scores, **given)
+    request = Request(
+        *("", model, table, text, windows, lengths, settings),
+        *(method, seed, Samples(run), original, scores),
+    )
     for length in lengths:
-        for metric in (name for name in _metrics(settings) if name in work):
+        for metric in (name for name in _metrics(settings) if not name.startswith(HARNESS)):
             texts = _texts_fingerprint(model, text, windows, metric, length, settings, seed, scores)
-            asked, name = _asked(model, table, method, length, texts, seed), RECORDED_AS.get(metric, metric)
+            asked, name = _asked(model, table, method, length, texts, seed), METRICS[metric].recorded_as
+            work = partial(resolve(METRICS[metric].measure), replace(request, metric=metric))
             found = (s for s in known if _identity(s) == asked and s.metric.startswith(name))
             kept = {score.metric: _named(score, table, method) for score in found}
             made = list(kept.values())
-            if name not in kept and (made := work[metric](length)) and run:
+            if name not in kept and (made := work(length)) and run:
                 distributed.on_main(partial(_keep, run, [score for score in made if score.metric not in kept]))
             scores += sorted(made, key=lambda score: score.metric)
     for metric in (name for name in settings.metrics if name.startswith(HARNESS)):
@@ -162,7 +153,7 @@ def measure_against(
     }
     scores = []
     for metric, (name, compare) in ((metric, work[metric]) for metric in settings.metrics if metric in work):
-        texts = _texts_fingerprint(model, text, windows, metric, length, settings, seed)
+        texts = _texts_fingerprint(model, text, windows, metric, length, settings, seed, [])
         asked = _asked(model, table, method, length, texts, seed)
         kept = [_named(score, table, method) for score in known if score.metric == name and _identity(score) == asked]
         if not kept:
@@ -222,45 +213,6 @@ def keep_original(
     return original_losses(model, [text.divided(windows, n) for n in short], samples=Samples(run))
 
 
-def _work(
-    model: LanguageModel,
-    table: FactorTable | None,
-    text: TokenText,
-    windows: Tokens,
-    lengths: list[int],
-    settings: MeasureRecipe,
-    original: OriginalLosses | None,
-    scores: list[Score],
-    **given: Any,
-) -> dict[str, Callable[[int], list[Score]]]:
-    """What measures each metric at a length.
-
-    ``scores`` are those made so far, of which the mean of RULER's tasks is; ``given`` are the method's name, the seed
-    and the samples.
-    """
-    named = {key: given[key] for key in ("method", "seed")}
-
-    def retained(length: int) -> list[Score]:
-        changed = table is not None or original is not None
-        if not changed or length > model.spec.trained_window:
-            return []
-        return [measure_retention(model, table, text.divided(windows, length), original=original, **given)]
-
-    def asked_by_ruler(task: str, length: int) -> list[Score]:
-        return [measure_ruler(model, table, text, windows, task, length, settings=settings, **named)]
-
-    tail = settings.tail_tokens
-    return {
-        "perplexity": partial(measure_perplexity, model, table, text, windows, tail_tokens=tail, **given),
-        "prefix-perplexity": partial(measure_prefix, model, table, windows, lengths=lengths, **given),
-        "passkey": partial(measure_passkey, model, table, count=settings.passkeys, **given),
-        "retention": retained,
-        "needle": partial(measure_needles, model, table, text, windows, count=settings.needles, **named),
-        **{f"ruler-{task}": partial(asked_by_ruler, task) for task in RULER_TASKS},
-        "ruler": lambda length: [mean_ruler(_tasks_of_ruler(scores, length))],
-    }
-
-
 def _lengths(model: LanguageModel, table: FactorTable | None, settings: MeasureRecipe) -> list[int]:
     """The lengths to measure, ascending; refused if the factors do not hold the longest."""
     window = model.spec.trained_window
@@ -292,11 +244,11 @@ def _texts_fingerprint(
     length: int,
     settings: MeasureRecipe,
     seed: int,
-    scores: Sequence[Score] = (),
+    scores: list[Score],
 ) -> str:
     """What the scores of one metric will name as their texts; ``scores`` are those made so far."""
     if metric == "ruler":
-        return ruler_fingerprint(_tasks_of_ruler(scores, length))
+        return ruler_fingerprint(tasks_of_ruler(scores, length))
     if metric.startswith("ruler-"):
         return task_fingerprint(model, text, windows, metric.removeprefix("ruler-"), length, settings, seed)
     if metric == "needle":
@@ -304,10 +256,6 @@ def _texts_fingerprint(
     if metric == "passkey":
         return tasks_fingerprint(build_passkeys(model.tokenizer, length, settings.passkeys, seed))
     return fingerprint(text.divided(windows, length) if metric == "retention" else windows)
-
-
-def _tasks_of_ruler(scores: Sequence[Score], length: int) -> list[Score]:
-    return [s for s in scores if s.context_tokens == length and s.metric.startswith("ruler-")]
 
 
 def _asked(

@@ -29,8 +29,8 @@ from longrope.errors import RecipeError, converting_errors
 from longrope.factors import FactorTable
 from longrope.measures.samples import begin_score, source_of
 from longrope.models import LanguageModel, rescaled
-from longrope.recipe import HARNESS
 from longrope.records import Score, append_records, read_records
+from longrope.registry import HARNESS
 from longrope.rundir import RunDir
 
 SHOTS = {"arc_challenge": 25, "hellaswag": 10, "mmlu": 5, "truthfulqa_mc2": 0}

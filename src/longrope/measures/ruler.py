@@ -164,7 +164,7 @@ def measure_ruler(
         table: factors, of which the tier for ``length`` is taken; None measures the model as it is.
         text: where the windows come from.
         windows: [W, M] windows of the longest length, the essays.
-        task: one of ``recipe.RULER_TASKS``.
+        task: one of ``registry.RULER_TASKS``.
         length: of text, question and answer in tokens, at most M.
         method: the name in the record.
         settings: number of prompts, and the file of questions.

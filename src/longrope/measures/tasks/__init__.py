@@ -13,7 +13,7 @@ from longrope.measures.tasks.counting import count_common, count_frequent, track
 from longrope.measures.tasks.documents import DocumentQuestion, ask_documents, choose_question
 from longrope.measures.tasks.needles import NeedleTask
 from longrope.measures.tasks.prompts import Draft, Prompt, Source, assemble
-from longrope.recipe import RULER_TASKS
+from longrope.registry import RULER_TASKS
 from longrope.texts import Tokens
 
 DRAFTS: dict[str, Callable[[Source], Draft]] = {
@@ -45,7 +45,7 @@ def build_prompt(
 
     Args:
         tokenizer: the model's.
-        task: one of ``recipe.RULER_TASKS``.
+        task: one of ``registry.RULER_TASKS``.
         length: of text, question and answer together, in tokens.
         essay: token ids of running text to hide needles in, as many as ``length`` or more.
         seed: decides, with ``sample``, every random choice.
