@@ -174,6 +174,17 @@ def test_yarn_worked_by_hand() -> None:
     assert yarn_lambdas(1e4, 4, 1024, 4).tolist() == pytest.approx([1, 4 / 3, 2, 4])
 
 
+@pytest.mark.parametrize(("theta", "window"), [(1e4, 6), (10.0, 1)], ids=["no-span", "span-below-0"])
+def test_yarn_divides_all_pairs_but_the_first_where_none_turns_once(theta: float, window: int) -> None:
+    """The ramp's ends fall together at pair 0 (6 tokens are 0.95 turns) or change places (pair -3 at theta 10)."""
+    assert yarn_lambdas(theta, 4, window, 4).tolist() == pytest.approx([1, 4, 4, 4])
+
+
+def test_yarn_without_a_span_is_transformers_yarn() -> None:
+    spec = RopeSpec(8, 8, 1e4, 6)
+    assert_same(spec, yarn_lambdas(1e4, 4, 6, 4), theirs(spec, "yarn", factor=4.0)[0])
+
+
 def test_llama3_worked_by_hand() -> None:
     """5, 4, 2.5, 1 and 0.5 turns at s = 8: kept, kept, half kept (1 / (1/2 + 1/16) = 16/9), divided, divided."""
     frequencies = 2 * np.pi * np.array([5, 4, 2.5, 1, 0.5]) / 8192
