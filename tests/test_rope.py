@@ -180,6 +180,14 @@ def test_yarn_divides_all_pairs_but_the_first_where_none_turns_once(theta: float
     assert yarn_lambdas(theta, 4, window, 4).tolist() == pytest.approx([1, 4, 4, 4])
 
 
+@pytest.mark.parametrize("turns", [2.0, 5.0, 20.0])
+def test_yarn_between_equal_turns_is_a_step(turns: float) -> None:
+    """Pairs that turn more often than that stay, the others are divided by s: no pair lies on a ramp."""
+    lambdas = yarn_lambdas(1e4, 32, 4096, 8, beta_fast=turns, beta_slow=turns, truncate=False)
+    made = [4096 / (2 * math.pi * 1e4 ** (i / 32)) for i in range(32)]
+    assert lambdas.tolist() == pytest.approx([1 if n > turns else 8 for n in made], rel=1e-12)
+
+
 def test_yarn_without_a_span_is_transformers_yarn() -> None:
     spec = RopeSpec(8, 8, 1e4, 6)
     assert_same(spec, yarn_lambdas(1e4, 4, 6, 4), theirs(spec, "yarn", factor=4.0)[0])
