@@ -254,7 +254,7 @@ def test_model_and_texts_of_smollm2_64k_are_fetched(dry_clone: Path) -> None:
     assert load_model(data / MODEL, device="cpu").spec.trained_window == 8192
     assert not (data / "kernel" / "translations").exists()
     assert sum(path.stat().st_size for path in (data / "kernel").rglob("*.txt")) > 20e6
-    assert sum(path.stat().st_size for path in (data / "prose").rglob("*")) > 10e6
+    assert sum(path.stat().st_size for path in (data / "prose").iterdir()) > 4e6  # gzipped, most of it
 
 
 def test_texts_of_smollm2_64k_tuned_are_fetched(dry_clone: Path) -> None:
