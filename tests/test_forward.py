@@ -770,7 +770,7 @@ class WorkClock(TorchDispatchMode):
 
     def __init__(self) -> None:
         """Begin at 0."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
