@@ -980,7 +980,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 def end(process: subprocess.Popen[str]) -> Told:
     """Wait for what a process has said."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate()
     return Told(process.returncode, out, err)
 
 

@@ -28,6 +28,7 @@ MISSING = f"none of {', '.join(NAMES)} is installed: bash .ci/browser"
 if not CHROMIUM and os.environ.get("LONGROPE_BROWSER") != "required":
     pytest.skip(MISSING, allow_module_level=True)
 
+pytestmark = pytest.mark.slow
 SECTIONS = {
     "stages": "Stages",
     "factors": "Rescale factors",

@@ -51,6 +51,7 @@ def graphs() -> int:
     return int(counters["stats"]["unique_graphs"])
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_are_those_of_the_plain_pass(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +74,7 @@ def test_losses_are_those_of_the_plain_pass(family: str, monkeypatch: pytest.Mon
     assert (scaled - token_losses(model, TOKENS)).abs().max() > 0.1
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_any_length_is_served_by_what_two_lengths_compiled() -> None:
     """A measurement at many lengths compiles no more than twice, whole windows of one batch size."""
@@ -86,6 +88,7 @@ def test_any_length_is_served_by_what_two_lengths_compiled() -> None:
     assert graphs() == before
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_answers_and_a_cache_are_those_of_the_plain_pass() -> None:
     """Decoding goes through the same layers."""

@@ -29,6 +29,7 @@ needs_hopper = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", TILES)
 def test_it_compiles_and_keeps_everything_in_registers(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """For Hopper, as it is called; with a register too many products would wait for memory."""
