@@ -1,18 +1,13 @@
 """The docs are held to the code and the records: tables, tree, commands, names, recipes."""
 
 import html
-import importlib.util
-import itertools
 import json
 import re
-import sys
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
-import numpy as np
 import pico
 import pytest
 import torch
@@ -34,72 +29,9 @@ ROOT = Path(__file__).parent.parent
 README, LOG = (ROOT / "README.md").read_text(), (ROOT / "docs" / "log.md").read_text()
 SENTENCES, LOGGED = (" ".join(text.split()) for text in (README, LOG))
 SEARCHES = ("longrope-gradient", "longrope-evolution")
-METHODS = ("none", "pi", "ntk", "dynamic-ntk", "yarn", "longrope-evolution", "longrope-gradient")
-SVG = "{http://www.w3.org/2000/svg}"
 PUBLISHED = sorted(path.parent for path in (ROOT / "results").glob("*/recipe.toml"))
 WALKS = [path for path in PUBLISHED if (path / "stages").exists()]
 RUNS = [path for path in PUBLISHED if path not in WALKS]
-
-
-@pytest.fixture
-def tables(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script that writes the tables, as a module of its own."""
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "results" / "tables.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "tables", module)  # its dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_tables_are_those_of_the_records(tables: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writing them again from the records changes nothing, and there are some."""
-    monkeypatch.setattr(Path, "write_text", lambda *_: None)
-    assert tables.write_tables() == []
-    assert "| YaRN | 25.55 |" in README
-
-
-def test_a_table_of_several_texts_is_refused(tables: Any) -> None:
-    """The tuned model's perplexities at 64k and 256k are of two texts; passkeys have other prompts at each length."""
-    found = {
-        (score.metric, score.context_tokens): tables._number(score)
-        for score in read_records(ROOT / "results" / "smollm2-64k-tuned" / "scores.jsonl", Score)
-        if score.method == "longrope-tuned"
-    }
-    near, far = (found["perplexity", length] for length in (65536, 262144))
-    keys, other = (found["passkey", length] for length in (65536, 262144))
-    again = tables.Cell("", (replace(keys.scores[0], texts_fingerprint="0"),))
-    for rows in ([["a", near, far]], [["a", near], ["b", far]], [["a", keys], ["b", again]]):
-        with pytest.raises(tables.MixedTextsError, match=r"different texts: (perplexity|passkey) of"):
-            tables._table(["", "64k"], rows)
-    tables._table(["", "64k", "passkeys 64k", "passkeys 256k"], [["a", near, keys, other]])
-    tables._table([tables.EACH_ROW, "64k"], [["a", near], ["b", far]])
-    with pytest.raises(tables.MixedTextsError, match="different texts"):
-        tables._table([tables.EACH_ROW, "64k"], [["a", near, far]])
-    with pytest.raises(tables.MixedTextsError, match="different texts: a, b"):
-        tables._one_text([{"texts_fingerprint": name} for name in "aba"])
-
-
-def test_every_table_of_scores_is_checked_for_its_texts(tables: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of them is refused once every score is of a text of its own; none is made past the check."""
-    read, numbers = tables.read_records, itertools.count()
-
-    def estranged(path: Path, kind: type[Any]) -> list[Any]:
-        found = read(path, kind)
-        return found if kind is Trial else [replace(x, texts_fingerprint=f"{next(numbers)}") for x in found]
-
-    monkeypatch.setattr(tables, "read_records", estranged)
-    refused = set()
-    for name, make in tables.TABLES.items():
-        before = next(numbers)
-        try:
-            make()
-        except tables.MixedTextsError:
-            refused.add(name)
-        else:
-            assert next(numbers) == before + 1, f"{name} reads scores and shows them unchecked"
-    assert {"tuned", "further", "compare", "ratios", "nano-walk", "win", "demo", "earlier", "depths"} <= refused
 
 
 def test_the_shares_of_the_tuned_models_follow_from_the_scores() -> None:
@@ -129,49 +61,6 @@ def test_the_shares_of_the_tuned_models_follow_from_the_scores() -> None:
     assert f"| tuned at 64k, second search |  |  | 16.83 (0.932) | 18.86 ({far:.3f}) |" in README
     short = [value[tuned, "ratio-to-none", n] for n in (2048, 4096, 8192)]
     assert "it has {:.3f}, {:.3f} and {:.3f} of the original's".format(*short) in SENTENCES
-
-
-def test_the_picture_shows_the_records() -> None:
-    """The numbers in the description of the picture are those of the scores."""
-    picture = (ROOT / "results" / "by-length.svg").read_text()
-    assert "](results/by-length.svg)" in README
-    shown = json.loads(html.unescape(re.findall(r"<desc>(.*?)</desc>", picture)[0]))
-    scores = read_records(ROOT / "results" / "smollm2-64k" / "scores.jsonl", Score)
-    measured: dict[str, dict[str, list[float]]] = {"perplexity": {}, "passkey": {}}
-    for score in sorted(scores, key=lambda score: score.context_tokens):
-        if score.metric in measured:
-            measured[score.metric].setdefault(score.method, []).append(round(score.value, 2))
-    assert shown == measured
-
-
-def test_the_points_of_the_picture_stand_where_the_records_put_them() -> None:
-    """Their heights are straight lines of the logarithms of the perplexities, and of the shares of passkeys."""
-    scores = read_records(ROOT / "results" / "smollm2-64k" / "scores.jsonl", Score)
-    picture = ET.fromstring((ROOT / "results" / "by-length.svg").read_text())  # noqa: S314  # it is our own
-    panels = [part for part in picture.iter(f"{SVG}g") if part.get("class") == "panel"]
-    for panel, metric in zip(panels, ("perplexity", "passkey"), strict=True):
-        own = [score for score in scores if score.metric == metric]
-        values = {m: [s.value for s in sorted(own, key=lambda s: s.context_tokens) if s.method == m] for m in METHODS}
-        drawn = [part.get("data-points", "") for part in panel.iter(f"{SVG}g") if part.get("class") == "series"]
-        heights = [float(text.split(",")[1]) for points in drawn for text in points.split()]
-        wanted = np.concatenate([values[method] for method in METHODS])
-        wanted = np.log(wanted) if metric == "perplexity" else wanted
-        assert len(heights) == len(wanted) == 4 * len(METHODS)
-        slope, start = np.polyfit(wanted, heights, 1)
-        assert slope < 0
-        np.testing.assert_allclose(start + slope * wanted, heights, atol=0.3)  # they are written in tenths of a pixel
-
-
-@pytest.mark.parametrize("name", ["by-length", "long-pass"])
-def test_pictures_are_those_of_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing them again changes nothing."""
-    monkeypatch.syspath_prepend(str(ROOT / "results"))
-    plots = importlib.import_module("plots")
-    written: dict[str, str] = {}
-    monkeypatch.setattr(Path, "write_text", lambda path, text: written.__setitem__(path.stem, text))
-    plots.draw()
-    plots.draw_growth()
-    assert written[name] == (ROOT / "results" / f"{name}.svg").read_text()
 
 
 @pytest.mark.parametrize("name", ["smollm2-64k", "demo"])

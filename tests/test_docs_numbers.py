@@ -53,11 +53,6 @@ def test_passes_over_two_million_tokens_are_told_as_speeds(name: str) -> None:
     assert [part[:60] for part in naming if "a speed, not a capability" not in part] == []
 
 
-def test_the_picture_of_long_passes_says_whose_weights_they_are() -> None:
-    title = re.findall(r'class="title">(.*?)</text>', (RESULTS / "long-pass.svg").read_text())
-    assert title == ["SmolLM2-135M, original weights, on one H200: the speed of a pass, not a capability"]
-
-
 def test_the_budget_of_the_evolution_is_told_beside_the_papers() -> None:
     """Passes over search windows, counted in the trials; the paper's number by its settings in the package."""
     paper = EvolutionRecipe().filled(65536)
