@@ -1,4 +1,4 @@
-# `make demo` and `make test` need python3.11 or newer with venv, and nothing else that is installed.
+# `make demo`, `make test` and `make test-all` need python3.11 or newer with venv, and nothing else that is installed.
 # Another interpreter or another build of torch: make test PYTHON=python3.12 TORCH='torch==2.13.0 --index-url ...'
 
 PYTHON ?= python3
@@ -8,13 +8,18 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALLED := .venv/installed
 
-.PHONY: demo test check fix clean
+.PHONY: demo test test-all check fix clean
 
 demo: $(INSTALLED)
 	$(BIN)/longrope extend
 
+PYTEST := $(BIN)/python -m pytest -rs --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -rs --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m 'not slow'
+
+test-all: $(INSTALLED)
+	$(PYTEST)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

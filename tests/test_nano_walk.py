@@ -29,6 +29,7 @@ def differences(far: Losses, short: Losses) -> Losses:
     return (whole.reshape(windows, -1, length)[:, :, 1:] - short.reshape(windows, -1, length - 1)).reshape(windows, -1)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_the_nano_model_walks_to_64_times_its_window(tmp_path: Path) -> None:
     """At 16,384 tokens it reads no worse than the original at 256, and at 256 within a hundredth of the original."""
