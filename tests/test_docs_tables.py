@@ -13,8 +13,8 @@ import plots
 import pytest
 import tables
 import tables_cells
-from documents import DOCS, RESULTS, scores
-from tables_cells import EACH_ROW, Cell, MixedTextsError, Records, number, one_text, table
+from documents import DOCS, RESULTS, ROOT, scores
+from tables_cells import EACH_ROW, Cell, MixedTextsError, Records, Row, number, one_text, table
 
 from longrope.records import Score
 
@@ -27,7 +27,7 @@ def test_tables_are_those_of_the_records() -> None:
     assert [path.name for path in tables.changed_files()] == []
     shown = {name for text in DOCS.values() for name in re.findall(r"<!-- table (\S+) -->", text)}
     assert shown == set(tables.TABLES)
-    assert {path.relative_to(tables.ROOT).as_posix() for path in tables.FILES} == set(DOCS)
+    assert {path.relative_to(ROOT).as_posix() for path in tables.FILES} == set(DOCS)
 
 
 def test_a_changed_number_is_found() -> None:
@@ -44,7 +44,8 @@ def test_a_table_of_several_texts_is_refused() -> None:
     near, far = (found["perplexity", length] for length in (65536, 262144))
     keys, other = (found["passkey", length] for length in (65536, 262144))
     again = Cell("", (replace(keys.scores[0], texts_fingerprint="0"),))
-    for rows in ([["a", near, far]], [["a", near], ["b", far]], [["a", keys], ["b", again]]):
+    mixed: list[list[Row]] = [[["a", near, far]], [["a", near], ["b", far]], [["a", keys], ["b", again]]]
+    for rows in mixed:
         with pytest.raises(MixedTextsError, match=r"different texts: (perplexity|passkey) of"):
             table(["", "64k"], rows)
     table(["", "64k", "passkeys 64k", "passkeys 256k"], [["a", near, keys, other]])
