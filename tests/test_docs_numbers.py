@@ -53,13 +53,41 @@ def test_the_shares_of_the_tuned_models_follow_from_the_scores() -> None:
         for method, tokens in ((tuned, 262144), (longer, 262144), (longer, 65536))
     )
     assert original == pytest.approx(18.05, abs=0.005)
+    assert all(f"{share:.3f}" in LOG for share in (near, far, after, cost)), (near, far, after, cost)
+    assert f"At 64k the tuned model has {near:.3f} of the perplexity that the original has at 8k on this text" in TEXT
+    assert f"it has {far:.3f} of that perplexity. With the eight steps it has {after:.3f}." in TEXT
+    both = f"it has {cost:.3f} of the original's perplexity at 8k, and the model tuned at 64k has {near:.3f}"
+    assert f"for 256k, {both} on the first text" in TEXT
+    paired = made[longer, "ratio-to-none", 8192]
+    interval = f"({paired['low']:.3f}-{paired['high']:.3f})"
+    assert f"The {paired['value']:.3f} at 8k is paired by token {interval}" in TEXT
     for text in (TEXT, LOG):
-        assert all(f"{share:.3f}" in text for share in (near, far, after, cost)), (near, far, after, cost)
         assert f"{100 * (cost / near - 1):.0f} % more" in text
     assert f"| tuned at 64k, second search |  |  | 16.83 (0.932) | 18.86 ({far:.3f}) |" in DOCS["docs/results.md"]
     assert f"Tuning for 256k costs {100 * (cost / near - 1):.0f} % at 64k" in README
     short = [value[tuned, "ratio-to-none", n] for n in (2048, 4096, 8192)]
     assert "it has {:.3f}, {:.3f} and {:.3f} of the original's".format(*short) in TEXT
+
+
+def test_what_was_measured_is_stated() -> None:
+    """Windows, steps and passkeys of the three runs on SmolLM2, and where the lost passkeys stand."""
+    made, tuned, longer = (scores(run) for run in ("smollm2-64k", "smollm2-64k-tuned", "smollm2-256k-tuned"))
+    windows = made[GRADIENT, "perplexity", 65536]["num_windows"]
+    assert made[GRADIENT, "perplexity", 8192]["num_windows"] == 8 * windows
+    assert f"perplexity on the same {windows * 65536:,} tokens at every length" in TEXT
+    for text in (README, TEXT):
+        assert f"share of {made[GRADIENT, 'passkey', 65536]['num_windows']} passkeys found" in text
+    assert tuned["longrope-tuned", "perplexity", 65536]["num_windows"] == 5
+    assert "five windows of 65,536 tokens of English prose" in TEXT
+    assert longer["longrope-tuned-256k", "perplexity", 262144]["num_windows"] == 4
+    assert "four windows of 262,144 tokens of English prose" in TEXT
+    steps = len(lines("smollm2-64k-tuned/stages/2-tune-64k-02b5cb2e/train.jsonl"))
+    assert f"**{steps} training steps:**" in README
+    assert len(lines("smollm2-256k-tuned/stages/6-tune-256k-b73423d4/train.jsonl")) == 8
+    assert "Eight training steps in windows of 262,144 tokens" in TEXT
+    assert 0.95 * 65536 > 62000
+    assert "every method loses all passkeys more than 62,000 tokens back" in README
+    assert "5 % of the text and more than 62,000 tokens back" in TEXT
 
 
 def test_ratios_follow_from_the_scores() -> None:
@@ -101,21 +129,29 @@ def test_what_is_said_of_passkeys_follows_from_the_scores() -> None:
     assert int(evolved.split()[0]) < int(yarn.split()[0]) < int(share)
 
 
+def passes_of(run: str) -> int:
+    """Window passes of the evolution over its search windows; looks at held-out windows come on top."""
+    trials = [x for x in lines(f"{run}/trials.jsonl") if x["method"] == EVOLUTION and x["kind"] == "search"]
+    return int(sum(x["token_passes"] for x in trials)) // 65536
+
+
 def test_the_budget_of_the_evolution_is_stated_beside_the_papers() -> None:
     """Passes over search windows, counted in the trials; the paper's number by its settings in the package."""
     paper = EvolutionRecipe().filled(65536)
     offspring = paper.generations * (paper.mutations + paper.crossovers)
     whole = f"{(paper.population + offspring) * paper.windows:,}"
-    made = {}
-    for run in ("smollm2-64k", "smollm2-64k-text", "smollm2-64k-text-needles", "smollm2-64k-needles"):
-        trials = [x for x in lines(f"{run}/trials.jsonl") if x["method"] == "longrope-evolution"]
-        made[run] = sum(x["token_passes"] for x in trials if x["kind"] == "search") // 65536
+    runs = ("smollm2-64k", "smollm2-64k-text", "smollm2-64k-text-needles", "smollm2-64k-needles")
+    made = {run: passes_of(run) for run in runs}
     assert made == {run: 192 if run == "smollm2-64k-text" else 112 for run in made}
     for text in (README, LOG, TEXT):
         for count in (112, 192):
             assert f"{count} of the paper's {whole} window passes" in text
     assert f"had 112 window passes here; the paper's makes {whole}" in README
     assert f"112 window passes, 192 in `smollm2-64k-text`, where the paper's makes {whole}" in NOTES
+    each = offspring // paper.generations
+    candidates = f"scores {paper.population} candidates and {each} in each of {paper.generations} generations"
+    assert f"The paper {candidates}, on five windows each: {whole} window passes. Ours had 112 passes, and 192" in TEXT
+    assert paper.windows == 5
 
 
 def test_the_evolutions_better_run_is_shown_beside_the_gradients() -> None:
@@ -124,6 +160,10 @@ def test_the_evolutions_better_run_is_shown_beside_the_gradients() -> None:
     ours = scores("smollm2-64k")["longrope-gradient", "perplexity", 65536]
     assert long["texts_fingerprint"] == ours["texts_fingerprint"]
     assert long["value"] < ours["value"]
+    assert f"Evolution with {passes_of('smollm2-64k-text')} passes has the lowest perplexity" in README
+    short = scores("smollm2-64k")[EVOLUTION, "perplexity", 65536]["value"]
+    assert f"With {passes_of('smollm2-64k')} its perplexity at 64k was {short:.2f}, and" in TEXT
+    assert f"With {passes_of('smollm2-64k-text')} its perplexity was {long['value']:.2f}, below" in TEXT
     for text in (TEXT, LOG):
         assert f"its perplexity was {long['value']:.2f}, below the gradient search's {ours['value']:.2f}" in text
 
