@@ -5,7 +5,6 @@ from tables_cells import (
     EACH_ROW,
     ORIGINAL,
     SEARCHES,
-    Cell,
     Records,
     Row,
     one_text,
@@ -63,11 +62,10 @@ def nano_schedule_table(records: Records) -> str:
     """The bundled model before and after its schedule of stages: perplexity with its interval."""
     original = records.scores("nano-16k", "none")["perplexity", 256]
     rows: list[Row] = []
-    for method, label in {"none": ORIGINAL, "longrope-tuned": "after the stage schedule"}.items():
-        cells: list[Cell] = []
-        for score in (records.scores("nano-16k", method)["perplexity", length] for length in (256, 16384)):
-            cells += [with_interval(score), ratio(score, original)]
-        rows.append([label, *cells])
+    for method in ("none", "longrope-tuned"):
+        short, far = (records.scores("nano-16k", method)["perplexity", length] for length in (256, 16384))
+        cells = [cell for score in (short, far) for cell in (with_interval(score), ratio(score, original))]
+        rows.append([ORIGINAL if method == "none" else far.source.label, *cells])
     share = "share of the original's at 256"
     return table(["", "256", share, "16,384", share], rows)
 

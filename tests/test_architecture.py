@@ -16,7 +16,7 @@ import pytest
 PACKAGE = "longrope"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
-NOUNS = ("errors", "rope", "factors", "space", "records", "recipe", "rundir")
+NOUNS = ("errors", "labels", "rope", "factors", "space", "records", "recipe", "rundir")
 EDGES = ("attention", "parallel", "models", "texts", "cache", "forward")
 STEPS = ("search", "tuning", "measures", "exports", "reports", "generation")
 
@@ -26,7 +26,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hopper": (),
     "attention": (*NOUNS, "hopper"),
     "parallel": NOUNS,
-    "models": NOUNS,
+    "weights": NOUNS,
+    "models": (*NOUNS, "weights"),
     "texts": NOUNS,
     "cache": (*NOUNS, "models"),
     "forward": (*NOUNS, "attention", "parallel", "models", "cache"),
@@ -45,7 +46,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 MAY_KNOW: dict[str, tuple[str, ...]] = {
     "torch": (
         *(*EDGES, "building", "tuning.adapters", "tuning.training", "tuning.progress"),
-        *("exports.lists", "exports.comparison", "hopper"),
+        *("exports.lists", "exports.comparison", "hopper", "weights"),
     ),
     "triton": ("hopper",),
     "transformers": ("models", "texts", "cache", "forward", "building"),

@@ -145,6 +145,24 @@ def test_scores_of_other_factors_or_models_are_left_out(
         assert "## Results" not in text
 
 
+def test_a_baseline_that_the_search_chose_stands_beside_itself(
+    model: LanguageModel, factors: RescaleFactors, scores: list[Score]
+) -> None:
+    """The card says both; the plain baseline has the same factors and is no score of the checkpoint."""
+    found = replace(factors, method="yarn", chosen_by="longrope-gradient")
+    own: dict[str, Any] = {"method": "yarn", "factors_fingerprint": found.fingerprint}
+    baseline = [replace(s, **own) if s.method == "yarn" else s for s in scores]
+    made = [replace(s, **own, chosen_by="longrope-gradient") if s.method == factors.method else s for s in baseline]
+    text = format_card(model, found, REPORT, Origin("pico-llama"), made)
+    assert "Method: YaRN (chosen by the gradient search);" in text
+    plain = format_card(model, factors, REPORT, Origin("pico-llama"), scores)
+    assert "Method: LongRoPE, gradient;" in plain
+    assert rows_of(text) == rows_of(plain)
+    assert rows_of(text)[0] == ["", "as it is", "YaRN", "rescaled"]
+    assert read(text)[1] == read(plain)[1]
+    assert text.count("paired token by token") == plain.count("paired token by token")
+
+
 def test_keys_alone_find_the_best_rival(factors: RescaleFactors) -> None:
     """Without perplexity the most keys decide, not the fewest."""
     keys = [make_score("passkey", 256, value, method) for method, value in {"pi": 0.1, "yarn": 0.6, "ntk": 0.3}.items()]

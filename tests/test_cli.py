@@ -85,11 +85,11 @@ def recipe_file(pico_folder: Path, text_folders: tuple[Path, Path], tmp_path: Pa
 
 
 def table_row(out: str, first: str, title: str = "") -> list[str]:
-    """The cells of the row that begins with this word, in the printed table of this title (or the only one)."""
+    """The cells of the row whose first cell this is, in the printed table of this title (or the only one)."""
     rows, shown = [], ""
     for line in out.splitlines():
         shown = line.strip() if line[:1].isalpha() else shown
-        if line.startswith("│") and line.strip("│ ").split(" ")[0] == first and title in shown:
+        if line.startswith("│") and line.split("│")[1].strip() == first and title in shown:
             rows.append(line)
     assert len(rows) == 1, out
     return [cell.strip() for cell in rows[0].strip("│").split("│")]
@@ -100,7 +100,7 @@ def assert_shown(out: str, score: Score) -> None:
     if "depth" in score.metric:
         return
     cell = f"{score.value:.4g} ({score.low:.4g}-{score.high:.4g})"
-    assert cell in table_row(out, score.method, f"{score.metric} (95 % interval)")
+    assert cell in table_row(out, score.source.label, f"{score.metric} (95 % interval)")
 
 
 def note_recipes(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
@@ -124,7 +124,8 @@ def test_extend_walks_prints_and_resumes(command: Command, recipe_file: Path) ->
     assert told.code == 0, told.err
     run = RunDir("run")
     scores = read_records(run.scores, Score)
-    assert {score.method for score in scores} == {"none", "longrope-gradient"}
+    (found,) = load_factors(run.factors()).tiers
+    assert {(score.method, score.chosen_by) for score in scores} == {("none", ""), found.source[:2]}
     for score in scores:
         assert_shown(told.out, score)
     for line in ("factors: run/factors.json", "checkpoint: run/hf", "report: run/report.html"):
@@ -177,10 +178,10 @@ def test_options_override_the_recipe_file(command: Command, recipe_file: Path, m
 def test_search_writes_factors(command: Command, recipe_file: Path, method: str) -> None:
     told = command("search", "--recipe", recipe_file, "--method", method, "--out", "run")
     assert told.code == 0, told.err
-    assert told.out == "factors: run/factors.json\n"
     (factors,) = load_factors("run/factors.json").tiers
-    assert factors.method == f"longrope-{method}"
-    assert {trial.method for trial in read_records(RunDir("run").trials, Trial)} == {factors.method}
+    assert told.out == f"factors: run/factors.json\nmethod: {factors.source.label}\n"
+    assert factors.chosen_by == f"longrope-{method}"
+    assert {trial.method for trial in read_records(RunDir("run").trials, Trial)} == {factors.chosen_by}
     again = command("search", "--recipe", recipe_file, "--method", method, "--out", "run", "--json")
     assert json.loads(again.out) == json.loads(Path("run/factors.json").read_text())
 
@@ -204,8 +205,28 @@ def test_measure_prints_what_it_writes(
         (metric, length) for metric in ("perplexity", "passkey", "passkey-depth-0.05") for length in (256, 512)
     }
     table = command("measure", pico_folder, "--data", text_folders[0], "--metrics", "perplexity", "--lengths", "64")
-    assert table_row(table.out, "none")
+    assert table_row(table.out, "the model as it is")
     assert not Path("runs").exists()
+    assert "measure 3 of 3 windows of 64 tokens\n" in table.err
+
+
+def test_measure_says_what_it_reads_skips_and_lacks(command: Command, pico_folder: Path, tmp_path: Path) -> None:
+    """A text that is long enough for one of the three windows, and a file that is none."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "book.txt").write_text(pico.make_text(90))
+    (tmp_path / "texts" / "latin.txt").write_bytes("größe".encode("latin-1"))
+    text = load_texts([], load_model(pico_folder).tokenizer, measure=[tmp_path / "texts"]).measure
+    length, tokens = len(text.tokens) - 1, f"{len(text.tokens):,} tokens"
+    given = ("--measure-data", tmp_path / "texts", "--metrics", "perplexity", "--lengths", length)
+    told = command("measure", pico_folder, *given)
+    assert told.code == 0, told.err
+    lines = told.err.splitlines()
+    read = f"read 1 file: search 0 documents, 0 tokens; tune 0 documents, 0 tokens; measure 1 document, {tokens}"
+    assert lines[-3:] == [
+        read,
+        f"skipped 1 (not UTF-8 text): {tmp_path / 'texts' / 'latin.txt'}",
+        f"measure 1 of 3 windows of {length} tokens: the measure text has {tokens}",
+    ]
 
 
 def test_compare_prints_every_method(command: Command, recipe_file: Path) -> None:
@@ -213,7 +234,7 @@ def test_compare_prints_every_method(command: Command, recipe_file: Path) -> Non
     assert told.code == 0, told.err
     scores = read_records(RunDir("run").scores, Score)
     methods = {"none", "pi", "ntk", "dynamic-ntk", "yarn", "longrope-evolution", "longrope-gradient"}
-    assert {score.method for score in scores} == methods
+    assert {score.source.known_as for score in scores} == methods
     scores_table, costs_table = re.split(r"^cost\s*$", told.out, flags=re.MULTILINE)
     for score in scores:
         assert_shown(scores_table, score)
@@ -615,7 +636,7 @@ def bad(tmp_path: Path, pico_folder: Path, text_folders: tuple[Path, Path]) -> C
 
 WORDS = {
     "missing data": "nowhere does not exist",
-    "empty data": "No text was found in",
+    "empty data": "empty.txt is blank",
     "short text": "windows of 256 tokens must fit",
     "target in the window": "trained on 64 tokens already",
     "target below the window": "trained on 64 tokens already",
@@ -692,6 +713,20 @@ def assert_one_paragraph(told: Told) -> str:
 @pytest.mark.parametrize("case", WORDS)
 def test_bad_input_ends_in_one_paragraph(case: str, command: Command, bad: Callable[[str], list[str]]) -> None:
     assert WORDS[case] in assert_one_paragraph(command(*bad(case)))
+
+
+def test_the_traceback_of_bad_input_is_shown_if_asked(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text('{"model_type": "llama", "hidden_size": "many"}')
+    assert_one_paragraph(command("inspect", tmp_path / "odd"))
+    monkeypatch.setenv("LONGROPE_DEBUG", "1")
+    told = command("inspect", tmp_path / "odd")
+    assert told.code == 2
+    assert "Traceback" in told.err
+    assert "direct cause" in told.err, "of the library's own exception"
+    assert told.err.splitlines()[-1].startswith("longrope: The model")
 
 
 def test_a_missing_argument_is_named(command: Command) -> None:

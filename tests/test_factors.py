@@ -141,7 +141,8 @@ def test_fingerprint_names_what_acts_and_not_how_it_was_found() -> None:
     ]
     names = {FACTORS.fingerprint, *(replace(FACTORS, **change).fingerprint for change in acting)}
     assert len(names) == 1 + len(acting)
-    assert replace(FACTORS, method="yarn", relaxed=True, searched=()).fingerprint == FACTORS.fingerprint
+    told: dict[str, Any] = {"method": "yarn", "chosen_by": "longrope-gradient", "relaxed": True, "searched": ()}
+    assert replace(FACTORS, **told).fingerprint == FACTORS.fingerprint
 
 
 def test_equal_factors_have_equal_fingerprints() -> None:
@@ -230,6 +231,13 @@ def test_one_tier_is_written_as_a_table_with_its_format(tmp_path: Path) -> None:
     assert load_factors(str(tmp_path / "factors.json")) == FactorTable((FACTORS,))
 
 
+def test_a_file_without_who_chose_the_factors_is_read(tmp_path: Path) -> None:
+    """As earlier versions wrote it: the method stays, and nobody is said to have chosen them."""
+    (tmp_path / "factors.json").write_text(edited(chosen_by=None))
+    assert "chosen_by" not in (tmp_path / "factors.json").read_text()
+    assert load_factors(tmp_path / "factors.json").tiers == (replace(FACTORS, chosen_by=""),)
+
+
 def edited(**changes: Any) -> str:
     """The JSON of FACTORS with fields of its tier changed; None removes one."""
     content = json.loads(dump_factors(FACTORS))
@@ -256,6 +264,7 @@ def edited(**changes: Any) -> str:
         (edited(lambdas=[2, 1, 3, 4]), "lambdas[1] = 1.0 after 2.0"),
         (edited(lambdas=["one", 2, 3, 4]), "one"),
         (edited(lambdas="1234"), "lambdas"),
+        (edited(chosen_by=3), "chosen_by = 3"),
         (edited(lambdas=3), "lambdas"),
         (edited(target_window=math.nan), "target_window"),
         (edited(target_window="64k"), "target_window"),
@@ -416,6 +425,20 @@ def test_composing_undoes_what_relative_factors_are(tuning: list[float], further
     assert back.lambdas == pytest.approx(total.lambdas, rel=1e-15)
     assert back.attention_factor == pytest.approx(1.5, rel=1e-15)
     assert replace(back, lambdas=total.lambdas, attention_factor=1.5, relaxed=False) == total
+
+
+def test_composed_and_extrapolated_factors_keep_where_they_come_from() -> None:
+    """A second search's result names both steps and the second search, also once it is extrapolated."""
+    tuned_with = tuned(SPEC, method="longrope-gradient", chosen_by="longrope-gradient")
+    geometry = tuned_spec(SPEC, tuned_with)
+    found = closed_form(geometry, "yarn", 8 * SPEC.trained_window).tiers[0]
+    second = compose(tuned_with, replace(found, chosen_by="longrope-evolution"))
+    wanted = ("longrope-gradient+yarn", "longrope-evolution")
+    assert (second.method, second.chosen_by) == wanted
+    further = carried_on(relative_to(tuned_with, second), geometry, 16 * SPEC.trained_window)
+    for factors in (further, compose(tuned_with, further)):
+        assert (factors.method, factors.chosen_by) == wanted
+    assert compose(tuned_with, found).chosen_by == "longrope-gradient", "nobody chose the second step"
 
 
 def test_a_model_that_was_never_tuned_is_its_own_measure() -> None:

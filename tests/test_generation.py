@@ -435,7 +435,7 @@ def test_a_setting_that_would_do_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(b"\xff\xfe\x00a", "cannot be read"), (b" \n", "holds no text"), (b"a\0b", "holds no text"), (None, "is no file")],
+    [(b"\xff\xfe\x00a", "not UTF-8 text"), (b" \n", "is blank"), (b"a\0b", "is binary"), (None, "is no file")],
 )
 def test_documents_that_are_no_text_are_refused(content: bytes | None, told: str, tmp_path: Path) -> None:
     path = tmp_path / "document"

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from longrope.errors import FactorsError, RecipeError, RunError, TextsError
+from longrope.errors import FactorsError, ModelError, RecipeError, RunError, TextsError
 from longrope.factors import CLOSED_FORMS, FactorTable, RescaleFactors, as_table, closed_form
 from longrope.forward import greedy_answers, token_losses
 from longrope.measures import keep_rival, measure, measure_against
@@ -146,6 +146,24 @@ def test_every_length_is_measured_on_the_same_text(model: LanguageModel, monkeyp
     text = TokenText(np.arange(1000, dtype=np.int32), "measure")
     measure(model, None, text, settings=replace(SETTINGS, lengths=(128, 16, 32)))
     assert seen[16] == seen[32] == seen[128] == text.windows(128, 3).ravel().tolist()
+
+
+@pytest.mark.parametrize(
+    ("metric", "factors"),
+    [("perplexity", False), ("perplexity", True), ("prefix-perplexity", True), ("retention", True)],
+)
+def test_a_loss_that_is_not_finite_is_an_error_and_no_score(
+    metric: str, factors: bool, text: TokenText, tmp_path: Path
+) -> None:
+    """It names the model; nothing of it is kept, so that a mended model is measured anew."""
+    model, run = pico.make_model("llama"), RunDir(tmp_path / "run")
+    model.network.lm_head.weight.fill_(math.nan)
+    table = closed_form(model.spec, "yarn", 128) if factors else None
+    settings = replace(SETTINGS, lengths=(64, 128), metrics=(metric,))
+    with pytest.raises(ModelError, match=r"losses of 'pico-llama' at (64|128) tokens are not finite"):
+        measure(model, table, text, settings=settings, run=run)
+    assert not run.scores.exists()
+    assert not list(run.path.rglob("*.npy"))
 
 
 def test_the_tail_is_the_end_of_each_window(model: LanguageModel, text: TokenText) -> None:
@@ -418,6 +436,50 @@ def test_a_ratio_is_measured_once_at_the_longest_length_and_kept(
     forbidden()
     assert against(model, text, run) == score
     assert read_records(run.scores, Score) == [score]
+
+
+def test_a_baseline_that_a_search_chose_is_measured_beside_itself(
+    model: LanguageModel, text: TokenText, tmp_path: Path
+) -> None:
+    """The same factors and values in two rows, and a ratio of exactly 1; the weights' own name keeps both fields."""
+    run, (yarn,) = RunDir(tmp_path), closed_form(model.spec, "yarn", 128).tiers
+    chosen = replace(yarn, chosen_by="longrope-gradient")
+    settings = replace(SETTINGS, lengths=(128,), tail_tokens=0)
+    made = measure(model, yarn, text, settings=settings, run=run)
+    made += measure(model, chosen, text, settings=settings, run=run)
+    made += measure(model, chosen, text, settings=settings, run=run, method="longrope-tuned")
+    given: dict[str, Any] = {"settings": settings, "rival_name": "yarn", "run": run}
+    [ratio] = measure_against(model, chosen, as_table(yarn), text, **given)
+    assert (ratio.value, ratio.low, ratio.high) == (1.0, 1.0, 1.0)
+    assert read_records(run.scores, Score) == [*made, ratio]
+    assert len({score.value for score in made}) == 1
+    assert [score.source for score in (*made, ratio)] == [
+        ("yarn", "", ""),
+        ("yarn", "longrope-gradient", ""),
+        ("longrope-tuned", "longrope-gradient", "yarn"),
+        ("yarn", "longrope-gradient", ""),
+    ]
+
+
+def test_scores_of_an_earlier_version_are_not_measured_again(
+    model: LanguageModel, text: TokenText, tmp_path: Path, forbidden: Callable[[], None]
+) -> None:
+    """They named the search alone; they come back with what the factors tell, and the file stays as it is."""
+    run, (yarn,) = RunDir(tmp_path), closed_form(model.spec, "yarn", 128).tiers
+    own = RescaleFactors((1.0, 1.5, 2.0, 2.5), 128, model.spec.fingerprint, method="longrope-gradient")
+    before = [replace(yarn, method="longrope-gradient"), own]
+    now = [replace(factors, chosen_by="longrope-gradient") for factors in (yarn, own)]
+    old = [measure(model, factors, text, settings=SETTINGS, run=run) for factors in before]
+    tuned = measure(model, before[0], text, settings=SETTINGS, run=run, method="longrope-tuned")
+    lines = run.scores.read_text()
+    assert '"chosen_by": ""' in lines
+    forbidden()
+    for factors, scores in zip(now, old, strict=True):
+        again = measure(model, factors, text, settings=SETTINGS, run=run)
+        assert again == [replace(s, method=factors.method, chosen_by="longrope-gradient") for s in scores]
+    again = measure(model, now[0], text, settings=SETTINGS, run=run, method="longrope-tuned")
+    assert again == [replace(s, chosen_by="longrope-gradient", factors_method="yarn") for s in tuned]
+    assert run.scores.read_text() == lines
 
 
 def test_a_ratio_may_take_windows_of_its_own(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:

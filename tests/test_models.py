@@ -6,6 +6,7 @@ These are geometries written by hand, transformers' own rotary modules, angles f
 import copy
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -310,6 +311,43 @@ def test_code_of_a_model_is_never_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not ran.exists()
 
 
+@pytest.mark.parametrize("damage", ["pointer", "cut off", "empty"])
+def test_damaged_weights_are_refused(damage: str, pico_folder: Path, tmp_path: Path) -> None:
+    """A pointer of Git LFS, half of the file, and nothing: no traceback of safetensors."""
+    folder = shutil.copytree(pico_folder, tmp_path / "damaged")
+    weights = folder / "model.safetensors"
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 538090408\n"
+    weights.write_bytes({"pointer": pointer, "cut off": weights.read_bytes()[:20_000], "empty": b""}[damage])
+    with pytest.raises(ModelError, match="SafetensorError") as caught:
+        load_model(folder, device="cpu")
+    assert str(folder) in caught.value.found
+    assert "Check the name" not in caught.value.remedy, "the folder is here"
+
+
+def test_a_missing_tokenizer_is_named(pico_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(pico_folder, tmp_path / "mute", ignore=shutil.ignore_patterns("token*"))
+    with pytest.raises(ModelError, match=f"The tokenizer of '{folder}'"):
+        load_model(folder, device="cpu")
+
+
+def test_the_cause_of_a_failed_loading_is_kept(pico_folder: Path, tmp_path: Path) -> None:
+    """The type of a foreign exception stands in the message, the exception itself is the cause."""
+    folder = shutil.copytree(pico_folder, tmp_path / "odd")
+    (folder / "config.json").write_text(json.dumps({**pico.BASE, "model_type": "llama", "hidden_size": "many"}))
+    with pytest.raises(ModelError) as caught:
+        load_model(folder, device="cpu")
+    assert caught.value.__cause__ is not None
+    assert type(caught.value.__cause__).__name__ in caught.value.found
+
+
+def test_a_config_that_lacks_a_number_is_refused() -> None:
+    """A bare KeyError or TypeError of ours reaches the user as an error that names the model type."""
+    config = pico.make_config("llama")
+    config.rope_parameters.update(rope_type="llama3", factor=8.0)
+    with pytest.raises(ModelError, match=r"'llama' cannot be read: KeyError: 'low_freq_factor'"):
+        read_spec(config)
+
+
 def test_missing_folder_is_refused(tmp_path: Path) -> None:
     """A path that is not there is told as one."""
     with pytest.raises(ModelError, match="no such file or folder") as caught:
@@ -347,6 +385,15 @@ def test_dtype_is_chosen_with_its_reason() -> None:
     assert choose_dtype("auto", "cpu")[0] is torch.float32
     assert choose_dtype("auto", "cuda")[0] is torch.bfloat16
     assert choose_dtype("float16", "cpu") == (torch.float16, "as asked")
+
+
+@pytest.mark.parametrize(("dtype", "nearest"), [("fp16", "float16"), ("bf16", "bfloat16"), ("nn", ""), ("", "")])
+def test_an_unknown_dtype_is_refused_with_the_nearest(dtype: str, nearest: str, pico_folder: Path) -> None:
+    """Neither an AttributeError of torch nor one of its modules as a number format."""
+    with pytest.raises(ModelError, match="Known: auto, float32, bfloat16, float16") as caught:
+        load_model(pico_folder, device="cpu", dtype=dtype)
+    assert repr(dtype) in caught.value.found
+    assert nearest in caught.value.remedy
 
 
 def test_loaded_in_bfloat16(pico_folder: Path, llama: LanguageModel) -> None:

@@ -464,12 +464,13 @@ def test_a_search_goes_on_in_another_number_of_processes(launch: Launch, alone: 
     assert trials[:KEPT_TRIALS] == whole[:KEPT_TRIALS]
     assert list(map(timeless, trials)) == list(map(timeless, whole))
     found = launch.same("resumed 1")
-    assert dump_factors(found) == run.factors().read_text() == alone.run.factors(found.method).read_text()
+    assert dump_factors(found) == run.factors().read_text() == alone.run.factors(found.chosen_by).read_text()
 
 
 def test_one_process_prints(launch: Launch, ranks: int) -> None:
     first, *others = launch.all("finished")
-    assert first[:2] == (0, f"factors: {launch.folder / 'resumed' / 'factors.json'}\n")
+    told = f"factors: {launch.folder / 'resumed' / 'factors.json'}\nmethod: {launch.same('resumed 1').source.label}\n"
+    assert first[:2] == (0, told)
     assert first[2].count("search factors for 256 tokens by gradient") == 1
     assert f"; {ranks} processes: {ranks} for windows and candidates x 1 for a sequence (the longest" in first[2]
     assert others == [(0, "", "")] * (ranks - 1)

@@ -146,8 +146,13 @@ def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe,
     assert read_records(run.trials, Trial) == trials
     assert run.recipe() == recipe
     assert [step.split()[0] for step in steps] == [
-        *("load", "device", "read", "search", "measure", "measure", "export", "report:")
+        *("load", "device", "read", "read", "search", "measure", "measure", "measure", "export", "report:")
     ]
+    texts = load_texts(recipe.data, load_model(recipe.model).tokenizer, measure=recipe.measure_data)
+    assert steps[3:4] == texts.report.lines()
+    assert steps[5].startswith(
+        f"measure {recipe.measure.windows} of {recipe.measure.windows} windows of {TARGET} tokens"
+    )
     (factors,) = load_factors(run.factors()).tiers
     assert factors == load_factors(run.factors("longrope-gradient")).tiers[0]
     assert (factors.target_window, factors.method) == (TARGET, "longrope-gradient")
@@ -220,6 +225,31 @@ def test_an_extension_is_measured_beside_its_rivals(beside: Recipe, tmp_path: Pa
     assert ratio.texts_fingerprint == own.texts_fingerprint == best.texts_fingerprint
     assert ratio.factors_fingerprint == own.factors_fingerprint
     assert written_scores(read_records(run.scores, Score)) == written_scores(scores)
+
+
+@pytest.mark.usefixtures("unopened")
+def test_a_rival_that_the_search_chose_is_measured_and_compared_beside_itself(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that found nothing better than PI, by hand: PI has its row, and what was chosen another one."""
+    spec = load_model(recipe.model, device="cpu").spec
+    chosen = replace(closed_form(spec, "pi", TARGET).tiers[0], chosen_by="longrope-gradient")
+    monkeypatch.setattr(pipeline, "find_factors", lambda *_, **__: chosen)
+    settings = replace(recipe.measure, metrics=("perplexity",), tail_tokens=0, rivals=("pi", "ntk", "yarn"))
+    run = RunDir(tmp_path)
+    full = replace(recipe, measure=settings)
+    scores = extend(full, run)
+    (factors,) = load_factors(run.factors()).tiers
+    assert factors == chosen
+    own = [score for score in scores if score.chosen_by]
+    assert [(s.method, s.metric) for s in own] == [
+        (factors.method, "perplexity"),
+        (factors.method, f"ratio-to-{best_rival([s for s in scores if not s.chosen_by]).method}"),
+    ]
+    (same,) = [s for s in scores if s.method == factors.method and not s.chosen_by]
+    assert (same.value, same.factors_fingerprint) == (own[0].value, factors.fingerprint)
+    assert scores == extend(full, run)
+    assert f"Method: {own[0].source.label};" in (run.checkpoint / "README.md").read_text()
 
 
 @pytest.mark.usefixtures("unopened")
@@ -680,7 +710,7 @@ def test_a_comparison_that_was_interrupted_ends_as_a_whole_one(recipe: Recipe, t
     full = replace(recipe, measure=settings)
     expected = compare(full, RunDir(tmp_path / "whole"))
     run = RunDir(tmp_path / "broken")
-    for watch in (Watch(on_trial=Countdown(4)), Watch(on_trial=Countdown(18)), Watch(on_step=Countdown(8))):
+    for watch in (Watch(on_trial=Countdown(4)), Watch(on_trial=Countdown(18)), Watch(on_step=Countdown(10))):
         with pytest.raises(InterruptError):
             compare(full, run, watch)
     assert written_scores(compare(full, run)) == written_scores(expected)

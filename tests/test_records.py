@@ -51,7 +51,7 @@ STEP = TrainStep(3, 2.5, 188, 752, 1e-3, 0.75, 0.5, 384.0, 0.4, 9.5)
     "records",
     [
         [TRIAL, replace(TRIAL, gradient=()), replace(TRIAL, step=4)],
-        [SCORE, replace(SCORE, value=float("inf"))],
+        [SCORE, replace(SCORE, value=float("inf")), replace(SCORE, chosen_by="a search", factors_method="yarn")],
         [STEP, replace(STEP, loss_nats=float("inf"))],
     ],
     ids=["trials", "scores", "steps"],
@@ -64,6 +64,16 @@ def test_records_come_back_as_they_were(tmp_path: Path, records: list[Any]) -> N
         assert read_records(path, type(record)) == records[:number]
     again = read_records(path, type(records[0]))
     assert [hash(record) for record in again] == [hash(record) for record in records]  # lists became tuples
+
+
+def test_a_score_without_who_chose_its_factors_is_read(tmp_path: Path) -> None:
+    """As earlier versions wrote it."""
+    path = tmp_path / "scores.jsonl"
+    append_record(path, SCORE)
+    line = json.loads(path.read_text())
+    del line["chosen_by"], line["factors_method"]
+    path.write_text(json.dumps(line) + "\n")
+    assert read_records(path, Score) == [replace(SCORE, chosen_by="", factors_method="")]
 
 
 def test_a_missing_or_empty_file_has_no_records(tmp_path: Path) -> None:

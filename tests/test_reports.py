@@ -72,12 +72,12 @@ SCORES = [
 CAPTIONS: dict[str, list[tuple[str, ...]]] = {
     "perplexity (95 % interval)": [
         ("method", "64 tokens", "1,024 tokens"),
-        ("none", "12.35 (11.25-13.88)", "1.235e+06 (1e+06-2e+06)"),
+        ("the model as it is", "12.35 (11.25-13.88)", "1.235e+06 (1e+06-2e+06)"),
         ("<i>own</i> & co", "", "14.5 (13.06-15.75)"),
     ],
     "passkey (95 % interval)": [
         ("method", "1,024 tokens"),
-        ("none", "0% (0%-16%)"),
+        ("the model as it is", "0% (0%-16%)"),
         ("<i>own</i> & co", "85% (64%-95%)"),
     ],
     "ratio-to-yarn (95 % interval)": [
@@ -86,7 +86,7 @@ CAPTIONS: dict[str, list[tuple[str, ...]]] = {
     ],
     "passkey at 1,024 tokens, by depth": [
         ("method", "0.05", "0.15"),
-        ("none", "0%", "0%"),
+        ("the model as it is", "0%", "0%"),
         ("<i>own</i> & co", "100%", "50%"),
     ],
 }
@@ -105,7 +105,20 @@ def test_every_cell_is_the_one_written_by_hand() -> None:
 def test_rows_stand_in_the_order_in_which_methods_come_up() -> None:
     methods = ["yarn", "none", "longrope-gradient", "pi"]
     (table,) = score_tables([score(method, n, "perplexity", 2.0) for n in (64, 32) for method in methods])
-    assert [row[0] for row in table.rows] == methods
+    assert [row[0] for row in table.rows] == ["YaRN", "the model as it is", "LongRoPE, gradient", "PI"]
+
+
+def test_a_baseline_and_the_same_chosen_by_a_search_are_two_rows() -> None:
+    plain = score("yarn", 64, "perplexity", 2.0)
+    chosen = [replace(plain, value=3.0, chosen_by=f"longrope-{name}") for name in ("gradient", "evolution")]
+    tuned = replace(chosen[0], method="longrope-tuned", factors_method="yarn")
+    (table,) = score_tables([plain, *chosen, tuned])
+    assert [row[0] for row in table.rows] == [
+        "YaRN",
+        "YaRN (chosen by the gradient search)",
+        "YaRN (chosen by the evolutionary search)",
+        "LongRoPE, tuned (factors: YaRN, chosen by the gradient search)",
+    ]
 
 
 def test_columns_ascend_by_number() -> None:
@@ -119,8 +132,8 @@ def test_what_was_not_measured_is_an_empty_cell() -> None:
     """Also where a metric has other lengths than another, and where a method has only one of them."""
     scores = [score("pi", 64, "perplexity", 2.0), score("none", 128, "perplexity", 3.0)]
     perplexity, tail = score_tables([*scores, score("pi", 256, "perplexity-last-16", 4.0)])
-    assert perplexity.rows == (("pi", "2 (0-1)", ""), ("none", "", "3 (0-1)"))
-    assert tail == ScoreTable("perplexity-last-16 (95 % interval)", ("method", "256 tokens"), (("pi", "4 (0-1)"),))
+    assert perplexity.rows == (("PI", "2 (0-1)", ""), ("the model as it is", "", "3 (0-1)"))
+    assert tail == ScoreTable("perplexity-last-16 (95 % interval)", ("method", "256 tokens"), (("PI", "4 (0-1)"),))
 
 
 def test_numbers_are_written_as_their_metrics_are() -> None:
@@ -138,7 +151,7 @@ def test_numbers_are_written_as_their_metrics_are() -> None:
 
 def test_an_infinite_perplexity_is_shown() -> None:
     (table,) = score_tables([score("none", 64, "perplexity", float("inf"), 1e300, float("inf"))])
-    assert table.rows == (("none", "inf (1e+300-inf)"),)
+    assert table.rows == (("the model as it is", "inf (1e+300-inf)"),)
 
 
 def test_depths_are_shown_for_the_longest_window_alone() -> None:
@@ -151,7 +164,7 @@ def test_depths_are_shown_for_the_longest_window_alone() -> None:
         score("none", 512, "perplexity", 9.0),
     ]
     _, depths = score_tables(scores)
-    rows = (("pi", "75%", "25%"),)
+    rows = (("PI", "75%", "25%"),)
     assert depths == ScoreTable("passkey at 256 tokens, by depth", ("method", "0.05", "0.95"), rows)
 
 
@@ -164,9 +177,9 @@ def test_needles_have_a_table_of_depths_of_their_own() -> None:
         score("pi", 128, "ruler-vt", 0.2, 0.1, 0.3),
     ]
     task, passkey, needle = score_tables(scores)
-    assert task.rows == (("pi", "20% (10%-30%)"),)
-    assert passkey == ScoreTable("passkey at 64 tokens, by depth", ("method", "0.05"), (("pi", "100%"),))
-    assert needle == ScoreTable("needle at 128 tokens, by depth", ("method", "0.05", "0.95"), (("pi", "50%", "25%"),))
+    assert task.rows == (("PI", "20% (10%-30%)"),)
+    assert passkey == ScoreTable("passkey at 64 tokens, by depth", ("method", "0.05"), (("PI", "100%"),))
+    assert needle == ScoreTable("needle at 128 tokens, by depth", ("method", "0.05", "0.95"), (("PI", "50%", "25%"),))
 
 
 def test_without_keys_there_is_no_table_of_depths() -> None:
@@ -246,7 +259,7 @@ def make_run(folder: Path, scores: Sequence[Score] = SCORES, model: str = "model
 def add_factors(run: RunDir, *factors: RescaleFactors) -> None:
     """The factors of a comparison, one file for each search."""
     for found in factors:
-        run.factors(found.method).write_text(dump_factors(found))
+        run.factors(found.chosen_by or found.method).write_text(dump_factors(found))
 
 
 @pytest.fixture
@@ -304,7 +317,7 @@ def test_a_page_tells_what_was_run(extended: RunDir) -> None:
     assert texts["title"] == ["models/<b>bold</b>&co to 1,024 tokens"]
     assert texts["h1"] == ["models/<b>bold</b>&co, read at 1,024 tokens"]
     assert texts["pre"][-1] == (extended.path / "recipe.toml").read_text()
-    assert "were found by gradient descent, on books/<search>. It was measured on other parts" in texts["p"][0]
+    assert "were chosen by gradient descent, on books/<search>. It was measured on other parts" in texts["p"][0]
 
 
 def test_a_page_says_whether_weights_were_trained(extended: RunDir) -> None:
@@ -368,6 +381,27 @@ def test_the_factors_of_each_search_of_a_comparison_are_shown(tmp_path: Path) ->
     assert [row[0] for row in rows] == ["longrope-<u>evolution"] * 4 + ["LongRoPE, gradient"] * 4
     assert [row[2] for row in rows[:4]] == ["1", "2", "2", "16"]
     assert any("attention factor 1.5000" in text for text in shown.texts["p"])
+
+
+def test_a_page_tells_a_baseline_that_a_search_chose_from_the_baseline(tmp_path: Path) -> None:
+    """In its words, figures and tables; a score that was written before ``chosen_by`` is told of by its factors."""
+    chosen = [replace(FACTORS, method="yarn", chosen_by=f"longrope-{name}") for name in ("evolution", "gradient")]
+    label = "YaRN (chosen by the gradient search)"
+    plain = replace(score("yarn", 1024, "perplexity", 14.0), factors_fingerprint=FACTORS.fingerprint)
+    new = replace(plain, chosen_by="longrope-gradient", seconds=2.5)
+    old = replace(plain, method="longrope-gradient", seconds=3.5, metric="passkey", value=0.5)
+    run = make_run(tmp_path, [plain, new, old])
+    add_factors(run, *chosen)
+    shown = read_page(write_report(run))
+    rows = shown.tables["Rescale factor of each pair: data"][1:]
+    assert [row[0] for row in rows] == ["YaRN (chosen by the evolutionary search)"] * 4 + [label] * 4
+    assert any(f"{label}: attention factor 1.0625" in text for text in shown.texts["p"])
+    assert any("They come from YaRN." in text for text in shown.texts["p"])
+    assert [row[0] for row in shown.tables["Perplexity (95 % interval)"][1:]] == ["YaRN", label]
+    assert [row[0] for row in shown.tables["Passkeys found (95 % interval)"][1:]] == [label]
+    assert shown.tables["Seconds of each measurement"][0] == ("measurement", "YaRN", label)
+    assert any(f"perplexity at 1,024 tokens, {label}" in text for texts in shown.texts.values() for text in texts)
+    assert ("factors, " + label, FACTORS.fingerprint) in shown.tables["Fingerprints and seeds"]
 
 
 def test_the_reopened_checkpoint_is_told_of_where_there_is_one(extended: RunDir) -> None:

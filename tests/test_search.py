@@ -17,17 +17,17 @@ import numpy as np
 import pico
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.random import Generator
 from torch.nn import functional
 
-from longrope.errors import FactorsError, RunError, TextsError
+from longrope.errors import FactorsError, ModelError, RunError, TextsError
 from longrope.factors import RescaleFactors, closed_form, load_factors, tuned_spec
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import EvolutionRecipe, GradientRecipe, SearchRecipe
 from longrope.records import Trial, read_records
-from longrope.rope import RopeSpec
+from longrope.rope import RopeSpec, critical_lambdas
 from longrope.rundir import RunDir
 from longrope.search import check_recovery, cut_windows, find_factors, recover_window
 from longrope.search.cost import compare_costs, count_passes, count_recovery_passes
@@ -161,7 +161,8 @@ def test_evolution_with_the_paper_numbers_finds_a_known_optimum(seed: int) -> No
     found = evolving(Valley(), settings=EvolutionRecipe().filled(TARGET), seed=seed)
     assert np.abs(np.log(found.lambdas) - np.log(OPTIMUM)).max() < 0.03
     assert found.start_tokens == 4
-    assert (found.method, found.attention_factor, found.target_window) == (EVOLUTION, 1.1, TARGET)
+    assert (found.method, found.chosen_by) == (EVOLUTION, EVOLUTION)
+    assert (found.attention_factor, found.target_window) == (1.1, TARGET)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_descent_finds_a_known_optimum_from_every_start(start: str, steps: int) 
     assert np.abs(np.log(found.lambdas) - np.log(OPTIMUM)).max() < 0.02
     assert found.attention_factor == pytest.approx(1.2, rel=0.01)
     assert found.start_tokens == 4
-    assert (found.method, found.target_window) == (GRADIENT, TARGET)
+    assert (found.method, found.chosen_by, found.target_window) == (GRADIENT, GRADIENT, TARGET)
 
 
 def test_descent_with_the_default_numbers_closes_most_of_the_gap() -> None:
@@ -261,6 +262,61 @@ def test_validation_decides_and_not_the_search_loss(search: Search, method: str)
     assert min(tried) < max(tried[3:])
 
 
+# Where factors come from, and who chose them
+
+
+@pytest.mark.parametrize("start", STARTS, ids=lambda start: start.method)
+@BOTH
+def test_a_baseline_that_no_candidate_beats_keeps_its_name(search: Search, method: str, start: RescaleFactors) -> None:
+    """It is the baseline to the last digit, and tells which search chose it."""
+    log = TrialLog(None, method)
+    found = search(Valley(optimum=start.lambdas, attention=start.attention_factor, start_tokens=0), log)
+    assert found == replace(start, chosen_by=method)
+    assert found.fingerprint == start.fingerprint
+    assert {trial.method for trial in log.made} == {method}, "trials name their search"
+
+
+def test_the_critical_pair_rule_keeps_its_name_also_where_a_scan_ends_there() -> None:
+    valley = Valley(optimum=CRITICAL.lambdas, attention=CRITICAL.attention_factor, start_tokens=0)
+    for start in ("critical", "scan", "yarn"):
+        found = descending(valley, settings=replace(QUICK_DESCENT, start=start))
+        assert found == replace(CRITICAL, chosen_by=GRADIENT)
+
+
+def test_a_scanned_start_that_the_descent_does_not_beat_comes_from_the_scan() -> None:
+    """One of the grid, by its definition: the critical-pair rule with fewer free pairs and a longer end."""
+    pair = SPEC.critical_pair
+    point = tuple(critical_lambdas(SPEC.num_pairs, pair, RATIO * 1.5, pair * 0.35).tolist())
+    log = TrialLog(None, GRADIENT)
+    valley = Valley(optimum=point, attention=CRITICAL.attention_factor, start_tokens=0)
+    found = descending(valley, log, settings=replace(QUICK_DESCENT, start="scan"))
+    assert (found.lambdas, found.attention_factor) == (point, CRITICAL.attention_factor)
+    assert (log.best_validated.origin, found.method, found.chosen_by) == ("scan", "scan", GRADIENT)
+
+
+@pytest.mark.parametrize(
+    ("name", "attention", "method"),
+    [("ntk", 1.0, EVOLUTION), ("yarn", 1.1, EVOLUTION), ("yarn", STARTS[2].attention_factor, "yarn")],
+    ids=["rounded", "another-attention-factor", "the-same"],
+)
+def test_a_seed_of_the_evolution_is_a_baseline_only_to_the_last_digit(name: str, attention: float, method: str) -> None:
+    """A rounded one, or one with another attention factor, is the evolution's own; its trial tells where it began."""
+    start = next(start for start in STARTS if start.method == name)
+    seed, log = SPACE.place(start.array, 0, name).lambdas, TrialLog(None, EVOLUTION)
+    assert (seed == start.lambdas) == (name == "yarn"), "YaRN's lambdas are whole hundredths here"
+    alone = EvolutionRecipe(population=3, parents=1, mutations=1, crossovers=1, generations=1, windows=1)
+    valley = Valley(optimum=seed, attention=attention, start_tokens=0)
+    found = evolving(valley, log, attention_factor=attention, settings=alone)
+    assert (found.lambdas, found.attention_factor) == (seed, attention)
+    assert (log.best_validated.origin, found.method, found.chosen_by) == (name, method, EVOLUTION)
+
+
+@pytest.mark.parametrize("start", [*STARTS, CRITICAL], ids=lambda start: start.method)
+def test_start_tokens_leave_a_baseline_its_name(start: RescaleFactors) -> None:
+    found = descending(Valley(optimum=start.lambdas, attention=start.attention_factor, start_tokens=16))
+    assert found == replace(start, start_tokens=16, chosen_by=GRADIENT)
+
+
 # Never worse than the closed forms
 
 
@@ -272,11 +328,10 @@ def test_the_result_is_never_worse_on_validation_than_the_closed_forms(
 ) -> None:
     """On noise, where nothing that is learnt on the search windows helps on the held-out ones."""
     noise = Noise(seed=seed, broken=broken)
-    found = search(noise)
     losses = [noise.draw("validation", factors) for factors in STARTS]
     finite = [loss for loss in losses if math.isfinite(loss)]
-    if finite:
-        assert noise.draw("validation", found) <= min(finite)
+    assume(finite)
+    assert noise.draw("validation", search(noise)) <= min(finite)
 
 
 @BOTH
@@ -293,7 +348,7 @@ def test_an_objective_that_punishes_every_move_gives_back_the_best_closed_form(s
 
     found = search(Opposed())
     assert (found.lambdas, found.attention_factor) == (STARTS[0].lambdas, STARTS[0].attention_factor)
-    assert (found.start_tokens, found.method) == (0, method)
+    assert (found.start_tokens, found.method, found.chosen_by) == (0, "pi", method)
 
 
 # Bad numbers
@@ -317,7 +372,9 @@ def test_a_loss_that_is_no_number_never_wins(search: Search, method: str, bad: f
 
 @BOTH
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_search_in_which_every_number_is_bad_ends_without_a_crash(search: Search, method: str, bad: float) -> None:
+def test_a_search_whose_starts_are_all_bad_is_refused(search: Search, method: str, bad: float) -> None:
+    """It compares nothing: the first candidate would win whatever it is."""
+
     @dataclass
     class Broken(Valley):
         def loss(self, factors: RescaleFactors, optimum: tuple[float, ...]) -> float:
@@ -326,7 +383,40 @@ def test_a_search_in_which_every_number_is_bad_ends_without_a_crash(search: Sear
         def gradient(self, factors: RescaleFactors, step: int) -> Evaluation:
             return Evaluation(bad, 100, 4000, (bad,) * (SPEC.num_pairs + 1))
 
-    assert len(search(Broken()).lambdas) == SPEC.num_pairs
+    broken = Broken()
+    with pytest.raises(ModelError, match=r"No loss of .* is finite at 256 tokens .*pi, ntk, yarn"):
+        search(broken)
+    assert [kind for kind, _ in broken.calls] == ["validation"] * len(broken.calls)
+    assert 3 <= len(broken.calls) <= 4
+
+
+@BOTH
+@pytest.mark.parametrize("good", ["pi", "ntk", "yarn"])
+def test_one_start_with_a_finite_loss_is_enough(search: Search, method: str, good: str) -> None:
+    """All else is NaN, on the search windows as on the held-out ones: the good start is the result."""
+    start = next(factors for factors in STARTS if factors.method == good)
+
+    @dataclass
+    class OnlyOne(Valley):
+        def loss(self, factors: RescaleFactors, optimum: tuple[float, ...]) -> float:
+            same = (factors.lambdas, factors.attention_factor) == (start.lambdas, start.attention_factor)
+            return 3.0 if same and factors.start_tokens == 0 else math.nan
+
+    assert search(OnlyOne()).lambdas == start.lambdas
+
+
+@pytest.mark.parametrize("method", ["gradient", "evolution"])
+def test_a_model_whose_weights_became_nan_is_not_searched(method: str, text: TokenText) -> None:
+    """Such as by a training: what was loaded was finite."""
+    model, trials = pico.make_model("llama"), list[Trial]()
+    model.network.lm_head.weight.fill_(math.nan)
+    with pytest.raises(ModelError, match=r"No loss of 'pico-llama' is finite at 128 tokens"):
+        find_factors(model, text, 128, settings=SearchRecipe(method=method), on_trial=trials.append)
+    assert {(trial.step, trial.kind) for trial in trials} == {(0, "validation")}
+    longest, trials[:] = closed_form(model.spec, "yarn", 128).tiers[0], []
+    with pytest.raises(ModelError, match=r"No loss of 'pico-llama' is finite at 64 tokens.*share-0, share-0\.25"):
+        recover_window(model, text, 64, longest, on_trial=trials.append)
+    assert len(trials) == 5
 
 
 @pytest.mark.parametrize(("loss", "slope"), [(3.0, math.nan), (math.nan, math.nan), (math.nan, 1e6), (math.inf, 1e6)])
@@ -749,8 +839,8 @@ def test_factors_are_found_on_a_model_and_beat_the_closed_forms(
     found = find_factors(model, text, 128, run=run, settings=settings, seed=3, on_trial=seen.append)
     trials = read_records(run.trials, Trial)
     assert trials == seen
-    assert {trial.method for trial in trials} == {found.method} == {f"longrope-{method}"}
-    assert load_factors(run.factors(found.method)).tiers == (found,)
+    assert {trial.method for trial in trials} == {found.chosen_by} == {f"longrope-{method}"}
+    assert load_factors(run.factors(found.chosen_by)).tiers == (found,)
     assert (found.target_window, len(found.lambdas)) == (128, model.spec.num_pairs)
     assert found.searched
     wanted = 2 if method == "evolution" else 5
@@ -929,8 +1019,9 @@ def test_a_second_search_goes_on_from_the_factors_of_the_tuning(
     found = find_factors(model, text, 512, tuned_with=tuned_with, **given)
     trials = read_records(run.trials, Trial)
     assert (found.target_window, found.spec_fingerprint) == (512, model.spec.fingerprint)
-    assert (found.start_tokens, found.method) == (4, f"longrope-{method}")
-    assert load_factors(run.factors(found.method)).tiers == (found,)
+    assert (found.start_tokens, found.chosen_by) == (4, f"longrope-{method}")
+    assert load_factors(run.factors(found.chosen_by)).tiers == (found,)
+    assert found.method in ("ntk", *(f"ntk+{name}" for name in ("pi", "yarn", "critical", f"longrope-{method}")))
     assert all(a >= b for a, b in zip(found.lambdas, tuned_with.lambdas, strict=True))
     _, held_out = cut_windows(text, 512, 2, seed=3)
     geometry = tuned_spec(model.spec, tuned_with)
@@ -976,7 +1067,9 @@ def recover_on(
     valley: Any, model: LanguageModel, text: TokenText, patch: pytest.MonkeyPatch, **given: Any
 ) -> RescaleFactors:
     """The tier of 64 tokens of a model extended to 512, by an objective whose optimum is known."""
-    longest = RescaleFactors(LONGEST, 512, model.spec.fingerprint, start_tokens=0, attention_factor=1.21)
+    longest = RescaleFactors(
+        LONGEST, 512, model.spec.fingerprint, attention_factor=1.21, method="yarn", chosen_by=GRADIENT
+    )
     patch.setattr(WindowObjective, "prepare", lambda *_, **__: valley)
     return recover_window(model, text, 64, longest, settings=given.pop("settings", QUICK), **given)
 
@@ -986,7 +1079,7 @@ def test_the_models_own_rope_comes_back_where_it_is_best(
 ) -> None:
     found = recover_on(NamedValley((1.0,) * 4, 1.0, start_tokens=0), model, text, monkeypatch)
     assert found.is_identity
-    assert (found.target_window, found.method) == (64, "longrope-recovered")
+    assert (found.target_window, found.method, found.chosen_by) == (64, "none", "longrope-recovered")
     found.check_spec(model.spec)
 
 
@@ -999,6 +1092,8 @@ def test_a_share_of_the_long_factors_is_taken_where_it_is_best(
     found = recover_on(NamedValley(optimum, 1.21**share, start_tokens=0), model, text, monkeypatch)
     assert found.lambdas == pytest.approx(optimum, rel=1e-12)
     assert found.attention_factor == pytest.approx(1.21**share, rel=1e-12)
+    method = "yarn" if share == 1 else "longrope-recovered"
+    assert (found.method, found.chosen_by) == (method, "longrope-recovered")
 
 
 def test_the_walk_to_a_short_window_leaves_the_shares_where_another_point_is_better(

@@ -6,7 +6,7 @@ The oracle of a walk is the same arrows called by hand, one after the other, on 
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ from longrope.texts import Texts, load_texts
 from longrope.tuning import fine_tune
 
 SHORT, TUNED_AT, SEARCHED, TARGET, STEPS = 64, 128, 256, 512, 4
+GRADIENT = "longrope-gradient"
 STAGES = (
     Stage(search=TUNED_AT),
     Stage(tune=TUNED_AT),
@@ -201,7 +202,13 @@ def test_the_scores_are_those_of_the_tuned_weights_and_each_length_has_its_tier(
     model, texts = open_texts(recipe)
     table, windows = load_factors(run.factors()), texts.measure.windows(TARGET, 2)
     assert [tier.target_window for tier in table.tiers] == [SHORT, TUNED_AT, SEARCHED, TARGET]
-    assert table.choose(SHORT).method == "longrope-recovered"
+    assert table.choose(SHORT).chosen_by == "longrope-recovered"
+    first = table.choose(TUNED_AT).method
+    assert {s.source for s in scores.values()} == {
+        ("none", "", ""),
+        ("longrope-tuned", GRADIENT, table.tiers[-1].method),
+    }
+    assert set(first.split("+")) <= set(table.tiers[-1].method.split("+")), "composed with those of the tuning"
     for length in (SHORT, TARGET):
         losses = window_losses(model, None, texts.measure.divided(windows, length))
         assert scores["none", length].value == pytest.approx(perplexity(losses))
@@ -553,12 +560,12 @@ def test_a_walk_without_training_keeps_the_model_and_compares_with_the_best_riva
     untuned = replace(recipe, stages=(Stage(search=TUNED_AT), Stage(carry=TARGET), Stage(recover=SHORT)))
     untuned = replace(untuned, measure=replace(recipe.measure, rivals=("yarn",)))
     scores = extend(untuned, RunDir(tmp_path))
-    assert {score.method for score in scores} == {"none", "yarn", "longrope-gradient"}
+    assert {score.source.known_as for score in scores} == {"none", "yarn", GRADIENT}
     assert {score.model for score in scores} == {recipe.model}
     assert scores[-1].metric == "ratio-to-yarn"
     first, last = (tier_of(folder) for folder in folders_of(RunDir(tmp_path))[:2])
     assert np.allclose(np.log(last.lambdas), 3 * np.log(first.lambdas)), "ln 8 / ln 2 is 3"
-    assert asdict(first)["method"] == asdict(last)["method"] == "longrope-gradient"
+    assert (first.chosen_by, last.chosen_by, last.method) == (GRADIENT, GRADIENT, first.method)
 
 
 def test_the_table_of_a_walk_in_memory_chooses_as_its_file_does(recipe: Recipe, run: RunDir, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ The oracles are sets of tuples: no hash and no prefix sum of the module is used 
 """
 
 import gzip
+import os
 import re
 import sys
 import sysconfig
@@ -211,6 +212,102 @@ def test_a_damaged_compressed_file_is_skipped(tokenizer: Any, tmp_path: Path) ->
     damaged[12:60] = b"\xff" * 48
     (tmp_path / "damaged.gz").write_bytes(damaged)
     assert np.concatenate(parts_of(load_texts([tmp_path], tokenizer))).tolist() == encoded(tokenizer, *contents)
+
+
+def skips(texts: Texts) -> dict[str, str]:
+    """The reason for each file that was skipped, by its name."""
+    return {path.name: reason for path, reason in texts.report.skipped}
+
+
+def test_what_was_read_and_skipped_is_reported(tokenizer: Any, tmp_path: Path) -> None:
+    contents = write_documents(tmp_path, 4)
+    (tmp_path / "latin.txt").write_bytes("größe ".encode("latin-1") * 100)
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG" + bytes(range(256)))
+    (tmp_path / "zero.txt").write_bytes(b"text with a zero byte \0 in it")
+    (tmp_path / "blank.txt").write_text(" \n")
+    (tmp_path / "torn.gz").write_bytes(gzip.compress(b"text" * 1000)[:40])
+    (tmp_path / "copy.txt").write_text(contents[1])
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "elsewhere").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / ".hidden.txt").write_text("hidden")
+    write_documents(tmp_path / ".git", 3)
+    texts = load_texts([tmp_path], tokenizer)
+    assert np.concatenate(parts_of(texts)).tolist() == encoded(tokenizer, *contents)
+    assert texts.report.files == [tmp_path / f"{i:02}.txt" for i in range(4)]
+    no_file = "no regular file, or a link to a folder"
+    assert skips(texts) == {
+        "latin.txt": "not UTF-8 text",
+        "picture.png": "not UTF-8 text",
+        "zero.txt": "binary, not text",
+        "blank.txt": "blank",
+        "torn.gz": "a damaged .gz file",
+        "copy.txt": "the same content as another file",
+        **dict.fromkeys(("gone.txt", "elsewhere", "pipe.txt"), no_file),
+    }
+    assert texts.report.hidden == 4
+    parts = {"search": texts.search, "tune": texts.tune, "measure": texts.measure}
+    assert texts.report.tokens == {name: len(part.tokens) for name, part in parts.items()}
+    assert texts.report.documents == {name: len(documents_of(part)) for name, part in parts.items()}
+
+
+def test_the_report_is_one_line_and_one_for_each_reason_to_skip(tokenizer: Any, tmp_path: Path) -> None:
+    write_documents(tmp_path, 1)
+    for i in range(5):
+        (tmp_path / f"latin-{i}.txt").write_bytes(f"größe {i}".encode("latin-1"))
+    (tmp_path / "blank.txt").write_text("")
+    texts = load_texts([tmp_path], tokenizer)
+    first, *rest = texts.report.lines()
+    counts = "; ".join(
+        f"{part.name} 1 document, {len(part.tokens):,} tokens" for part in (texts.search, texts.tune, texts.measure)
+    )
+    assert first == f"read 1 file: {counts}"
+    shown = ", ".join(str(tmp_path / f"latin-{i}.txt") for i in range(3))
+    assert sorted(rest) == [f"skipped 1 (blank): {tmp_path / 'blank.txt'}", f"skipped 5 (not UTF-8 text): {shown}, ..."]
+    (tmp_path / ".a").write_text("a")
+    assert load_texts([tmp_path], tokenizer).report.lines()[-1] == "skipped 1 (hidden files)"
+
+
+def test_copies_of_measuring_texts_are_reported(tokenizer: Any, tmp_path: Path) -> None:
+    write_documents(tmp_path / "books", 3)
+    (tmp_path / "held-out.txt").write_text((tmp_path / "books" / "01.txt").read_text())
+    texts = load_texts([tmp_path / "books"], tokenizer, measure=[tmp_path / "held-out.txt"])
+    assert skips(texts) == {"01.txt": "the same content as another file"}
+    assert len(texts.report.files) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("größe".encode("latin-1"), "not UTF-8 text"), (b" \n", "blank"), (b"a\0b", "binary, not text")],
+)
+def test_a_given_file_that_is_no_text_is_refused(content: bytes, reason: str, tokenizer: Any, tmp_path: Path) -> None:
+    """Beside good texts, too: what is named is wanted."""
+    write_documents(tmp_path / "books", 2)
+    (tmp_path / "given.txt").write_bytes(content)
+    with pytest.raises(TextsError, match=rf"given\.txt is {reason}"):
+        load_texts([tmp_path / "books", tmp_path / "given.txt"], tokenizer)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "deep/A.JSONL"])
+def test_files_of_records_are_refused(name: str, tokenizer: Any, tmp_path: Path) -> None:
+    """Given by name or in a folder beside texts: their braces are no text, and leaving them out would be silent."""
+    write_documents(tmp_path / "books", 2)
+    path = tmp_path / "books" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"text": "one document"}\n' * 50)
+    for source in (path, tmp_path / "books"):
+        with pytest.raises(TextsError, match=r"1 file of records cannot be read: .*\.(?i:jsonl|parquet)") as caught:
+            load_texts([source], tokenizer)
+        assert ".txt" in caught.value.remedy
+        assert ".npy" in caught.value.remedy
+    with pytest.raises(TextsError, match="of records"):
+        load_texts([tmp_path / "books" / "00.txt"], tokenizer, measure=[path])
+
+
+def test_a_folder_without_text_is_refused_with_what_was_skipped(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("größe".encode("latin-1"))
+    with pytest.raises(TextsError, match=r"No text was found in .*skipped 1 \(not UTF-8 text\): .*latin\.txt"):
+        load_texts([tmp_path], tokenizer)
 
 
 @pytest.mark.parametrize(("start", "given_as"), [("here", ".."), ("here", "../books"), (".", ".hidden/books")])

@@ -1,11 +1,13 @@
 """The doors: one subcommand per arrow. Each parses, calls the pipeline and prints; nothing is computed here.
 
 Exit codes: 0 done, 2 bad input (one paragraph on stderr), 1 our fault (a traceback) or another process that was lost.
+With LONGROPE_DEBUG=1 bad input prints its traceback, too.
 """
 
 import json
 import os
 import sys
+import traceback
 import webbrowser
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -16,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from longrope.errors import LongRopeError, ProcessLostError, RecipeError, RunError
+from longrope.errors import LongRopeError, ProcessLostError, RecipeError, RunError, wants_traceback
 from longrope.options import (
     AsJson,
     Batch,
@@ -173,7 +175,7 @@ def search(
         run = _open(path)
         with watching(full, run) as watch:
             factors = pipeline.search(full, run, watch)
-        print(dump_factors(factors) if as_json else f"factors: {run.factors()}")
+        print(dump_factors(factors) if as_json else f"factors: {run.factors()}\nmethod: {factors.source.label}")
 
 
 @app.command()
@@ -372,6 +374,8 @@ def main() -> None:
     try:
         app()
     except LongRopeError as error:
+        if wants_traceback():
+            traceback.print_exception(error)
         print(f"longrope: {error}", file=sys.stderr)
         sys.exit(1 if isinstance(error, ProcessLostError) else 2)
     except SystemExit as stop:

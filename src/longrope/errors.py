@@ -1,4 +1,13 @@
-"""The errors that users see: what was found, what was needed, what to do next."""
+"""The errors that users see: what was found, what was needed, what to do next.
+
+Exceptions of other libraries become one of these in one place: ``converting_errors``.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LONGEST_REASON = 300  # characters
 
 
 class LongRopeError(ValueError):
@@ -40,3 +49,37 @@ class ExportError(LongRopeError):
 
 class ProcessLostError(LongRopeError):
     """Another process of the launch has died; the CLI exits with code 1, and the run can be resumed."""
+
+
+@contextmanager
+def converting_errors(kind: type[LongRopeError], found: str, needed: str, remedy: str) -> Iterator[None]:
+    """Convert any exception of a ``with`` block into one of ours, with its type and first line after ``found``.
+
+    Errors of ours pass as they are. The original exception stays attached as the cause; the command line prints its
+    traceback if the environment variable ``LONGROPE_DEBUG`` is 1.
+
+    Args:
+        kind: the class to raise.
+        found: what failed, without a full stop.
+        needed: as for ``LongRopeError``.
+        remedy: as for ``LongRopeError``.
+    """
+    try:
+        yield
+    except LongRopeError:
+        raise
+    except Exception as error:
+        raise kind(f"{found}: {describe_error(error)}.", needed, remedy) from error
+
+
+def describe_error(error: BaseException) -> str:
+    """The type of an exception and the first line of its message, and what follows a colon or comma at its end."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    count = next((i for i, line in enumerate(lines, 1) if not line.endswith((":", ","))), len(lines))
+    message = " ".join(lines[:count])[:LONGEST_REASON].rstrip(".")
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def wants_traceback() -> bool:
+    """Whether the user asks for tracebacks of bad input, too, by ``LONGROPE_DEBUG=1``."""
+    return os.environ.get("LONGROPE_DEBUG", "") not in ("", "0")

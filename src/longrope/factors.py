@@ -11,6 +11,7 @@ from typing import NoReturn
 import numpy as np
 
 from longrope.errors import FactorsError
+from longrope.labels import Source, join_methods
 from longrope.rope import (
     Carried,
     Lambdas,
@@ -44,7 +45,11 @@ class RescaleFactors:
         spec_fingerprint: the geometry they were made for.
         start_tokens: how many first positions keep the plain angle (n-hat).
         attention_factor: multiplies cos and sin, so attention logits by its square.
-        method: how they were found.
+        method: where they come from: ``pi``, ``ntk``, ``dynamic-ntk``, ``yarn``, ``critical``, ``scan`` (the start that
+            the gradient search scans for), or the search that made them, ``longrope-gradient``, ``longrope-evolution``
+            or ``longrope-recovered``. Composed factors name all that they are made of (``longrope-gradient+scan``);
+            extrapolated ones keep the name of what they were extrapolated from.
+        chosen_by: the search that selected them; empty for a baseline that nobody searched.
         relaxed: whether lambdas below 1 or decreasing ones are meant.
         searched: a sketch of the text that they were searched on (see ``texts.sketch``), so that nobody measures on it.
     """
@@ -57,6 +62,7 @@ class RescaleFactors:
     method: str = "none"
     relaxed: bool = False
     searched: tuple[int, ...] = ()
+    chosen_by: str = ""
 
     def __post_init__(self) -> None:
         """Refuse malformed factors (raises FactorsError naming the first bad entry)."""
@@ -88,8 +94,8 @@ class RescaleFactors:
         for name, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 self._refuse(f"{name} = {value!r}")
-        kinds = {"target_window": int, "start_tokens": int, "relaxed": bool, "method": str, "spec_fingerprint": str}
-        for name, kind in kinds.items():
+        kinds = {"target_window": int, "start_tokens": int, "relaxed": bool}
+        for name, kind in {**kinds, **dict.fromkeys(("method", "chosen_by", "spec_fingerprint"), str)}.items():
             if type(getattr(self, name)) is not kind:
                 self._refuse(f"{name} = {getattr(self, name)!r}")
 
@@ -111,6 +117,11 @@ class RescaleFactors:
     def array(self) -> Lambdas:
         """[P] lambdas as float64."""
         return np.asarray(self.lambdas, dtype=np.float64)
+
+    @property
+    def source(self) -> Source:
+        """Where they come from and which search chose them, for labels."""
+        return Source(self.method, self.chosen_by)
 
     @property
     def fingerprint(self) -> str:
@@ -230,7 +241,10 @@ def tuned_spec(spec: RopeSpec, tuned_with: RescaleFactors | None) -> RopeSpec:
 
 
 def compose(tuned_with: RescaleFactors | None, relative: RescaleFactors) -> RescaleFactors:
-    """Factors relative to a tuned model as factors of the model itself; its start tokens stay those of the tuning."""
+    """Factors relative to a tuned model as factors of the model itself; its start tokens stay those of the tuning.
+
+    They name the methods of both, and the search that chose the relative ones.
+    """
     if tuned_with is None:
         return relative
     return replace(
@@ -240,6 +254,8 @@ def compose(tuned_with: RescaleFactors | None, relative: RescaleFactors) -> Resc
         start_tokens=tuned_with.start_tokens,
         spec_fingerprint=tuned_with.spec_fingerprint,
         relaxed=tuned_with.relaxed or relative.relaxed,
+        method=join_methods(tuned_with.method, relative.method),
+        chosen_by=relative.chosen_by or tuned_with.chosen_by,
     )
 
 

@@ -7,9 +7,10 @@ Shape legend: B = batch, N = positions, P = rotated pairs.
 """
 
 import copy
+import difflib
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,18 +18,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from longrope.errors import ModelError
+from longrope.errors import ModelError, converting_errors
 from longrope.factors import RescaleFactors
 from longrope.rope import Carried, Lambdas, RopeSpec, llama3_lambdas, pi_lambdas, yarn_lambdas
+from longrope.weights import check_complete, check_finite, check_gguf_complete
 
 EMBEDDED, ASSETS = "nano", Path(__file__).parent / "assets"  # the name of the model that comes with the package
 PROBE_POSITIONS = 64
+ADAPTER = "adapter_config.json"
 GGUF_SCALING = ("type", "factor", "original_context_length")
-UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, StrictDataclassError)
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 LAYOUTS: dict[Literal["half", "interleaved"], Any] = {
     "half": lambda angles: torch.cat((angles, angles), dim=-1),
     "interleaved": lambda angles: angles.repeat_interleave(2, dim=-1),
@@ -77,10 +79,13 @@ def choose_device(device: str = "auto") -> tuple[str, str]:
 
 
 def choose_dtype(dtype: str, device: str) -> tuple[torch.dtype, str]:
-    """Return the number format of the weights and the reason for it."""
+    """Return the number format of the weights and the reason for it; raise ModelError for an unknown one."""
     if dtype == "auto":
         return (torch.float32, "a CPU") if device == "cpu" else (torch.bfloat16, "a GPU")
-    return getattr(torch, dtype), "as asked"
+    if dtype not in DTYPES:
+        nearest = difflib.get_close_matches(str(dtype), DTYPES, n=1, cutoff=0.0)[0]
+        raise ModelError(f"The dtype {dtype!r} was asked for.", f"Known: auto, {', '.join(DTYPES)}.", f"Try {nearest}.")
+    return DTYPES[dtype], "as asked"
 
 
 def describe_device(model: LanguageModel) -> str:
@@ -99,46 +104,67 @@ def load_model(
         source: a hub name, a folder with safetensors weights, a GGUF file (which is dequantized), or ``nano``, which
             comes with the package. Pickled weights and code that comes with a model are never loaded.
         device: ``cpu``, ``cuda``, or ``auto``.
-        dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``.
+        dtype: ``float32``, ``bfloat16``, ``float16``, ``float64``, or ``auto``.
         compiled: run it through torch.compile (see ``LanguageModel``).
 
     Raises:
-        ModelError: the model cannot be loaded, has no RoPE, or has one that a single table of factors cannot describe.
+        ModelError: the model cannot be loaded, has no RoPE, or has one that a single table of factors cannot describe;
+            its weights are incomplete, unexpected or not finite, or are those of an adapter.
     """
     place, place_reason = choose_device(device)
     number_format, format_reason = choose_dtype(dtype, place)
     location = _locate(source)
     config = load_config(source)
     spec = read_spec(config)
-    try:
-        network = AutoModelForCausalLM.from_pretrained(
-            **location,
-            config=config,
-            dtype=number_format,
-            use_safetensors=None if "gguf_file" in location else True,
-            trust_remote_code=False,
-        )
+    with _loading(source):
+        network = _load_network(source, config, number_format).to(place)
+    with _loading(source, "tokenizer of"):
         tokenizer = AutoTokenizer.from_pretrained(**location, trust_remote_code=False)
-    except UNLOADABLE as error:
-        raise _unloadable(source, error) from None
-    if quantizer := getattr(network, "hf_quantizer", None):
-        quantizer.remove_quantization_config(network)
-    network.requires_grad_(False).eval().to(place)
+    check_finite(source, network)
     choices = (f"device {place} ({place_reason})", f"{number_format} ({format_reason})")
     model = LanguageModel(network, tokenizer, spec, str(source), choices, compiled)
     check_moves_logits(model)
     return model
 
 
+def _load_network(source: str | Path, config: Any, dtype: torch.dtype) -> Any:
+    """Load the weights into transformers' own class, ready to run on the CPU; refuse incomplete ones."""
+    location = _locate(source)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        **location,
+        config=config,
+        dtype=dtype,
+        use_safetensors=None if "gguf_file" in location else True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are in the report, by name
+    )
+    network, report = loaded
+    _refuse_adapter(source, here=hasattr(network, "peft_config"))
+    check_complete(source, report)
+    if "gguf_file" in location:
+        check_gguf_complete(Path(source), network)
+    if quantizer := getattr(network, "hf_quantizer", None):
+        quantizer.remove_quantization_config(network)
+    return network.requires_grad_(False).eval()
+
+
+def _refuse_adapter(source: str | Path, *, here: bool) -> None:
+    if here:
+        raise ModelError(
+            f"{str(source)!r} holds a PEFT adapter ({ADAPTER}).",
+            "A whole model is needed.",
+            "Merge the adapter into its base model with peft's merge_and_unload, and give the folder saved from it.",
+        )
+
+
 def load_config(source: str | Path) -> Any:
     """Load a model's config alone, with the RoPE scaling that a GGUF file declares (raises ModelError)."""
     location = _locate(source)
-    try:
+    with _loading(source):
         config = AutoConfig.from_pretrained(**location, trust_remote_code=False)
-    except UNLOADABLE as error:
-        raise _unloadable(source, error) from None
-    if "gguf_file" in location and hasattr(config, "rope_parameters"):
-        config.rope_parameters = {**config.rope_parameters, **_read_gguf_rope(Path(source), _head_dim(config))}
+        if "gguf_file" in location and hasattr(config, "rope_parameters"):
+            config.rope_parameters = {**config.rope_parameters, **_read_gguf_rope(Path(source), _head_dim(config))}
     return config
 
 
@@ -162,17 +188,23 @@ def _locate(source: str | Path) -> dict[str, str]:
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     if path.is_file():
         raise ModelError(f"{path} is a file, but no .gguf.", "A folder or a GGUF file is needed.", "Give its folder.")
+    _refuse_adapter(source, here=(path / ADAPTER).is_file())
     return {"pretrained_model_name_or_path": str(source)}
 
 
-def _unloadable(source: str | Path, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:300]
+def _loading(source: str | Path, part: str = "model") -> AbstractContextManager[None]:
+    """Convert what other libraries raise while a part of a model is loaded (raises ModelError)."""
     path = Path(source)
-    kind = "folder" if path.is_dir() else "GGUF file" if path.is_file() else "hub name (no such file or folder is here)"
-    return ModelError(
-        f"The model {str(source)!r}, taken as a {kind}, cannot be loaded: {reason}",
-        "Needed: a causal language model that transformers knows, with safetensors weights, or a GGUF file.",
-        "Check the name, or download the model first and give its folder.",
+    local = path.exists() or source == EMBEDDED
+    kind = "folder" if path.is_dir() else "GGUF file" if local else "hub name (no such file or folder is here)"
+    return converting_errors(
+        ModelError,
+        f"The {part} {str(source)!r}, taken as a {kind}, cannot be loaded",
+        "Needed: a causal language model that transformers knows, with safetensors weights, or a GGUF file, "
+        "and its tokenizer.",
+        "Check its files; LONGROPE_DEBUG=1 shows the traceback."
+        if local
+        else "Check the name, or download the model first and give its folder.",
     )
 
 
@@ -237,6 +269,16 @@ def read_spec(config: Any) -> RopeSpec:
         ModelError: no RoPE, several of them, or one whose angles do not follow from the config.
     """
     model_type = getattr(config, "model_type", "?")
+    with converting_errors(
+        ModelError,
+        f"The rotary embedding of the model type {model_type!r} cannot be read",
+        "Needed: a config that states one, with all numbers that its kind takes.",
+        "Correct the config, or report this model type; LONGROPE_DEBUG=1 shows the traceback.",
+    ):
+        return _read_spec(config, model_type)
+
+
+def _read_spec(config: Any, model_type: str) -> RopeSpec:
     parameters = getattr(config, "rope_parameters", None)
     if not parameters or any(isinstance(value, dict) for value in parameters.values()):
         reason = (
@@ -457,14 +499,31 @@ def rescaled(
 
 
 def check_moves_logits(model: LanguageModel) -> None:
-    """Raise ModelError if a change of factors does not reach the logits (a hook that the library stopped calling)."""
+    """Raise ModelError if a first pass fails or its logits are not finite, or if factors do not reach the logits.
+
+    They do not where the library has stopped calling the rotary module that the model holds.
+    """
     tokens = torch.arange(16, device=model.device)[None] % model.network.config.vocab_size
     far = tuple(np.linspace(2, 4, model.spec.num_pairs).tolist())
     factors = RescaleFactors(far, model.spec.trained_window, model.spec.fingerprint)
-    with torch.inference_mode():
+    with (
+        converting_errors(
+            ModelError,
+            f"The first pass of {model.name!r} fails",
+            "A model that transformers can run on this device is needed.",
+            "Try it in plain transformers; LONGROPE_DEBUG=1 shows the traceback.",
+        ),
+        torch.inference_mode(),
+    ):
         before = model.network(tokens, use_cache=False).logits
         with rescaled(model, factors):
             after = model.network(tokens, use_cache=False).logits
+    if not before.float().logsumexp(-1).isfinite().all():
+        raise ModelError(
+            f"The logits of {model.name!r} are not finite in {before.dtype}.",
+            "Every loss of such a model would be NaN or infinite; all must be finite numbers.",
+            "Try another --dtype: float32, or bfloat16, which has its range.",
+        )
     if torch.equal(before, after):
         raise ModelError(
             f"Rescaled RoPE does not reach the logits of {model.name!r}.",

@@ -1,7 +1,7 @@
 """The walk: model + texts -> search -> tune -> measure -> export, one line per arrow, all in a run directory."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -13,8 +13,10 @@ from longrope.errors import RunError
 from longrope.exports import Origin, dump_report, export_gguf, export_hf
 from longrope.factors import RIVALS, FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
 from longrope.forward import describe_pass
-from longrope.measures import RivalSamples, keep_original, keep_rival, measure, measure_against
+from longrope.labels import Source, label_of
+from longrope.measures import RivalSamples, describe_windows, keep_original, keep_rival, measure, measure_against
 from longrope.measures.retention import OriginalLosses
+from longrope.measures.samples import source_of
 from longrope.models import LanguageModel, describe_device, load_config, load_model, read_spec
 from longrope.recipe import ExportRecipe, Recipe, Stage, TuneRecipe
 from longrope.records import Score, Trial, read_records
@@ -65,7 +67,7 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
         extended = extended or _extend(recipe, run, tasks, model, texts, watch)
         method, rivals = _method(extended), recipe.measure.rivals
         scores += _measure(recipe, run, extended.model, texts, extended.table, method, watch, original)
-        found = {method: extended.table}
+        found = [(method, extended.table)]
         scores += _measure_against_best(recipe, run, extended.model, texts, found, rivals, scores, watch, rival)
         parallel.lead(partial(export, recipe, run, extended.model, extended.longest, texts, watch))
         search_costs(run, tasks)
@@ -189,7 +191,7 @@ def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Sco
             scores += _measure(recipe, run, model, texts, factors, factors.method, watch)
         lengths = measured_lengths(recipe, model)
         forms = {name: closed_form(model.spec, name, recipe.target_tokens, lengths) for name in RIVALS}
-        found = {"none": None, **forms, **{factors.method: factors for factors in searched.values()}}
+        found = [("none", None), *forms.items(), *((tier.method, as_table(tier)) for tier in searched.values())]
         scores += _measure_against_best(recipe, run, model, texts, found, RIVALS, scores, watch)
         search_costs(run)
         watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
@@ -282,7 +284,10 @@ def _load(recipe: Recipe, watch: Watch) -> tuple[LanguageModel, Texts]:
     model = load_model(recipe.model, device=recipe.device, dtype=recipe.dtype, compiled=recipe.compiled)
     watch.on_step("; ".join(_choices(model)))
     watch.on_step(f"read {', '.join([*recipe.data, *recipe.measure_data])}")
-    return model, load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data)
+    texts = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data)
+    for line in texts.report.lines():
+        watch.on_step(line)
+    return model, texts
 
 
 def _choices(model: LanguageModel) -> tuple[str, ...]:
@@ -332,10 +337,11 @@ def _measure(
     watch: Watch,
     original: OriginalLosses | None = None,
 ) -> list[Score]:
-    watch.on_step(f"measure {method}")
+    table = as_table(factors) if factors else None
+    watch.on_step(f"measure {source_of(table, method).label}")
     return measure(
         model,
-        as_table(factors) if factors else None,
+        table,
         texts.measure,
         settings=replace(recipe.measure, lengths=measured_lengths(recipe, model)),
         method=method,
@@ -350,6 +356,8 @@ def _measure_closed_forms(
 ) -> list[Score]:
     """The scores of the model as it is and of rival methods."""
     lengths = measured_lengths(recipe, model)
+    for line in describe_windows(model, None, texts.measure, replace(recipe.measure, lengths=lengths)):
+        watch.on_step(line)
     scores = _measure(recipe, run, model, texts, None, "none", watch)
     for name in names:
         table = closed_form(model.spec, name, recipe.target_tokens, lengths)
@@ -362,13 +370,16 @@ def _measure_against_best(
     run: RunDir,
     model: LanguageModel,
     texts: Texts,
-    found: Mapping[str, RescaleFactors | FactorTable | None],
+    found: Sequence[tuple[str, FactorTable | None]],
     rivals: Sequence[str],
     scores: Sequence[Score],
     watch: Watch,
     kept: RivalSamples | None = None,
 ) -> list[Score]:
-    """How methods compare with the best of the rivals at the longest length, where perplexity is asked."""
+    """How methods compare with the best of the rivals at the longest length, where perplexity is asked.
+
+    The best rival is not compared with itself, but with the same factors where a search chose them.
+    """
     lengths = measured_lengths(recipe, model)
     best = _best_rival(recipe, model, rivals, scores)
     if best is None:
@@ -377,17 +388,20 @@ def _measure_against_best(
     settings = replace(recipe.measure, lengths=lengths)
     given: dict[str, Any] = {"settings": settings, "rival_name": best, "run": run, "seed": recipe.seed}
     paired: list[Score] = []
-    for method, factors in found.items():
-        if method != best:
-            watch.on_step(f"compare {method} with {best} token by token")
-            paired += measure_against(model, factors, rival, texts.measure, method=method, **given)
+    for method, table in found:
+        source = source_of(table, method)
+        if source != Source(best):
+            watch.on_step(f"compare {source.label} with {label_of(best)} token by token")
+            paired += measure_against(model, table, rival, texts.measure, method=method, **given)
     return paired
 
 
 def _best_rival(recipe: Recipe, model: LanguageModel, rivals: Sequence[str], scores: Sequence[Score]) -> str | None:
     """The best of the rivals at the longest length; None without any, or where perplexity is not asked."""
     longest = max(measured_lengths(recipe, model))
-    own = [s for s in scores if (s.metric, s.context_tokens) == ("perplexity", longest) and s.method in rivals]
+    own = [
+        s for s in scores if (s.metric, s.context_tokens) == ("perplexity", longest) and s.source in map(Source, rivals)
+    ]
     return min(own, key=lambda score: score.value).method if own else None
 
 
@@ -413,6 +427,8 @@ def measure_only(
     with _held(run) if run else nullcontext():
         if run:
             parallel.lead(partial(_record_walk, run, model))
+        for line in describe_windows(model, table, texts.measure, recipe.measure):
+            watch.on_step(line)
         return measure(model, table, texts.measure, settings=recipe.measure, run=run, seed=recipe.seed)
 
 

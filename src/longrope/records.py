@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from longrope.errors import RunError
+from longrope.labels import Source
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Trial:
     """One evaluation of a search.
 
     Attributes:
-        method: ``longrope-evolution``, ``longrope-gradient``, or ``longrope-recovered`` for a short window.
+        method: the search: ``longrope-evolution``, ``longrope-gradient``, or ``longrope-recovered`` for a short window.
         model: the name that it was loaded by, and the factors that its weights were tuned with if they were.
         texts_fingerprint: of the search and validation windows.
         step: generation of the evolution, or step of the descent.
@@ -89,6 +90,9 @@ class Score:
     ``passkey-depth-D``, ``difference-to-METHOD`` (of the shares of the same keys, with a paired interval), ``needle``
     and ``needle-depth-D`` (share of needles found), ``ruler-TASK`` (mean share of references found), ``ruler`` (mean of
     its tasks) or ``harness:TASK:METRIC``. ``low`` and ``high`` bound a 95 % interval.
+
+    ``method``, ``chosen_by`` and ``factors_method`` are those of ``Source``: a baseline and the same factors chosen by
+    a search are two rows. Lines of earlier versions have ``method`` alone.
     """
 
     metric: str
@@ -104,6 +108,13 @@ class Score:
     texts_fingerprint: str
     factors_fingerprint: str
     seconds: float
+    chosen_by: str = ""
+    factors_method: str = ""
+
+    @property
+    def source(self) -> Source:
+        """Where its factors come from and which search chose them, for labels."""
+        return Source(self.method, self.chosen_by, self.factors_method)
 
 
 Record = TypeVar("Record", Trial, TrainStep, Score)

@@ -5,6 +5,7 @@ Shape legend: W = windows, N = tokens of a window, D = documents.
 
 import gzip
 import hashlib
+import re
 import sys
 import sysconfig
 import zlib
@@ -22,6 +23,8 @@ Tokens = NDArray[np.int32]
 Starts = NDArray[np.int64]
 STDLIB = "stdlib"
 SHARES = {"search": 0.4, "tune": 0.4, "measure": 0.2}
+RECORDS = re.compile(r"\.(jsonl(\.gz|\.zst)?|parquet)$", re.IGNORECASE)  # files of many documents, which we cannot read
+SHOWN = 3  # names of files in a message
 SHINGLE_TOKENS = 48
 SKETCH_SIZE = 256
 NEEDLES = "harbour lantern orchard violin granite meadow compass saddle chapel ribbon anchor walnut".split()
@@ -85,13 +88,49 @@ class TokenText:
         return np.concatenate([np.full((len(cut), 1), self.bos, np.int32), cut], axis=1)
 
 
+@dataclass
+class TextsReport:
+    """What ``load_texts`` has read, and what it has left out.
+
+    Attributes:
+        files: those that were read, each one document.
+        skipped: files inside of folders that were not, with the reason.
+        hidden: how many files were left out because their name, or a folder's on the way to them, begins with a dot.
+        documents: in each split; one that a split cuts counts in both.
+        tokens: in each split.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    hidden: int = 0
+    documents: dict[str, int] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """One line of what was read, and one for each reason to skip files, with the first few of their names."""
+        parts = (
+            f"{name} {count:,} document{'s' * (count != 1)}, {self.tokens[name]:,} tokens"
+            for name, count in self.documents.items()
+        )
+        lines = [f"read {len(self.files):,} file{'s' * (len(self.files) != 1)}: {'; '.join(parts)}"]
+        for reason in dict.fromkeys(reason for _, reason in self.skipped):
+            names = [str(path) for path, why in self.skipped if why == reason]
+            more = ", ..." if len(names) > SHOWN else ""
+            lines.append(f"skipped {len(names):,} ({reason}): {', '.join(names[:SHOWN])}{more}")
+        return [*lines, f"skipped {self.hidden:,} (hidden files)"] if self.hidden else lines
+
+
 @dataclass(frozen=True)
 class Texts:
-    """Three parts of some texts that share no content: to search factors on, to tune on, and to measure on."""
+    """Three parts of some texts that share no content: to search factors on, to tune on, and to measure on.
+
+    ``report`` says what was read and what was skipped.
+    """
 
     search: TokenText
     tune: TokenText
     measure: TokenText
+    report: TextsReport = field(default_factory=TextsReport)
 
 
 def load_texts(sources: Sequence[str | Path], tokenizer: Any, *, measure: Sequence[str | Path] = ()) -> Texts:
@@ -103,23 +142,26 @@ def load_texts(sources: Sequence[str | Path], tokenizer: Any, *, measure: Sequen
     measuring ones are left out of them.
 
     Args:
-        sources: text files (``.gz`` too), folders of them (files that are not UTF-8 text are skipped), or ``.npy``
-            files of token ids made with this tokenizer. The word ``stdlib`` stands for the modules of the running
-            Python's standard library; a file or folder of that name is ``./stdlib``.
+        sources: text files (``.gz`` too), folders of them (files inside that are not UTF-8 text are skipped and stand
+            in the report), or ``.npy`` files of token ids made with this tokenizer. The word ``stdlib`` stands for the
+            modules of the running Python's standard library; a file or folder of that name is ``./stdlib``.
         tokenizer: the model's.
         measure: further sources, of another kind, to measure on.
 
     Raises:
-        TextsError: a path is missing, or nothing readable is there; this Python has no sources.
+        TextsError: a path is missing, or nothing readable is there; a file that is given is no text, or one of records
+            (``.jsonl``, ``.parquet``), which is refused inside of a folder, too; this Python has no sources.
     """
-    held_out = list(_unique_documents(measure, tokenizer, set())) if measure else []
+    report = TextsReport()
+    held_out = list(_unique_documents(measure, tokenizer, set(), report)) if measure else []
     seen = {digest for digest, _ in held_out}
-    documents = [tokens for _, tokens in _unique_documents(sources, tokenizer, seen)]
+    documents = [tokens for _, tokens in _unique_documents(sources, tokenizer, seen, report)]
     bos = opening_token(tokenizer)
     empty = [given for given, found in ((sources, documents), (measure, held_out)) if given and not found]
     if empty or not (sources or measure):
         raise TextsError(
-            f"No text was found in {', '.join(map(str, empty[0])) if empty else '(no path given)'}.",
+            f"No text was found in {', '.join(map(str, empty[0])) if empty else '(no path given)'}"
+            f"{''.join(f'; {line}' for line in report.lines()[1:])}.",
             "At least one UTF-8 text file that is not empty is needed.",
             "Give files or folders with --data (and --measure-data).",
         )
@@ -128,7 +170,9 @@ def load_texts(sources: Sequence[str | Path], tokenizer: Any, *, measure: Sequen
     if measure:
         tokens, borders = _join([tokens for _, tokens in held_out])
         parts["measure"] = TokenText(tokens, "measure", bos, borders[:-1])
-    return Texts(**parts)
+    report.documents = {name: len(part.documents) if len(part.tokens) else 0 for name, part in parts.items()}
+    report.tokens = {name: len(part.tokens) for name, part in parts.items()}
+    return Texts(**parts, report=report)
 
 
 def read_document(path: Path) -> str:
@@ -136,12 +180,9 @@ def read_document(path: Path) -> str:
     if not path.is_file():
         raise TextsError(f"{path} is no file.", "A UTF-8 text file is needed.", "Check the path.")
     try:
-        text = _read(path).decode()
-    except UnicodeDecodeError as error:
-        raise TextsError(f"{path} cannot be read ({error}).", "A UTF-8 text file is needed.", "Convert it.") from None
-    if not text.strip() or "\0" in text:
-        raise TextsError(f"{path} holds no text.", "A UTF-8 text file that is not blank is needed.", "Give another.")
-    return text
+        return _decode(_read(path))
+    except NoTextError as error:
+        raise _no_text(path, error) from None
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
@@ -232,26 +273,64 @@ def _divide(windows: Tokens, length: int) -> Tokens:
     return windows[:, : pieces * length].reshape(-1, length)
 
 
-def _unique_documents(sources: Sequence[str | Path], tokenizer: Any, seen: set[str]) -> Iterator[tuple[str, Tokens]]:
+class NoTextError(Exception):
+    """A file that is no text; says why."""
+
+
+def _no_text(path: Path, reason: object) -> TextsError:
+    return TextsError(
+        f"{path} is {reason}.", "A UTF-8 text file that is not blank is needed.", "Convert it, or give another."
+    )
+
+
+def _unique_documents(
+    sources: Sequence[str | Path], tokenizer: Any, seen: set[str], report: TextsReport
+) -> Iterator[tuple[str, Tokens]]:
+    """The digest and tokens of each document that is not in ``seen``; the report is filled, and ``seen``, too."""
     for source in sources:
-        for path in _stdlib_modules() if source == STDLIB else _files(Path(source)):
-            content = _read(path)
-            digest = hashlib.sha256(content).hexdigest()
-            if digest in seen:
+        for path in _stdlib_modules() if source == STDLIB else _files(Path(source), report):
+            try:
+                content = _read(path)
+                digest = hashlib.sha256(content).hexdigest()
+                if digest in seen:
+                    report.skipped.append((path, "the same content as another file"))
+                    continue
+                tokens = _read_tokens(path, len(tokenizer)) if path.suffix == ".npy" else _tokenize(content, tokenizer)
+            except NoTextError as error:
+                if path == Path(source):
+                    raise _no_text(path, error) from None
+                report.skipped.append((path, str(error)))
                 continue
             seen.add(digest)
-            tokens = _read_tokens(path, len(tokenizer)) if path.suffix == ".npy" else _tokenize(content, tokenizer)
-            if len(tokens):
-                yield digest, tokens
+            report.files.append(path)
+            yield digest, tokens
 
 
-def _files(source: Path) -> list[Path]:
-    if source.is_dir():
-        inside = [path for path in source.rglob("*") if path.is_file()]
-        return sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(source).parts))
-    if source.is_file():
+def _files(source: Path, report: TextsReport) -> list[Path]:
+    """The files of a source in the order of their paths; what is left out is added to the report."""
+    if not source.exists():
+        raise TextsError(f"{source} does not exist.", "A text file or a folder of them is needed.", "Check the path.")
+    if not source.is_dir():
+        _refuse_records([source])
         return [source]
-    raise TextsError(f"{source} does not exist.", "A text file or a folder of them is needed.", "Check the path.")
+    inside = sorted(path for path in source.rglob("*") if path.is_symlink() or not path.is_dir())
+    shown = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(source).parts)]
+    files = [path for path in shown if path.is_file()]
+    _refuse_records(files)
+    report.hidden += len(inside) - len(shown)
+    report.skipped += [(path, "no regular file, or a link to a folder") for path in shown if not path.is_file()]
+    return files
+
+
+def _refuse_records(files: Sequence[Path]) -> None:
+    """Raise TextsError for files that hold a document in each record: their text is not the files' text."""
+    if found := [str(path) for path in files if RECORDS.search(path.name)]:
+        names = f"{', '.join(found[:SHOWN])}{', ...' if len(found) > SHOWN else ''}"
+        raise TextsError(
+            f"{len(found)} file{'s' * (len(found) > 1)} of records cannot be read: {names}.",
+            "Plain UTF-8 text is needed, one document a file; JSON lines and Parquet are not read.",
+            "Write each document to a .txt file, or all token ids to an .npy file, and move these files away.",
+        )
 
 
 def _stdlib_modules() -> list[Path]:
@@ -268,23 +347,36 @@ def _stdlib_modules() -> list[Path]:
 
 
 def _read(path: Path) -> bytes:
-    """The content of a file, unpacked if it is a .gz file; one that cannot be unpacked is no text."""
+    """The content of a file, unpacked if it is a .gz file (raises NoTextError, or TextsError for a broken disk)."""
+    if not path.is_file():
+        raise NoTextError("no regular file")
     try:
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        return b""
+        raise NoTextError("a damaged .gz file") from None
+    except OSError as error:
+        raise TextsError(f"{path} cannot be read ({error}).", "A readable file is needed.", "Check it.") from error
 
 
-def _tokenize(content: bytes, tokenizer: Any) -> Tokens:
-    """Token ids of one document with the tokenizer's end-of-text token after it; empty if it is not UTF-8 text."""
+def _decode(content: bytes) -> str:
+    """The text of a file's content (raises NoTextError)."""
     try:
         text = content.decode()
     except UnicodeDecodeError:
-        return np.zeros(0, np.int32)
-    if not text.strip() or "\0" in text:
-        return np.zeros(0, np.int32)
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        raise NoTextError("not UTF-8 text") from None
+    if not text.strip():
+        raise NoTextError("blank")
+    if "\0" in text:
+        raise NoTextError("binary, not text")
+    return text
+
+
+def _tokenize(content: bytes, tokenizer: Any) -> Tokens:
+    """Token ids of one document with the tokenizer's end-of-text token after it (raises NoTextError)."""
+    ids = encode(tokenizer, _decode(content))
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    if not (ids or end):
+        raise NoTextError("without any token")
     return np.asarray([*ids, *end], dtype=np.int32)
 
 

@@ -18,12 +18,12 @@ from jinja2 import Environment, StrictUndefined, select_autoescape
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from longrope.exports.comparison import ExportReport
-from longrope.factors import RIVALS, RescaleFactors
+from longrope.factors import CLOSED_FORMS, RIVALS, RescaleFactors
+from longrope.labels import Source, label_of
 from longrope.models import ASSETS, EMBEDDED, LanguageModel
 from longrope.records import Score
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets")
-TITLES = {"none": "the model as it is", "pi": "PI", "ntk": "NTK", "dynamic-ntk": "dynamic NTK", "yarn": "YaRN"}
 HUB_METRICS = {"passkey": "accuracy", "needle": "accuracy"}  # where the hub has another name
 SHARES = ("passkey", "needle", "ruler")  # metrics that are shares begin so
 PAIRED = ("ratio-to-", "difference-to-")  # comparisons with another method, told beside the table
@@ -83,7 +83,7 @@ def format_card(
         origin: of the weights.
         scores: of the run; which of them belong to this model and these factors is seen from the records.
     """
-    own = [s for s in scores if (s.model, s.factors_fingerprint) == (model.name, factors.fingerprint)]
+    own = [s for s in scores if _is_own(s, model, factors)]
     described = [score for score in own if _describes(score, report)]
     model_type = model.network.config.model_type
     template = files(__package__).joinpath("card.md.j2").read_text(encoding="utf-8")
@@ -111,6 +111,12 @@ def format_card(
     return str(ModelCard(text))  # parsed, so that metadata which the hub cannot read is an error
 
 
+def _is_own(score: Score, model: LanguageModel, factors: RescaleFactors) -> bool:
+    """Whether a score is of these weights and factors; a baseline's is not, also where the search chose the same."""
+    is_baseline = score.method in CLOSED_FORMS and score.chosen_by != factors.chosen_by
+    return (score.model, score.factors_fingerprint) == (model.name, factors.fingerprint) and not is_baseline
+
+
 def result_table(scores: Sequence[Score], own: Sequence[Score], origin: Origin) -> ResultTable:
     """The scores of a checkpoint (``own``, among all) beside those of the model as it is and of the best rival.
 
@@ -119,13 +125,13 @@ def result_table(scores: Sequence[Score], own: Sequence[Score], origin: Origin) 
     metrics = list(dict.fromkeys(score.metric for score in own if not any(part in score.metric for part in PARTS)))
     ordered = sorted((s for s in own if s.metric in metrics), key=lambda s: (metrics.index(s.metric), s.context_tokens))
     rows = {(score.metric, score.context_tokens): score for score in ordered}
-    columns = {"as it is": ("none", origin.base_model)}
+    columns = {"as it is": (Source("none"), origin.base_model)}
     if own:
-        columns |= {"tuned, not rescaled": ("none", own[0].model)} if origin.tuned else {}
-        columns |= {_title(best[0]): best for best in _best_rival(scores, rows)}
-        columns |= {"rescaled": (own[0].method, own[0].model)}
-    known = {(*_place(s), s.method, s.model): s for s in scores}
-    known |= {(*_place(s), s.method, s.model): s for s in own}
+        columns |= {"tuned, not rescaled": (Source("none"), own[0].model)} if origin.tuned else {}
+        columns |= {best[0].label: best for best in _best_rival(scores, rows)}
+        columns |= {"rescaled": (own[0].source, own[0].model)}
+    known = {(*_place(s), s.source, s.model): s for s in scores}
+    known |= {(*_place(s), s.source, s.model): s for s in own}
     cells = {
         title: [known.get((*_place(score), *column)) for score in rows.values()] for title, column in columns.items()
     }
@@ -138,23 +144,19 @@ def _place(score: Score) -> tuple[str, int, str]:
     return score.metric, score.context_tokens, score.texts_fingerprint
 
 
-def _best_rival(scores: Sequence[Score], rows: dict[tuple[str, int], Score]) -> list[tuple[str, str]]:
-    """Method and model of the best rival at the longest length, by perplexity or else by keys; none if none was run."""
+def _best_rival(scores: Sequence[Score], rows: dict[tuple[str, int], Score]) -> list[tuple[Source, str]]:
+    """Source and model of the best rival at the longest length, by perplexity or else by keys; none if none was run."""
     for metric, sign in {"perplexity": 1, "passkey": -1}.items():
         longest = max((tokens for name, tokens in rows if name == metric), default=0)
         rivals = [s for s in scores if (s.metric, s.context_tokens) == (metric, longest) and s.method in RIVALS]
-        if rivals:
-            best = min(rivals, key=lambda score: sign * score.value)
-            return [(best.method, best.model)]
+        if baselines := [score for score in rivals if not score.chosen_by]:
+            best = min(baselines, key=lambda score: sign * score.value)
+            return [(best.source, best.model)]
     return []
 
 
-def _title(method: str) -> str:
-    return TITLES.get(method, method)
-
-
 def _rival(score: Score) -> str:
-    return _title(score.metric.partition("-to-")[2])
+    return label_of(score.metric.partition("-to-")[2])
 
 
 def _label(score: Score) -> str:

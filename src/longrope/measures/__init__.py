@@ -4,6 +4,7 @@ Every number is a record with an interval, a paired one where two methods are co
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -30,7 +31,7 @@ from longrope.measures.ruler import (
     ruler_fingerprint,
     task_fingerprint,
 )
-from longrope.measures.samples import Samples
+from longrope.measures.samples import Samples, source_of
 from longrope.models import LanguageModel
 from longrope.recipe import HARNESS, RULER_TASKS, MeasureRecipe
 from longrope.records import Score, append_record, read_records
@@ -59,13 +60,16 @@ def measure(
         factors: its factors; None measures the model as it is.
         text: text that no search has seen (raises TextsError if it has).
         settings: lengths (by default the trained and the target window), metrics, how many windows and keys.
-        method: the name in the records; by default that of the factors.
+        method: the name in the records; by default that of the factors, beside which the search that chose them stands.
         run: where scores and samples go; those that are there already are not measured again.
         seed: of keys and bootstrap.
         original: for retention where weights were tuned: the losses of ``keep_original``.
 
     Returns:
         The scores, shortest length first, benchmarks last.
+
+    Raises:
+        ModelError: a loss is not finite.
     """
     settings = settings or MeasureRecipe()
     table = as_table(factors) if factors else None
@@ -82,7 +86,8 @@ def measure(
         for metric in (name for name in _metrics(settings) if name in work):
             texts = _texts_fingerprint(model, text, windows, metric, length, settings, seed, scores)
             asked, name = _asked(model, table, method, length, texts, seed), RECORDED_AS.get(metric, metric)
-            kept = {s.metric: s for s in known if _identity(s) == asked and s.metric.startswith(name)}
+            found = (s for s in known if _identity(s) == asked and s.metric.startswith(name))
+            kept = {score.metric: _named(score, table, method) for score in found}
             made = list(kept.values())
             if name not in kept and (made := work[metric](length)) and run:
                 parallel.lead(partial(_keep, run, [score for score in made if score.metric not in kept]))
@@ -90,6 +95,26 @@ def measure(
     for metric in (name for name in settings.metrics if name.startswith(HARNESS)):
         scores += parallel.lead(partial(measure_benchmark, model, table, metric, method=method, run=run))
     return scores
+
+
+def describe_windows(
+    model: LanguageModel,
+    factors: RescaleFactors | FactorTable | None,
+    text: TokenText,
+    settings: MeasureRecipe,
+) -> list[str]:
+    """Say how many windows are measured and compared on, of how many that the settings ask for.
+
+    A text that is too short for all of them gives fewer. The arguments are those of ``measure``.
+    """
+    length = _lengths(model, as_table(factors) if factors else None, settings)[-1]
+    asked = {"measure": settings.windows, "compare methods on": settings.paired_windows}
+    fitting = {purpose: len(text.windows(length, count)) for purpose, count in asked.items() if count}
+    short = f": the {text.name} text has {len(text.tokens):,} tokens"
+    return [
+        f"{purpose} {count} of {asked[purpose]} windows of {length:,} tokens{short if count < asked[purpose] else ''}"
+        for purpose, count in fitting.items()
+    ]
 
 
 def measure_against(
@@ -139,7 +164,7 @@ def measure_against(
     for metric, (name, compare) in ((metric, work[metric]) for metric in settings.metrics if metric in work):
         texts = _texts_fingerprint(model, text, windows, metric, length, settings, seed)
         asked = _asked(model, table, method, length, texts, seed)
-        kept = [score for score in known if score.metric == name and _identity(score) == asked]
+        kept = [_named(score, table, method) for score in known if score.metric == name and _identity(score) == asked]
         if not kept:
             kept = [compare(rival[metric] if isinstance(rival, dict) else rival)]
             parallel.lead(partial(append_record, run.scores, kept[0]))
@@ -289,13 +314,19 @@ def _asked(
     model: LanguageModel, table: FactorTable | None, method: str, length: int, texts: str, seed: int
 ) -> tuple[str, int, str, str, str, int]:
     """What ``_identity`` a score must have to be the one that is asked for."""
-    return method, length, model.name, texts, table.fingerprint if table else "", seed
+    name = source_of(table, method).known_as
+    return name, length, model.name, texts, table.fingerprint if table else "", seed
 
 
 def _identity(score: Score) -> tuple[str, int, str, str, str, int]:
     """What makes a score one that need not be measured again."""
     texts, factors = score.texts_fingerprint, score.factors_fingerprint
-    return score.method, score.context_tokens, score.model, texts, factors, score.seed
+    return score.source.known_as, score.context_tokens, score.model, texts, factors, score.seed
+
+
+def _named(score: Score, table: FactorTable | None, method: str) -> Score:
+    """A score that was kept, with the source of its factors, which lines of earlier versions do not tell."""
+    return replace(score, **source_of(table, method)._asdict())
 
 
 def _keep(run: RunDir, scores: list[Score]) -> None:

@@ -20,13 +20,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from longrope.errors import RecipeError
+from longrope.errors import RecipeError, converting_errors
 from longrope.factors import FactorTable
 from longrope.forward import LOGITS_PER_CHUNK
-from longrope.measures.samples import begin_score
+from longrope.measures.samples import begin_score, source_of
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import HARNESS
 from longrope.records import Score, append_records, read_records
@@ -65,9 +66,10 @@ def measure_benchmark(
         name, loaded = _load(metric)
         texts = _fingerprint(loaded["tasks"])
         wanted = {f"{HARNESS}{name}:{key}" for key in _metrics(name, loaded)}
-        identity = (method, model.name, texts, table.fingerprint if table else "", SEED)
+        source = source_of(table, method)
+        identity = (source.known_as, model.name, texts, table.fingerprint if table else "", SEED)
         known = [s for s in (read_records(run.scores, Score) if run else []) if s.metric in wanted]
-        kept = {score.metric: score for score in known if _identity(score) == identity}
+        kept = {s.metric: replace(s, **source._asdict()) for s in known if _identity(s) == identity}
         if kept.keys() == wanted:
             return [kept[key] for key in sorted(wanted)]
         scores = _evaluate(model, table, name, loaded, method=method, texts=texts)
@@ -146,14 +148,13 @@ def _load(metric: str) -> tuple[str, Any]:
             f"The nearest name is {near!r}.",
             "`lm-eval ls tasks` lists them; a file of your own is given by its path, ending in .yaml.",
         )
-    try:
+    with converting_errors(  # task files hold code, and their data come from anywhere
+        RecipeError,
+        f"The benchmark {asked!r} cannot be loaded",
+        "Its task file and its data set are needed.",
+        "Check the file; without a network the data set must be in the cache of `datasets`.",
+    ):
         loaded = manager.load([asked])
-    except Exception as error:  # noqa: BLE001  # task files hold code, and their data come from anywhere
-        raise RecipeError(
-            f"The benchmark {asked!r} cannot be loaded ({type(error).__name__}: {error}).",
-            "Its task file and its data set are needed.",
-            "Check the file; without a network the data set must be in the cache of `datasets`.",
-        ) from None
     name = next(iter(loaded.get("groups") or loaded["tasks"]))
     for task in loaded["tasks"].values():
         _check_ranking(name, task)
@@ -206,7 +207,7 @@ def _fingerprint(tasks: dict[str, Any]) -> str:
 
 def _identity(score: Score) -> tuple[str, str, str, str, int]:
     """What makes a score one that need not be measured again; its window is known once it is measured."""
-    return score.method, score.model, score.texts_fingerprint, score.factors_fingerprint, score.seed
+    return score.source.known_as, score.model, score.texts_fingerprint, score.factors_fingerprint, score.seed
 
 
 @contextmanager

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope import parallel
-from longrope.factors import FactorTable
+from longrope.errors import ModelError
+from longrope.factors import FactorTable, RescaleFactors
 from longrope.forward import token_losses
 from longrope.measures.samples import Samples, begin_score
 from longrope.models import LanguageModel, rescaled
@@ -150,14 +151,25 @@ def score_losses(begun: Callable[..., Score], metric: str, losses: Losses, seed:
     )
 
 
-def window_losses(model: LanguageModel, factors: object, windows: Tokens) -> NDArray[np.float64]:
-    """[W, N - 1] losses in nats of windows [W, N] under one tier of factors (None: the model as it is)."""
+def window_losses(model: LanguageModel, factors: RescaleFactors | None, windows: Tokens) -> NDArray[np.float64]:
+    """[W, N - 1] losses in nats of windows [W, N] under one set of factors (None: the original model).
+
+    Raises:
+        ModelError: a loss is not finite.
+    """
     share = math.ceil(len(windows) / parallel.workers())
     rows = max(1, min(share, TOKENS_PER_BATCH // windows.shape[1]))
     batches = [windows[first : first + rows] for first in range(0, len(windows), rows)]
-    with rescaled(model, factors):  # type: ignore[arg-type]
-        losses = parallel.spread(batches, lambda batch: token_losses(model, batch).numpy())
-    return np.concatenate(losses).astype(np.float64)
+    with rescaled(model, factors):
+        losses = np.concatenate(parallel.spread(batches, lambda batch: token_losses(model, batch).numpy()))
+    if bad := losses.size - np.isfinite(losses).sum():
+        raise ModelError(
+            f"{bad:,} of {losses.size:,} losses of {model.name!r} at {windows.shape[1]:,} tokens are not finite "
+            f"({f'factors {factors.fingerprint}' if factors else 'the original model'}).",
+            "A perplexity needs a finite loss of every token.",
+            "Check the weights, or try another --dtype: float32 or bfloat16.",
+        )
+    return losses.astype(np.float64)
 
 
 def perplexity(losses: NDArray[np.float64] | Sequence[float]) -> float:

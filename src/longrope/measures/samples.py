@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from longrope import parallel
 from longrope.errors import RunError
 from longrope.factors import FactorTable
+from longrope.labels import Source
 from longrope.models import LanguageModel
 from longrope.records import Score
 from longrope.rundir import RunDir
@@ -68,13 +69,21 @@ def _read(path: Path) -> NDArray[Any] | None:
         ) from None
 
 
+def source_of(table: FactorTable | None, method: str) -> Source:
+    """What the scores of a method name as its source: by the factors of the longest window, if there are some."""
+    if table is None:
+        return Source(method)
+    longest = table.tiers[-1]
+    return Source(method, longest.chosen_by, "" if longest.method in (method, "none") else longest.method)
+
+
 def begin_score(
     model: LanguageModel, table: FactorTable | None, length: int, texts: str, *, method: str, seed: int, seconds: float
 ) -> Callable[..., Score]:
     """What all scores of one measurement share; call it with the metric, its value, interval and counts."""
     return partial(
         Score,
-        method=method,
+        **source_of(table, method)._asdict(),
         context_tokens=length,
         seed=seed,
         model=model.name,

@@ -1,8 +1,8 @@
 """What a run directory holds, read as records, also while it is written. Nothing here is worked out."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +74,15 @@ def read_run(run: RunDir) -> Contents:
             "A run directory is needed.",
             "Make one with `longrope extend`.",
         )
+    factors = _factors(run.path)
     return Contents(
         name=run.path.resolve().name,
         recipe=load_recipe(recipe) if recipe.exists() else None,
         recipe_text=recipe.read_text(encoding="utf-8") if recipe.exists() else "",
-        scores=tuple(_scores(run)),
+        scores=tuple(_named(score, factors) for score in _scores(run)),
         trials=tuple(read_records(run.trials, Trial, mend=False)),
         train=tuple(read_records(run.train, TrainStep, mend=False)),
-        factors=_factors(run.path),
+        factors=factors,
         rope=_json(run.rope),
         provenance=_json(run.provenance) or [],
         costs=_json(run.costs) or [],
@@ -104,8 +105,15 @@ def _scores(run: RunDir) -> Iterator[Score]:
             yield score
 
 
+def _named(score: Score, factors: Sequence[RescaleFactors]) -> Score:
+    """A score with the source that the factors of the run tell, where an earlier version wrote its line without."""
+    key = (score.factors_fingerprint, score.source.known_as)
+    own = [tier.source for tier in factors if (tier.fingerprint, tier.source.known_as) == key]
+    return replace(score, **own[0]._asdict()) if own else score
+
+
 def _place(score: Score) -> tuple[str, int, str]:
-    return score.metric, score.context_tokens, score.method
+    return score.metric, score.context_tokens, score.source.known_as
 
 
 def _stages(run: RunDir) -> Iterator[Stage]:
@@ -146,10 +154,10 @@ def _told(folder: Path) -> dict[str, Any]:
 
 
 def _factors(folder: Path) -> tuple[RescaleFactors, ...]:
-    """The longest tier of every file of factors, those of one content once."""
+    """The longest tier of every file of factors, those of one content and source once."""
     paths = [*sorted(folder.glob("factors-*.json")), *folder.glob("factors.json")]
     found = (load_factors(path).tiers[-1] for path in paths)
-    return tuple({tier.fingerprint: tier for tier in found}.values())
+    return tuple({(tier.fingerprint, tier.source): tier for tier in found}.values())
 
 
 def _json(path: Path) -> Any:

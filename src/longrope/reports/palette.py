@@ -1,4 +1,4 @@
-"""How methods and runs look in every figure: names, colours for light and dark, dashes and markers.
+"""How methods and runs look in every figure: colours for light and dark, dashes and markers.
 
 Colour never stands alone: each method has a dash and a marker of its own, so that a figure can be read without colour.
 """
@@ -6,19 +6,6 @@ Colour never stands alone: each method has a dash and a marker of its own, so th
 from dataclasses import dataclass
 from importlib.resources import files
 
-LABELS = {
-    "none": "the model as it is",
-    "pi": "PI",
-    "ntk": "NTK",
-    "dynamic-ntk": "dynamic NTK",
-    "yarn": "YaRN",
-    "critical": "critical-pair rule",
-    "longrope-gradient": "LongRoPE, gradient",
-    "longrope-evolution": "LongRoPE, evolution",
-    "longrope-tuned": "LongRoPE, tuned",
-    "longrope-recovered": "LongRoPE, short window",
-    "training": "training loss",
-}
 METHOD_COLORS = {  # light, dark
     "none": ("#7a808a", "#9aa1ab"),
     "pi": ("#b0746a", "#d6a297"),
@@ -78,11 +65,6 @@ class Style:
     color: str
     dash: str = ""
     marker: str = "circle"
-
-
-def label_of(method: str) -> str:
-    """What a method is called in words; one that is not ours keeps its name."""
-    return LABELS.get(method, method)
 
 
 def style_of(method: str, run: int | None = None) -> Style:

@@ -8,10 +8,11 @@ from xml.etree import ElementTree as ET
 
 from markupsafe import Markup
 
+from longrope.labels import Source
 from longrope.records import Score
 from longrope.reports.contents import Contents
 from longrope.reports.lines import LineChart, draw_lines
-from longrope.reports.palette import Style, label_of, style_of
+from longrope.reports.palette import Style, style_of
 from longrope.reports.tables import ScoreTable, number
 
 WIDE, NARROW = 960.0, 356.0  # pixels that a figure is drawn for; the page shows the one that fits
@@ -80,44 +81,45 @@ def draw_one(chart: LineChart, width: float) -> ET.Element:
     return draw_lines([chart], width, 400.0 if width == WIDE else 330.0)
 
 
-def merged(runs: Sequence[Contents], found: Iterable[tuple[int, str, K]]) -> list[tuple[str, Style, K]]:
+def merged(runs: Sequence[Contents], found: Iterable[tuple[int, Source, K]]) -> list[tuple[str, Style, K]]:
     """What each method of each run has, under the label and the style that figures give it.
 
-    What several runs have in common is there once, under the method's own name if no run has anything else of it.
+    A baseline that a search chose has the style of the search. What several runs have in common is there once, under
+    the method's own label if no run has anything else of it.
 
     Args:
         runs: of the page.
-        found: the number of the run, the method, and what it has.
+        found: the number of the run, the source of what is shown, and what it has.
     """
-    owners: dict[tuple[str, K], list[int]] = {}
-    for i, method, content in found:
-        owners.setdefault((method, content), []).append(i)
-    methods = [method for method, _ in owners]
+    owners: dict[tuple[Source, K], list[int]] = {}
+    for i, source, content in found:
+        owners.setdefault((source, content), []).append(i)
+    sources = [source for source, _ in owners]
     named = []
-    for (method, content), own in owners.items():
-        alone = methods.count(method) == 1
-        label = label_of(method) if alone else f"{label_of(method)} · {', '.join(runs[i].name for i in own)}"
-        named.append((label, style_of(method, None if alone else own[0]), content))
+    for (source, content), own in owners.items():
+        alone = sources.count(source) == 1
+        label = source.label if alone else f"{source.label} · {', '.join(runs[i].name for i in own)}"
+        named.append((label, style_of(source.known_as, None if alone else own[0]), content))
     return named
 
 
 def ways_of(runs: Sequence[Contents], metric: str) -> list[Way]:
     """The methods that have scores of a metric, shortest length first."""
-    found: list[tuple[int, str, Shown]] = []
+    found: list[tuple[int, Source, Shown]] = []
     scores: dict[Shown, tuple[Score, ...]] = {}
     for i, run in enumerate(runs):
         own = sorted((s for s in run.scores if s.metric == metric), key=lambda score: score.context_tokens)
-        for method in dict.fromkeys(score.method for score in run.scores if score.metric == metric):
-            made = tuple(score for score in own if score.method == method)
-            shown = (method, *((s.context_tokens, s.value, s.low, s.high) for s in made))
-            found.append((i, method, shown))
+        for source in dict.fromkeys(score.source for score in run.scores if score.metric == metric):
+            made = tuple(score for score in own if score.source == source)
+            shown = (source, *((s.context_tokens, s.value, s.low, s.high) for s in made))
+            found.append((i, source, shown))
             scores.setdefault(shown, made)
     return [Way(label, style, scores[shown]) for label, style, shown in merged(runs, found)]
 
 
 def relabelled(ways: Iterable[Way]) -> list[Score]:
     """Their scores, with the names that figures give them."""
-    return [replace(score, method=way.label) for way in ways for score in way.scores]
+    return [replace(score, **Source(way.label)._asdict()) for way in ways for score in way.scores]
 
 
 def metrics_of(runs: Sequence[Contents], belongs: Callable[[str], bool]) -> list[str]:

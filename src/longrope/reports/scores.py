@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
+from longrope.labels import label_of
 from longrope.recipe import format_tokens
 from longrope.records import Score
 from longrope.reports.contents import Contents
 from longrope.reports.heat import Cell, HeatMap, HeatMaps, draw_heat
 from longrope.reports.lines import LineChart, Point, Series
-from longrope.reports.palette import label_of
 from longrope.reports.parts import Data, Figure, Section, Way, draw_one, make_figure, metrics_of, relabelled, ways_of
 from longrope.reports.rows import Row, RowChart, draw_rows
 from longrope.reports.svg import linear_axis, log_axis, share_axis, token_axis

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from longrope.factors import RescaleFactors
+from longrope.labels import Source, label_of
 from longrope.recipe import format_tokens
 from longrope.records import Score
 from longrope.reports.contents import Contents
-from longrope.reports.palette import label_of
 from longrope.reports.parts import Section, titled
 from longrope.reports.scores import measured_sections
 from longrope.reports.tables import DEPTH, ScoreTable, interval, number
@@ -37,9 +38,10 @@ def tell_run(run: Contents, *, named: bool) -> list[str]:
     told = [f"{run.model if named else 'The model'}{_tell_windows(run)}."]
     if run.recipe and run.factors:
         search = SEARCHES.get(run.recipe.search.method, run.recipe.search.method)
-        searched = {found.method for found in run.factors}
+        searched = {found.source.known_as for found in run.factors}
         by = search if len(searched) < 2 else " and by ".join(SEARCHES.values())
-        told.append(f"The rescale factors of its RoPE were found by {by}, on {', '.join(run.recipe.data)}.")
+        told.append(f"The rescale factors of its RoPE were chosen by {by}, on {', '.join(run.recipe.data)}.")
+        told += [f"They come from {label}." for label in dict.fromkeys(map(_tell_chosen, run.factors)) if label]
     if run.recipe and run.scores:
         other = ", ".join(run.recipe.measure_data)
         told.append(f"It was measured on {other}." if other else "It was measured on other parts of the same text.")
@@ -49,6 +51,11 @@ def tell_run(run: Contents, *, named: bool) -> list[str]:
     else:
         told.append("No weight of the model was changed.")
     return told
+
+
+def _tell_chosen(factors: RescaleFactors) -> str:
+    """What factors are that a search has chosen and not made; empty for all others."""
+    return label_of(factors.method) if factors.chosen_by not in ("", factors.method) else ""
 
 
 def _tell_windows(run: Contents) -> str:
@@ -63,9 +70,9 @@ def facts_of(run: Contents) -> list[Fact]:
     facts = []
     if run.rope and run.recipe:
         facts.append(Fact(f"{run.rope['trained_window']:,} → {run.recipe.target_tokens:,}", "tokens: trained, reached"))
-    own = _own_method(run)
+    own = _own_source(run)
     longest = max((score.context_tokens for score in run.scores), default=0)
-    at_longest = [s for s in run.scores if (s.method, s.context_tokens) == (own, longest) and DEPTH not in s.metric]
+    at_longest = [s for s in run.scores if (s.source, s.context_tokens) == (own, longest) and DEPTH not in s.metric]
     return [*facts, *(_fact(score) for score in sorted(at_longest, key=_by_weight) if _fact_name(score))]
 
 
@@ -82,7 +89,7 @@ def _fact_name(score: Score) -> str:
     """A metric beside its number; empty for one that is not among the first facts."""
     at = f"at {score.context_tokens:,} tokens"
     names = {
-        "perplexity": f"perplexity {at}, {label_of(score.method)}",
+        "perplexity": f"perplexity {at}, {score.source.label}",
         "ratio-to-yarn": f"of YaRN's perplexity {at}, paired",
         "passkey": f"of {score.num_windows} passkeys found {at}",
         "needle": f"of {score.num_windows} needles found {at}",
@@ -91,11 +98,11 @@ def _fact_name(score: Score) -> str:
     return names.get(score.metric, "")
 
 
-def _own_method(run: Contents) -> str:
-    """The method that the run is about: tuned before searched, the recipe's search before another."""
-    measured = dict.fromkeys(score.method for score in run.scores if score.method.startswith("longrope"))
+def _own_source(run: Contents) -> Source:
+    """The source that the run is about: tuned before searched, the recipe's search before another."""
+    measured = {s.source.known_as: s.source for s in run.scores if s.source.known_as.startswith("longrope")}
     wanted = ["longrope-tuned", f"longrope-{run.recipe.search.method}" if run.recipe else "", *measured]
-    return next((method for method in wanted if method in measured), "none")
+    return next((measured[name] for name in wanted if name in measured), Source("none"))
 
 
 def cost_section(runs: Sequence[Contents]) -> Section:
@@ -121,10 +128,10 @@ def _seconds_table(runs: Sequence[Contents], run: Contents) -> ScoreTable:
     """Seconds of each metric by method and length; depths and last tokens came out of the same passes."""
     timed = [score for score in run.scores if DEPTH not in score.metric and "-last-" not in score.metric]
     measured = sorted({(score.metric, score.context_tokens) for score in timed})
-    cells = {(score.metric, score.context_tokens, score.method): number(score.seconds) for score in timed}
-    methods = dict.fromkeys(score.method for score in timed)
-    header = ("measurement", *map(label_of, methods))
-    rows = tuple((f"{name}, {n:,} tokens", *(cells.get((name, n, m), "") for m in methods)) for name, n in measured)
+    cells = {(score.metric, score.context_tokens, score.source): number(score.seconds) for score in timed}
+    sources = dict.fromkeys(score.source for score in timed)
+    header = ("measurement", *(source.label for source in sources))
+    rows = tuple((f"{name}, {n:,} tokens", *(cells.get((name, n, s), "") for s in sources)) for name, n in measured)
     return ScoreTable(titled(runs, run, "Seconds of each measurement"), header, rows)
 
 
@@ -172,7 +179,7 @@ def _named_content(run: Contents) -> Iterator[tuple[str, str]]:
     if run.rope:
         yield "RoPE geometry", str(run.rope["fingerprint"])
     for found in run.factors:
-        yield f"factors, {label_of(found.method)}", found.fingerprint
+        yield f"factors, {found.source.label}", found.fingerprint
     for search in dict.fromkeys((trial.method, trial.texts_fingerprint) for trial in run.trials):
         yield f"texts searched on, {label_of(search[0])}", search[1]
     texts: dict[tuple[str, str], dict[str, None]] = {}

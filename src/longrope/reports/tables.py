@@ -31,7 +31,7 @@ def score_tables(scores: Sequence[Score]) -> list[ScoreTable]:
 def score_table(title: str, scores: Sequence[Score]) -> ScoreTable:
     """One metric: a row for each method, a column for each context window."""
     lengths = sorted({score.context_tokens for score in scores})
-    cells = {(score.method, score.context_tokens): interval(score) for score in scores}
+    cells = {(score.source.label, score.context_tokens): interval(score) for score in scores}
     return ScoreTable(title, ("method", *(f"{length:,} tokens" for length in lengths)), _rows(scores, cells, lengths))
 
 
@@ -43,15 +43,15 @@ def _depth_tables(scores: Sequence[Score]) -> list[ScoreTable]:
         longest = max(score.context_tokens for score in own)
         own = [score for score in own if score.context_tokens == longest]
         depths = sorted({score.metric for score in own})
-        cells = {(score.method, score.metric): f"{score.value:.0%}" for score in own}
+        cells = {(score.source.label, score.metric): f"{score.value:.0%}" for score in own}
         header = ("method", *(depth.removeprefix(task + DEPTH) for depth in depths))
         tables.append(ScoreTable(f"{task} at {longest:,} tokens, by depth", header, _rows(own, cells, depths)))
     return tables
 
 
 def _rows(scores: Sequence[Score], cells: dict, columns: Sequence) -> tuple[tuple[str, ...], ...]:  # type: ignore[type-arg]
-    methods = dict.fromkeys(score.method for score in scores)
-    return tuple((method, *(cells.get((method, column), "") for column in columns)) for method in methods)
+    labels = dict.fromkeys(score.source.label for score in scores)
+    return tuple((label, *(cells.get((label, column), "") for column in columns)) for label in labels)
 
 
 def interval(score: Score) -> str:

@@ -5,10 +5,11 @@ from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 
+from longrope.labels import Source
 from longrope.records import TrainStep, Trial
 from longrope.reports.contents import Contents, Stage
 from longrope.reports.lines import LineChart, Point, Rule, Series
-from longrope.reports.palette import Style, label_of, style_of
+from longrope.reports.palette import Style, style_of
 from longrope.reports.parts import Data, Figure, Section, draw_one, make_figure, merged, thinned, titled
 from longrope.reports.rows import Row, RowChart, draw_rows
 from longrope.reports.svg import linear_axis, log_axis
@@ -88,7 +89,7 @@ def factor_section(runs: Sequence[Contents]) -> Section:
 
 def _tell_factors(run: Contents) -> str:
     told = [
-        f"{label_of(found.method)}: attention factor {found.attention_factor:.4f}, start tokens left alone: "
+        f"{found.source.label}: attention factor {found.attention_factor:.4f}, start tokens left alone: "
         f"{found.start_tokens}, fingerprint {found.fingerprint}."
         for found in run.factors
     ]
@@ -96,12 +97,12 @@ def _tell_factors(run: Contents) -> str:
 
 
 def _lambda_figure(runs: Sequence[Contents]) -> Figure:
-    found: list[tuple[int, str, tuple[float, ...]]] = []
+    found: list[tuple[int, Source, tuple[float, ...]]] = []
     for i, run in enumerate(runs):
         pairs = run.rope["pairs"] if run.rope else []
         known = [name for name in CLOSED_FORMS if pairs and name in pairs[0]]
-        found += [(i, name, tuple(pair[name] for pair in pairs)) for name in known]
-        found += [(i, factors.method, factors.lambdas) for factors in run.factors]
+        found += [(i, Source(name), tuple(pair[name] for pair in pairs)) for name in known]
+        found += [(i, factors.source, factors.lambdas) for factors in run.factors]
     note = "The angles of a pair are divided by its factor: 1 leaves it as it is."
     ropes = [run.rope for run in runs if run.rope]
     if ropes:
@@ -115,7 +116,7 @@ def _lambda_figure(runs: Sequence[Contents]) -> Figure:
 
 def _wavelength_figure(runs: Sequence[Contents]) -> Figure:
     ropes = [(i, run.rope) for i, run in enumerate(runs) if run.rope]
-    found = [(i, "none", tuple(pair["wavelength_tokens"] for pair in rope["pairs"])) for i, rope in ropes]
+    found = [(i, Source("none"), tuple(pair["wavelength_tokens"] for pair in rope["pairs"])) for i, rope in ropes]
     windows = dict.fromkeys(("trained window", rope["trained_window"]) for _, rope in ropes)
     windows |= dict.fromkeys(("window reached", rope["target_window"]) for _, rope in ropes)
     rules = tuple(Rule("y", tokens, f"{name}, {tokens:,} tokens") for name, tokens in windows)
@@ -127,7 +128,7 @@ def _pairs_figure(
     runs: Sequence[Contents],
     title: str,
     note: str,
-    found: Sequence[tuple[int, str, tuple[float, ...]]],
+    found: Sequence[tuple[int, Source, tuple[float, ...]]],
     label: str,
     rules: tuple[Rule, ...],
 ) -> Figure:
@@ -165,7 +166,7 @@ def _is_found(trial: Trial) -> bool:
 def _searches(runs: Sequence[Contents], trials: Sequence[Sequence[Trial]]) -> Iterator[tuple[str, Style, Pushed]]:
     """Each search of each run: its trials with the tokens that it has pushed when they end."""
     found = [
-        (i, method, tuple(trial for trial in own if trial.method == method))
+        (i, Source(method), tuple(trial for trial in own if trial.method == method))
         for i, own in enumerate(trials)
         for method in dict.fromkeys(trial.method for trial in own)
     ]
@@ -232,7 +233,7 @@ def _train_figure(runs: Sequence[Contents], title: str, trained: Sequence[tuple[
     series: list[Series] = []
     data: list[tuple[object, ...]] = []
     note = ""
-    for label, style, steps in merged(runs, [(i, "training", own) for i, own in enumerate(trained) if own]):
+    for label, style, steps in merged(runs, [(i, Source("training"), own) for i, own in enumerate(trained) if own]):
         shown, left_out = thinned(steps)
         note += left_out
         points = tuple(Point(step.tokens_seen, step.loss_nats, i) for i, step in enumerate(shown, len(data)))

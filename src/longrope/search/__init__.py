@@ -58,6 +58,7 @@ def find_factors(
     Raises:
         FactorsError: the target is not beyond the trained window.
         TextsError: the text is too short, or the window for its needles.
+        ModelError: the model has no finite loss with any of the factors that the search starts from.
     """
     settings = settings or SearchRecipe()
     method = {"gradient": GRADIENT, "evolution": EVOLUTION}[settings.method]

@@ -78,13 +78,18 @@ def descend(
         settings: steps, rates, and where to begin: at one of ``starts`` by name, or by a ``scan``.
         max_start_tokens: how many start tokens may be tried.
         log: where the trials go; a log that has some is resumed.
+
+    Raises:
+        ModelError: none of the starts has a finite loss.
     """
-    log.evaluate_many(0, "validation", [(start.method, start) for start in starts], objective.validation_loss)
+    log.validate_starts([(start.method, start) for start in starts], objective)
     by_name = {factors.method: factors for factors in starts}
-    start = _scan(objective, spec, by_name["critical"], log) if settings.start == "scan" else by_name[settings.start]
+    if settings.start == "scan":
+        by_name["scan"] = replace(_scan(objective, spec, by_name["critical"], log), method="scan")
+    start = by_name[settings.start]
     ratio = extension_ratio(spec, start.target_window)
     walk(objective, start, settings, log, origin=settings.start, critical_pair=spec.critical_pair, ratio=ratio)
-    return _try_start_tokens(objective, replace(start, method=METHOD), settings.steps, max_start_tokens, log)
+    return _try_start_tokens(objective, list(by_name.values()), settings.steps, max_start_tokens, log)
 
 
 def walk(
@@ -163,11 +168,11 @@ def _scan(objective: Objective, spec: RopeSpec, start: RescaleFactors, log: Tria
 
 
 def _try_start_tokens(
-    objective: Objective, template: RescaleFactors, step: int, most: int, log: TrialLog
+    objective: Objective, known: Sequence[RescaleFactors], step: int, most: int, log: TrialLog
 ) -> RescaleFactors:
     """Take the best factors so far, with start tokens if the held-out windows show a worthwhile gain."""
     best = log.best_validated
-    chosen = replace(template, lambdas=best.lambdas, attention_factor=best.attention_factor)
+    chosen = log.choose(best, known)
     tried = [replace(chosen, start_tokens=n) for n in START_TOKENS_TRIED if n <= most]
     log.evaluate_many(step, "validation", [("start-tokens", factors) for factors in tried], objective.validation_loss)
     winner = log.best_validated

@@ -63,11 +63,14 @@ def evolve(
         attention_factor: the one of every candidate; the paper does not search it.
         seed: decides every random choice.
         log: where the trials go; a log that has some is resumed.
+
+    Raises:
+        ModelError: none of the starts has a finite loss.
     """
     rng = np.random.default_rng(seed)
-    template = replace(starts[0], attention_factor=attention_factor, method=METHOD)
+    template = replace(starts[0], attention_factor=attention_factor)
     scores = _Scores(objective, template, log)
-    log.evaluate_many(0, "validation", [(start.method, start) for start in starts], objective.validation_loss)
+    log.validate_starts([(start.method, start) for start in starts], objective)
     seeds = [space.place(start.array, start.start_tokens, start.method) for start in starts]
     extra = max(0, settings.population - len(seeds))
     mutants = [space.mutate(seeds[i % len(seeds)], rng, settings.mutation_probability) for i in range(extra)]
@@ -81,10 +84,7 @@ def evolve(
         if due and parents[0].key not in validated:
             validated.add(parents[0].key)
             scores.validate(parents[0], generation)
-    best = log.best_validated
-    return replace(
-        template, lambdas=best.lambdas, start_tokens=best.start_tokens, attention_factor=best.attention_factor
-    )
+    return log.choose(log.best_validated, starts)
 
 
 def _breed(

@@ -54,6 +54,7 @@ def recover_window(
 
     Raises:
         TextsError: the text is too short.
+        ModelError: none of the first candidates has a finite loss.
     """
     settings = settings or SearchRecipe()
     per_window = count_short(window_tokens, longest.target_window)
@@ -63,7 +64,7 @@ def recover_window(
     log = TrialLog(run.trials if run else None, METHOD, model.name, objective.fingerprint, on_trial)
     candidates = [between(longest, window_tokens, share) for share in SHARES]
     asked = [(f"share-{share:g}", tier) for share, tier in zip(SHARES, candidates, strict=True)]
-    trials = log.evaluate_many(0, "validation", asked, objective.validation_loss)
+    trials = log.validate_starts(asked, objective)
     losses = [trial.loss_nats for trial in trials]
     start = candidates[1 + int(np.argmin(losses[1:]))]
     walk(
@@ -75,8 +76,7 @@ def recover_window(
         critical_pair=len(start.lambdas),  # no pair is bound to be at s or above
         ratio=max(longest.lambdas),
     )
-    best = log.best_validated
-    found = replace(start, lambdas=best.lambdas, attention_factor=best.attention_factor)
+    found = log.choose(log.best_validated, candidates)
     return replace(found, searched=sketch(np.concatenate([searched, held_out])))
 
 
@@ -91,12 +91,16 @@ def count_held_out(window_tokens: int, longest_tokens: int, settings: SearchReci
 
 
 def between(longest: RescaleFactors, window_tokens: int, share: float) -> RescaleFactors:
-    """Factors between the model's own RoPE (share 0) and given ones (share 1), for a shorter window."""
+    """Factors between the model's own RoPE (share 0) and given ones (share 1), for a shorter window.
+
+    Those of share 1 keep the method of the given ones, those of share 0 have ``none``.
+    """
     return replace(
         longest,
         lambdas=tuple(x**share for x in longest.lambdas),
         attention_factor=longest.attention_factor**share,
         target_window=window_tokens,
-        method=METHOD,
+        method={0.0: "none", 1.0: longest.method}.get(share, METHOD),
+        chosen_by="",
         searched=(),
     )

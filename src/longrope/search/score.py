@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope import parallel
-from longrope.errors import RunError
+from longrope.errors import ModelError, RunError
 from longrope.factors import RescaleFactors, compose
 from longrope.forward import token_losses, weighted_loss_with_graph
 from longrope.models import LanguageModel, rescaled
@@ -279,6 +279,48 @@ class TrialLog:
     def validate(self, step: int, origin: str, factors: RescaleFactors, objective: Objective) -> Trial:
         """Evaluate on the held-out windows."""
         return self.evaluate(step, "validation", origin, factors, lambda: objective.validation_loss(factors))
+
+    def validate_starts(self, starts: Sequence[tuple[str, RescaleFactors]], objective: Objective) -> list[Trial]:
+        """Evaluate the starting candidates of a search on the held-out windows; the trials, in their order.
+
+        Args:
+            starts: the origin of each, and its factors.
+            objective: the score.
+
+        Raises:
+            ModelError: none of their losses is finite, so that a search would have nothing to compare.
+        """
+        trials = self.evaluate_many(0, "validation", starts, objective.validation_loss)
+        if not any(math.isfinite(trial.loss_nats) for trial in trials):
+            window, origins = starts[0][1].target_window, ", ".join(origin for origin, _ in starts)
+            raise ModelError(
+                f"No loss of {self.model!r} is finite at {window:,} tokens with any factors to start from ({origins}).",
+                "A search needs at least one starting candidate with a finite loss.",
+                "Check the weights, or try another --dtype: float32 or bfloat16; begin again with another --out.",
+            )
+        return trials
+
+    def choose(self, trial: Trial, known: Sequence[RescaleFactors]) -> RescaleFactors:
+        """The factors of a trial as those that this search has chosen.
+
+        They come from one of ``known`` if they have exactly its lambdas and attention factor, whatever the origin of
+        the trial and its start tokens; the first such one gives their method. All others come from the search itself:
+        also YaRN on the evolution's grid with the evolution's attention factor, whose trial names YaRN as its origin.
+
+        Args:
+            trial: of this search.
+            known: factors that the search has begun with, which have a method of their own.
+        """
+        acting = (trial.lambdas, trial.attention_factor)
+        same = (factors.method for factors in known if (factors.lambdas, factors.attention_factor) == acting)
+        return replace(
+            known[0],
+            lambdas=trial.lambdas,
+            start_tokens=trial.start_tokens,
+            attention_factor=trial.attention_factor,
+            method=next(same, self.method),
+            chosen_by=self.method,
+        )
 
     @property
     def best_validated(self) -> Trial:

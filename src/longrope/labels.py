@@ -1,0 +1,67 @@
+"""What methods and searches are called wherever factors or scores are shown."""
+
+from typing import NamedTuple
+
+LABELS = {
+    "none": "the model as it is",
+    "pi": "PI",
+    "ntk": "NTK",
+    "dynamic-ntk": "dynamic NTK",
+    "yarn": "YaRN",
+    "critical": "critical-pair rule",
+    "scan": "scan of curves",
+    "longrope-gradient": "LongRoPE, gradient",
+    "longrope-evolution": "LongRoPE, evolution",
+    "longrope-tuned": "LongRoPE, tuned",
+    "longrope-recovered": "LongRoPE, short window",
+    "training": "training loss",
+}
+SEARCHES = {
+    "longrope-gradient": "the gradient search",
+    "longrope-evolution": "the evolutionary search",
+    "longrope-recovered": "the short-context search",
+}
+JOINT = "+"  # between the methods of composed factors
+
+
+class Source(NamedTuple):
+    """Where factors come from, and which search chose them.
+
+    Attributes:
+        method: of the factors; or the name that a score has instead, for example ``longrope-tuned``.
+        chosen_by: the search that selected the factors; empty for a baseline that nobody searched.
+        factors_method: the method of the factors where ``method`` is another name.
+    """
+
+    method: str
+    chosen_by: str = ""
+    factors_method: str = ""
+
+    @property
+    def known_as(self) -> str:
+        """The name given instead of the factors' method, or else the search that chose them, or else their method.
+
+        With the factors' fingerprint it tells two records apart, also one that was written without ``chosen_by``.
+        """
+        return self.method if self.factors_method else self.chosen_by or self.method
+
+    @property
+    def label(self) -> str:
+        """In words, for example ``YaRN (chosen by the gradient search)``; what a search found itself has its label."""
+        origin = self.factors_method or self.method
+        chosen = f"chosen by {SEARCHES.get(self.chosen_by, self.chosen_by)}"
+        told = [chosen] if self.chosen_by not in ("", origin) else []
+        if self.factors_method:
+            told = [f"factors: {label_of(origin)}", *told]
+        return f"{label_of(self.method)} ({', '.join(told)})" if told else label_of(self.method)
+
+
+def label_of(method: str) -> str:
+    """What a method is called in words; one that is not ours keeps its name."""
+    return f" {JOINT} ".join(LABELS.get(part.strip(), part.strip()) for part in method.split(JOINT))
+
+
+def join_methods(first: str, second: str) -> str:
+    """The method of composed factors: each of theirs once, in order, those that change nothing left out."""
+    parts = dict.fromkeys(part for part in (*first.split(JOINT), *second.split(JOINT)) if part != "none")
+    return JOINT.join(parts) or "none"

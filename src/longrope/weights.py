@@ -1,0 +1,80 @@
+"""Loaded weights are complete and finite, or the model is refused and the weights are named.
+
+transformers fills weights that a checkpoint lacks with random numbers and drops those that the network has no place
+for, both with a warning at most. From GGUF files it drops them without one.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longrope.errors import ModelError
+
+SHOWN = 3  # names of weights in an error
+# Tensors of GGUF files that stand for no single weight of a network: the tables of the rotary embedding, which are
+# read with the metadata, and stacked experts, which transformers maps to weights of its own.
+GGUF_APART = ("rope_freqs", "rope_factors", "rot_embd", "_exps")
+
+
+def check_complete(source: str | Path, report: Mapping[str, Iterable[Any]]) -> None:
+    """Raise ModelError if weights were missing, unexpected or of another shape than the config states.
+
+    Tied weights, old rotary buffers and the keys that a class of transformers declares ignorable are in no report.
+
+    Args:
+        source: the model, for the error.
+        report: what ``from_pretrained(..., output_loading_info=True, ignore_mismatched_sizes=True)`` returns beside the
+            network: ``missing_keys``, ``unexpected_keys``, ``mismatched_keys``.
+    """
+    shapes = [f"{key} {list(given)} for {list(needed)}" for key, given, needed in report["mismatched_keys"]]
+    faults = {"missing": report["missing_keys"], "of another shape": shapes, "unexpected": report["unexpected_keys"]}
+    found = [f"{_name_first(sorted(keys))} {kind}" for kind, keys in faults.items() if keys]
+    if found:
+        raise ModelError(
+            f"The weights of {str(source)!r} do not fit its config: {'; '.join(found)}.",
+            "Needed: every weight of the network, by its name and with its shape, and no others.",
+            "Download the model again with all of its files, or correct its config or the names of its weights.",
+        )
+
+
+def check_gguf_complete(path: Path, network: Any) -> None:
+    """Raise ModelError if a GGUF file holds tensors that stand for no weight of the network.
+
+    Args:
+        path: the file.
+        network: what transformers made of it; weights that it lacks are told by ``check_complete``.
+    """
+    from gguf import MODEL_ARCH_NAMES, GGUFReader, get_tensor_name_map  # an extra that only GGUF files need
+
+    reader = GGUFReader(str(path))
+    stated = reader.get_field("general.architecture").contents()  # type: ignore[union-attr]  # transformers has read it
+    architecture = next(number for number, name in MODEL_ARCH_NAMES.items() if name == stated)
+    names = get_tensor_name_map(architecture, network.config.num_hidden_layers)
+    known = {names.get_name(key, try_suffixes=(".weight", ".bias")) for key in network.state_dict()}
+    tensors = [tensor.name for tensor in reader.tensors if not any(part in tensor.name for part in GGUF_APART)]
+    unexpected = sorted(set(tensors) - known)
+    check_complete(path, {"missing_keys": (), "mismatched_keys": (), "unexpected_keys": unexpected})
+
+
+def check_finite(source: str | Path, network: Any) -> None:
+    """Raise ModelError if a weight holds NaN or infinite numbers."""
+    bad = [name for name, weight in network.named_parameters() if not _is_finite(weight)]
+    if bad:
+        raise ModelError(
+            f"The weights of {str(source)!r} are not finite: {_name_first(bad)}.",
+            "Every loss of such a model would be NaN; all weights must be finite numbers.",
+            "Download the model again, or try another --dtype if they overflow in this one.",
+        )
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    if not weight.is_floating_point() or weight.dtype.itemsize == 1 or not weight.numel():
+        return True  # quantized numbers have scales of their own
+    return bool(torch.isfinite(torch.stack(weight.aminmax())).all())  # NaN wins both
+
+
+def _name_first(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > SHOWN else ""
+    return f"{len(names):,} ({', '.join(names[:SHOWN])}{more})"
