@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from longrope.evaluation import measure
+from longrope.evaluation.perplexity import measure_ratio
 from longrope.factors import as_table, closed_form, load_factors
-from longrope.measures import measure
-from longrope.measures.perplexity import measure_ratio
 from longrope.models import load_model
 from longrope.rundir import RunDir
 from longrope.texts import load_texts, sketch

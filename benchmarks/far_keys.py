@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from longrope.evaluation import passkey
 from longrope.factors import RescaleFactors, as_table, closed_form
 from longrope.forward import token_losses
-from longrope.measures import passkey
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import SearchRecipe
 from longrope.rope import critical_lambdas, extension_ratio, yarn_lambdas

@@ -13,9 +13,9 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from longrope.evaluation import passkey
+from longrope.evaluation.perplexity import window_losses
 from longrope.factors import RescaleFactors, as_table, closed_form
-from longrope.measures import passkey
-from longrope.measures.perplexity import window_losses
 from longrope.models import LanguageModel, load_model
 from longrope.recipe import GradientRecipe, SearchRecipe
 from longrope.search import find_factors

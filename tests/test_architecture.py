@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 NOUNS = ("errors", "rope", "factors", "space", "records", "recipe", "rundir")
 EDGES = ("attention", "parallel", "models", "texts", "cache", "forward")
-STEPS = ("search", "tuning", "measures", "exports", "reports", "generation")
+STEPS = ("search", "tuning", "evaluation", "exports", "reports", "generation")
 
 # Room -> the rooms that it may import, besides itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -49,7 +49,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     ),
     "triton": ("hopper",),
     "transformers": ("models", "texts", "cache", "forward", "building"),
-    "lm_eval": ("measures.harness",),
+    "lm_eval": ("evaluation.lm_eval",),
     "datasets": ("models", "texts", "forward"),
     "safetensors": ("models", "texts", "forward", "tuning.adapters", "tuning.progress"),
 }
@@ -211,7 +211,7 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
         ({"parallel.py": "def f():\n    import transformers"}, "parallel.py:2 imports transformers; only models"),
         ({"models.py": "from longrope import parallel", "parallel.py": ""}, "models.py:1 imports longrope.parallel"),
         ({"forward.py": "from longrope.texts import load_texts"}, "forward.py:1 imports longrope.texts; forward may"),
-        ({"search/score.py": "from ..measures import passkey"}, "score.py:1 imports longrope.measures; search may"),
+        ({"search/score.py": "from ..evaluation import passkey"}, "score.py:1 imports longrope.evaluation; search may"),
         ({"search/score.py": "import longrope.pipeline"}, "score.py:1 imports longrope.pipeline; search may"),
         ({"search/score.py": "import torch"}, "score.py:1 imports torch; only"),
         ({"exports/gguf.py": "import torch"}, "gguf.py:1 imports torch; only"),

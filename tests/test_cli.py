@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM
 from whole_run import make_whole_run
 
 from longrope import cli, forward, pipeline
+from longrope.evaluation import perplexity
 from longrope.factors import RescaleFactors, closed_form, dump_factors, load_factors
-from longrope.measures import perplexity
 from longrope.models import load_model, read_spec
 from longrope.recipe import (
     EvolutionRecipe,

@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import longrope
-from longrope.measures.passkey import measure_passkey
+from longrope.evaluation.passkey import measure_passkey
 from longrope.models import LanguageModel, load_model
 from longrope.texts import Texts, load_texts
 

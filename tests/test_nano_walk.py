@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from longrope.evaluation.perplexity import Losses, bootstrap_interval, perplexity
 from longrope.factors import load_factors
-from longrope.measures.perplexity import Losses, bootstrap_interval, perplexity
 from longrope.pipeline import extend
 from longrope.recipe import load_recipe
 from longrope.records import Score, TrainStep, read_records

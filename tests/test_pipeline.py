@@ -19,11 +19,11 @@ import pytest
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
-from longrope import forward, measures, pipeline
+from longrope import evaluation, forward, pipeline
 from longrope.errors import ExportError, LongRopeError, RunError, TextsError
+from longrope.evaluation import passkey, perplexity
 from longrope.exports import hf
 from longrope.factors import closed_form, load_factors
-from longrope.measures import passkey, perplexity
 from longrope.models import load_model
 from longrope.pipeline import compare, export_again, extend, measure_only, search_costs
 from longrope.recipe import (
@@ -229,7 +229,7 @@ def test_the_best_rival_is_the_one_at_the_longest_length(
 ) -> None:
     """Perplexities are set by hand: whoever wins at the longest length loses at the shorter one and over the tail."""
     worst = {"pi": "yarn", "yarn": "pi"}[best]
-    real = measures.measure
+    real = evaluation.measure
 
     def measure(*args: Any, **options: Any) -> list[Score]:
         scores = []
@@ -263,7 +263,7 @@ def test_an_extension_with_rivals_that_was_interrupted_ends_as_a_whole_one(
     expected = extend(beside, RunDir(tmp_path / "whole"))
     run = RunDir(tmp_path / "broken")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measures, "append_record", Countdown(lines + 1, append_record))
+        patch.setattr(evaluation, "append_record", Countdown(lines + 1, append_record))
         with pytest.raises(InterruptError):
             extend(beside, run)
     assert len(read_lines(run.scores)) == lines
@@ -353,8 +353,8 @@ MOMENTS: dict[str, Callable[[pytest.MonkeyPatch], Watch]] = {
     "before factors of the run": interrupted_at_file("factors.json"),
     "in perplexity": interrupted_in(perplexity, "token_losses", 2),
     "in passkeys": interrupted_in(passkey, "greedy_answers", 13),
-    "after one score": interrupted_in(measures, "append_record", 2),
-    "after twenty scores": interrupted_in(measures, "append_record", 21),
+    "after one score": interrupted_in(evaluation, "append_record", 2),
+    "after twenty scores": interrupted_in(evaluation, "append_record", 21),
     "in the checkpoint": interrupted_in_a_half_written_checkpoint,
     "while reopening": interrupted_in(hf, "_compare"),
     "before the report": interrupted_at_file("export.json"),

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from longrope import forward, pipeline, stages
 from longrope.errors import LongRopeError, RecipeError, RunError, TextsError
+from longrope.evaluation.perplexity import perplexity, window_losses
 from longrope.factors import (
     FactorTable,
     RescaleFactors,
@@ -28,7 +29,6 @@ from longrope.factors import (
     relative_to,
     tuned_spec,
 )
-from longrope.measures.perplexity import perplexity, window_losses
 from longrope.models import LanguageModel, load_model
 from longrope.pipeline import export_again, extend
 from longrope.recipe import (

@@ -28,9 +28,9 @@ from torch.utils.checkpoint import checkpoint
 
 from longrope import cli, parallel, pipeline
 from longrope.errors import LongRopeError, TextsError
+from longrope.evaluation.ruler import measure_needles
 from longrope.factors import closed_form
 from longrope.forward import greedy_answers, token_losses, weighted_loss_with_graph
-from longrope.measures.ruler import measure_needles
 from longrope.models import rescaled
 from longrope.recipe import TuneRecipe, load_recipe
 from longrope.records import Score, TrainStep

@@ -10,11 +10,11 @@ from typing import Any
 
 from longrope import parallel
 from longrope.errors import RunError
+from longrope.evaluation import RivalSamples, keep_original, keep_rival, measure, measure_against
+from longrope.evaluation.retention import OriginalLosses
 from longrope.exports import Origin, dump_report, export_gguf, export_hf
 from longrope.factors import RIVALS, FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
 from longrope.forward import describe_pass
-from longrope.measures import RivalSamples, keep_original, keep_rival, measure, measure_against
-from longrope.measures.retention import OriginalLosses
 from longrope.models import LanguageModel, describe_device, load_config, load_model, read_spec
 from longrope.recipe import ExportRecipe, Recipe, Stage, TuneRecipe
 from longrope.records import Score, Trial, read_records

@@ -13,14 +13,14 @@ import numpy as np
 
 from longrope import parallel
 from longrope.cache import KeyValueCache
+from longrope.evaluation.passkey import wilson_interval
+from longrope.evaluation.prompts import build_prompt
+from longrope.evaluation.prompts.documents import load_questions
+from longrope.evaluation.prompts.needles import build_needles
+from longrope.evaluation.prompts.prompt import Prompt, Question, fingerprint_prompts
+from longrope.evaluation.samples import begin_score
 from longrope.factors import FactorTable
 from longrope.forward import choose_tile, read_on
-from longrope.measures.passkey import wilson_interval
-from longrope.measures.samples import begin_score
-from longrope.measures.tasks import build_prompt
-from longrope.measures.tasks.documents import load_questions
-from longrope.measures.tasks.needles import build_needles
-from longrope.measures.tasks.prompts import Prompt, Question, fingerprint_prompts
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from longrope import parallel
 from longrope.errors import TextsError
+from longrope.evaluation.samples import Samples, begin_score
 from longrope.factors import FactorTable
 from longrope.forward import greedy_answers
-from longrope.measures.samples import Samples, begin_score
 from longrope.models import LanguageModel, rescaled
 from longrope.records import Score
 from longrope.texts import Tokens, encode, encode_answer, fingerprint, opening_token

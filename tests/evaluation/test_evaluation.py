@@ -24,11 +24,9 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from longrope.errors import FactorsError, RecipeError, RunError, TextsError
-from longrope.factors import CLOSED_FORMS, FactorTable, RescaleFactors, as_table, closed_form
-from longrope.forward import greedy_answers, token_losses
-from longrope.measures import keep_rival, measure, measure_against
-from longrope.measures import perplexity as perplexity_module
-from longrope.measures.passkey import (
+from longrope.evaluation import keep_rival, measure, measure_against
+from longrope.evaluation import perplexity as perplexity_module
+from longrope.evaluation.passkey import (
     FILLER,
     NEEDLE,
     OPENING,
@@ -41,7 +39,7 @@ from longrope.measures.passkey import (
     tasks_fingerprint,
     wilson_interval,
 )
-from longrope.measures.perplexity import (
+from longrope.evaluation.perplexity import (
     bootstrap_interval,
     kept_losses,
     measure_perplexity,
@@ -49,7 +47,9 @@ from longrope.measures.perplexity import (
     perplexity,
     window_losses,
 )
-from longrope.measures.samples import Samples
+from longrope.evaluation.samples import Samples
+from longrope.factors import CLOSED_FORMS, FactorTable, RescaleFactors, as_table, closed_form
+from longrope.forward import greedy_answers, token_losses
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score, read_records
@@ -79,8 +79,8 @@ def forbidden(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         raise AssertionError("measured again")
 
     def forbid() -> None:
-        monkeypatch.setattr("longrope.measures.perplexity.token_losses", never)
-        monkeypatch.setattr("longrope.measures.passkey.greedy_answers", never)
+        monkeypatch.setattr("longrope.evaluation.perplexity.token_losses", never)
+        monkeypatch.setattr("longrope.evaluation.passkey.greedy_answers", never)
 
     return forbid
 
@@ -542,8 +542,8 @@ def test_a_difference_is_that_of_two_measured_shares(model: LanguageModel, monke
         asked.append((active[0], key))
         return torch.tensor([key in right[active[0]]])
 
-    monkeypatch.setattr("longrope.measures.passkey.rescaled", spy_factors)
-    monkeypatch.setattr("longrope.measures.passkey.greedy_answers", spy_answers)
+    monkeypatch.setattr("longrope.evaluation.passkey.rescaled", spy_factors)
+    monkeypatch.setattr("longrope.evaluation.passkey.greedy_answers", spy_answers)
     samples = Samples()
     shares = [
         measure_passkey(model, table, 700, method=name, count=20, seed=3, samples=samples)[0].value
@@ -795,7 +795,7 @@ def test_a_copying_reader_scores_one_and_a_constant_one_nothing(
     kind: str, copies: bool, share: float, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = TOKENIZERS[kind]
-    monkeypatch.setattr("longrope.measures.passkey.greedy_answers", Reader(tokenizer, copies=copies).answers)
+    monkeypatch.setattr("longrope.evaluation.passkey.greedy_answers", Reader(tokenizer, copies=copies).answers)
     scores = measure_passkey(replace(model, tokenizer=tokenizer), None, 700, method="none", count=20)
     assert [score.value for score in scores] == [share] * 11
     assert [score.num_windows for score in scores] == [20] + [2] * 10
@@ -810,7 +810,7 @@ def test_depths_are_scored_apart(model: LanguageModel, monkeypatch: pytest.Monke
         key = tokenizer.decode(tokens[0, -answer_tokens:]).strip()
         return torch.tensor([key in tokenizer.decode(tokens[0, tokens.shape[1] // 2 : -answer_tokens])])
 
-    monkeypatch.setattr("longrope.measures.passkey.greedy_answers", forgetful)
+    monkeypatch.setattr("longrope.evaluation.passkey.greedy_answers", forgetful)
     scores = {score.metric: score for score in measure_passkey(model, None, 6000, method="none", count=20)}
     assert scores["passkey"].value == 0.5
     by_depth = [scores[f"passkey-depth-{depth:.2f}"].value for depth in np.arange(0.05, 1, 0.1)]

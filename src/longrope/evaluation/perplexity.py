@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope import parallel
+from longrope.evaluation.samples import Samples, begin_score
 from longrope.factors import FactorTable
 from longrope.forward import token_losses
-from longrope.measures.samples import Samples, begin_score
 from longrope.models import LanguageModel, rescaled
 from longrope.records import Score
 from longrope.texts import Tokens, TokenText, fingerprint

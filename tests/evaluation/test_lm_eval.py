@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from longrope.errors import FactorsError, RecipeError
+from longrope.evaluation import lm_eval, measure
+from longrope.evaluation.lm_eval import SEED, SHOTS, measure_benchmark
 from longrope.factors import FactorTable, RescaleFactors, as_table, closed_form
-from longrope.measures import harness, measure
-from longrope.measures.harness import SEED, SHOTS, measure_benchmark
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score, read_records
@@ -165,7 +165,7 @@ def test_one_tier_answers_all_requests(
         chosen.append(factors.target_window)
         return rescaled(model, factors)
 
-    monkeypatch.setattr(harness, "rescaled", spy)
+    monkeypatch.setattr(lm_eval, "rescaled", spy)
     scores = measure_benchmark(model, FactorTable(tiers), benchmark.metric, method="ntk")
     assert chosen == [longest]
     right = answers_by_hand(model, tiers[1], benchmark)
@@ -209,7 +209,7 @@ def test_benchmarks_are_a_metric_of_measure_and_are_kept(
         raise AssertionError("answered again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(harness, "_evaluate", never)
+        patched.setattr(lm_eval, "_evaluate", never)
         assert measure(model, table, text, settings=settings, run=run) == scores
         with pytest.raises(AssertionError, match="answered again"):
             measure(model, None, text, settings=settings, run=run)
@@ -256,7 +256,7 @@ def test_a_group_has_one_score_over_its_tasks(
         tasks.append(write_benchmark(tmp_path / folder, name=name, seed=seed))
     (tmp_path / "weather.yaml").write_text(GROUP)
     manager = TaskManager(include_defaults=False, include_path=str(tmp_path))
-    monkeypatch.setattr(harness, "_manager", lambda **_: manager)
+    monkeypatch.setattr(lm_eval, "_manager", lambda **_: manager)
     [score] = measure_benchmark(model, None, "harness:weather", method="none")
     answers = [answers_by_hand(model, None, task)["acc"] for task in tasks]
     assert score.metric == "harness:weather:acc"
@@ -296,7 +296,7 @@ def test_an_unknown_name_is_told_the_nearest_and_the_papers_are_known(
     folder = Path(lm_eval.tasks.__file__).parent
     some = [str(folder / name) for name in ("arc", "hellaswag", "mmlu/default", "truthfulqa")]
     manager = lm_eval.tasks.TaskManager(include_defaults=False, include_path=some)
-    monkeypatch.setattr(harness, "_manager", lambda **_: manager)
+    monkeypatch.setattr(lm_eval, "_manager", lambda **_: manager)
     with pytest.raises(RecipeError, match=r"no task or group 'arc_chalenge'.*nearest name is 'arc_challenge'"):
         measure_benchmark(model, None, "harness:arc_chalenge", method="none")
     assert set(SHOTS) <= {*manager.all_subtasks, *manager.all_groups}

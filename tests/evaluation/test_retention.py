@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from longrope.errors import RecipeError, TextsError
+from longrope.evaluation import keep_original, measure
+from longrope.evaluation.perplexity import bootstrap_interval
+from longrope.evaluation.retention import measure_retention, original_losses
 from longrope.factors import FactorTable, RescaleFactors, closed_form
-from longrope.measures import keep_original, measure
-from longrope.measures.perplexity import bootstrap_interval
-from longrope.measures.retention import measure_retention, original_losses
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score, read_records
@@ -116,7 +116,7 @@ def test_the_originals_losses_survive_its_weights(
     """Kept in the run directory before the tuning, they are there in a later process, without the original."""
     table = closed_form(model.spec, "yarn", 128)
     keep_original(model, text, settings=SETTINGS, run=RunDir(tmp_path))
-    monkeypatch.setattr("longrope.measures.perplexity.token_losses", forbidden)
+    monkeypatch.setattr("longrope.evaluation.perplexity.token_losses", forbidden)
     original = keep_original(tuned, text, settings=SETTINGS, run=RunDir(tmp_path))
     monkeypatch.undo()
     scores = measure(tuned, table, text, settings=SETTINGS, method="longrope-tuned", original=original)
@@ -139,7 +139,7 @@ def test_retention_is_measured_once_and_takes_what_perplexity_has_read(
     both = replace(SETTINGS, metrics=("perplexity", "retention"))
     for some in (None, table):
         measure(model, some, text, settings=perplexities, run=run)
-    monkeypatch.setattr("longrope.measures.perplexity.token_losses", forbidden)
+    monkeypatch.setattr("longrope.evaluation.perplexity.token_losses", forbidden)
     scores = measure(model, table, text, settings=both, run=run)
     assert [s.metric for s in scores] == ["perplexity", "ratio-to-none"] * 2 + ["perplexity"]
     records = read_records(run.scores, Score)

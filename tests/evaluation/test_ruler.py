@@ -20,11 +20,14 @@ from typer.testing import CliRunner
 from longrope.cache import KeyValueCache
 from longrope.cli import app
 from longrope.errors import ModelError, RecipeError, TextsError
-from longrope.factors import closed_form
-from longrope.forward import read_on
-from longrope.measures import measure, ruler
-from longrope.measures.passkey import FILLER, wilson_interval
-from longrope.measures.ruler import (
+from longrope.evaluation import measure, ruler
+from longrope.evaluation.passkey import FILLER, wilson_interval
+from longrope.evaluation.prompts import build_prompt
+from longrope.evaluation.prompts.documents import DocumentQuestion, load_questions
+from longrope.evaluation.prompts.needles import build_needles
+from longrope.evaluation.prompts.prompt import Prompt, Question, fingerprint_prompts
+from longrope.evaluation.prompts.words import WORDS, draw_compounds, draw_letters
+from longrope.evaluation.ruler import (
     Answer,
     answer_prompt,
     essays,
@@ -33,11 +36,8 @@ from longrope.measures.ruler import (
     measure_ruler,
     share_found,
 )
-from longrope.measures.tasks import build_prompt
-from longrope.measures.tasks.documents import DocumentQuestion, load_questions
-from longrope.measures.tasks.needles import build_needles
-from longrope.measures.tasks.prompts import Prompt, Question, fingerprint_prompts
-from longrope.measures.tasks.words import WORDS, draw_compounds, draw_letters
+from longrope.factors import closed_form
+from longrope.forward import read_on
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.options import measuring
 from longrope.recipe import RULER_TASKS, MeasureRecipe

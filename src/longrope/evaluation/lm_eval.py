@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from longrope.errors import RecipeError
+from longrope.evaluation.samples import begin_score
 from longrope.factors import FactorTable
 from longrope.forward import LOGITS_PER_CHUNK
-from longrope.measures.samples import begin_score
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import HARNESS
 from longrope.records import Score, append_records, read_records

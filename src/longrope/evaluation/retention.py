@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 
 from longrope.errors import RecipeError, TextsError
+from longrope.evaluation.perplexity import Losses, kept_losses, score_losses
+from longrope.evaluation.samples import Samples, begin_score
 from longrope.factors import FactorTable
-from longrope.measures.perplexity import Losses, kept_losses, score_losses
-from longrope.measures.samples import Samples, begin_score
 from longrope.models import LanguageModel
 from longrope.records import Score
 from longrope.texts import Tokens, fingerprint

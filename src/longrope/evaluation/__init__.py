@@ -11,18 +11,17 @@ from numpy.typing import NDArray
 
 from longrope import parallel
 from longrope.errors import RecipeError
-from longrope.factors import FactorTable, RescaleFactors, as_table
-from longrope.measures.harness import measure_benchmark
-from longrope.measures.passkey import (
+from longrope.evaluation.lm_eval import measure_benchmark
+from longrope.evaluation.passkey import (
     build_passkeys,
     kept_answers,
     measure_difference,
     measure_passkey,
     tasks_fingerprint,
 )
-from longrope.measures.perplexity import kept_losses, measure_perplexity, measure_prefix, measure_ratio
-from longrope.measures.retention import OriginalLosses, measure_retention, original_losses
-from longrope.measures.ruler import (
+from longrope.evaluation.perplexity import kept_losses, measure_perplexity, measure_prefix, measure_ratio
+from longrope.evaluation.retention import OriginalLosses, measure_retention, original_losses
+from longrope.evaluation.ruler import (
     mean_ruler,
     measure_needles,
     measure_ruler,
@@ -30,7 +29,8 @@ from longrope.measures.ruler import (
     ruler_fingerprint,
     task_fingerprint,
 )
-from longrope.measures.samples import Samples
+from longrope.evaluation.samples import Samples
+from longrope.factors import FactorTable, RescaleFactors, as_table
 from longrope.models import LanguageModel
 from longrope.recipe import HARNESS, RULER_TASKS, MeasureRecipe
 from longrope.records import Score, append_record, read_records
