@@ -16,8 +16,9 @@ from pathlib import Path
 
 import torch
 
-from longrope.evaluation.perplexity import kept_losses, measure_ratio, perplexity
+from longrope.evaluation.perplexity import kept_losses, measure_ratio
 from longrope.evaluation.samples import Samples
+from longrope.evaluation.statistics import perplexity
 from longrope.factors import RescaleFactors, as_table, carried_on
 from longrope.models import LanguageModel, load_model
 from longrope.recipe import GradientRecipe, SearchRecipe, parse_tokens

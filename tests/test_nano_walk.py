@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longrope.evaluation.perplexity import Losses, bootstrap_interval, perplexity
+from longrope.evaluation.statistics import Losses, block_interval, perplexity
 from longrope.factors import load_factors
 from longrope.pipeline import extend
 from longrope.recipe import load_recipe
@@ -38,7 +38,7 @@ def test_the_nano_model_walks_to_64_times_its_window(tmp_path: Path) -> None:
     start, end = values["perplexity", "none", 256], values["perplexity", "longrope-tuned", 16384]
     more = differences(losses_of(run, end), losses_of(run, start))
     assert perplexity(more) == pytest.approx(end.value / start.value, rel=0.01)  # but for the first token of windows
-    low, high = bootstrap_interval(more, seed=0)
+    low, high = block_interval(more, seed=0)
     assert high <= 1, f"{low:.3f} to {high:.3f} of the original's perplexity at 256, paired by token"
     assert values["perplexity", "none", 16384].value > 10 * start.value  # where the original is lost
     retained = values["ratio-to-none", "longrope-tuned", 256]

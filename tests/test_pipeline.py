@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from longrope import evaluation, forward, pipeline
 from longrope.errors import ExportError, LongRopeError, RunError, TextsError
-from longrope.evaluation import passkey, perplexity
+from longrope.evaluation import passkey, perplexity, statistics
 from longrope.exports import hf
 from longrope.factors import closed_form, load_factors
 from longrope.models import load_model
@@ -648,7 +648,7 @@ def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_pa
     text = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data).measure
     pieces = text.divided(text.windows(TARGET, 2), 192)
     losses = perplexity.window_losses(model, rivals["dynamic-ntk"].tiers[1], pieces)
-    assert values["dynamic-ntk", 192] == pytest.approx(perplexity.perplexity(losses))
+    assert values["dynamic-ntk", 192] == pytest.approx(statistics.perplexity(losses))
     assert values["dynamic-ntk", 64] == pytest.approx(values["none", 64])
     assert values["dynamic-ntk", TARGET] == pytest.approx(values["ntk", TARGET])
     assert {trial.method for trial in read_records(run.trials, Trial)} == set(searched)
@@ -718,7 +718,7 @@ def test_tuned_weights_are_measured_against_those_before(tuning: Recipe, tmp_pat
     theirs = perplexity.window_losses(untuned, rival, windows)
     tuned = pipeline._extend(tuning, run, plan_walk(tuning, run, untuned, texts), untuned, texts, Watch())
     ours = perplexity.window_losses(tuned.model, tuned.longest, windows)
-    assert scores[-1].value == pytest.approx(perplexity.perplexity(ours - theirs), rel=1e-5)
+    assert scores[-1].value == pytest.approx(statistics.perplexity(ours - theirs), rel=1e-5)
     assert abs(scores[-1].value - 1) > 1e-3
     card = (run.checkpoint / "README.md").read_text()
     assert f"| perplexity, {TARGET} tokens |" in card

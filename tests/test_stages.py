@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM
 
 from longrope import forward, pipeline, stages
 from longrope.errors import LongRopeError, RecipeError, RunError, TextsError
-from longrope.evaluation.perplexity import perplexity, window_losses
+from longrope.evaluation.perplexity import window_losses
+from longrope.evaluation.statistics import perplexity
 from longrope.factors import (
     FactorTable,
     RescaleFactors,

@@ -18,8 +18,6 @@ import numpy as np
 import pico
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -33,21 +31,18 @@ from longrope.evaluation.passkey import (
     QUESTION,
     build_passkey,
     build_passkeys,
-    difference_interval,
     measure_difference,
     measure_passkey,
     tasks_fingerprint,
-    wilson_interval,
 )
 from longrope.evaluation.perplexity import (
-    bootstrap_interval,
     kept_losses,
     measure_perplexity,
     measure_ratio,
-    perplexity,
     window_losses,
 )
 from longrope.evaluation.samples import Samples
+from longrope.evaluation.statistics import block_interval, difference_interval, wilson_interval
 from longrope.factors import CLOSED_FORMS, FactorTable, RescaleFactors, as_table, closed_form
 from longrope.forward import greedy_answers, token_losses
 from longrope.models import LanguageModel, load_model, rescaled
@@ -101,19 +96,6 @@ def without_seconds(scores: list[Score]) -> list[Score]:
 
 
 # Perplexity
-
-
-def test_perplexity_is_not_a_mean_of_means() -> None:
-    """Uneven losses in rows of one length, and a number worked out by hand: exp((3 * 1 + 3 * 2 + 3 * 6) / 9) = e^3."""
-    rows = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [6.0, 6.0, 6.0]])
-    assert perplexity(rows) == pytest.approx(math.e**3)
-    assert perplexity(rows) < np.exp(rows).mean() / 5
-    assert perplexity([0.0, 0.0, 3.0]) == pytest.approx(math.e)
-
-
-@pytest.mark.parametrize("loss", [701.0, math.inf])
-def test_a_perplexity_beyond_all_floats_is_infinite(loss: float) -> None:
-    assert perplexity([loss, loss]) == math.inf
 
 
 @pytest.mark.parametrize("method", ["none", *CLOSED_FORMS])
@@ -244,7 +226,7 @@ def test_one_pass_gives_the_prefixes_that_passes_of_their_own_give(
         assert score.value == pytest.approx(math.exp(alone.sum() / alone.size), rel=1e-5)
         assert (score.metric, score.context_tokens) == ("prefix-perplexity", length)
         assert (score.num_tokens, score.num_windows) == (3 * (length - 1), 3)
-        assert (score.low, score.high) == pytest.approx(bootstrap_interval(alone, 0), rel=1e-5)
+        assert (score.low, score.high) == pytest.approx(block_interval(alone, 0), rel=1e-5)
 
 
 def test_prefixes_cost_nothing_beside_perplexity(
@@ -271,71 +253,6 @@ def test_prefixes_by_two_tiers_take_two_passes(
     settings = replace(SETTINGS, lengths=(20, 64, 100, 128), metrics=("prefix-perplexity",))
     measure(model, table, text, settings=settings)
     assert pushed.tokens == 3 * (64 + 128)
-
-
-# Intervals of perplexity
-
-
-@settings(deadline=None)
-@given(rows=st.integers(1, 6), columns=st.integers(1, 1500), scale=st.floats(0, 3), seed=st.integers(0, 99))
-def test_the_interval_holds_the_value(rows: int, columns: int, scale: float, seed: int) -> None:
-    losses = np.random.default_rng(seed).normal(3, scale, (rows, columns))
-    low, high = bootstrap_interval(losses, seed)
-    value = perplexity(losses)
-    assert low * (1 - 1e-9) <= value <= high * (1 + 1e-9)
-
-
-def test_the_interval_is_decided_by_its_seed() -> None:
-    losses = np.random.default_rng(0).gamma(1, 3, (4, 4096))
-    assert bootstrap_interval(losses, 1) == bootstrap_interval(losses, 1)
-    assert bootstrap_interval(losses, 1) != bootstrap_interval(losses, 2)
-
-
-def test_the_interval_shrinks_with_the_square_root_of_the_data() -> None:
-    losses = np.random.default_rng(0).gamma(1, 3, (400, 512))
-    widths = [math.log(high / low) for low, high in (bootstrap_interval(losses[:n], 0) for n in (25, 100, 400))]
-    assert widths[0] / widths[1] == pytest.approx(2, rel=0.35)
-    assert widths[1] / widths[2] == pytest.approx(2, rel=0.35)
-
-
-def correlated(rng: np.random.Generator, rows: int, columns: int, memory: float) -> np.ndarray:
-    """Losses around 3 nats whose neighbours hang together by ``memory`` (an autoregression of order one)."""
-    noise = rng.normal(size=(rows, columns)) * math.sqrt(1 - memory**2)
-    losses = np.empty((rows, columns))
-    losses[:, 0] = rng.normal(size=rows)
-    for i in range(1, columns):
-        losses[:, i] = memory * losses[:, i - 1] + noise[:, i]
-    return losses + 3
-
-
-def coverage(draw: Callable[[np.random.Generator], np.ndarray], rounds: int = 300) -> float:
-    """How often the interval of fresh losses with a mean of 3 nats holds e^3."""
-    rng = np.random.default_rng(0)
-    intervals = [bootstrap_interval(draw(rng), seed) for seed in range(rounds)]
-    return sum(low <= math.exp(3) <= high for low, high in intervals) / rounds
-
-
-@pytest.mark.parametrize("shape", [(8, 4096), (3, 16_384), (64, 511)])
-def test_the_interval_covers_as_often_as_it_says(shape: tuple[int, int]) -> None:
-    """Independent skewed losses: 95 % is promised; 300 rounds have a standard error of 1.3 %."""
-    assert 0.90 <= coverage(lambda rng: rng.gamma(1, 3, shape)) <= 0.99
-
-
-def test_the_interval_of_losses_that_hang_together_covers_too() -> None:
-    """Drawing single tokens would cover 20 % here."""
-    assert coverage(lambda rng: correlated(rng, 8, 4096, 0.98), rounds=200) >= 0.86
-
-
-def test_the_interval_of_the_default_tail_covers() -> None:
-    """Three windows of a tail of 1024 tokens are what the default recipe publishes."""
-    default = MeasureRecipe()
-    assert coverage(lambda rng: rng.gamma(1, 3, (default.windows, default.tail_tokens))) >= 0.88
-
-
-def test_a_single_short_window_has_an_interval() -> None:
-    losses = np.random.default_rng(0).gamma(1, 3, (1, 300))
-    low, high = bootstrap_interval(losses, 0)
-    assert high > 1.05 * low
 
 
 # Ratios
@@ -465,63 +382,6 @@ def test_a_ratio_on_searched_text_is_refused(model: LanguageModel, text: TokenTe
 
 
 # Differences
-
-
-def difference_by_search(gained: int, lost: int, pairs: int) -> tuple[float, float]:
-    """The interval by brute force: for each difference of a grid, the likeliest table of counts that has it.
-
-    The score test refuses a difference whose distance to the one observed is more than 1.96 of the standard errors that
-    it has in that table.
-    """
-    z, observed = 1.959963984540054, (gained - lost) / pairs
-    kept = []
-    for difference in np.linspace(-1, 1, 2001):
-        share = np.linspace(max(0.0, -difference), (1 - difference) / 2, 2001)  # of lost pairs
-        rest = np.clip(1 - 2 * share - difference, 0, 1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            counts = ((gained, share + difference), (lost, share), (pairs - gained - lost, rest))
-            likelihood = sum(count * np.log(np.clip(p, 0, 1)) for count, p in counts if count)
-        best = share[np.argmax(likelihood)]
-        error = math.sqrt(max(0.0, 2 * best + difference - difference**2) / pairs)
-        if abs(observed - difference) <= z * error + 1e-9:
-            kept.append(float(difference))
-    return min(kept), max(kept)
-
-
-@pytest.mark.parametrize(
-    ("gained", "lost", "pairs"),
-    [(12, 2, 50), (2, 12, 50), (0, 0, 20), (5, 0, 20), (20, 0, 20), (0, 10, 10), (3, 3, 10), (1, 0, 10), (40, 30, 100)],
-)
-def test_the_interval_of_a_difference_is_that_of_the_score_test(gained: int, lost: int, pairs: int) -> None:
-    assert difference_interval(gained, lost, pairs) == pytest.approx(
-        difference_by_search(gained, lost, pairs), abs=2e-3
-    )
-
-
-def test_the_interval_of_a_difference_covers_as_often_as_it_says() -> None:
-    """Keys answered by 70 % and 50 %, and mostly the same ones: 95 % is promised for the difference of 20 %."""
-    rng = np.random.default_rng(0)
-    tables = rng.multinomial(20, [0.25, 0.05, 0.7], size=4000)  # gained, lost, alike
-    covered = [low <= 0.2 <= high for low, high in (difference_interval(int(b), int(c), 20) for b, c, _ in tables)]
-    assert 0.93 <= np.mean(covered) <= 0.98
-
-
-@settings(deadline=None)
-@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.integers(0, n), st.just(n))))
-def test_the_interval_of_a_difference_holds_it_and_turns_with_it(counts: tuple[int, int, int]) -> None:
-    gained, lost, pairs = min(counts[0], counts[2] // 2), min(counts[1], counts[2] // 2), counts[2]
-    low, high = difference_interval(gained, lost, pairs)
-    assert -1 <= low <= (gained - lost) / pairs <= high <= 1
-    turned = difference_interval(lost, gained, pairs)
-    assert (low, high) == pytest.approx((-turned[1], -turned[0]), abs=1e-9)
-    assert low < high
-
-
-def test_pairing_narrows_a_difference() -> None:
-    """Both answer the same 30 of 50 keys, one of them six more: apart the intervals overlap, paired it is told."""
-    apart = wilson_interval(36, 50)[0], wilson_interval(30, 50)[1]
-    assert apart[0] < apart[1]
-    assert difference_interval(6, 0, 50)[0] > 0
 
 
 def test_a_difference_is_that_of_two_measured_shares(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -799,7 +659,7 @@ def test_a_copying_reader_scores_one_and_a_constant_one_nothing(
     scores = measure_passkey(replace(model, tokenizer=tokenizer), None, 700, method="none", count=20)
     assert [score.value for score in scores] == [share] * 11
     assert [score.num_windows for score in scores] == [20] + [2] * 10
-    assert (scores[0].low, scores[0].high) == pytest.approx(wilson_by_roots(round(20 * share), 20), abs=1e-6)
+    assert (scores[0].low, scores[0].high) == wilson_interval(round(20 * share), 20)
 
 
 def test_depths_are_scored_apart(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -839,34 +699,6 @@ def test_a_random_model_knows_no_passkey_and_the_record_says_what_was_asked(mode
     assert {score.texts_fingerprint for score in scores} == {fingerprint(np.stack([t.tokens for t in tasks]))}
     assert {score.factors_fingerprint for score in scores} == {table.fingerprint}
     assert (scores[0].num_tokens, scores[0].context_tokens, scores[0].seed) == (7000, 700, 3)
-
-
-# Wilson's interval
-
-
-def wilson_by_roots(successes: int, trials: int) -> tuple[float, float]:
-    """The two shares p that lie 1.96 of their own standard errors away: roots of (x/n - p)^2 = z^2 p (1 - p) / n."""
-    z, share = 1.959963984540054, successes / trials
-    roots = np.roots([1 + z * z / trials, -(2 * share + z * z / trials), share * share])
-    low, high = sorted(float(root.real) for root in roots)
-    return low, high
-
-
-def test_wilson_interval_of_known_numbers() -> None:
-    """As printed in tables: 0 of 10, 7 of 10, 10 of 10, 81 of 263 (Newcombe 1998)."""
-    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.2775), abs=5e-5)
-    assert wilson_interval(10, 10) == pytest.approx((0.7225, 1.0), abs=5e-5)
-    assert wilson_interval(7, 10) == pytest.approx((0.3968, 0.8922), abs=5e-5)
-    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-
-
-@settings(deadline=None)
-@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_interval_is_the_root_of_its_equation(counts: tuple[int, int]) -> None:
-    low, high = wilson_interval(*counts)
-    assert (low, high) == pytest.approx(wilson_by_roots(*counts), abs=1e-5)
-    assert 0 <= low <= counts[0] / counts[1] + 1e-12
-    assert counts[0] / counts[1] - 1e-12 <= high <= 1
 
 
 # The whole

@@ -13,8 +13,8 @@ import torch
 
 from longrope.errors import RecipeError, TextsError
 from longrope.evaluation import keep_original, measure
-from longrope.evaluation.perplexity import bootstrap_interval
 from longrope.evaluation.retention import measure_retention, original_losses
+from longrope.evaluation.statistics import block_interval
 from longrope.factors import FactorTable, RescaleFactors, closed_form
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
@@ -72,7 +72,7 @@ def test_retention_is_the_ratio_to_the_original_at_each_original_length(
         after = losses_by_hand(model, table.choose(score.context_tokens), pieces)
         before = losses_by_hand(model, None, pieces)
         assert score.value == pytest.approx(ratio(after, before), rel=1e-5)
-        assert (score.low, score.high) == pytest.approx(bootstrap_interval(after - before, 3), rel=1e-5)
+        assert (score.low, score.high) == pytest.approx(block_interval(after - before, 3), rel=1e-5)
         assert (score.num_tokens, score.num_windows) == (after.size, len(pieces))
         assert (score.method, score.texts_fingerprint) == (method, fingerprint(pieces))
         assert score.factors_fingerprint == table.fingerprint
@@ -83,7 +83,7 @@ def test_the_interval_is_paired(model: LanguageModel, text: TokenText) -> None:
     pieces = text.divided(text.windows(128, 12), 64)
     factors = replace(closed_form(model.spec, "pi", 128).tiers[0], lambdas=(1.0, 1.0, 1.1, 1.2))
     score = measure_retention(model, FactorTable((factors,)), pieces, method="pi")
-    low, high = bootstrap_interval(losses_by_hand(model, factors, pieces), 0)
+    low, high = block_interval(losses_by_hand(model, factors, pieces), 0)
     assert math.log(score.high / score.low) < 0.3 * math.log(high / low)
 
 

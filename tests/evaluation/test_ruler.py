@@ -21,7 +21,7 @@ from longrope.cache import KeyValueCache
 from longrope.cli import app
 from longrope.errors import ModelError, RecipeError, TextsError
 from longrope.evaluation import measure, ruler
-from longrope.evaluation.passkey import FILLER, wilson_interval
+from longrope.evaluation.passkey import FILLER
 from longrope.evaluation.prompts import build_prompt
 from longrope.evaluation.prompts.documents import DocumentQuestion, load_questions
 from longrope.evaluation.prompts.needles import build_needles
@@ -36,6 +36,7 @@ from longrope.evaluation.ruler import (
     measure_ruler,
     share_found,
 )
+from longrope.evaluation.statistics import wilson_interval
 from longrope.factors import closed_form
 from longrope.forward import read_on
 from longrope.models import LanguageModel, load_model, rescaled

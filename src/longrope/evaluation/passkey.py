@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from longrope import parallel
 from longrope.errors import TextsError
 from longrope.evaluation.samples import Samples, begin_score
+from longrope.evaluation.statistics import difference_interval, wilson_interval
 from longrope.factors import FactorTable
 from longrope.forward import greedy_answers
 from longrope.models import LanguageModel, rescaled
@@ -189,45 +190,3 @@ def _score_keys(
 ) -> Score:
     low, high = interval
     return begun(metric=metric, value=value, low=low, high=high, num_tokens=length * keys, num_windows=keys)
-
-
-def wilson_interval(successes: float, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % Wilson score interval of a share (Wilson 1927); successes in part count in part."""
-    share, spread = successes / trials, z * z / trials
-    centre = share + spread / 2
-    reach = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    return max(0.0, (centre - reach) / (1 + spread)), min(1.0, (centre + reach) / (1 + spread))
-
-
-def difference_interval(gained: int, lost: int, pairs: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % score interval of the difference of two shares of the same pairs (Tango 1998, Statistics in Medicine 17).
-
-    It holds the differences that a score test of the paired counts does not refuse. Where all pairs agree it stays
-    wide, unlike a bootstrap, which has nothing to draw there.
-
-    Args:
-        gained: pairs that the first alone has right.
-        lost: pairs that the second alone has right.
-        pairs: all of them.
-        z: quantile of the normal distribution.
-    """
-    value = (gained - lost) / pairs
-
-    def refused(difference: float) -> bool:
-        linear = (2 * pairs - gained + lost) * difference - gained - lost
-        root = math.sqrt(max(0.0, linear**2 + 8 * pairs * lost * difference * (1 - difference)))
-        share_lost = (root - linear) / (4 * pairs)  # the likeliest share of lost pairs, given the difference
-        variance = pairs * (2 * share_lost + difference * (1 - difference))
-        return (gained - lost - pairs * difference) ** 2 > z * z * max(0.0, variance)
-
-    return _bisect(refused, value, -1.0), _bisect(refused, value, 1.0)
-
-
-def _bisect(refused: Callable[[float], bool], inside: float, outside: float) -> float:
-    """Where a test that accepts ``inside`` begins to refuse on the way to ``outside``."""
-    if not refused(outside):
-        return outside
-    for _ in range(60):
-        middle = (inside + outside) / 2
-        inside, outside = (inside, middle) if refused(middle) else (middle, outside)
-    return inside

@@ -15,16 +15,13 @@ from numpy.typing import NDArray
 
 from longrope import parallel
 from longrope.evaluation.samples import Samples, begin_score
+from longrope.evaluation.statistics import Losses, block_interval, perplexity
 from longrope.factors import FactorTable
 from longrope.forward import token_losses
 from longrope.models import LanguageModel, rescaled
 from longrope.records import Score
 from longrope.texts import Tokens, TokenText, fingerprint
 
-Losses = NDArray[np.float64]
-BLOCK_TOKENS = 512
-FEWEST_BLOCKS = 32
-RESAMPLES = 2000
 TOKENS_PER_BATCH = 65536
 
 
@@ -144,7 +141,7 @@ def kept_losses(
 
 def score_losses(begun: Callable[..., Score], metric: str, losses: Losses, seed: int) -> Score:
     """The record of losses [W, any] or of differences of losses: their perplexity or its ratio, with its interval."""
-    low, high = bootstrap_interval(losses, seed)
+    low, high = block_interval(losses, seed)
     return begun(
         metric=metric, value=perplexity(losses), low=low, high=high, num_tokens=losses.size, num_windows=len(losses)
     )
@@ -158,26 +155,3 @@ def window_losses(model: LanguageModel, factors: object, windows: Tokens) -> NDA
     with rescaled(model, factors):  # type: ignore[arg-type]
         losses = parallel.spread(batches, lambda batch: token_losses(model, batch).numpy())
     return np.concatenate(losses).astype(np.float64)
-
-
-def perplexity(losses: NDArray[np.float64] | Sequence[float]) -> float:
-    """exp(sum of the losses in nats / number of losses), infinite beyond what a float holds."""
-    losses = np.asarray(losses)
-    mean = float(losses.sum() / losses.size)
-    return math.exp(mean) if mean < 700 else math.inf
-
-
-def bootstrap_interval(losses: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """95 % interval of the perplexity of losses [W, N], resampling blocks of consecutive tokens.
-
-    Neighbouring losses hang together, so blocks are drawn, not tokens; windows alone would be too few. Blocks have 512
-    tokens, or fewer where that would leave less than 32 of them.
-    """
-    block = max(1, min(BLOCK_TOKENS, losses.shape[1], losses.size // FEWEST_BLOCKS))
-    edges = np.arange(0, losses.shape[1], block)
-    sums = np.add.reduceat(losses, edges, axis=1).ravel()
-    counts = np.tile(np.diff(np.append(edges, losses.shape[1])), len(losses))
-    drawn = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.exp(np.minimum(np.quantile(means, [0.025, 0.975]), 700))
-    return float(low), float(high)

@@ -8,8 +8,9 @@ import time
 from collections.abc import Sequence
 
 from longrope.errors import RecipeError, TextsError
-from longrope.evaluation.perplexity import Losses, kept_losses, score_losses
+from longrope.evaluation.perplexity import kept_losses, score_losses
 from longrope.evaluation.samples import Samples, begin_score
+from longrope.evaluation.statistics import Losses
 from longrope.factors import FactorTable
 from longrope.models import LanguageModel
 from longrope.records import Score

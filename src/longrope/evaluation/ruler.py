@@ -13,12 +13,12 @@ import numpy as np
 
 from longrope import parallel
 from longrope.cache import KeyValueCache
-from longrope.evaluation.passkey import wilson_interval
 from longrope.evaluation.prompts import build_prompt
 from longrope.evaluation.prompts.documents import load_questions
 from longrope.evaluation.prompts.needles import build_needles
 from longrope.evaluation.prompts.prompt import Prompt, Question, fingerprint_prompts
 from longrope.evaluation.samples import begin_score
+from longrope.evaluation.statistics import wilson_interval
 from longrope.factors import FactorTable
 from longrope.forward import choose_tile, read_on
 from longrope.models import LanguageModel, rescaled
