@@ -17,7 +17,7 @@ RECIPE = Path(__file__).parent.parent / "recipes" / "nano-16k.toml"
 
 def losses_of(run: RunDir, score: Score) -> Losses:
     """The losses in nats [W, N - 1] that a run has kept of a perplexity."""
-    kept = [np.load(path).astype(np.float64) for path in run.path.rglob("losses-*.npy")]
+    kept = [np.load(path)["losses"].astype(np.float64) for path in run.path.rglob("losses-*.npz")]
     (found,) = [x for x in kept if x.size == score.num_tokens and perplexity(x) == pytest.approx(score.value, rel=1e-9)]
     return np.asarray(found)
 

@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM
 
 from longrope import evaluation, forward, pipeline
 from longrope.errors import ExportError, LongRopeError, RunError, TextsError
-from longrope.evaluation import passkey, perplexity, statistics
+from longrope.evaluation import Evaluation, passkey, perplexity, statistics
+from longrope.evaluation.metric import Subject
 from longrope.exports import hf
 from longrope.factors import closed_form, load_factors
 from longrope.models import load_model
@@ -37,7 +38,7 @@ from longrope.recipe import (
     TuneRecipe,
     dump_recipe,
 )
-from longrope.records import Score, Trial, append_record, read_records
+from longrope.records import Score, Trial, append_records, read_records
 from longrope.rundir import RunDir
 from longrope.search import find_factors
 from longrope.search import score as search_score
@@ -146,7 +147,7 @@ def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe,
     assert read_records(run.trials, Trial) == trials
     assert run.recipe() == recipe
     assert [step.split()[0] for step in steps] == [
-        *("load", "device", "read", "search", "measure", "measure", "export", "report:")
+        *("load", "device", "read", "measure", "search", "measure", "export", "report:")
     ]
     (factors,) = load_factors(run.factors()).tiers
     assert factors == load_factors(run.factors("longrope-gradient")).tiers[0]
@@ -229,16 +230,16 @@ def test_the_best_rival_is_the_one_at_the_longest_length(
 ) -> None:
     """Perplexities are set by hand: whoever wins at the longest length loses at the shorter one and over the tail."""
     worst = {"pi": "yarn", "yarn": "pi"}[best]
-    real = evaluation.measure
+    real = Evaluation.measure
 
-    def measure(*args: Any, **options: Any) -> list[Score]:
+    def measure(self: Evaluation, subject: Subject) -> list[Score]:
         scores = []
-        for score in real(*args, **options):
+        for score in real(self, subject):
             favourite = best if (score.context_tokens, score.metric) == (TARGET, "perplexity") else worst
             scores.append(replace(score, value=2.0 if score.method == favourite else 3.0))
         return scores
 
-    monkeypatch.setattr(pipeline, "measure", measure)
+    monkeypatch.setattr(Evaluation, "measure", measure)
     scores = extend(beside, RunDir(tmp_path))
     assert [score.metric for score in scores if score.metric.startswith("ratio")] == [f"ratio-to-{best}"]
 
@@ -255,18 +256,18 @@ def test_a_resumed_extension_with_rivals_adds_no_line(beside: Recipe, tmp_path: 
 
 
 @pytest.mark.usefixtures("unopened")
-@pytest.mark.parametrize("lines", [3, 12, 16])
+@pytest.mark.parametrize("groups", [3, 7, 8])
 def test_an_extension_with_rivals_that_was_interrupted_ends_as_a_whole_one(
-    lines: int, beside: Recipe, tmp_path: Path
+    groups: int, beside: Recipe, tmp_path: Path
 ) -> None:
-    """The power goes in the middle of a rival, of our own scores, and before the ratio."""
+    """The power goes in the middle of a baseline, of our own scores, and before the ratio; a metric has two scores."""
     expected = extend(beside, RunDir(tmp_path / "whole"))
     run = RunDir(tmp_path / "broken")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "append_record", Countdown(lines + 1, append_record))
+        patch.setattr(evaluation, "append_records", Countdown(groups + 1, append_records))
         with pytest.raises(InterruptError):
             extend(beside, run)
-    assert len(read_lines(run.scores)) == lines
+    assert len(read_lines(run.scores)) == 2 * groups
     assert not (run.path / "report.html").exists()
     assert written_scores(extend(beside, run)) == written_scores(expected)
     assert written_scores(read_records(run.scores, Score)) == written_scores(expected)
@@ -353,8 +354,8 @@ MOMENTS: dict[str, Callable[[pytest.MonkeyPatch], Watch]] = {
     "before factors of the run": interrupted_at_file("factors.json"),
     "in perplexity": interrupted_in(perplexity, "token_losses", 2),
     "in passkeys": interrupted_in(passkey, "greedy_answers", 13),
-    "after one score": interrupted_in(evaluation, "append_record", 2),
-    "after twenty scores": interrupted_in(evaluation, "append_record", 21),
+    "after two scores": interrupted_in(evaluation, "append_records", 2),
+    "after fifteen scores": interrupted_in(evaluation, "append_records", 4),
     "in the checkpoint": interrupted_in_a_half_written_checkpoint,
     "while reopening": interrupted_in(hf, "_compare"),
     "before the report": interrupted_at_file("export.json"),
@@ -388,7 +389,7 @@ def test_a_run_interrupted_again_and_again_ends_as_a_whole_one(
 ) -> None:
     """Fourteen writes are let through each time, then the power goes: work in hand is lost, no more, so it ends."""
     run, rounds = RunDir(tmp_path), 0
-    writes = len(whole["gradient"].trials) + len(whole["gradient"].scores)
+    writes = len(whole["gradient"].trials) + 8  # for two metrics of two methods: samples and scores
     while not run.export_report.exists():
         assert rounds <= writes / 3
         with pytest.MonkeyPatch.context() as patch:

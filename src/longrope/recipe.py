@@ -4,7 +4,7 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -19,11 +19,18 @@ RULER_TASKS = (  # of the benchmark (arXiv 2404.06654), by its names
     *("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3"),
     *("niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe", "qa"),
 )
-METRICS = (
-    *("perplexity", "passkey", "prefix-perplexity", "retention", "needle", "ruler"),
-    *(f"ruler-{task}" for task in RULER_TASKS),
-)
 HARNESS = "harness:"  # begins the name of a benchmark of lm-evaluation-harness, or the path of its task file
+BENCHMARK = f"{HARNESS}TASK"
+METRICS = {  # the class of each metric; it is made with the name
+    "perplexity": "longrope.evaluation.perplexity:Perplexity",
+    "passkey": "longrope.evaluation.passkey:PasskeyRetrieval",
+    "prefix-perplexity": "longrope.evaluation.perplexity:PrefixPerplexity",
+    "retention": "longrope.evaluation.retention:Retention",
+    "needle": "longrope.evaluation.needles:Needles",
+    "ruler": "longrope.evaluation.ruler:RulerMean",
+    **{f"ruler-{task}": "longrope.evaluation.ruler:RulerTask" for task in RULER_TASKS},
+    BENCHMARK: "longrope.evaluation.lm_eval:Benchmark",
+}
 SCHEDULES = ("linear", "cosine", "constant")
 KINDS = ("search", "tune", "carry", "recover")
 
@@ -312,7 +319,7 @@ class MeasureRecipe:
         """Refuse values that no measurement can use (raises RecipeError naming the key)."""
         for i, metric in enumerate(self.metrics):
             if not (metric.startswith(HARNESS) and metric != HARNESS):
-                _one_of((*METRICS, f"{HARNESS}TASK"), f"measure.metrics[{i}]", metric)
+                _one_of(METRICS, f"measure.metrics[{i}]", metric)
         for i, rival in enumerate(self.rivals):
             _one_of(RIVALS, f"measure.rivals[{i}]", rival)
         for i, length in enumerate(self.lengths):
@@ -437,7 +444,7 @@ def _told(tiers: list[int]) -> str:
     return ", ".join(format_tokens(tier) for tier in sorted(set(tiers)) if tier) or "no window"
 
 
-def _one_of(allowed: tuple[str, ...], key: str, value: str) -> None:
+def _one_of(allowed: Iterable[str], key: str, value: str) -> None:
     if value not in allowed:
         raise RecipeError(f"{key} = {value!r}.", f"One of {', '.join(allowed)} is needed.", "Correct it.")
 

@@ -89,6 +89,11 @@ class Score:
     ``passkey-depth-D``, ``difference-to-METHOD`` (of the shares of the same keys, with a paired interval), ``needle``
     and ``needle-depth-D`` (share of needles found), ``ruler-TASK`` (mean share of references found), ``ruler`` (mean of
     its tasks) or ``harness:TASK:METRIC``. ``low`` and ``high`` bound a 95 % interval.
+
+    ``resampled`` says what a bootstrap drew for the interval: ``documents``, or ``blocks`` of tokens where the text has
+    less than ten documents. It is empty for intervals by a formula, and in the records of earlier versions, which drew
+    blocks. ``seconds`` are those of the passes that made the samples, from which several scores may be computed; for a
+    comparison, those of both methods.
     """
 
     metric: str
@@ -104,6 +109,7 @@ class Score:
     texts_fingerprint: str
     factors_fingerprint: str
     seconds: float
+    resampled: str = ""
 
 
 Record = TypeVar("Record", Trial, TrainStep, Score)

@@ -4,92 +4,58 @@ The extended model against the original on the same windows at the trained windo
 perplexities with an interval paired by token. It takes any text, and no benchmark.
 """
 
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 
-from longrope.errors import RecipeError, TextsError
-from longrope.evaluation.perplexity import kept_losses, score_losses
-from longrope.evaluation.samples import Samples, begin_score
-from longrope.evaluation.statistics import Losses
-from longrope.factors import FactorTable
-from longrope.models import LanguageModel
+from longrope.errors import RecipeError
+from longrope.evaluation.metric import Context, Metric
+from longrope.evaluation.perplexity import cached_losses, score_ratio
+from longrope.evaluation.samples import Samples
+from longrope.recipe import MeasureRecipe
 from longrope.records import Score
-from longrope.texts import Tokens, fingerprint
+from longrope.rope import RopeSpec
+from longrope.texts import fingerprint
 
-OriginalLosses = dict[tuple[int, str], Losses]
 
+class Retention(Metric):
+    """The perplexity of an extended model as a share of the original's, at lengths within the trained window.
 
-def original_losses(
-    model: LanguageModel, pieces: Sequence[Tokens], *, samples: Samples | None = None
-) -> OriginalLosses:
-    """The losses of the original model, to be kept while its weights are tuned or another model takes its memory.
+    The record is ``ratio-to-none``. Nothing is scored for the original itself; its losses are samples all the same, so
+    that they are in the cache before its weights are tuned.
 
-    Args:
-        model: the model before any change of its weights.
-        pieces: [W, N] windows of each original length.
-        samples: where else they are kept.
-
-    Returns:
-        [W, N - 1] losses in nats by N and the fingerprint of the windows.
+    Samples: ``losses`` and, of an extended model, ``original`` [W, N - 1] in nats; ``documents`` [W, N - 1].
     """
-    return {_name(some): kept_losses(model, None, some, method="none", samples=samples) for some in pieces}
 
+    def check(self, lengths: Sequence[int], spec: RopeSpec) -> None:
+        """One length must lie within the trained window."""
+        if lengths[0] > spec.trained_window:
+            raise RecipeError(
+                f"Retention was asked for at {', '.join(f'{n:,}' for n in lengths)} tokens.",
+                f"It needs a length within the model's own window of {spec.trained_window:,}.",
+                "Add one to the lengths.",
+            )
 
-def measure_retention(
-    model: LanguageModel,
-    table: FactorTable | None,
-    windows: Tokens,
-    *,
-    method: str,
-    original: LanguageModel | OriginalLosses | None = None,
-    seed: int = 0,
-    samples: Samples | None = None,
-) -> Score:
-    """Measure the perplexity of an extended model as a share of the original's on windows [W, N] of an original length.
+    def names(self, context: Context) -> tuple[str, ...]:
+        """Beyond the trained window there is nothing to retain."""
+        return ("ratio-to-none",) if context.length <= context.subject.model.spec.trained_window else ()
 
-    Args:
-        model: the extended model.
-        table: its factors, of which the tier for N is taken; None where its weights alone were changed.
-        windows: N is at most the trained window.
-        method: the name in the record.
-        original: the model before its weights were tuned, or its losses by ``original_losses``; None where no weights
-            were tuned, so that the original is the model without the factors.
-        seed: of the bootstrap.
-        samples: where the losses are kept.
+    def inputs(self, context: Context) -> str:
+        """The windows of this length."""
+        return fingerprint(context.divided()[0])
 
-    Returns:
-        One score, ``ratio-to-none``, whose 95 % interval is paired by token.
+    def samples(self, context: Context) -> Samples:
+        """The losses of both models on the same windows; of the original alone, where it is the subject."""
+        pieces = context.divided()
+        ours, seconds = cached_losses(context, *pieces)
+        if context.subject.is_same(context.original):
+            return Samples(self.identity(context), ours, seconds)
+        theirs, more = cached_losses(context.of(context.original), *pieces)
+        return Samples(self.identity(context), ours | {"original": theirs["losses"]}, seconds + more)
 
-    Raises:
-        RecipeError: N is beyond the trained window.
-        TextsError: the losses given are of other windows.
-    """
-    length = windows.shape[1]
-    if length > model.spec.trained_window:
-        raise RecipeError(
-            f"Retention was asked for at {length:,} tokens.",
-            f"The model was trained for {model.spec.trained_window:,}; beyond there is nothing to retain.",
-            "Measure it at the trained window or below.",
-        )
-    began = time.perf_counter()
-    before = _losses_before(original or model, windows, samples)
-    after = kept_losses(model, table, windows, method=method, samples=samples)
-    seconds = time.perf_counter() - began
-    begun = begin_score(model, table, length, fingerprint(windows), method=method, seed=seed, seconds=seconds)
-    return score_losses(begun, "ratio-to-none", after - before, seed)
-
-
-def _losses_before(original: LanguageModel | OriginalLosses, windows: Tokens, samples: Samples | None) -> Losses:
-    if isinstance(original, LanguageModel):
-        return original_losses(original, [windows], samples=samples)[_name(windows)]
-    if _name(windows) not in original:
-        raise TextsError(
-            f"The original model's losses are not known on these windows of {windows.shape[1]:,} tokens.",
-            "Both models must read the same windows.",
-            "Give the losses of `original_losses` on them, or the original model itself.",
-        )
-    return original[_name(windows)]
-
-
-def _name(windows: Tokens) -> tuple[int, str]:
-    return windows.shape[1], fingerprint(windows)
+    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+        """One score, paired by token; none for the original."""
+        del settings
+        if "original" not in samples.arrays:
+            return []
+        before = replace(samples, arrays={"losses": samples.arrays["original"]}, seconds=0.0)
+        return [score_ratio("ratio-to-none", samples, before)]

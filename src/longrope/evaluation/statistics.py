@@ -142,7 +142,7 @@ def difference_interval(gained: int, lost: int, pairs: int, z: float = Z_95) -> 
     return _bisect(refused, value, -1.0), _bisect(refused, value, 1.0)
 
 
-def _bootstrap(sums: Losses, counts: NDArray[Any], seed: int, outside: float) -> tuple[float, float]:
+def _bootstrap(sums: NDArray[Any], counts: NDArray[Any], seed: int, outside: float) -> tuple[float, float]:
     """Quantiles ``outside`` and 1 - ``outside`` of exp(sum / count) over resamples of some units."""
     drawn = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
@@ -158,7 +158,7 @@ def _student_95(freedom: int) -> float:
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
-    return z + sum(term / n**power for power, term in enumerate(terms, 1))
+    return z + math.fsum(term / n**power for power, term in enumerate(terms, 1))
 
 
 def _bisect(refused: Callable[[float], bool], inside: float, outside: float) -> float:
