@@ -6,6 +6,7 @@ A whole run is the oracle of every broken one: its factors byte by byte, its tri
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,6 +254,20 @@ def test_a_resumed_extension_with_rivals_adds_no_line(beside: Recipe, tmp_path: 
     assert written_scores(extend(beside, run)) == written_scores(first)
     assert read_lines(run.scores) == lines
     assert (run.path / "report.html").read_bytes() == report
+
+
+@pytest.mark.usefixtures("unopened")
+def test_a_run_of_an_earlier_version_is_resumed(beside: Recipe, tmp_path: Path) -> None:
+    """Its scores do not say what was resampled, and its samples had other names: no score is measured again."""
+    run = RunDir(tmp_path)
+    first = extend(beside, run)
+    lines = [json.loads(line) for line in read_lines(run.scores)]
+    old = "".join(json.dumps({k: v for k, v in line.items() if k != "resampled"}) + "\n" for line in reversed(lines))
+    run.scores.write_text(old)
+    shutil.rmtree(run.path / "samples")
+    again = extend(beside, run)
+    assert run.scores.read_text() == old
+    assert written_scores([replace(score, resampled="") for score in first]) == written_scores(again)
 
 
 @pytest.mark.usefixtures("unopened")
