@@ -22,7 +22,7 @@ NOUNS = (
     *("rope", "factors", "space", "records", "recipe", "rundir"),
 )
 EDGES = ("distributed", "models", "texts", "engine")
-STEPS = ("search", "tuning", "measures", "exports", "reports", "generation")
+STEPS = ("search", "tuning", "evaluation", "exports", "reports", "generation")
 
 # Room -> the rooms that it may import, besides itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -63,7 +63,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     ),
     "triton": ("engine.hopper",),
     "transformers": ("models", "texts", "engine.context", "engine.kv_cache", "engine.loss", "building"),
-    "lm_eval": ("measures.harness",),
+    "lm_eval": ("evaluation.lm_eval",),
     "datasets": ("models", "texts"),
     "safetensors": ("models", "texts", "tuning.adapters", "tuning.progress"),
 }
@@ -242,7 +242,7 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
             "fsdp.py:1 imports longrope.distributed.launch; distributed.fsdp may import distributed.state, ",
         ),
         ({"engine/a.py": "from longrope.texts import load_texts"}, "a.py:1 imports longrope.texts; engine may"),
-        ({"search/score.py": "from ..measures import passkey"}, "score.py:1 imports longrope.measures; search may"),
+        ({"search/score.py": "from ..evaluation import passkey"}, "score.py:1 imports longrope.evaluation; search may"),
         ({"search/score.py": "import longrope.pipeline"}, "score.py:1 imports longrope.pipeline; search may"),
         ({"search/score.py": "import torch"}, "score.py:1 imports torch; only"),
         ({"exports/gguf.py": "import torch"}, "gguf.py:1 imports torch; only"),

@@ -24,8 +24,8 @@ from whole_run import make_whole_run
 import longrope
 from longrope import cli, pipeline
 from longrope.engine import compiling
+from longrope.evaluation import perplexity
 from longrope.factors import RescaleFactors, closed_form, dump_factors, load_factors
-from longrope.measures import perplexity
 from longrope.models import load_model, read_spec
 from longrope.recipe import (
     EvolutionRecipe,

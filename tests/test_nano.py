@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from measuring import passkey_context, scores_of
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import longrope
-from longrope.measures.passkey import measure_passkey
 from longrope.models import LanguageModel, load_model
 from longrope.texts import Texts, load_texts
 
@@ -91,7 +91,7 @@ def test_the_loss_falls_with_position_inside_the_window(plain: Any, texts: Texts
 
 
 def test_it_answers_passkeys_inside_the_window(nano: LanguageModel) -> None:
-    answered = measure_passkey(nano, None, WINDOW, method="none", count=20)[0]
+    answered = scores_of("passkey", passkey_context(nano, None, WINDOW))[0]
     assert (answered.metric, answered.num_windows) == ("passkey", 20)
     assert answered.value >= 0.95
 

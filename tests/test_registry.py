@@ -9,9 +9,9 @@ import toys
 
 from longrope import registry
 from longrope.errors import RecipeError
+from longrope.evaluation import measure
 from longrope.exports.card import Origin, result_table
 from longrope.factors import closed_form
-from longrope.measures import measure
 from longrope.recipe import GradientRecipe, MeasureRecipe
 from longrope.records import Score, read_records
 from longrope.registry import FORMATS, METHODS, METRICS, resolve
@@ -84,9 +84,9 @@ def test_a_new_metric_is_measured_kept_and_shown(tmp_path: Path) -> None:
     assert (score.metric, score.value) == ("distinct", 24 / 64)
     assert read_records(run.scores, Score) == [score]
     (table,) = score_tables([score])
-    assert table.rows == (("none", "37.5% (37.5%-37.5%)"),)
+    assert table.rows == (("original model", "37.5% (37.5%-37.5%)"),)
     (shown,) = other_section([read_run(run)]).tables
-    assert shown.rows == (("original", "37.5% (37.5%-37.5%)"),)
+    assert shown.rows == (("original model", "37.5% (37.5%-37.5%)"),)
     ((label, value, *_),) = result_table([score], [score], Origin(score.model)).rows
     assert (label, value) == ("distinct, 64 tokens", "37.5% (37.5%-37.5%)")
 

@@ -20,6 +20,8 @@ from transformers import AutoModelForCausalLM
 from longrope import pipeline, stages
 from longrope.engine import passes
 from longrope.errors import LongRopeError, RecipeError, RunError, TextsError
+from longrope.evaluation.perplexity import window_losses
+from longrope.evaluation.statistics import perplexity
 from longrope.factors import (
     FactorTable,
     RescaleFactors,
@@ -29,7 +31,6 @@ from longrope.factors import (
     relative_to,
     tuned_spec,
 )
-from longrope.measures.perplexity import perplexity, window_losses
 from longrope.models import LanguageModel, load_model
 from longrope.pipeline import export_again, extend
 from longrope.recipe import (

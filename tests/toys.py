@@ -5,13 +5,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from longrope.evaluation import metric
+from longrope.evaluation.metric import Context
+from longrope.evaluation.samples import Samples
+from longrope.evaluation.statistics import Interval
 from longrope.exports import ExportReport
 from longrope.exports.comparison import make_report
 from longrope.exports.lists import native_lists
 from longrope.factors import FactorTable, RescaleFactors, as_table
-from longrope.measures.requests import Request
-from longrope.measures.samples import begin_score
 from longrope.models import LanguageModel
+from longrope.recipe import MeasureRecipe
 from longrope.records import Score
 from longrope.registry import Format, Method, Metric
 from longrope.rope import RopeSpec
@@ -27,7 +30,7 @@ METHOD = Method(
     baseline=True,
     start=True,
 )
-METRIC = Metric("distinct", label="Distinct tokens", format=".1%", measure="toys:count_distinct")
+METRIC = Metric("distinct", label="Distinct tokens", format=".1%", measure="toys:DistinctTokens")
 FORMAT = Format("toy", label="A list of numbers", write="toys:write_list", file="toy/factors.json")
 
 
@@ -36,12 +39,22 @@ def toy_table(spec: RopeSpec, target_tokens: int, _: Iterable[int]) -> FactorTab
     return as_table(RescaleFactors((2.0,) * spec.num_pairs, target_tokens, spec.fingerprint))
 
 
-def count_distinct(asked: Request, length: int) -> list[Score]:
+class DistinctTokens(metric.Metric):
     """The share of the tokens of the first window that are distinct."""
-    window = asked.windows[0, :length]
-    share = len(set(window.tolist())) / length
-    begun = begin_score(asked.model, asked.table, length, fingerprint(asked.windows), seconds=0.0, **asked.named)
-    return [begun(metric="distinct", value=share, low=share, high=share, num_tokens=length, num_windows=1)]
+
+    def inputs(self, context: Context) -> str:
+        """The windows."""
+        return fingerprint(context.windows)
+
+    def samples(self, context: Context) -> Samples:
+        """The tokens themselves."""
+        return Samples(self.identity(context), {"tokens": context.windows[0, : context.length]}, 0.0)
+
+    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+        """One share."""
+        tokens = samples.arrays["tokens"]
+        share = len(set(tokens.tolist())) / len(tokens)
+        return [samples.score(self.name, Interval(share, share, share), num_tokens=len(tokens), num_windows=1)]
 
 
 def write_list(

@@ -29,10 +29,10 @@ from torch.utils.checkpoint import checkpoint
 from longrope import cli, distributed, pipeline
 from longrope.engine.passes import greedy_answers, token_losses, weighted_loss_with_graph
 from longrope.errors import LongRopeError, TextsError
+from longrope.evaluation import measure
 from longrope.factors import closed_form
-from longrope.measures.ruler import measure_needles
 from longrope.models import rescaled
-from longrope.recipe import TuneRecipe, load_recipe
+from longrope.recipe import MeasureRecipe, TuneRecipe, load_recipe
 from longrope.records import Score, TrainStep
 from longrope.rundir import RunDir
 from longrope.search.score import WindowObjective
@@ -142,7 +142,8 @@ def needles_found() -> list[Score]:
     model = pico.make_model()
     ids = model.tokenizer(pico.make_text(1200))["input_ids"]
     text, table = TokenText(np.asarray(ids, np.int32), "measure"), closed_form(model.spec, "yarn", 600)
-    scores = measure_needles(model, table, text, text.windows(600, 2), 600, method="yarn", count=11)
+    settings = MeasureRecipe((600,), ("needle",), windows=2, needles=11)
+    scores = measure(model, table, text, settings=settings)
     return [replace(score, seconds=0.0) for score in scores]
 
 

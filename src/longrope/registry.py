@@ -3,7 +3,7 @@
 A row names what does the work by a dotted path, which is imported when it is first used, so this module knows no other.
 To add a method, a metric or a format, write its function in a file and add a row:
 
-    METRICS["my-metric"] = Metric("my-metric", "My metric", measure="my_package.my_module:measure_it")
+    METRICS["my-metric"] = Metric("my-metric", "My metric", measure="my_package.my_module:MyMetric")
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ RULER_TASKS = (  # of the benchmark (arXiv 2404.06654), by its names
     *("niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe", "qa"),
 )
 HARNESS = "harness:"  # begins the name of a benchmark of lm-evaluation-harness, or the path of its task file
+BENCHMARK = f"{HARNESS}TASK"
 ORIGINAL = "none"  # the method of the original model, in records
 
 
@@ -64,8 +65,8 @@ class Metric:
         label: in tables, figures and model cards.
         unit: of its value; empty for a share or a ratio.
         format: how its value is written.
-        measure: the function that measures it, as ``package.module:function``. It takes a ``Request`` of
-            ``longrope.measures.requests`` and a length, and returns scores whose names begin with the metric's.
+        measure: a subclass of ``longrope.evaluation.metric.Metric``, as ``package.module:class``; it is made with the
+            name.
         record: its name in records, where it is another.
     """
 
@@ -205,29 +206,29 @@ METHODS: dict[str, Method] = _by_name(
     ),
 )
 METRICS: dict[str, Metric] = _by_name(
-    Metric("perplexity", "Perplexity", measure="longrope.measures.requests:perplexity"),
-    Metric("passkey", "Passkeys found", format=".0%", measure="longrope.measures.requests:passkeys"),
+    Metric("perplexity", "Perplexity", measure="longrope.evaluation.perplexity:Perplexity"),
+    Metric("passkey", "Passkeys found", format=".0%", measure="longrope.evaluation.passkey:PasskeyRetrieval"),
     Metric(
         "prefix-perplexity",
         "Perplexity of the first tokens of longer windows",
-        measure="longrope.measures.requests:prefix_perplexity",
+        measure="longrope.evaluation.perplexity:PrefixPerplexity",
     ),
     Metric(
         "retention",
         "Perplexity as a share of the original's",
-        measure="longrope.measures.requests:retention",
+        measure="longrope.evaluation.retention:Retention",
         record="ratio-to-none",
     ),
-    Metric("needle", "Needles found", format=".0%", measure="longrope.measures.requests:needles"),
-    Metric("ruler", "RULER", format=".0%", measure="longrope.measures.requests:ruler"),
+    Metric("needle", "Needles found", format=".0%", measure="longrope.evaluation.needles:Needles"),
+    Metric("ruler", "RULER", format=".0%", measure="longrope.evaluation.ruler:RulerMean"),
     *(
-        Metric(f"ruler-{task}", f"RULER {task}", format=".0%", measure="longrope.measures.requests:ruler_task")
+        Metric(f"ruler-{task}", f"RULER {task}", format=".0%", measure="longrope.evaluation.ruler:RulerTask")
         for task in RULER_TASKS
     ),
     Metric(
-        f"{HARNESS}TASK",
+        BENCHMARK,
         "Benchmark of lm-evaluation-harness",
-        measure="longrope.measures.harness:measure_benchmark",
+        measure="longrope.evaluation.lm_eval:Benchmark",
     ),
 )
 FORMATS: dict[str, Format] = _by_name(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope.errors import TextsError
-from longrope.measures.passkey import FILLER
+from longrope.evaluation.prompts.passkeys import FILLER
 from longrope.texts import Tokens, encode, fingerprint, opening_token
 
 ANSWER_SHARE, FEWEST_ANSWER_TOKENS = 2, 16

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope.measures.tasks.prompts import Draft, Haystack, Source, encode_all
-from longrope.measures.tasks.words import WORDS, draw_compounds, draw_letters
+from longrope.evaluation.prompts.prompt import Draft, Haystack, Source, encode_all
+from longrope.evaluation.prompts.words import WORDS, draw_compounds, draw_letters
 
 HOPS = 4
 COMMON_WORDS, FREQUENT_WORDS = 10, 3

@@ -13,11 +13,13 @@ import numpy as np
 import pico
 import pytest
 import torch
+from measuring import counted
 
 from longrope.errors import FactorsError, RecipeError
+from longrope.evaluation import lm_eval as benchmarks
+from longrope.evaluation import measure
+from longrope.evaluation.lm_eval import SEED, SHOTS
 from longrope.factors import FactorTable, RescaleFactors, as_table, closed_form
-from longrope.measures import harness, measure
-from longrope.measures.harness import SEED, SHOTS, measure_benchmark
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score, read_records
@@ -25,6 +27,7 @@ from longrope.rundir import RunDir
 from longrope.texts import TokenText
 
 QUESTIONS = 40
+TEXT = TokenText(np.arange(300, dtype=np.int32), "measure")
 TASK = """
 task: {name}
 dataset_path: json
@@ -90,6 +93,11 @@ def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
 def model() -> LanguageModel:
     """A pico model whose attention is sharp enough for factors to change its answers."""
     return pico.make_model(initializer_range=0.4)
+
+
+def measure_benchmark(model: LanguageModel, table: FactorTable | None, metric: str, **given: Any) -> list[Score]:
+    """The scores of a benchmark alone."""
+    return measure(model, table, TEXT, settings=MeasureRecipe((64,), (metric,), windows=1), **given)
 
 
 def prompts(benchmark: Benchmark) -> list[str]:
@@ -165,7 +173,7 @@ def test_one_tier_answers_all_requests(
         chosen.append(factors.target_window)
         return rescaled(model, factors)
 
-    monkeypatch.setattr(harness, "rescaled", spy)
+    monkeypatch.setattr(benchmarks, "rescaled", spy)
     scores = measure_benchmark(model, FactorTable(tiers), benchmark.metric, method="ntk")
     assert chosen == [longest]
     right = answers_by_hand(model, tiers[1], benchmark)
@@ -195,27 +203,22 @@ def test_the_model_is_as_it_was_afterwards(model: LanguageModel, benchmark: Benc
 
 
 def test_benchmarks_are_a_metric_of_measure_and_are_kept(
-    model: LanguageModel, benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, benchmark: Benchmark, tmp_path: Path
 ) -> None:
-    text = TokenText(np.arange(300, dtype=np.int32), "measure")
     settings = MeasureRecipe(lengths=(64,), metrics=("perplexity", benchmark.metric), windows=2, tail_tokens=0)
     run, table = RunDir(tmp_path), as_table(closed_form(model.spec, "yarn", 512).tiers[0])
-    scores = measure(model, table, text, settings=settings, run=run)
+    scores = measure(model, table, TEXT, settings=settings, run=run)
     assert [score.metric for score in scores] == ["perplexity", "harness:winds:acc", "harness:winds:acc_norm"]
     assert read_records(run.scores, Score) == scores
     lines = run.scores.read_text().splitlines()
 
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("answered again")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(harness, "_evaluate", never)
-        assert measure(model, table, text, settings=settings, run=run) == scores
-        with pytest.raises(AssertionError, match="answered again"):
-            measure(model, None, text, settings=settings, run=run)
-    run.scores.write_text("\n".join(lines[:2]) + "\n")  # the records of one benchmark, torn
-    again = measure(model, table, text, settings=settings, run=run)
-    assert [replace(score, seconds=0) for score in again] == [replace(score, seconds=0) for score in scores]
+    with counted(model) as passes:
+        passes.forbidden = True
+        assert measure(model, table, TEXT, settings=settings, run=run) == scores
+        with pytest.raises(AssertionError, match="measured again"):
+            measure(model, None, TEXT, settings=replace(settings, metrics=(benchmark.metric,)), run=run)
+        run.scores.write_text("\n".join(lines[:2]) + "\n")  # the records of one benchmark, torn
+        assert measure(model, table, TEXT, settings=settings, run=run) == scores  # from the samples
     assert len(run.scores.read_text().splitlines()) == 3
 
 
@@ -256,7 +259,7 @@ def test_a_group_has_one_score_over_its_tasks(
         tasks.append(write_benchmark(tmp_path / folder, name=name, seed=seed))
     (tmp_path / "weather.yaml").write_text(GROUP)
     manager = TaskManager(include_defaults=False, include_path=str(tmp_path))
-    monkeypatch.setattr(harness, "_manager", lambda **_: manager)
+    monkeypatch.setattr(benchmarks, "_manager", lambda **_: manager)
     [score] = measure_benchmark(model, None, "harness:weather", method="none")
     answers = [answers_by_hand(model, None, task)["acc"] for task in tasks]
     assert score.metric == "harness:weather:acc"
@@ -296,7 +299,7 @@ def test_an_unknown_name_is_told_the_nearest_and_the_papers_are_known(
     folder = Path(lm_eval.tasks.__file__).parent
     some = [str(folder / name) for name in ("arc", "hellaswag", "mmlu/default", "truthfulqa")]
     manager = lm_eval.tasks.TaskManager(include_defaults=False, include_path=some)
-    monkeypatch.setattr(harness, "_manager", lambda **_: manager)
+    monkeypatch.setattr(benchmarks, "_manager", lambda **_: manager)
     with pytest.raises(RecipeError, match=r"no task or group 'arc_chalenge'.*nearest name is 'arc_challenge'"):
         measure_benchmark(model, None, "harness:arc_chalenge", method="none")
     assert set(SHOTS) <= {*manager.all_subtasks, *manager.all_groups}

@@ -16,22 +16,27 @@ import importlib.util
 import io
 import json
 import logging
+import math
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from longrope import distributed
 from longrope.engine.loss import LOGITS_PER_CHUNK
 from longrope.errors import RecipeError, converting_errors
-from longrope.factors import FactorTable
-from longrope.measures.samples import begin_score, source_of
-from longrope.models import LanguageModel, rescaled
-from longrope.records import Score, append_records, read_records
+from longrope.evaluation.metric import Context, Metric, Subject
+from longrope.evaluation.samples import Arrays, Identity, Samples
+from longrope.evaluation.statistics import Z_95, Interval
+from longrope.models import rescaled
+from longrope.recipe import MeasureRecipe
+from longrope.records import Score
 from longrope.registry import HARNESS
-from longrope.rundir import RunDir
 
 SHOTS = {"arc_challenge": 25, "hellaswag": 10, "mmlu": 5, "truthfulqa_mc2": 0}
 SEED = 1234  # the harness's own, of the examples before a question, so that numbers compare with published ones
@@ -40,76 +45,105 @@ BOOTSTRAPS = 1000  # for the few metrics whose standard error has no formula
 ASKED = ("doc_to_text", "doc_to_choice", "doc_to_target", "description", "target_delimiter", "fewshot_delimiter")
 
 
-def measure_benchmark(
-    model: LanguageModel, table: FactorTable | None, metric: str, *, method: str, run: RunDir | None = None
-) -> list[Score]:
-    """Measure one benchmark that ranks given answers by their likelihood.
+class Benchmark(Metric):
+    """One benchmark that ranks given answers by their likelihood: a score ``harness:NAME:METRIC`` for each metric.
 
-    Args:
-        model: the model.
-        table: its factors; None measures the model as it is.
-        metric: ``harness:`` with the harness's name of a task or a group, or the path of a task file (.yaml), whose
-            number of examples is its own.
-        method: the name in the records.
-        run: where the scores go; those that are there already are not measured again.
+    Its name is ``harness:`` with the harness's name of a task or a group, or the path of a task file (.yaml), whose
+    number of examples is its own. It is measured once; the record's window is the longest request, and its number of
+    windows that of the questions. The 95 % interval is the harness's standard error 1.96 times to each side, infinite
+    where the harness gives none.
 
-    Returns:
-        One score for each metric of the benchmark, ``harness:NAME:METRIC``. Its 95 % interval is the harness's standard
-        error 1.96 times to each side, infinite where the harness gives none; its window is the longest request, its
-        number of windows that of the questions.
+    Samples: ``values`` and ``errors`` [K] of K metrics (an error that is not given is infinite), ``metrics`` [K] their
+    names, and ``longest``, ``tokens``, ``questions``, counts.
 
-    Raises:
+    Raises, from each method that needs the task:
         RecipeError: lm-eval is not installed; the harness knows no such task, cannot load it, or has answers generated.
         FactorsError: the factors do not hold the longest request.
     """
-    with _quiet():
-        name, loaded = _load(metric)
-        texts = _fingerprint(loaded["tasks"])
-        wanted = {f"{HARNESS}{name}:{key}" for key in _metrics(name, loaded)}
-        source = source_of(table, method)
-        identity = (source.known_as, model.name, texts, table.fingerprint if table else "", SEED)
-        known = [s for s in (read_records(run.scores, Score) if run else []) if s.metric in wanted]
-        kept = {s.metric: replace(s, **source._asdict()) for s in known if _identity(s) == identity}
-        if kept.keys() == wanted:
-            return [kept[key] for key in sorted(wanted)]
-        scores = _evaluate(model, table, name, loaded, method=method, texts=texts)
-    if run:
-        append_records(run.scores, [score for score in scores if score.metric not in kept])
-    return scores
+
+    per_length = False
+
+    def names(self, context: Context) -> tuple[str, ...]:
+        """Those of the benchmark's own metrics."""
+        del context
+        return self._known[0]
+
+    def inputs(self, context: Context) -> str:
+        """The questions, the examples that may stand before them, and how they are put."""
+        del context
+        return self._known[1]
+
+    def identity(self, context: Context) -> Identity:
+        """With the harness's seed; the window is known once it is measured."""
+        return replace(super().identity(context), seed=SEED, context_tokens=0)
+
+    def identity_of(self, score: Score) -> Identity:
+        """Whatever its window."""
+        return replace(Identity.of(score), context_tokens=0)
+
+    def samples(self, context: Context) -> Samples:
+        """The harness's results; its own process asks, while others wait."""
+        identity, table = self.identity(context), context.subject.table
+
+        def make() -> Arrays:
+            return distributed.on_main(partial(self._evaluate, context.subject))
+
+        arrays, seconds = context.cached("benchmark", (self.name, identity.texts_fingerprint), table, make)
+        return Samples(identity, arrays, seconds)
+
+    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+        """One score for each metric of the benchmark."""
+        del settings
+        arrays = samples.arrays
+        measured = replace(samples, identity=replace(samples.identity, context_tokens=int(arrays["longest"])))
+        counts = {"num_tokens": int(arrays["tokens"]), "num_windows": int(arrays["questions"])}
+        found = zip(arrays["metrics"].tolist(), arrays["values"].tolist(), arrays["errors"].tolist(), strict=True)
+        return [
+            measured.score(metric, Interval(value, value - Z_95 * error, value + Z_95 * error), **counts)
+            for metric, value, error in found
+        ]
+
+    @cached_property
+    def _known(self) -> tuple[tuple[str, ...], str]:
+        """The names of its scores and the fingerprint of its texts, in all processes."""
+        return distributed.on_main(self._describe)
+
+    @cached_property
+    def _loaded(self) -> tuple[str, Any]:
+        with _quiet():
+            return _load(self.name)
+
+    def _describe(self) -> tuple[tuple[str, ...], str]:
+        name, loaded = self._loaded
+        with _quiet():
+            texts = _fingerprint(loaded["tasks"])
+        return tuple(f"{HARNESS}{name}:{key}" for key in sorted(_metrics(name, loaded))), texts
+
+    def _evaluate(self, subject: Subject) -> Arrays:
+        from lm_eval.evaluator import evaluate
+
+        name, loaded = self._loaded
+        with _quiet():
+            answering = _model_object(subject)
+            found = evaluate(answering, loaded, bootstrap_iters=BOOTSTRAPS, log_samples=False)
+        results = {key.partition(",")[0]: value for key, value in found["results"][name].items()}  # "acc,none" is acc
+        keys = sorted(_metrics(name, loaded))
+        errors = [results[f"{key}_stderr"] for key in keys]
+        return {
+            "metrics": np.asarray([f"{HARNESS}{name}:{key}" for key in keys]),
+            "values": np.asarray([float(results[key]) for key in keys]),
+            "errors": np.asarray([error if isinstance(error, float) else math.inf for error in errors]),
+            "longest": np.asarray(answering.longest),
+            "tokens": np.asarray(answering.num_tokens),
+            "questions": np.asarray(sum(found["n-samples"][task]["effective"] for task in loaded["tasks"])),
+        }
 
 
-def _evaluate(
-    model: LanguageModel, table: FactorTable | None, name: str, loaded: Any, *, method: str, texts: str
-) -> list[Score]:
-    from lm_eval.evaluator import evaluate
-
-    began = time.perf_counter()
-    answering = _model_object(model, table)
-    found = evaluate(answering, loaded, bootstrap_iters=BOOTSTRAPS, log_samples=False)
-    results = {key.partition(",")[0]: value for key, value in found["results"][name].items()}  # "acc,none" is acc
-    seconds = time.perf_counter() - began
-    begun = begin_score(model, table, answering.longest, texts, method=method, seed=SEED, seconds=seconds)
-    questions = sum(found["n-samples"][task]["effective"] for task in loaded["tasks"])
-    scores = []
-    for key in sorted(_metrics(name, loaded)):
-        value, error = float(results[key]), results[f"{key}_stderr"]
-        reach = 1.959964 * error if isinstance(error, float) else float("inf")
-        scores.append(
-            begun(
-                metric=f"{HARNESS}{name}:{key}",
-                value=value,
-                low=value - reach,
-                high=value + reach,
-                num_tokens=answering.num_tokens,
-                num_windows=questions,
-            )
-        )
-    return scores
-
-
-def _model_object(model: LanguageModel, table: FactorTable | None) -> Any:
+def _model_object(subject: Subject) -> Any:
     """The harness's model object over our network, rescaled while it answers."""
     from lm_eval.models.huggingface import HFLM
+
+    model = subject.model
 
     class RescaledLM(HFLM):  # type: ignore[misc]  # the harness has no types
         longest = num_tokens = 0
@@ -121,7 +155,7 @@ def _model_object(model: LanguageModel, table: FactorTable | None) -> Any:
             self._max_length = self.longest
             rows = max(1, LOGITS_PER_CHUNK // (self.longest * model.network.config.vocab_size))
             self.batch_size_per_gpu = rows
-            with rescaled(model, table.choose(self.longest) if table else None):
+            with rescaled(model, subject.factors(self.longest)):
                 return super()._loglikelihood_tokens(requests)
 
     return RescaledLM(pretrained=model.network, tokenizer=copy.deepcopy(model.tokenizer))  # it sets a padding token
@@ -203,11 +237,6 @@ def _fingerprint(tasks: dict[str, Any]) -> str:
         content += list(task.fewshot_docs()) if shots else []
         digest.update(json.dumps(content, default=str, sort_keys=True).encode())
     return digest.hexdigest()[:16]
-
-
-def _identity(score: Score) -> tuple[str, str, str, str, int]:
-    """What makes a score one that need not be measured again; its window is known once it is measured."""
-    return score.source.known_as, score.model, score.texts_fingerprint, score.factors_fingerprint, score.seed
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from longrope.errors import TextsError
-from longrope.measures.tasks.prompts import Draft, Haystack, Source
+from longrope.evaluation.prompts.prompt import Draft, Haystack, Source
 from longrope.texts import Tokens, encode, read_document
 
 

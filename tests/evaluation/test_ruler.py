@@ -15,6 +15,7 @@ import numpy as np
 import pico
 import pytest
 import torch
+from measuring import make_context, scores_of
 from typer.testing import CliRunner
 
 from longrope.cli import app
@@ -22,23 +23,18 @@ from longrope.engine import decoding
 from longrope.engine.decoding import prefill
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.errors import ModelError, RecipeError, TextsError
+from longrope.evaluation import answers, find_metric, measure, ruler
+from longrope.evaluation.answers import Answer, answer_prompt, share_found
+from longrope.evaluation.needles import essays
+from longrope.evaluation.prompts import build_prompt
+from longrope.evaluation.prompts.documents import DocumentQuestion, load_questions
+from longrope.evaluation.prompts.needles import build_needles
+from longrope.evaluation.prompts.passkeys import FILLER
+from longrope.evaluation.prompts.prompt import Prompt, Question, fingerprint_prompts
+from longrope.evaluation.prompts.words import WORDS, draw_compounds, draw_letters
+from longrope.evaluation.ruler import mean_interval
+from longrope.evaluation.statistics import wilson_interval
 from longrope.factors import closed_form
-from longrope.measures import measure, ruler
-from longrope.measures.passkey import FILLER, wilson_interval
-from longrope.measures.ruler import (
-    Answer,
-    answer_prompt,
-    essays,
-    mean_ruler,
-    measure_needles,
-    measure_ruler,
-    share_found,
-)
-from longrope.measures.tasks import build_prompt
-from longrope.measures.tasks.documents import DocumentQuestion, load_questions
-from longrope.measures.tasks.needles import build_needles
-from longrope.measures.tasks.prompts import Prompt, Question, fingerprint_prompts
-from longrope.measures.tasks.words import WORDS, draw_compounds, draw_letters
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.options import measuring
 from longrope.recipe import MeasureRecipe
@@ -151,7 +147,7 @@ class Reader:
         self.left: list[int] = []
         self.read_lengths: list[int] = []
         self.pushed = 0
-        monkeypatch.setattr(ruler, "KeyValueCache", self.open_cache)
+        monkeypatch.setattr(answers, "KeyValueCache", self.open_cache)
         monkeypatch.setattr(decoding, "prefill", self.prefill)
 
     def open_cache(self, *_: object) -> "Reader":
@@ -205,6 +201,20 @@ def text_of(tokenizer: Any, length: int) -> TokenText:
     return TokenText(np.concatenate([essay_of(tokenizer, length)] * 3), "measure", bos)
 
 
+def measure_ruler(
+    model: LanguageModel, text: TokenText, windows: Tokens, task: str, length: int, settings: MeasureRecipe
+) -> Score:
+    """The score of one task."""
+    context = replace(make_context(model, None, windows, length, text=text), settings=settings)
+    [score] = scores_of(f"ruler-{task}", context)
+    return score
+
+
+def measure_needles(model: LanguageModel, text: TokenText, windows: Tokens, length: int, needles: int) -> list[Score]:
+    """The scores of needles."""
+    return scores_of("needle", make_context(model, None, windows, length, text=text, needles=needles))
+
+
 @every_tokenizer
 @every_task
 def test_a_copying_reader_scores_one_and_a_constant_one_nothing(
@@ -217,7 +227,7 @@ def test_a_copying_reader_scores_one_and_a_constant_one_nothing(
     for answer, share in ((reply, 1.0), (lambda _: constant, 0.0), (lambda _: "", 0.0)):
         fake, reader = reading(kind, answer)
         text = text_of(fake.tokenizer, length)
-        score = measure_ruler(fake, None, text, text.windows(length, 2), task, length, method="none", settings=settings)
+        score = measure_ruler(fake, text, text.windows(length, 2), task, length, settings)
         assert (score.metric, score.value, score.num_windows) == (f"ruler-{task}", share, 3)
         assert (score.num_tokens, max(reader.read_lengths) <= length) == (reader.pushed, True)
         assert (score.low, score.high) == wilson_interval(3 * share, 3)
@@ -230,7 +240,7 @@ def test_a_copying_reader_finds_every_needle_and_a_constant_one_none(
     for answer, share in ((reply, 1.0), (lambda _: "one thing and another", 0.0)):
         fake, reader = reading(kind, answer)
         text = text_of(fake.tokenizer, 2000)
-        scores = measure_needles(fake, None, text, text.windows(2000, 2), 2000, method="none", count=20)
+        scores = measure_needles(fake, text, text.windows(2000, 2), 2000, 20)
         assert [score.value for score in scores] == [share] * 11
         assert [score.num_windows for score in scores] == [20] + [2] * 10
         assert [score.metric for score in scores[:2]] == ["needle", "needle-depth-0.05"]
@@ -241,7 +251,7 @@ def test_depths_are_scored_apart(reading: Callable[..., tuple[LanguageModel, Rea
     """A reader that has forgotten the first half of its text."""
     fake, _ = reading("byte-level", lambda prompt: reply(prompt[len(prompt) // 2 :]))
     text = text_of(fake.tokenizer, 4000)
-    scores = measure_needles(fake, None, text, text.windows(4000, 2), 4000, method="none", count=20)
+    scores = measure_needles(fake, text, text.windows(4000, 2), 4000, 20)
     assert [score.value for score in scores] == [0.5] + [0.0] * 5 + [1.0] * 5
     assert (scores[0].low, scores[0].high) == wilson_interval(10, 20)
 
@@ -255,7 +265,7 @@ def test_answers_in_part_count_in_part(reading: Callable[..., tuple[LanguageMode
         settings = MeasureRecipe(ruler_prompts=2)
         measured = (text, text.windows(3000, 1))
         for task in REFERENCES:
-            score = measure_ruler(fake, None, *measured, task, 3000, method="none", settings=settings)
+            score = measure_ruler(fake, *measured, task, 3000, settings)
             shares[name, task] = score.value
     assert shares == {
         (name, task): pytest.approx(1 / count if name == "first" else 1)
@@ -688,7 +698,7 @@ def test_the_saving_of_shared_texts_stands_in_the_records(
         return prefill(model, tokens, cache)
 
     monkeypatch.setattr(decoding, "prefill", read_counted)
-    scores = measure_needles(model, None, text, windows, 1500, method="none", count=20)
+    scores = measure_needles(model, text, windows, 1500, 20)
     assert scores[0].num_tokens == sum(pushed)
     pushed.clear()
     built = build_needles(model.tokenizer, 1500, essays(text, windows, 1500), 20, 0)
@@ -703,7 +713,7 @@ def test_recurrent_models_are_refused(model: LanguageModel, monkeypatch: pytest.
     monkeypatch.setattr("longrope.engine.kv_cache.remembers_keys_alone", lambda _: False)
     text = text_of(model.tokenizer, 600)
     with pytest.raises(ModelError, match="recurrent"):
-        measure_needles(model, None, text, text.windows(600, 1), 600, method="none", count=10)
+        measure_needles(model, text, text.windows(600, 1), 600, 10)
 
 
 # Scores
@@ -726,43 +736,50 @@ def test_each_prompt_takes_another_essay(model: LanguageModel, monkeypatch: pyte
         return build_prompt(tokenizer, task, length, essay, **given)
 
     monkeypatch.setattr(ruler, "build_prompt", build_noted)
-    monkeypatch.setattr(ruler, "answer_prompt", lambda *_: [Answer("", 0.0, 1)])
+    monkeypatch.setattr(answers, "answer_prompt", lambda *_: [Answer("", 0.0, 1)])
     text = TokenText(np.arange(3000, dtype=np.int32) % 300, "measure")
     windows, settings = text.windows(900, 3), MeasureRecipe(ruler_prompts=5)
-    measure_ruler(model, None, text, windows, "niah_single_2", 450, method="none", settings=settings)
+    measure_ruler(model, text, windows, "niah_single_2", 450, settings)
     pieces = windows.reshape(-1, 450)
     assert dict(seen) == {i: pieces[i % 6][:3].tolist() for i in range(5)}
 
 
-def task_score(value: float, *, task: str = "vt", prompts: int = 10) -> Score:
-    """A task's score."""
-    low, high = wilson_interval(value * prompts, prompts)
-    return Score(f"ruler-{task}", value, low, high, "none", 512, 700, prompts, 3, "m", "a" * 16, "", 1.5)
-
-
-def test_the_mean_is_over_tasks() -> None:
-    scores = [task_score(value, task=task) for value, task in ((1.0, "vt"), (0.25, "cwe"), (0.1, "fwe"))]
-    mean = mean_ruler(scores)
-    assert mean.value == pytest.approx(0.45)
-    assert (mean.metric, mean.num_windows, mean.num_tokens) == ("ruler", 30, 2100)
-    assert (mean.low, mean.high) == pytest.approx(wilson_interval(13.5, 30))
-    assert (mean.seconds, mean.method, mean.context_tokens, mean.seed) == (4.5, "none", 512, 3)
-    assert mean.texts_fingerprint != mean_ruler(scores[:2]).texts_fingerprint
+def test_the_mean_is_over_tasks(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each task counts the same; the tokens, prompts and seconds of all are added."""
+    text = text_of(model.tokenizer, 1600)
+    monkeypatch.setattr(answers, "answer_prompt", lambda _, prompt: [Answer("", len(prompt.text) % 4 / 4, 30)])
+    context = make_context(model, None, text.windows(1600, 2), text=text, seed=3, ruler_prompts=3)
+    tasks = {name: find_metric(name) for name in find_metric("ruler").parts(context.settings)}
+    assert list(tasks) == [f"ruler-{task}" for task in RULER_TASKS if task != "qa"]
+    scores = [score for name in tasks for score in scores_of(name, context)]
+    [mean] = scores_of("ruler", context)
+    assert len({score.value for score in scores}) > 2
+    assert mean.value == pytest.approx(np.mean([score.value for score in scores]))
+    assert (mean.metric, mean.num_windows) == ("ruler", 33)
+    assert mean.num_tokens == sum(score.num_tokens for score in scores)
+    assert (mean.low, mean.high) == pytest.approx(wilson_interval(mean.value * 33, 33))
+    assert mean.seconds == pytest.approx(sum(score.seconds for score in scores), abs=0.001 * 11)
+    assert (mean.method, mean.context_tokens, mean.seed) == ("none", 1600, 3)
+    assert mean.texts_fingerprint not in {score.texts_fingerprint for score in scores}
     assert re.fullmatch(r"[0-9a-f]{16}", mean.texts_fingerprint)
 
 
+def test_the_mean_of_unlike_shares_by_hand() -> None:
+    interval = mean_interval([[1.0, 1.0], [0.5, 0.0], [0.25, 0.0]])
+    assert interval.value == pytest.approx((1 + 0.25 + 0.125) / 3)
+    assert interval[1:3] == pytest.approx(wilson_interval(6 * interval.value, 6))
+
+
 def test_the_intervals_cover_as_often_as_they_say() -> None:
-    """Shares of four references, which hang together or do not, and means over tasks that are unlike: 95 % or more."""
+    """Shares of four references, which depend on each other or not, and means over unlike tasks: 95 % or more."""
     rng = np.random.default_rng(0)
     for difficulties in ([0.7], [0.1], [0.95, 0.6, 0.2, 0.05]):
         for together in (False, True):
             inside = 0
             for _ in range(500):
                 found = rng.random((len(difficulties), 20, 1 if together else 4)) < np.reshape(difficulties, (-1, 1, 1))
-                shares = found.mean(2)
-                scores = [task_score(float(row.mean()), prompts=20) for row in shares]
-                score = mean_ruler(scores)
-                inside += int(score.low <= np.mean(difficulties) <= score.high)
+                interval = mean_interval(found.mean(2).tolist())
+                inside += int(interval.low <= np.mean(difficulties) <= interval.high)
             assert inside / 500 >= 0.93, (difficulties, together)
 
 
@@ -781,7 +798,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         answered.append(str(len(prompt.text)))
         return [Answer("", float((len(answered) + i) % 3 == 0), 30) for i in range(len(prompt.questions))]
 
-    monkeypatch.setattr(ruler, "answer_prompt", answer)
+    monkeypatch.setattr(answers, "answer_prompt", answer)
     return answered
 
 
@@ -828,24 +845,24 @@ def test_what_other_settings_would_ask_is_asked(
     assert len(quick) == 23 + asked
 
 
-@pytest.mark.parametrize("answers", [0, 1, 5, 22])
+@pytest.mark.parametrize("before", [0, 1, 5, 22])
 def test_an_interruption_loses_the_task_in_hand_at_most(
-    answers: int, model: LanguageModel, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    before: int, model: LanguageModel, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text, run = text_of(model.tokenizer, 3200), RunDir(tmp_path)
-    settings, right = replace(SETTINGS, metrics=("ruler",)), ruler.answer_prompt
+    settings, right = replace(SETTINGS, metrics=("ruler",)), answers.answer_prompt
 
     def interrupted(*given: Any) -> list[Answer]:
-        if len(quick) == answers:
+        if len(quick) == before:
             raise KeyboardInterrupt
         return right(*given)
 
-    monkeypatch.setattr(ruler, "answer_prompt", interrupted)
-    with pytest.raises(KeyboardInterrupt) if answers < 22 else pytest.MonkeyPatch.context():
+    monkeypatch.setattr(answers, "answer_prompt", interrupted)
+    with pytest.raises(KeyboardInterrupt) if before < 22 else pytest.MonkeyPatch.context():
         measure(model, None, text, settings=settings, run=run)
-    monkeypatch.setattr(ruler, "answer_prompt", right)
+    monkeypatch.setattr(answers, "answer_prompt", right)
     measure(model, None, text, settings=settings, run=run)
-    assert len(quick) == 22 + answers % 2
+    assert len(quick) == 22 + before % 2
     written = [score.metric for score in read_records(run.scores, Score)]
     assert sorted(written) == sorted(["ruler", *(f"ruler-{task}" for task in RULER_TASKS if task != "qa")])
 
@@ -906,7 +923,6 @@ def test_the_nano_model_finds_single_needles_inside_its_window() -> None:
     """20 of 20 in repeated lines, as measured; it has seen none of these sentences."""
     nano = load_model("nano", device="cpu", dtype="float32")
     text = TokenText(np.zeros(1000, np.int32), "measure")
-    given = (nano, None, text, text.windows(256, 1), "niah_single_1", 256)
-    score = measure_ruler(*given, method="none", settings=MeasureRecipe())
+    score = measure_ruler(nano, text, text.windows(256, 1), "niah_single_1", 256, MeasureRecipe())
     assert score.num_windows == 20
     assert score.value >= 0.9

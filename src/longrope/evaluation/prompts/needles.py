@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope.measures.passkey import DEPTHS
-from longrope.measures.tasks.prompts import Draft, Haystack, Prompt, Source, assemble, encode_all, measure_room
-from longrope.measures.tasks.words import draw_compounds, draw_value
+from longrope.evaluation.prompts.passkeys import DEPTHS
+from longrope.evaluation.prompts.prompt import Draft, Haystack, Prompt, Source, assemble, encode_all, measure_room
+from longrope.evaluation.prompts.words import draw_compounds, draw_value
 from longrope.texts import Tokens, encode
 
 

@@ -1,7 +1,6 @@
 """What an extension costs at the original lengths: the ratio to the original model, by hand and paired by token."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,14 @@ import numpy as np
 import pico
 import pytest
 import torch
+from measuring import Passes, make_context, scores_of
 
-from longrope.errors import RecipeError, TextsError
+from longrope.errors import RecipeError
+from longrope.evaluation import Evaluation, measure, name_subject
+from longrope.evaluation.metric import Subject
+from longrope.evaluation.samples import SampleCache
+from longrope.evaluation.statistics import block_interval
 from longrope.factors import FactorTable, RescaleFactors, closed_form
-from longrope.measures import keep_original, measure
-from longrope.measures.perplexity import bootstrap_interval
-from longrope.measures.retention import measure_retention, original_losses
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score, read_records
@@ -38,7 +39,7 @@ def tuned(model: LanguageModel) -> LanguageModel:
     with torch.no_grad():
         for weight in other.network.parameters():
             weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
-    return replace(other, name=model.name)
+    return replace(other, name=f"{model.name}, tuned")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_retention_is_the_ratio_to_the_original_at_each_original_length(
         after = losses_by_hand(model, table.choose(score.context_tokens), pieces)
         before = losses_by_hand(model, None, pieces)
         assert score.value == pytest.approx(ratio(after, before), rel=1e-5)
-        assert (score.low, score.high) == pytest.approx(bootstrap_interval(after - before, 3), rel=1e-5)
+        assert (score.low, score.high) == pytest.approx(block_interval(after - before, 3), rel=1e-5)
         assert (score.num_tokens, score.num_windows) == (after.size, len(pieces))
         assert (score.method, score.texts_fingerprint) == (method, fingerprint(pieces))
         assert score.factors_fingerprint == table.fingerprint
@@ -82,8 +83,8 @@ def test_the_interval_is_paired(model: LanguageModel, text: TokenText) -> None:
     """Far narrower than that of the extended model's own perplexity."""
     pieces = text.divided(text.windows(128, 12), 64)
     factors = replace(closed_form(model.spec, "pi", 128).tiers[0], lambdas=(1.0, 1.0, 1.1, 1.2))
-    score = measure_retention(model, FactorTable((factors,)), pieces, method="pi")
-    low, high = bootstrap_interval(losses_by_hand(model, factors, pieces), 0)
+    [score] = scores_of("retention", make_context(model, FactorTable((factors,)), pieces, method="pi"))
+    low, high = block_interval(losses_by_hand(model, factors, pieces), 0)
     assert math.log(score.high / score.low) < 0.3 * math.log(high / low)
 
 
@@ -95,15 +96,13 @@ def test_a_tier_that_changes_nothing_retains_all(model: LanguageModel, text: Tok
 
 
 @pytest.mark.parametrize("with_factors", [True, False])
-@pytest.mark.parametrize("kept", [True, False])
 def test_a_tuned_model_is_measured_against_its_original(
-    with_factors: bool, kept: bool, model: LanguageModel, tuned: LanguageModel, text: TokenText
+    with_factors: bool, model: LanguageModel, tuned: LanguageModel, text: TokenText
 ) -> None:
-    """Given the original itself, or its losses where it is no longer in memory."""
     pieces = text.divided(text.windows(128, 3), 64)
     table = closed_form(model.spec, "yarn", 128) if with_factors else None
-    original: Any = original_losses(model, [pieces]) if kept else model
-    score = measure_retention(tuned, table, pieces, method="longrope-tuned", original=original)
+    context = make_context(tuned, table, pieces, method="longrope-tuned", original=model)
+    [score] = scores_of("retention", context)
     after = losses_by_hand(tuned, table.choose(64) if table else None, pieces)
     assert score.value == pytest.approx(ratio(after, losses_by_hand(model, None, pieces)), rel=1e-5)
     assert score.value != pytest.approx(ratio(after, losses_by_hand(tuned, None, pieces)), rel=1e-3)
@@ -111,35 +110,32 @@ def test_a_tuned_model_is_measured_against_its_original(
 
 
 def test_the_originals_losses_survive_its_weights(
-    model: LanguageModel, tuned: LanguageModel, text: TokenText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, tuned: LanguageModel, text: TokenText, tmp_path: Path
 ) -> None:
-    """Kept in the run directory before the tuning, they are there in a later process, without the original."""
+    """Measured before the tuning, they are there in a later process, without the original."""
     table = closed_form(model.spec, "yarn", 128)
-    keep_original(model, text, settings=SETTINGS, run=RunDir(tmp_path))
-    monkeypatch.setattr("longrope.measures.perplexity.token_losses", forbidden)
-    original = keep_original(tuned, text, settings=SETTINGS, run=RunDir(tmp_path))
-    monkeypatch.undo()
-    scores = measure(tuned, table, text, settings=SETTINGS, method="longrope-tuned", original=original)
+    Evaluation(text, SETTINGS, Subject(model, None, "none"), SampleCache(RunDir(tmp_path))).measure(
+        Subject(model, None, "none")
+    )
+    gone = Subject(replace(tuned, name=model.name), None, "none", at_hand=False)
+    evaluation = Evaluation(text, SETTINGS, gone, SampleCache(RunDir(tmp_path)))
+    scores = evaluation.measure(name_subject(tuned, table, "longrope-tuned"))
+    assert [score.context_tokens for score in scores] == [24, 64]
     for score in scores:
         pieces = text.divided(text.windows(128, 3), score.context_tokens)
         after = losses_by_hand(tuned, table.tiers[0], pieces)
         assert score.value == pytest.approx(ratio(after, losses_by_hand(model, None, pieces)), rel=1e-5)
 
 
-def forbidden(*_: object, **__: object) -> None:
-    """Stand in for what must not run."""
-    raise AssertionError("measured again")
-
-
 def test_retention_is_measured_once_and_takes_what_perplexity_has_read(
-    model: LanguageModel, text: TokenText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, text: TokenText, tmp_path: Path, passes: Passes
 ) -> None:
     run, table = RunDir(tmp_path), closed_form(model.spec, "yarn", 128)
     perplexities = replace(SETTINGS, metrics=("perplexity",))
     both = replace(SETTINGS, metrics=("perplexity", "retention"))
     for some in (None, table):
         measure(model, some, text, settings=perplexities, run=run)
-    monkeypatch.setattr("longrope.measures.perplexity.token_losses", forbidden)
+    passes.forbidden = True
     scores = measure(model, table, text, settings=both, run=run)
     assert [s.metric for s in scores] == ["perplexity", "ratio-to-none"] * 2 + ["perplexity"]
     records = read_records(run.scores, Score)
@@ -153,24 +149,7 @@ def test_the_original_against_itself_is_no_score(model: LanguageModel, text: Tok
     assert measure(model, None, text, settings=SETTINGS) == []
 
 
-def refusals(model: LanguageModel, text: TokenText) -> dict[str, tuple[type[Exception], Callable[[], object]]]:
-    """What is refused, by what its message says."""
-    table, windows = closed_form(model.spec, "pi", 128), text.windows(128, 3)
-    beyond = replace(SETTINGS, lengths=(128,))
-    pieces, others = text.divided(windows, 64), text.divided(windows, 32)  # the same tokens in other rows
-    losses = original_losses(model, [others])
-    return {
-        "128 tokens": (RecipeError, lambda: measure_retention(model, table, windows, method="pi")),
-        "own window of 64": (RecipeError, lambda: measure(model, table, text, settings=beyond)),
-        "windows of 64 tokens": (
-            TextsError,
-            lambda: measure_retention(model, table, pieces, method="pi", original=losses),
-        ),
-    }
-
-
-@pytest.mark.parametrize("message", ["128 tokens", "own window of 64", "windows of 64 tokens"])
-def test_what_cannot_be_compared_is_refused(message: str, model: LanguageModel, text: TokenText) -> None:
-    error, work = refusals(model, text)[message]
-    with pytest.raises(error, match=message):
-        work()
+def test_lengths_beyond_the_trained_window_alone_are_refused(model: LanguageModel, text: TokenText) -> None:
+    table = closed_form(model.spec, "pi", 128)
+    with pytest.raises(RecipeError, match="own window of 64"):
+        measure(model, table, text, settings=replace(SETTINGS, lengths=(128,)))

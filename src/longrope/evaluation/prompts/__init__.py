@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from longrope.measures.tasks.counting import count_common, count_frequent, track_variables
-from longrope.measures.tasks.documents import DocumentQuestion, ask_documents, choose_question
-from longrope.measures.tasks.needles import NeedleTask
-from longrope.measures.tasks.prompts import Draft, Prompt, Source, assemble
+from longrope.evaluation.prompts.counting import count_common, count_frequent, track_variables
+from longrope.evaluation.prompts.documents import DocumentQuestion, ask_documents, choose_question
+from longrope.evaluation.prompts.needles import NeedleTask
+from longrope.evaluation.prompts.prompt import Draft, Prompt, Source, assemble
 from longrope.registry import RULER_TASKS
 from longrope.texts import Tokens
 
