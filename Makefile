@@ -1,20 +1,24 @@
-# `make demo` and `make test` need python3.11 or newer with venv, and nothing else that is installed.
+# `make demo`, `make test` and `make test-all` need python3.11 or newer with venv, and nothing else that is installed.
 # Another interpreter or another build of torch: make test PYTHON=python3.12 TORCH='torch==2.13.0 --index-url ...'
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 
 BIN := .venv/bin
+TESTS = $(BIN)/python -m pytest -rs --numprocesses 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALLED := .venv/installed
 
-.PHONY: demo test check fix clean
+.PHONY: demo test test-all check fix clean
 
 demo: $(INSTALLED)
 	$(BIN)/longrope extend
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -rs --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(TESTS) -m 'not slow'
+
+test-all: $(INSTALLED)
+	$(TESTS) --durations=25
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

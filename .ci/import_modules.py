@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 HEAVY = {"torch", "transformers"}
-NEEDS = {"longrope.hopper": "triton"}  # that comes with torch for GPUs
+NEEDS = {"longrope.engine.hopper": "triton"}  # that comes with torch for GPUs
 
 
 def check_light(name: str) -> None:

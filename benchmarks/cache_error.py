@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from longrope.cache import KeyValueCache
 from longrope.data import fingerprint, load_texts
+from longrope.engine.decoding import prefill
+from longrope.engine.kv_cache import KeyValueCache
+from longrope.engine.passes import token_losses
 from longrope.factors import load_factors
-from longrope.forward import read_on, token_losses
+from longrope.lengths import parse_tokens
 from longrope.models import LanguageModel, load_model, rescaled
-from longrope.recipe import parse_tokens
 
 CACHES = {"full": {}, "8-bit": {"eight_bit": True}}
 
@@ -84,8 +85,8 @@ def decode(model: LanguageModel, windows: np.ndarray, scored: int, **settings: b
     for window in windows:
         cache = KeyValueCache(model, len(window), **settings)
         first = len(window) - scored
-        logits = [read_on(model, window[None, :first], cache)]
-        logits += [read_on(model, window[None, at : at + 1], cache) for at in range(first, len(window) - 1)]
+        logits = [prefill(model, window[None, :first], cache)]
+        logits += [prefill(model, window[None, at : at + 1], cache) for at in range(first, len(window) - 1)]
         whole, targets = torch.cat(logits), torch.from_numpy(window[first:]).long().to(model.device)
         losses.append(functional.cross_entropy(whole.double(), targets, reduction="none").cpu().numpy())
         likeliest.append(whole.argmax(-1).cpu().numpy())

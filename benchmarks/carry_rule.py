@@ -16,12 +16,13 @@ from pathlib import Path
 
 import torch
 
-from longrope.data import Tokens, load_texts
-from longrope.factors import RescaleFactors, as_table, carried_on
-from longrope.measures.perplexity import kept_losses, measure_ratio, perplexity
-from longrope.measures.samples import Samples
+from longrope.data import Tokens, fingerprint, load_texts
+from longrope.evaluation.perplexity import window_losses
+from longrope.evaluation.statistics import perplexity, ratio_interval
+from longrope.factors import RescaleFactors, carried_on
+from longrope.lengths import parse_tokens
 from longrope.models import LanguageModel, load_model
-from longrope.recipe import GradientRecipe, SearchRecipe, parse_tokens
+from longrope.recipe import GradientRecipe, SearchRecipe
 from longrope.search import find_factors
 
 SEARCH = SearchRecipe(validation_windows=2, gradient=GradientRecipe(steps=8, scan_windows=1))
@@ -52,11 +53,13 @@ def main() -> None:
         "torch": torch.__version__,
         "transformers": version("transformers"),
     }
-    samples = Samples()
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     for first, to in combinations(lengths, 2):
-        windows = texts.measure.divided(texts.measure.windows(lengths[-1], asked.windows), to)
-        line = compare(model, (found[first], found[to]), windows, samples)
+        windows, documents = (
+            text.divided(text.windows(lengths[-1], asked.windows), to)
+            for text in (texts.measure, texts.measure.numbered())
+        )
+        line = compare(model, (found[first], found[to]), windows, documents)
         line |= {"search_seconds": seconds[first], "search_there_seconds": seconds[to], **same}
         print(json.dumps(line), flush=True)
         with asked.out.open("a") as out:
@@ -64,31 +67,28 @@ def main() -> None:
 
 
 def compare(
-    model: LanguageModel, searched: tuple[RescaleFactors, RescaleFactors], windows: Tokens, samples: Samples
+    model: LanguageModel, searched: tuple[RescaleFactors, RescaleFactors], windows: Tokens, documents: Tokens
 ) -> dict[str, float | int | str]:
     """The first factors, carried on to the window of the second ones, as a share of these on windows [W, N]."""
     first, there = searched
-    tables = as_table(carried_on(first, model.spec, there.target_window)), as_table(there)
-    methods = f"carried from {first.target_window}", "searched"
-    ratio = measure_ratio(model, tables, windows, methods=methods, samples=samples)
-    carried, direct = (
-        perplexity(kept_losses(model, table, windows, method=method, samples=samples))
-        for table, method in zip(tables, methods, strict=True)
-    )
+    carried = carried_on(first, model.spec, there.target_window)
+    losses = [window_losses(model, factors, windows) for factors in (carried, there)]
+    ratio = ratio_interval(*losses, documents[:, 1:], seed=0)
     return {
         "searched_tokens": first.target_window,
         "tokens": there.target_window,
-        "perplexity_carried": carried,
-        "perplexity_searched": direct,
+        "perplexity_carried": perplexity(losses[0]),
+        "perplexity_searched": perplexity(losses[1]),
         "ratio": ratio.value,
         "ratio_low": ratio.low,
         "ratio_high": ratio.high,
-        "num_windows": ratio.num_windows,
-        "num_tokens": ratio.num_tokens,
-        "texts_fingerprint": ratio.texts_fingerprint,
-        "lambdas_carried": list(tables[0].tiers[0].lambdas),
+        "resampled": ratio.resampled,
+        "num_windows": len(windows),
+        "num_tokens": losses[0].size,
+        "texts_fingerprint": fingerprint(windows),
+        "lambdas_carried": list(carried.lambdas),
         "lambdas_searched": list(there.lambdas),
-        "attention_factors": [tables[0].tiers[0].attention_factor, there.attention_factor],
+        "attention_factors": [carried.attention_factor, there.attention_factor],
     }
 
 

@@ -14,12 +14,11 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-
 from longrope.data import load_texts, sketch
+from longrope.evaluation import find_metric, name_subject
+from longrope.evaluation.metric import Context, Subject
+from longrope.evaluation.samples import SampleCache
 from longrope.factors import as_table, closed_form, load_factors
-from longrope.measures import measure
-from longrope.measures.perplexity import measure_ratio
 from longrope.models import load_model
 from longrope.rundir import RunDir
 
@@ -35,13 +34,26 @@ def main() -> None:
     found = as_table(load_factors(run.factors()).tiers[0])
     yarn = closed_form(model.spec, "yarn", recipe.target_tokens)
     searched = set(found.tiers[0].searched)
-    every = text.windows(recipe.target_tokens, len(text.tokens))
-    windows = np.stack([window for window in every if not searched & set(sketch(window[None]))])
-    scores = [measure_ratio(model, (found, yarn), windows, methods=(found.tiers[0].method, "yarn"), seed=recipe.seed)]
-    asked = replace(recipe.measure, lengths=(recipe.target_tokens,), metrics=("passkey",), passkeys=KEYS)
-    for table, method in ((found, found.tiers[0].method), (yarn, "yarn")):
-        made = measure(model, table, text, settings=asked, method=method, seed=recipe.seed)
-        scores += [score for score in made if score.metric == "passkey"]
+    every, documents = (some.windows(recipe.target_tokens, len(text.tokens)) for some in (text, text.numbered()))
+    unsearched = [not searched & set(sketch(window[None])) for window in every]
+    ours, theirs = (
+        Context(
+            subject=name_subject(model, table),
+            original=Subject(model, None, "none"),
+            text=text,
+            windows=every[unsearched],
+            documents=documents[unsearched],
+            lengths=(recipe.target_tokens,),
+            length=recipe.target_tokens,
+            settings=replace(recipe.measure, passkeys=KEYS),
+            seed=recipe.seed,
+            cache=SampleCache(),
+        )
+        for table in (found, yarn)
+    )
+    perplexity, passkey = find_metric("perplexity"), find_metric("passkey")
+    scores = [perplexity.compare(perplexity.samples(ours), perplexity.samples(theirs))]
+    scores += [passkey.scores(passkey.samples(some), some.settings)[0] for some in (ours, theirs)]
     with out.open("a") as file:
         for score in scores:
             print(score.method, score.metric, f"{score.value:.4f} ({score.low:.4f}-{score.high:.4f})", flush=True)

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from longrope.data import TokenText, load_texts, plant_needles
-from longrope.factors import RescaleFactors, as_table, closed_form
-from longrope.forward import token_losses
-from longrope.measures import passkey
+from longrope.engine.passes import token_losses
+from longrope.evaluation import measure
+from longrope.evaluation.prompts import passkeys
+from longrope.factors import RescaleFactors, closed_form
 from longrope.models import LanguageModel, load_model, rescaled
-from longrope.recipe import SearchRecipe
+from longrope.recipe import MeasureRecipe, SearchRecipe
 from longrope.rope import critical_lambdas, extension_ratio, yarn_lambdas
 from longrope.search import cut_windows, find_factors
 
@@ -64,7 +65,9 @@ def judge(model: LanguageModel, factors: RescaleFactors, held_out: np.ndarray, l
             losses = token_losses(model, planted[None])[0].double().numpy()
             half.append(losses[length // 2 :].mean())
             answered.append(losses[answers].mean())
-    scores = passkey.measure_passkey(model, as_table(factors), length, method="probe", count=keys, seed=KEY_SEED)
+    asked = MeasureRecipe((length,), ("passkey",), windows=1, passkeys=keys)
+    unread = TokenText(held_out.ravel(), "held-out")  # passkeys read nothing of a text
+    scores = measure(model, replace(factors, searched=()), unread, settings=asked, method="probe", seed=KEY_SEED)
     return {
         "loss_last_half": float(np.mean(half)),
         "loss_answers": float(np.mean(answered)),
@@ -84,7 +87,7 @@ def found(name: str, model: LanguageModel, text: TokenText, length: int) -> Resc
 def main() -> None:
     """Judge the named factors, or all; one JSON line each, written when it is finished."""
     source, text, target, out = sys.argv[1:5]
-    passkey.FILLER = FILLER
+    passkeys.FILLER = FILLER
     model, length = load_model(source), int(target)
     search = load_texts([text], model.tokenizer).search
     held_out = cut_windows(search, length, HELD_OUT, 0)[1]

@@ -7,7 +7,7 @@ MODEL is anything that `longrope` loads, or `llama-3-8b` for that shape with ran
 up to 128k the ways take turns, so that a GPU whose clock falls under load does so for all of them; with --rest each run
 begins that many seconds after the last, on a GPU that has cooled down:
 
-* ours: longrope.forward.token_losses, the loss of every token; with --gradient a step's forward and backward pass
+* ours: longrope.engine.passes.token_losses, the loss of every token; with --gradient a step's forward and backward pass
   for all weights
 * compiled: the same by a model that was loaded to be compiled; beyond 128k, where a single run counts, its compiling
   is in it
@@ -35,17 +35,12 @@ import torch
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from longrope import attention, parallel
-from longrope.forward import (
-    choose_tile,
-    describe_pass,
-    estimate_memory,
-    heads_of,
-    token_losses,
-    weighted_loss_with_graph,
-)
+from longrope import distributed
+from longrope.engine import attention, kernels
+from longrope.engine.memory import choose_tile, estimate_memory, heads_of
+from longrope.engine.passes import describe_pass, token_losses, weighted_loss_with_graph
+from longrope.lengths import parse_tokens
 from longrope.models import LanguageModel, load_model, read_tables
-from longrope.recipe import parse_tokens
 
 LLAMA_3_8B = {
     "vocab_size": 128256,
@@ -74,19 +69,18 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     asked = parser.parse_args()
     torch.manual_seed(0)
-    parallel.start(context_ranks=int(os.environ.get("WORLD_SIZE", "1")))
-    model = make_model(asked.model, asked.dtype)
-    model.network.requires_grad_(asked.gradient)
-    if parallel.is_main():
-        print(describe_pass(model), flush=True)
-    for length in (parse_tokens(text) for text in asked.lengths.split(",")):
-        ids = read_tokens(asked.tokens, length, model)
-        for line in measure(asked.ways.split(","), model, ids, gradient=asked.gradient, rest=asked.rest):
-            if parallel.is_main():
-                print({k: v for k, v in line.items() if k not in ("device", "torch", "transformers")}, flush=True)
-                with asked.out.open("a") as out:
-                    out.write(json.dumps(line) + "\n")
-    parallel.stop()
+    with distributed.launched(context_ranks=int(os.environ.get("WORLD_SIZE", "1"))):
+        model = make_model(asked.model, asked.dtype)
+        model.network.requires_grad_(asked.gradient)
+        if distributed.is_main():
+            print(describe_pass(model), flush=True)
+        for length in (parse_tokens(text) for text in asked.lengths.split(",")):
+            ids = read_tokens(asked.tokens, length, model)
+            for line in measure(asked.ways.split(","), model, ids, gradient=asked.gradient, rest=asked.rest):
+                if distributed.is_main():
+                    print({k: v for k, v in line.items() if k not in ("device", "torch", "transformers")}, flush=True)
+                    with asked.out.open("a") as out:
+                        out.write(json.dumps(line) + "\n")
 
 
 def make_model(name: str, dtype: str) -> LanguageModel:
@@ -118,28 +112,28 @@ def measure(
     found = run(works, model.device, repeats=TURNS if length <= SHORT else 1, rest=rest)
     lines = [line_of(way, model, length, gradient=gradient) | {"rest_seconds": rest} | found[way] for way in works]
     for line in lines:
-        if line["way"] in ("ours", "compiled") and not gradient and parallel.ranks() == 1:
+        if line["way"] in ("ours", "compiled") and not gradient and distributed.ranks() == 1:
             read = replace(model, compiled=line["way"] == "compiled")
             line["estimate_gib"] = estimate_memory(read, length) / 2**30
             line["kernel"] = choose_kernel(model).name
     return lines + measure_kernels(model, length, list_kernels(model, ways, gradient=gradient), gradient=gradient)
 
 
-def choose_kernel(model: LanguageModel) -> attention.Kernel:
+def choose_kernel(model: LanguageModel) -> kernels.Kernel:
     """The kernel of passes without gradients."""
-    return attention.choose_kernel(model.device, model.network.dtype, heads_of(model))[0]
+    return kernels.choose_kernel(model.device, model.network.dtype, heads_of(model))[0]
 
 
-def list_kernels(model: LanguageModel, ways: list[str], *, gradient: bool) -> list[attention.Kernel]:
+def list_kernels(model: LanguageModel, ways: list[str], *, gradient: bool) -> list[kernels.Kernel]:
     """The kernels to be measured alone: all but the slowest, or the chosen one."""
     if "kernels" not in ways:
         return [choose_kernel(model)] * ("kernel" in ways)
-    gone = (attention.EFFICIENT, *([attention.FLASH_3, attention.HOPPER] if gradient else []))  # these: forward only
-    return [kernel for kernel in attention.list_kernels(model.device) if kernel not in gone]
+    gone = (kernels.EFFICIENT, *([kernels.FLASH_3, kernels.HOPPER] if gradient else []))  # these: forward only
+    return [kernel for kernel in kernels.list_kernels(model.device) if kernel not in gone]
 
 
 def measure_kernels(
-    model: LanguageModel, length: int, kernels: list[attention.Kernel], *, gradient: bool
+    model: LanguageModel, length: int, kernels: list[kernels.Kernel], *, gradient: bool
 ) -> list[dict[str, Any]]:
     """Attention alone by kernels that take the shape, all layers of it."""
     heads = heads_of(model)
@@ -149,7 +143,7 @@ def measure_kernels(
     query, key, value = (torch.randn(shape, **given) for shape in shapes)  # type: ignore[call-overload]
     calls = 1 if gradient or length > SHORT else layers
 
-    def work(kernel: attention.Kernel) -> float:
+    def work(kernel: kernels.Kernel) -> float:
         scale = heads.dim**-0.5
         if gradient:
             output = attention._attend_with_graph(kernel, query, key, value, scale)  # noqa: SLF001
@@ -157,7 +151,7 @@ def measure_kernels(
             return 0.0
         with torch.inference_mode():
             for _ in range(calls):
-                attention.partial_attention(kernel, query, key, value, causal=True, scale=scale)
+                kernels.partial_attention(kernel, query, key, value, causal=True, scale=scale)
         return 0.0
 
     works = {f"kernel {kernel.name}": partial(work, kernel) for kernel in kernels}
@@ -213,8 +207,8 @@ def line_of(way: str, model: LanguageModel, length: int, *, gradient: bool) -> d
         "way": way,
         "gradient": gradient,
         "tokens": length,
-        "processes": parallel.ranks(),
-        "attention_flops": attention.causal_flops(heads_of(model), length)
+        "processes": distributed.ranks(),
+        "attention_flops": kernels.causal_flops(heads_of(model), length)
         * model.network.config.num_hidden_layers
         * (3.5 if gradient else 1),
         "tile_tokens": choose_tile(model)[0],
@@ -258,7 +252,7 @@ def step_ours(model: LanguageModel, ids: torch.Tensor) -> float:
     loss = weighted_loss_with_graph(model, ids, weights)
     loss.backward()  # type: ignore[no-untyped-call]
     model.network.zero_grad(set_to_none=True)
-    shard = parallel.shard()
+    shard = distributed.shard()
     return (shard.total(loss.detach()) if shard else loss).item()
 
 

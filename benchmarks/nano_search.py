@@ -14,11 +14,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from longrope.data import TokenText, load_texts
-from longrope.factors import RescaleFactors, as_table, closed_form
-from longrope.measures import passkey
-from longrope.measures.perplexity import window_losses
+from longrope.evaluation import measure
+from longrope.evaluation.perplexity import window_losses
+from longrope.evaluation.prompts import passkeys
+from longrope.factors import RescaleFactors, closed_form
 from longrope.models import LanguageModel, load_model
-from longrope.recipe import GradientRecipe, SearchRecipe
+from longrope.recipe import GradientRecipe, MeasureRecipe, SearchRecipe
 from longrope.search import find_factors
 
 FILLER = "A farmer sows in spring. Rain falls on the roof. The bread is in the oven. A dog sleeps by the door.\n"
@@ -37,7 +38,9 @@ SEARCHES = {
 def judge(model: LanguageModel, factors: RescaleFactors, text: TokenText) -> dict:
     """Losses on windows of the search text, and keys answered."""
     losses = window_losses(model, factors, text.windows(TARGET, WINDOWS))
-    keys = passkey.measure_passkey(model, as_table(factors), TARGET, method="probe", count=KEYS, seed=KEY_SEED)
+    asked = MeasureRecipe((TARGET,), ("passkey",), windows=1, passkeys=KEYS)
+    unsearched = replace(factors, searched=())  # passkeys read nothing of this text
+    keys = measure(model, unsearched, text, settings=asked, method="probe", seed=KEY_SEED)
     return {
         "loss": float(losses.mean()),
         "loss_last_half": float(losses[:, TARGET // 2 :].mean()),
@@ -48,7 +51,7 @@ def judge(model: LanguageModel, factors: RescaleFactors, text: TokenText) -> dic
 def main() -> None:
     """Judge the named variants, or all; one JSON line each."""
     out = Path(sys.argv[1])
-    passkey.FILLER = FILLER
+    passkeys.FILLER = FILLER
     model = load_model("nano")
     text = load_texts(["stdlib"], model.tokenizer).search
     for name in sys.argv[2:] or [*CLOSED_FORMS, *SEARCHES]:

@@ -19,9 +19,10 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from longrope.data import TokenText
-from longrope.forward import heads_of
+from longrope.engine.memory import heads_of
+from longrope.lengths import parse_tokens
 from longrope.models import LanguageModel, load_model
-from longrope.recipe import TuneRecipe, parse_tokens
+from longrope.recipe import TuneRecipe
 from longrope.tuning import fine_tune
 
 

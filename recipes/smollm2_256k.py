@@ -3,9 +3,9 @@
 Run: python recipes/smollm2_256k.py RUN search        (RUN as recipes/smollm2-64k-tuned.sh leaves it)
      torchrun --nproc-per-node 2 recipes/smollm2_256k.py RUN tune        (or python, on one GPU)
 
-The second search is made at 128k, where a gradient step costs a quarter, and its factors are carried on to 256k by
-their rule. ``tune`` trains a few steps with them in windows of 256k, which the processes share, and recovers the short
-window once more. Scores go into RUN's scores.jsonl.
+The second search is made at 128k (twice RUN's target), where a gradient step costs a quarter, and its factors are
+carried on to 256k (four times RUN's target) by their rule. ``tune`` trains a few steps with them in windows of 256k,
+which the processes share, and recovers the short window once more. Scores go into RUN's scores.jsonl.
 """
 
 import os
@@ -14,32 +14,33 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from longrope import RunDir, load_model, load_texts, measure, parallel
-from longrope.recipe import Stage, parse_tokens
+from longrope import RunDir, distributed, load_model, load_texts, measure
+from longrope.recipe import Stage
 from longrope.stages import Watch, plan_walk, walk
 
-SEARCH = (Stage(search=parse_tokens("128k")), Stage(carry=parse_tokens("256k")))
-TUNE = (Stage(tune=parse_tokens("256k"), steps=8), Stage(recover=parse_tokens("8k")))
-FURTHER = {"search": SEARCH, "tune": SEARCH + TUNE}
-LENGTHS = {"search": ("128k", "256k"), "tune": ("8k", "64k", "256k")}
 METRICS = {"search": ("perplexity", "passkey"), "tune": ("perplexity", "passkey", "retention")}
+METHODS = {"search": "longrope-tuned", "tune": "longrope-tuned-256k"}
 
 
 def main(path: Path, how: str) -> None:
     """Walk on, then measure at the longest windows."""
     began, run = time.time(), RunDir(path)
     recipe = run.recipe()
+    target, further = recipe.target_tokens, 4 * recipe.target_tokens
     model = load_model(recipe.model, device=recipe.device, dtype=recipe.dtype)
     texts = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data)
     watch = Watch(
         on_step=lambda text: say(f"{time.time() - began:.0f} s: {text}"),
         on_train=lambda step: say(f"step {step.step}: {step.loss_nats:.3f} nats, {step.seconds:.1f} s"),
     )
-    recipe = replace(recipe, target_tokens=parse_tokens("256k"), stages=(*recipe.stages, *FURTHER[how]))
+    window = model.spec.trained_window
+    stages = [Stage(search=2 * target), Stage(carry=further)]
+    stages += [Stage(tune=further, steps=8), Stage(recover=window)] if how == "tune" else []
+    recipe = replace(recipe, target_tokens=further, stages=(*recipe.stages, *stages))
     extended = walk(recipe, plan_walk(recipe, run, model, texts), model, texts, watch)
-    lengths = tuple(parse_tokens(text) for text in LENGTHS[how])
+    lengths = {"search": (2 * target, further), "tune": (window, target, further)}[how]
     settings = replace(recipe.measure, lengths=lengths, metrics=METRICS[how], windows=4, passkeys=10)
-    method = {"search": "longrope-tuned", "tune": "longrope-tuned-256k"}[how]
+    method = METHODS[how]
     for score in measure(extended.model, extended.table, texts.measure, settings=settings, method=method, run=run):
         if "depth" not in score.metric:
             say(f"{time.time() - began:.0f} s: {score.metric} at {score.context_tokens:,}: {score.value:.4g}")
@@ -47,11 +48,10 @@ def main(path: Path, how: str) -> None:
 
 def say(text: str) -> None:
     """Tell it at once, in one process alone."""
-    if parallel.is_main():
+    if distributed.is_main():
         print(text, flush=True)
 
 
 if __name__ == "__main__":
-    parallel.start(context_ranks=int(os.environ.get("WORLD_SIZE", "1")))
-    main(Path(sys.argv[1]), sys.argv[2])
-    parallel.stop()
+    with distributed.launched(context_ranks=int(os.environ.get("WORLD_SIZE", "1"))):
+        main(Path(sys.argv[1]), sys.argv[2])

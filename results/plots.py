@@ -1,4 +1,4 @@
-"""Draw the pictures of README.md from the committed records, by the figures of the report: ``python results/plots.py``.
+"""Draw the pictures of the docs from the committed records, by the figures of the report: ``python results/plots.py``.
 
 The numbers that a picture shows stand in its description; a test compares them with the records.
 """
@@ -6,7 +6,9 @@ The numbers that a picture shows stand in its description; a test compares them 
 import json
 from pathlib import Path
 
-from tables import ROOT, RUN, WAYS, curve_of
+from tables_cells import ROOT, Records
+from tables_searches import RUN
+from tables_speed import WAYS
 
 from longrope.reports.contents import read_run
 from longrope.reports.lines import LineChart, Point, Series, draw_lines
@@ -22,24 +24,23 @@ LIKE = {"ours": "longrope-gradient", "plain": "yarn", "chunked": "ntk", "kernel 
 MEASURES = {"seconds": "seconds of a pass", "peak_gib": "GiB at the peak"}
 
 
-def draw() -> None:
-    """Write the picture of perplexity and passkeys by length."""
+def draw() -> str:
+    """Return the picture of perplexity and passkeys by length."""
     run = read_run(RunDir(ROOT / "results" / RUN))
     ways = {metric: ways_of([run], metric) for metric in ("perplexity", "passkey")}
     shown = {
         metric: {way.scores[0].method: [round(score.value, 2) for score in way.scores] for way in own}
         for metric, own in ways.items()
     }
-    write(
-        PICTURE,
+    return picture(
         "SmolLM2-135M, trained on 8k tokens, no weight changed",
         [length_chart(own) for own in ways.values()],
         shown,
     )
 
 
-def draw_growth() -> None:
-    """Write the picture of time and memory against length."""
+def draw_growth() -> str:
+    """Return the picture of time and memory against length."""
     shown = {key: growth(key) for key in MEASURES}
     charts = []
     for key, ways in shown.items():
@@ -49,20 +50,21 @@ def draw_growth() -> None:
         series = (Series(WAYS[way], style_of(LIKE[way]), tuple(own)) for way, own in points.items())
         x, y = token_axis(point.x for point in every), log_axis((point.y for point in every), MEASURES[key])
         charts.append(LineChart(x, y, tuple(series)))
-    write(GROWTH, "SmolLM2-135M, original weights, on one H200: the speed of a pass, not a capability", charts, shown)
+    title = "SmolLM2-135M, original weights, on one H200: the speed of a pass, not a capability"
+    return picture(title, charts, shown)
 
 
 def growth(key: str) -> dict[str, list[list[float]]]:
     """[tokens, value] of every way of a pass."""
-    return {way: [[line["tokens"], round(line[key], 3)] for line in curve_of(way)] for way in WAYS}
+    return {way: [[line["tokens"], round(line[key], 3)] for line in Records().curve(way)] for way in WAYS}
 
 
-def write(path: Path, title: str, charts: list[LineChart], shown: object) -> None:
-    """Write a picture with what it shows."""
+def picture(title: str, charts: list[LineChart], shown: object) -> str:
+    """Return a picture with what it shows in its description."""
     root = draw_lines(charts, WIDE, HEIGHT, title=title)
-    path.write_text(standalone(root, figure_style(), json.dumps(shown)))
+    return standalone(root, figure_style(), json.dumps(shown))
 
 
 if __name__ == "__main__":
-    draw()
-    draw_growth()
+    PICTURE.write_text(draw())
+    GROWTH.write_text(draw_growth())

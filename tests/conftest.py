@@ -1,18 +1,24 @@
-"""What all tests share: no network, and pico models and texts that are made once."""
+"""What all tests share: no network, one thread, no time limits, and pico models and texts that are made once."""
 
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may look a name up
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # pico matrices are too small for more, and sums must not depend on free cores
 
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")  # a machine that is busy with other work fails no test
+LONGEST = ("test_nano_walk.py", "test_recipes.py", "test_stages_killed.py", "test_compiled.py")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first, so that one of two processes is not left alone with it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_nano_walk.py")
+    """The longest files first, so that one of two processes is not left alone with one of them at the end."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

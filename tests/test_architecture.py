@@ -1,6 +1,7 @@
 """The layers of the package, held by its imports: deferred ones, and those by name, count like all others.
 
-A room is a module or a folder directly below ``src/longrope``; the tables here say what each may import.
+A room is a module or a folder directly below ``src/longrope``; the tables here say what each may import. A module of a
+folder may have a row of its own, which then says all that it may import.
 """
 
 import ast
@@ -16,20 +17,32 @@ import pytest
 PACKAGE = "longrope"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
-NOUNS = ("errors", "labels", "rope", "factors", "records", "recipe", "rundir")
-EDGES = ("attention", "parallel", "models", "data", "cache", "forward")
-STEPS = ("search", "tuning", "measures", "exports", "reports", "generation")
+NOUNS = (
+    *("errors", "lengths", "registry", "labels", "settings", "schedule"),
+    *("rope", "factors", "records", "recipe", "rundir"),
+)
+EDGES = ("distributed", "models", "data", "engine")
+STEPS = ("search", "tuning", "evaluation", "exports", "reports", "generation")
 
 # Room -> the rooms that it may import, besides itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **{noun: NOUNS[:i] for i, noun in enumerate(NOUNS)},
-    "hopper": (),
-    "attention": (*NOUNS, "hopper"),
-    "parallel": NOUNS,
+    "distributed": NOUNS,
+    "distributed.state": (),
+    "distributed.failures": ("errors", "distributed.state"),
+    "distributed.context_parallel": ("distributed.state", "distributed.failures"),
+    "distributed.fsdp": ("distributed.state", "distributed.failures"),
+    "distributed.launch": ("errors", "distributed.state", "distributed.failures"),
     "models": NOUNS,
     "data": NOUNS,
-    "cache": (*NOUNS, "models"),
-    "forward": (*NOUNS, "attention", "parallel", "models", "cache"),
+    "engine": (*NOUNS, "distributed", "models"),
+    "engine.hopper": (),
+    "engine.kernels": ("errors", "engine.hopper"),
+    "engine.attention": ("engine.kernels",),
+    "engine.compiling": ("errors",),
+    "engine.kv_cache": ("errors", "models"),
+    "engine.context": ("errors", "distributed", "engine.attention", "engine.kv_cache"),
+    "engine.loss": ("models", "engine.compiling"),
     **dict.fromkeys(STEPS, (*NOUNS, *EDGES)),
     "stages": (*NOUNS, *EDGES, *STEPS),
     "pipeline": (*NOUNS, *EDGES, *STEPS, "stages"),
@@ -44,14 +57,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 MAY_KNOW: dict[str, tuple[str, ...]] = {
     "torch": (
         *(edge for edge in EDGES if edge != "data"),
-        *("tuning.adapters", "tuning.training", "tuning.progress"),
-        *("exports.lists", "exports.comparison", "hopper"),
+        *("tuning.adapters", "tuning.training", "tuning.progress", "exports.lists", "exports.comparison"),
     ),
-    "triton": ("hopper",),
-    "transformers": ("models", "cache", "forward"),
-    "lm_eval": ("measures.harness",),
-    "datasets": ("models", "data", "forward"),
-    "safetensors": ("models", "forward", "tuning.adapters", "tuning.progress"),
+    "triton": ("engine.hopper",),
+    "transformers": ("models", "engine.context", "engine.kv_cache", "engine.loss"),
+    "lm_eval": ("evaluation.lm_eval",),
+    "datasets": ("models", "data"),
+    "safetensors": ("models", "tuning.adapters", "tuning.progress"),
 }
 
 
@@ -146,9 +158,11 @@ def _violations(module: Module) -> Iterator[str]:
     for line, name, _ in module.imports:
         top, _, below = name.partition(".")
         room = below.split(".")[0] or "__init__"
-        allowed = MAY_IMPORT[module.room]
-        if top == PACKAGE and room not in (module.room, *allowed):
-            yield f"{module.path}:{line} imports {name}; {module.room} may import {', '.join(allowed) or 'nothing'}"
+        who = module.name if module.name in MAY_IMPORT else module.room
+        allowed = MAY_IMPORT[who]
+        own = () if "." in who else (who,)
+        if top == PACKAGE and not {room, below} & {*own, *allowed}:
+            yield f"{module.path}:{line} imports {name}; {who} may import {', '.join(allowed) or 'nothing'}"
         if top in MAY_KNOW and not {module.room, module.name} & set(MAY_KNOW[top]):
             yield f"{module.path}:{line} imports {name}; only {', '.join(MAY_KNOW[top])} may"
 
@@ -186,32 +200,47 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
     ("files", "message"),
     [
         ({"rope.py": "from longrope.factors import RescaleFactors"}, "rope.py:1 imports longrope.factors; rope may"),
-        ({"rope.py": "import longrope.models"}, "rope.py:1 imports longrope.models; rope may import errors"),
+        ({"rope.py": "import longrope.models"}, "rope.py:1 imports longrope.models; rope may import errors, lengths"),
         ({"errors.py": "def f():\n    from longrope import rope", "rope.py": ""}, "errors.py:2 imports longrope.rope"),
         ({"errors.py": "from . import rope", "rope.py": ""}, "errors.py:1 imports longrope.rope; errors may"),
         ({"errors.py": "from .rope import RopeSpec"}, "errors.py:1 imports longrope.rope; errors may import nothing"),
         ({"factors.py": "from longrope import RopeSpec"}, "factors.py:1 imports longrope; factors may"),
-        ({"rundir.py": "def f():\n    import torch"}, "rundir.py:2 imports torch; only attention, parallel,"),
-        ({"rundir.py": "from torch.nn import Module"}, "rundir.py:1 imports torch.nn; only attention"),
+        ({"rundir.py": "def f():\n    import torch"}, "rundir.py:2 imports torch; only distributed, models,"),
+        ({"rundir.py": "from torch.nn import Module"}, "rundir.py:1 imports torch.nn; only distributed"),
         ({"rundir.py": "import importlib\nimportlib.import_module('torch')"}, "rundir.py:2 imports torch; only"),
         ({"rundir.py": "torch = __import__('torch')"}, "rundir.py:1 imports torch; only"),
         ({"recipe.py": "class A:\n    import transformers"}, "recipe.py:2 imports transformers; only"),
-        ({"attention.py": "import triton"}, "attention.py:1 imports triton; only hopper"),
+        ({"engine/attention.py": "import triton"}, "attention.py:1 imports triton; only engine.hopper"),
         (
-            {"forward.py": "from longrope import hopper", "hopper.py": ""},
-            "forward.py:1 imports longrope.hopper; forward",
+            {"engine/context.py": "from longrope.engine import hopper", "engine/hopper.py": ""},
+            "context.py:1 imports longrope.engine.hopper; engine.context may",
         ),
+        ({"engine/passes.py": "import transformers"}, "passes.py:1 imports transformers; only"),
         ({"cli.py": "import datasets"}, "cli.py:1 imports datasets; only"),
         ({"models.py": "from longrope.data import load_texts"}, "models.py:1 imports longrope.data; models may"),
-        ({"models.py": "from longrope.forward import f"}, "models.py:1 imports longrope.forward; models may"),
-        ({"attention.py": "import longrope.parallel"}, "attention.py:1 imports longrope.parallel; attention may"),
-        ({"attention.py": "from longrope.models import f"}, "attention.py:1 imports longrope.models; attention may"),
-        ({"parallel.py": "import longrope.attention"}, "parallel.py:1 imports longrope.attention; parallel may"),
-        ({"parallel.py": "from longrope.models import f"}, "parallel.py:1 imports longrope.models; parallel may"),
-        ({"parallel.py": "def f():\n    import transformers"}, "parallel.py:2 imports transformers; only models"),
-        ({"models.py": "from longrope import parallel", "parallel.py": ""}, "models.py:1 imports longrope.parallel"),
-        ({"forward.py": "from longrope.data import load_texts"}, "forward.py:1 imports longrope.data; forward may"),
-        ({"search/score.py": "from ..measures import passkey"}, "score.py:1 imports longrope.measures; search may"),
+        ({"models.py": "import longrope.engine.passes"}, "models.py:1 imports longrope.engine.passes; models may"),
+        (
+            {"engine/attention.py": "import longrope.distributed"},
+            "attention.py:1 imports longrope.distributed; engine.attention may",
+        ),
+        (
+            {"engine/kernels.py": "from longrope.models import f"},
+            "kernels.py:1 imports longrope.models; engine.kernels may",
+        ),
+        ({"distributed/a.py": "import longrope.engine"}, "a.py:1 imports longrope.engine; distributed may"),
+        ({"distributed/a.py": "from longrope.models import f"}, "a.py:1 imports longrope.models; distributed may"),
+        ({"distributed/a.py": "def f():\n    import transformers"}, "a.py:2 imports transformers; only models"),
+        ({"models.py": "import longrope.distributed.state"}, "models.py:1 imports longrope.distributed.state; models"),
+        (
+            {"distributed/state.py": "from longrope.errors import ModelError"},
+            "state.py:1 imports longrope.errors; distributed.state may import nothing",
+        ),
+        (
+            {"distributed/fsdp.py": "import longrope.distributed.launch", "distributed/launch.py": ""},
+            "fsdp.py:1 imports longrope.distributed.launch; distributed.fsdp may import distributed.state, ",
+        ),
+        ({"engine/a.py": "from longrope.data import load_texts"}, "a.py:1 imports longrope.data; engine may"),
+        ({"search/score.py": "from ..evaluation import passkey"}, "score.py:1 imports longrope.evaluation; search may"),
         ({"search/score.py": "import longrope.pipeline"}, "score.py:1 imports longrope.pipeline; search may"),
         ({"search/score.py": "import torch"}, "score.py:1 imports torch; only"),
         ({"exports/gguf.py": "import torch"}, "gguf.py:1 imports torch; only"),
@@ -239,12 +268,16 @@ def test_allowed_imports_pass(tmp_path: Path) -> None:
         "__main__.py": "from longrope.cli import main",
         "cli.py": "from longrope import __version__\ndef f():\n    from longrope.pipeline import extend",
         "rope.py": "import numpy\nfrom longrope.errors import ModelError",
-        "attention.py": "import torch\nfrom longrope.errors import ModelError",
-        "parallel.py": "import torch.distributed\nfrom longrope.errors import ProcessLostError",
-        "forward.py": "import torch\nfrom longrope import attention, parallel\nimport longrope.models",
+        "engine/attention.py": "import torch\nfrom longrope.engine.kernels import CPU",
+        "engine/kernels.py": "import torch\nfrom longrope.errors import ModelError",
+        "distributed/__init__.py": "from longrope.distributed.collectives import total",
+        "distributed/collectives.py": "import torch.distributed\nfrom longrope.distributed.state import ranks",
+        "distributed/failures.py": "from longrope.errors import ProcessLostError\nimport longrope.distributed.state",
+        "distributed/state.py": "",
+        "engine/passes.py": "import torch\nfrom longrope import distributed\nimport longrope.engine.kernels",
         "search/__init__.py": "from longrope.search.evolve import evolve",
         "search/evolve.py": "import longrope.search.score, longrope.search.space",
-        "search/score.py": "from longrope import parallel\nfrom longrope.forward import loss",
+        "search/score.py": "from longrope import distributed\nfrom longrope.engine.passes import loss",
         "exports/lists.py": "import torch",
         "pipeline.py": "import longrope.search, longrope.exports.hf",
     }

@@ -109,14 +109,14 @@ def test_the_table_shows_the_best_rival_beside_ours(
     """By the longest length, all lengths of the same method; parts of a metric have no row."""
     text = format_card(model, factors, REPORT, Origin("pico-llama"), scores)
     assert rows_of(text) == [
-        ["", "as it is", "YaRN", "rescaled"],
+        ["", "original", "YaRN", "rescaled"],
         ["---", "---:", "---:", "---:"],
         ["perplexity, 64 tokens", "10 (9-11)", "12 (10.8-13.2)", "11.5 (10.35-12.65)"],
         ["perplexity, 256 tokens", "100 (90-110)", "20 (18-22)", "15.25 (13.72-16.78)"],
         ["passkey, 256 tokens", "0% (0%-16%)", "", "80% (49%-94%)"],
     ]
     assert "At 256 tokens the perplexity is 0.7625 (0.7500-0.7700)\nof that of YaRN" in text
-    assert "At 64 tokens the perplexity is 1.1500 (1.1000-1.2000)\nof that of the model as it is" in text
+    assert "At 64 tokens the perplexity is 1.1500 (1.1000-1.2000)\nof that of the original model" in text
     assert "differs by +20% (-10% to +50%)\nfrom that of YaRN" in text
 
 
@@ -178,7 +178,7 @@ def test_a_tuned_model_says_so(model: LanguageModel, factors: RescaleFactors, sc
     text = format_card(tuned, factors, REPORT, Origin("pico-llama", tuned=True), [*own, bare])
     assert "The weights of `pico-llama`, trained further on long texts" in text
     assert "not trained further" not in text
-    assert rows_of(text)[0] == ["", "as it is", "tuned, not rescaled", "YaRN", "rescaled"]
+    assert rows_of(text)[0] == ["", "original", "tuned, not rescaled", "YaRN", "rescaled"]
     assert rows_of(text)[3][2] == "90 (81-99)"
     assert len(read(text)[1]) == 3
     plain = format_card(model, factors, REPORT, Origin("pico-llama"), scores)

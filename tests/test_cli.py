@@ -17,13 +17,16 @@ from typing import Any
 import pico
 import pytest
 import torch
+import toys
 from transformers import AutoModelForCausalLM
 from whole_run import make_whole_run
 
-from longrope import cli, forward, pipeline
+import longrope
+from longrope import cli, pipeline
 from longrope.data import load_texts
+from longrope.engine import compiling
+from longrope.evaluation import perplexity
 from longrope.factors import RescaleFactors, closed_form, dump_factors, load_factors
-from longrope.measures import perplexity
 from longrope.models import load_model, read_spec
 from longrope.recipe import (
     EvolutionRecipe,
@@ -33,11 +36,14 @@ from longrope.recipe import (
     SearchRecipe,
     Stage,
     TuneRecipe,
+    changed,
     dump_recipe,
     load_recipe,
 )
 from longrope.records import Score, TrainStep, Trial, read_records
+from longrope.registry import FORMATS
 from longrope.rundir import RunDir
+from longrope.settings import keys_of
 from longrope.tuning import fine_tune
 
 
@@ -174,6 +180,71 @@ def test_options_override_the_recipe_file(command: Command, recipe_file: Path, m
     assert begun == [replace(written, seed=9, target_tokens=512)]
 
 
+ASSIGNED: dict[str, tuple[str, object]] = {  # a text for each kind of value, and what it stands for
+    "search.gradient.steps": ("40", 40),
+    "search.gradient.learning_rate": ("1", 1.0),
+    "search.gradient.start": ("yarn", "yarn"),
+    "search.tail_tokens": ("1k", 1024),
+    "seed": ("0", 0),
+    "compiled": ("true", True),
+    "measure.lengths": ("64, 1k", (64, 1024)),
+    "measure.rivals": ("pi,yarn", ("pi", "yarn")),
+    "measure.qa_data": ("", ""),
+    "tune.clip_norm": ("inf", math.inf),
+    "target_tokens": ("512", 512),
+    "stages": ('[{ search = "512" }, { tune = 256, steps = 40 }]', (Stage(search=512), Stage(tune=256, steps=40))),
+}
+
+
+def test_any_setting_can_be_set_by_its_key(
+    command: Command, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Typed as the setting is, over the recipe file and the options."""
+    begun = note_recipes(monkeypatch)
+    texts = [text for key, (value, _) in ASSIGNED.items() for text in ("--set", f"{key}={value}")]
+    told = command("extend", "--recipe", recipe_file, "--seed", 7, "--out", "run", *texts)
+    assert told.code == 0, told.err
+    for key, (_, value) in ASSIGNED.items():
+        found: Any = begun[0]
+        for part in key.split("."):
+            found = getattr(found, part)
+        assert (type(found), found) == (type(value), value), key
+    assert begun[0].search.evolution == load_recipe(recipe_file).search.evolution, "what is not named stays"
+
+
+@pytest.mark.parametrize("key", [key for key, _ in keys_of(Recipe)])
+def test_every_setting_takes_the_text_of_its_default(key: str) -> None:
+    """So each of them can be given on the command line."""
+    full = Recipe("m", 512, ("books",))
+    value: Any = full
+    for part in key.split("."):
+        value = getattr(value, part)
+    text = "[]" if key == "stages" else ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    assert changed(full, [f"{key}={text.lower() if isinstance(value, bool) else text}"]) == full
+
+
+def test_version_is_printed(command: Command) -> None:
+    assert command("--version") == Told(0, f"longrope {longrope.__version__}\n", "")
+
+
+@pytest.mark.parametrize("name", ["extend", "search", "tune", "measure"])
+def test_help_shows_the_defaults_of_the_settings(command: Command, name: str) -> None:
+    shown = " ".join(command(name, "--help").out.split())
+    defaults = {"--seed": "0", "--device": "auto", "--dtype": "auto", "--set": None}
+    defaults |= {"--rate": "2e-05", "--batch": "32"} if name == "tune" else {}
+    defaults |= {"--metrics": "perplexity,passkey"} if name == "measure" else {}
+    for flag, default in defaults.items():
+        described = shown.split(f"{flag} ", 1)[1].split(" --", 1)[0]
+        assert default is None or f"[default: ({default})]" in described, flag
+
+
+def test_completion_can_be_shown(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    told = command("--show-completion", "bash")
+    assert told.code == 0, told.err
+    assert "_LONGROPE_COMPLETE" in told.out
+
+
 @pytest.mark.parametrize("method", ["gradient", "evolution"])
 def test_search_writes_factors(command: Command, recipe_file: Path, method: str) -> None:
     told = command("search", "--recipe", recipe_file, "--method", method, "--out", "run")
@@ -276,6 +347,20 @@ def test_export_writes_a_gguf_file(command: Command, recipe_file: Path) -> None:
     assert carried.lambdas == pytest.approx(load_factors("run/factors.json").tiers[0].lambdas)
     assert command("export", "run", "--to", "gguf", "--drop-start-tokens").out == "checkpoint: run/gguf/model.gguf\n"
     assert not Path("run/hf").exists()
+
+
+def test_a_format_of_another_package_is_written(
+    command: Command, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its row alone; without it the format is unknown."""
+    assert command("search", "--recipe", recipe_file, "--out", "run").code == 0
+    given = ("export", "run", "--to", "toy", "--drop-start-tokens")
+    assert "Known: hf, gguf" in assert_one_paragraph(command(*given))
+    monkeypatch.setitem(FORMATS, "toy", toys.FORMAT)
+    assert command(*given).out == "checkpoint: run/toy/factors.json\n"
+    (tier,) = load_factors("run/factors.json").tiers
+    assert json.loads(Path("run/toy/factors.json").read_text()) == list(tier.lambdas)
+    assert json.loads(Path("run/toy/export.json").read_text())["target_window"] == 256
 
 
 def test_inspect_tells_the_geometry(command: Command, tmp_path: Path) -> None:
@@ -615,6 +700,15 @@ def bad(tmp_path: Path, pico_folder: Path, text_folders: tuple[Path, Path]) -> C
         "unknown method": lambda: extending(method="genetic"),
         "unknown device": lambda: extending(device="abacus"),
         "unknown dtype": lambda: extending(dtype="float8"),
+        "set of no key": lambda: [*extending(), "--set", "search.gradient.step=4"],
+        "set without a value": lambda: [*extending(), "--set", "seed"],
+        "set of a wrong type": lambda: [*extending(), "--set", "search.gradient.steps=many"],
+        "set of a wrong number": lambda: [*extending(), "--set", "tune.learning_rate=fast"],
+        "set of no boolean": lambda: [*extending(), "--set", "compiled=yes"],
+        "set out of bounds": lambda: [*extending(), "--set", "search.gradient.steps=0"],
+        "set of no table": lambda: [*extending(), "--set", "stages=search"],
+        "set of nothing tuned": lambda: [*extending(), "--set", "tune.steps=40"],
+        "measure a search": lambda: ["measure", model, "--data", data, "--set", "search.gradient.steps=4"],
         "negative seed": lambda: extending(seed="-1"),
         "unknown preset": lambda: [*extending(preset="falcon"), "--tune"],
         "preset of nothing": lambda: extending(preset="llama2"),
@@ -680,6 +774,15 @@ WORDS = {
     "unknown method": "'genetic'",
     "unknown device": "abacus",
     "unknown dtype": "'float8'",
+    "set of no key": "nearest known one is 'search.gradient.steps'",
+    "set without a value": "--set 'seed'",
+    "set of a wrong type": "'many'",
+    "set of a wrong number": "tune.learning_rate = 'fast'",
+    "set of no boolean": "compiled = 'yes'",
+    "set out of bounds": "search.gradient.steps = 0",
+    "set of no table": "stages = 'search'",
+    "set of nothing tuned": "--set tune.steps=40 is given, and nothing is tuned",
+    "measure a search": "Only settings that begin with measure. have an effect",
     "negative seed": "-1",
     "unknown preset": "'falcon'. Known: llama2, mistral",
     "preset of nothing": "--preset is given, and nothing is tuned",
@@ -755,8 +858,8 @@ def test_compiled_passes_are_made_where_they_are_asked_for(
         made.add(function.__qualname__)
         return function
 
-    monkeypatch.setattr(forward, "_compiled", note)
-    layer, loss = "LlamaDecoderLayer.forward", "_loss_by_sums"
+    monkeypatch.setattr(compiling, "compiled", note)
+    layer, loss = "LlamaDecoderLayer.forward", "loss_by_sums"
     book = Path("book.txt")
     book.write_text("A short one.")
     lengths = ("--lengths", 64, "--metrics", "perplexity")
@@ -877,7 +980,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 def end(process: subprocess.Popen[str]) -> Told:
     """Wait for what a process has said."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate()
     return Told(process.returncode, out, err)
 
 

@@ -18,8 +18,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import longrope
-from longrope import cli, forward, generation
+from longrope import cli, generation
 from longrope.data import read_document
+from longrope.engine import memory
 from longrope.errors import FactorsError, ModelError, RecipeError, TextsError
 from longrope.factors import FactorTable, RescaleFactors, dump_factors
 from longrope.generation import Generation, GenerationSettings, choose_token, encode_question, generate
@@ -88,7 +89,7 @@ def test_the_answer_is_that_of_transformers(
 ) -> None:
     """Under factors, with the document read at once or in tiles."""
     model = make(family)
-    monkeypatch.setattr(forward, "MOST_TILE_TOKENS", tile)
+    monkeypatch.setattr(memory, "MOST_TILE_TOKENS", tile)
     done = generate(model, make_table(model), DOCUMENT, PROMPT, settings=SHORT)
     tier = make_table(model).tiers[1]
     assert 128 < done.prompt_tokens + 12 <= 512
@@ -181,7 +182,7 @@ def test_reading_is_told_tile_by_tile(
 ) -> None:
     model = make("llama")
     forced([END])
-    monkeypatch.setattr(forward, "MOST_TILE_TOKENS", 100)
+    monkeypatch.setattr(memory, "MOST_TILE_TOKENS", 100)
     read: list[tuple[int, int]] = []
     done = generate(model, make_table(model), DOCUMENT, PROMPT, settings=SHORT, on_read=lambda *n: read.append(n))
     total = done.prompt_tokens
@@ -422,7 +423,7 @@ def test_recurrent_models_are_refused() -> None:
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(name: str, value: float) -> None:
-    with pytest.raises(RecipeError, match=f"{name} is {value}") as told:
+    with pytest.raises(RecipeError, match=f"{name} = {value}") as told:
         GenerationSettings(**{name: value})  # type: ignore[arg-type]
     assert f"--{name.replace('_', '-')}" in told.value.remedy
 
@@ -525,7 +526,7 @@ def test_every_option_of_the_door_is_heard(
         (("--document", "nothing.txt"), "nothing.txt is no file"),
         (("--prompt", " "), "The prompt is blank"),
         (("--factors", "nothing.json"), "cannot be read as rescale factors"),
-        (("--temperature", "-1"), "temperature is -1"),
+        (("--temperature", "-1"), "temperature = -1"),
         (("--factors", "factors.json", "--max-new-tokens", "5000"), "The longest tier of these factors holds 2,048"),
     ],
 )

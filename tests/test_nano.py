@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from measuring import passkey_context, scores_of
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import longrope
 from longrope.data import Texts, load_texts
-from longrope.measures.passkey import measure_passkey
 from longrope.models import LanguageModel, load_model
 
 ASSETS = Path(longrope.__file__).parent / "assets"
@@ -91,7 +91,7 @@ def test_the_loss_falls_with_position_inside_the_window(plain: Any, texts: Texts
 
 
 def test_it_answers_passkeys_inside_the_window(nano: LanguageModel) -> None:
-    answered = measure_passkey(nano, None, WINDOW, method="none", count=20)[0]
+    answered = scores_of("passkey", passkey_context(nano, None, WINDOW))[0]
     assert (answered.metric, answered.num_windows) == ("passkey", 20)
     assert answered.value >= 0.95
 

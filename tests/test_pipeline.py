@@ -6,6 +6,7 @@ A whole run is the oracle of every broken one: its factors byte by byte, its tri
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +20,14 @@ import pytest
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
-from longrope import forward, measures, pipeline
+from longrope import evaluation, pipeline
 from longrope.data import load_texts
+from longrope.engine import passes
 from longrope.errors import ExportError, LongRopeError, RunError, TextsError
+from longrope.evaluation import Evaluation, passkey, perplexity, statistics
+from longrope.evaluation.metric import Subject
 from longrope.exports import hf
 from longrope.factors import closed_form, load_factors
-from longrope.measures import passkey, perplexity
 from longrope.models import load_model
 from longrope.pipeline import compare, export_again, extend, measure_only, search_costs
 from longrope.recipe import (
@@ -38,7 +41,7 @@ from longrope.recipe import (
     TuneRecipe,
     dump_recipe,
 )
-from longrope.records import Score, Trial, append_record, read_records
+from longrope.records import Score, Trial, append_records, read_records
 from longrope.rundir import RunDir
 from longrope.search import find_factors
 from longrope.search import score as search_score
@@ -146,7 +149,7 @@ def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe,
     assert read_records(run.trials, Trial) == trials
     assert run.recipe() == recipe
     assert [step.split()[0] for step in steps] == [
-        *("load", "device", "read", "read", "search", "measure", "measure", "measure", "export", "report:")
+        *("load", "device", "read", "measure", "search", "measure", "export", "report:")
     ]
     texts = load_texts(recipe.data, load_model(recipe.model).tokenizer, measure=recipe.measure_data)
     assert steps[3:4] == texts.report.lines()
@@ -259,16 +262,16 @@ def test_the_best_rival_is_the_one_at_the_longest_length(
 ) -> None:
     """Perplexities are set by hand: whoever wins at the longest length loses at the shorter one and over the tail."""
     worst = {"pi": "yarn", "yarn": "pi"}[best]
-    real = measures.measure
+    real = Evaluation.measure
 
-    def measure(*args: Any, **options: Any) -> list[Score]:
+    def measure(self: Evaluation, subject: Subject) -> list[Score]:
         scores = []
-        for score in real(*args, **options):
+        for score in real(self, subject):
             favourite = best if (score.context_tokens, score.metric) == (TARGET, "perplexity") else worst
             scores.append(replace(score, value=2.0 if score.method == favourite else 3.0))
         return scores
 
-    monkeypatch.setattr(pipeline, "measure", measure)
+    monkeypatch.setattr(Evaluation, "measure", measure)
     scores = extend(beside, RunDir(tmp_path))
     assert [score.metric for score in scores if score.metric.startswith("ratio")] == [f"ratio-to-{best}"]
 
@@ -285,18 +288,32 @@ def test_a_resumed_extension_with_rivals_adds_no_line(beside: Recipe, tmp_path: 
 
 
 @pytest.mark.usefixtures("unopened")
-@pytest.mark.parametrize("lines", [3, 12, 16])
+def test_a_run_of_an_earlier_version_is_resumed(beside: Recipe, tmp_path: Path) -> None:
+    """Its scores do not say what was resampled, and its samples had other names: no score is measured again."""
+    run = RunDir(tmp_path)
+    first = extend(beside, run)
+    lines = [json.loads(line) for line in read_lines(run.scores)]
+    old = "".join(json.dumps({k: v for k, v in line.items() if k != "resampled"}) + "\n" for line in reversed(lines))
+    run.scores.write_text(old)
+    shutil.rmtree(run.path / "samples")
+    again = extend(beside, run)
+    assert run.scores.read_text() == old
+    assert written_scores([replace(score, resampled="") for score in first]) == written_scores(again)
+
+
+@pytest.mark.usefixtures("unopened")
+@pytest.mark.parametrize("groups", [3, 7, 8])
 def test_an_extension_with_rivals_that_was_interrupted_ends_as_a_whole_one(
-    lines: int, beside: Recipe, tmp_path: Path
+    groups: int, beside: Recipe, tmp_path: Path
 ) -> None:
-    """The power goes in the middle of a rival, of our own scores, and before the ratio."""
+    """The power goes in the middle of a baseline, of our own scores, and before the ratio; a metric has two scores."""
     expected = extend(beside, RunDir(tmp_path / "whole"))
     run = RunDir(tmp_path / "broken")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measures, "append_record", Countdown(lines + 1, append_record))
+        patch.setattr(evaluation, "append_records", Countdown(groups + 1, append_records))
         with pytest.raises(InterruptError):
             extend(beside, run)
-    assert len(read_lines(run.scores)) == lines
+    assert len(read_lines(run.scores)) == 2 * groups
     assert not (run.path / "report.html").exists()
     assert written_scores(extend(beside, run)) == written_scores(expected)
     assert written_scores(read_records(run.scores, Score)) == written_scores(expected)
@@ -383,8 +400,8 @@ MOMENTS: dict[str, Callable[[pytest.MonkeyPatch], Watch]] = {
     "before factors of the run": interrupted_at_file("factors.json"),
     "in perplexity": interrupted_in(perplexity, "token_losses", 2),
     "in passkeys": interrupted_in(passkey, "greedy_answers", 13),
-    "after one score": interrupted_in(measures, "append_record", 2),
-    "after twenty scores": interrupted_in(measures, "append_record", 21),
+    "after two scores": interrupted_in(evaluation, "append_records", 2),
+    "after fifteen scores": interrupted_in(evaluation, "append_records", 4),
     "in the checkpoint": interrupted_in_a_half_written_checkpoint,
     "while reopening": interrupted_in(hf, "_compare"),
     "before the report": interrupted_at_file("export.json"),
@@ -418,7 +435,7 @@ def test_a_run_interrupted_again_and_again_ends_as_a_whole_one(
 ) -> None:
     """Fourteen writes are let through each time, then the power goes: work in hand is lost, no more, so it ends."""
     run, rounds = RunDir(tmp_path), 0
-    writes = len(whole["gradient"].trials) + len(whole["gradient"].scores)
+    writes = len(whole["gradient"].trials) + 8  # for two metrics of two methods: samples and scores
     while not run.export_report.exists():
         assert rounds <= writes / 3
         with pytest.MonkeyPatch.context() as patch:
@@ -442,12 +459,11 @@ def test_a_killed_process_is_resumed(recipe: Recipe, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*command, "--out", str(run.path)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    extend(full, reference)
-    deadline = time.monotonic() + 60
-    while process.poll() is None and len(read_lines(run.trials)) < 10 and time.monotonic() < deadline:
+    while process.poll() is None and len(read_lines(run.trials)) < 10:
         time.sleep(0.002)
     process.kill()
     _, told = process.communicate()
+    extend(full, reference)
     assert process.returncode == -signal.SIGKILL, told
     left = len(read_lines(run.trials))
     assert 10 <= left < len(read_lines(reference.trials))
@@ -588,7 +604,7 @@ def test_what_cannot_begin_is_told_before_anything_is_measured(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a pass was made")
 
-    for module in (search_score, perplexity, forward):
+    for module in (search_score, perplexity, passes):
         monkeypatch.setattr(module, "token_losses", never)
     with pytest.raises(LongRopeError, match=words):
         extend(replace(recipe, **changes), RunDir(tmp_path))
@@ -678,7 +694,7 @@ def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_pa
     text = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data).measure
     pieces = text.divided(text.windows(TARGET, 2), 192)
     losses = perplexity.window_losses(model, rivals["dynamic-ntk"].tiers[1], pieces)
-    assert values["dynamic-ntk", 192] == pytest.approx(perplexity.perplexity(losses))
+    assert values["dynamic-ntk", 192] == pytest.approx(statistics.perplexity(losses))
     assert values["dynamic-ntk", 64] == pytest.approx(values["none", 64])
     assert values["dynamic-ntk", TARGET] == pytest.approx(values["ntk", TARGET])
     assert {trial.method for trial in read_records(run.trials, Trial)} == set(searched)
@@ -748,7 +764,7 @@ def test_tuned_weights_are_measured_against_those_before(tuning: Recipe, tmp_pat
     theirs = perplexity.window_losses(untuned, rival, windows)
     tuned = pipeline._extend(tuning, run, plan_walk(tuning, run, untuned, texts), untuned, texts, Watch())
     ours = perplexity.window_losses(tuned.model, tuned.longest, windows)
-    assert scores[-1].value == pytest.approx(perplexity.perplexity(ours - theirs), rel=1e-5)
+    assert scores[-1].value == pytest.approx(statistics.perplexity(ours - theirs), rel=1e-5)
     assert abs(scores[-1].value - 1) > 1e-3
     card = (run.checkpoint / "README.md").read_text()
     assert f"| perplexity, {TARGET} tokens |" in card

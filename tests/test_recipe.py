@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longrope.errors import RecipeError
+from longrope.lengths import format_tokens, parse_tokens
 from longrope.recipe import (
+    PRESETS,
     EvolutionRecipe,
     ExportRecipe,
     GradientRecipe,
@@ -19,11 +21,10 @@ from longrope.recipe import (
     Stage,
     TuneRecipe,
     dump_recipe,
-    format_tokens,
     load_recipe,
-    parse_tokens,
 )
 
+RECIPES = Path(__file__).parents[1] / "recipes"
 SMALLEST = 'model = "m"\ntarget_tokens = 65536\ndata = ["books"]\n'
 DEFAULT = Recipe("m", 65536, ("books",))
 UNUSUAL = Recipe(
@@ -35,7 +36,7 @@ UNUSUAL = Recipe(
     dtype="bfloat16",
     device="cuda",
     compiled=True,
-    stages=(Stage(search=2**20), Stage(carry=2**21), Stage(tune=26, steps=27), Stage(recover=28)),
+    stages=(Stage(search=2**20), Stage(carry=2**21), Stage(tune=26, steps=27, factors_of=2), Stage(recover=28)),
     search=SearchRecipe(
         method="evolution",
         validation_windows=7,
@@ -247,16 +248,44 @@ K = 1024
         (256 * K, (64, 32, 16, 16, 40, 5)),
         (256 * K + 1, (64, 32, 16, 16, 40, 3)),
         (512 * K, (64, 32, 16, 16, 40, 3)),
-        (512 * K + 1, (32, 16, 8, 8, 20, 3)),
-        (2048 * K, (32, 16, 8, 8, 20, 3)),
+        (512 * K + 1, (32, 32, 8, 8, 40, 3)),
+        (2048 * K, (32, 32, 8, 8, 40, 3)),
     ],
 )
 def test_zeros_become_the_papers_numbers(target: int, numbers: tuple[int, ...]) -> None:
-    """Population, parents, mutations, crossovers, generations halve beyond 512k; texts go from 5 to 3 beyond 256k."""
+    """Population, mutations and crossovers halve beyond 512k, nothing else; texts go from 5 to 3 beyond 256k."""
     filled = EvolutionRecipe().filled(target)
     chosen = (filled.population, filled.parents, filled.mutations, filled.crossovers, filled.generations)
     assert (*chosen, filled.windows) == numbers
     assert filled.mutation_probability == 0.3
+
+
+PAPER = {  # sections 3.3 and 4.1 of arXiv 2402.13753
+    "llama2": (
+        *("search 128k", "search 256k"),  # both on the pre-trained model
+        *("tune 128k, 400 steps, factors of stage 1", "tune 256k, 600 steps, factors of stage 2"),
+        *("search 2048k", "recover 4k", "recover 8k"),
+    ),
+    "mistral": (
+        *("search 256k", "tune 16k, 400 steps"),
+        *("search 2048k", "recover 4k", "recover 8k"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "rate", "schedule"), [("llama2", 32, 2e-5, "linear"), ("mistral", 64, 1e-6, "constant")]
+)
+def test_the_papers_recipes_hold_its_schedule(name: str, batch: int, rate: float, schedule: str) -> None:
+    recipe = load_recipe(RECIPES / f"paper-{name}.toml")
+    assert tuple(str(stage) for stage in recipe.stages) == PAPER[name]
+    trained = [recipe.tuning(stage) for stage in recipe.stages if stage.kind == "tune"]
+    assert {(t.batch_windows, t.learning_rate, t.schedule) for t in trained} == {(batch, rate, schedule)}
+    assert (recipe.search.method, recipe.target_tokens) == ("evolution", 2048 * K)
+    assert recipe.search.evolution == EvolutionRecipe(), "the paper's numbers are the defaults"
+    preset = PRESETS[name]
+    assert (preset.batch_windows, preset.learning_rate, preset.schedule) == (batch, rate, schedule)
+    assert preset.window_tokens == (16 * K if name == "mistral" else 0), "0 is the window of the factors"
 
 
 @pytest.mark.parametrize("target", [4 * K, 2048 * K])

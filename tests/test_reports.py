@@ -35,7 +35,7 @@ from longrope.rope import RopeSpec
 from longrope.rundir import RunDir
 
 VOID_TAGS = ("meta", "br", "hr", "img", "link")
-LABELS = {"none": "the model as it is"}
+LABELS = {"none": "original"}
 FACTORS = RescaleFactors(
     (1.0, 1.25, 3.14159, 7.5), 1024, "0" * 16, start_tokens=4, attention_factor=1.0625, method="longrope-gradient"
 )
@@ -297,15 +297,15 @@ def test_the_data_of_a_figure_are_its_records(extended: RunDir) -> None:
     header = ("tokens", "value", "from", "to", "windows", "tokens scored", "seconds")
     assert tables["Perplexity: data"] == [
         ("method", *header),
-        ("the model as it is", "64", "12.346", "11.25", "13.875", "3", "1,000", "1.5"),
-        ("the model as it is", "1,024", "1,234,567", "1,000,000", "2,000,000", "3", "1,000", "1.5"),
+        ("original", "64", "12.346", "11.25", "13.875", "3", "1,000", "1.5"),
+        ("original", "1,024", "1,234,567", "1,000,000", "2,000,000", "3", "1,000", "1.5"),
         ("<i>own</i> & co", "1,024", "14.5", "13.062", "15.75", "3", "1,000", "1.5"),
     ]
     assert tables["Passkeys found by depth and length: data"] == [
         ("method", "depth", *header),
-        ("the model as it is", "5%", "1,024", "0", "0", "0.6", "3", "1,000", "1.5"),
+        ("original", "5%", "1,024", "0", "0", "0.6", "3", "1,000", "1.5"),
         ("<i>own</i> & co", "5%", "1,024", "1", "0.2", "1", "3", "1,000", "1.5"),
-        ("the model as it is", "15%", "1,024", "0", "0", "0.6", "3", "1,000", "1.5"),
+        ("original", "15%", "1,024", "0", "0", "0.6", "3", "1,000", "1.5"),
         ("<i>own</i> & co", "15%", "1,024", "0.5", "0.1", "0.9", "3", "1,000", "1.5"),
     ]
     ratio = ("<i>own</i> & co / YaRN", "1,024", "0.9125", "0.89062", "0.9375", "3", "1,000", "1.5")

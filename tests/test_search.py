@@ -231,6 +231,18 @@ def test_the_scan_begins_where_the_search_windows_are_best() -> None:
     assert best.loss_nats < valley.loss(CRITICAL, valley.optimum)
 
 
+@pytest.mark.parametrize("share", [0.7, 1.0, 1.3, 1.6])
+def test_the_scan_finds_the_best_attention_factor_of_four(share: float) -> None:
+    """Shares of the excess of LongRoPE's factor, sqrt(1 + ln 4 / ln 64), over 1; the walk begins at the best."""
+    excess = math.sqrt(1 + math.log(4) / math.log(64)) - 1
+    valley, log = Valley(attention=1 + share * excess, start_tokens=0), TrialLog(None, GRADIENT)
+    descending(valley, log, settings=GradientRecipe(start="scan", steps=1))
+    scanned = {round((trial.attention_factor - 1) / excess, 9) for trial in log.made if trial.kind == "search"}
+    first = next(trial for trial in log.made if trial.kind == "gradient")
+    assert scanned == {0.7, 1.0, 1.3, 1.6}
+    assert first.attention_factor == pytest.approx(valley.attention, rel=1e-12)
+
+
 @pytest.mark.parametrize(("gain", "kept"), [(0.5, 0), (2.0, 16)], ids=["too-little", "enough"])
 def test_descent_takes_start_tokens_only_for_a_worthwhile_gain(gain: float, kept: int) -> None:
     @dataclass
@@ -566,7 +578,7 @@ class WatchedSpace(FactorSpace):
 
 
 @pytest.mark.parametrize(
-    ("window", "population", "parents", "new", "generations"), [(TARGET, 64, 32, 16, 40), (2**20, 32, 16, 8, 20)]
+    ("window", "population", "parents", "new", "generations"), [(TARGET, 64, 32, 16, 40), (2**20, 32, 32, 8, 40)]
 )
 def test_the_paper_numbers_are_the_ones_that_are_spent(
     window: int, population: int, parents: int, new: int, generations: int
@@ -605,6 +617,20 @@ def test_parents_are_the_best_so_far_and_all_of_them_are_used() -> None:
     assert np.bincount(ranks, minlength=32).min() > 0
     seeds = {parent.lambdas for _, scored, parent in space.parents if not scored}
     assert seeds == {SPACE.place(start.array, 0, "").lambdas for start in STARTS}
+
+
+def test_the_best_of_the_last_generation_is_validated() -> None:
+    """Generation 4 is due by ``validate_every``, 5 because it is the last: nothing that was found is lost."""
+    improved = 0
+    for seed in range(8):
+        valley, log = Valley(start_tokens=0), TrialLog(None, EVOLUTION)
+        found = evolving(valley, log, settings=replace(QUICK_EVOLUTION, generations=5, validate_every=4), seed=seed)
+        losses = [(trial.loss_nats, trial.step) for trial in log.made if trial.kind == "search"]
+        best, generation = min(losses)
+        improved += generation == 5
+        assert valley.loss(found, OPTIMUM) == best
+        assert (log.made[-1].kind == "validation") == (generation == 5)
+    assert improved >= 3
 
 
 def test_every_proposal_is_feasible_and_start_tokens_vary(tmp_path: Path) -> None:
@@ -859,6 +885,9 @@ def test_factors_are_found_on_a_model_and_beat_the_closed_forms(
     if method == "gradient":
         losses = [trial.loss_nats for trial in trials if trial.kind == "validation"]
         assert min(losses) < min(losses[:3])
+    else:  # every candidate has LongRoPE's own attention factor at s = 128 / 64 of a window of 64
+        (attention,) = {trial.attention_factor for trial in trials if trial.kind == "search"}
+        assert attention == pytest.approx(math.sqrt(1 + math.log(2) / math.log(64)), rel=1e-12)
 
 
 @pytest.mark.parametrize("method", ["gradient", "evolution"])

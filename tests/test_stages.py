@@ -17,9 +17,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from longrope import forward, pipeline, stages
+from longrope import pipeline, stages
 from longrope.data import Texts, load_texts
+from longrope.engine import passes
 from longrope.errors import LongRopeError, RecipeError, RunError, TextsError
+from longrope.evaluation.perplexity import window_losses
+from longrope.evaluation.statistics import perplexity
 from longrope.factors import (
     FactorTable,
     RescaleFactors,
@@ -29,7 +32,6 @@ from longrope.factors import (
     relative_to,
     tuned_spec,
 )
-from longrope.measures.perplexity import perplexity, window_losses
 from longrope.models import LanguageModel, load_model
 from longrope.pipeline import export_again, extend
 from longrope.recipe import (
@@ -250,13 +252,79 @@ def assert_tuned(run: RunDir) -> None:
         assert not torch.equal(before[name], weight), name
 
 
+# The paper's schedule: both searches on the original model, then a tuning with the factors of each
+
+BY_THE_PAPER = (
+    Stage(search=TUNED_AT),
+    Stage(search=SEARCHED),
+    Stage(tune=TUNED_AT, factors_of=1),
+    Stage(tune=TUNED_AT, steps=STEPS + 1, factors_of=2),
+    Stage(search=TARGET),
+    Stage(recover=SHORT),
+)
+
+
+@pytest.mark.usefixtures("unopened")
+def test_a_tuning_trains_with_the_factors_of_the_stage_that_it_names(recipe: Recipe, tmp_path: Path) -> None:
+    """As the same steps called by hand; the run is shown and resumed like any other."""
+    paper, run = replace(recipe, stages=BY_THE_PAPER), RunDir(tmp_path)
+    extend(paper, run)
+    model, texts = open_texts(recipe)
+    given: dict[str, Any] = {"settings": recipe.search, "seed": recipe.seed}
+    near, far = (find_factors(model, texts.search, window, **given) for window in (TUNED_AT, SEARCHED))
+    at = replace(recipe.tune, window_tokens=TUNED_AT)
+    model = fine_tune(model, near, texts.tune, settings=at, seed=recipe.seed)
+    model = fine_tune(model, far, texts.tune, settings=replace(at, steps=STEPS + 1), seed=recipe.seed)
+    longest = find_factors(model, texts.search, TARGET, tuned_with=far, **given)
+    short = recover_window(model, texts.search, SHORT, longest, **given)
+    assert [tier_of(folder) for folder in folders_of(run)] == [near, far, near, far, longest, short]
+    assert load_factors(run.factors()) == FactorTable((short, far, longest))
+    saved = load_file(folders_of(run)[3] / "tuning.safetensors")
+    for name, weight in weights_of(model).items():
+        assert torch.equal(saved[f"weight/{name}"], weight), name
+    assert [stage.name for stage in read_run(run).stages] == [path.name[2:] for path in folders_of(run)]
+    before = contents(run.path)
+    extend(paper, run)
+    assert contents(run.path) == before
+
+
+def test_another_stage_of_factors_trains_again_and_none_keeps_its_name(recipe: Recipe, tmp_path: Path) -> None:
+    model, texts = open_texts(recipe)
+
+    def hashes(*tunings: Stage) -> list[str]:
+        changed = replace(recipe, target_tokens=SEARCHED, stages=(*BY_THE_PAPER[:2], *tunings))
+        return [task.made_of for task in plan_walk(changed, RunDir(tmp_path), model, texts)]
+
+    longest, second = hashes(Stage(tune=TUNED_AT)), hashes(Stage(tune=TUNED_AT, factors_of=2))
+    first = hashes(Stage(tune=TUNED_AT, factors_of=1), Stage(tune=TUNED_AT, factors_of=2))
+    assert longest[:2] == second[:2] == first[:2]
+    assert len({longest[2], second[2], first[2], first[3]}) == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "found", "needed"),
+    [
+        ([{"tune": 64, "factors_of": 1}], "stage 1 is to tune 64, factors of stage 1", "must come before it"),
+        ([{"search": 512}, {"tune": 64, "factors_of": 3}], "stage 2 is to tune 64", "must come before it"),
+        ([{"search": 128}, {"search": 512}, {"tune": 512, "factors_of": 1}], "tune 512", "factors for its window"),
+    ],
+)
+def test_factors_of_a_stage_that_cannot_serve_are_refused(
+    given: list[dict[str, int]], found: str, needed: str, recipe: Recipe
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        replace(recipe, stages=tuple(Stage(**stage) for stage in given))
+    assert found in caught.value.found
+    assert needed in caught.value.needed
+
+
 # Begun again
 
 
 def test_a_finished_walk_is_only_read(recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not one pass, for an estimate neither; every stage is told to be done, and every file stays."""
     before, steps = contents(copied.path), list[str]()
-    monkeypatch.setattr(forward, "_run", never)
+    monkeypatch.setattr(passes, "_run", never)
     monkeypatch.setattr(pipeline, "export_hf", never)
     again = extend(recipe, copied, Watch(on_step=steps.append))
     assert [replace(score, seconds=0.0) for score in again] == scores_of(copied)
@@ -297,7 +365,7 @@ def test_another_short_window_is_recovered_without_any_other_stage(
     recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(copied.stages)
-    monkeypatch.setattr(forward, "weighted_loss_with_graph", never)
+    monkeypatch.setattr(passes, "weighted_loss_with_graph", never)
     monkeypatch.setattr(stages, "find_factors", never)
     monkeypatch.setattr("longrope.tuning.training.Training.step", never)
     extend(replace(recipe, stages=(*STAGES[:-1], Stage(recover=32))), copied)
@@ -321,7 +389,7 @@ def test_a_walk_that_was_changed_back_is_only_read(
     """Scores, too; the checkpoint alone is written again."""
     shorter, walked = replace(recipe, stages=(*STAGES[:-1], Stage(recover=32))), copied.factors().read_bytes()
     extend(shorter, copied)
-    monkeypatch.setattr(forward, "_run", never)
+    monkeypatch.setattr(passes, "_run", never)
     extend(recipe, copied)
     assert copied.factors().read_bytes() == walked
 
@@ -385,7 +453,7 @@ def test_a_walk_exported_again_has_the_tuned_weights(
     recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And going on with the run leaves the form that was asked for last."""
-    monkeypatch.setattr(forward, "_run", never)
+    monkeypatch.setattr(passes, "_run", never)
     export_again(copied, ExportRecipe("two", drop_start_tokens=True))
     assert_tuned(copied)
     extend(recipe, copied)
@@ -443,15 +511,24 @@ def test_stages_that_cannot_be_are_refused(
     assert needed in caught.value.needed
 
 
-@pytest.mark.parametrize("given", [{}, {"search": 64, "tune": 64}, {"search": -64}, {"search": 64, "carry": -1}])
+@pytest.mark.parametrize("given", [{"search": -64}, {"search": 64, "carry": -1}])
+def test_a_stage_has_no_window_below_zero(given: dict[str, int]) -> None:
+    with pytest.raises(RecipeError, match=r"stages\.(search|carry) = -"):
+        Stage(**given)
+
+
+@pytest.mark.parametrize("given", [{}, {"search": 64, "tune": 64}])
 def test_a_stage_is_of_exactly_one_kind(given: dict[str, int]) -> None:
     with pytest.raises(RecipeError, match="Exactly one of search, tune, carry, recover"):
         Stage(**given)
 
 
-def test_only_a_tuning_has_steps() -> None:
-    with pytest.raises(RecipeError, match="Only a tuning has steps"):
-        Stage(search=64, steps=3)
+@pytest.mark.parametrize("key", ["steps", "factors_of"])
+def test_only_a_tuning_has_steps_and_names_factors(key: str) -> None:
+    with pytest.raises(RecipeError, match=f"Only a tuning has {key}"):
+        Stage(search=64, **{key: 3})
+    with pytest.raises(RecipeError, match=f"stages.{key} = -1"):
+        Stage(tune=64, **{key: -1})
 
 
 def test_a_warm_up_longer_than_the_steps_of_one_stage_is_refused_with_the_recipe(recipe: Recipe) -> None:

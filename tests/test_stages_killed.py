@@ -36,10 +36,13 @@ from longrope.rundir import RunDir
 
 WORKER = Path(__file__).parent / "worker_walk.py"
 SEED = 20260722
-ROUNDS = 3
+ROUNDS = 2
 MOST_TORN_BYTES = 40
 STAGES = (Stage(search=128), Stage(tune=128), Stage(search=256), Stage(recover=64))
-pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the worker asks Linux for names of files")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the worker asks Linux for names of files"),
+]
 CLOCKS = (".lock", "provenance.json", "costs.json", "report.html")  # and what tells of them
 PARTS = (0, *range(1, len(STAGES) + 1), MEASURED)
 

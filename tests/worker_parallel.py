@@ -1,4 +1,4 @@
-"""One process of a launch of tests/test_parallel.py: it runs all cases and leaves what they return in a file.
+"""One process of a launch of tests/distributed/test_launches.py: it runs all cases and leaves their results in a file.
 
     torchrun --standalone --nproc-per-node 2 tests/worker_parallel.py FOLDER
     torchrun --standalone --nproc-per-node 2 tests/worker_parallel.py FOLDER COMMAND...   the command line, no cases
@@ -26,14 +26,14 @@ import pico
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from longrope import cli, parallel, pipeline
+from longrope import cli, distributed, pipeline
 from longrope.data import TokenText
+from longrope.engine.passes import greedy_answers, token_losses, weighted_loss_with_graph
 from longrope.errors import LongRopeError, TextsError
+from longrope.evaluation import measure
 from longrope.factors import closed_form
-from longrope.forward import greedy_answers, token_losses, weighted_loss_with_graph
-from longrope.measures.ruler import measure_needles
 from longrope.models import rescaled
-from longrope.recipe import TuneRecipe, load_recipe
+from longrope.recipe import MeasureRecipe, TuneRecipe, load_recipe
 from longrope.records import Score, TrainStep
 from longrope.rundir import RunDir
 from longrope.search.score import WindowObjective
@@ -91,21 +91,21 @@ def told(work: Callable[[], Any]) -> tuple[str, ...]:
 
 def spread_work(_: Path) -> Any:
     """Which rank worked on which item, for several numbers of items."""
-    return [parallel.spread(range(count), lambda item: (item, RANK)) for count in (0, 1, 2, 3, 8)]
+    return [distributed.map_ranks(range(count), lambda item: (item, RANK)) for count in (0, 1, 2, 3, 8)]
 
 
 def nested_work(_: Path) -> Any:
     """Which rank worked on which part of an item, for one item and for two."""
-    parts: Callable[[int], Any] = lambda item: parallel.spread(range(3), lambda part: (item, part, RANK))  # noqa: E731
-    return [parallel.spread(range(count), parts) for count in (1, 2)]
+    parts: Callable[[int], Any] = lambda item: distributed.map_ranks(range(3), lambda part: (item, part, RANK))  # noqa: E731
+    return [distributed.map_ranks(range(count), parts) for count in (1, 2)]
 
 
 def failing_work(_: Path) -> Any:
     """What each process is told of bad input that one process finds, and that work goes on after it."""
-    errors = [told(lambda bad=bad: parallel.spread(range(5), partial(fail_at, bad))) for bad in (0, 1, 4)]  # type: ignore[misc]
-    errors.append(told(lambda: parallel.spread([3], partial(fail_at, 3))))
-    errors.append(told(lambda: parallel.lead(partial(fail_at, RANK, RANK))))
-    return errors, parallel.spread(range(3), str)
+    errors = [told(lambda bad=bad: distributed.map_ranks(range(5), partial(fail_at, bad))) for bad in (0, 1, 4)]  # type: ignore[misc]
+    errors.append(told(lambda: distributed.map_ranks([3], partial(fail_at, 3))))
+    errors.append(told(lambda: distributed.on_main(partial(fail_at, RANK, RANK))))
+    return errors, distributed.map_ranks(range(3), str)
 
 
 def led_work(_: Path) -> Any:
@@ -114,22 +114,22 @@ def led_work(_: Path) -> Any:
 
     def work() -> tuple[int, bool, list[int]]:
         calls.append(RANK)
-        return RANK, parallel.shard() is None, parallel.spread([1, 2], lambda item: item)
+        return RANK, distributed.shard() is None, distributed.map_ranks([1, 2], lambda item: item)
 
-    return parallel.lead(work), calls, parallel.broadcast({"rank": RANK})
+    return distributed.on_main(work), calls, distributed.on_main(lambda: {"rank": RANK})
 
 
 def scattered_weights(_: Path) -> Any:
     """What the first process alone has read, in half the bits of what it is to fill."""
     read = torch.arange(5, dtype=torch.bfloat16) if RANK == 0 else None
-    filled = parallel.scatter(read, torch.zeros(5))
+    filled = distributed.scatter(read, torch.zeros(5))
     return filled.dtype, filled.tolist()
 
 
 def lone_work(_: Path) -> Any:
     """Which rank worked on which item, and whether it had sequences whole then."""
-    work: Callable[[int], Any] = lambda item: (item, RANK, parallel.shard() is None)  # noqa: E731
-    return [parallel.spread(range(count), work, alone=True) for count in (0, 1, 4)]
+    work: Callable[[int], Any] = lambda item: (item, RANK, distributed.shard() is None)  # noqa: E731
+    return [distributed.map_ranks(range(count), work, alone=True) for count in (0, 1, 4)]
 
 
 def needles(_: Path) -> Any:
@@ -142,25 +142,35 @@ def needles_found() -> list[Score]:
     model = pico.make_model()
     ids = model.tokenizer(pico.make_text(1200))["input_ids"]
     text, table = TokenText(np.asarray(ids, np.int32), "measure"), closed_form(model.spec, "yarn", 600)
-    scores = measure_needles(model, table, text, text.windows(600, 2), 600, method="yarn", count=11)
+    settings = MeasureRecipe((600,), ("needle",), windows=2, needles=11)
+    scores = measure(model, table, text, settings=settings)
     return [replace(score, seconds=0.0) for score in scores]
 
 
 def standing(_: Path) -> Any:
     """What a process knows of its place."""
-    return parallel.is_main(), parallel.ranks(), parallel.workers(), parallel.shard() is None, parallel.choices()
+    return (
+        distributed.is_main(),
+        distributed.ranks(),
+        distributed.workers(),
+        distributed.shard() is None,
+        distributed.choices(),
+    )
 
 
 def compared(folder: Path) -> Any:
     """The scores of a comparison: both searches, perplexities and passkeys."""
-    run = parallel.lead(partial(RunDir, folder / "compared"))
+    run = distributed.on_main(partial(RunDir, folder / "compared"))
     return pipeline.compare(load_recipe(folder / "recipe.toml"), run)
 
 
 def cramped(folder: Path) -> Any:
     """What each process is told of a walk for which the last one of them has too little memory."""
     free = 2 if RANK == RANKS - 1 else 8
-    run, needed = parallel.lead(partial(RunDir, folder / "cramped")), [Cost("tune 64k", 60.0, 5 * 2**30, free * 2**30)]
+    run, needed = (
+        distributed.on_main(partial(RunDir, folder / "cramped")),
+        [Cost("tune 64k", 60.0, 5 * 2**30, free * 2**30)],
+    )
     with patch.object(pipeline, "estimate_stages", lambda *_: needed):
         return told(lambda: pipeline.extend(load_recipe(folder / "recipe.toml"), run))
 
@@ -172,7 +182,7 @@ def resumed(folder: Path) -> Any:
 
 def shard_tensors(_: Path) -> Any:
     """Positions, and what the collectives make of tensors that the test knows, too."""
-    shard = parallel.shard()
+    shard = distributed.shard()
     assert shard is not None
     results: dict[str, Any] = {"padded": [shard.padded(n) for n in LENGTHS]}
     results["positions"] = [shard.positions(n) for n in results["padded"]]
@@ -200,7 +210,7 @@ def whole_tensors(tokens: int, ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randint(-8, 8, shape, generator=made).float(), torch.randn((ranks, *shape), generator=made)
 
 
-def part_of_loss(shard: parallel.Shard, weights: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+def part_of_loss(shard: distributed.Shard, weights: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     """A loss of one rank that depends on all tokens, and on each in its own way."""
     return (shard.gather(own.sin()).square() * weights).sum()
 
@@ -249,7 +259,7 @@ def passes_of(family: str) -> dict[str, torch.Tensor]:
             loss = weighted_loss_with_graph(model, tokens, weights, recompute=recompute, **settings)
             loss.backward()
             parameters, loss = list(model.network.parameters()), loss.detach()
-            if shard := parallel.shard():
+            if shard := distributed.shard():
                 shard.sum_gradients(parameters)
                 loss = shard.total(loss)
             found[f"loss, recompute {recompute}, {way}"] = loss
@@ -290,7 +300,7 @@ def train(settings: TuneRecipe, run: RunDir | None = None, stop: int = -1, **cha
 
 def stopped_training(folder: Path) -> Any:
     """The first steps of a training that leaves a checkpoint."""
-    return train(TRAINING, parallel.lead(partial(RunDir, folder / "stopped")), stop=2)
+    return train(TRAINING, distributed.on_main(partial(RunDir, folder / "stopped")), stop=2)
 
 
 def resumed_training(folder: Path) -> Any:
@@ -330,9 +340,8 @@ def main() -> None:
         return
     results: dict[str, Any] = {}
     for context, cases in ((1, ROWS), (RANKS, SHARED)):
-        parallel.start(context, device=DEVICE)
-        results |= {f"{case.__name__} {context}": case(folder) for case in cases}
-        parallel.stop()
+        with distributed.launched(context, device=DEVICE):
+            results |= {f"{case.__name__} {context}": case(folder) for case in cases}
     recipe = folder / "recipe.toml"
     results["finished"] = run_cli("search", "--recipe", recipe, "--out", folder / "resumed")
     results["refused"] = run_cli("search", "--recipe", recipe, "--out", recipe)  # the last case: it ends the process

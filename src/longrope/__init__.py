@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from longrope.data import Texts, load_texts
     from longrope.errors import LongRopeError
+    from longrope.evaluation import measure
     from longrope.exports import export_gguf, export_hf
     from longrope.factors import FactorTable, RescaleFactors, closed_form, load_factors
     from longrope.generation import GenerationSettings, generate
-    from longrope.measures import measure
     from longrope.models import LanguageModel, build_model, build_tokenizer, load_model, read_spec, rescaled
     from longrope.pipeline import compare, extend
     from longrope.recipe import Recipe, load_recipe
@@ -40,7 +40,7 @@ _HOMES = {
     "load_factors": "factors",
     "GenerationSettings": "generation",
     "generate": "generation",
-    "measure": "measures",
+    "measure": "evaluation",
     "LanguageModel": "models",
     "load_model": "models",
     "read_spec": "models",

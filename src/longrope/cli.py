@@ -1,4 +1,4 @@
-"""The doors: one subcommand per arrow. Each parses, calls the pipeline and prints; nothing is computed here.
+"""Extend the context window of a RoPE language model: a command for each step from the search to the checkpoint.
 
 Exit codes: 0 done, 2 bad input (one paragraph on stderr), 1 our fault (a traceback) or another process that was lost.
 With LONGROPE_DEBUG=1 bad input prints its traceback, too.
@@ -18,21 +18,27 @@ from typing import Annotated
 
 import typer
 
+from longrope import __version__
 from longrope.errors import LongRopeError, ProcessLostError, RecipeError, RunError, wants_traceback
+from longrope.lengths import parse_tokens
 from longrope.options import (
     AsJson,
+    Assignments,
     Batch,
     Compiled,
     ContextRanks,
     Data,
     Device,
     DType,
+    Factors,
+    Format,
     Lengths,
     Lora,
     MeasureData,
     Method,
     Metrics,
     Model,
+    OptionalFactors,
     OptionalModel,
     Out,
     Preset,
@@ -42,12 +48,14 @@ from longrope.options import (
     Steps,
     To,
     Tune,
+    check_measured,
     check_tuned,
     given_options,
     measuring,
     prepare,
 )
-from longrope.recipe import ExportRecipe, MeasureRecipe, Recipe, parse_tokens
+from longrope.recipe import ExportRecipe, MeasureRecipe, Recipe, changed
+from longrope.registry import FORMATS
 from longrope.rundir import RunDir
 from longrope.terminal import (
     describe_answer,
@@ -67,7 +75,22 @@ Next, with a model and texts of your own (MODEL is a hub name, a folder or a GGU
   longrope extend  MODEL --to 64k --data books/ --measure-data other-books/
   longrope compare MODEL --to 64k --data books/ --measure-data other-books/"""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"longrope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[  # its callback prints it
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take what stands before a command."""
 
 
 @app.command()
@@ -78,6 +101,7 @@ def extend(
     measure_data: MeasureData = None,
     out: Out = None,
     recipe: RecipeFile = None,
+    assignments: Assignments = None,
     method: Method = None,
     tune: Tune = False,
     steps: Steps = None,
@@ -94,9 +118,9 @@ def extend(
     context_ranks: ContextRanks = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search factors, measure the result, export a checkpoint: the whole walk. With no arguments: the embedded default.
+    """Search factors, measure the result, export a checkpoint. With no arguments: the bundled model.
 
-    The default takes a small model of our own from 256 to 2,048 tokens, on the standard library's sources.
+    It is a 4.7M-parameter model, taken from 256 to 2,048 tokens on the standard library's sources.
     """
     given = given_options(locals())
     begun = out is not None and (out / "recipe.toml").exists()
@@ -127,6 +151,7 @@ def compare(
     measure_data: MeasureData = None,
     out: Out = None,
     recipe: RecipeFile = None,
+    assignments: Assignments = None,
     lengths: Lengths = None,
     metrics: Metrics = None,
     seed: Seed = None,
@@ -136,7 +161,7 @@ def compare(
     context_ranks: ContextRanks = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure none, PI, NTK, dynamic NTK, YaRN and both LongRoPE searches side by side, and each against the best."""
+    """Measure the original, all baselines and both LongRoPE searches side by side, and each against the best."""
     full, path = prepare(**given_options(locals()), suffix="-compare")
     from longrope import pipeline
 
@@ -158,6 +183,7 @@ def search(
     data: Data = None,
     out: Out = None,
     recipe: RecipeFile = None,
+    assignments: Assignments = None,
     method: Method = None,
     seed: Seed = None,
     device: Device = None,
@@ -181,11 +207,12 @@ def search(
 @app.command()
 def tune(
     model: Model,
-    factors: Annotated[Path, typer.Option("--factors", help="factors.json of a search.")],
+    factors: Factors,
     to: To = None,
     data: Data = None,
     out: Out = None,
     recipe: RecipeFile = None,
+    assignments: Assignments = None,
     steps: Steps = None,
     batch: Batch = None,
     rate: Rate = None,
@@ -216,9 +243,7 @@ def tune(
 @app.command()
 def measure(
     model: Model,
-    factors: Annotated[
-        Path | None, typer.Option("--factors", help="factors.json; without it the model is measured as it is.")
-    ] = None,
+    factors: OptionalFactors = None,
     data: Data = None,
     measure_data: MeasureData = None,
     lengths: Lengths = None,
@@ -227,6 +252,7 @@ def measure(
         Path | None, typer.Option("--qa-data", help="Questions about documents for ruler's qa: SQuAD's JSON, or rows.")
     ] = None,
     out: Out = None,
+    assignments: Assignments = None,
     seed: Seed = None,
     device: Device = None,
     dtype: DType = None,
@@ -250,6 +276,8 @@ def measure(
         compiled=compiled,
         measure=measuring(MeasureRecipe(), lengths, metrics, qa_data),
     )
+    check_measured(assignments or ())
+    full, factors = changed(full, assignments or ()), _factors_file(factors)
     with _launched(full, context_ranks, factors):
         run = _open(out) if out else None
         with watching() as watch:
@@ -262,9 +290,7 @@ def generate(
     model: Model,
     document: Annotated[Path, typer.Option("--document", help="UTF-8 text file (.gz too) to answer about.")],
     prompt: Annotated[str, typer.Option("--prompt", help="The question.")],
-    factors: Annotated[
-        Path | None, typer.Option("--factors", help="factors.json, or a run directory; without: the model as it is.")
-    ] = None,
+    factors: OptionalFactors = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Of the answer, at most.")] = 256,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option("--top-p", help="Draw among the likeliest of this probability.")] = 1.0,
@@ -278,7 +304,7 @@ def generate(
     compiled: Compiled = False,
     as_json: AsJson = False,
 ) -> None:
-    """Answer a prompt about a long document, printed as it comes; the tier of factors is chosen once."""
+    """Answer a prompt about a long document, printed as it comes; one set of factors serves all of it."""
     from longrope import generation
     from longrope.data import read_document
     from longrope.factors import load_factors
@@ -288,7 +314,7 @@ def generate(
         max_new_tokens, temperature, top_p, seed or 0, eight_bit=eight_bit_cache, offload=offload_cache
     )
     text = read_document(document)
-    file = RunDir(factors).factors() if factors and factors.is_dir() else factors
+    file = _factors_file(factors)
     table = load_factors(file) if file else None
     silence_loading()
     loaded = load_model(model, device=device or "auto", dtype=dtype or "auto", compiled=compiled)
@@ -312,7 +338,7 @@ def generate(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run directory with factors.")],
-    to: Annotated[str, typer.Option("--to", help="hf, or gguf for llama.cpp.")] = "hf",
+    to: Format = "hf",
     tiers: Annotated[str, typer.Option("--tiers", help="single, or two: short and long.")] = "single",
     drop_start_tokens: Annotated[bool, typer.Option("--drop-start-tokens", help="Drop them, and measure.")] = False,
     base_model: Annotated[str, typer.Option("--base-model", help="Its name on the hub, for the model card.")] = "",
@@ -321,14 +347,15 @@ def export(
     """Write the checkpoint of a run again, with other settings if asked; reopen it and compare."""
     from longrope import pipeline
 
-    if to not in ("hf", "gguf"):
-        raise RecipeError(f"The format {to!r} was asked for.", "Known: hf, gguf.", "Use --to hf.")
+    if to not in FORMATS:
+        raise RecipeError(f"The format {to!r} was asked for.", f"Known: {', '.join(FORMATS)}.", "Use --to hf.")
     directory = RunDir(run)
     with watching(run=directory) as watch:
         pipeline.export_again(directory, ExportRecipe(tiers, drop_start_tokens, base_model), watch, to=to)
     written, report = directory.checkpoint, directory.export_report
-    if to == "gguf":
-        written, report = directory.gguf, directory.gguf.with_name("export.json")
+    if to != "hf":
+        written = directory.exported(FORMATS[to].file)
+        report = written.with_name("export.json")
     print(report.read_text(encoding="utf-8") if as_json else f"checkpoint: {written}")
 
 
@@ -372,7 +399,7 @@ def inspect(model: Model, to: To = None, as_json: AsJson = False) -> None:
 def main() -> None:
     """Run the command line; bad input ends in one paragraph and exit code 2."""
     try:
-        app()
+        app(prog_name="longrope")  # python -m longrope is the same command
     except LongRopeError as error:
         if wants_traceback():
             traceback.print_exception(error)
@@ -384,29 +411,42 @@ def main() -> None:
         raise
 
 
+def _factors_file(path: Path | None) -> Path | None:
+    """The file of factors: the one given, or that of a run directory."""
+    return RunDir(path).factors() if path and path.is_dir() else path
+
+
 @contextmanager
 def _launched(recipe: Recipe, context_ranks: int | None, factors: Path | None = None) -> Iterator[None]:
     """Join the other processes where torchrun has launched some. One prints the results; the first to end tells why."""
-    from longrope import parallel, pipeline
+    from longrope import distributed, pipeline
 
     longest = pipeline.longest_window(recipe, factors)
-    try:
-        parallel.start(context_ranks, longest_tokens=longest, device=recipe.device)
-        with ExitStack() as stack:
-            if not parallel.is_main():
-                nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
-                stack.enter_context(redirect_stdout(nowhere))
+    with ExitStack() as stack:
+        with _one_reports():
+            stack.enter_context(distributed.launched(context_ranks, longest_tokens=longest, device=recipe.device))
+        if not distributed.is_main():
+            nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+            stack.enter_context(redirect_stdout(nowhere))
+        with _one_reports():
             yield
+
+
+@contextmanager
+def _one_reports() -> Iterator[None]:
+    """Let one process of a launch, the first to ask, raise what ends it; the others exit."""
+    from longrope import distributed
+
+    try:
+        yield
     except (LongRopeError, KeyboardInterrupt):
-        if parallel.speaks():
+        if distributed.claim_report():
             raise
         sys.exit(1)
-    finally:
-        parallel.stop()
 
 
 def _open(path: Path) -> RunDir:
     """Open a run directory: one process does, for all."""
-    from longrope import parallel
+    from longrope import distributed
 
-    return parallel.lead(partial(RunDir, path))
+    return distributed.on_main(partial(RunDir, path))

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from longrope import registry
 from longrope.errors import FactorsError
 from longrope.labels import Source, join_methods
 from longrope.rope import (
@@ -27,8 +28,6 @@ from longrope.rope import (
 )
 
 FORMAT = "longrope-factors/1"
-RIVALS = ("pi", "ntk", "dynamic-ntk", "yarn")
-CLOSED_FORMS = (*RIVALS, "critical")
 
 
 @dataclass(frozen=True)
@@ -196,33 +195,53 @@ def closed_form(spec: RopeSpec, method: str, target_tokens: int, lengths: Iterab
 
     Args:
         spec: the model's geometry.
-        method: one of ``CLOSED_FORMS``. YaRN comes with its attention factor, the critical-pair rule with LongRoPE's,
-            the others with 1.
+        method: one of ``registry.formulas()``. YaRN comes with its attention factor, the critical-pair rule with
+            LongRoPE's, the others with 1.
         target_tokens: L'.
         lengths: dynamic NTK gets one tier for each of these lengths (and for L').
     """
-    ratio, pairs, window = extension_ratio(spec, target_tokens), spec.num_pairs, spec.trained_window
-
-    def tier(lambdas: Lambdas, tokens: int, attention: float = 1.0) -> RescaleFactors:
-        return RescaleFactors(
-            tuple(lambdas.tolist()), tokens, spec.fingerprint, attention_factor=attention, method=method
+    if method not in (known := registry.formulas()):
+        raise FactorsError(
+            f"The method {method!r} has no closed form.", f"Known: {', '.join(known)}.", "Choose one of them."
         )
+    made = registry.resolve(registry.METHODS[method].make)(spec, target_tokens, lengths)
+    return FactorTable(tuple(replace(tier, method=method) for tier in as_table(made).tiers))
 
-    if method == "pi":
-        return as_table(tier(pi_lambdas(pairs, ratio), target_tokens))
-    if method == "ntk":
-        return as_table(tier(ntk_lambdas(pairs, ratio), target_tokens))
-    if method == "yarn":
-        lambdas = yarn_lambdas(spec.theta, pairs, spec.plain_window, ratio)
-        return as_table(tier(lambdas, target_tokens, yarn_attention_factor(ratio)))
-    if method == "critical":
-        lambdas = critical_lambdas(pairs, spec.critical_pair, ratio)
-        return as_table(tier(lambdas, target_tokens, su_attention_factor(ratio, window)))
-    if method == "dynamic-ntk":
-        windows = sorted({*lengths, target_tokens})
-        return FactorTable(tuple(tier(dynamic_ntk_lambdas(pairs, window, n), n) for n in windows))
-    raise FactorsError(
-        f"The method {method!r} has no closed form.", f"Known: {', '.join(CLOSED_FORMS)}.", "Choose one of them."
+
+def pi_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
+    """Position interpolation."""
+    return _one_tier(spec, target_tokens, pi_lambdas(spec.num_pairs, extension_ratio(spec, target_tokens)))
+
+
+def ntk_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
+    """NTK-aware scaling."""
+    return _one_tier(spec, target_tokens, ntk_lambdas(spec.num_pairs, extension_ratio(spec, target_tokens)))
+
+
+def yarn_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
+    """YaRN with its attention factor."""
+    ratio = extension_ratio(spec, target_tokens)
+    lambdas = yarn_lambdas(spec.theta, spec.num_pairs, spec.plain_window, ratio)
+    return _one_tier(spec, target_tokens, lambdas, yarn_attention_factor(ratio))
+
+
+def critical_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
+    """The critical-pair rule with LongRoPE's attention factor."""
+    ratio = extension_ratio(spec, target_tokens)
+    lambdas = critical_lambdas(spec.num_pairs, spec.critical_pair, ratio)
+    return _one_tier(spec, target_tokens, lambdas, su_attention_factor(ratio, spec.trained_window))
+
+
+def dynamic_ntk_table(spec: RopeSpec, target_tokens: int, lengths: Iterable[int] = ()) -> FactorTable:
+    """Dynamic NTK: one set of factors for each of the lengths and for the target."""
+    pairs, window = spec.num_pairs, spec.trained_window
+    made = {n: dynamic_ntk_lambdas(pairs, window, n) for n in sorted({*lengths, target_tokens})}
+    return FactorTable(tuple(_one_tier(spec, n, lambdas).tiers[0] for n, lambdas in made.items()))
+
+
+def _one_tier(spec: RopeSpec, target_tokens: int, lambdas: Lambdas, attention_factor: float = 1.0) -> FactorTable:
+    return as_table(
+        RescaleFactors(tuple(lambdas.tolist()), target_tokens, spec.fingerprint, attention_factor=attention_factor)
     )
 
 

@@ -10,24 +10,25 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope.cache import KeyValueCache
 from longrope.data import encode, opening_token
+from longrope.engine.decoding import decode, read_prompt
+from longrope.engine.kv_cache import KeyValueCache
 from longrope.errors import FactorsError, ModelError, RecipeError, TextsError
 from longrope.factors import FactorTable, RescaleFactors, as_table
-from longrope.forward import choose_tile, read_on
 from longrope.models import LanguageModel, rescaled
+from longrope.settings import Above, AtLeast, Settings
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what tokenizers give for bytes that are no whole character yet
 Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class GenerationSettings:
+class GenerationSettings(Settings, by_option=True):
     """How an answer is decoded.
 
     Attributes:
@@ -39,25 +40,15 @@ class GenerationSettings:
         offload: keep keys and values in the CPU's memory.
     """
 
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
+    max_new_tokens: Annotated[int, AtLeast(1)] = 256
+    temperature: Annotated[float, AtLeast(0)] = 0.0
+    top_p: Annotated[float, Above(0, 1)] = 1.0
+    seed: Annotated[int, AtLeast(0)] = 0
     eight_bit: bool = False
     offload: bool = False
 
-    def __post_init__(self) -> None:
-        """Refuse values that nothing can be decoded with, or that would do nothing (raises RecipeError)."""
-        allowed = {
-            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
-            "temperature": (0 <= self.temperature < math.inf, "0 (the likeliest token) or a positive number"),
-            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-            "seed": (self.seed >= 0, "0 or more"),
-        }
-        for name, (fine, needed) in allowed.items():
-            if not fine:
-                flag = f"--{name.replace('_', '-')}"
-                raise RecipeError(f"{name} is {getattr(self, name)}.", f"It must be {needed}.", f"Change {flag}.")
+    def check(self) -> None:
+        """Refuse settings that would do nothing (raises RecipeError)."""
         if self.top_p < 1 and not self.temperature:
             raise RecipeError(
                 f"top_p is {self.top_p} and the temperature 0.",
@@ -122,21 +113,24 @@ def generate(
     """
     settings = settings or GenerationSettings()
     tokens = encode_question(model.tokenizer, document, prompt)
-    tier = _choose_tier(model, factors, len(tokens), settings.max_new_tokens)
-    capacity = len(tokens) + settings.max_new_tokens
-    cache = KeyValueCache(model, capacity, eight_bit=settings.eight_bit, offload=settings.offload)
+    most = settings.max_new_tokens
+    tier = _choose_tier(model, factors, len(tokens), most)
+    cache = KeyValueCache(model, len(tokens) + most, eight_bit=settings.eight_bit, offload=settings.offload)
     written = _Written(model.tokenizer, on_text)
+    rng = np.random.default_rng(settings.seed)
+    choose: Callable[[Any], int] = lambda logits: choose_token(logits.cpu().numpy(), settings, rng)  # noqa: E731
     with rescaled(model, tier):
         began = time.perf_counter()
-        logits = _read(model, tokens, cache, on_read)
+        logits = read_prompt(model, tokens, cache, lambda read: on_read(read, len(tokens)))
         read = time.perf_counter()
-        ended = _write(model, logits, cache, settings, written)
+        for token in decode(model, logits, cache, choose, most):
+            written.add(token)
         done = time.perf_counter()
     return Generation(
         text=written.finish(),
         prompt_tokens=len(tokens),
         new_tokens=len(written.tokens),
-        ended=ended,
+        ended=len(written.tokens) < most,
         window_tokens=tier.target_window if tier else model.spec.trained_window,
         factors_fingerprint=tier.fingerprint if tier else "",
         prefill_seconds=round(read - began, 3),
@@ -174,30 +168,6 @@ def _choose_tier(
             "--factors, or give a shorter document or fewer --max-new-tokens.",
         )
     return table.choose(planned) if table else None
-
-
-def _read(model: LanguageModel, tokens: list[int], cache: KeyValueCache, on_read: Callable[[int, int], None]) -> Logits:
-    """[V] logits after a prompt that is read tile by tile, so that memory holds the states of one tile."""
-    tile = choose_tile(model)[0]
-    for first in range(0, len(tokens), tile):
-        logits = read_on(model, np.asarray([tokens[first : first + tile]]), cache)
-        on_read(cache.tokens, len(tokens))
-    return logits[0].cpu().numpy()
-
-
-def _write(
-    model: LanguageModel, logits: Logits, cache: KeyValueCache, settings: GenerationSettings, written: "_Written"
-) -> bool:
-    """Write token by token; return whether the model ended its answer."""
-    rng, ends = np.random.default_rng(settings.seed), model.end_tokens
-    while True:
-        token = choose_token(logits, settings, rng)
-        if token in ends:
-            return True
-        written.add(token)
-        if len(written.tokens) == settings.max_new_tokens:
-            return False
-        logits = read_on(model, np.asarray([[token]]), cache)[0].cpu().numpy()
 
 
 def choose_token(logits: Logits, settings: GenerationSettings, rng: np.random.Generator) -> int:

@@ -2,20 +2,9 @@
 
 from typing import NamedTuple
 
-LABELS = {
-    "none": "the model as it is",
-    "pi": "PI",
-    "ntk": "NTK",
-    "dynamic-ntk": "dynamic NTK",
-    "yarn": "YaRN",
-    "critical": "critical-pair rule",
-    "scan": "scan of curves",
-    "longrope-gradient": "LongRoPE, gradient",
-    "longrope-evolution": "LongRoPE, evolution",
-    "longrope-tuned": "LongRoPE, tuned",
-    "longrope-recovered": "LongRoPE, short window",
-    "training": "training loss",
-}
+from longrope import registry
+
+LABELS = {"training": "training loss"}  # shown beside methods
 SEARCHES = {
     "longrope-gradient": "the gradient search",
     "longrope-evolution": "the evolutionary search",
@@ -58,7 +47,9 @@ class Source(NamedTuple):
 
 def label_of(method: str) -> str:
     """What a method is called in words; one that is not ours keeps its name."""
-    return f" {JOINT} ".join(LABELS.get(part.strip(), part.strip()) for part in method.split(JOINT))
+    return f" {JOINT} ".join(
+        LABELS.get(part) or registry.label_of(part) for part in map(str.strip, method.split(JOINT))
+    )
 
 
 def join_methods(first: str, second: str) -> str:

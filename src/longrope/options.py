@@ -1,14 +1,31 @@
-"""What the doors take: their options, and the recipe that these make."""
+"""The options of the commands, each declared once, and the recipe that they make."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from longrope.errors import RecipeError
-from longrope.recipe import PRESETS, MeasureRecipe, Recipe, format_tokens, load_recipe, parse_tokens
+from longrope.lengths import format_tokens, parse_tokens
+from longrope.recipe import PRESETS, MeasureRecipe, Recipe, changed, load_recipe
+from longrope.registry import FORMATS, METRICS, ORIGINAL, label_of, searches
+from longrope.settings import hints_of
 
+
+def _setting(flag: str, key: str, text: str) -> Any:
+    """An option that stands for a setting of the recipe; its help shows the setting's default."""
+    *tables, name = key.split(".")
+    kind: Any = Recipe
+    for table in tables:
+        kind = hints_of(kind)[table]
+    default = next(field.default for field in fields(kind) if field.name == name)
+    shown = ",".join(default) if isinstance(default, tuple) else f"{default}"
+    return typer.Option(flag, help=text, show_default=shown)
+
+
+_METRICS = ", ".join(name for name in METRICS if not name.startswith("ruler-"))
 Model = Annotated[str, typer.Argument(help="Hub name, folder, or GGUF file.")]
 OptionalModel = Annotated[str | None, typer.Argument(help="Hub name, folder, or GGUF file.")]
 To = Annotated[str | None, typer.Option("--to", help="The window to reach: 64k = 65536.")]
@@ -18,28 +35,48 @@ MeasureData = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Run directory; resumed if it exists.")]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="TOML recipe; options given here override it.")]
-Method = Annotated[str | None, typer.Option("--method", help="gradient or evolution.")]
-Lengths = Annotated[str | None, typer.Option("--lengths", help="Windows to measure: 8k,16k,64k.")]
-Metrics = Annotated[
-    str | None,
-    typer.Option("--metrics", help="perplexity,passkey,prefix-perplexity,retention,needle,ruler,ruler-vt,harness:TASK"),
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting of the recipe by its key: search.gradient.steps=40, measure.lengths=8k,64k; repeatable.",
+    ),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Decides every random choice.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto.")]
-DType = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")]
+Method = Annotated[str | None, _setting("--method", "search.method", f"{' or '.join(searches())}.")]
+Lengths = Annotated[
+    str | None,
+    typer.Option("--lengths", help="Windows to measure: 8k,16k,64k.", show_default="the trained and the target window"),
+]
+Metrics = Annotated[str | None, _setting("--metrics", "measure.metrics", f"Some of {_METRICS}; ruler-vt is one task.")]
+Seed = Annotated[int | None, _setting("--seed", "seed", "Decides every random choice.")]
+Device = Annotated[str | None, _setting("--device", "device", "cpu, cuda or auto.")]
+DType = Annotated[str | None, _setting("--dtype", "dtype", "float32, bfloat16, float16 or auto.")]
 Compiled = Annotated[
     bool, typer.Option("--compile", help="torch.compile passes: faster at length, after seconds of compiling.")
 ]
-Tune = Annotated[bool, typer.Option("--tune", help="Train the weights, too, and recover the short window.")]
+Tune = Annotated[bool, typer.Option("--tune", help="Train the weights, too, and search factors for the short window.")]
 Steps = Annotated[
-    int | None, typer.Option("--steps", help="Steps of each training; the warm-up keeps its share of them.")
+    int | None, _setting("--steps", "tune.steps", "Steps of each training; the warm-up keeps its share of them.")
 ]
-Batch = Annotated[int | None, typer.Option("--batch", help="Windows of a step.")]
-Rate = Annotated[float | None, typer.Option("--rate", help="The highest learning rate.")]
-Lora = Annotated[int | None, typer.Option("--lora", help="Train adapters of this rank (LoRA) instead of all weights.")]
-Preset = Annotated[str | None, typer.Option("--preset", help="The paper's settings of a training: llama2 or mistral.")]
+Batch = Annotated[int | None, _setting("--batch", "tune.batch_windows", "Windows of a step.")]
+Rate = Annotated[float | None, _setting("--rate", "tune.learning_rate", "The highest learning rate.")]
+Lora = Annotated[
+    int | None, _setting("--lora", "tune.lora_rank", "Train adapters of this rank (LoRA); 0 trains all weights.")
+]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help=f"The paper's settings of a training: {' or '.join(PRESETS)}.")
+]
 ContextRanks = Annotated[
     int | None, typer.Option("--context-ranks", help="Processes of a torchrun launch that share a sequence.")
+]
+Factors = Annotated[Path, typer.Option("--factors", help="factors.json of a search.")]
+OptionalFactors = Annotated[
+    Path | None,
+    typer.Option("--factors", help=f"factors.json, or a run directory; without: the {label_of(ORIGINAL)} model."),
+]
+Format = Annotated[
+    str, typer.Option("--to", help="; ".join(f"{row.name}: {row.label}" for row in FORMATS.values()) + ".")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
@@ -71,7 +108,7 @@ def prepare(*, out: Path | None, recipe: Path | None, suffix: str = "", **given:
                 "For example: longrope extend MODEL --to 64k --data books/",
             )
         full = Recipe(given["model"], parse_tokens(given["to"]), tuple(given["data"]))
-    full = _overridden(_preset(full, given.get("preset")), given)
+    full = changed(_overridden(_preset(full, given.get("preset")), given), given.get("assignments") or ())
     return full, out or Path("runs") / f"{Path(full.model).stem}-{format_tokens(full.target_tokens)}{suffix}"
 
 
@@ -86,6 +123,7 @@ def _preset(recipe: Recipe, name: str | None) -> Recipe:
 def check_tuned(recipe: Recipe, given: dict[str, Any]) -> None:
     """Refuse options of a training where there is none."""
     asked = [f"--{key}" for key in ("tune", *_TUNED_BY, "preset") if given[key]]
+    asked += [f"--set {text}" for text in given["assignments"] or () if text.startswith("tune.")]
     if asked and not any(stage.kind == "tune" for stage in recipe.stages):
         raise RecipeError(
             f"{' and '.join(asked)} {'is' if len(asked) == 1 else 'are'} given, and nothing is tuned.",
@@ -109,6 +147,16 @@ def _overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     if given.get("method"):
         plain["search"] = replace(recipe.search, method=given["method"])
     return replace(recipe, **plain, measure=measuring(recipe.measure, given.get("lengths"), given.get("metrics")))
+
+
+def check_measured(assignments: Sequence[str]) -> None:
+    """Refuse, where nothing but a measurement is done, settings of other things."""
+    if others := [text for text in assignments if not text.startswith("measure.")]:
+        raise RecipeError(
+            f"--set {others[0]} is given to `longrope measure`.",
+            "Only settings that begin with measure. have an effect there.",
+            "Leave it out, or give an option such as --seed.",
+        )
 
 
 def measuring(

@@ -8,18 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longrope import parallel
+from longrope import distributed, registry
 from longrope.data import Texts, load_texts
+from longrope.engine.passes import describe_pass
 from longrope.errors import RunError
-from longrope.exports import Origin, dump_report, export_gguf, export_hf
-from longrope.factors import RIVALS, FactorTable, RescaleFactors, as_table, closed_form, dump_factors, load_factors
-from longrope.forward import describe_pass
-from longrope.labels import Source, label_of
-from longrope.measures import RivalSamples, describe_windows, keep_original, keep_rival, measure, measure_against
-from longrope.measures.retention import OriginalLosses
-from longrope.measures.samples import source_of
+from longrope.evaluation import Evaluation, name_subject
+from longrope.evaluation.metric import Subject
+from longrope.evaluation.samples import SampleCache
+from longrope.exports import Origin, dump_report, export_hf
+from longrope.factors import RescaleFactors, closed_form, dump_factors, load_factors
 from longrope.models import LanguageModel, describe_device, load_config, load_model, read_spec
-from longrope.recipe import ExportRecipe, Recipe, Stage, TuneRecipe
+from longrope.recipe import ExportRecipe, Recipe, TuneRecipe
 from longrope.records import Score, Trial, read_records
 from longrope.reports import write_report
 from longrope.reports.provenance import describe_rope, record_rope, record_walk
@@ -44,34 +43,44 @@ from longrope.tuning import check_training, fine_tune
 def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Score]:
     """Walk the whole way for one recipe; a run directory that was begun is resumed.
 
+    The original model and the baselines are measured first, while their weights are in memory; what is found by search
+    and training is measured after them and compared with their samples.
+
     Args:
         recipe: what to do.
         run: where everything goes; bound to this recipe (raises RunError if another one began it).
         watch: told of progress.
 
     Returns:
-        The scores of the model as it is, of the recipe's rivals, and with the factors found.
+        The scores of the original model, of the recipe's baselines, and with the factors found; the comparisons with
+        the best baseline last.
     """
     watch = watch or Watch()
-    parallel.lead(partial(run.check, recipe))
+    distributed.on_main(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
     _check(recipe, model, texts)
     with _held(run, recipe):
-        parallel.lead(partial(_record, recipe, run, model))
+        distributed.on_main(partial(_record, recipe, run, model))
         tasks = plan_walk(recipe, run, model, texts)
         _estimate(recipe, tasks, model, watch)
-        tunes = any(stage.tune for stage in recipe.stages)  # the weights that all else is measured with
-        extended = None if tunes else _extend(recipe, run, tasks, model, texts, watch)
-        scores = _measure_closed_forms(recipe, run, model, texts, recipe.measure.rivals, watch)
-        original, rival = _keep_untuned(recipe, run, model, texts, scores) if tunes else (None, None)
-        extended = extended or _extend(recipe, run, tasks, model, texts, watch)
-        method, rivals = _method(extended), recipe.measure.rivals
-        scores += _measure(recipe, run, extended.model, texts, extended.table, method, watch, original)
-        found = [(method, extended.table)]
-        scores += _measure_against_best(recipe, run, extended.model, texts, found, rivals, scores, watch, rival)
-        parallel.lead(partial(export, recipe, run, extended.model, extended.longest, texts, watch))
+        original, *baselines = _subjects(recipe, model, recipe.measure.rivals)
+        evaluation = _evaluation(recipe, run, texts, original)
+        for line in evaluation.describe_windows(original):
+            watch.on_step(line)
+        scores = _measure(evaluation, [original, *baselines], watch)
+        best = _best_baseline(evaluation, baselines, scores)
+        if best:
+            evaluation.prepare(best)
+        extended = _extend(recipe, run, tasks, model, texts, watch)
+        if extended.tuned_with:  # the weights of the original are gone, its samples are there
+            evaluation = replace(evaluation, original=replace(original, at_hand=False))
+            best = replace(best, at_hand=False) if best else None
+        found = name_subject(extended.model, extended.table, _method(extended))
+        scores += _measure(evaluation, [found], watch)
+        scores += _compare_with_best(evaluation, [found], best, watch)
+        distributed.on_main(partial(export, recipe, run, extended.model, extended.longest, texts, watch))
         search_costs(run, tasks)
-        watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
+        watch.on_step(f"report: {distributed.on_main(partial(write_report, run))}")
     return scores
 
 
@@ -90,7 +99,7 @@ def _extend(
         run.write_text(run.factors(), dump_factors(extended.table))
         run.write_text(run.walked, made_of)
 
-    parallel.lead(keep)
+    distributed.on_main(keep)
     return extended
 
 
@@ -98,33 +107,17 @@ def _method(extended: Progress) -> str:
     return "longrope-tuned" if extended.tuned_with else extended.longest.method
 
 
-def _keep_untuned(
-    recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts, scores: Sequence[Score]
-) -> tuple[OriginalLosses | None, RivalSamples | None]:
-    """What tuned weights are compared with, kept before there are any: of the original, and of the best rival."""
-    settings = replace(recipe.measure, lengths=measured_lengths(recipe, model))
-    given: dict[str, Any] = {"settings": settings, "run": run}
-    original = keep_original(model, texts.measure, **given) if "retention" in settings.metrics else None
-    best = _best_rival(recipe, model, recipe.measure.rivals, scores)
-    if best is None:
-        return original, None
-    table = closed_form(model.spec, best, recipe.target_tokens, settings.lengths)
-    return original, keep_rival(model, table, texts.measure, rival_name=best, seed=recipe.seed, **given)
-
-
 def _check(recipe: Recipe, model: LanguageModel, texts: Texts) -> None:
     """Raise LongRopeError, before anything takes time, if a search or a training could not begin."""
-    trained = longest = model.spec.trained_window
-    for stage in recipe.stages or (Stage(search=recipe.target_tokens),):
-        window = stage.window_tokens
+    for at in recipe.standings():
+        stage, window = at.stage, at.stage.window_tokens
         if stage.kind == "search":
+            trained = at.tuned or model.spec.trained_window
             check_search(model, texts.search, window, trained_window=trained, settings=recipe.search)
         elif stage.kind == "recover":
-            check_recovery(texts.search, window, longest, recipe.search)
+            check_recovery(texts.search, window, max(at.windows), recipe.search)
         elif stage.kind == "tune":
             check_training(model, texts.tune, recipe.tuning(stage))
-            trained = longest
-        longest = max(longest, window)
 
 
 def _estimate(recipe: Recipe, tasks: Sequence[Task], model: LanguageModel, watch: Watch) -> None:
@@ -145,20 +138,20 @@ def tune(recipe: Recipe, factors: Path, run: RunDir, watch: Watch | None = None)
     """Train the weights alone, at the target window of a recipe with factors from a file; export the checkpoint."""
     watch = watch or Watch()
     table = load_factors(factors)
-    parallel.lead(partial(run.check, recipe))
+    distributed.on_main(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
     tier, settings = table.choose(recipe.target_tokens), _tuning(recipe)
     tier.check_spec(model.spec)
     check_training(model, texts.tune, settings)
     with _held(run, recipe):
-        parallel.lead(partial(_record, recipe, run, model))
+        distributed.on_main(partial(_record, recipe, run, model))
         cost = estimate_tuning(settings, model)
         watch.on_step(f"{cost}")
         check_costs([cost])
         tuned = _tune(recipe, run, model, tier, texts, watch)
-        parallel.lead(partial(run.write_text, run.factors(), dump_factors(tier)))
-        parallel.lead(partial(export, recipe, run, tuned, tier, texts, watch))
-        watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
+        distributed.on_main(partial(run.write_text, run.factors(), dump_factors(tier)))
+        distributed.on_main(partial(export, recipe, run, tuned, tier, texts, watch))
+        watch.on_step(f"report: {distributed.on_main(partial(write_report, run))}")
     return tuned
 
 
@@ -178,33 +171,31 @@ def _tune(
 def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Score]:
     """Measure every method on the same windows: none, PI, NTK, dynamic NTK, YaRN, and both LongRoPE searches.
 
-    The last scores compare each of them with the best closed form, token by token and key by key.
+    The last scores compare each of them with the best baseline, token by token and passkey by passkey.
     """
     watch = watch or Watch()
-    parallel.lead(partial(run.check, recipe))
+    distributed.on_main(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
     with _held(run, recipe):
-        parallel.lead(partial(_record, recipe, run, model))
+        distributed.on_main(partial(_record, recipe, run, model))
         searched = {method: _search(recipe, run, model, texts, method, watch) for method in ("evolution", "gradient")}
-        scores = _measure_closed_forms(recipe, run, model, texts, RIVALS, watch)
-        for factors in searched.values():
-            scores += _measure(recipe, run, model, texts, factors, factors.method, watch)
-        lengths = measured_lengths(recipe, model)
-        forms = {name: closed_form(model.spec, name, recipe.target_tokens, lengths) for name in RIVALS}
-        found = [("none", None), *forms.items(), *((tier.method, as_table(tier)) for tier in searched.values())]
-        scores += _measure_against_best(recipe, run, model, texts, found, RIVALS, scores, watch)
+        original, *baselines = _subjects(recipe, model, registry.baselines())
+        subjects = [original, *baselines, *(name_subject(model, factors) for factors in searched.values())]
+        evaluation = _evaluation(recipe, run, texts, original)
+        scores = _measure(evaluation, subjects, watch)
+        scores += _compare_with_best(evaluation, subjects, _best_baseline(evaluation, baselines, scores), watch)
         search_costs(run)
-        watch.on_step(f"report: {parallel.lead(partial(write_report, run))}")
+        watch.on_step(f"report: {distributed.on_main(partial(write_report, run))}")
     return scores
 
 
 def search(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> RescaleFactors:
     """Search alone: the factors of a recipe, in a run directory that is resumed if it was begun."""
     watch = watch or Watch()
-    parallel.lead(partial(run.check, recipe))
+    distributed.on_main(partial(run.check, recipe))
     model, texts = _load(recipe, watch)
     with _held(run, recipe):
-        parallel.lead(partial(_record, recipe, run, model))
+        distributed.on_main(partial(_record, recipe, run, model))
         return _search_one(recipe, run, model, texts, watch)
 
 
@@ -233,13 +224,20 @@ def _scores_of(run: RunDir, tier: RescaleFactors) -> list[Score]:
 
 
 def export_file(
-    recipe: Recipe, run: RunDir, model: LanguageModel, factors: RescaleFactors, texts: Texts, watch: Watch
+    recipe: Recipe,
+    run: RunDir,
+    model: LanguageModel,
+    factors: RescaleFactors,
+    texts: Texts,
+    watch: Watch,
+    to: registry.Format,
 ) -> None:
-    """Write and check the GGUF file of a run."""
-    watch.on_step(f"export to {run.gguf}, open it again, compare")
-    with run.replacing(run.gguf.parent) as folder:
+    """Write and check a file of a run in another format than its checkpoint, with a report beside it."""
+    path = run.exported(to.file)
+    watch.on_step(f"export to {path}, open it again, compare")
+    with run.replacing(path.parent) as folder:
         options = _export_options(recipe, model, factors, texts)
-        report = export_gguf(model, factors, folder / run.gguf.name, **options)
+        report = registry.resolve(to.write)(model, factors, folder / path.name, **options)
         run.write_text(folder / "export.json", dump_report(report))
 
 
@@ -275,7 +273,7 @@ def _held(run: RunDir, recipe: Recipe | None = None) -> Iterator[None]:
             if recipe:
                 run.bind(recipe)
 
-        parallel.lead(begin)
+        distributed.on_main(begin)
         yield
 
 
@@ -291,7 +289,7 @@ def _load(recipe: Recipe, watch: Watch) -> tuple[LanguageModel, Texts]:
 
 
 def _choices(model: LanguageModel) -> tuple[str, ...]:
-    return (*model.choices, *parallel.choices(), describe_pass(model))
+    return (*model.choices, *distributed.choices(), describe_pass(model))
 
 
 def _record(recipe: Recipe, run: RunDir, model: LanguageModel) -> None:
@@ -323,86 +321,52 @@ def _search(
 def _search_one(recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts, watch: Watch) -> RescaleFactors:
     """The factors by the recipe's own method, which become those of the run."""
     factors = _search(recipe, run, model, texts, recipe.search.method, watch)
-    parallel.lead(partial(run.write_text, run.factors(), dump_factors(factors)))
+    distributed.on_main(partial(run.write_text, run.factors(), dump_factors(factors)))
     return factors
 
 
-def _measure(
-    recipe: Recipe,
-    run: RunDir,
-    model: LanguageModel,
-    texts: Texts,
-    factors: RescaleFactors | FactorTable | None,
-    method: str,
-    watch: Watch,
-    original: OriginalLosses | None = None,
-) -> list[Score]:
-    table = as_table(factors) if factors else None
-    watch.on_step(f"measure {source_of(table, method).label}")
-    return measure(
-        model,
-        table,
-        texts.measure,
-        settings=replace(recipe.measure, lengths=measured_lengths(recipe, model)),
-        method=method,
-        run=run,
-        seed=recipe.seed,
-        original=original,
-    )
+def _evaluation(recipe: Recipe, run: RunDir, texts: Texts, original: Subject) -> Evaluation:
+    """What all methods of a run are measured with."""
+    settings = replace(recipe.measure, lengths=measured_lengths(recipe, original.model))
+    return Evaluation(texts.measure, settings, original, SampleCache(run), recipe.seed)
 
 
-def _measure_closed_forms(
-    recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts, names: Sequence[str], watch: Watch
-) -> list[Score]:
-    """The scores of the model as it is and of rival methods."""
+def _subjects(recipe: Recipe, model: LanguageModel, names: Sequence[str]) -> list[Subject]:
+    """The original model, and baselines by name."""
     lengths = measured_lengths(recipe, model)
-    for line in describe_windows(model, None, texts.measure, replace(recipe.measure, lengths=lengths)):
-        watch.on_step(line)
-    scores = _measure(recipe, run, model, texts, None, "none", watch)
-    for name in names:
-        table = closed_form(model.spec, name, recipe.target_tokens, lengths)
-        scores += _measure(recipe, run, model, texts, table, name, watch)
+    tables = {name: closed_form(model.spec, name, recipe.target_tokens, lengths) for name in names}
+    return [Subject(model, None, "none"), *(Subject(model, table, name) for name, table in tables.items())]
+
+
+def _measure(evaluation: Evaluation, subjects: Sequence[Subject], watch: Watch) -> list[Score]:
+    scores = []
+    for subject in subjects:
+        watch.on_step(f"measure {subject.source.label}")
+        scores += evaluation.measure(subject)
     return scores
 
 
-def _measure_against_best(
-    recipe: Recipe,
-    run: RunDir,
-    model: LanguageModel,
-    texts: Texts,
-    found: Sequence[tuple[str, FactorTable | None]],
-    rivals: Sequence[str],
-    scores: Sequence[Score],
-    watch: Watch,
-    kept: RivalSamples | None = None,
+def _compare_with_best(
+    evaluation: Evaluation, subjects: Sequence[Subject], best: Subject | None, watch: Watch
 ) -> list[Score]:
-    """How methods compare with the best of the rivals at the longest length, where perplexity is asked.
+    """How methods compare with the best baseline at the longest length.
 
-    The best rival is not compared with itself, but with the same factors where a search chose them.
+    The best baseline is not compared with itself, but with the same factors where a search chose them.
     """
-    lengths = measured_lengths(recipe, model)
-    best = _best_rival(recipe, model, rivals, scores)
-    if best is None:
-        return []
-    rival = kept or closed_form(model.spec, best, recipe.target_tokens, lengths)
-    settings = replace(recipe.measure, lengths=lengths)
-    given: dict[str, Any] = {"settings": settings, "rival_name": best, "run": run, "seed": recipe.seed}
-    paired: list[Score] = []
-    for method, table in found:
-        source = source_of(table, method)
-        if source != Source(best):
-            watch.on_step(f"compare {source.label} with {label_of(best)} token by token")
-            paired += measure_against(model, table, rival, texts.measure, method=method, **given)
-    return paired
+    scores = []
+    for subject in subjects:
+        if best and subject.source != best.source:
+            watch.on_step(f"compare {subject.source.label} with {best.source.label} token by token")
+            scores += evaluation.compare(subject, best)
+    return scores
 
 
-def _best_rival(recipe: Recipe, model: LanguageModel, rivals: Sequence[str], scores: Sequence[Score]) -> str | None:
-    """The best of the rivals at the longest length; None without any, or where perplexity is not asked."""
-    longest = max(measured_lengths(recipe, model))
-    own = [
-        s for s in scores if (s.metric, s.context_tokens) == ("perplexity", longest) and s.source in map(Source, rivals)
-    ]
-    return min(own, key=lambda score: score.value).method if own else None
+def _best_baseline(evaluation: Evaluation, baselines: Sequence[Subject], scores: Sequence[Score]) -> Subject | None:
+    """The best baseline at the longest length; None without any, or where perplexity is not measured."""
+    longest = max(evaluation.settings.lengths)
+    values = {s.source: s.value for s in scores if (s.metric, s.context_tokens) == ("perplexity", longest)}
+    measured = [subject for subject in baselines if subject.source in values]
+    return min(measured, key=lambda subject: values[subject.source]) if measured else None
 
 
 def search_costs(run: RunDir, tasks: Sequence[Task] = ()) -> list[SearchCost]:
@@ -414,7 +378,7 @@ def search_costs(run: RunDir, tasks: Sequence[Task] = ()) -> list[SearchCost]:
         run.write_text(run.costs, json.dumps([asdict(cost) for cost in costs], indent=1) + "\n")
         return costs
 
-    return parallel.lead(keep)
+    return distributed.on_main(keep)
 
 
 def measure_only(
@@ -426,14 +390,18 @@ def measure_only(
     model, texts = _load(recipe, watch)
     with _held(run) if run else nullcontext():
         if run:
-            parallel.lead(partial(_record_walk, run, model))
-        for line in describe_windows(model, table, texts.measure, recipe.measure):
+            distributed.on_main(partial(_record_walk, run, model))
+        evaluation = Evaluation(
+            texts.measure, recipe.measure, Subject(model, None, "none"), SampleCache(run), recipe.seed
+        )
+        subject = name_subject(model, table)
+        for line in evaluation.describe_windows(subject):
             watch.on_step(line)
-        return measure(model, table, texts.measure, settings=recipe.measure, run=run, seed=recipe.seed)
+        return evaluation.measure(subject)
 
 
 def export_again(run: RunDir, settings: ExportRecipe, watch: Watch | None = None, *, to: str = "hf") -> None:
-    """Export a finished run once more, with these settings, to a folder (``hf``) or a ``gguf`` file.
+    """Export a finished run once more, with these settings, in a format of the registry.
 
     It has the run's longest factors, and its own weights if it has some.
     """
@@ -448,8 +416,8 @@ def export_again(run: RunDir, settings: ExportRecipe, watch: Watch | None = None
             model, tier = extended.model, extended.longest
         elif run.tuning.exists():
             model = _tune(recipe, run, model, tier, texts, watch)
-        if to == "gguf":
-            export_file(recipe, run, model, tier, texts, watch)
+        if to != "hf":
+            export_file(recipe, run, model, tier, texts, watch, registry.FORMATS[to])
             return
         run.export_report.unlink(missing_ok=True)
         export(recipe, run, model, tier, texts, watch)

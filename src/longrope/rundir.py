@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ class RunDir:
 
     Files: ``recipe.toml``, ``factors.json`` (written when a search is finished), ``trials.jsonl``, ``train.jsonl``,
     ``tuning.safetensors`` (the weights of a training, with Adam's moments while it is not finished), ``scores.jsonl``,
-    ``samples/`` (what the scores are made of), ``costs.json`` (what each search took), ``hf/`` (the exported
+    ``samples/`` (what the scores are computed from), ``costs.json`` (what each search took), ``hf/`` (the exported
     checkpoint), ``export.json`` (written when it was reopened and compared), where it was asked for ``gguf/`` (a file
     for llama.cpp, and how it compared), ``rope.json`` and ``provenance.json`` (the geometry, and versions, device and
     command of every walk), and ``report.html``.
@@ -82,8 +82,8 @@ class RunDir:
         return self.path / "scores.jsonl"
 
     def samples(self, name: str) -> Path:
-        """What one measurement is made of: a numpy array of losses or of answers."""
-        return self.path / "samples" / f"{name}.npy"
+        """The samples of one measurement, such as losses or answers: numpy arrays by name."""
+        return self.path / "samples" / f"{name}.npz"
 
     @property
     def rope(self) -> Path:
@@ -109,10 +109,9 @@ class RunDir:
         """The exported checkpoint."""
         return self.path / "hf"
 
-    @property
-    def gguf(self) -> Path:
-        """The checkpoint as a file for llama.cpp."""
-        return self.path / "gguf" / "model.gguf"
+    def exported(self, file: str) -> Path:
+        """The checkpoint in another format, by the name of its file in the registry."""
+        return self.path / file
 
     @property
     def export_report(self) -> Path:
@@ -169,10 +168,10 @@ class RunDir:
         """Write a file atomically: after a crash it is either absent, old or whole."""
         _write(path, lambda file: file.write(text.encode()))
 
-    def write_array(self, path: Path, array: NDArray[Any]) -> None:
-        """Write a numpy array atomically, as ``write_text`` does."""
+    def write_arrays(self, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write numpy arrays by name atomically, as ``write_text`` does."""
         path.parent.mkdir(exist_ok=True)
-        _write(path, lambda file: np.save(file, array, allow_pickle=False))
+        _write(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]  # it takes all names but its own options
 
     @contextmanager
     def replacing(self, folder: Path) -> Iterator[Path]:

@@ -12,8 +12,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from longrope import parallel
+from longrope import distributed
 from longrope.data import Texts, fingerprint
+from longrope.engine.memory import estimate_memory, estimate_training_memory, free_memory
+from longrope.engine.passes import seconds_of_pass
 from longrope.errors import RecipeError
 from longrope.factors import (
     FactorTable,
@@ -25,9 +27,9 @@ from longrope.factors import (
     relative_to,
     tuned_spec,
 )
-from longrope.forward import estimate_memory, estimate_training_memory, free_memory, seconds_of_pass
+from longrope.lengths import format_tokens
 from longrope.models import LanguageModel
-from longrope.recipe import Recipe, Stage, TuneRecipe, format_tokens
+from longrope.recipe import Recipe, Stage, TuneRecipe
 from longrope.records import TrainStep, Trial, read_records
 from longrope.rundir import STAGE_FINISHED, RunDir
 from longrope.search import find_factors, recover_window
@@ -56,11 +58,13 @@ class Progress:
         model: with the weights as they are now; its name tells of its tunings.
         tiers: the factors by window, all for these weights.
         tuned_with: the factors that the weights were tuned with last.
+        found: the factors of each stage so far, in order, whatever weights they are for.
     """
 
     model: LanguageModel
     tiers: tuple[RescaleFactors, ...] = ()
     tuned_with: RescaleFactors | None = None
+    found: tuple[RescaleFactors, ...] = ()
 
     @property
     def table(self) -> FactorTable:
@@ -75,7 +79,11 @@ class Progress:
     def with_tier(self, tier: RescaleFactors) -> "Progress":
         """With one more tier, which replaces an older one of its window."""
         others = tuple(old for old in self.tiers if old.target_window != tier.target_window)
-        return replace(self, tiers=(*others, tier))
+        return replace(self, tiers=(*others, tier), found=(*self.found, tier))
+
+    def tuned(self, model: LanguageModel, tier: RescaleFactors) -> "Progress":
+        """With weights that were trained with these factors, the only ones that are for them."""
+        return Progress(model, (tier,), tier, (*self.found, tier))
 
 
 def plan_stages(trained_window: int, target_tokens: int) -> tuple[Stage, ...]:
@@ -94,7 +102,8 @@ class Task:
 
     Attributes:
         stage: what is to be done.
-        inputs: what its result depends on, by name; ``before`` stands for all stages before it.
+        inputs: what its result depends on, by name; ``before`` stands for all stages before it, ``factors of stage`` is
+            the number of the one that a tuning names.
         folder: where it is done; its name holds a hash of the inputs.
     """
 
@@ -110,7 +119,7 @@ class Task:
     @property
     def done(self) -> bool:
         """Whether it was finished before."""
-        return parallel.lead((self.folder / STAGE_FINISHED).exists)
+        return distributed.on_main((self.folder / STAGE_FINISHED).exists)
 
 
 def plan_walk(recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts) -> list[Task]:
@@ -119,6 +128,8 @@ def plan_walk(recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts) -
     before = _hash({"model": model.name, "geometry": model.spec.fingerprint})
     for number, stage in enumerate(recipe.stages, 1):
         inputs = {"kind": stage.kind, "window": str(stage.window_tokens), "before": before}
+        if stage.factors_of:
+            inputs["factors of stage"] = str(stage.factors_of)
         inputs |= _inputs(stage, recipe, texts)
         before = _hash(inputs)
         name = f"{number}-{stage.kind}-{format_tokens(stage.window_tokens)}-{before}"
@@ -143,10 +154,10 @@ def walk(recipe: Recipe, tasks: Sequence[Task], model: LanguageModel, texts: Tex
     for number, task in enumerate(tasks, 1):
         done = task.done
         watch.on_step(f"stage {number} of {len(tasks)}: {task.stage}{' (done before)' if done else ''}")
-        place = parallel.lead(partial(RunDir, task.folder))
+        place = distributed.on_main(partial(RunDir, task.folder))
         progress = _do(task, progress, place, recipe, texts, watch)
         if not done:
-            parallel.lead(partial(_finish, place, task, progress))
+            distributed.on_main(partial(_finish, place, task, progress))
     return progress
 
 
@@ -167,10 +178,10 @@ def _do(task: Task, progress: Progress, place: RunDir, recipe: Recipe, texts: Te
     """One stage; its training or search is resumed where it was begun."""
     if task.stage.kind == "tune":
         return _tune(task, progress, place, recipe, texts, watch)
-    if parallel.lead(place.factors().exists):
+    if distributed.on_main(place.factors().exists):
         return progress.with_tier(load_factors(place.factors()).tiers[0])
     tier = _find_tier(task.stage, progress, place, recipe, texts, watch)
-    parallel.lead(partial(place.write_text, place.factors(), dump_factors(tier)))
+    distributed.on_main(partial(place.write_text, place.factors(), dump_factors(tier)))
     return progress.with_tier(tier)
 
 
@@ -191,14 +202,15 @@ def _find_tier(
 
 
 def _tune(task: Task, progress: Progress, place: RunDir, recipe: Recipe, texts: Texts, watch: Watch) -> Progress:
-    """Train with the longest tier, which alone is for the new weights."""
-    settings, tier = recipe.tuning(task.stage), progress.longest
+    """Train with the factors of the stage that is named, or the longest; they alone are for the new weights."""
+    settings, named = recipe.tuning(task.stage), task.stage.factors_of
+    tier = progress.found[named - 1] if named else progress.longest
     model = fine_tune(
         progress.model, tier, texts.tune, settings=settings, run=place, seed=recipe.seed, on_step=watch.on_train
     )
-    parallel.lead(partial(place.write_text, place.factors(), dump_factors(tier)))
-    named = replace(model, name=f"{model.name.partition(TUNED)[0]}{TUNED}{task.made_of}")
-    return Progress(named, (tier,), tier)
+    distributed.on_main(partial(place.write_text, place.factors(), dump_factors(tier)))
+    model = replace(model, name=f"{model.name.partition(TUNED)[0]}{TUNED}{task.made_of}")
+    return progress.tuned(model, tier)
 
 
 def _inputs(stage: Stage, recipe: Recipe, texts: Texts) -> dict[str, str]:
@@ -246,7 +258,7 @@ def check_costs(costs: Sequence[Cost]) -> None:
         for cost in costs:
             cost.check()
 
-    parallel.spread(range(parallel.ranks()), check, alone=True)
+    distributed.map_ranks(range(distributed.ranks()), check, alone=True)
 
 
 def estimate_stages(recipe: Recipe, model: LanguageModel, stages: Iterable[Stage]) -> list[Cost]:
@@ -264,7 +276,7 @@ def estimate_tuning(
     settings: TuneRecipe, model: LanguageModel, seconds: Callable[[int], float] | None = None, name: str = "tune"
 ) -> Cost:
     """What a training will take; ``seconds`` gives those of a pass by its tokens, if they are known."""
-    tokens, windows = settings.window_tokens, settings.steps * settings.batch_windows / parallel.workers()
+    tokens, windows = settings.window_tokens, settings.steps * settings.batch_windows / distributed.workers()
     of_pass = seconds(tokens) if seconds else seconds_of_pass(model, tokens)
     peak = estimate_training_memory(model, tokens, adapters=bool(settings.lora_rank))
     return Cost(name, windows * BACKWARD_PASSES * of_pass, peak, free_memory(model))
@@ -281,4 +293,4 @@ def _estimate_search(recipe: Recipe, model: LanguageModel, stage: Stage, seconds
     peak = estimate_memory(model, tokens)
     if recipe.search.method == "gradient" or stage.kind == "recover":
         peak = max(peak, estimate_training_memory(model, tokens, adapters=True))
-    return Cost(str(stage), evaluations * seconds(tokens) / parallel.workers(), peak, free_memory(model))
+    return Cost(str(stage), evaluations * seconds(tokens) / distributed.workers(), peak, free_memory(model))

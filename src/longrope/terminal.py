@@ -23,12 +23,12 @@ def watching(recipe: "Recipe | None" = None, run: "RunDir | None" = None) -> Ite
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from longrope import parallel
+    from longrope import distributed
     from longrope.models import silence_loading
     from longrope.stages import Watch
 
     silence_loading()
-    console = Console(stderr=True, quiet=not parallel.is_main())
+    console = Console(stderr=True, quiet=not distributed.is_main())
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     totals = {}
     if recipe:
@@ -56,7 +56,7 @@ def watching(recipe: "Recipe | None" = None, run: "RunDir | None" = None) -> Ite
         try:
             yield Watch(on_trial=on_trial, on_step=on_step, on_train=on_train)
         except LongRopeError:
-            if run and parallel.is_main():
+            if run and distributed.is_main():
                 run.discard_if_empty()
             raise
 
@@ -67,7 +67,7 @@ def reading(model: Any) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import Progress
 
-    from longrope.forward import describe_pass
+    from longrope.engine.passes import describe_pass
 
     console = Console(stderr=True)
     console.print(

@@ -98,3 +98,17 @@ def test_too_short_texts_are_told_with_their_numbers() -> None:
     with pytest.raises(TextsError) as caught:
         text.windows(5_000, 3, minimum=3)
     assert "3 windows of 5,000 tokens" in caught.value.needed
+
+
+@pytest.mark.parametrize("bos", [None, 7])
+def test_a_numbered_text_says_which_document_each_token_of_a_window_belongs_to(bos: int | None) -> None:
+    """Every token is its own place in the text, so a window says where it was cut; documents are looked up by hand."""
+    starts = [0, 5, 6, 90, 200]
+    text = TokenText(np.arange(100, 400, dtype=np.int32), "measure", bos, np.array(starts))
+    windows, numbers = text.windows(41, 6), text.numbered().windows(41, 6)
+    for cut, numbered in ((windows, numbers), *[(text.divided(windows, 21), text.numbered().divided(numbers, 21))]):
+        assert cut.shape == numbered.shape
+        for window, row in zip(cut.tolist(), numbered.tolist(), strict=True):
+            opened = int(bos is not None)
+            assert row[opened:] == [sum(start <= token - 100 for start in starts) - 1 for token in window[opened:]]
+            assert row[:opened] == [0] * opened

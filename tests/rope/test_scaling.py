@@ -174,6 +174,25 @@ def test_yarn_worked_by_hand() -> None:
     assert yarn_lambdas(1e4, 4, 1024, 4).tolist() == pytest.approx([1, 4 / 3, 2, 4])
 
 
+@pytest.mark.parametrize(("theta", "window"), [(1e4, 6), (10.0, 1)], ids=["no-span", "span-below-0"])
+def test_yarn_divides_all_pairs_but_the_first_where_none_turns_once(theta: float, window: int) -> None:
+    """The ramp's ends fall together at pair 0 (6 tokens are 0.95 turns) or change places (pair -3 at theta 10)."""
+    assert yarn_lambdas(theta, 4, window, 4).tolist() == pytest.approx([1, 4, 4, 4])
+
+
+@pytest.mark.parametrize("turns", [2.0, 5.0, 20.0])
+def test_yarn_between_equal_turns_is_a_step(turns: float) -> None:
+    """Pairs that turn more often than that stay, the others are divided by s: no pair lies on a ramp."""
+    lambdas = yarn_lambdas(1e4, 32, 4096, 8, beta_fast=turns, beta_slow=turns, truncate=False)
+    made = [4096 / (2 * math.pi * 1e4 ** (i / 32)) for i in range(32)]
+    assert lambdas.tolist() == pytest.approx([1 if n > turns else 8 for n in made], rel=1e-12)
+
+
+def test_yarn_without_a_span_is_transformers_yarn() -> None:
+    spec = RopeSpec(8, 8, 1e4, 6)
+    assert_same(spec, yarn_lambdas(1e4, 4, 6, 4), theirs(spec, "yarn", factor=4.0)[0])
+
+
 def test_llama3_worked_by_hand() -> None:
     """5, 4, 2.5, 1 and 0.5 turns at s = 8: kept, kept, half kept (1 / (1/2 + 1/16) = 16/9), divided, divided."""
     frequencies = 2 * np.pi * np.array([5, 4, 2.5, 1, 0.5]) / 8192

@@ -101,6 +101,11 @@ def test_start_tokens_end_at_the_limit(limit: int, allowed: tuple[int, ...]) -> 
     assert FactorSpace(4, 8.0, limit).start_tokens == allowed
 
 
+def test_the_numbers_of_start_tokens_are_those_of_the_paper() -> None:
+    """Section 3.3 of arXiv 2402.13753 lists them; all of them are offered, and no other."""
+    assert FactorSpace(4, 8.0).start_tokens == (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
+
+
 @pytest.mark.parametrize("num_pairs", [1, 64])
 @pytest.mark.parametrize("ratio", [1.0, 512.0])
 def test_extreme_spaces_yield_candidates(num_pairs: int, ratio: float) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from longrope.data import TokenText
-from longrope.forward import weighted_loss_with_graph
+from longrope.engine.passes import weighted_loss_with_graph
 from longrope.models import LanguageModel
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep

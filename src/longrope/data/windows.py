@@ -3,7 +3,7 @@
 Shape legend: W = windows, N = tokens of a window, D = documents.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,16 @@ class TokenText:
         if self.bos is None:
             return _divide(windows, length)
         return self._opened(_divide(windows[:, 1:], length - 1))
+
+    def numbered(self) -> "TokenText":
+        """The same text with the number of its document, from 0, in the place of every token.
+
+        Its ``windows`` and ``divided`` say which document each token of this text's belongs to; an opening token
+        counts to document 0.
+        """
+        numbers = np.zeros(len(self.tokens), np.int32)
+        numbers[self.documents[1:]] = 1
+        return replace(self, tokens=np.cumsum(numbers, dtype=np.int32), bos=None if self.bos is None else 0)
 
     def _opened(self, cut: Tokens) -> Tokens:
         return np.concatenate([np.full((len(cut), 1), self.bos, np.int32), cut], axis=1)

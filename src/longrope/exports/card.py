@@ -18,14 +18,14 @@ from jinja2 import Environment, StrictUndefined, select_autoescape
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from longrope.exports.comparison import ExportReport
-from longrope.factors import CLOSED_FORMS, RIVALS, RescaleFactors
+from longrope.factors import RescaleFactors
 from longrope.labels import Source, label_of
 from longrope.models import ASSETS, EMBEDDED, LanguageModel
 from longrope.records import Score
+from longrope.registry import ORIGINAL, baselines, format_of, formulas
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets")
 HUB_METRICS = {"passkey": "accuracy", "needle": "accuracy"}  # where the hub has another name
-SHARES = ("passkey", "needle", "ruler")  # metrics that are shares begin so
 PAIRED = ("ratio-to-", "difference-to-")  # comparisons with another method, told beside the table
 PARTS = ("-depth-", "-last-", *PAIRED)  # of metrics that the table leaves out
 GGUF_TYPES = ("llama", "mistral")  # what the architecture `llama` of llama.cpp holds
@@ -113,21 +113,21 @@ def format_card(
 
 def _is_own(score: Score, model: LanguageModel, factors: RescaleFactors) -> bool:
     """Whether a score is of these weights and factors; a baseline's is not, also where the search chose the same."""
-    is_baseline = score.method in CLOSED_FORMS and score.chosen_by != factors.chosen_by
+    is_baseline = score.method in formulas() and score.chosen_by != factors.chosen_by
     return (score.model, score.factors_fingerprint) == (model.name, factors.fingerprint) and not is_baseline
 
 
 def result_table(scores: Sequence[Score], own: Sequence[Score], origin: Origin) -> ResultTable:
-    """The scores of a checkpoint (``own``, among all) beside those of the model as it is and of the best rival.
+    """The scores of a checkpoint (``own``, among all) beside those of the original model and of the best baseline.
 
     A cell is empty where a method was not measured on the same texts.
     """
     metrics = list(dict.fromkeys(score.metric for score in own if not any(part in score.metric for part in PARTS)))
     ordered = sorted((s for s in own if s.metric in metrics), key=lambda s: (metrics.index(s.metric), s.context_tokens))
     rows = {(score.metric, score.context_tokens): score for score in ordered}
-    columns = {"as it is": (Source("none"), origin.base_model)}
+    columns = {label_of(ORIGINAL): (Source(ORIGINAL), origin.base_model)}
     if own:
-        columns |= {"tuned, not rescaled": (Source("none"), own[0].model)} if origin.tuned else {}
+        columns |= {"tuned, not rescaled": (Source(ORIGINAL), own[0].model)} if origin.tuned else {}
         columns |= {best[0].label: best for best in _best_rival(scores, rows)}
         columns |= {"rescaled": (own[0].source, own[0].model)}
     known = {(*_place(s), s.source, s.model): s for s in scores}
@@ -148,15 +148,16 @@ def _best_rival(scores: Sequence[Score], rows: dict[tuple[str, int], Score]) -> 
     """Source and model of the best rival at the longest length, by perplexity or else by keys; none if none was run."""
     for metric, sign in {"perplexity": 1, "passkey": -1}.items():
         longest = max((tokens for name, tokens in rows if name == metric), default=0)
-        rivals = [s for s in scores if (s.metric, s.context_tokens) == (metric, longest) and s.method in RIVALS]
-        if baselines := [score for score in rivals if not score.chosen_by]:
-            best = min(baselines, key=lambda score: sign * score.value)
+        rivals = [s for s in scores if (s.metric, s.context_tokens) == (metric, longest) and s.method in baselines()]
+        if own := [score for score in rivals if not score.chosen_by]:
+            best = min(own, key=lambda score: sign * score.value)
             return [(best.source, best.model)]
     return []
 
 
 def _rival(score: Score) -> str:
-    return label_of(score.metric.partition("-to-")[2])
+    method = score.metric.partition("-to-")[2]
+    return "the original model" if method == ORIGINAL else label_of(method)
 
 
 def _label(score: Score) -> str:
@@ -166,7 +167,7 @@ def _label(score: Score) -> str:
 def _cell(score: Score | None) -> str:
     if score is None:
         return ""
-    shape = ".0%" if score.metric.startswith(SHARES) else ".4g"
+    shape = format_of(score.metric)
     if math.isfinite(score.value) and not _interval(score):
         return f"{score.value:{shape}}"
     return f"{score.value:{shape}} ({score.low:{shape}}-{score.high:{shape}})"

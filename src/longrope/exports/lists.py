@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from longrope.data import Tokens
+from longrope.engine.passes import token_losses
 from longrope.errors import ExportError
 from longrope.factors import RescaleFactors
-from longrope.forward import token_losses
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import ExportRecipe
 from longrope.rope import FactorLists, RopeSpec

@@ -6,18 +6,9 @@ Colour never stands alone: each method has a dash and a marker of its own, so th
 from dataclasses import dataclass
 from importlib.resources import files
 
-METHOD_COLORS = {  # light, dark
-    "none": ("#7a808a", "#9aa1ab"),
-    "pi": ("#b0746a", "#d6a297"),
-    "ntk": ("#c98500", "#f0b440"),
-    "dynamic-ntk": ("#a8480f", "#e8864c"),
-    "yarn": ("#2b6cd4", "#74a8ff"),
-    "critical": ("#0b7285", "#4fc3d6"),
-    "longrope-gradient": ("#12805c", "#3ccb98"),
-    "longrope-evolution": ("#7b2d8b", "#cf8be0"),
-    "longrope-tuned": ("#c2255c", "#f783ac"),
-    "training": ("#c2255c", "#f783ac"),
-}
+from longrope import registry
+
+TRAINING = ("#c2255c", "#f783ac")  # the loss of a training, light and dark
 SPARE_COLORS = (  # of methods that have no colour of their own, and of runs beside each other
     ("#12805c", "#3ccb98"),
     ("#c2255c", "#f783ac"),
@@ -26,24 +17,6 @@ SPARE_COLORS = (  # of methods that have no colour of their own, and of runs bes
     ("#a8480f", "#e8864c"),
     ("#4a5b8c", "#a3b3e6"),
 )
-DASHES = {
-    "none": "1.5 4",
-    "pi": "8 4",
-    "ntk": "6 3",
-    "dynamic-ntk": "8 3 1.5 3",
-    "yarn": "5 3",
-    "critical": "2 3",
-    "longrope-evolution": "10 5",
-}
-MARKERS = {
-    "none": "cross",
-    "pi": "down",
-    "ntk": "square",
-    "dynamic-ntk": "plus",
-    "yarn": "up",
-    "critical": "square",
-    "longrope-evolution": "diamond",
-}
 THEME = {  # light, dark
     "paper": ("#fbfaf8", "#14161a"),
     "card": ("#ffffff", "#1b1e24"),
@@ -69,13 +42,20 @@ class Style:
 
 def style_of(method: str, run: int | None = None) -> Style:
     """The style of a method; of run number ``run`` beside others, its colour with the method's dash and marker."""
-    return Style(f"var(--{_color_name(method, run)})", DASHES.get(method, ""), MARKERS.get(method, "circle"))
+    row = registry.METHODS.get(method)
+    shape = (row.dash, row.marker) if row else ()
+    return Style(f"var(--{_color_name(method, run)})", *shape)
 
 
 def _color_name(method: str, run: int | None) -> str:
     if run is not None:
         return f"spare-{run % len(SPARE_COLORS)}"
-    return method if method in METHOD_COLORS else f"spare-{sum(map(ord, method)) % len(SPARE_COLORS)}"
+    return method if method in _method_colors() else f"spare-{sum(map(ord, method)) % len(SPARE_COLORS)}"
+
+
+def _method_colors() -> dict[str, tuple[str, str]]:
+    """The colours of the methods that have some, and of a training."""
+    return {name: row.colours for name, row in registry.METHODS.items() if row.colours} | {"training": TRAINING}
 
 
 def figure_style() -> str:
@@ -86,7 +66,7 @@ def figure_style() -> str:
 def _color_rules() -> str:
     """CSS that gives every colour a variable: light, dark where the reader prefers it, and either by ``data-theme``."""
     spare = {f"spare-{i}": pair for i, pair in enumerate(SPARE_COLORS)}
-    named = {**THEME, **METHOD_COLORS, **spare}
+    named = {**THEME, **_method_colors(), **spare}
     light, dark = ("".join(f"--{name}:{pair[i]};" for name, pair in named.items()) for i in (0, 1))
     return (
         f":root{{color-scheme:light;{light}}}\n"

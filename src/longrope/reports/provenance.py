@@ -10,7 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from longrope.factors import RIVALS, closed_form
+from longrope import registry
+from longrope.factors import closed_form
 from longrope.rope import RopeSpec
 from longrope.rundir import RunDir
 
@@ -19,8 +20,7 @@ LIBRARIES = ("torch", "transformers", "numpy")
 
 def describe_rope(spec: RopeSpec, target_tokens: int) -> dict[str, Any]:
     """The geometry of a RoPE; of each pair the wavelength, and the factors of the closed forms for a target window."""
-    names = [*(name for name in RIVALS if name != "dynamic-ntk"), "critical"]
-    tables = {name: closed_form(spec, name, target_tokens).tiers[-1] for name in names}
+    tables = {name: closed_form(spec, name, target_tokens).tiers[-1] for name in registry.starts()}
     pairs = [
         {
             "pair": i,

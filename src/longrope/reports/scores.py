@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
+from longrope import registry
 from longrope.labels import label_of
-from longrope.recipe import format_tokens
+from longrope.lengths import format_tokens
 from longrope.records import Score
 from longrope.reports.contents import Contents
 from longrope.reports.heat import Cell, HeatMap, HeatMaps, draw_heat
@@ -116,7 +117,7 @@ def _task_table(runs: Sequence[Contents], title: str, tasks: dict[str, str]) -> 
 
 
 def retention_section(runs: Sequence[Contents]) -> Section:
-    """Perplexities at short windows as shares of those of the model as it is."""
+    """Perplexities at short windows as shares of the original model's."""
     metrics = metrics_of(runs, lambda metric: metric == KEPT)
     title, needs = "Short-window retention", "short-window retention needs a score ratio-to-none"
     figures = (_paired_figure(runs, "retention", title, metrics, "ratio of perplexities", 1.0),) if metrics else ()
@@ -231,6 +232,4 @@ def _title(metric: str) -> str:
     """A metric in words."""
     if metric.startswith("perplexity-last-"):
         return f"Perplexity over the last {int(metric.removeprefix('perplexity-last-')):,} tokens"
-    if metric == "prefix-perplexity":
-        return "Perplexity of the first tokens of longer windows"
-    return {"perplexity": "Perplexity", "passkey": "Passkeys found", "needle": "Needles found"}.get(metric, metric)
+    return registry.METRICS[metric].label if metric in registry.METRICS else metric

@@ -6,7 +6,7 @@ from typing import Any
 
 from longrope.factors import RescaleFactors
 from longrope.labels import Source, label_of
-from longrope.recipe import format_tokens
+from longrope.lengths import format_tokens
 from longrope.records import Score
 from longrope.reports.contents import Contents
 from longrope.reports.parts import Section, titled

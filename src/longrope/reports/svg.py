@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
-from longrope.recipe import format_tokens
+from longrope.lengths import format_tokens
 from longrope.reports.palette import Style
 
 CHARACTER = 7.2  # about the width of one in the figures' font of 13 px

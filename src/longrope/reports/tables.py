@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from longrope.records import Score
+from longrope.registry import format_of
 
 DEPTH = "-depth-"
-SHARES = ("passkey", "needle", "ruler")
 BENCHMARK = "harness:"
 DIFFERENCE = "difference-to-"
 
@@ -68,9 +68,7 @@ def written(metric: str, value: float) -> str:
         return f"{value:+.0%}"
     if metric.startswith(BENCHMARK) and -1 <= value <= 2:  # its intervals may leave 0 and 1
         return f"{value:.1%}"
-    if metric.startswith(SHARES):
-        return f"{value:.0%}"
-    return f"{value:,.0f}" if 1e4 <= value < 1e6 else f"{value:.4g}"
+    return f"{value:,.0f}" if 1e4 <= value < 1e6 else f"{value:{format_of(metric)}}"
 
 
 def number(value: object) -> str:

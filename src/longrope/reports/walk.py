@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 
+from longrope import registry
 from longrope.labels import Source
 from longrope.records import TrainStep, Trial
 from longrope.reports.contents import Contents, Stage
@@ -15,7 +16,6 @@ from longrope.reports.rows import Row, RowChart, draw_rows
 from longrope.reports.svg import linear_axis, log_axis
 from longrope.reports.tables import ScoreTable, number
 
-CLOSED_FORMS = ("pi", "ntk", "yarn", "critical")
 KINDS = {"search": ("trials", "small"), "gradient": ("steps", "thin"), "validation": ("held out", "ring")}
 NAMED_ELSEWHERE = ("stage", "kind", "window", "settings")  # in a stage's name, and in the recipe
 TOKENS = "tokens pushed through the model so far"
@@ -100,7 +100,7 @@ def _lambda_figure(runs: Sequence[Contents]) -> Figure:
     found: list[tuple[int, Source, tuple[float, ...]]] = []
     for i, run in enumerate(runs):
         pairs = run.rope["pairs"] if run.rope else []
-        known = [name for name in CLOSED_FORMS if pairs and name in pairs[0]]
+        known = [name for name in registry.formulas() if pairs and name in pairs[0]]
         found += [(i, Source(name), tuple(pair[name] for pair in pairs)) for name in known]
         found += [(i, factors.source, factors.lambdas) for factors in run.factors]
     note = "The angles of a pair are divided by its factor: 1 leaves it as it is."
@@ -160,7 +160,7 @@ def search_section(runs: Sequence[Contents]) -> Section:
 
 
 def _is_found(trial: Trial) -> bool:
-    return trial.kind == "validation" and trial.origin not in (*CLOSED_FORMS, "start-tokens")
+    return trial.kind == "validation" and trial.origin not in (*registry.formulas(), "start-tokens")
 
 
 def _searches(runs: Sequence[Contents], trials: Sequence[Sequence[Trial]]) -> Iterator[tuple[str, Style, Pushed]]:

@@ -3,21 +3,22 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from longrope import parallel
+from longrope import distributed
 from longrope.data import TokenText, plant_needles, sketch
 from longrope.errors import FactorsError
 from longrope.factors import RescaleFactors, closed_form, compose, dump_factors, tuned_spec
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
 from longrope.records import Trial
+from longrope.registry import METHODS, resolve, searches
+from longrope.registry import starts as starting_points
 from longrope.rope import extension_ratio, su_attention_factor
 from longrope.rundir import RunDir
-from longrope.search.descend import METHOD as GRADIENT
 from longrope.search.descend import descend
-from longrope.search.evolve import METHOD as EVOLUTION
 from longrope.search.evolve import evolve
 from longrope.search.recover import count_held_out, recover_window
 from longrope.search.score import TrialLog, TunedObjective, WindowObjective, cut_windows
@@ -25,6 +26,7 @@ from longrope.search.space import FactorSpace
 
 __all__ = ["check_recovery", "check_search", "cut_windows", "find_factors", "recover_window"]
 STARTS = ("pi", "ntk", "yarn")  # the paper's
+OWN = ("gradient", "evolution")  # searches of this module; another one has a row with a function of these arguments
 
 
 def find_factors(
@@ -61,10 +63,14 @@ def find_factors(
         ModelError: the model has no finite loss with any of the factors that the search starts from.
     """
     settings = settings or SearchRecipe()
-    method = {"gradient": GRADIENT, "evolution": EVOLUTION}[settings.method]
+    method = searches()[settings.method]
+    if settings.method not in OWN:
+        given: dict[str, Any] = {"tuned_with": tuned_with, "run": run, "settings": settings, "seed": seed}
+        found: RescaleFactors = resolve(METHODS[method].make)(model, text, target_tokens, on_trial=on_trial, **given)
+        return found
     spec = tuned_spec(model.spec, tuned_with)
     check_search(model, text, target_tokens, trained_window=spec.trained_window, settings=settings)
-    names = STARTS if settings.method == "evolution" else (*STARTS, "critical")
+    names = STARTS if settings.method == "evolution" else starting_points()
     starts = [closed_form(spec, name, target_tokens).tiers[0] for name in names]
     ratio = extension_ratio(spec, target_tokens)
     evolution = settings.evolution.filled(target_tokens)
@@ -88,7 +94,7 @@ def find_factors(
         found = descend(objective, spec, starts, settings.gradient, max_start_tokens=most, log=log)
     found = replace(compose(tuned_with, found), searched=sketch(np.concatenate([searched, held_out])))
     if run:
-        parallel.lead(partial(run.write_text, run.factors(method), dump_factors(found)))
+        distributed.on_main(partial(run.write_text, run.factors(method), dump_factors(found)))
     return found
 
 

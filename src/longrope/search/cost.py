@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from longrope.recipe import SearchRecipe
 from longrope.records import Trial
+from longrope.registry import formulas
 from longrope.search.recover import SHARES, count_held_out, count_short
 from longrope.search.score import BACKWARD_PASSES
 
@@ -71,7 +72,7 @@ def compare_costs(trials: Iterable[Trial], stage: str = "") -> list[SearchCost]:
 
 
 def _found(trial: Trial) -> bool:
-    return trial.kind == "validation" and trial.origin not in ("pi", "ntk", "yarn", "critical")
+    return trial.kind == "validation" and trial.origin not in formulas()
 
 
 def count_passes(settings: SearchRecipe, target_tokens: int) -> int:

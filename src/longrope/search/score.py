@@ -11,11 +11,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope import parallel
+from longrope import distributed
 from longrope.data import Tokens, TokenText, fingerprint, plant_needles
+from longrope.engine.passes import token_losses, weighted_loss_with_graph
 from longrope.errors import ModelError, RunError
 from longrope.factors import RescaleFactors, compose
-from longrope.forward import token_losses, weighted_loss_with_graph
 from longrope.models import LanguageModel, rescaled
 from longrope.records import Trial, append_record, read_records
 
@@ -124,7 +124,7 @@ class WindowObjective:
             loss = weighted_loss_with_graph(self.model, windows, weights / len(rows))
             loss.backward()
             loss = loss.detach()
-            if shard := parallel.shard():
+            if shard := distributed.shard():
                 shard.sum_gradients((rotary.lambdas, rotary.attention_factor))
                 loss = shard.total(loss)
             by_lambda, by_attention = rotary.lambdas.grad, rotary.attention_factor.grad
@@ -140,7 +140,7 @@ class WindowObjective:
 
         total = 0.0
         with rescaled(self.model, factors):
-            for loss in parallel.spread(range(len(windows)), loss_of):
+            for loss in distributed.map_ranks(range(len(windows)), loss_of):
                 total += loss
         return Evaluation(total / len(windows), int((weights > 0).sum()), windows.size)
 
@@ -219,7 +219,7 @@ class TrialLog:
     def __post_init__(self) -> None:
         """Read what an earlier run of this search has left."""
         if self.path:
-            known = parallel.lead(partial(read_records, self.path, Trial))
+            known = distributed.on_main(partial(read_records, self.path, Trial))
             self._known = [trial for trial in known if trial.method == self.method]
 
     def evaluate(
@@ -250,10 +250,10 @@ class TrialLog:
         recalled = max(0, len(self._known) - len(self.made))
         trials = [self._take(self._recall(trial)) for trial, _ in asked[:recalled]]
         left = asked[recalled:]
-        for first in range(0, len(left), parallel.workers()):
-            for trial in parallel.spread(left[first : first + parallel.workers()], partial(_evaluate, work)):
+        for first in range(0, len(left), distributed.workers()):
+            for trial in distributed.map_ranks(left[first : first + distributed.workers()], partial(_evaluate, work)):
                 if self.path:
-                    parallel.lead(partial(append_record, self.path, trial))
+                    distributed.on_main(partial(append_record, self.path, trial))
                 trials.append(self._take(trial))
         return trials
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from longrope import parallel
-from longrope.cache import decoder_layers
+from longrope import distributed
 from longrope.data import TokenText, fingerprint
+from longrope.engine.kv_cache import decoder_layers
 from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
@@ -72,8 +72,8 @@ def fine_tune(
     """
     settings = settings or TuneRecipe()
     batches = cut_batches(model, factors, text, settings, seed)
-    log = TrainLog(run.train if run and parallel.is_main() else None)
-    with adapted(model.network, settings, seed, run.adapters if run and parallel.is_main() else None) as weights:
+    log = TrainLog(run.train if run and distributed.is_main() else None)
+    with adapted(model.network, settings, seed, run.adapters if run and distributed.is_main() else None) as weights:
         checkpoint = Checkpoint(run.tuning if run else None, _identify(model, weights, factors, text, settings, seed))
         begun_at, tensors = checkpoint.read()
         model.network.requires_grad_(False).eval()
@@ -87,7 +87,7 @@ def fine_tune(
                 _train(training, log, checkpoint, on_step)
             for name, weight in weights.items():
                 if own is not weights:
-                    weight.data.copy_(parallel.whole(own[name].detach()))
+                    weight.data.copy_(distributed.full_tensor(own[name].detach()))
         if begun_at < settings.steps:
             checkpoint.save(settings.steps, {f"weight/{name}": weight for name, weight in weights.items()})
     return model
@@ -115,7 +115,7 @@ def check_training(model: LanguageModel, text: TokenText, settings: TuneRecipe) 
 
 def _divided(network: Any, settings: TuneRecipe) -> Any:
     """The network to train: with its layers divided among the processes where all weights are trained."""
-    return network if settings.lora_rank else parallel.divide_weights(network, decoder_layers(network))
+    return network if settings.lora_rank else distributed.divide_weights(network, decoder_layers(network))
 
 
 def _train(training: Training, log: TrainLog, checkpoint: Checkpoint, on_step: Callable[[TrainStep], None]) -> None:
@@ -130,7 +130,7 @@ def _train(training: Training, log: TrainLog, checkpoint: Checkpoint, on_step: C
                 checkpoint.save(training.done, training.tensors)
             on_step(record)
     except KeyboardInterrupt:
-        if training.settled and parallel.ranks() == 1:  # the others may be anywhere
+        if training.settled and distributed.ranks() == 1:  # the others may be anywhere
             log.flush()
             checkpoint.save(training.done, training.tensors)
         raise

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from longrope import parallel
+from longrope import distributed
 from longrope.errors import RunError
 from longrope.records import TrainStep, append_records, read_records
 
@@ -35,10 +35,10 @@ class Checkpoint:
             return
         whole = {}
         for name, tensor in tensors.items():  # one after the other, for the first process alone has room for all
-            found = parallel.whole(tensor.detach())
-            if parallel.is_main():
+            found = distributed.full_tensor(tensor.detach())
+            if distributed.is_main():
                 whole[name] = found.contiguous()
-        parallel.lead(partial(self._write, self.path, step, whole))
+        distributed.on_main(partial(self._write, self.path, step, whole))
 
     def _write(self, path: Path, step: int, whole: dict[str, Tensor]) -> None:
         unfinished = path.with_name(path.name + ".partial")
@@ -62,7 +62,7 @@ class Checkpoint:
             here.update(tensors)
             return step, list(tensors)
 
-        step, names = parallel.lead(look)
+        step, names = distributed.on_main(look)
         return step, {name: here.get(name) for name in names}
 
     def _read(self, path: Path) -> tuple[int, dict[str, Tensor]]:

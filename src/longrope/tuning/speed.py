@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from longrope.attention import causal_flops
-from longrope.forward import heads_of
+from longrope.engine.kernels import causal_flops
+from longrope.engine.memory import heads_of
 from longrope.models import LanguageModel
 from longrope.tuning.adapters import Weights, trained_weights
 

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from longrope import parallel
+from longrope import distributed
+from longrope.engine.passes import weighted_loss_with_graph
 from longrope.errors import LongRopeError, RecipeError
 from longrope.factors import unscaled
-from longrope.forward import weighted_loss_with_graph
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep
@@ -100,17 +100,17 @@ class Training:
             key, _, name = path.partition("/")
             weight = self.weights[name]
             if key == "weight":
-                weight.data.copy_(parallel.scatter(tensor, weight.data))
+                weight.data.copy_(distributed.scatter(tensor, weight.data))
             else:
                 like = torch.zeros((), device=weight.device) if key == "step" else weight.data
-                self._optimizer.state[weight][key] = parallel.scatter(tensor, like).clone()
+                self._optimizer.state[weight][key] = distributed.scatter(tensor, like).clone()
 
     def step(self) -> TrainStep:
         """Take one step (raises LongRopeError before a weight is changed if its loss or gradient is not finite)."""
         began = time.perf_counter()
         rows, rate = self._batches.rows(self.done), scheduled_rate(self.settings, self.done)
         scored = self._reader.num_scored(rows)
-        loss = parallel.total(self._backward(rows, scored))
+        loss = distributed.total(self._backward(rows, scored))
         norm = _clip(self.weights, self.settings.clip_norm)
         loss_nats, gradient_norm = torch.stack((loss, norm)).tolist()  # the one wait for a GPU
         if not (math.isfinite(loss_nats) and math.isfinite(gradient_norm)):
@@ -132,7 +132,7 @@ class Training:
         rate = sum(lengths) / seconds
         if device.type != "cuda":
             return rate, 0.0, 0.0
-        peak = PEAK_FLOPS.get(torch.cuda.get_device_name(device), 0.0) * parallel.ranks() * is_dense(config)
+        peak = PEAK_FLOPS.get(torch.cuda.get_device_name(device), 0.0) * distributed.ranks() * is_dense(config)
         flops = self._flops_per_token * sum(lengths) + attention_flops(self._model, lengths)
         return rate, flops / seconds / peak if peak else 0.0, torch.cuda.max_memory_allocated(device) / 2**30
 
@@ -141,7 +141,7 @@ class Training:
         device = self._model.device
         precision, _ = choose_precision(device)
         part = torch.zeros((), device=device)
-        for reading in self._reader.read(rows[parallel.row() :: parallel.workers()]):
+        for reading in self._reader.read(rows[distributed.row() :: distributed.workers()]):
             shares = reading.scored / max(1, scored)  # documents of one token each have nothing to score
             if reading.answers is not None:
                 of_one = self.settings.needle_weight / self._reader.num_long(rows)
@@ -156,12 +156,12 @@ class Training:
                         documents=reading.documents,
                         positions=reading.positions,
                     )
-                (loss * parallel.ranks()).backward()
+                (loss * distributed.ranks()).backward()
             part += loss.detach()
         for weight in self.weights.values():
-            if parallel.ranks() > 1 and not parallel.is_divided(weight):
+            if distributed.ranks() > 1 and not distributed.is_dtensor(weight):
                 own = torch.zeros_like(weight) if weight.grad is None else weight.grad
-                weight.grad = parallel.total(own) / parallel.ranks()
+                weight.grad = distributed.total(own) / distributed.ranks()
         return part
 
     def _update(self, rate: float) -> None:
@@ -176,7 +176,7 @@ class Training:
 
 def check_batch(settings: TuneRecipe) -> None:
     """Raise RecipeError unless all rows of processes make the same passes, for they meet in every layer."""
-    rows = parallel.workers()
+    rows = distributed.workers()
     if settings.batch_windows % rows:
         raise RecipeError(
             f"tune.batch_windows = {settings.batch_windows}, and {rows} rows of processes are to divide them.",
@@ -195,19 +195,19 @@ def check_batch(settings: TuneRecipe) -> None:
 def _clip(weights: Weights, most: float) -> Tensor:
     """Scale all gradients so that their norm over all weights is ``most`` or less; return the norm before that."""
     gradients = [weight.grad for weight in weights.values() if weight.grad is not None]
-    if not any(map(parallel.is_divided, gradients)):
+    if not any(map(distributed.is_dtensor, gradients)):
         return nn.utils.clip_grad_norm_(weights.values(), most)
-    divided = _square([g for g in gradients if parallel.is_divided(g)])
-    norm = (parallel.total(divided) + _square([g for g in gradients if not parallel.is_divided(g)])).sqrt()
+    divided = _square([g for g in gradients if distributed.is_dtensor(g)])
+    norm = (distributed.total(divided) + _square([g for g in gradients if not distributed.is_dtensor(g)])).sqrt()
     scale = (most / (norm + CLIP_EPSILON)).clamp(max=1.0)
     for gradient in gradients:
-        parallel.own_part(gradient).mul_(scale)
+        distributed.local_tensor(gradient).mul_(scale)
     return norm
 
 
 def _square(gradients: Sequence[Tensor]) -> Tensor:
     """The sum of the squares of all entries that this process holds."""
-    norms = [torch.linalg.vector_norm(parallel.own_part(gradient)) for gradient in gradients]
+    norms = [torch.linalg.vector_norm(distributed.local_tensor(gradient)) for gradient in gradients]
     return torch.stack(norms).square().sum() if norms else torch.zeros(())
 
 
@@ -217,6 +217,6 @@ def _make_optimizer(model: LanguageModel, weights: Weights, decay: float) -> tor
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for weight in weights.values():
         matrix = weight.ndim > 1 and id(weight) not in embeddings
-        groups.setdefault((not matrix, parallel.is_divided(weight)), []).append(weight)
+        groups.setdefault((not matrix, distributed.is_dtensor(weight)), []).append(weight)
     given = [{"params": groups[key], "weight_decay": 0.0 if key[0] else decay} for key in sorted(groups)]
     return torch.optim.AdamW(given, betas=BETAS, fused=model.device.type == "cuda")

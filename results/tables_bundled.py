@@ -1,0 +1,100 @@
+"""Tables of the bundled model: the demo, needles, its stage schedule, searches by score, extrapolated factors."""
+
+from tables_cells import (
+    BASELINES,
+    EACH_ROW,
+    ORIGINAL,
+    SEARCHES,
+    Records,
+    Row,
+    one_text,
+    percent,
+    percent_with_interval,
+    ratio,
+    table,
+    with_interval,
+)
+
+from longrope.records import Score
+
+DEMO = (256, 2048)
+
+
+def demo_table(records: Records) -> str:
+    """What the demo prints: perplexity with its interval, and passkeys, at every length."""
+    rows: list[Row] = []
+    for method, label in {**BASELINES, **SEARCHES}.items():
+        if scores := records.scores("demo", method):
+            shown = [with_interval(scores["perplexity", length]) for length in DEMO]
+            rows.append([label, *shown, *(percent(scores["passkey", length]) for length in DEMO)])
+    return table(["", *(f"{n:,}" for n in DEMO), *(f"passkeys {n:,}" for n in DEMO)], rows)
+
+
+def win_table(records: Records) -> str:
+    """How the demo's factors compare with YaRN's: by the demo itself, and over all of the measuring text by Python."""
+    ours = "longrope-gradient"
+    demo = [score for method in (ours, "yarn") for score in records.scores("demo", method).values()]
+    runs = {"the demo, Python 3.11": [score for score in demo if score.context_tokens == DEMO[-1]]}
+    for line in records.lines("demo/whole.jsonl"):
+        runs.setdefault(f"all of its text, Python {line.pop('python')}", []).append(Score(**line))
+    rows: list[Row] = []
+    for label, scores in runs.items():
+        made = {(score.method, score.metric): score for score in scores}
+        paired = made[ours, "ratio-to-yarn"]
+        keys = [percent_with_interval(made[method, "passkey"]) for method in (ours, "yarn")]
+        rows.append([label, str(paired.num_windows), with_interval(paired, 4), *keys])
+    head = ["windows", "LongRoPE's perplexity as a share of YaRN's", "passkeys, LongRoPE", "passkeys, YaRN"]
+    return table([EACH_ROW, *head], rows)
+
+
+def nano_ruler_table(records: Records) -> str:
+    """Needles and RULER's tasks on the bundled model: the original, and with the demo's factors."""
+    plain, ours = (records.scores("nano-ruler", method) for method in ("none", "longrope-gradient"))
+    columns = ((plain, 256), (plain, 2048), (ours, 1024), (ours, 2048))
+    rows: list[Row] = []
+    for metric in dict.fromkeys(metric for metric, _ in ours if "depth" not in metric):
+        shown = [made.get((metric, length)) for made, length in columns]
+        rows.append([metric, *(percent_with_interval(score) if score else "" for score in shown)])
+    return table(["", f"256, {ORIGINAL}", f"2,048, {ORIGINAL}", "1,024, demo's factors", "2,048, demo's factors"], rows)
+
+
+def nano_schedule_table(records: Records) -> str:
+    """The bundled model before and after its schedule of stages: perplexity with its interval."""
+    original = records.scores("nano-16k", "none")["perplexity", 256]
+    rows: list[Row] = []
+    for method in ("none", "longrope-tuned"):
+        short, far = (records.scores("nano-16k", method)["perplexity", length] for length in (256, 16384))
+        cells = [cell for score in (short, far) for cell in (with_interval(score), ratio(score, original))]
+        rows.append([ORIGINAL if method == "none" else far.source.label, *cells])
+    share = "share of the original's at 256"
+    return table(["", "256", share, "16,384", share], rows)
+
+
+def nano_search_table(records: Records) -> str:
+    """What baselines and searches by different scores give on the bundled model."""
+    rows = []
+    for line in records.lines("nano-search/nano.jsonl"):
+        numbers = [line["loss"], line["loss_last_half"], line["attention_factor"], line["lambdas"][-1]]
+        rows.append([line["factors"], *(f"{x:.3f}" for x in numbers), f"{line['keys']:.0%}"])
+    return table(["factors", "loss", "loss, last half", "attention factor", "slowest lambda", "passkeys"], rows)
+
+
+def extrapolated_table(records: Records) -> str:
+    """Factors extrapolated from a shorter window, beside those searched at the window itself, paired by token."""
+    rows = []
+    for line in one_text(records.benchmark("carry-rule")):
+        lengths = [f"{line[key]:,}" for key in ("searched_tokens", "tokens")]
+        both = [f"{line[key]:.2f}" for key in ("perplexity_carried", "perplexity_searched")]
+        rows.append([*lengths, *both, f"{line['ratio']:.3f} ({line['ratio_low']:.3f}-{line['ratio_high']:.3f})"])
+    return table(["searched at", "extrapolated to", "perplexity, extrapolated", "searched there", "ratio"], rows)
+
+
+def cache_table(records: Records) -> str:
+    """What keys and values in 8 bits change in the losses of tokens that are read one by one."""
+    rows = []
+    for line in one_text(records.benchmark("cache-nano")):
+        change = f"{line['difference_nats']:+.4f} ± {line['difference_standard_error_nats']:.4f}"
+        kind = line["dtype"].removeprefix("torch.")
+        loss, other, size = line["loss_nats"], line["other_likeliest_token"], line["cache_bytes"] / 1e6
+        rows.append([f"{line['cache']}, {kind}", f"{loss:.4f}", change, f"{other:.1%}", f"{size:.2f}"])
+    return table(["cache", "loss, nats", "change (standard error)", "another likeliest token", "MB"], rows)

@@ -1,0 +1,143 @@
+"""Exact causal attention over long sequences without a mask.
+
+Queries are the last positions of the keys: query i of Sq sees the keys up to Sk - Sq + i. Kernels that cannot align the
+causal triangle so take the prefix that all queries see and the triangle one after the other; the two outputs are merged
+by their log-sum-exps. Documents that are not to see each other are attended to one after the other.
+
+Shape legend: B = batch, H = query heads, G = key/value heads, Sq = queries, Sk = keys, D = head dimension.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from longrope.engine.kernels import EFFICIENT, FLASH, Heads, Kernel, attend_one, choose_kernel, partial_attention
+
+Documents = Sequence[Sequence[int]]  # where they begin in each row of a batch: 0, then ascending
+SCORES_PER_BLOCK = 2**26  # attention scores that are held at once where no kernel streams them
+
+
+def attend_causal(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None, softcap: float | None
+) -> Tensor:
+    """Causal attention by a kernel, or in blocks where a sliding window or a soft cap has something to do."""
+    if softcap is not None or (window is not None and window < key.shape[2]):
+        return attend_in_blocks(query, key, value, scale=scale, window=window, softcap=softcap)
+    return attend(query, key, value, scale=scale)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
+    """Causal attention [B, H, Sq, D] of queries that stand at the last positions of the keys [B, G, Sk, D]."""
+    heads = Heads(query.shape[1], key.shape[1], query.shape[3])
+    graph = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    decoding = query.shape[2] == 1 and not graph
+    kernel, _ = choose_kernel(query.device, query.dtype, heads, decoding=decoding)
+    if graph:
+        return _attend_with_graph(kernel, query, key, value, scale)
+    if decoding:
+        return attend_one(kernel, query, key, value, scale=scale)
+    prefix = key.shape[2] - query.shape[2]
+    if not prefix or kernel.aligns:
+        return partial_attention(kernel, query, key, value, causal=True, scale=scale)[0]
+    before = partial_attention(kernel, query, key[:, :, :prefix], value[:, :, :prefix], causal=False, scale=scale)
+    own = partial_attention(kernel, query, key[:, :, prefix:], value[:, :, prefix:], causal=True, scale=scale)
+    return merge(before, own)
+
+
+def merge(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
+    """Attention over two disjoint sets of keys from the outputs and log-sum-exps over each."""
+    share = torch.sigmoid(one[1] - other[1])[..., None]  # in float32: a lone key among many has a tiny share
+    return torch.lerp(other[0].float(), one[0].float(), share).to(one[0].dtype)
+
+
+def _attend_with_graph(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    if not kernel.groups:
+        key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
+    attention = partial(
+        functional.scaled_dot_product_attention,
+        query,
+        key,
+        value,
+        scale=scale,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    order = [kernel.backend, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]  # none holds all scores
+    if query.shape[2] == key.shape[2]:
+        with sdpa_kernel(order, set_priority=True) if query.is_cuda else nullcontext():
+            return attention(is_causal=True)
+    if query.is_cuda:
+        aligned = EFFICIENT if kernel is EFFICIENT else FLASH  # these align, and have gradients
+        return aligned.run(query, key, value, causal=True, scale=scale)[0]
+    seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+    return attention(attn_mask=seen.tril(key.shape[2] - query.shape[2]))
+
+
+def attend_within(
+    documents: Documents, attention: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    """Attention [B, H, Sq, D] of queries to their own documents alone.
+
+    Args:
+        documents: of each of the B rows; the last one of a row goes on to the last key.
+        attention: (query, key, value) -> output, causal, for queries at the last positions of the keys.
+        query: [B, H, Sq, D], at the last positions of the keys.
+        key: [B, G, Sk, D].
+        value: [B, G, Sk, D].
+    """
+    end = key.shape[2]
+    begin = end - query.shape[2]
+    rows = []
+    for row, starts in enumerate(documents):
+        own = slice(row, row + 1)
+        met = starts[bisect_right(starts, begin) - 1 : bisect_left(starts, end)]
+        parts = [
+            attention(query[own, :, max(a, begin) - begin : b - begin], key[own, :, a:b], value[own, :, a:b])
+            for a, b in pairwise((*met, end))
+        ]
+        rows.append(torch.cat(parts, dim=2))
+    return torch.cat(rows)
+
+
+def attend_in_blocks(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None
+) -> Tensor:
+    """Causal attention with a sliding window or capped scores, block by block of queries.
+
+    Args:
+        query: [B, H, Sq, D], at the last positions of the keys.
+        key: [B, G, Sk, D].
+        value: [B, G, Sk, D].
+        scale: of the scores.
+        window: how many positions a query sees, its own included; None for all before it.
+        softcap: scores become softcap * tanh(score / softcap).
+    """
+    sq, sk = query.shape[2], key.shape[2]
+    reach = min(window or sk, sk)
+    block = max(1, min(sq, reach, SCORES_PER_BLOCK // (query.shape[0] * query.shape[1] * reach)))
+    group = query.shape[1] // key.shape[1]
+    outputs = []
+    for first in range(0, sq, block):
+        last = min(first + block, sq)
+        end = sk - sq + last
+        begin = max(0, end - (last - first) - reach + 1)
+        at = torch.arange(sk - sq + first, end, device=query.device)[:, None]
+        seen = torch.arange(begin, end, device=query.device)[None]
+        mask = (seen <= at) & (seen > at - reach)
+        own_key, own_value = (x[:, :, begin:end].repeat_interleave(group, dim=1) for x in (key, value))
+        outputs.append(_masked(query[:, :, first:last], own_key, own_value, mask, scale, softcap))
+    return torch.cat(outputs, dim=2)
+
+
+def _masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, softcap: float | None) -> Tensor:
+    if softcap is None:
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scale / softcap)
+    shares = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1, dtype=torch.float32)
+    return shares.to(value.dtype) @ value

@@ -1,0 +1,209 @@
+"""The context of a running pass, and the attention function that transformers calls and that reads it.
+
+transformers calls attention by a name in the model's config. Ours is registered under a name for which transformers
+makes no mask; what the function needs beyond its arguments stands in the one active ``ForwardContext``.
+
+Shape legend: B = batch, N = tokens of a window, n = those of one process, H = hidden size, P = heads, G = key/value
+heads, Sk = keys, D = head dimension.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from longrope.distributed import Shard
+from longrope.engine.attention import Documents, attend_causal, attend_within
+from longrope.engine.kv_cache import LayerKeys
+from longrope.errors import ModelError
+
+ATTENTION = "longrope"  # transformers makes no mask for a name that it does not know
+Forwards = dict[Any, Callable[..., Any]]  # what modules are to call in the place of their own forwards
+
+_active: "ForwardContext | None" = None
+
+
+@dataclass
+class ForwardContext:
+    """What our attention needs to know during a pass.
+
+    It belongs to one pass: active while the decoder runs and, where layers are recomputed, again while their part of
+    the backward pass runs. Only one context is active in a process at a time. The threads in which autograd runs the
+    backward pass see it, too.
+
+    Attributes:
+        network: whose attention is ours while the context is active.
+        forwards: what modules of the network call then in the place of their own forwards.
+        documents: kept apart from each other in each window; None where each window is one.
+        shard: this process's part of the windows; None where it has them whole.
+        layer_keys: where the layer at work keeps keys and values, for tiles and caches; None where it sees all tokens.
+        attention_calls: how often our attention was called.
+    """
+
+    network: Any
+    forwards: Forwards
+    documents: Documents | None = None
+    shard: Shard | None = None
+    layer_keys: LayerKeys | None = None
+    attention_calls: int = 0
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Have the network call our attention, and these forwards of its modules, in this block alone.
+
+        Raises:
+            ModelError: the network has an attention of its own, which wants a mask.
+            RuntimeError: another pass is running.
+        """
+        global _active  # noqa: PLW0603  # the one owner of the active context
+        if _active is not None:
+            raise RuntimeError("a pass is running already, and passes do not nest")
+        if not self.network._can_set_attn_implementation():  # noqa: SLF001  # there is no public way to ask
+            raise _not_called(self.network)
+        _register()
+        with _set_attention(self.network.config), _replaced(self.forwards):
+            _active = self
+            try:
+                yield
+            finally:
+                _active = None
+
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        """Be active in a block that is a part of the pass, or runs again in the backward pass when the pass is over."""
+        if _active is self:
+            yield
+            return
+        with self.active():
+            yield
+
+    @contextmanager
+    def caching(self, keys: LayerKeys) -> Iterator[None]:
+        """Keep keys and values there while a layer works."""
+        self.layer_keys = keys
+        try:
+            yield
+        finally:
+            self.layer_keys = None
+
+
+def active_context() -> ForwardContext:
+    """The context of the running pass.
+
+    Raises:
+        RuntimeError: no pass is running.
+    """
+    if _active is None:
+        raise RuntimeError("no pass is running")
+    return _active
+
+
+def run_decoder(context: ForwardContext, given: dict[str, Tensor]) -> Tensor:
+    """[B, n, H] states of the decoder, by our attention (raises ModelError if the decoder does not call it)."""
+    with context.active():
+        hidden = context.network.base_model(**given, use_cache=False).last_hidden_state
+    if not context.attention_calls:
+        raise _not_called(context.network)
+    return hidden  # type: ignore[no-any-return]
+
+
+def _not_called(network: Any) -> ModelError:
+    return ModelError(
+        f"The model type {network.config.model_type!r} does not call the attention that it is given.",
+        "Its layers must go through transformers' AttentionInterface; without it they would see later tokens.",
+        "Use another version of transformers, and please report this model type.",
+    )
+
+
+@cache
+def _register() -> None:
+    """Tell transformers of our attention, once, when the first pass begins."""
+    AttentionInterface.register(ATTENTION, torch.compiler.disable(attend_in_context))
+
+
+@contextmanager
+def _set_attention(config: Any) -> Iterator[None]:
+    """Have a config and its sub-configs name our attention in this block alone.
+
+    transformers' public ``set_attn_implementation`` is no way back: there is no public way to ask what is set, and it
+    may refuse or replace what it is given (a flash attention that is not installed). It also walks over all modules,
+    a millisecond a call, and recomputation sets and restores once a layer.
+    """
+    native = [(each, each._attn_implementation) for each in _with_sub_configs(config)]  # noqa: SLF001
+    config._attn_implementation = ATTENTION  # noqa: SLF001  # that of its sub-configs, too
+    try:
+        yield
+    finally:
+        for each, implementation in native:  # outer ones first, since each sets those below it
+            each._attn_implementation = implementation  # noqa: SLF001
+
+
+def _with_sub_configs(config: Any) -> Iterator[Any]:
+    yield config
+    for name in config.sub_configs:
+        if (below := getattr(config, name, None)) is not None:
+            yield from _with_sub_configs(below)
+
+
+@contextmanager
+def _replaced(forwards: Forwards) -> Iterator[None]:
+    """Other forwards for these modules, instance by instance, in this block alone."""
+    before = {module: module.__dict__.get("forward") for module in forwards}
+    for module, forward in forwards.items():
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module, forward in before.items():
+            del module.forward
+            if forward:
+                module.forward = forward
+
+
+def attend_in_context(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it: query [B, P, n, D], key and value [B, G, Sk, D] -> [B, n, P, D]."""
+    unknown = {"attention_mask": attention_mask, "dropout": dropout or None, "s_aux": others.get("s_aux")}
+    if found := [name for name, given in unknown.items() if given is not None]:
+        raise ModelError(
+            f"{type(module).__name__} asks for attention with {found[0]}.",
+            "A long pass takes whole sequences, causal, without padding, dropout or attention sinks.",
+            "Give windows of one length; another model type is not supported yet.",
+        )
+    context = active_context()
+    context.attention_calls += 1
+    kind = query.device.type
+    if torch.is_autocast_enabled(kind):  # where cos and sin made float32 of query and key
+        query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
+    shard = context.shard
+    if context.layer_keys is not None:
+        key, value = context.layer_keys.update(key, value)
+    elif shard:
+        key, value = shard.gather(key), shard.gather(value)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    work: Callable[..., Tensor] = partial(attend_causal, scale=scale, window=sliding_window, softcap=softcap)
+    if context.documents is not None:
+        work = partial(attend_within, context.documents, work)
+    if shard:
+        chunk = key.shape[2] // (2 * shard.ranks)
+        ends = ((shard.rank + 1) * chunk, (2 * shard.ranks - shard.rank) * chunk)  # of its head and tail chunk
+        parts = zip(query.chunk(2, dim=2), ends, strict=True)
+        output = torch.cat([work(own, key[:, :, :end], value[:, :, :end]) for own, end in parts], dim=2)
+    else:
+        output = work(query, key, value)
+    return output.transpose(1, 2).contiguous(), None  # some models take a view of it

@@ -1,0 +1,106 @@
+"""Decoding: a prompt is read into a cache of keys and values, then the answer is written token by token."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from longrope import distributed
+from longrope.engine.compiling import many_variants
+from longrope.engine.context import ForwardContext, run_decoder
+from longrope.engine.kv_cache import KeyValueCache
+from longrope.engine.loss import logits_of
+from longrope.engine.memory import choose_tile
+from longrope.engine.passes import Tokens
+from longrope.engine.tiling import changed_layers, check_keys, layer_in_tiles, norms_in_tiles
+from longrope.errors import ModelError
+from longrope.models import LanguageModel
+
+
+def prefill(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tensor:
+    """Read tokens [1, n] after those in the cache, in tiles, and keep their keys and values there.
+
+    Returns:
+        [1, V] float32 logits of what follows the last one.
+
+    Raises:
+        ModelError: the cache has no room for them.
+    """
+    count = tokens.shape[1]
+    end = cache.tokens + count
+    if end > cache.capacity:
+        raise ModelError(
+            f"{count:,} tokens are to follow {cache.tokens:,} in a cache of {cache.capacity:,}.",
+            "A cache holds as many tokens as it was made for.",
+            "Make a larger one.",
+        )
+    tile = choose_tile(model)[0]
+    with torch.inference_mode(), many_variants(compiled=model.compiled):
+        given = {
+            "input_ids": torch.as_tensor(tokens, dtype=torch.long).to(model.device),
+            "position_ids": torch.arange(cache.tokens, end, device=model.device)[None],
+        }
+        forwards = changed_layers(model.network, partial(layer_in_tiles, model, tile=tile, cache=cache))
+        forwards |= norms_in_tiles(model.network, tile)
+        hidden = run_decoder(ForwardContext(model.network, forwards, shard=distributed.shard()), given)
+        for keys in cache.layers:
+            check_keys(model.network, keys, end)
+        return logits_of(model.network, hidden[:, -1:])[:, 0].float()
+
+
+def read_prompt(
+    model: LanguageModel,
+    tokens: Sequence[int] | NDArray[np.integer[Any]],
+    cache: KeyValueCache,
+    on_read: Callable[[int], None] = lambda _: None,
+) -> Tensor:
+    """Read a prompt after what is in the cache, tile by tile, so that memory holds the hidden states of one tile.
+
+    Args:
+        model: run as it is at the moment.
+        tokens: of the prompt, one or more.
+        cache: with room for them.
+        on_read: called after each tile with the number of tokens in the cache.
+
+    Returns:
+        [V] float32 logits of the token that follows.
+
+    Raises:
+        ModelError: the cache has no room for them.
+    """
+    tile = choose_tile(model)[0]
+    for first in range(0, len(tokens), tile):
+        logits = prefill(model, np.asarray([tokens[first : first + tile]]), cache)
+        on_read(cache.tokens)
+    return logits[0]
+
+
+def decode(
+    model: LanguageModel, logits: Tensor, cache: KeyValueCache, choose: Callable[[Tensor], int], most_tokens: int
+) -> Iterator[int]:
+    """Write an answer token by token, until the model ends it or it is full.
+
+    A token enters the cache when the next one is asked for, so the caller may stop after any token.
+
+    Args:
+        model: run as it is at the moment.
+        logits: [V] of the first token, by ``read_prompt``.
+        cache: what was read; with room for all tokens of the answer but the last.
+        choose: takes the next token from its logits [V].
+        most_tokens: of the answer.
+
+    Yields:
+        The tokens of the answer; an end token is no part of it. Fewer than ``most_tokens`` if the model ended it.
+    """
+    ends = model.end_tokens
+    for count in range(1, most_tokens + 1):
+        token = choose(logits)
+        if token in ends:
+            return
+        yield token
+        if count < most_tokens:
+            logits = prefill(model, np.asarray([[token]]), cache)[0]

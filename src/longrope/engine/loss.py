@@ -1,0 +1,74 @@
+"""The loss head: logits and losses of hidden states, chunk by chunk, by the model's own head.
+
+Shape legend: B = batch, n = tokens, H = hidden size, V = vocabulary.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.modeling_outputs import MoeModelOutputWithPast
+
+from longrope.engine import compiling
+from longrope.models import LanguageModel
+
+LOGITS_PER_CHUNK = 2**28  # 1 GiB of float32
+LOGITS_PER_PART = 1024  # at most
+
+
+def logit_chunks(model: LanguageModel, targets: Tensor, *, apart: bool = False) -> Iterator[slice]:
+    """Parts of about one size, or of just one (for which alone a compiler works), the last one overlapping."""
+    rows, tokens = targets.shape
+    count = -(-tokens * rows * model.network.config.vocab_size // LOGITS_PER_CHUNK)
+    size = -(-tokens // max(1, count))
+    for first in range(0, tokens, max(1, size)):
+        last = min(first + size, tokens)
+        yield slice(first if apart else last - size, last)
+
+
+def chunk_losses(network: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    """[B, n] float32 nats of targets [B, n] after hidden states [B, n, H]."""
+    logits = logits_of(network, hidden).float()
+    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+
+
+def compiled_losses(network: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    """The same, compiled: the head gives logits in its own format, and float32 exists in registers alone."""
+    logits = logits_of(network, hidden)
+    part = math.gcd(logits.shape[-1], LOGITS_PER_PART)
+    return compiling.compiled(loss_by_sums)(logits, targets, part)  # type: ignore[no-any-return]
+
+
+def loss_by_sums(logits: Tensor, targets: Tensor, part: int) -> Tensor:
+    """Cross entropy in a form for which a compiler reads the logits once: sums of parts that fit its registers."""
+    logits = logits.float()
+    parts = logits.reshape(*logits.shape[:-1], -1, part)
+    return parts.logsumexp(-1).logsumexp(-1) - logits.gather(-1, targets[..., None])[..., 0]
+
+
+def logits_of(network: Any, hidden: Tensor) -> Tensor:
+    """[B, n, V] logits of hidden states [B, n, H] by the family's own head, soft caps and scales included."""
+    name = network.base_model_prefix
+    decoder = getattr(network, name)
+    setattr(network, name, _Finished(decoder, hidden))
+    try:
+        return network(input_ids=None, use_cache=False).logits  # type: ignore[no-any-return]
+    finally:
+        setattr(network, name, decoder)
+
+
+class _Finished(nn.Module):
+    """Stands in for a decoder whose output is already known; other questions go to the decoder itself."""
+
+    def __init__(self, decoder: nn.Module, hidden: Tensor) -> None:
+        super().__init__()
+        self.decoder = (decoder,)  # in a tuple, so that it is no submodule
+        self.output = MoeModelOutputWithPast(last_hidden_state=hidden)
+
+    def forward(self, *_: Any, **__: Any) -> MoeModelOutputWithPast:
+        return self.output
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["decoder"][0], name)

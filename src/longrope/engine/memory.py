@@ -1,0 +1,121 @@
+"""What fits into memory: how many tokens go through a layer at once, and about what a pass or a training step takes."""
+
+import os
+
+import torch
+
+from longrope import distributed
+from longrope.engine.kernels import Heads, choose_kernel
+from longrope.engine.kv_cache import remembers_keys_alone
+from longrope.engine.loss import LOGITS_PER_CHUNK
+from longrope.models import LanguageModel
+
+MOST_TILE_TOKENS = 65536
+FEWEST_TILE_TOKENS = 256
+TILE_SHARE, ACTIVATIONS_SHARE = 8, 4  # the part of the free memory that a tile, or all activations, may take
+MOST_CPU_ACTIVATIONS = 2**32  # bytes
+
+
+def heads_of(model: LanguageModel) -> Heads:
+    """Query heads, key/value heads and their dimension."""
+    config = model.network.config
+    queries = config.num_attention_heads
+    return Heads(queries, getattr(config, "num_key_value_heads", None) or queries, model.spec.head_dim)
+
+
+def reads_in_tiles(model: LanguageModel) -> bool:
+    """Whether layers work in tiles where no gradients are taken: windows are whole here, and keys are all memory."""
+    return not distributed.shard() and remembers_keys_alone(model.network)
+
+
+def choose_tile(model: LanguageModel, rows: int = 1) -> tuple[int, str]:
+    """Return how many tokens of ``rows`` sequences go through a layer at once, and the reason."""
+    if model.device.type != "cuda":
+        return max(1, MOST_TILE_TOKENS // rows), f"tiles of {MOST_TILE_TOKENS:,} tokens (a CPU)"
+    free = _free_memory(model.device)
+    fitting = max(FEWEST_TILE_TOKENS, min(MOST_TILE_TOKENS, free // TILE_SHARE // _bytes_per_token(model)))
+    tile = 1 << fitting.bit_length() - 1
+    return max(1, tile // rows), f"tiles of {tile:,} tokens ({free / 2**30:.0f} GiB are free)"
+
+
+def _bytes_per_token(model: LanguageModel, *, compiled: bool = False) -> int:
+    """About what a layer holds of a token: a dozen hidden states and four of an MLP's width; compiled three and two."""
+    config = model.network.config
+    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    states, mlps = (3, 2) if compiled else (12, 4)
+    return int(model.network.dtype.itemsize * (states * config.hidden_size + mlps * wide))
+
+
+def fits_with_activations(model: LanguageModel, tokens: int) -> bool:
+    """Whether all activations of a pass, with its logits in float32 three times over, take little of the memory."""
+    config = model.network.config
+    per_token = config.num_hidden_layers * _bytes_per_token(model) + 12 * config.vocab_size
+    return bool(tokens * per_token <= activation_room(model))
+
+
+def attention_bytes(model: LanguageModel, tokens: int) -> int:
+    """What all layers' attention gives for so many tokens: its output, on GPUs in 16 bits, and a float32 a head."""
+    shard, heads = distributed.shard(), heads_of(model)
+    own = tokens // (shard.ranks if shard else 1)
+    per_token = heads.queries * (heads.dim * (4 if model.device.type == "cpu" else 2) + 4)
+    return int(own * model.network.config.num_hidden_layers * per_token)
+
+
+def activation_room(model: LanguageModel) -> int:
+    """Bytes that activations may take."""
+    return _free_memory(model.device) // ACTIVATIONS_SHARE if model.device.type == "cuda" else MOST_CPU_ACTIVATIONS
+
+
+def estimate_memory(model: LanguageModel, tokens: int) -> int:
+    """About how many bytes ``token_losses`` takes at its peak for one window, weights included.
+
+    A layer's part: the states of the window, its keys, values, cos and sin, and the activations of a tile or what its
+    kernel copies, whichever is more. The head's: the states, and a chunk of logits; in float32 with their logarithms
+    unless the loss is compiled.
+    """
+    network, spec = model.network, model.spec
+    weights = sum(weight.numel() * weight.dtype.itemsize for weight in network.parameters())
+    states = tokens * network.config.hidden_size * network.dtype.itemsize
+    heads = heads_of(model)
+    kernel, _ = choose_kernel(model.device, network.dtype, heads)
+    kept = 2 * tokens * (heads.keys * heads.dim + spec.rotary_dim) * network.dtype.itemsize
+    activations = min(tokens, choose_tile(model)[0]) * _bytes_per_token(
+        model, compiled=model.compiled and reads_in_tiles(model)
+    )
+    layer = kept + max(activations, kernel.copied * tokens * heads.keys * heads.dim)
+    head = (network.dtype.itemsize if model.compiled else 8) * min(LOGITS_PER_CHUNK, tokens * network.config.vocab_size)
+    return int(weights + states + max(layer, head))
+
+
+def estimate_training_memory(model: LanguageModel, tokens: int, *, adapters: bool) -> int:
+    """About how many bytes a training step on one window takes at its peak in this process.
+
+    Weights, gradients and two moments in float32; several processes divide them, and each has the weights whole beside
+    its part. With adapters the weights alone, as they are on a GPU. A hidden state for each layer, where they fit the
+    outputs of its attention, the activations of one layer and one chunk of logits with its gradient, all in float32.
+    """
+    config, ranks = model.network.config, distributed.ranks()
+    shard = distributed.shard()
+    own = tokens // (shard.ranks if shard else 1)
+    weights = sum(weight.numel() for weight in model.network.parameters())
+    frozen = weights * (4 if model.device.type == "cpu" else model.network.dtype.itemsize)
+    held = frozen if adapters else 16 * weights // ranks + 4 * weights * (ranks > 1)
+    states = 4 * own * config.hidden_size * config.num_hidden_layers
+    layer = own * _bytes_per_token(model) * 4 // model.network.dtype.itemsize
+    head = 3 * 4 * min(LOGITS_PER_CHUNK, own * config.vocab_size)
+    attended = attention_bytes(model, tokens)
+    return int(held + states + (attended if attended <= activation_room(model) else 0) + max(layer, head))
+
+
+def free_memory(model: LanguageModel) -> int:
+    """Bytes of the model's device that can still be taken, with those that the model takes now; of a CPU all memory."""
+    if model.device.type != "cuda":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    held = sum(weight.numel() * weight.dtype.itemsize for weight in model.network.parameters())
+    return _free_memory(model.device) + int(held)
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes that torch may still take: those free on the device, and those that it holds unused."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

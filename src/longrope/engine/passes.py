@@ -1,0 +1,275 @@
+"""The pass over a long text: exact losses per token without a mask, a second copy of the text or its whole logits.
+
+The model's own modules do the work, called through transformers' public interfaces, with our attention (``context``).
+Each decoder layer takes tiles of tokens in turn and keeps the keys and values of that layer alone, its output takes the
+place of its input, and norms, MLPs and the head work on tiles, too. With gradients, layers see the whole text and are
+recomputed in the backward pass where their activations do not fit; the outputs of attention, most of the work and
+little of the memory, are kept where those fit.
+
+Shape legend: B = batch, N = tokens of a window, n = those of one process, H = hidden size, V = vocabulary.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from longrope import distributed
+from longrope.engine.attention import Documents
+from longrope.engine.compiling import many_variants
+from longrope.engine.context import ForwardContext, run_decoder
+from longrope.engine.kernels import choose_kernel
+from longrope.engine.kv_cache import remembers_keys_alone
+from longrope.engine.loss import chunk_losses, compiled_losses, logit_chunks, logits_of
+from longrope.engine.memory import (
+    activation_room,
+    attention_bytes,
+    choose_tile,
+    fits_with_activations,
+    heads_of,
+    reads_in_tiles,
+)
+from longrope.engine.recomputing import recomputed
+from longrope.engine.tiling import LayerChange, changed_layers, layer_in_tiles, mlps_in_tiles, norms_in_tiles
+from longrope.errors import LongRopeError, ModelError
+from longrope.models import LanguageModel
+
+Tokens = NDArray[np.integer[Any]] | Tensor
+PROBE_TOKENS = 2048  # by which the time of longer passes is estimated
+
+
+def token_losses(
+    model: LanguageModel,
+    tokens: Tokens,
+    at: slice = slice(None),
+    *,
+    documents: Documents | None = None,
+    positions: Tokens | None = None,
+) -> Tensor:
+    """Next-token losses of whole windows, without gradients.
+
+    Args:
+        model: run as it is at the moment (see ``models.rescaled``).
+        tokens: [B, N] token ids, without padding.
+        at: which of the N - 1 losses; all of them if left out.
+        documents: where documents begin in each of the B windows (0, then ascending), which then see no token of
+            another one. The loss of a later one's first token is that of the token before it, and tells nothing.
+        positions: [B, N] the position of each token; 0, 1, 2 ... if left out.
+
+    Returns:
+        [B, N - 1] (or the part asked for) float32 nats on the CPU; entry n is the loss of token n + 1 given all before.
+
+    Raises:
+        LongRopeError: the documents do not fit the windows.
+        ModelError: documents are to be kept apart in a model whose layers remember by other means than attention.
+    """
+    with torch.inference_mode():
+        done = _run(model, tokens, documents=documents, positions=positions)
+        hidden, targets, chosen = done.scored(at)
+        score = compiled_losses if model.compiled else chunk_losses
+        losses = torch.empty(targets.shape, device=hidden.device)
+        with many_variants(compiled=model.compiled):
+            for cut in logit_chunks(model, targets):
+                losses[:, cut] = score(model.network, hidden[:, cut], targets[:, cut])
+        return done.joined(losses)[:, chosen].cpu()
+
+
+def greedy_answers(model: LanguageModel, tokens: Tokens, answer_tokens: int) -> Tensor:
+    """Whether greedy decoding would give the last ``answer_tokens`` tokens of each sequence, by teacher forcing.
+
+    An answer is the greedy one exactly when each of its tokens is the likeliest after all before it.
+
+    Args:
+        model: run as it is at the moment.
+        tokens: [B, N] prompts, each ending in its expected answer.
+        answer_tokens: length of the answers.
+
+    Returns:
+        [B] booleans on the CPU.
+    """
+    with torch.inference_mode():
+        done = _run(model, tokens)
+        likeliest = logits_of(model.network, done.pick(slice(-answer_tokens - 1, -1))).argmax(-1)
+        return (likeliest == done.ids[:, -answer_tokens:]).all(-1).cpu()
+
+
+def weighted_loss_with_graph(
+    model: LanguageModel,
+    tokens: Tokens,
+    weights: NDArray[np.float64],
+    *,
+    recompute: bool | None = None,
+    offload: bool = False,
+    documents: Documents | None = None,
+    positions: Tokens | None = None,
+) -> Tensor:
+    """Weighted sum of next-token losses in nats, a scalar to call ``backward`` on.
+
+    In several processes that share a window, each returns the part of its own tokens, and gradients are to be summed.
+
+    Args:
+        model: run as it is at the moment.
+        tokens: [B, N] token ids, without padding.
+        weights: [B, N - 1] weight of each token's loss; what comes before the first nonzero column is not scored. With
+            ``documents`` the first token of each but the first is to have none, for nothing of it comes before.
+        recompute: checkpoint every layer and every chunk of logits, so that memory holds one hidden state per layer,
+            and one output of its attention where there is room; otherwise all activations are kept, which saves the
+            second pass forward. None keeps them where there is room.
+        offload: keep those hidden states in the CPU's memory.
+        documents: as in ``token_losses``.
+        positions: as in ``token_losses``.
+
+    Raises:
+        LongRopeError: the documents do not fit the windows.
+        ModelError: documents are to be kept apart in a model whose layers remember by other means than attention.
+    """
+    if recompute is None:
+        recompute = not fits_with_activations(model, tokens.shape[0] * tokens.shape[1])
+        if shard := distributed.shard():  # all must agree, or some would wait for keys that others do not send again
+            recompute = bool(shard.total(torch.tensor(float(recompute), device=model.device)))
+    score = partial(checkpoint, chunk_losses, use_reentrant=False) if recompute else chunk_losses
+    first = int(weights.any(axis=0).argmax())
+    keep = not offload and attention_bytes(model, tokens.shape[0] * tokens.shape[1]) <= activation_room(model)
+    change_layer = partial(recomputed, offload=offload, keep=keep) if recompute else None
+    done = _run(model, tokens, change_layer, documents=documents, positions=positions)
+    hidden, targets, _ = done.scored(slice(first, None))
+    given = torch.as_tensor(weights, dtype=torch.float32).to(hidden.device)
+    shares = done.own(given) if done.shard else given[:, first:]
+    total = torch.zeros((), device=hidden.device)
+    for cut in logit_chunks(model, targets, apart=True):
+        total = total + (score(model.network, hidden[:, cut], targets[:, cut]) * shares[:, cut]).sum()
+    return total
+
+
+def describe_pass(model: LanguageModel, *, decoding: bool = False) -> str:
+    """The choices of a pass, or of one and decoding after it, and their reasons: compiler, attention kernels, tiles."""
+    choose = partial(choose_kernel, model.device, model.network.dtype, heads_of(model))
+    reasons = [choose(decoding=True)[1]] if decoding else []
+    parts = "layers" if decoding else "layers and losses" if reads_in_tiles(model) else "losses alone"
+    compiled = [f"{parts} compiled (as asked)"] if model.compiled else []
+    return "; ".join(dict.fromkeys((*compiled, choose()[1], *reasons, choose_tile(model)[1])))
+
+
+def seconds_of_pass(model: LanguageModel, tokens: int) -> float:
+    """About how long a pass over one window takes, by two short ones: it has a part that grows with the square."""
+    longer = min(tokens, 2 * PROBE_TOKENS if model.device.type != "cuda" else 16 * PROBE_TOKENS)
+    lengths = (max(2, longer // 2), max(2, longer))
+    seconds = []
+    for length in lengths:
+        ids = np.arange(length)[None] % model.network.config.vocab_size
+        token_losses(model, ids)  # the first one warms up
+        began = time.perf_counter()
+        token_losses(model, ids)
+        seconds.append(time.perf_counter() - began)
+    squared = max(0.0, (seconds[1] - 2 * seconds[0]) / (lengths[1] ** 2 - 2 * lengths[0] ** 2))
+    linear = max(0.0, seconds[1] / lengths[1] - squared * lengths[1])
+    return float(linear * tokens + squared * tokens**2)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a decoder made of windows.
+
+    Attributes:
+        hidden: [B, n, H] states of this process's tokens: all N of them unless processes share a window.
+        ids: [B, N] the token ids.
+        shard: this process's part of the windows, None if it has them whole.
+    """
+
+    hidden: Tensor
+    ids: Tensor
+    shard: distributed.Shard | None
+
+    def scored(self, at: slice) -> tuple[Tensor, Tensor, slice]:
+        """States [B, m, H] and targets [B, m] to score for a slice of the losses, and where it lies once joined."""
+        if not self.shard:
+            return self.hidden[:, :-1][:, at], self.ids[:, 1:][:, at], slice(None)
+        return self.hidden, self.own(self.ids[:, 1:]), slice(*at.indices(self.ids.shape[1] - 1))
+
+    def own(self, values: Tensor) -> Tensor:
+        """This process's part [B, n] of values for each loss [B, N - 1]; zeros where no token follows."""
+        if not self.shard:
+            return values
+        padded = self.shard.padded(self.ids.shape[1])
+        positions = self.shard.positions(padded).to(values.device)
+        return functional.pad(values, (0, padded - values.shape[1]))[:, positions]
+
+    def joined(self, losses: Tensor) -> Tensor:
+        """[B, N'] losses of all processes in order."""
+        return self.shard.join(losses) if self.shard else losses
+
+    def pick(self, at: slice) -> Tensor:
+        """[B, m, H] states at a slice of the window, in every process."""
+        if not self.shard:
+            return self.hidden[:, at]
+        wanted = torch.arange(self.ids.shape[1])[at]
+        positions = self.shard.positions(self.shard.padded(self.ids.shape[1]))
+        here = (positions[:, None] == wanted).to(self.hidden)
+        return self.shard.total(torch.einsum("bnh,nm->bmh", self.hidden, here))
+
+
+def _run(
+    model: LanguageModel,
+    tokens: Tokens,
+    change_layer: LayerChange | None = None,
+    *,
+    documents: Documents | None = None,
+    positions: Tokens | None = None,
+) -> _Pass:
+    """Run the decoder without a mask; without gradients its layers work in tiles where each window is whole here."""
+    ids = torch.as_tensor(tokens, dtype=torch.long).to(model.device)
+    given = {"input_ids": ids}
+    if positions is not None:
+        given["position_ids"] = torch.as_tensor(positions, dtype=torch.long).to(model.device)
+    shard = distributed.shard()
+    if shard:
+        padded = shard.padded(ids.shape[1])
+        own = shard.positions(padded).to(ids.device)
+        parts = {name: functional.pad(whole, (0, padded - ids.shape[1]))[:, own] for name, whole in given.items()}
+        given = {"position_ids": own[None], **parts}
+    apart = _kept_apart(model.network, documents, ids.shape)
+    tile = choose_tile(model, len(ids))[0]
+    if reads_in_tiles(model) and not torch.is_grad_enabled():
+        forwards, change_layer = {}, partial(layer_in_tiles, model, tile=tile, cache=None)
+    else:
+        forwards = mlps_in_tiles(model.network, tile)
+    forwards |= norms_in_tiles(model.network, tile)
+    if change_layer:
+        forwards |= changed_layers(model.network, change_layer)
+    with many_variants(compiled=model.compiled):
+        hidden = run_decoder(ForwardContext(model.network, forwards, apart, shard), given)
+    return _Pass(hidden, ids, shard)
+
+
+def _kept_apart(network: Any, documents: Documents | None, shape: Sequence[int]) -> Documents | None:
+    """The documents that a pass over windows [B, N] keeps apart; None where each window is one."""
+    if documents is None:
+        return None
+    rows, tokens = shape
+    if len(documents) != rows or any(
+        not len(starts) or starts[0] != 0 or starts[-1] >= tokens or any(b <= a for a, b in pairwise(starts))
+        for starts in documents
+    ):
+        raise LongRopeError(
+            f"Documents begin at {documents} in {rows} windows of {tokens:,} tokens.",
+            "For each window they begin at 0, and each of the others later than the one before it.",
+            "Give one list of starts for each window.",
+        )
+    if all(len(starts) == 1 for starts in documents):
+        return None
+    if not remembers_keys_alone(network):
+        raise ModelError(
+            f"The model type {network.config.model_type!r} has recurrent layers.",
+            "They carry a state from document to document, so documents cannot be kept apart.",
+            "Train it without tune.isolate_documents.",
+        )
+    return documents

@@ -1,0 +1,50 @@
+"""Layers whose activations are computed again in the backward pass, with our attention.
+
+transformers' own activation checkpointing acts in training mode alone, keeps no output of attention, and would
+recompute with whatever attention the config names when the backward pass runs.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+)
+
+from longrope.engine.context import active_context
+from longrope.engine.kernels import OPERATIONS
+
+
+def recomputed(forward: Any, _index: int, *, offload: bool, keep: bool) -> Callable[..., Any]:
+    """A layer whose activations are made again in the backward pass, in eval mode too, in the context of its pass.
+
+    Args:
+        forward: of the layer.
+        offload: keep the layer's input in the CPU's memory.
+        keep: keep the output of its attention, most of the work and little of the memory.
+    """
+    contexts = partial(create_selective_checkpoint_contexts, _keep_attention) if keep else noop_context_fn
+
+    def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        context = active_context()  # of this pass; when its backward pass runs, it is no longer active
+
+        def work(hidden: Tensor, device: torch.device, *args: Any, **kwargs: Any) -> Any:
+            with context.resumed():
+                return forward(hidden.to(device), *args, **kwargs)
+
+        kept = hidden.cpu() if offload else hidden
+        return checkpoint(work, kept, hidden.device, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+    return run
+
+
+def _keep_attention(_context: Any, operation: Any, *args: Any, **_: Any) -> CheckpointPolicy:
+    """Keep what attention gives for queries that gradients are for; a kernel that is being tried out has others."""
+    wanted = operation in OPERATIONS and args[0].requires_grad
+    return CheckpointPolicy.MUST_SAVE if wanted else CheckpointPolicy.PREFER_RECOMPUTE

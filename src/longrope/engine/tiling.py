@@ -1,0 +1,108 @@
+"""Layers, norms and MLPs that work on tiles of tokens, so that a pass holds the activations of a tile alone.
+
+Shape legend: B = batch, N = tokens of a window, H = hidden size.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from longrope.engine import compiling
+from longrope.engine.context import Forwards, active_context
+from longrope.engine.kv_cache import KeyValueCache, LayerKeys, decoder_layers
+from longrope.errors import ModelError
+from longrope.models import LanguageModel
+
+LayerChange = Callable[[Callable[..., Any], int], Callable[..., Any]]
+"""(forward of a layer, its index) -> what to call instead."""
+
+
+def changed_layers(network: Any, change: LayerChange) -> Forwards:
+    """Other forwards of the decoder's layers."""
+    return {layer: change(layer.forward, index) for index, layer in enumerate(decoder_layers(network))}
+
+
+def norms_in_tiles(network: Any, tile: int) -> Forwards:
+    """Forwards of the decoder's last norm that work on tiles.
+
+    transformers has no base class for norms or MLPs and gives them no common attribute; what its families share are the
+    names of their classes (``LlamaRMSNorm``, ``LlamaMLP``). A module of another name works on all tokens at once, which
+    takes more memory and gives the same numbers.
+    """
+    norms = [child for child in network.base_model.children() if "Norm" in type(child).__name__]
+    return {norm: partial(_norm_in_tiles, norm.forward, tile) for norm in norms}
+
+
+def mlps_in_tiles(network: Any, tile: int) -> Forwards:
+    """Forwards of the layers' MLPs that work on tiles; they are found as norms are."""
+    mlps = [module for module in network.modules() if type(module).__name__.endswith("MLP")]
+    return {mlp: partial(_mlp_in_tiles, mlp.forward, tile) for mlp in mlps}
+
+
+def layer_in_tiles(
+    model: LanguageModel, forward: Any, index: int, *, tile: int, cache: KeyValueCache | None
+) -> Callable[..., Any]:
+    """A layer that takes tiles of tokens in turn and puts its output in the place of its input.
+
+    Our attention keeps its keys and values, so each tile sees those of the tiles before.
+    """
+    if model.compiled:
+        forward = partial(compiling.compiled(forward.__func__), forward.__self__)
+
+    def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        tokens = hidden.shape[1]
+        if cache is None and tokens <= tile:
+            return forward(hidden, *args, **kwargs)
+        keys = cache.layers[index] if cache else LayerKeys(tokens)
+        with active_context().caching(keys):
+            for first in range(0, tokens, tile):
+                cut = slice(first, min(first + tile, tokens))
+                keys.begin_tile()
+                given = {name: _cut(value, cut, tokens) for name, value in kwargs.items()}
+                output = forward(hidden[:, cut], *(_cut(value, cut, tokens) for value in args), **given)
+                hidden[:, cut] = output[0] if isinstance(output, tuple) else output
+        if cache is None:
+            check_keys(model.network, keys, tokens)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    return run
+
+
+def check_keys(network: Any, keys: LayerKeys, tokens: int) -> None:
+    """Raise ModelError unless a layer has handed over the keys of just so many tokens."""
+    if keys.tokens != tokens:
+        raise ModelError(
+            f"A layer of the model type {network.config.model_type!r} has read {tokens:,} tokens and kept the keys of "
+            f"{keys.tokens:,}.",
+            "Tiles and caches need layers that carry keys and values alone and are called once.",
+            "Read shorter texts, and please report this model type.",
+        )
+
+
+def _cut(value: Any, cut: slice, tokens: int) -> Any:
+    """The part of an argument of a layer that belongs to a tile: tensors [B, N, ...] are cut, alone or in tuples."""
+    if isinstance(value, tuple):
+        return tuple(_cut(part, cut, tokens) for part in value)
+    if isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == tokens:
+        return value[:, cut]
+    return value
+
+
+def _norm_in_tiles(forward: Any, tile: int, hidden: Tensor) -> Tensor:
+    """The last norm of a decoder, in place where nothing needs its input again."""
+    if hidden.shape[1] <= tile or torch.is_grad_enabled():
+        return forward(hidden)  # type: ignore[no-any-return]
+    for part in hidden.split(tile, dim=1):
+        part.copy_(forward(part))
+    return hidden
+
+
+def _mlp_in_tiles(forward: Any, tile: int, hidden: Tensor) -> Tensor:
+    if hidden.ndim < 3 or hidden.shape[1] <= tile:
+        return forward(hidden)  # type: ignore[no-any-return]
+    work = partial(checkpoint, forward, use_reentrant=False) if torch.is_grad_enabled() else forward
+    return torch.cat([work(part) for part in hidden.split(tile, dim=1)], dim=1)

@@ -1,0 +1,209 @@
+"""Evaluation of a model with given factors: by context window, against the original and baselines, and on benchmarks.
+
+Every number is a record with an interval, a paired one where two methods are compared on the same tokens or prompts.
+Measuring fills the sample cache; all scores are computed from it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from longrope import distributed
+from longrope.data import TokenText, check_unsearched
+from longrope.evaluation.metric import Context, Metric, Subject
+from longrope.evaluation.samples import SampleCache
+from longrope.factors import FactorTable, RescaleFactors, as_table
+from longrope.models import LanguageModel
+from longrope.recipe import MeasureRecipe
+from longrope.records import Score, append_records, read_records
+from longrope.registry import BENCHMARK, HARNESS, METRICS, resolve
+from longrope.rundir import RunDir
+
+
+def measure(
+    model: LanguageModel,
+    factors: RescaleFactors | FactorTable | None,
+    text: TokenText,
+    *,
+    settings: MeasureRecipe | None = None,
+    method: str = "",
+    run: RunDir | None = None,
+    seed: int = 0,
+) -> list[Score]:
+    """Measure the metrics of the settings at each length, and benchmarks once.
+
+    Args:
+        model: the model.
+        factors: its factors; None measures the original model.
+        text: text that no search has seen (raises TextsError if it has).
+        settings: lengths (by default the trained and the target window), metrics, how many windows and passkeys.
+        method: the name in the records; by default that of the factors.
+        run: where scores and samples go; those that are there already are not measured again.
+        seed: of prompts and of the bootstrap.
+
+    Returns:
+        The scores, shortest length first, benchmarks last.
+    """
+    original, settings = Subject(model, None, "none"), settings or MeasureRecipe()
+    evaluation = Evaluation(text, settings, original, SampleCache(run), seed)
+    return evaluation.measure(name_subject(model, factors, method))
+
+
+def name_subject(model: LanguageModel, factors: RescaleFactors | FactorTable | None, method: str = "") -> Subject:
+    """A model with factors; the name of the method is by default that of its longest factor set."""
+    table = as_table(factors) if factors else None
+    return Subject(model, table, method or (table.tiers[-1].method if table else "none"))
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of a name that settings may have, by its row in the table of metrics."""
+    metric: Metric = resolve(METRICS[BENCHMARK if name.startswith(HARNESS) else name].measure)(name)
+    return metric
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What all methods of a run are measured with: the same text, the same settings, one sample cache.
+
+    Attributes:
+        text: text that no search has seen.
+        settings: lengths, metrics, how many windows and prompts.
+        original: the model before its weights were tuned, without factors: what retention compares with.
+        cache: where samples are looked up and kept; scores go into the records of its run directory, if it has one.
+        seed: of prompts and of the bootstrap.
+    """
+
+    text: TokenText
+    settings: MeasureRecipe
+    original: Subject
+    cache: SampleCache = field(default_factory=SampleCache)
+    seed: int = 0
+
+    def measure(self, subject: Subject) -> list[Score]:
+        """Measure one method: look its scores up, or compute them from samples, which are made where they are missing.
+
+        Returns:
+            The scores, shortest length first, benchmarks last; those that were missing are also in the records.
+
+        Raises:
+            TextsError: a search has seen the text, or it is too short.
+            FactorsError: the factors belong to another geometry, or do not hold the longest length.
+        """
+        metrics, known = self._metrics(), self._known()
+        contexts = list(self._contexts(subject, self.settings.windows))
+        scores: list[Score] = []
+        for context in contexts:
+            for metric in (some for some in metrics if some.per_length):
+                scores += self._measure(metric, context, known)
+        for metric in (some for some in metrics if not some.per_length):
+            scores += self._measure(metric, contexts[-1], known)
+        return scores
+
+    def describe_windows(self, subject: Subject) -> list[str]:
+        """Say how many windows are measured and compared on, of how many that the settings ask for.
+
+        A text that is too short for all of them gives fewer.
+        """
+        text, length = self.text, self._lengths(subject)[-1]
+        asked = {"measure": self.settings.windows, "compare methods on": self.settings.paired_windows}
+        fitting = {purpose: len(text.windows(length, count)) for purpose, count in asked.items() if count}
+        short = f": the {text.name} text has {len(text.tokens):,} tokens"
+        return [
+            f"{purpose} {count} of {asked[purpose]} windows of {length:,} tokens{short * (count < asked[purpose])}"
+            for purpose, count in fitting.items()
+        ]
+
+    def prepare(self, baseline: Subject) -> None:
+        """Fill the cache with all that ``compare`` will look up of a baseline, while its weights are at hand."""
+        context = self._paired(baseline)
+        for metric in self._compared():
+            metric.samples(context)
+
+    def compare(self, subject: Subject, baseline: Subject) -> list[Score]:
+        """Compare two methods at the longest length, on the same tokens and on the same prompts.
+
+        Returns:
+            ``ratio-to-BASELINE`` and ``difference-to-BASELINE``, for those of perplexity and passkeys that the settings
+            ask for; those that were missing are also in the records.
+        """
+        context, known = self._paired(subject), self._known()
+        scores = []
+        for metric in self._compared():
+            name, identity = f"{metric.compared_as}{baseline.method}", metric.identity(context)
+            score = next((s for s in known if s.metric == name and metric.identity_of(s).is_same(identity)), None)
+            if score is None:
+                score = metric.compare(metric.samples(context), metric.samples(context.of(baseline)))
+                self._append([score])
+            scores.append(replace(score, **identity.source._asdict()))
+        return scores
+
+    def _measure(self, metric: Metric, context: Context, known: Sequence[Score]) -> list[Score]:
+        """The scores of one metric: those in the records, and those that are missing there."""
+        names = metric.names(context)
+        if not names:
+            return []
+        identity = metric.identity(context)
+        same = (s for s in known if s.metric in names and metric.identity_of(s).is_same(identity))
+        found = {s.metric: replace(s, **identity.source._asdict()) for s in same}  # older lines name no source
+        if missing := set(names) - found.keys():
+            made = [s for s in metric.scores(metric.samples(context), self.settings) if s.metric in missing]
+            self._append(made)
+            found |= {score.metric: score for score in made}
+        return [found[name] for name in sorted(found)]
+
+    def _metrics(self) -> list[Metric]:
+        """What the settings ask for, each metric after those that it is the mean of."""
+        asked = [find_metric(name) for name in self.settings.metrics]
+        names = [name for metric in asked for name in (*metric.parts(self.settings), metric.name)]
+        return [find_metric(name) for name in dict.fromkeys(names)]
+
+    def _compared(self) -> list[Metric]:
+        return [metric for metric in map(find_metric, self.settings.metrics) if metric.compared_as]
+
+    def _paired(self, subject: Subject) -> Context:
+        """The longest length, on the windows that comparisons take."""
+        return list(self._contexts(subject, self.settings.paired_windows or self.settings.windows))[-1]
+
+    def _contexts(self, subject: Subject, count: int) -> Iterator[Context]:
+        """One for each length, shortest first, on windows of the longest one."""
+        lengths = self._lengths(subject)
+        windows = self.text.windows(lengths[-1], count)
+        documents = self.text.numbered().windows(lengths[-1], count)
+        for factors in subject.table.tiers if subject.table else ():
+            check_unsearched(windows, factors.searched)
+        for length in lengths:
+            yield Context(
+                subject=subject,
+                original=self.original,
+                text=self.text,
+                windows=windows,
+                documents=documents,
+                lengths=lengths,
+                length=length,
+                settings=self.settings,
+                seed=self.seed,
+                cache=self.cache,
+            )
+
+    def _lengths(self, subject: Subject) -> tuple[int, ...]:
+        """The lengths to measure, ascending; refused if the factors do not hold the longest."""
+        spec, table = subject.model.spec, subject.table
+        window = spec.trained_window
+        lengths = tuple(
+            sorted(set(self.settings.lengths or (window, table.tiers[-1].target_window if table else window)))
+        )
+        if table:
+            table.check_spec(spec)
+            table.choose(lengths[-1])
+        for name in self.settings.metrics:
+            find_metric(name).check(lengths, spec)
+        return lengths
+
+    def _known(self) -> list[Score]:
+        """The scores in the records."""
+        run = self.cache.run
+        return distributed.on_main(partial(read_records, run.scores, Score)) if run else []
+
+    def _append(self, scores: Sequence[Score]) -> None:
+        if self.cache.run and scores:
+            distributed.on_main(partial(append_records, self.cache.run.scores, scores))

@@ -1,0 +1,195 @@
+"""What a metric is: samples from a model, scores from samples. Each metric is one module and one row of the table.
+
+Shape legend: W = windows, M = tokens of a window of the longest length, N = tokens of a window of the context's length.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from longrope.data import Tokens, TokenText
+from longrope.errors import RunError
+from longrope.evaluation.samples import Arrays, Identity, SampleCache, Samples
+from longrope.factors import FactorTable, RescaleFactors
+from longrope.labels import Source
+from longrope.models import LanguageModel
+from longrope.recipe import MeasureRecipe
+from longrope.records import Score
+from longrope.rope import RopeSpec
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a model with the factors of one method.
+
+    Attributes:
+        model: the model. Its name stands for its weights in every record.
+        table: its factor sets; None is the original model.
+        method: the name in the records.
+        at_hand: False where the weights in memory have been tuned since: samples are looked up, and cannot be made.
+    """
+
+    model: LanguageModel
+    table: FactorTable | None
+    method: str
+    at_hand: bool = True
+
+    @property
+    def source(self) -> Source:
+        """Where its factors come from and which search chose them, by those of the longest window."""
+        if self.table is None:
+            return Source(self.method)
+        longest = self.table.tiers[-1]
+        return Source(self.method, longest.chosen_by, "" if longest.method in (self.method, "none") else longest.method)
+
+    @property
+    def factors_fingerprint(self) -> str:
+        """That of all factor sets; empty for the original model."""
+        return self.table.fingerprint if self.table else ""
+
+    def is_same(self, other: "Subject") -> bool:
+        """Whether both have the same weights and factors."""
+        ours, theirs = ((some.model.name, some.factors_fingerprint) for some in (self, other))
+        return ours == theirs
+
+    def factors(self, length: int) -> RescaleFactors | None:
+        """The factor set in use at this length in tokens."""
+        return self.table.choose(length) if self.table else None
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that one measurement depends on.
+
+    Attributes:
+        subject: what is measured.
+        original: the model before its weights were tuned, without factors.
+        text: where the windows come from.
+        windows: [W, M] tokens of the longest length.
+        documents: [W, M], which document of the text each of these tokens belongs to.
+        lengths: all lengths that are measured, in tokens.
+        length: the one that is measured here, N.
+        settings: how much is measured.
+        seed: of prompts and of the bootstrap.
+        cache: where samples are looked up and kept.
+    """
+
+    subject: Subject
+    original: Subject
+    text: TokenText
+    windows: Tokens
+    documents: Tokens
+    lengths: tuple[int, ...]
+    length: int
+    settings: MeasureRecipe
+    seed: int
+    cache: SampleCache
+
+    def of(self, subject: Subject) -> "Context":
+        """The same measurement of another subject."""
+        return replace(self, subject=subject)
+
+    def divided(self) -> tuple[Tokens, Tokens]:
+        """The text of the windows in windows [W', N] of this length, and the documents [W', N] of their tokens."""
+        return self.text.divided(self.windows, self.length), self.text.divided(self.documents, self.length)
+
+    def identity(self, texts_fingerprint: str) -> Identity:
+        """The identity of scores on these texts."""
+        return Identity(
+            source=self.subject.source,
+            context_tokens=self.length,
+            seed=self.seed,
+            model=self.subject.model.name,
+            texts_fingerprint=texts_fingerprint,
+            factors_fingerprint=self.subject.factors_fingerprint,
+        )
+
+    def cached(
+        self, kind: str, inputs: Sequence[str], factors: RescaleFactors | FactorTable | None, make: Callable[[], Arrays]
+    ) -> tuple[Arrays, float]:
+        """Samples of the subject from the cache, made where they are not there, with the seconds that they took.
+
+        Args:
+            kind: what they are, such as ``losses``.
+            inputs: names windows or prompts, and all else that decides them beside the subject.
+            factors: those in use.
+            make: runs the model.
+
+        Raises:
+            RunError: they are not there, and the subject's weights have been tuned since.
+        """
+        subject = self.subject
+
+        def make_at_hand() -> Arrays:
+            if not subject.at_hand:
+                raise RunError(
+                    f"The {kind} of {subject.model.name!r} by {subject.method!r} are not in the sample cache.",
+                    "Its weights have been tuned since, so they must have been measured before.",
+                    "Start the run again: what is finished is kept, and what is missing is measured first.",
+                )
+            return make()
+
+        number_format = str(next(subject.model.network.parameters()).dtype)
+        fingerprint = factors.fingerprint if factors else ""
+        key = (subject.model.name, number_format, subject.method, fingerprint, *inputs)
+        return self.cache.get(kind, key, make_at_hand)
+
+
+class Metric(ABC):
+    """One metric: the interface by which everything measures, scores and compares.
+
+    Attributes:
+        name: as settings ask for it.
+        per_length: whether it is measured at each length, or once.
+        compared_as: begins the name of the score that compares two methods; empty where none is made.
+    """
+
+    per_length = True
+    compared_as = ""
+
+    def __init__(self, name: str) -> None:
+        """The metric of this name; one class may serve several rows of the table."""
+        self.name = name
+
+    def parts(self, settings: MeasureRecipe) -> tuple[str, ...]:
+        """Other metrics that are measured before this one, by name: those that it is the mean of."""
+        del settings
+        return ()
+
+    def check(self, lengths: Sequence[int], spec: RopeSpec) -> None:
+        """Raise RecipeError if nothing can be measured at these lengths; called before anything is."""
+        del lengths, spec
+
+    def names(self, context: Context) -> tuple[str, ...]:
+        """The scores that it gives here: when all of them are in the records, nothing is measured. Empty: none."""
+        del context
+        return (self.name,)
+
+    @abstractmethod
+    def inputs(self, context: Context) -> str:
+        """Sixteen hex digits that name the texts or prompts."""
+
+    def identity(self, context: Context) -> Identity:
+        """The identity that the scores here have."""
+        return context.identity(self.inputs(context))
+
+    def identity_of(self, score: Score) -> Identity:
+        """The identity of a recorded score of this metric, to be compared with ``identity``."""
+        return Identity.of(score)
+
+    @abstractmethod
+    def samples(self, context: Context) -> Samples:
+        """Look the samples up; where they are not cached, run the model."""
+
+    @abstractmethod
+    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+        """The scores of some samples: a pure function, without a model."""
+
+    def compare(self, ours: Samples, theirs: Samples) -> Score:
+        """One method against another on the same tokens or prompts, for metrics with ``compared_as``."""
+        raise NotImplementedError
+
+
+def joined(ours: Samples, theirs: Samples) -> Samples:
+    """The samples of the first, with the seconds of both: what a comparison is computed from."""
+    return replace(ours, seconds=ours.seconds + theirs.seconds)

@@ -1,0 +1,91 @@
+"""Needles in running text: the share that the model finds, at each of ten depths of one length."""
+
+import numpy as np
+
+from longrope import distributed
+from longrope.data import Tokens, TokenText
+from longrope.evaluation import answers
+from longrope.evaluation.metric import Context, Metric
+from longrope.evaluation.prompts.needles import build_needles
+from longrope.evaluation.prompts.prompt import Prompt, fingerprint_prompts
+from longrope.evaluation.samples import Arrays, Samples
+from longrope.evaluation.statistics import share_interval
+from longrope.models import rescaled
+from longrope.recipe import MeasureRecipe
+from longrope.records import Score
+
+
+class Needles(Metric):
+    """The share of needles found over all depths, then of each depth, with Wilson's intervals.
+
+    Up to ten needles stand in one text, which is read once for all of them. ``num_tokens`` of the score over all depths
+    counts the tokens that were pushed so; that of a single depth counts the text for each needle, as separate runs
+    would. So the sum over the depths, divided by the former, is what sharing saves.
+
+    Samples, one of each for a needle: ``shares`` [K], ``depths`` [K], ``text_tokens`` and ``answer_tokens`` [K] pushed
+    for its text and for question and answer, ``texts`` [K] the number of the text that it stands in, ``answers`` [K].
+    """
+
+    def names(self, context: Context) -> tuple[str, ...]:
+        """``needle``, and ``needle-depth-D`` for each depth."""
+        depths = sorted({depth for _, depths in _built(context) for depth in depths})
+        return (self.name, *(self._of_depth(depth) for depth in depths))
+
+    def inputs(self, context: Context) -> str:
+        """The prompts: texts, questions and references."""
+        prompts = [prompt for prompt, _ in _built(context)]
+        return fingerprint_prompts(prompts, context.subject.model.tokenizer)
+
+    def samples(self, context: Context) -> Samples:
+        """The answer to every question about a needle.
+
+        Raises:
+            TextsError: the length does not hold a needle.
+            ModelError: the model has recurrent layers.
+        """
+        identity, factors = self.identity(context), context.subject.factors(context.length)
+
+        def make() -> Arrays:
+            built, model = _built(context), context.subject.model
+            with rescaled(model, factors):
+                done = distributed.map_ranks(built, lambda item: answers.answer_prompt(model, item[0]), alone=True)
+            rows = [
+                (answer.share, depth, len(prompt.text), answer.pushed_tokens, number, answer.text)
+                for number, ((prompt, depths), answered) in enumerate(zip(built, done, strict=True))
+                for depth, answer in zip(depths, answered, strict=True)
+            ]
+            names = ("shares", "depths", "text_tokens", "answer_tokens", "texts", "answers")
+            return dict(zip(names, map(np.asarray, zip(*rows, strict=True)), strict=True))
+
+        arrays, seconds = context.cached("needles", (identity.texts_fingerprint,), factors, make)
+        return Samples(identity, arrays, seconds)
+
+    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+        """One score over all depths, then one for each depth."""
+        del settings
+        shares, depths, of_text, of_answer, texts = (
+            samples.arrays[name] for name in ("shares", "depths", "text_tokens", "answer_tokens", "texts")
+        )
+        first = np.diff(texts, prepend=-1) > 0  # a text is read once
+        pushed = int(of_answer.sum() + of_text[first].sum())
+        interval = share_interval(shares.tolist())
+        scores = [samples.score(self.name, interval, num_tokens=pushed, num_windows=len(shares))]
+        for depth in sorted(set(depths.tolist())):
+            own = depths == depth
+            interval, tokens = share_interval(shares[own].tolist()), int((of_text + of_answer)[own].sum())
+            scores.append(samples.score(self._of_depth(depth), interval, num_tokens=tokens, num_windows=int(own.sum())))
+        return scores
+
+    def _of_depth(self, depth: float) -> str:
+        return f"{self.name}-depth-{depth:.2f}"
+
+
+def essays(text: TokenText, windows: Tokens, length: int) -> Tokens:
+    """Running texts [E, N] to hide needles in: the measured windows divided, without an opening token."""
+    return text.divided(windows, length)[:, int(text.bos is not None) :]
+
+
+def _built(context: Context) -> list[tuple[Prompt, list[float]]]:
+    """The prompts, each with the depth of the needle of each of its questions."""
+    running, length = essays(context.text, context.windows, context.length), context.length
+    return build_needles(context.subject.model.tokenizer, length, running, context.settings.needles, context.seed)

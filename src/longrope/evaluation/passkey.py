@@ -1,0 +1,75 @@
+"""Passkey retrieval: the share of hidden passkeys that greedy decoding answers with every digit right."""
+
+import numpy as np
+
+from longrope import distributed
+from longrope.engine.passes import greedy_answers
+from longrope.evaluation.metric import Context, Metric, joined
+from longrope.evaluation.prompts.passkeys import Passkey, build_passkeys, tasks_fingerprint
+from longrope.evaluation.samples import Arrays, Samples
+from longrope.evaluation.statistics import Interval, share_difference, share_interval
+from longrope.models import rescaled
+from longrope.recipe import MeasureRecipe
+from longrope.records import Score
+
+
+class PasskeyRetrieval(Metric):
+    """The share of passkeys over all depths, then of each depth, with Wilson's intervals.
+
+    Samples: ``right`` [K] whether each passkey is answered with every digit right, ``depths`` [K].
+    """
+
+    compared_as = "difference-to-"
+
+    def names(self, context: Context) -> tuple[str, ...]:
+        """``passkey``, and ``passkey-depth-D`` for each depth."""
+        depths = sorted({task.depth for task in _tasks(context)})
+        return (self.name, *(self._of_depth(depth) for depth in depths))
+
+    def inputs(self, context: Context) -> str:
+        """The prompts."""
+        return tasks_fingerprint(_tasks(context))
+
+    def samples(self, context: Context) -> Samples:
+        """The answer to every prompt of this length."""
+        model, factors, tasks = context.subject.model, context.subject.factors(context.length), _tasks(context)
+
+        def ask(task: Passkey) -> bool:
+            return bool(greedy_answers(model, task.tokens[None], task.answer_tokens)[0])
+
+        def make() -> Arrays:
+            with rescaled(model, factors):
+                right = distributed.map_ranks(tasks, ask)
+            return {"right": np.asarray(right), "depths": np.asarray([task.depth for task in tasks])}
+
+        arrays, seconds = context.cached("passkeys", (tasks_fingerprint(tasks),), factors, make)
+        return Samples(self.identity(context), arrays, seconds)
+
+    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+        """One score over all depths, then one for each depth."""
+        del settings
+        right, depths = samples.arrays["right"], samples.arrays["depths"]
+        scores = [_score(samples, self.name, share_interval(right.tolist()), len(right))]
+        for depth in sorted(set(depths.tolist())):
+            own = right[depths == depth].tolist()
+            scores.append(_score(samples, self._of_depth(depth), share_interval(own), len(own)))
+        return scores
+
+    def compare(self, ours: Samples, theirs: Samples) -> Score:
+        """The share of the first less that of the second, paired by passkey."""
+        right = ours.arrays["right"]
+        interval = share_difference(right, theirs.arrays["right"])
+        return _score(joined(ours, theirs), f"{self.compared_as}{theirs.identity.source.method}", interval, len(right))
+
+    def _of_depth(self, depth: float) -> str:
+        return f"{self.name}-depth-{depth:.2f}"
+
+
+def _tasks(context: Context) -> list[Passkey]:
+    tokenizer = context.subject.model.tokenizer
+    return build_passkeys(tokenizer, context.length, context.settings.passkeys, context.seed)
+
+
+def _score(samples: Samples, metric: str, interval: Interval, prompts: int) -> Score:
+    num_tokens = samples.identity.context_tokens * prompts
+    return samples.score(metric, interval, num_tokens=num_tokens, num_windows=prompts)

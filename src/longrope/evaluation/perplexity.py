@@ -1,0 +1,151 @@
+"""Perplexity by context window: losses summed in nats, tokens counted, divided once.
+
+Every length is measured on the same text: the windows of the longest length are divided into shorter ones, each read
+with nothing before it. ``prefix-perplexity`` is another thing, that of the first N tokens of each long window: the pass
+is causal, so one over the longest length has it for all shorter ones that the same factor set serves.
+
+Shape legend: W = windows, N = tokens of a window.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longrope import distributed
+from longrope.data import Tokens, fingerprint
+from longrope.engine.passes import token_losses
+from longrope.errors import ModelError
+from longrope.evaluation.metric import Context, Metric, joined
+from longrope.evaluation.samples import Arrays, Samples
+from longrope.evaluation.statistics import perplexity_interval, ratio_interval
+from longrope.factors import RescaleFactors
+from longrope.models import LanguageModel, rescaled
+from longrope.recipe import MeasureRecipe
+from longrope.records import Score
+
+TOKENS_PER_BATCH = 65536
+
+
+class Perplexity(Metric):
+    """Perplexity over all tokens, and over the last ``tail_tokens`` of each window where that is fewer.
+
+    Samples: ``losses`` [W, N - 1] in nats, ``documents`` [W, N - 1].
+    """
+
+    compared_as = "ratio-to-"
+
+    def names(self, context: Context) -> tuple[str, ...]:
+        """``perplexity``, and ``perplexity-last-K``."""
+        return tuple(_tails(context.length, context.settings))
+
+    def inputs(self, context: Context) -> str:
+        """The windows of the longest length: every length is measured on the same text."""
+        return fingerprint(context.windows)
+
+    def samples(self, context: Context) -> Samples:
+        """The losses of the whole text in windows of this length."""
+        arrays, seconds = cached_losses(context, *context.divided())
+        return Samples(self.identity(context), arrays, seconds)
+
+    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+        """One or two scores."""
+        tails = _tails(samples.identity.context_tokens, settings)
+        return [score_losses(samples, metric, tail) for metric, tail in tails.items()]
+
+    def compare(self, ours: Samples, theirs: Samples) -> Score:
+        """The ratio of the two perplexities, paired by token."""
+        return score_ratio(f"{self.compared_as}{theirs.identity.source.method}", ours, theirs)
+
+
+class PrefixPerplexity(Metric):
+    """Perplexity of the first N tokens of each window, by one pass for many lengths N.
+
+    It equals passes over these first tokens alone to rounding, for no token sees a later one. Lengths that the same
+    factor set serves share the pass over the longest of them: W * max(N) tokens are pushed, where passes of their own
+    would push W * sum(N), and ``perplexity``, which reads the whole text at each N, W * M for each. It is not
+    ``perplexity`` at N: only the W beginnings of windows are scored, so its interval is wider.
+
+    Samples: as of ``Perplexity``.
+    """
+
+    def inputs(self, context: Context) -> str:
+        """The windows of the longest length."""
+        return fingerprint(context.windows)
+
+    def samples(self, context: Context) -> Samples:
+        """The first losses of the pass that is shared."""
+        subject, length = context.subject, context.length
+        own = subject.factors(length)
+        shared = max(n for n in (*context.lengths, length) if subject.factors(n) == own)
+        arrays, seconds = cached_losses(context, context.windows[:, :shared], context.documents[:, :shared])
+        first = {name: array[:, : length - 1] for name, array in arrays.items()}
+        return Samples(self.identity(context), first, seconds)
+
+    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+        """One score."""
+        del settings
+        return [score_losses(samples, self.name)]
+
+
+def cached_losses(context: Context, windows: Tokens, documents: Tokens) -> tuple[Arrays, float]:
+    """Losses [W, N - 1] in nats of windows [W, N] under the factor set for N, and the documents of the scored tokens.
+
+    Returns:
+        ``losses`` in float64 (kept in float32) and ``documents``, with the seconds of the pass.
+    """
+    model, factors = context.subject.model, context.subject.factors(windows.shape[1])
+    scored = documents[:, 1:]  # the loss of a token is the one of predicting it
+
+    def make() -> Arrays:
+        kind = np.min_scalar_type(int(scored.max()))
+        losses = window_losses(model, factors, windows)
+        return {"losses": losses.astype(np.float32), "documents": scored.astype(kind)}
+
+    inputs = (str(windows.shape[1]), fingerprint(windows), fingerprint(scored))
+    arrays, seconds = context.cached("losses", inputs, factors, make)
+    return arrays | {"losses": arrays["losses"].astype(np.float64)}, seconds
+
+
+def score_losses(samples: Samples, metric: str, tail: int = 0) -> Score:
+    """The perplexity of samples of losses, over the last ``tail`` tokens of each window, or all."""
+    losses, documents = (samples.arrays[name][:, -tail:] for name in ("losses", "documents"))
+    interval = perplexity_interval(losses, documents, samples.identity.seed)
+    return samples.score(metric, interval, num_tokens=losses.size, num_windows=len(losses))
+
+
+def score_ratio(metric: str, ours: Samples, theirs: Samples) -> Score:
+    """One perplexity as a share of another on the same tokens, paired by token."""
+    losses, documents, seed = ours.arrays["losses"], ours.arrays["documents"], ours.identity.seed
+    interval = ratio_interval(losses, theirs.arrays["losses"], documents, seed)
+    return joined(ours, theirs).score(metric, interval, num_tokens=losses.size, num_windows=len(losses))
+
+
+def window_losses(
+    model: LanguageModel, factors: RescaleFactors | None, windows: Tokens, *, tokens_per_batch: int = TOKENS_PER_BATCH
+) -> NDArray[np.float64]:
+    """[W, N - 1] losses in nats of windows [W, N] under one factor set (None: the original model).
+
+    Raises:
+        ModelError: a loss is not finite.
+    """
+    share = math.ceil(len(windows) / distributed.workers())
+    rows = max(1, min(share, tokens_per_batch // windows.shape[1]))
+    batches = [windows[first : first + rows] for first in range(0, len(windows), rows)]
+    with rescaled(model, factors):
+        losses = np.concatenate(distributed.map_ranks(batches, lambda batch: token_losses(model, batch).numpy()))
+    if bad := losses.size - np.isfinite(losses).sum():
+        raise ModelError(
+            f"{bad:,} of {losses.size:,} losses of {model.name!r} at {windows.shape[1]:,} tokens are not finite "
+            f"({f'factors {factors.fingerprint}' if factors else 'the original model'}).",
+            "A perplexity needs a finite loss of every token.",
+            "Check the weights, or try another --dtype: float32 or bfloat16.",
+        )
+    return losses.astype(np.float64)
+
+
+def _tails(length: int, settings: MeasureRecipe) -> dict[str, int]:
+    """The metrics at a length, by the last tokens of a window that they score; 0 is all."""
+    tail = settings.tail_tokens
+    last = {f"perplexity-last-{tail}": tail} if 0 < tail < length - 1 else {}
+    return {"perplexity": 0, **last}

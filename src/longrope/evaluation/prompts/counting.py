@@ -1,0 +1,107 @@
+"""Tasks that look at a whole text: tracking variables (vt), common words (cwe) and frequent words (fwe)."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longrope.evaluation.prompts.prompt import Draft, Haystack, Source, encode_all
+from longrope.evaluation.prompts.words import WORDS, draw_compounds, draw_letters
+
+HOPS = 4
+COMMON_WORDS, FREQUENT_WORDS = 10, 3
+SHORT_LIST_TOKENS = 4096  # shorter lists repeat their words less often, as the benchmark's do
+
+
+def track_variables(source: Source) -> Draft:
+    """A chain of assignments between repeated lines, after a short worked example: which variables have a value?"""
+    rng = source.rng
+    names = [word.upper() for word in draw_letters(rng, 2 * (HOPS + 1), letters=5)]
+    shown, hidden = names[: HOPS + 1], names[HOPS + 1 :]
+    values = rng.choice(np.arange(10**4, 10**5), 2, replace=False)
+    example = "".join(_chain(shown, values[0])) + f"{_which(values[0])} {', '.join(shown)}.\n\n"
+    statements = encode_all(source.tokenizer, _chain(hidden, values[1]))
+    taken, depths = sum(map(len, statements)), np.sort(rng.random(HOPS + 1))
+
+    def fill(room: int) -> NDArray[np.int32]:
+        return Haystack.of_noise(source.tokenizer, room - taken).planted(statements, depths)
+
+    opening = f"Follow the variables: a value goes from one to another.\n\n{example}"
+    return Draft(opening, ((_which(values[1]), tuple(hidden)),), taken, fill)
+
+
+def _chain(names: Sequence[str], value: int) -> list[str]:
+    givers = [str(value), *(f"VAR {name}" for name in names)]
+    return [f"VAR {name} = {giver}.\n" for name, giver in zip(names, givers, strict=False)]
+
+
+def _which(value: int) -> str:
+    return f"\nWhich variables have the value {value}? Those with the value {value} are"
+
+
+def count_common(source: Source) -> Draft:
+    """A numbered list of words, ten of which come more often than all others, after a short worked example."""
+    rng = source.rng
+    often, seldom = (30, 3) if source.length >= SHORT_LIST_TOKENS else (6, 1)
+    words = [str(word) for word in rng.permutation(WORDS)]
+    shown, common, rest = words[:COMMON_WORDS], words[COMMON_WORDS : 2 * COMMON_WORDS], words[2 * COMMON_WORDS :]
+    example = "".join(f" {i}. {word}" for i, word in enumerate(rng.permutation([*shown * 3, *rest[:COMMON_WORDS]]), 1))
+    question = "\nThe ten words that come most often in this list are"
+    pieces = encode_all(source.tokenizer, [f" {word}" for word in common]) * often
+    numbers = _numbers(source, len(pieces))
+    return Draft(
+        f"Some words come more often than others in a list.\n\n{example}{question} {', '.join(shown)}.\n\n",
+        ((question, tuple(common)),),
+        sum(map(len, (*pieces, *numbers))),
+        lambda room: _numbered(source, room, pieces, rest, seldom),
+    )
+
+
+def _numbers(source: Source, count: int) -> list[list[int]]:
+    return encode_all(source.tokenizer, [f" {i}." for i in range(1, count + 1)])
+
+
+def _numbered(source: Source, room: int, common: Sequence[list[int]], words: Sequence[str], seldom: int) -> list[int]:
+    """A numbered list in random order: the common words, and as many others, ``seldom`` times each, as fit."""
+    most, count = max(1, room // (12 * seldom)), 0  # a guess, from tokens that a number and a word take at most
+    while True:
+        rare = encode_all(source.tokenizer, [f" {word}" for word in draw_compounds(source.rng, most, of=words)])
+        numbers = _numbers(source, len(common) + seldom * most)
+        of_numbers, of_rare = (np.cumsum([0, *map(len, pieces)]) for pieces in (numbers, rare))
+        taken = of_numbers[len(common) :: seldom] + sum(map(len, common)) + seldom * of_rare
+        count = int(np.searchsorted(taken, room, side="right")) - 1
+        if count < most:
+            break
+        most *= 2
+    items = [*common, *rare[:count] * seldom]
+    order = source.rng.permutation(len(items))
+    return [token for number, i in zip(numbers, order, strict=False) for token in (*number, *items[i])]
+
+
+def count_frequent(source: Source) -> Draft:
+    """Made-up words that are the rarer, by the square of their rank, the later they rank; the first is dots.
+
+    Which three come most often, after the dots?
+    """
+    words = ["....", *draw_letters(source.rng, max(10, math.isqrt(source.length)), letters=6)]
+    pieces = encode_all(source.tokenizer, [f" {word}" for word in words])
+    sizes = np.asarray(list(map(len, pieces)))
+    shares = 6 / (math.pi * np.arange(1, len(words) + 1)) ** 2  # of all ranks to infinity they are 1 together
+
+    def counts(total: int) -> NDArray[np.int64]:
+        return (total * shares).astype(np.int64)
+
+    def fill(room: int) -> list[int]:
+        total = bisect_right(range(room + 1), room, key=lambda total: int(counts(total) @ sizes)) - 1
+        order = source.rng.permutation(np.repeat(np.arange(len(words)), counts(total)))
+        return [token for i in order for token in pieces[i]]
+
+    enough = math.ceil(1 / (shares[FREQUENT_WORDS] - shares[FREQUENT_WORDS + 1]))  # the third is not the fourth
+    return Draft(
+        "Count the made-up words in this text, but not the dots.\n\n",
+        (("\n\nThe three made-up words that come most often are", tuple(words[1 : FREQUENT_WORDS + 1])),),
+        int(counts(enough) @ sizes),
+        fill,
+    )

@@ -1,0 +1,124 @@
+"""The tasks of the RULER benchmark and their mean (arXiv 2404.06654): the share of references in written answers."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from longrope import distributed
+from longrope.data import fingerprint, read_document
+from longrope.evaluation import answers
+from longrope.evaluation.metric import Context, Metric
+from longrope.evaluation.needles import essays
+from longrope.evaluation.prompts import build_prompt
+from longrope.evaluation.prompts.documents import load_questions
+from longrope.evaluation.prompts.prompt import Prompt, fingerprint_prompts
+from longrope.evaluation.samples import Arrays, Samples
+from longrope.evaluation.statistics import Interval, share_interval, wilson_interval
+from longrope.models import rescaled
+from longrope.recipe import MeasureRecipe
+from longrope.records import Score
+from longrope.registry import RULER_TASKS
+
+PREFIX = "ruler-"
+
+
+class RulerTask(Metric):
+    """One task: the mean share of references that stand in the model's answers, with Wilson's interval.
+
+    Samples: ``shares`` [K] of each prompt's references, ``tokens`` [K] pushed through the model, ``answers`` [K].
+    """
+
+    def inputs(self, context: Context) -> str:
+        """The first prompt, and what decides the others."""
+        settings, task = context.settings, self.name.removeprefix(PREFIX)
+        first = fingerprint_prompts([self._builder(context)(0)], context.subject.model.tokenizer)
+        questions = read_document(Path(settings.qa_data)) if task == "qa" else ""
+        return _joined([first, fingerprint(context.windows), f"{context.seed} {settings.ruler_prompts}", questions])
+
+    def samples(self, context: Context) -> Samples:
+        """The answer to every prompt.
+
+        Raises:
+            TextsError: the length does not hold the task, or the file of questions cannot be used.
+            ModelError: the model has recurrent layers.
+        """
+        identity, build = self.identity(context), self._builder(context)
+        model, factors = context.subject.model, context.subject.factors(context.length)
+
+        def ask(sample: int) -> tuple[float, int, str]:
+            prompt = build(sample)
+            (answer,) = answers.answer_prompt(model, prompt)
+            return answer.share, len(prompt.text) + answer.pushed_tokens, answer.text
+
+        def make() -> Arrays:
+            with rescaled(model, factors):
+                done = distributed.map_ranks(range(context.settings.ruler_prompts), ask, alone=True)
+            shares, tokens, texts = map(np.asarray, zip(*done, strict=True))
+            return {"shares": shares, "tokens": tokens, "answers": texts}
+
+        inputs = (identity.texts_fingerprint, str(context.length))
+        arrays, seconds = context.cached(self.name, inputs, factors, make)
+        return Samples(identity, arrays, seconds)
+
+    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+        """One score; its ``num_tokens`` are those pushed through the model."""
+        del settings
+        shares, tokens = samples.arrays["shares"].tolist(), int(samples.arrays["tokens"].sum())
+        return [samples.score(self.name, share_interval(shares), num_tokens=tokens, num_windows=len(shares))]
+
+    def _builder(self, context: Context) -> Callable[[int], Prompt]:
+        """Return a function that builds each prompt, so that no two need be held at once."""
+        task, length, tokenizer = self.name.removeprefix(PREFIX), context.length, context.subject.model.tokenizer
+        questions = load_questions(Path(context.settings.qa_data)) if task == "qa" else ()
+        running = essays(context.text, context.windows, length)
+
+        def build(sample: int) -> Prompt:
+            essay = running[sample % len(running)]
+            return build_prompt(tokenizer, task, length, essay, seed=context.seed, sample=sample, questions=questions)
+
+        return build
+
+
+class RulerMean(Metric):
+    """The mean over all tasks, each with as many prompts; ``qa`` is one of them where there is a file of questions.
+
+    The interval is Wilson's with one trial for each prompt of all tasks. It tells what other prompts of these tasks
+    would give, not what other tasks would; tasks of unlike difficulty make it too wide, never too narrow.
+
+    Samples: ``shares`` and ``tokens`` [T, K] of T tasks.
+    """
+
+    def parts(self, settings: MeasureRecipe) -> tuple[str, ...]:
+        """All tasks that can be asked."""
+        return tuple(f"{PREFIX}{task}" for task in RULER_TASKS if task != "qa" or settings.qa_data)
+
+    def inputs(self, context: Context) -> str:
+        """The prompts of all tasks."""
+        return _joined([task.inputs(context) for task in self._tasks(context)])
+
+    def samples(self, context: Context) -> Samples:
+        """The samples of all tasks."""
+        parts = [task.samples(context) for task in self._tasks(context)]
+        arrays = {name: np.stack([part.arrays[name] for part in parts]) for name in ("shares", "tokens")}
+        return Samples(self.identity(context), arrays, sum(part.seconds for part in parts))
+
+    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+        """One score."""
+        del settings
+        shares, tokens = samples.arrays["shares"], int(samples.arrays["tokens"].sum())
+        interval = mean_interval(shares.tolist())
+        return [samples.score(self.name, interval, num_tokens=tokens, num_windows=shares.size)]
+
+    def _tasks(self, context: Context) -> list[RulerTask]:
+        return [RulerTask(name) for name in self.parts(context.settings)]
+
+
+def mean_interval(shares: Sequence[Sequence[float]]) -> Interval:
+    """The mean of the means of shares [T, K], with Wilson's interval: one trial for each of them."""
+    value, trials = sum(sum(own) / len(own) for own in shares) / len(shares), sum(map(len, shares))
+    return Interval(value, *wilson_interval(value * trials, trials))
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return fingerprint(np.frombuffer("\0".join(parts).encode(), np.uint8))

@@ -1,0 +1,140 @@
+"""Samples: what scores are computed from, such as the loss of every token or the answer to every prompt.
+
+Measuring fills the sample cache. Scores, ratios and intervals are computed from it, in any order and without a model:
+no window goes through a model twice, and two methods are compared by looking both up.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longrope import distributed
+from longrope.errors import RunError
+from longrope.evaluation.statistics import Interval
+from longrope.labels import Source
+from longrope.records import Score
+from longrope.rundir import RunDir
+
+Arrays = dict[str, NDArray[Any]]
+SECONDS = "seconds"  # the name of the array that says how long the others took
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes two scores of one metric the same measurement.
+
+    Two measurements with the same identity have the same samples, so a score that is in the records is not computed
+    again.
+    """
+
+    source: Source
+    context_tokens: int
+    seed: int
+    model: str
+    texts_fingerprint: str
+    factors_fingerprint: str
+
+    @classmethod
+    def of(cls, score: Score) -> "Identity":
+        """The identity of a recorded score."""
+        return cls(**{field.name: getattr(score, field.name) for field in fields(cls)})
+
+    def is_same(self, other: "Identity") -> bool:
+        """Whether both are the same measurement, also where one was recorded before records had ``chosen_by``."""
+        named = replace(other, source=self.source)
+        return self == named and self.source.known_as == other.source.known_as
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of one measurement.
+
+    Attributes:
+        identity: what was measured.
+        arrays: the samples by name; each metric says which ones it has, with their shapes.
+        seconds: wall clock of the passes that made them. Several scores may be computed from one pass.
+    """
+
+    identity: Identity
+    arrays: Arrays
+    seconds: float
+
+    def score(self, metric: str, interval: Interval, *, num_tokens: int, num_windows: int) -> Score:
+        """A score that was computed from these samples."""
+        return Score(
+            metric=metric,
+            **interval._asdict(),
+            num_tokens=num_tokens,
+            num_windows=num_windows,
+            seconds=round(self.seconds, 3),
+            **self.identity.source._asdict(),
+            **{field.name: getattr(self.identity, field.name) for field in fields(self.identity)[1:]},
+        )
+
+
+class SampleCache:
+    """Samples by what decides them: in a run directory, or without one in memory for as long as this object lives.
+
+    A loss takes four bytes and the number of its document one or two: a method that is measured on a million tokens
+    takes about 5 MB for each length.
+    """
+
+    def __init__(self, run: RunDir | None = None) -> None:
+        """Keep samples in this run directory."""
+        self.run = run
+        self._in_memory: dict[str, Arrays] = {}
+
+    def get(self, kind: str, key: tuple[str, ...], make: Callable[[], Arrays]) -> tuple[Arrays, float]:
+        """Look samples up, or make and keep them.
+
+        Args:
+            kind: what they are, such as ``losses``; begins the name of the file.
+            key: all that decides them: model, number format, method, factors, windows or prompts.
+            make: called by all processes where nothing is kept.
+
+        Returns:
+            The arrays, and the seconds that they took when they were made.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        name = f"{kind}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
+        kept = distributed.on_main(partial(self._read, name))
+        if kept is None:
+            began = time.perf_counter()
+            kept = make()
+            kept[SECONDS] = np.asarray(distributed.on_main(lambda: time.perf_counter() - began))
+            distributed.on_main(partial(self._write, name, kept))
+        return {name: array for name, array in kept.items() if name != SECONDS}, float(kept[SECONDS])
+
+    def _read(self, name: str) -> Arrays | None:
+        return _load(self.run.samples(name)) if self.run else self._in_memory.get(name)
+
+    def _write(self, name: str, arrays: Arrays) -> None:
+        if self.run:
+            self.run.write_arrays(self.run.samples(name), arrays)
+        else:
+            self._in_memory[name] = arrays
+
+
+def _load(path: Path) -> Arrays | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise RunError(
+            f"{path} cannot be read ({error}).",
+            "A file of numpy arrays is needed.",
+            "Remove it; its samples are made again.",
+        ) from None

@@ -1,0 +1,171 @@
+"""Values and 95 % intervals as pure functions of arrays: no model, no file.
+
+Shape legend: W = windows, N - 1 = scored tokens of a window, K = prompts.
+
+Losses of one text depend on each other, so whole documents are resampled where there are at least ten, and blocks of
+consecutive tokens where there are fewer. Two methods are compared on the same tokens or prompts, with paired intervals.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Losses = NDArray[np.float64]
+Documents = NDArray[np.int64]
+BLOCK_TOKENS = 512
+FEWEST_BLOCKS = 32
+FEWEST_DOCUMENTS = 10
+RESAMPLES = 2000
+Z_95 = 1.959964
+
+
+class Interval(NamedTuple):
+    """A value with its 95 % interval, and what was resampled for it (``documents``, ``blocks``, or nothing)."""
+
+    value: float
+    low: float
+    high: float
+    resampled: str = ""
+
+
+def perplexity(losses: NDArray[np.float64] | Sequence[float]) -> float:
+    """exp(sum of the losses in nats / number of losses), infinite beyond what a float holds."""
+    losses = np.asarray(losses)
+    mean = float(losses.sum() / losses.size)
+    return math.exp(mean) if mean < 700 else math.inf
+
+
+def perplexity_interval(losses: Losses, documents: NDArray[Any], seed: int) -> Interval:
+    """Perplexity of losses, with an interval over whole documents where there are ten or more, else over blocks.
+
+    Args:
+        losses: [W, N - 1] in nats.
+        documents: [W, N - 1], which document each scored token belongs to.
+        seed: of the bootstrap.
+    """
+    if len(np.unique(documents)) < FEWEST_DOCUMENTS:
+        return Interval(perplexity(losses), *block_interval(losses, seed), "blocks")
+    return Interval(perplexity(losses), *document_interval(losses, documents, seed), "documents")
+
+
+def ratio_interval(ours: Losses, theirs: Losses, documents: NDArray[Any], seed: int) -> Interval:
+    """One perplexity as a share of another on the same tokens, with a paired interval.
+
+    The differences of the two losses of each token are resampled, so that the same documents (or blocks) are drawn for
+    both; what makes some texts harder than others for both does not widen the interval.
+
+    Args:
+        ours: [W, N - 1] losses in nats.
+        theirs: [W, N - 1] losses of the same tokens by the other.
+        documents: [W, N - 1], as for ``perplexity_interval``.
+        seed: of the bootstrap.
+    """
+    return perplexity_interval(ours - theirs, documents, seed)
+
+
+def document_interval(losses: Losses, documents: NDArray[Any], seed: int) -> tuple[float, float]:
+    """95 % interval of the perplexity of losses [W, N - 1], resampling whole documents.
+
+    A document counts as one, even where several windows hold parts of it. Percentiles of a bootstrap are too narrow for
+    few documents; they are taken further out, as far as Student's distribution asks (the expanded percentile interval,
+    Hesterberg 2015, The American Statistician 69).
+    """
+    _, index = np.unique(documents, return_inverse=True)
+    sums = np.bincount(index.ravel(), weights=losses.ravel())
+    counts = np.bincount(index.ravel())
+    count = len(counts)
+    outside = NormalDist().cdf(-math.sqrt(count / (count - 1)) * _student_95(count - 1))
+    return _bootstrap(sums, counts, seed, outside)
+
+
+def block_interval(losses: Losses, seed: int) -> tuple[float, float]:
+    """95 % interval of the perplexity of losses [W, N - 1], resampling blocks of consecutive tokens of one window.
+
+    Neighbouring losses depend on each other, so blocks are drawn, not tokens; windows alone would be too few. Blocks
+    have 512 tokens, or fewer where that would leave less than 32 of them.
+    """
+    block = max(1, min(BLOCK_TOKENS, losses.shape[1], losses.size // FEWEST_BLOCKS))
+    edges = np.arange(0, losses.shape[1], block)
+    sums = np.add.reduceat(losses, edges, axis=1).ravel()
+    counts = np.tile(np.diff(np.append(edges, losses.shape[1])), len(losses))
+    return _bootstrap(sums, counts, seed, 0.025)
+
+
+def wilson_interval(successes: float, trials: int, z: float = Z_95) -> tuple[float, float]:
+    """95 % Wilson score interval of a share (Wilson 1927); successes in part count in part."""
+    share, spread = successes / trials, z * z / trials
+    centre = share + spread / 2
+    reach = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
+    return max(0.0, (centre - reach) / (1 + spread)), min(1.0, (centre + reach) / (1 + spread))
+
+
+def share_interval(shares: Sequence[float]) -> Interval:
+    """The mean of shares [K], each between 0 and 1, with Wilson's interval: one trial for each of them.
+
+    A share between 0 and 1 counts in part: the variance of such shares is at most that of answers which are right or
+    wrong.
+    """
+    return Interval(sum(shares) / len(shares), *wilson_interval(sum(shares), len(shares)))
+
+
+def share_difference(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> Interval:
+    """The share of the same answers [K] that one method has right less that of another, paired by answer."""
+    gained, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    return Interval((gained - lost) / len(ours), *difference_interval(gained, lost, len(ours)))
+
+
+def difference_interval(gained: int, lost: int, pairs: int, z: float = Z_95) -> tuple[float, float]:
+    """95 % score interval of the difference of two shares of the same pairs (Tango 1998, Statistics in Medicine 17).
+
+    It holds the differences that a score test of the paired counts does not refuse. Where all pairs agree it stays
+    wide, unlike a bootstrap, which has nothing to draw there.
+
+    Args:
+        gained: pairs that the first alone has right.
+        lost: pairs that the second alone has right.
+        pairs: all of them.
+        z: quantile of the normal distribution.
+    """
+    value = (gained - lost) / pairs
+
+    def refused(difference: float) -> bool:
+        linear = (2 * pairs - gained + lost) * difference - gained - lost
+        root = math.sqrt(max(0.0, linear**2 + 8 * pairs * lost * difference * (1 - difference)))
+        share_lost = (root - linear) / (4 * pairs)  # the likeliest share of lost pairs, given the difference
+        variance = pairs * (2 * share_lost + difference * (1 - difference))
+        return (gained - lost - pairs * difference) ** 2 > z * z * max(0.0, variance)
+
+    return _bisect(refused, value, -1.0), _bisect(refused, value, 1.0)
+
+
+def _bootstrap(sums: NDArray[Any], counts: NDArray[Any], seed: int, outside: float) -> tuple[float, float]:
+    """Quantiles ``outside`` and 1 - ``outside`` of exp(sum / count) over resamples of some units."""
+    drawn = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = np.exp(np.minimum(np.quantile(means, [outside, 1 - outside]), 700))
+    return float(low), float(high)
+
+
+def _student_95(freedom: int) -> float:
+    """The 97.5 % quantile of Student's distribution, by Fisher's expansion; right to four digits from 9 degrees on."""
+    z, n = Z_95, freedom
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return z + math.fsum(term / n**power for power, term in enumerate(terms, 1))
+
+
+def _bisect(refused: Callable[[float], bool], inside: float, outside: float) -> float:
+    """Where a test that accepts ``inside`` begins to refuse on the way to ``outside``."""
+    if not refused(outside):
+        return outside
+    for _ in range(60):
+        middle = (inside + outside) / 2
+        inside, outside = (inside, middle) if refused(middle) else (middle, outside)
+    return inside

@@ -1,0 +1,281 @@
+"""What every class of settings shares: values are checked against their annotations, and are read from TOML or text.
+
+    @dataclass(frozen=True)
+    class GradientRecipe(Settings, section="search.gradient"):
+        steps: Annotated[int, AtLeast(1)] = 24
+
+``GradientRecipe(steps=0)`` then raises RecipeError: "search.gradient.steps = 0. At least 1 is needed."
+"""
+
+import difflib
+import math
+import tomllib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
+
+from longrope.errors import RecipeError
+from longrope.lengths import parse_tokens
+
+
+class Bound(Protocol):
+    """What an annotation asks of a value beside its type."""
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value of the right type is allowed."""
+
+    @property
+    def needed(self) -> str:
+        """What is allowed, as the second part of an error."""
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """A finite number from ``least`` on; with ``or_zero`` 0 is allowed, too."""
+
+    least: float
+    or_zero: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether the number is allowed; NaN never is."""
+        return self.least <= value < math.inf or (self.or_zero and value == 0)
+
+    @property
+    def needed(self) -> str:
+        """What is allowed."""
+        return f"At least {self.least:g}{' or 0' * self.or_zero} is needed."
+
+
+@dataclass(frozen=True)
+class Above:
+    """A number above ``low``, up to ``most`` and including it."""
+
+    low: float
+    most: float
+
+    def holds(self, value: float) -> bool:
+        """Whether the number is allowed; NaN never is."""
+        return self.low < value <= self.most
+
+    @property
+    def needed(self) -> str:
+        """What is allowed."""
+        return f"A number above {self.low:g} and up to {self.most:g} is needed."
+
+
+@dataclass(frozen=True)
+class Below:
+    """A number from ``least`` on, below ``high``."""
+
+    least: float
+    high: float
+
+    def holds(self, value: float) -> bool:
+        """Whether the number is allowed; NaN never is."""
+        return self.least <= value < self.high
+
+    @property
+    def needed(self) -> str:
+        """What is allowed."""
+        return f"A number from {self.least:g} on, below {self.high:g}, is needed."
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of some names, which a function gives, so that it may look at the registry when it is asked.
+
+    A name that ends in ``:TASK`` allows every text that begins with what stands before ``TASK`` and goes on.
+    """
+
+    names: Callable[[], Sequence[str]]
+
+    def holds(self, value: str) -> bool:
+        """Whether the name is allowed."""
+        prefixes = tuple(name.removesuffix("TASK") for name in self.names() if name.endswith(":TASK"))
+        return value in self.names() or (value.startswith(prefixes) and value not in prefixes)
+
+    @property
+    def needed(self) -> str:
+        """What is allowed."""
+        return f"One of {', '.join(self.names())} is needed."
+
+
+def one_of(*names: str) -> OneOf:
+    """One of these names."""
+    return OneOf(lambda: names)
+
+
+class Settings:
+    """Base of all classes of settings, which are frozen dataclasses."""
+
+    _section = ""
+    _by_option = False
+
+    def __init_subclass__(cls, section: str = "", *, by_option: bool = False) -> None:
+        """Name a class.
+
+        Args:
+            section: the table of a recipe that it stands for, which errors name.
+            by_option: its fields are options of a command, which errors name as the remedy.
+        """
+        cls._section, cls._by_option = f"{section}." if section else "", by_option
+
+    def __post_init__(self) -> None:
+        """Check every field, then what must go together (raises RecipeError naming the key)."""
+        for name, hint in hints_of(type(self)).items():
+            remedy = f"Change --{name.replace('_', '-')}." if self._by_option else "Correct it."
+            value = checked(hint, getattr(self, name), self._section + name, remedy)
+            object.__setattr__(self, name, value)  # a whole number given for a real one, a list for a tuple
+        self.check()
+
+    def check(self) -> None:
+        """Refuse fields that do not go together; there is nothing of that kind unless a class says so."""
+
+
+def hints_of(kind: type) -> dict[str, Any]:
+    """The annotation of each field of a class of settings."""
+    hints = _all_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+@cache
+def _all_hints(kind: Hashable) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def checked(hint: Any, value: Any, key: str, remedy: str = "Correct it.") -> Any:
+    """A value of the type that an annotation names; raise RecipeError where it is another or out of bounds."""
+    plain, bounds = _split(hint)
+    if get_origin(plain) is tuple and isinstance(value, list | tuple):
+        item = get_args(plain)[0]
+        return tuple(checked(item, one, f"{key}[{i}]", remedy) for i, one in enumerate(value))
+    if plain is float and isinstance(value, int | float) and not isinstance(value, bool):
+        value = float(value)
+    if get_origin(plain) is not None or type(value) is not plain:
+        raise RecipeError(f"{key} = {value!r}.", f"A value of the type {_name(plain)} is needed.", remedy)
+    for bound in bounds:
+        if not bound.holds(value):
+            raise RecipeError(f"{key} = {value!r}.", bound.needed, remedy)
+    return value
+
+
+def _split(hint: Any) -> tuple[Any, tuple[Bound, ...]]:
+    """The type of an annotation, and what else it asks."""
+    if get_origin(hint) is Annotated:
+        plain, *bounds = get_args(hint)
+        return plain, tuple(bounds)
+    return hint, ()
+
+
+def _name(plain: Any) -> str:
+    if get_origin(plain) is tuple:
+        return f"list of {_name(_split(get_args(plain)[0])[0])}"
+    return str(plain.__name__)
+
+
+Node = TypeVar("Node")
+
+
+def build(kind: type[Node], content: Mapping[str, Any], prefix: str = "") -> Node:
+    """Settings from a table of TOML; raise RecipeError naming an unknown key and the nearest known one.
+
+    Tables become settings, lists tuples, and where a whole number is needed a text like ``64k`` is read as tokens.
+    """
+    hints = hints_of(kind)
+    for key in content:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1, cutoff=0.0)[0]
+            raise RecipeError(
+                f"The recipe has an unknown key {prefix + key!r}.",
+                f"The nearest known one is {prefix + near!r}.",
+                f"Known here: {', '.join(hints)}.",
+            )
+    for field in fields(kind):  # type: ignore[arg-type]  # every class of settings is a dataclass
+        if field.name not in content and field.default is MISSING and field.default_factory is MISSING:
+            raise RecipeError(f"The recipe has no {prefix + field.name!r}.", "It is required.", "Add it.")
+    return kind(**{key: _from_toml(hints[key], value, prefix + key) for key, value in content.items()})
+
+
+def _from_toml(hint: Any, value: Any, key: str) -> Any:
+    plain, _ = _split(hint)
+    if isinstance(plain, type) and issubclass(plain, Settings) and isinstance(value, Mapping):
+        return build(plain, value, key + ".")
+    if get_origin(plain) is tuple and isinstance(value, list | tuple):
+        return tuple(_from_toml(get_args(plain)[0], item, f"{key}[{i}]") for i, item in enumerate(value))
+    return parse_tokens(value) if plain is int and isinstance(value, str) else value
+
+
+def keys_of(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of a class and of the classes in it: its dotted key and its annotation."""
+    for name, hint in hints_of(kind).items():
+        if isinstance(hint, type) and issubclass(hint, Settings):
+            yield from keys_of(hint, f"{prefix}{name}.")
+        else:
+            yield prefix + name, hint
+
+
+def assign(kind: type, content: dict[str, Any], assignments: Sequence[str]) -> None:
+    """Put ``key=value`` texts into a nested table of settings.
+
+    Args:
+        kind: the class of settings that the table is of.
+        content: the table, as ``dataclasses.asdict`` gives it; changed in place.
+        assignments: dotted keys and values: ``search.gradient.steps=40``, ``measure.lengths=8k,64k``.
+
+    Raises:
+        RecipeError: a text is none of these, its key is unknown (the nearest known one is named), or its value is not
+            of the type that the setting has.
+    """
+    known = dict(keys_of(kind))
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals:
+            raise RecipeError(
+                f"--set {text!r}.", "A key and a value are needed.", "Write --set search.gradient.steps=40."
+            )
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise RecipeError(
+                f"--set names an unknown key {key!r}.", f"The nearest known one is {near!r}.", "Correct it."
+            )
+        *tables, name = key.split(".")
+        place = content
+        for table in tables:
+            place = place[table]
+        place[name] = read_text(known[key], value.strip(), key)
+
+
+def read_text(hint: Any, text: str, key: str) -> Any:
+    """The value that a text stands for, by an annotation: items of a list are separated by commas, tables are TOML."""
+    plain, _ = _split(hint)
+    if get_origin(plain) is tuple:
+        item = get_args(plain)[0]
+        if isinstance(item, type) and issubclass(item, Settings):
+            return _read_toml(text, key)
+        return tuple(read_text(item, one.strip(), key) for one in text.split(",") if one.strip())
+    readers: dict[type, Callable[[str], Any]] = {bool: _read_bool, int: _read_int, float: float, str: str}
+    try:
+        return readers[plain](text)
+    except ValueError:
+        needed = f"A value of the type {_name(plain)} is needed."
+        raise RecipeError(f"{key} = {text!r}.", needed, "Correct it.") from None
+
+
+def _read_toml(text: str, key: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        needed = 'A list of tables is needed, as TOML writes it: [{ search = "64k" }].'
+        raise RecipeError(f"{key} = {text!r}.", needed, "Correct it.") from None
+
+
+def _read_bool(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"
+
+
+def _read_int(text: str) -> int:
+    return int(text) if text.removeprefix("-").isdecimal() else parse_tokens(text)

@@ -1,0 +1,51 @@
+"""A brute-force softmax in float64 that knows no kernel, no group and no block, and inputs for it and for attention."""
+
+import torch
+from torch import Tensor
+
+SCALE = 0.3
+
+
+def make_inputs(
+    heads: tuple[int, int],
+    lengths: tuple[int, int],
+    *,
+    rows: int = 2,
+    dim: int = 8,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values whose scores spread over a few nats."""
+    generator = torch.Generator().manual_seed(sum(heads) * 1000 + sum(lengths))
+    shapes = [(rows, heads[0], lengths[0], dim)] + [(rows, heads[1], lengths[1], dim)] * 2
+    query, key, value = (torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes)
+    return query, key, value
+
+
+def oracle(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float = SCALE,
+    window: int | None = None,
+    softcap: float | None = None,
+    causal: bool = True,
+    starts: tuple[int, ...] = (0,),
+) -> tuple[Tensor, Tensor]:
+    """Output [B, H, Sq, D] and log-sum-exp [B, H, Sq], from all scores in float64."""
+    owner = [head // (query.shape[1] // key.shape[1]) for head in range(query.shape[1])]
+    scores = torch.einsum("bhqd,bhkd->bhqk", query.double(), key[:, owner].double()) * scale
+    scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    distance = torch.arange(key.shape[2] - query.shape[2], key.shape[2])[:, None] - torch.arange(key.shape[2])
+    seen = (
+        (distance >= 0) & (distance < (window or key.shape[2]))
+        if causal
+        else torch.ones_like(distance, dtype=torch.bool)
+    )
+    if len(starts) > 1:
+        owners = torch.tensor([sum(start <= at for start in starts) for at in range(key.shape[2])])
+        seen &= owners[key.shape[2] - query.shape[2] :, None] == owners
+    shares = scores.exp() * seen.to(scores)
+    total = shares.sum(-1)
+    return torch.einsum("bhqk,bhkd->bhqd", shares, value[:, owner].double()) / total[..., None], total.log()

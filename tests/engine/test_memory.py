@@ -1,0 +1,55 @@
+"""Estimated memory of trainings: against a measured peak, and how it grows and divides."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from longrope import distributed
+from longrope.engine.memory import estimate_training_memory
+from longrope.models import LanguageModel, read_tables
+
+
+def make_shape(dtype: torch.dtype = torch.bfloat16) -> LanguageModel:
+    """A network of the shape of SmolLM2-135M that holds no numbers."""
+    shape = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
+    heads = {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}
+    config = AutoConfig.for_model("llama", **shape, **heads, max_position_embeddings=8192)
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return LanguageModel(network, None, read_tables(config), "shape")
+
+
+def estimate(tokens: int = 65536, *, adapters: bool = False, dtype: torch.dtype = torch.bfloat16) -> float:
+    """GiB at the peak of a training step."""
+    return estimate_training_memory(make_shape(dtype), tokens, adapters=adapters) / 2**30
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_estimated_memory_of_a_training_is_near_the_measured_peak(dtype: torch.dtype) -> None:
+    """11.68 GiB on a GPU: all weights in float32, one window of 65,536 tokens; however the model was loaded."""
+    assert estimate(dtype=dtype) == pytest.approx(11.68, rel=0.1)
+
+
+def test_estimated_memory_grows_with_the_window_and_adapters_take_less() -> None:
+    """Less by gradients and moments, and by what float32 takes more than the model's own format."""
+    grown = [estimate(tokens) for tokens in (1024, 4096, 16384, 65536, 262144)]
+    assert grown == sorted(grown)
+    assert len(set(grown)) == 5
+    weights = sum(weight.numel() for weight in make_shape().network.parameters()) / 2**30
+    assert weights * 2**30 == pytest.approx(134.5e6, rel=0.01)
+    for tokens in (1024, 65536):
+        assert estimate(tokens) - estimate(tokens, adapters=True) == pytest.approx((16 - 2) * weights)
+    assert grown[0] > 16 * weights
+    assert estimate(adapters=True, dtype=torch.float32) - estimate(adapters=True) == pytest.approx(2 * weights)
+
+
+def test_estimated_memory_is_divided_among_processes() -> None:
+    """Gradients and moments are; a window is where they share it. Of adapters there is nothing to divide."""
+    alone, adapters = estimate(), estimate(adapters=True)
+    with distributed.entered(distributed.DistributedState(ranks=8)):
+        rows = estimate()
+        assert estimate(adapters=True) == adapters
+    with distributed.entered(distributed.DistributedState(ranks=8, context_ranks=8)):
+        shared = estimate()
+        assert estimate(tokens=8 * 65536) == pytest.approx(rows, rel=1e-6)
+    assert alone > rows > shared

@@ -1,0 +1,408 @@
+"""Measuring as a whole: what is refused, recorded and resumed; methods compared in any order; a metric of one's own."""
+
+import copy
+import json
+import math
+import re
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from measuring import Passes, brute_losses, without_seconds
+
+from longrope.data import TokenText, fingerprint, sketch
+from longrope.errors import FactorsError, RecipeError, RunError, TextsError
+from longrope.evaluation import Evaluation, find_metric, measure, name_subject
+from longrope.evaluation.metric import Context, Metric, Subject
+from longrope.evaluation.perplexity import cached_losses
+from longrope.evaluation.samples import SampleCache, Samples
+from longrope.evaluation.statistics import document_interval, share_interval
+from longrope.factors import FactorTable, RescaleFactors, closed_form
+from longrope.models import LanguageModel
+from longrope.recipe import MeasureRecipe
+from longrope.records import Score, read_records
+from longrope.registry import METRICS
+from longrope.registry import Metric as MetricRow
+from longrope.rundir import RunDir
+
+SETTINGS = MeasureRecipe(lengths=(64, 128), metrics=("perplexity",), windows=3, tail_tokens=16)
+
+
+def test_measuring_on_searched_text_is_refused(model: LanguageModel, text: TokenText) -> None:
+    windows = text.windows(128, 3)
+    factors = replace(closed_form(model.spec, "ntk", 128).tiers[0], searched=sketch(windows))
+    with pytest.raises(TextsError, match="no search has seen"):
+        measure(model, factors, text, settings=SETTINGS)
+    other = TokenText(np.random.default_rng(0).integers(0, 300, 3000).astype(np.int32), "measure")
+    assert measure(model, factors, other, settings=SETTINGS)
+
+
+def test_every_tier_is_asked_what_it_was_searched_on(model: LanguageModel, text: TokenText) -> None:
+    short = closed_form(model.spec, "ntk", 96).tiers[0]
+    tiers = (replace(short, searched=sketch(text.windows(128, 3))), closed_form(model.spec, "ntk", 128).tiers[0])
+    with pytest.raises(TextsError, match="no search has seen"):
+        measure(model, FactorTable(tiers), text, settings=SETTINGS)
+
+
+def test_factors_that_do_not_reach_or_do_not_fit_are_refused(model: LanguageModel, text: TokenText) -> None:
+    with pytest.raises(FactorsError, match="longest tier of these factors holds 96"):
+        measure(model, closed_form(model.spec, "ntk", 96), text, settings=SETTINGS)
+    foreign = replace(closed_form(model.spec, "ntk", 128).tiers[0], spec_fingerprint="0" * 16)
+    with pytest.raises(FactorsError, match="geometry"):
+        measure(model, foreign, text, settings=SETTINGS)
+
+
+def test_unknown_metrics_are_refused(model: LanguageModel, text: TokenText) -> None:
+    with pytest.raises(RecipeError, match="beauty"):
+        measure(model, None, text, settings=replace(SETTINGS, metrics=("perplexity", "beauty")))
+
+
+def test_too_short_texts_are_refused(model: LanguageModel) -> None:
+    text = TokenText(np.zeros(100, np.int32), "measure")
+    with pytest.raises(TextsError, match="measure text has 100 tokens"):
+        measure(model, None, text, settings=SETTINGS)
+
+
+def test_the_lengths_default_to_the_trained_and_the_target_window(model: LanguageModel, text: TokenText) -> None:
+    settings = MeasureRecipe(metrics=("perplexity",), windows=1)
+    assert [s.context_tokens for s in measure(model, None, text, settings=settings)] == [64]
+    ntk = closed_form(model.spec, "ntk", 192)
+    assert [s.context_tokens for s in measure(model, ntk, text, settings=settings)] == [64, 192]
+
+
+def test_records_carry_everything_and_nothing_twice(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    settings = MeasureRecipe(lengths=(600, 64, 600), windows=2, tail_tokens=16, passkeys=10, metrics=("perplexity",))
+    long_settings = replace(settings, lengths=(600,), metrics=("passkey", "perplexity"))
+    ntk = closed_form(model.spec, "ntk", 600)
+    scores = measure(model, None, text, settings=settings, run=run, seed=4)
+    scores += measure(model, ntk, text, settings=long_settings, run=run, seed=4)
+    lines = [json.loads(line) for line in run.scores.read_text().splitlines()]
+    assert sorted(map(json.dumps, lines)) == sorted(json.dumps(asdict(score)) for score in scores)
+    for line in lines:
+        assert list(line) == [f.name for f in fields(Score)]
+        assert line["low"] * (1 - 1e-9) <= line["value"] <= line["high"] * (1 + 1e-9)
+        assert (line["seed"], line["model"]) == (4, model.name)
+        assert (line["method"], bool(line["factors_fingerprint"])) in {("none", False), ("ntk", True)}
+        assert line["seconds"] > 0
+        assert min(line["num_tokens"], line["num_windows"]) > 0
+        assert re.fullmatch(r"[0-9a-f]{16}", line["texts_fingerprint"])
+    keys = [(line["method"], line["context_tokens"], line["metric"]) for line in lines]
+    assert len(set(keys)) == len(keys) == 2 * 2 + 2 + 11
+    perplexities = {line["texts_fingerprint"] for line in lines if line["metric"].startswith("perplexity")}
+    assert perplexities == {fingerprint(text.windows(600, 2))}
+
+
+def test_what_is_in_the_run_is_not_measured_again(
+    model: LanguageModel, text: TokenText, tmp_path: Path, passes: Passes
+) -> None:
+    settings = MeasureRecipe(lengths=(64, 600), metrics=("perplexity",), windows=2, tail_tokens=16, passkeys=10)
+    both = replace(settings, lengths=(600,), metrics=("perplexity", "passkey"))
+    ntk, run = closed_form(model.spec, "ntk", 600), RunDir(tmp_path)
+    first = measure(model, ntk, text, settings=settings, run=run)
+    second = measure(model, ntk, text, settings=both, run=run)
+    written = run.scores.read_bytes()
+    passes.forbidden = True
+    again = measure(model, ntk, text, settings=settings, run=run)
+    assert sorted(again, key=repr) == sorted(first, key=repr)
+    assert sorted(measure(model, ntk, text, settings=both, run=run), key=repr) == sorted(second, key=repr)
+    assert run.scores.read_bytes() == written
+    with pytest.raises(AssertionError, match="measured again"):
+        measure(model, None, text, settings=settings, run=run, method="none")
+
+
+def interrupted_after(lines: int, model: LanguageModel, text: TokenText, folder: Path) -> tuple[list[Score], ...]:
+    """Measure; again with a file cut in the line after ``lines`` whole ones: scores and file of both."""
+    settings = MeasureRecipe(lengths=(600,), windows=2, tail_tokens=16, passkeys=10)
+    whole, broken = RunDir(folder / "whole"), RunDir(folder / "broken")
+    expected = measure(model, None, text, settings=settings, run=whole)
+    content = whole.scores.read_bytes()
+    assert content.count(b"\n") == 13
+    ends = [i + 1 for i, byte in enumerate(content) if byte == ord("\n")]
+    broken.scores.write_bytes(content[: ([0, *ends][lines] + 20)])
+    scores = measure(model, None, text, settings=settings, run=broken)
+    files = [read_records(run.scores, Score) for run in (broken, whole)]
+    broken_file, whole_file, scores, expected = (
+        sorted(without_seconds(some), key=repr) for some in (*files, scores, expected)
+    )
+    return scores, expected, broken_file, whole_file
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2, 7, 12, 13])
+def test_measuring_that_was_interrupted_gives_the_same_scores(
+    lines: int, model: LanguageModel, text: TokenText, tmp_path: Path
+) -> None:
+    scores, expected, *_ = interrupted_after(lines, model, text, tmp_path)
+    assert scores == expected
+
+
+@pytest.mark.parametrize("lines", [1, 7])
+def test_measuring_that_was_interrupted_writes_every_score_once(
+    lines: int, model: LanguageModel, text: TokenText, tmp_path: Path
+) -> None:
+    """Whoever reads scores.jsonl must not count the parts of a metric twice: cut among them, and measured again."""
+    *_, written, expected = interrupted_after(lines, model, text, tmp_path)
+    assert written == expected
+
+
+def measured_or_refused(*given_to_measure: Any, run: RunDir) -> list[Score] | None:
+    """Scores by their order in print, or None where the run directory is refused."""
+    try:
+        return sorted(without_seconds(measure(*given_to_measure, settings=SETTINGS, run=run)), key=repr)
+    except RunError:
+        return None
+
+
+def test_scores_of_other_factors_are_not_taken_for_these(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
+    """One run directory, one method name, two tables of factors: the second is measured, or the directory refused."""
+    run = RunDir(tmp_path)
+    one = RescaleFactors((1.0, 1.5, 2.0, 2.5), 128, model.spec.fingerprint, method="longrope-gradient")
+    other = replace(one, lambdas=(2.0, 3.0, 4.0, 9.0))
+    measure(model, one, text, settings=SETTINGS, run=run)
+    expected = sorted(without_seconds(measure(model, other, text, settings=SETTINGS)), key=repr)
+    assert measured_or_refused(model, other, text, run=run) in (None, expected)
+
+
+def test_scores_of_other_texts_are_not_taken_for_these(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
+    run, other = RunDir(tmp_path), TokenText(text.tokens[::-1].copy(), "measure")
+    measure(model, None, text, settings=SETTINGS, run=run)
+    expected = sorted(without_seconds(measure(model, None, other, settings=SETTINGS)), key=repr)
+    assert measured_or_refused(model, None, other, run=run) in (None, expected)
+
+
+def test_a_missing_score_is_computed_from_the_samples(
+    model: LanguageModel, text: TokenText, tmp_path: Path, passes: Passes
+) -> None:
+    """Whichever line is lost, no pass is made again; so all intervals can be computed without a model."""
+    run, settings = (
+        RunDir(tmp_path),
+        replace(SETTINGS, metrics=("perplexity", "passkey"), lengths=(128, 600), passkeys=10),
+    )
+    settings = replace(settings, metrics=("perplexity",), lengths=(64, 128))
+    scores = measure(model, None, text, settings=settings, run=run)
+    passes.forbidden = True
+    lines = run.scores.read_text().splitlines(keepends=True)
+    for lost in range(len(lines)):
+        run.scores.write_text("".join(line for i, line in enumerate(lines) if i != lost))
+        assert measure(model, None, text, settings=settings, run=run) == scores
+        assert sorted(run.scores.read_text().splitlines(keepends=True)) == sorted(lines)
+
+
+def test_another_tail_is_scored_from_the_same_samples(
+    model: LanguageModel, text: TokenText, tmp_path: Path, passes: Passes
+) -> None:
+    run = RunDir(tmp_path)
+    measure(model, None, text, settings=SETTINGS, run=run)
+    passes.forbidden = True
+    scores = measure(model, None, text, settings=replace(SETTINGS, tail_tokens=20), run=run)
+    assert {score.metric for score in scores} == {"perplexity", "perplexity-last-20"}
+    assert len(read_records(run.scores, Score)) == 4 + 2
+
+
+# Documents
+
+
+def of_documents(text: TokenText, count: int) -> TokenText:
+    """The same tokens in so many documents."""
+    return replace(text, documents=np.linspace(0, len(text.tokens), count, endpoint=False).astype(np.int64))
+
+
+def test_a_score_says_what_was_resampled(model: LanguageModel, text: TokenText) -> None:
+    """Whole documents of the windows, which reach over both of two windows here, by hand; values are the same."""
+    settings = replace(SETTINGS, windows=2, lengths=(len(text.tokens) // 2,), tail_tokens=0)
+    blocks = measure(model, None, of_documents(text, 9), settings=settings)
+    documents = measure(model, None, of_documents(text, 15), settings=settings)
+    assert [score.resampled for score in (*blocks, *documents)] == ["blocks", "documents"]
+    assert blocks[0].value == documents[0].value
+    windows = text.windows(settings.lengths[0], 2)
+    starts = of_documents(text, 15).documents
+    length = settings.lengths[0]
+    at = np.concatenate([np.arange(length), np.arange(len(text.tokens) - length, len(text.tokens))]).reshape(2, length)
+    numbers = (at[:, 1:, None] >= starts).sum(2)
+    low, high = document_interval(brute_losses(model, None, windows), numbers, 0)
+    assert (documents[0].low, documents[0].high) == pytest.approx((low, high), rel=1e-4)
+
+
+def test_samples_of_other_documents_are_not_taken(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
+    """The tokens are the same, and so are the losses; an interval is always of the documents that the text has."""
+    run, settings = RunDir(tmp_path), replace(SETTINGS, windows=8, lengths=(128,), tail_tokens=0)
+    measure(model, None, of_documents(text, 2), settings=settings, run=run)
+    run.scores.unlink()
+    again = measure(model, None, of_documents(text, 60), settings=settings, run=run)
+    assert without_seconds(again) == without_seconds(measure(model, None, of_documents(text, 60), settings=settings))
+    assert again[0].resampled == "documents"
+
+
+# Two methods
+
+
+def test_two_methods_are_compared_in_any_order(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
+    """Whichever is measured first, or none at all."""
+    settings = MeasureRecipe((300,), ("perplexity", "passkey"), 3, 16, passkeys=10)
+    original = Subject(model, None, "none")
+    pi, yarn = (name_subject(model, closed_form(model.spec, name, 300)) for name in ("pi", "yarn"))
+    found = []
+    for number, before in enumerate(((), (pi, yarn), (yarn, pi), (original, yarn))):
+        evaluation = Evaluation(text, settings, original, SampleCache(RunDir(tmp_path / str(number))))
+        for subject in before:
+            evaluation.measure(subject)
+        found.append(without_seconds(evaluation.compare(pi, yarn)))
+    assert all(scores == found[0] for scores in found)
+    assert [score.metric for score in found[0]] == ["ratio-to-yarn", "difference-to-yarn"]
+
+
+@pytest.fixture
+def tuned(model: LanguageModel) -> LanguageModel:
+    """The same model with other weights, under another name."""
+    other = LanguageModel(copy.deepcopy(model.network), model.tokenizer, model.tables, "pico, tuned")
+    with torch.no_grad():
+        for weight in other.network.parameters():
+            weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    return other
+
+
+def test_tuned_weights_are_compared_with_a_baseline_that_was_prepared(
+    model: LanguageModel, tuned: LanguageModel, text: TokenText, tmp_path: Path
+) -> None:
+    """Its losses and answers are of the weights before, though nothing of these is left; also on windows of its own."""
+    table, original = closed_form(model.spec, "yarn", 300), Subject(model, None, "none")
+    settings = MeasureRecipe((300,), ("perplexity", "passkey"), 3, 16, passkeys=10, paired_windows=5)
+    evaluation = Evaluation(text, settings, original, SampleCache(RunDir(tmp_path)))
+    evaluation.prepare(Subject(model, table, "yarn"))
+    gone = Subject(replace(tuned, name=model.name), table, "yarn", at_hand=False)
+    ratio, difference = evaluation.compare(Subject(tuned, table, "longrope-tuned"), gone)
+    windows, factors = text.windows(300, 5), table.choose(300)
+    after, before = (brute_losses(some, factors, windows) for some in (tuned, model))
+    assert ratio.value == pytest.approx(math.exp((after - before).mean()), rel=1e-5)
+    assert ratio.value != pytest.approx(1, abs=1e-3)
+    shares = [
+        measure(some, table, text, settings=replace(settings, metrics=("passkey",)))[0].value for some in (tuned, model)
+    ]
+    assert difference.value == pytest.approx(shares[0] - shares[1])
+    assert {(s.method, s.model, s.factors_fingerprint) for s in (ratio, difference)} == {
+        ("longrope-tuned", "pico, tuned", table.fingerprint)
+    }
+
+
+def test_samples_of_weights_that_are_gone_are_not_made_of_others(
+    tuned: LanguageModel, text: TokenText, tmp_path: Path
+) -> None:
+    evaluation = Evaluation(text, SETTINGS, Subject(tuned, None, "none"), SampleCache(RunDir(tmp_path)))
+    gone = Subject(replace(tuned, name="pico"), None, "none", at_hand=False)
+    with pytest.raises(RunError, match="weights have been tuned since"):
+        evaluation.compare(Subject(tuned, None, "tuned"), gone)
+    assert not (tmp_path / "scores.jsonl").exists()
+
+
+# A metric of one's own: one module, one row
+
+
+class EasyTokens(Metric):
+    """The share of tokens with a loss below one nat."""
+
+    def inputs(self, context: Context) -> str:
+        """The windows."""
+        return fingerprint(context.windows)
+
+    def samples(self, context: Context) -> Samples:
+        """The losses."""
+        return Samples(self.identity(context), *cached_losses(context, *context.divided()))
+
+    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+        """One share."""
+        easy = samples.arrays["losses"] < 1
+        interval = share_interval(easy.ravel().tolist())
+        return [samples.score(self.name, interval, num_tokens=easy.size, num_windows=len(easy))]
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a metric that stands in a module and in the table of metrics, nowhere else."""
+    module = ModuleType("easy_tokens")
+    module.EasyTokens = EasyTokens  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "easy_tokens", module)
+    monkeypatch.setitem(
+        METRICS, "easy-tokens", MetricRow("easy-tokens", "Easy tokens", measure="easy_tokens:EasyTokens")
+    )
+    return "easy-tokens"
+
+
+def test_a_metric_is_one_module_and_one_row(
+    toy: str, model: LanguageModel, text: TokenText, tmp_path: Path, passes: Passes
+) -> None:
+    """It is asked for, measured at every length, recorded, and taken from the records; its pass is shared."""
+    run, settings = RunDir(tmp_path), replace(SETTINGS, metrics=("perplexity", toy))
+    table = closed_form(model.spec, "yarn", 128)
+    scores = measure(model, table, text, settings=settings, run=run)
+    assert measure(model, table, text, settings=settings, run=run) == scores
+    assert passes.tokens == 3 * 128 * 2
+    own = [score for score in scores if score.metric == toy]
+    assert [(score.context_tokens, score.method) for score in own] == [(64, "yarn"), (128, "yarn")]
+    for score in own:
+        pieces = text.divided(text.windows(128, 3), score.context_tokens)
+        losses = brute_losses(model, table.choose(score.context_tokens), pieces)
+        assert score.value == pytest.approx((losses < 1).mean(), abs=2 / losses.size)
+        assert score.low < score.value < score.high or score.value == 0
+    assert len(read_records(run.scores, Score)) == len(scores)
+
+
+def test_a_metric_that_is_in_no_row_is_unknown() -> None:
+    with pytest.raises(RecipeError, match="easy-tokens"):
+        MeasureRecipe(metrics=("easy-tokens",))
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if ":" not in name])
+def test_every_row_names_a_metric(name: str) -> None:
+    assert find_metric(name).name == name
+
+
+# Where factors come from
+
+
+def test_a_baseline_that_a_search_chose_is_measured_beside_itself(
+    model: LanguageModel, text: TokenText, tmp_path: Path
+) -> None:
+    """The same factors and values in two rows, and a ratio of exactly 1; the weights' own name keeps both fields."""
+    run, (yarn,) = RunDir(tmp_path), closed_form(model.spec, "yarn", 128).tiers
+    chosen = replace(yarn, chosen_by="longrope-gradient")
+    settings = replace(SETTINGS, lengths=(128,), tail_tokens=0)
+    made = measure(model, yarn, text, settings=settings, run=run)
+    made += measure(model, chosen, text, settings=settings, run=run)
+    made += measure(model, chosen, text, settings=settings, run=run, method="longrope-tuned")
+    evaluation = Evaluation(text, settings, Subject(model, None, "none"), SampleCache(run))
+    [ratio] = evaluation.compare(name_subject(model, chosen), name_subject(model, yarn))
+    assert (ratio.value, ratio.low, ratio.high) == (1.0, 1.0, 1.0)
+    assert read_records(run.scores, Score) == [*made, ratio]
+    assert len({score.value for score in made}) == 1
+    assert [score.source for score in (*made, ratio)] == [
+        ("yarn", "", ""),
+        ("yarn", "longrope-gradient", ""),
+        ("longrope-tuned", "longrope-gradient", "yarn"),
+        ("yarn", "longrope-gradient", ""),
+    ]
+
+
+def test_scores_of_an_earlier_version_are_not_measured_again(
+    model: LanguageModel, text: TokenText, tmp_path: Path, passes: Passes
+) -> None:
+    """They named the search alone; they come back with what the factors say, and the file stays as it is."""
+    run, (yarn,) = RunDir(tmp_path), closed_form(model.spec, "yarn", 128).tiers
+    own = RescaleFactors((1.0, 1.5, 2.0, 2.5), 128, model.spec.fingerprint, method="longrope-gradient")
+    before = [replace(yarn, method="longrope-gradient"), own]
+    now = [replace(factors, chosen_by="longrope-gradient") for factors in (yarn, own)]
+    old = [measure(model, factors, text, settings=SETTINGS, run=run) for factors in before]
+    tuned = measure(model, before[0], text, settings=SETTINGS, run=run, method="longrope-tuned")
+    lines = run.scores.read_text()
+    assert '"chosen_by": ""' in lines
+    passes.forbidden = True
+    for factors, scores in zip(now, old, strict=True):
+        again = measure(model, factors, text, settings=SETTINGS, run=run)
+        assert again == [replace(s, method=factors.method, chosen_by="longrope-gradient") for s in scores]
+    again = measure(model, now[0], text, settings=SETTINGS, run=run, method="longrope-tuned")
+    assert again == [replace(s, chosen_by="longrope-gradient", factors_method="yarn") for s in tuned]
+    assert run.scores.read_text() == lines

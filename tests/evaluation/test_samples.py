@@ -1,0 +1,89 @@
+"""The sample cache: made once, kept to the bit, and never taken for something else."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from measuring import make_context
+
+from longrope.data import TokenText
+from longrope.errors import RunError
+from longrope.evaluation.perplexity import cached_losses
+from longrope.evaluation.samples import Arrays, Identity, SampleCache
+from longrope.factors import closed_form
+from longrope.labels import Source
+from longrope.models import LanguageModel
+from longrope.records import Score
+from longrope.rundir import RunDir
+
+
+def test_samples_are_made_once_and_kept_to_the_bit(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make() -> Arrays:
+        made.append(1)
+        losses = np.random.default_rng(len(made)).normal(size=(3, 5)).astype(np.float32)
+        return {"losses": losses, "answers": np.asarray(["yes", "", "größer"])}
+
+    for cache, again in ((SampleCache(), None), (SampleCache(RunDir(tmp_path)), SampleCache(RunDir(tmp_path)))):
+        made.clear()
+        first, seconds = cache.get("losses", ("a", "b"), make)
+        assert set(first) == {"losses", "answers"}
+        assert seconds > 0
+        second, same_seconds = (again or cache).get("losses", ("a", "b"), make)
+        assert all((second[name] == first[name]).all() for name in first)
+        assert second["losses"].dtype == np.float32
+        assert same_seconds == seconds
+        assert len(made) == 1
+        for kind, key in (("losses", ("ab", "")), ("answers", ("a", "b"))):
+            assert not (cache.get(kind, key, make)[0]["losses"] == first["losses"]).all()
+        assert len(made) == 3
+
+
+def test_a_damaged_file_of_samples_is_reported(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    SampleCache(run).get("losses", ("a",), lambda: {"losses": np.zeros(3)})
+    [path] = (tmp_path / "samples").iterdir()
+    for content in (path.read_bytes()[:-1], b"", b"no archive"):
+        path.write_bytes(content)
+        with pytest.raises(RunError, match="Remove it"):
+            SampleCache(run).get("losses", ("a",), lambda: {"losses": np.zeros(3)})
+
+
+@pytest.mark.parametrize("change", ["method", "factors", "length", "text", "model", "dtype", "documents"])
+def test_samples_of_something_else_are_not_taken(
+    change: str, model: LanguageModel, text: TokenText, tmp_path: Path
+) -> None:
+    """Windows of 32 and of 64 tokens hold the same tokens here, in other rows."""
+    windows, cache = text.windows(64, 2), SampleCache(RunDir(tmp_path))
+    ntk, yarn = (closed_form(model.spec, name, 128) for name in ("ntk", "yarn"))
+    first = make_context(model, ntk, windows, method="ntk", cache=cache)
+    other = {
+        "method": replace(first, subject=replace(first.subject, method="tuned")),
+        "factors": replace(first, subject=replace(first.subject, table=yarn)),
+        "length": replace(first, length=32),
+        "text": replace(first, windows=windows[::-1].copy()),
+        "model": replace(first, subject=replace(first.subject, model=replace(model, name="another"))),
+        "dtype": first,
+        "documents": replace(first, documents=np.arange(windows.size, dtype=np.int32).reshape(windows.shape)),
+    }[change]
+    cached_losses(first, *first.divided())
+    try:
+        if change == "dtype":
+            model.network.double()
+        losses, _ = cached_losses(other, *other.divided())
+        fresh, _ = cached_losses(replace(other, cache=SampleCache()), *other.divided())
+    finally:
+        model.network.float()
+    assert all((losses[name] == fresh[name]).all() for name in losses)
+    assert len(list((tmp_path / "samples").iterdir())) == 2
+
+
+def test_an_identity_is_made_of_fields_of_a_score() -> None:
+    """A recorded score has one, of which the metric, its value and its counts are no part."""
+    score = Score("perplexity", 2.0, 1.0, 3.0, "yarn", 64, 126, 2, 5, "pico", "a" * 16, "b" * 16, 0.5)
+    assert Identity.of(score) == Identity(Source("yarn"), 64, 5, "pico", "a" * 16, "b" * 16)
+    assert Identity.of(replace(score, metric="passkey", value=1.0, seconds=2.0)) == Identity.of(score)
+    for change in ({"method": "pi"}, {"context_tokens": 32}, {"seed": 6}, {"model": "x"}, {"texts_fingerprint": "c"}):
+        assert Identity.of(replace(score, **change)) != Identity.of(score)

@@ -1,0 +1,104 @@
+"""Measure one metric of a pico model, and count the tokens that go through it; for tests of the evaluation."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from longrope.data import Tokens, TokenText
+from longrope.evaluation import find_metric
+from longrope.evaluation.metric import Context, Subject
+from longrope.evaluation.samples import SampleCache
+from longrope.factors import FactorTable, RescaleFactors
+from longrope.models import LanguageModel, rescaled
+from longrope.recipe import MeasureRecipe
+from longrope.records import Score
+
+
+def make_context(
+    model: LanguageModel,
+    table: FactorTable | None,
+    windows: Tokens,
+    length: int = 0,
+    *,
+    method: str = "none",
+    text: TokenText | None = None,
+    original: LanguageModel | None = None,
+    cache: SampleCache | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Context:
+    """One measurement on windows [W, M] of one document, by default at their whole length."""
+    return Context(
+        subject=Subject(model, table, method),
+        original=Subject(original or model, None, "none"),
+        text=text or TokenText(windows.ravel(), "measure"),
+        windows=windows,
+        documents=np.zeros_like(windows),
+        lengths=(length or windows.shape[1],),
+        length=length or windows.shape[1],
+        settings=MeasureRecipe(**{"tail_tokens": 0, **settings}),
+        seed=seed,
+        cache=cache or SampleCache(),
+    )
+
+
+def scores_of(name: str, context: Context) -> list[Score]:
+    """The scores of one metric."""
+    metric = find_metric(name)
+    return metric.scores(metric.samples(context), context.settings)
+
+
+def compared(name: str, ours: Context, theirs: Context) -> Score:
+    """One method against another by one metric."""
+    metric = find_metric(name)
+    return metric.compare(metric.samples(ours), metric.samples(theirs))
+
+
+def passkey_context(model: LanguageModel, table: FactorTable | None, length: int, **given: Any) -> Context:
+    """A measurement of passkeys, which needs no text: ``count`` of them."""
+    windows = np.zeros((1, length), np.int32)
+    return make_context(model, table, windows, passkeys=given.pop("count", 20), **given)
+
+
+class Passes:
+    """Tokens that went through a network, counted at its embedding; where none may go, the first is an error."""
+
+    def __init__(self) -> None:
+        """Nothing has gone through it."""
+        self.tokens = 0
+        self.forbidden = False
+
+    def __call__(self, _: object, given: tuple[Any, ...]) -> None:
+        """Count one call of the embedding."""
+        assert not self.forbidden, "measured again"
+        self.tokens += given[0].numel()
+
+
+@contextmanager
+def counted(model: LanguageModel) -> Iterator[Passes]:
+    """Count passes of a model."""
+    passes = Passes()
+    handle = model.network.get_input_embeddings().register_forward_pre_hook(passes)
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+def brute_losses(model: LanguageModel, factors: RescaleFactors | None, windows: Any) -> np.ndarray:
+    """[W, N - 1] losses in nats from the whole logits, window by window in float64."""
+    rows = []
+    for window in np.asarray(windows):
+        with rescaled(model, factors), torch.no_grad():
+            logits = model.network(torch.from_numpy(window)[None].long(), use_cache=False).logits[0].double()
+        rows.append([-logits[i].log_softmax(0)[window[i + 1]].item() for i in range(len(window) - 1)])
+    return np.array(rows)
+
+
+def without_seconds(scores: list[Score]) -> list[Score]:
+    """Scores as they must repeat; only the wall clock may differ."""
+    return [replace(score, seconds=0.0) for score in scores]

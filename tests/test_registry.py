@@ -1,0 +1,114 @@
+"""The registry: rows name functions that exist, and a new row is found by all that lists methods."""
+
+from pathlib import Path
+
+import numpy as np
+import pico
+import pytest
+import toys
+
+from longrope import registry
+from longrope.data import TokenText
+from longrope.errors import RecipeError
+from longrope.evaluation import measure
+from longrope.exports.card import Origin, result_table
+from longrope.factors import closed_form
+from longrope.recipe import GradientRecipe, MeasureRecipe
+from longrope.records import Score, read_records
+from longrope.registry import FORMATS, METHODS, METRICS, resolve
+from longrope.reports import score_tables
+from longrope.reports.contents import read_run
+from longrope.reports.palette import figure_style, style_of
+from longrope.reports.provenance import describe_rope
+from longrope.reports.scores import other_section
+from longrope.rope import RopeSpec
+from longrope.rundir import RunDir
+
+SPEC = RopeSpec(head_dim=8, rotary_dim=8, theta=100.0, trained_window=64)
+PATHS = [
+    *(row.make for row in METHODS.values()),
+    *(row.measure for row in METRICS.values()),
+    *(row.write for row in FORMATS.values()),
+]
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more method and one more metric: a function of another package each, and a row."""
+    monkeypatch.setitem(METHODS, "toy", toys.METHOD)
+    monkeypatch.setitem(METRICS, "distinct", toys.METRIC)
+
+
+@pytest.mark.parametrize("path", sorted(set(PATHS)))
+def test_every_row_names_a_function(path: str) -> None:
+    assert callable(resolve(path))
+
+
+@pytest.mark.parametrize("path", ["longrope.factors:nothing", "longrope.nowhere:pi_table", "longrope.factors"])
+def test_a_path_that_names_no_function_is_refused(path: str) -> None:
+    with pytest.raises(RecipeError, match=path):
+        resolve(path)
+
+
+def test_the_lists_of_names_are_those_of_the_papers_and_ours() -> None:
+    """Written out here, in the order in which tables show them."""
+    assert registry.baselines() == ("pi", "ntk", "dynamic-ntk", "yarn")
+    assert registry.formulas() == ("pi", "ntk", "dynamic-ntk", "yarn", "critical")
+    assert registry.starts() == ("pi", "ntk", "yarn", "critical")
+    assert registry.searches() == {"gradient": "longrope-gradient", "evolution": "longrope-evolution"}
+    assert tuple(FORMATS) == ("hf", "gguf")
+    assert registry.metrics()[:6] == ("perplexity", "passkey", "prefix-perplexity", "retention", "needle", "ruler")
+    assert len(registry.metrics()) == 6 + 12 + 1
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_new_method_is_known_wherever_methods_are_named() -> None:
+    """Settings take it, its factors are made, and figures have its label, colour and dash."""
+    assert MeasureRecipe(rivals=("toy", "yarn")).rivals == ("toy", "yarn")
+    assert GradientRecipe(start="toy").start == "toy"
+    (tier,) = closed_form(SPEC, "toy", 512).tiers
+    assert (tier.method, tier.target_window, set(tier.lambdas)) == ("toy", 512, {2.0})
+    assert {pair["toy"] for pair in describe_rope(SPEC, 512)["pairs"]} == {2.0}
+    assert registry.label_of("toy") == "Toy scaling"
+    assert style_of("toy").dash == "9 9"
+    assert "--toy:#123456;" in figure_style()
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_new_metric_is_measured_kept_and_shown(tmp_path: Path) -> None:
+    """In the printed table, the report and the model card, written as its row says."""
+    model, run = pico.make_model(), RunDir(tmp_path)
+    tokens = np.arange(640, dtype=np.int32) % 24
+    settings = MeasureRecipe(lengths=(64,), metrics=("distinct",), windows=2)
+    (score,) = measure(model, None, TokenText(tokens, "measure"), settings=settings, run=run)
+    assert (score.metric, score.value) == ("distinct", 24 / 64)
+    assert read_records(run.scores, Score) == [score]
+    (table,) = score_tables([score])
+    assert table.rows == (("original model", "37.5% (37.5%-37.5%)"),)
+    (shown,) = other_section([read_run(run)]).tables
+    assert shown.rows == (("original model", "37.5% (37.5%-37.5%)"),)
+    ((label, value, *_),) = result_table([score], [score], Origin(score.model)).rows
+    assert (label, value) == ("distinct, 64 tokens", "37.5% (37.5%-37.5%)")
+
+
+def test_without_their_rows_a_method_and_a_metric_are_refused() -> None:
+    with pytest.raises(RecipeError, match="'toy'"):
+        MeasureRecipe(rivals=("toy",))
+    with pytest.raises(RecipeError, match="'distinct'"):
+        MeasureRecipe(metrics=("distinct",))
+
+
+@pytest.mark.parametrize(
+    ("record", "written"),
+    [
+        *(("passkey", ".0%"), ("passkey-depth-0.05", ".0%"), ("needle", ".0%"), ("ruler", ".0%"), ("ruler-vt", ".0%")),
+        *(("perplexity", ".4g"), ("perplexity-last-64", ".4g"), ("ratio-to-none", ".4g"), ("something", ".4g")),
+    ],
+)
+def test_a_value_is_written_as_its_metric_says(record: str, written: str) -> None:
+    assert registry.format_of(record) == written
+
+
+def test_a_method_without_a_row_keeps_its_name() -> None:
+    assert registry.label_of("someone-elses") == "someone-elses"
+    assert np.isin(style_of("someone-elses").color, [f"var(--spare-{i})" for i in range(6)])

@@ -1,0 +1,67 @@
+"""What tests add to the registry: a method, a metric and a format, each of one function, as another package would."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from longrope.data import fingerprint
+from longrope.evaluation import metric
+from longrope.evaluation.metric import Context
+from longrope.evaluation.samples import Samples
+from longrope.evaluation.statistics import Interval
+from longrope.exports import ExportReport
+from longrope.exports.comparison import make_report
+from longrope.exports.lists import native_lists
+from longrope.factors import FactorTable, RescaleFactors, as_table
+from longrope.models import LanguageModel
+from longrope.recipe import MeasureRecipe
+from longrope.records import Score
+from longrope.registry import Format, Method, Metric
+from longrope.rope import RopeSpec
+
+METHOD = Method(
+    "toy",
+    label="Toy scaling",
+    make="toys:toy_table",
+    colours=("#123456", "#654321"),
+    dash="9 9",
+    formula=True,
+    baseline=True,
+    start=True,
+)
+METRIC = Metric("distinct", label="Distinct tokens", format=".1%", measure="toys:DistinctTokens")
+FORMAT = Format("toy", label="A list of numbers", write="toys:write_list", file="toy/factors.json")
+
+
+def toy_table(spec: RopeSpec, target_tokens: int, _: Iterable[int]) -> FactorTable:
+    """Twice as slow, whatever the target."""
+    return as_table(RescaleFactors((2.0,) * spec.num_pairs, target_tokens, spec.fingerprint))
+
+
+class DistinctTokens(metric.Metric):
+    """The share of the tokens of the first window that are distinct."""
+
+    def inputs(self, context: Context) -> str:
+        """The windows."""
+        return fingerprint(context.windows)
+
+    def samples(self, context: Context) -> Samples:
+        """The tokens themselves."""
+        return Samples(self.identity(context), {"tokens": context.windows[0, : context.length]}, 0.0)
+
+    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+        """One share."""
+        tokens = samples.arrays["tokens"]
+        share = len(set(tokens.tolist())) / len(tokens)
+        return [samples.score(self.name, Interval(share, share, share), num_tokens=len(tokens), num_windows=1)]
+
+
+def write_list(
+    model: LanguageModel, factors: RescaleFactors, path: Path, *, settings: Any, windows: Any, origin: Any
+) -> ExportReport:
+    """The factors alone, without a comparison."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(factors.lambdas))
+    lists = native_lists(model, factors, settings, windows)
+    return make_report(lists, [(0.0, 0.0), (0.0, 0.0)])
