@@ -22,9 +22,9 @@ from longrope.data import fingerprint, load_texts
 from longrope.engine.decoding import prefill
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.passes import token_losses
-from longrope.factors import load_factors
 from longrope.lengths import parse_tokens
 from longrope.models import LanguageModel, load_model, rescaled
+from longrope.rope import load_factors
 
 CACHES = {"full": {}, "8-bit": {"eight_bit": True}}
 

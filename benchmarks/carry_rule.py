@@ -2,7 +2,7 @@
 
 Run: python benchmarks/carry_rule.py nano stdlib OUT.jsonl --lengths 1k,2k,4k,8k
 
-Factors are searched at every length. Those of each shorter one are carried on to it (``factors.carried_on``), and both
+Factors are searched at every length. Those of each shorter one are carried on to it (``rope.extrapolate``), and both
 read the same measuring windows. One line for each pair of lengths: both perplexities, and their ratio with an interval
 paired by token. The weights are the model's own.
 """
@@ -19,10 +19,10 @@ import torch
 from longrope.data import Tokens, fingerprint, load_texts
 from longrope.evaluation.perplexity import window_losses
 from longrope.evaluation.statistics import perplexity, ratio_interval
-from longrope.factors import RescaleFactors, carried_on
 from longrope.lengths import parse_tokens
 from longrope.models import LanguageModel, load_model
 from longrope.recipe import GradientRecipe, SearchRecipe
+from longrope.rope import RescaleFactors, extrapolate
 from longrope.search import find_factors
 
 SEARCH = SearchRecipe(validation_windows=2, gradient=GradientRecipe(steps=8, scan_windows=1))
@@ -71,7 +71,7 @@ def compare(
 ) -> dict[str, float | int | str]:
     """The first factors, carried on to the window of the second ones, as a share of these on windows [W, N]."""
     first, there = searched
-    carried = carried_on(first, model.spec, there.target_window)
+    carried = extrapolate(first, model.spec, there.target_window)
     losses = [window_losses(model, factors, windows) for factors in (carried, there)]
     ratio = ratio_interval(*losses, documents[:, 1:], seed=0)
     return {

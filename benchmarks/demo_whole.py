@@ -18,8 +18,8 @@ from longrope.data import load_texts, sketch
 from longrope.evaluation import find_metric, name_subject
 from longrope.evaluation.metric import Context, Subject
 from longrope.evaluation.samples import SampleCache
-from longrope.factors import as_table, closed_form, load_factors
 from longrope.models import load_model
+from longrope.rope import as_table, closed_form, load_factors
 from longrope.rundir import RunDir
 
 KEYS = 100

@@ -19,10 +19,9 @@ from longrope.data import TokenText, load_texts, plant_needles
 from longrope.engine.passes import token_losses
 from longrope.evaluation import measure
 from longrope.evaluation.prompts import passkeys
-from longrope.factors import RescaleFactors, closed_form
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import MeasureRecipe, SearchRecipe
-from longrope.rope import critical_lambdas, extension_ratio, yarn_lambdas
+from longrope.rope import RescaleFactors, closed_form, critical_lambdas, extension_ratio, yarn_lambdas
 from longrope.search import cut_windows, find_factors
 
 FILLER = "A farmer sows in spring. Rain falls on the roof. The bread is in the oven. A dog sleeps by the door.\n"

@@ -17,9 +17,9 @@ from longrope.data import TokenText, load_texts
 from longrope.evaluation import measure
 from longrope.evaluation.perplexity import window_losses
 from longrope.evaluation.prompts import passkeys
-from longrope.factors import RescaleFactors, closed_form
 from longrope.models import LanguageModel, load_model
 from longrope.recipe import GradientRecipe, MeasureRecipe, SearchRecipe
+from longrope.rope import RescaleFactors, closed_form
 from longrope.search import find_factors
 
 FILLER = "A farmer sows in spring. Rain falls on the roof. The bread is in the oven. A dog sleeps by the door.\n"

@@ -16,9 +16,15 @@ import numpy as np
 import torch
 
 from longrope.data import load_texts, plant_needles
-from longrope.factors import RescaleFactors, closed_form
 from longrope.models import LanguageModel, load_model, rescaled
-from longrope.rope import critical_lambdas, extension_ratio, su_attention_factor, yarn_lambdas
+from longrope.rope import (
+    RescaleFactors,
+    closed_form,
+    critical_lambdas,
+    extension_ratio,
+    su_attention_factor,
+    yarn_lambdas,
+)
 
 WINDOW, WINDOWS, SHARES = 1024, 3, (0.0, 0.35, 0.6, 0.8, 0.9)
 

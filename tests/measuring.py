@@ -12,10 +12,10 @@ from longrope.data import Tokens, TokenText
 from longrope.evaluation import find_metric
 from longrope.evaluation.metric import Context, Subject
 from longrope.evaluation.samples import SampleCache
-from longrope.factors import FactorTable, RescaleFactors
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score
+from longrope.rope import FactorTable, RescaleFactors
 
 
 def make_context(

@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longrope.factors import RescaleFactors
 from longrope.models import (
     LanguageModel,
 )
-from longrope.rope import RopeSpec
+from longrope.rope import RescaleFactors, RopeSpec
 
 GEOMETRIES = {  # head_dim, rotary_dim, theta, trained_window, pairing: by hand from pico.BASE and pico.FAMILIES
     "llama": (8, 8, 1e4, 64, "half"),

@@ -19,7 +19,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 NOUNS = (
     *("errors", "lengths", "registry", "labels", "settings", "schedule"),
-    *("rope", "factors", "records", "recipe", "rundir"),
+    *("rope", "records", "recipe", "rundir"),
 )
 EDGES = ("distributed", "models", "data", "engine")
 STEPS = ("search", "tuning", "evaluation", "exports", "reports", "generation")
@@ -199,12 +199,12 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"rope.py": "from longrope.factors import RescaleFactors"}, "rope.py:1 imports longrope.factors; rope may"),
+        ({"rope/a.py": "from longrope.records import Trial"}, "a.py:1 imports longrope.records; rope may"),
         ({"rope.py": "import longrope.models"}, "rope.py:1 imports longrope.models; rope may import errors, lengths"),
         ({"errors.py": "def f():\n    from longrope import rope", "rope.py": ""}, "errors.py:2 imports longrope.rope"),
         ({"errors.py": "from . import rope", "rope.py": ""}, "errors.py:1 imports longrope.rope; errors may"),
         ({"errors.py": "from .rope import RopeSpec"}, "errors.py:1 imports longrope.rope; errors may import nothing"),
-        ({"factors.py": "from longrope import RopeSpec"}, "factors.py:1 imports longrope; factors may"),
+        ({"records.py": "from longrope import RopeSpec"}, "records.py:1 imports longrope; records may"),
         ({"rundir.py": "def f():\n    import torch"}, "rundir.py:2 imports torch; only distributed, models,"),
         ({"rundir.py": "from torch.nn import Module"}, "rundir.py:1 imports torch.nn; only distributed"),
         ({"rundir.py": "import importlib\nimportlib.import_module('torch')"}, "rundir.py:2 imports torch; only"),

@@ -26,7 +26,6 @@ from longrope import cli, pipeline
 from longrope.data import load_texts
 from longrope.engine import compiling
 from longrope.evaluation import perplexity
-from longrope.factors import RescaleFactors, closed_form, dump_factors, load_factors
 from longrope.models import load_model, read_spec
 from longrope.recipe import (
     EvolutionRecipe,
@@ -42,6 +41,7 @@ from longrope.recipe import (
 )
 from longrope.records import Score, TrainStep, Trial, read_records
 from longrope.registry import FORMATS
+from longrope.rope import RescaleFactors, closed_form, dump_factors, load_factors
 from longrope.rundir import RunDir
 from longrope.settings import keys_of
 from longrope.tuning import fine_tune

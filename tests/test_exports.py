@@ -26,9 +26,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from longrope.data import Tokens
 from longrope.errors import ExportError, FactorsError
 from longrope.exports import comparison, dump_report, export_hf, hf
-from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, load_model, rescaled, save_model
 from longrope.recipe import ExportRecipe
+from longrope.rope import RescaleFactors
 
 # by the number of pairs
 LAMBDAS = {4: (1.0, 1.5, 3.0, 4.0), 8: (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0), 2: (1.5, 4.0)}

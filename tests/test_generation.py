@@ -22,9 +22,9 @@ from longrope import cli, generation
 from longrope.data import read_document
 from longrope.engine import memory
 from longrope.errors import FactorsError, ModelError, RecipeError, TextsError
-from longrope.factors import FactorTable, RescaleFactors, dump_factors
 from longrope.generation import Generation, GenerationSettings, choose_token, encode_question, generate
 from longrope.models import LanguageModel, rescaled
+from longrope.rope import FactorTable, RescaleFactors, dump_factors
 
 FAMILIES = ("llama", "mistral", "qwen3", "phi3", "gemma2", "gpt_neox", "cohere")
 DOCUMENT, PROMPT = pico.make_text(150), "What does the river hold?"

@@ -20,9 +20,9 @@ from longrope.errors import ExportError, FactorsError
 from longrope.exports import Origin, export_gguf
 from longrope.exports.gguf import LLAMA3_WORDS, pre_tokenizer_name, verify_file
 from longrope.exports.lists import native_lists
-from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import ExportRecipe
+from longrope.rope import RescaleFactors
 
 WINDOW = 256  # llama.cpp rounds its context up to a multiple of this
 LAMBDAS = (1.0, 1.5, 3.0, 4.0)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from longrope.evaluation.statistics import Losses, block_interval, perplexity
-from longrope.factors import load_factors
 from longrope.pipeline import extend
 from longrope.recipe import load_recipe
 from longrope.records import Score, TrainStep, read_records
+from longrope.rope import load_factors
 from longrope.rundir import RunDir
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "nano-16k.toml"

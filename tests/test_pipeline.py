@@ -27,7 +27,6 @@ from longrope.errors import ExportError, LongRopeError, RunError, TextsError
 from longrope.evaluation import Evaluation, passkey, perplexity, statistics
 from longrope.evaluation.metric import Subject
 from longrope.exports import hf
-from longrope.factors import closed_form, load_factors
 from longrope.models import load_model
 from longrope.pipeline import compare, export_again, extend, measure_only, search_costs
 from longrope.recipe import (
@@ -42,6 +41,7 @@ from longrope.recipe import (
     dump_recipe,
 )
 from longrope.records import Score, Trial, append_records, read_records
+from longrope.rope import closed_form, load_factors
 from longrope.rundir import RunDir
 from longrope.search import find_factors
 from longrope.search import score as search_score

@@ -12,7 +12,6 @@ from longrope.data import TokenText
 from longrope.errors import RecipeError
 from longrope.evaluation import measure
 from longrope.exports.card import Origin, result_table
-from longrope.factors import closed_form
 from longrope.recipe import GradientRecipe, MeasureRecipe
 from longrope.records import Score, read_records
 from longrope.registry import FORMATS, METHODS, METRICS, resolve
@@ -21,7 +20,7 @@ from longrope.reports.contents import read_run
 from longrope.reports.palette import figure_style, style_of
 from longrope.reports.provenance import describe_rope
 from longrope.reports.scores import other_section
-from longrope.rope import RopeSpec
+from longrope.rope import RopeSpec, closed_form
 from longrope.rundir import RunDir
 
 SPEC = RopeSpec(head_dim=8, rotary_dim=8, theta=100.0, trained_window=64)
@@ -44,7 +43,7 @@ def test_every_row_names_a_function(path: str) -> None:
     assert callable(resolve(path))
 
 
-@pytest.mark.parametrize("path", ["longrope.factors:nothing", "longrope.nowhere:pi_table", "longrope.factors"])
+@pytest.mark.parametrize("path", ["longrope.rope.factors:nothing", "longrope.nowhere:pi_table", "longrope.rope"])
 def test_a_path_that_names_no_function_is_refused(path: str) -> None:
     with pytest.raises(RecipeError, match=path):
         resolve(path)

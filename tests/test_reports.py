@@ -20,7 +20,6 @@ from whole_run import make_steps, make_trials
 import longrope
 from longrope.errors import RunError
 from longrope.exports import ExportReport, dump_report
-from longrope.factors import RescaleFactors, dump_factors
 from longrope.recipe import MeasureRecipe, Recipe, dump_recipe
 from longrope.records import Score, TrainStep, append_record, append_records
 from longrope.reports import ScoreTable, score_tables, write_comparison, write_report
@@ -31,7 +30,7 @@ from longrope.reports.provenance import record_rope, record_walk
 from longrope.reports.svg import linear_axis, log_axis, token_axis
 from longrope.reports.tables import interval
 from longrope.reports.walk import stage_section
-from longrope.rope import RopeSpec
+from longrope.rope import RescaleFactors, RopeSpec, dump_factors
 from longrope.rundir import RunDir
 
 VOID_TAGS = ("meta", "br", "hr", "img", "link")

@@ -23,15 +23,6 @@ from longrope.engine import passes
 from longrope.errors import LongRopeError, RecipeError, RunError, TextsError
 from longrope.evaluation.perplexity import window_losses
 from longrope.evaluation.statistics import perplexity
-from longrope.factors import (
-    FactorTable,
-    RescaleFactors,
-    carried_on,
-    compose,
-    load_factors,
-    relative_to,
-    tuned_spec,
-)
 from longrope.models import LanguageModel, load_model
 from longrope.pipeline import export_again, extend
 from longrope.recipe import (
@@ -46,6 +37,15 @@ from longrope.recipe import (
 from longrope.records import Score, TrainStep, Trial, read_records
 from longrope.reports.contents import read_run
 from longrope.reports.sections import cost_section
+from longrope.rope import (
+    FactorTable,
+    RescaleFactors,
+    compose,
+    extrapolate,
+    load_factors,
+    relative_to,
+    tuned_spec,
+)
 from longrope.rundir import RunDir
 from longrope.search import find_factors, recover_window
 from longrope.search.cost import count_passes
@@ -184,7 +184,7 @@ def test_a_walk_is_the_arrows_called_one_after_the_other(recipe: Recipe, run: Ru
     at = replace(recipe.tune, window_tokens=TUNED_AT)
     tuned = fine_tune(model, first, texts.tune, settings=at, seed=recipe.seed)
     second = find_factors(tuned, texts.search, SEARCHED, tuned_with=first, **given)
-    relative = carried_on(relative_to(first, second), tuned_spec(tuned.spec, first), TARGET)
+    relative = extrapolate(relative_to(first, second), tuned_spec(tuned.spec, first), TARGET)
     carried = compose(first, relative)
     short = recover_window(tuned, texts.search, SHORT, carried, **given)
     folders = folders_of(run)

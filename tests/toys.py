@@ -13,12 +13,11 @@ from longrope.evaluation.statistics import Interval
 from longrope.exports import ExportReport
 from longrope.exports.comparison import make_report
 from longrope.exports.lists import native_lists
-from longrope.factors import FactorTable, RescaleFactors, as_table
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score
 from longrope.registry import Format, Method, Metric
-from longrope.rope import RopeSpec
+from longrope.rope import FactorTable, RescaleFactors, RopeSpec, as_table
 
 METHOD = Method(
     "toy",

@@ -31,10 +31,10 @@ from longrope.data import TokenText
 from longrope.engine.passes import greedy_answers, token_losses, weighted_loss_with_graph
 from longrope.errors import LongRopeError, TextsError
 from longrope.evaluation import measure
-from longrope.factors import closed_form
 from longrope.models import rescaled
 from longrope.recipe import MeasureRecipe, TuneRecipe, load_recipe
 from longrope.records import Score, TrainStep
+from longrope.rope import closed_form
 from longrope.rundir import RunDir
 from longrope.search.score import WindowObjective
 from longrope.stages import Cost

@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     from longrope.errors import LongRopeError
     from longrope.evaluation import measure
     from longrope.exports import export_gguf, export_hf
-    from longrope.factors import FactorTable, RescaleFactors, closed_form, load_factors
     from longrope.generation import GenerationSettings, generate
     from longrope.models import LanguageModel, build_model, build_tokenizer, load_model, read_spec, rescaled
     from longrope.pipeline import compare, extend
     from longrope.recipe import Recipe, load_recipe
-    from longrope.rope import RopeSpec
+    from longrope.rope import FactorTable, RescaleFactors, RopeSpec, closed_form, load_factors
     from longrope.rundir import RunDir
     from longrope.search import find_factors
     from longrope.tuning import fine_tune
@@ -34,10 +33,10 @@ _HOMES = {
     "LongRopeError": "errors",
     "export_gguf": "exports",
     "export_hf": "exports",
-    "FactorTable": "factors",
-    "RescaleFactors": "factors",
-    "closed_form": "factors",
-    "load_factors": "factors",
+    "FactorTable": "rope",
+    "RescaleFactors": "rope",
+    "closed_form": "rope",
+    "load_factors": "rope",
     "GenerationSettings": "generation",
     "generate": "generation",
     "measure": "evaluation",

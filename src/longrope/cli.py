@@ -195,7 +195,7 @@ def search(
     """Search rescale factors; write factors.json."""
     full, path = prepare(**given_options(locals()))
     from longrope import pipeline
-    from longrope.factors import dump_factors
+    from longrope.rope import dump_factors
 
     with _launched(full, context_ranks):
         run = _open(path)
@@ -307,8 +307,8 @@ def generate(
     """Answer a prompt about a long document, printed as it comes; one set of factors serves all of it."""
     from longrope import generation
     from longrope.data import read_document
-    from longrope.factors import load_factors
     from longrope.models import load_model, silence_loading
+    from longrope.rope import load_factors
 
     settings = generation.GenerationSettings(
         max_new_tokens, temperature, top_p, seed or 0, eight_bit=eight_bit_cache, offload=offload_cache

@@ -19,8 +19,8 @@ from longrope.data import encode, opening_token
 from longrope.engine.decoding import decode, read_prompt
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.errors import FactorsError, ModelError, RecipeError, TextsError
-from longrope.factors import FactorTable, RescaleFactors, as_table
 from longrope.models import LanguageModel, rescaled
+from longrope.rope import FactorTable, RescaleFactors, as_table
 from longrope.settings import Above, AtLeast, Settings
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what tokenizers give for bytes that are no whole character yet

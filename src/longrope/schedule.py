@@ -20,7 +20,7 @@ class Stage(Settings, section="stages"):
         search: search factors for this window, from those that the weights were tuned with.
         tune: train the weights with the longest factors so far, in windows of this length. A shorter one than theirs
             costs less and sees their near positions alone.
-        carry: carry the factors of the longest window on to this one by their rule (``factors.carried_on``).
+        carry: carry the factors of the longest window on to this one by their rule (``rope.extrapolate``).
         recover: search a tier for this short window.
         steps: of a tuning; 0 takes ``tune.steps``.
         factors_of: of a tuning: the number of the earlier stage whose factors it trains with, counted from 1; 0 takes

@@ -17,20 +17,20 @@ from longrope.data import Texts, fingerprint
 from longrope.engine.memory import estimate_memory, estimate_training_memory, free_memory
 from longrope.engine.passes import seconds_of_pass
 from longrope.errors import RecipeError
-from longrope.factors import (
-    FactorTable,
-    RescaleFactors,
-    carried_on,
-    compose,
-    dump_factors,
-    load_factors,
-    relative_to,
-    tuned_spec,
-)
 from longrope.lengths import format_tokens
 from longrope.models import LanguageModel
 from longrope.recipe import Recipe, Stage, TuneRecipe
 from longrope.records import TrainStep, Trial, read_records
+from longrope.rope import (
+    FactorTable,
+    RescaleFactors,
+    compose,
+    dump_factors,
+    extrapolate,
+    load_factors,
+    relative_to,
+    tuned_spec,
+)
 from longrope.rundir import STAGE_FINISHED, RunDir
 from longrope.search import find_factors, recover_window
 from longrope.search.cost import count_passes, count_recovery_passes
@@ -197,7 +197,7 @@ def _find_tier(
     tuned_with, longest = progress.tuned_with, progress.longest
     if tuned_with and longest.target_window <= tuned_with.target_window:
         tuned_with = None  # nothing was found beyond the tuning, so the rule goes on from the first factors
-    carried = carried_on(relative_to(tuned_with, longest), tuned_spec(model.spec, tuned_with), window)
+    carried = extrapolate(relative_to(tuned_with, longest), tuned_spec(model.spec, tuned_with), window)
     return compose(tuned_with, carried)
 
 

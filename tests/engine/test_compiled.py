@@ -23,8 +23,8 @@ from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.loss import loss_by_sums
 from longrope.engine.passes import describe_pass, greedy_answers, token_losses, weighted_loss_with_graph
 from longrope.errors import LongRopeError
-from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, load_model, rescaled
+from longrope.rope import RescaleFactors
 
 TOKENS = torch.randint(1, pico.BASE["vocab_size"], (2, 48), generator=torch.Generator().manual_seed(5))
 FAMILIES = ("llama", "gemma2", "gpt_neox")

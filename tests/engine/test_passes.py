@@ -23,8 +23,8 @@ from longrope.engine.decoding import prefill
 from longrope.engine.kv_cache import KeyValueCache, LayerKeys
 from longrope.engine.passes import greedy_answers, seconds_of_pass, token_losses, weighted_loss_with_graph
 from longrope.errors import LongRopeError, ModelError
-from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, rescaled
+from longrope.rope import RescaleFactors
 
 VOCABULARY = pico.BASE["vocab_size"]
 TOKENS = torch.randint(1, VOCABULARY, (3, 48), generator=torch.Generator().manual_seed(3))

@@ -22,12 +22,12 @@ from longrope.evaluation.metric import Context, Metric, Subject
 from longrope.evaluation.perplexity import cached_losses
 from longrope.evaluation.samples import SampleCache, Samples
 from longrope.evaluation.statistics import document_interval, share_interval
-from longrope.factors import FactorTable, RescaleFactors, closed_form
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score, read_records
 from longrope.registry import METRICS
 from longrope.registry import Metric as MetricRow
+from longrope.rope import FactorTable, RescaleFactors, closed_form
 from longrope.rundir import RunDir
 
 SETTINGS = MeasureRecipe(lengths=(64, 128), metrics=("perplexity",), windows=3, tail_tokens=16)

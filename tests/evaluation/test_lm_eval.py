@@ -20,10 +20,10 @@ from longrope.errors import FactorsError, RecipeError
 from longrope.evaluation import lm_eval as benchmarks
 from longrope.evaluation import measure
 from longrope.evaluation.lm_eval import SEED, SHOTS
-from longrope.factors import FactorTable, RescaleFactors, as_table, closed_form
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score, read_records
+from longrope.rope import FactorTable, RescaleFactors, as_table, closed_form
 from longrope.rundir import RunDir
 
 QUESTIONS = 40

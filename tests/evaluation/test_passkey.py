@@ -31,9 +31,9 @@ from longrope.evaluation.prompts.passkeys import (
 )
 from longrope.evaluation.samples import SampleCache
 from longrope.evaluation.statistics import difference_interval, wilson_interval
-from longrope.factors import RescaleFactors, as_table, closed_form
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
+from longrope.rope import RescaleFactors, as_table, closed_form
 from longrope.rundir import RunDir
 
 DIGITS = "0123456789"

@@ -35,12 +35,12 @@ from longrope.evaluation.prompts.prompt import Prompt, Question, fingerprint_pro
 from longrope.evaluation.prompts.words import WORDS, draw_compounds, draw_letters
 from longrope.evaluation.ruler import mean_interval
 from longrope.evaluation.statistics import wilson_interval
-from longrope.factors import closed_form
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.options import measuring
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score, read_records
 from longrope.registry import RULER_TASKS
+from longrope.rope import closed_form
 from longrope.rundir import RunDir
 
 REFERENCES = {"niah_multivalue": 4, "niah_multiquery": 4, "vt": 5, "cwe": 10, "fwe": 3}  # one, in the other tasks

@@ -11,10 +11,10 @@ from longrope.data import TokenText
 from longrope.errors import RunError
 from longrope.evaluation.perplexity import cached_losses
 from longrope.evaluation.samples import Arrays, Identity, SampleCache
-from longrope.factors import closed_form
 from longrope.labels import Source
 from longrope.models import LanguageModel
 from longrope.records import Score
+from longrope.rope import closed_form
 from longrope.rundir import RunDir
 
 

@@ -19,11 +19,11 @@ from rotary_oracles import (
     make_factors,
 )
 
-from longrope.factors import RescaleFactors
 from longrope.models import (
     LanguageModel,
     rescaled,
 )
+from longrope.rope import RescaleFactors
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 LISTS = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 5.0, 8.0]}

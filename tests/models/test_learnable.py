@@ -11,11 +11,11 @@ from rotary_oracles import ROUNDING, TOKENS, gap, get_logits, make_factors
 from torch import Tensor
 from torch.nn import functional
 
-from longrope.factors import RescaleFactors
 from longrope.models import (
     LanguageModel,
     rescaled,
 )
+from longrope.rope import RescaleFactors
 
 
 def compute_loss(model: LanguageModel) -> Tensor:

@@ -19,12 +19,11 @@ from rotary_oracles import (
 )
 
 from longrope.errors import FactorsError
-from longrope.factors import RescaleFactors, unscaled
 from longrope.models import (
     LanguageModel,
     rescaled,
 )
-from longrope.rope import RopeSpec
+from longrope.rope import RescaleFactors, RopeSpec, unscaled
 
 
 @every_family

@@ -20,10 +20,10 @@ from torch.nn import functional
 from longrope.data import TokenText, fingerprint
 from longrope.engine.passes import token_losses
 from longrope.errors import FactorsError, LongRopeError, RecipeError, RunError, TextsError
-from longrope.factors import RescaleFactors, closed_form
 from longrope.models import LanguageModel, RescaledRotary, rescaled
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep, append_records, read_records
+from longrope.rope import RescaleFactors, closed_form
 from longrope.rundir import RunDir
 from longrope.tuning import cut_batches, fine_tune, progress
 from longrope.tuning.adapters import trained_weights

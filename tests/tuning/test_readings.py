@@ -18,10 +18,10 @@ from torch.nn import functional
 
 from longrope.data import TokenText
 from longrope.errors import RecipeError, TextsError
-from longrope.factors import RescaleFactors, closed_form
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep, read_records
+from longrope.rope import RescaleFactors, closed_form
 from longrope.rundir import RunDir
 from longrope.tuning import fine_tune
 from longrope.tuning.batches import Batches

@@ -12,11 +12,11 @@ from longrope import distributed
 from longrope.data import TokenText, check_unsearched
 from longrope.evaluation.metric import Context, Metric, Subject
 from longrope.evaluation.samples import SampleCache
-from longrope.factors import FactorTable, RescaleFactors, as_table
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score, append_records, read_records
 from longrope.registry import BENCHMARK, HARNESS, METRICS, resolve
+from longrope.rope import FactorTable, RescaleFactors, as_table
 from longrope.rundir import RunDir
 
 

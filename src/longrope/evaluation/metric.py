@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from longrope.data import Tokens, TokenText
 from longrope.errors import RunError
 from longrope.evaluation.samples import Arrays, Identity, SampleCache, Samples
-from longrope.factors import FactorTable, RescaleFactors
 from longrope.labels import Source
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score
-from longrope.rope import RopeSpec
+from longrope.rope import FactorTable, RescaleFactors, RopeSpec
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from longrope.errors import ModelError
 from longrope.evaluation.metric import Context, Metric, joined
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import perplexity_interval, ratio_interval
-from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.records import Score
+from longrope.rope import RescaleFactors
 
 TOKENS_PER_BATCH = 65536
 

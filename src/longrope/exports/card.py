@@ -18,11 +18,11 @@ from jinja2 import Environment, StrictUndefined, select_autoescape
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from longrope.exports.comparison import ExportReport
-from longrope.factors import RescaleFactors
 from longrope.labels import Source, label_of
 from longrope.models import ASSETS, EMBEDDED, LanguageModel
 from longrope.records import Score
 from longrope.registry import ORIGINAL, baselines, format_of, formulas
+from longrope.rope import RescaleFactors
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets")
 HUB_METRICS = {"passkey": "accuracy", "needle": "accuracy"}  # where the hub has another name

@@ -25,9 +25,9 @@ from longrope.exports.comparison import (
     make_report,
 )
 from longrope.exports.lists import NativeLists, native_lists, stated_lists
-from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, load_model
 from longrope.recipe import ExportRecipe
+from longrope.rope import RescaleFactors
 from longrope.rope.gguf_metadata import write_longrope
 
 ARCHITECTURE = "llama"  # of llama.cpp

@@ -19,10 +19,10 @@ from longrope.errors import ExportError
 from longrope.exports.card import Origin, format_card
 from longrope.exports.comparison import Arrays, ExportReport, check_agreement, compare_logits, make_report
 from longrope.exports.lists import NativeLists, native_lists, stated_lists
-from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, config_entries, save_model
 from longrope.recipe import ExportRecipe
 from longrope.records import Score
+from longrope.rope import RescaleFactors
 from longrope.rope.hf_config import write_longrope
 
 REOPEN = """

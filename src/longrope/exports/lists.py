@@ -7,10 +7,9 @@ import torch
 from longrope.data import Tokens
 from longrope.engine.passes import token_losses
 from longrope.errors import ExportError
-from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import ExportRecipe
-from longrope.rope import FactorLists, RopeSpec
+from longrope.rope import FactorLists, RescaleFactors, RopeSpec
 
 
 @dataclass(frozen=True)

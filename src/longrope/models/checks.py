@@ -5,9 +5,9 @@ import torch
 import transformers
 
 from longrope.errors import ModelError, converting_errors
-from longrope.factors import RescaleFactors
 from longrope.models.language_model import LanguageModel
 from longrope.models.rescaling import rescaled
+from longrope.rope import RescaleFactors
 
 
 def check_moves_logits(model: LanguageModel) -> None:

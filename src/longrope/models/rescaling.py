@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 import torch
 
-from longrope.factors import RescaleFactors
 from longrope.models.language_model import LanguageModel
 from longrope.models.rotary import RescaledRotary
 from longrope.models.tables import find_rotary
+from longrope.rope import RescaleFactors
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from longrope.factors import RescaleFactors
-from longrope.rope import RopeSpec
+from longrope.rope import RescaleFactors, RopeSpec
 
 LAYOUTS: dict[Literal["half", "interleaved"], Any] = {
     "half": lambda angles: torch.cat((angles, angles), dim=-1),

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from longrope.errors import RunError
-from longrope.factors import RescaleFactors, load_factors
 from longrope.recipe import Recipe, load_recipe
 from longrope.records import Score, TrainStep, Trial, read_records
+from longrope.rope import RescaleFactors, load_factors
 from longrope.rundir import STAGE_FINISHED, RunDir
 
 

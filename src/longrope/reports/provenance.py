@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from longrope import registry
-from longrope.factors import closed_form
-from longrope.rope import RopeSpec
+from longrope.rope import RopeSpec, closed_form
 from longrope.rundir import RunDir
 
 LIBRARIES = ("torch", "transformers", "numpy")

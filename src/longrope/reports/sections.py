@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from longrope.factors import RescaleFactors
 from longrope.labels import Source, label_of
 from longrope.lengths import format_tokens
 from longrope.records import Score
@@ -13,6 +12,7 @@ from longrope.reports.parts import Section, titled
 from longrope.reports.scores import measured_sections
 from longrope.reports.tables import DEPTH, ScoreTable, interval, number
 from longrope.reports.walk import factor_section, search_section, stage_section, training_section
+from longrope.rope import RescaleFactors
 
 SEARCHES = {"gradient": "gradient descent", "evolution": "the paper's evolutionary search"}
 

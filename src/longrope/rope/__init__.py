@@ -1,5 +1,7 @@
 """Rotary position embedding: geometry, the formulas that rescale it, and the formats that state it. Knows no torch."""
 
+from longrope.rope.baselines import closed_form
+from longrope.rope.factors import FactorTable, RescaleFactors, as_table, dump_factors, load_factors, unscaled
 from longrope.rope.geometry import Carried, FactorLists, RopeSpec, RotaryTable, extension_ratio
 from longrope.rope.scaling import (
     Lambdas,
@@ -12,20 +14,32 @@ from longrope.rope.scaling import (
     yarn_attention_factor,
     yarn_lambdas,
 )
+from longrope.rope.transform import compose, extrapolate, relative_to, tuned_spec
 
 __all__ = [
     "Carried",
     "FactorLists",
+    "FactorTable",
     "Lambdas",
+    "RescaleFactors",
     "RopeSpec",
     "RotaryTable",
+    "as_table",
+    "closed_form",
+    "compose",
     "critical_lambdas",
+    "dump_factors",
     "dynamic_ntk_lambdas",
     "extension_ratio",
+    "extrapolate",
     "llama3_lambdas",
+    "load_factors",
     "ntk_lambdas",
     "pi_lambdas",
+    "relative_to",
     "su_attention_factor",
+    "tuned_spec",
+    "unscaled",
     "yarn_attention_factor",
     "yarn_lambdas",
 ]

@@ -10,13 +10,20 @@ import numpy as np
 from longrope import distributed
 from longrope.data import TokenText, plant_needles, sketch
 from longrope.errors import FactorsError
-from longrope.factors import RescaleFactors, closed_form, compose, dump_factors, tuned_spec
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
 from longrope.records import Trial
 from longrope.registry import METHODS, resolve, searches
 from longrope.registry import starts as starting_points
-from longrope.rope import extension_ratio, su_attention_factor
+from longrope.rope import (
+    RescaleFactors,
+    closed_form,
+    compose,
+    dump_factors,
+    extension_ratio,
+    su_attention_factor,
+    tuned_spec,
+)
 from longrope.rundir import RunDir
 from longrope.search.descend import descend
 from longrope.search.evolve import evolve

@@ -15,9 +15,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope.factors import RescaleFactors
 from longrope.recipe import GradientRecipe
-from longrope.rope import RopeSpec, critical_lambdas, extension_ratio, yarn_lambdas
+from longrope.rope import RescaleFactors, RopeSpec, critical_lambdas, extension_ratio, yarn_lambdas
 from longrope.search.score import Objective, TrialLog
 
 METHOD = "longrope-gradient"

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from longrope.factors import RescaleFactors
 from longrope.recipe import EvolutionRecipe
+from longrope.rope import RescaleFactors
 from longrope.search.score import Objective, TrialLog
 from longrope.search.space import Candidate, FactorSpace
 

@@ -15,9 +15,9 @@ from longrope import distributed
 from longrope.data import Tokens, TokenText, fingerprint, plant_needles
 from longrope.engine.passes import token_losses, weighted_loss_with_graph
 from longrope.errors import ModelError, RunError
-from longrope.factors import RescaleFactors, compose
 from longrope.models import LanguageModel, rescaled
 from longrope.records import Trial, append_record, read_records
+from longrope.rope import RescaleFactors, compose
 
 Weights = NDArray[np.float64]
 BACKWARD_PASSES = 4  # forward, forward again (recomputation), and a backward pass worth two

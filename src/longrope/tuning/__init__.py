@@ -11,10 +11,10 @@ import numpy as np
 from longrope import distributed
 from longrope.data import TokenText, fingerprint
 from longrope.engine.kv_cache import decoder_layers
-from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep
+from longrope.rope import RescaleFactors
 from longrope.rundir import RunDir
 from longrope.tuning.adapters import Weights, adapted, trained_weights
 from longrope.tuning.batches import Batches

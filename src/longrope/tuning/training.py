@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from longrope import distributed
 from longrope.engine.passes import weighted_loss_with_graph
 from longrope.errors import LongRopeError, RecipeError
-from longrope.factors import unscaled
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
 from longrope.records import TrainStep
+from longrope.rope import unscaled
 from longrope.tuning.adapters import Weights, trained_weights
 from longrope.tuning.batches import Batches
 from longrope.tuning.readings import Reader

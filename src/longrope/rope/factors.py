@@ -3,29 +3,17 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
-from longrope import registry
 from longrope.errors import FactorsError
-from longrope.labels import Source, join_methods
-from longrope.rope import (
-    Carried,
-    Lambdas,
-    RopeSpec,
-    critical_lambdas,
-    dynamic_ntk_lambdas,
-    extension_ratio,
-    ntk_lambdas,
-    pi_lambdas,
-    su_attention_factor,
-    yarn_attention_factor,
-    yarn_lambdas,
-)
+from longrope.labels import Source
+from longrope.rope.geometry import RopeSpec
+from longrope.rope.scaling import Lambdas
 
 FORMAT = "longrope-factors/1"
 
@@ -50,7 +38,7 @@ class RescaleFactors:
             extrapolated ones keep the name of what they were extrapolated from.
         chosen_by: the search that selected them; empty for a baseline that nobody searched.
         relaxed: whether lambdas below 1 or decreasing ones are meant.
-        searched: a sketch of the text that they were searched on (see ``texts.sketch``), so that nobody measures on it.
+        searched: a sketch of the text that they were searched on (see ``data.sketch``), so that nobody measures on it.
     """
 
     lambdas: tuple[float, ...]
@@ -188,139 +176,6 @@ def as_table(factors: RescaleFactors | FactorTable) -> FactorTable:
 def unscaled(spec: RopeSpec) -> RescaleFactors:
     """The factors that change nothing, for the trained window: inside other factors they bring back the model's own."""
     return RescaleFactors((1.0,) * spec.num_pairs, spec.trained_window, spec.fingerprint)
-
-
-def closed_form(spec: RopeSpec, method: str, target_tokens: int, lengths: Iterable[int] = ()) -> FactorTable:
-    """The factors of a rival method for a target window; searches start from the same ones.
-
-    Args:
-        spec: the model's geometry.
-        method: one of ``registry.formulas()``. YaRN comes with its attention factor, the critical-pair rule with
-            LongRoPE's, the others with 1.
-        target_tokens: L'.
-        lengths: dynamic NTK gets one tier for each of these lengths (and for L').
-    """
-    if method not in (known := registry.formulas()):
-        raise FactorsError(
-            f"The method {method!r} has no closed form.", f"Known: {', '.join(known)}.", "Choose one of them."
-        )
-    made = registry.resolve(registry.METHODS[method].make)(spec, target_tokens, lengths)
-    return FactorTable(tuple(replace(tier, method=method) for tier in as_table(made).tiers))
-
-
-def pi_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
-    """Position interpolation."""
-    return _one_tier(spec, target_tokens, pi_lambdas(spec.num_pairs, extension_ratio(spec, target_tokens)))
-
-
-def ntk_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
-    """NTK-aware scaling."""
-    return _one_tier(spec, target_tokens, ntk_lambdas(spec.num_pairs, extension_ratio(spec, target_tokens)))
-
-
-def yarn_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
-    """YaRN with its attention factor."""
-    ratio = extension_ratio(spec, target_tokens)
-    lambdas = yarn_lambdas(spec.theta, spec.num_pairs, spec.plain_window, ratio)
-    return _one_tier(spec, target_tokens, lambdas, yarn_attention_factor(ratio))
-
-
-def critical_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
-    """The critical-pair rule with LongRoPE's attention factor."""
-    ratio = extension_ratio(spec, target_tokens)
-    lambdas = critical_lambdas(spec.num_pairs, spec.critical_pair, ratio)
-    return _one_tier(spec, target_tokens, lambdas, su_attention_factor(ratio, spec.trained_window))
-
-
-def dynamic_ntk_table(spec: RopeSpec, target_tokens: int, lengths: Iterable[int] = ()) -> FactorTable:
-    """Dynamic NTK: one set of factors for each of the lengths and for the target."""
-    pairs, window = spec.num_pairs, spec.trained_window
-    made = {n: dynamic_ntk_lambdas(pairs, window, n) for n in sorted({*lengths, target_tokens})}
-    return FactorTable(tuple(_one_tier(spec, n, lambdas).tiers[0] for n, lambdas in made.items()))
-
-
-def _one_tier(spec: RopeSpec, target_tokens: int, lambdas: Lambdas, attention_factor: float = 1.0) -> FactorTable:
-    return as_table(
-        RescaleFactors(tuple(lambdas.tolist()), target_tokens, spec.fingerprint, attention_factor=attention_factor)
-    )
-
-
-def tuned_spec(spec: RopeSpec, tuned_with: RescaleFactors | None) -> RopeSpec:
-    """The geometry of a model tuned with some factors: they count as its own, and their window as trained.
-
-    A second search walks relative to it, and every closed form, bound and critical pair with it.
-    """
-    if tuned_with is None:
-        return spec
-    tuned_with.check_spec(spec)
-    before = spec.carried.lambdas if spec.carried else (1.0,) * spec.num_pairs
-    lambdas = tuple(a * b for a, b in zip(before, tuned_with.lambdas, strict=True))
-    carried = Carried("longrope", lambdas, spec.attention_factor * tuned_with.attention_factor)
-    return replace(spec, trained_window=tuned_with.target_window, carried=carried)
-
-
-def compose(tuned_with: RescaleFactors | None, relative: RescaleFactors) -> RescaleFactors:
-    """Factors relative to a tuned model as factors of the model itself; its start tokens stay those of the tuning.
-
-    They name the methods of both, and the search that chose the relative ones.
-    """
-    if tuned_with is None:
-        return relative
-    return replace(
-        relative,
-        lambdas=tuple(a * b for a, b in zip(tuned_with.lambdas, relative.lambdas, strict=True)),
-        attention_factor=tuned_with.attention_factor * relative.attention_factor,
-        start_tokens=tuned_with.start_tokens,
-        spec_fingerprint=tuned_with.spec_fingerprint,
-        relaxed=tuned_with.relaxed or relative.relaxed,
-        method=join_methods(tuned_with.method, relative.method),
-        chosen_by=relative.chosen_by or tuned_with.chosen_by,
-    )
-
-
-def relative_to(tuned_with: RescaleFactors | None, factors: RescaleFactors) -> RescaleFactors:
-    """Factors of a model as factors relative to those that it was tuned with: what ``compose`` undoes."""
-    if tuned_with is None:
-        return factors
-    return replace(
-        factors,
-        lambdas=tuple(b / a for a, b in zip(tuned_with.lambdas, factors.lambdas, strict=True)),
-        attention_factor=factors.attention_factor / tuned_with.attention_factor,
-        start_tokens=0,
-        relaxed=True,  # quotients may fall below 1 by rounding
-    )
-
-
-def carried_on(factors: RescaleFactors, spec: RopeSpec, target_tokens: int) -> RescaleFactors:
-    """Factors found for one window, carried on to another by the logarithm of the extension ratio.
-
-    ``lambda -> lambda ** (ln s' / ln s)``, and the attention factor's excess over 1 grows by the same share. PI, NTK,
-    the critical-pair rule and YaRN's attention factor are carried on exactly; what a search has found keeps its shape.
-    A slow pair that it has left below s falls further behind, and turns at the new window as it never did in training.
-
-    Args:
-        factors: found for a window beyond the trained one.
-        spec: the geometry that they are relative to.
-        target_tokens: the window to carry them on to.
-
-    Raises:
-        FactorsError: the factors are not for a window beyond the trained one.
-    """
-    ratio = extension_ratio(spec, factors.target_window)
-    if ratio <= 1:
-        raise FactorsError(
-            f"Factors for {factors.target_window} tokens are to be carried on, of a model trained on "
-            f"{spec.trained_window}.",
-            "Factors for a window beyond the trained one are needed.",
-            "Search some first.",
-        )
-    share = math.log(extension_ratio(spec, target_tokens)) / math.log(ratio)
-    return replace(
-        factors,
-        lambdas=tuple(x**share for x in factors.lambdas),
-        attention_factor=1 + share * (factors.attention_factor - 1),
-        target_window=target_tokens,
-    )
 
 
 def dump_factors(factors: RescaleFactors | FactorTable) -> str:

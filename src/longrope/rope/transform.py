@@ -1,0 +1,88 @@
+"""Factors of one window or model as those of another: tuned models, compositions, longer windows."""
+
+import math
+from dataclasses import replace
+
+from longrope.errors import FactorsError
+from longrope.labels import join_methods
+from longrope.rope.factors import RescaleFactors
+from longrope.rope.geometry import Carried, RopeSpec, extension_ratio
+
+
+def tuned_spec(spec: RopeSpec, tuned_with: RescaleFactors | None) -> RopeSpec:
+    """The geometry of a model tuned with some factors: they count as its own, and their window as trained.
+
+    A second search walks relative to it, and every closed form, bound and critical pair with it.
+    """
+    if tuned_with is None:
+        return spec
+    tuned_with.check_spec(spec)
+    before = spec.carried.lambdas if spec.carried else (1.0,) * spec.num_pairs
+    lambdas = tuple(a * b for a, b in zip(before, tuned_with.lambdas, strict=True))
+    carried = Carried("longrope", lambdas, spec.attention_factor * tuned_with.attention_factor)
+    return replace(spec, trained_window=tuned_with.target_window, carried=carried)
+
+
+def compose(tuned_with: RescaleFactors | None, relative: RescaleFactors) -> RescaleFactors:
+    """Factors relative to a tuned model as factors of the model itself; its start tokens stay those of the tuning.
+
+    They name the methods of both, and the search that chose the relative ones.
+    """
+    if tuned_with is None:
+        return relative
+    return replace(
+        relative,
+        lambdas=tuple(a * b for a, b in zip(tuned_with.lambdas, relative.lambdas, strict=True)),
+        attention_factor=tuned_with.attention_factor * relative.attention_factor,
+        start_tokens=tuned_with.start_tokens,
+        spec_fingerprint=tuned_with.spec_fingerprint,
+        relaxed=tuned_with.relaxed or relative.relaxed,
+        method=join_methods(tuned_with.method, relative.method),
+        chosen_by=relative.chosen_by or tuned_with.chosen_by,
+    )
+
+
+def relative_to(tuned_with: RescaleFactors | None, factors: RescaleFactors) -> RescaleFactors:
+    """Factors of a model as factors relative to those that it was tuned with: what ``compose`` undoes."""
+    if tuned_with is None:
+        return factors
+    return replace(
+        factors,
+        lambdas=tuple(b / a for a, b in zip(tuned_with.lambdas, factors.lambdas, strict=True)),
+        attention_factor=factors.attention_factor / tuned_with.attention_factor,
+        start_tokens=0,
+        relaxed=True,  # quotients may fall below 1 by rounding
+    )
+
+
+def extrapolate(factors: RescaleFactors, spec: RopeSpec, target_tokens: int) -> RescaleFactors:
+    """Extrapolate factors found for one window to another by the logarithm of the extension ratio.
+
+    ``lambda -> lambda ** (ln s' / ln s)``, and the attention factor's excess over 1 grows by the same share. PI, NTK,
+    the critical-pair rule and YaRN's attention factor are extrapolated exactly; what a search has found keeps its
+    shape. A slow pair that it has left below s falls further behind, and turns at the new window as it never did in
+    training.
+
+    Args:
+        factors: found for a window beyond the trained one.
+        spec: the geometry that they are relative to.
+        target_tokens: the window to extrapolate to.
+
+    Raises:
+        FactorsError: the factors are not for a window beyond the trained one.
+    """
+    ratio = extension_ratio(spec, factors.target_window)
+    if ratio <= 1:
+        raise FactorsError(
+            f"Factors for {factors.target_window} tokens are to be extrapolated, of a model trained on "
+            f"{spec.trained_window}.",
+            "Factors for a window beyond the trained one are needed.",
+            "Search some first.",
+        )
+    share = math.log(extension_ratio(spec, target_tokens)) / math.log(ratio)
+    return replace(
+        factors,
+        lambdas=tuple(x**share for x in factors.lambdas),
+        attention_factor=1 + share * (factors.attention_factor - 1),
+        target_window=target_tokens,
+    )
