@@ -19,7 +19,7 @@ import pytest
 from whole_run import DEPTHS, make_whole_run
 
 from longrope.records import Score, read_records
-from longrope.reports import write_comparison, write_report
+from longrope.report import write_comparison, write_report
 from longrope.rundir import RunDir
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")

@@ -23,14 +23,15 @@ from longrope.exports import ExportReport, dump_report
 from longrope.factors import RescaleFactors, dump_factors
 from longrope.recipe import MeasureRecipe, Recipe, dump_recipe
 from longrope.records import Score, TrainStep, append_record, append_records
-from longrope.reports import ScoreTable, score_tables, write_comparison, write_report
-from longrope.reports.contents import read_run
-from longrope.reports.lines import LineChart, Point, Series, draw_lines
-from longrope.reports.palette import style_of
-from longrope.reports.provenance import record_rope, record_walk
-from longrope.reports.svg import linear_axis, log_axis, token_axis
-from longrope.reports.tables import interval
-from longrope.reports.walk import stage_section
+from longrope.report import ScoreTable, score_tables, write_comparison, write_report
+from longrope.report.charts.axes import linear_axis, log_axis
+from longrope.report.charts.lines import LineChart, Point, Series, draw_lines
+from longrope.report.contents import read_run
+from longrope.report.palette import style_of
+from longrope.report.parts import token_axis
+from longrope.report.provenance import record_rope, record_walk
+from longrope.report.tables import interval
+from longrope.report.walk import stage_section
 from longrope.rope import RopeSpec
 from longrope.rundir import RunDir
 

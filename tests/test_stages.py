@@ -41,8 +41,8 @@ from longrope.recipe import (
     TuneRecipe,
 )
 from longrope.records import Score, TrainStep, Trial, read_records
-from longrope.reports.contents import read_run
-from longrope.reports.sections import cost_section
+from longrope.report.contents import read_run
+from longrope.report.sections import cost_section
 from longrope.rundir import RunDir
 from longrope.search import find_factors, recover_window
 from longrope.search.cost import count_passes

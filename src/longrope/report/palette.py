@@ -3,8 +3,7 @@
 Colour never stands alone: each method has a dash and a marker of its own, so that a figure can be read without colour.
 """
 
-from dataclasses import dataclass
-from importlib.resources import files
+from longrope.report.charts.style import Style, style_sheet
 
 LABELS = {
     "none": "the model as it is",
@@ -57,27 +56,6 @@ MARKERS = {
     "critical": "square",
     "longrope-evolution": "diamond",
 }
-THEME = {  # light, dark
-    "paper": ("#fbfaf8", "#14161a"),
-    "card": ("#ffffff", "#1b1e24"),
-    "ink": ("#1c2027", "#e7e5e1"),
-    "muted": ("#626973", "#9da4ae"),
-    "hair": ("#e7e4df", "#2c3038"),
-    "rule": ("#8b929c", "#767e89"),
-    "accent": ("#12805c", "#3ccb98"),
-    "heat": ("#0e6b63", "#46cfc0"),
-    "void": ("#f1efeb", "#24282f"),
-    "on-heat": ("#ffffff", "#0d1114"),
-}
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a series is drawn: a CSS colour, an SVG dash pattern (empty: solid) and a marker."""
-
-    color: str
-    dash: str = ""
-    marker: str = "circle"
 
 
 def label_of(method: str) -> str:
@@ -97,17 +75,5 @@ def _color_name(method: str, run: int | None) -> str:
 
 
 def figure_style() -> str:
-    """All CSS that a figure needs."""
-    return _color_rules() + files(__package__).joinpath("figure.css").read_text(encoding="utf-8")
-
-
-def _color_rules() -> str:
-    """CSS that gives every colour a variable: light, dark where the reader prefers it, and either by ``data-theme``."""
-    spare = {f"spare-{i}": pair for i, pair in enumerate(SPARE_COLORS)}
-    named = {**THEME, **METHOD_COLORS, **spare}
-    light, dark = ("".join(f"--{name}:{pair[i]};" for name, pair in named.items()) for i in (0, 1))
-    return (
-        f":root{{color-scheme:light;{light}}}\n"
-        f"@media (prefers-color-scheme:dark){{:root:not([data-theme=light]){{color-scheme:dark;{dark}}}}}\n"
-        f":root[data-theme=dark]{{color-scheme:dark;{dark}}}\n"
-    )
+    """All CSS that a figure of the report needs."""
+    return style_sheet({**METHOD_COLORS, **{f"spare-{i}": pair for i, pair in enumerate(SPARE_COLORS)}})

@@ -6,14 +6,25 @@ from functools import partial
 
 from longrope.recipe import format_tokens
 from longrope.records import Score
-from longrope.reports.contents import Contents
-from longrope.reports.heat import Cell, HeatMap, HeatMaps, draw_heat
-from longrope.reports.lines import LineChart, Point, Series
-from longrope.reports.palette import label_of
-from longrope.reports.parts import Data, Figure, Section, Way, draw_one, make_figure, metrics_of, relabelled, ways_of
-from longrope.reports.rows import Row, RowChart, draw_rows
-from longrope.reports.svg import linear_axis, log_axis, share_axis, token_axis
-from longrope.reports.tables import BENCHMARK, DEPTH, DIFFERENCE, ScoreTable, interval, score_table
+from longrope.report.charts.axes import linear_axis, log_axis, share_axis
+from longrope.report.charts.heat import Cell, HeatMap, HeatMaps, draw_heat
+from longrope.report.charts.lines import LineChart, Point, Series
+from longrope.report.charts.rows import Row, RowChart, draw_rows
+from longrope.report.contents import Contents
+from longrope.report.palette import label_of
+from longrope.report.parts import (
+    Data,
+    Figure,
+    Section,
+    Way,
+    draw_one,
+    make_figure,
+    metrics_of,
+    relabelled,
+    token_axis,
+    ways_of,
+)
+from longrope.report.tables import BENCHMARK, DEPTH, DIFFERENCE, ScoreTable, interval, score_table
 
 LOWER = 3.0
 PERPLEXITY, KEPT = "perplexity", "ratio-to-none"

@@ -8,11 +8,14 @@ from xml.etree import ElementTree as ET
 
 from markupsafe import Markup
 
+from longrope.recipe import format_tokens
 from longrope.records import Score
-from longrope.reports.contents import Contents
-from longrope.reports.lines import LineChart, draw_lines
-from longrope.reports.palette import Style, label_of, style_of
-from longrope.reports.tables import ScoreTable, number
+from longrope.report.charts.axes import Axis, doubling_axis
+from longrope.report.charts.lines import LineChart, draw_lines
+from longrope.report.charts.style import Style
+from longrope.report.contents import Contents
+from longrope.report.palette import label_of, style_of
+from longrope.report.tables import ScoreTable, number
 
 WIDE, NARROW = 960.0, 356.0  # pixels that a figure is drawn for; the page shows the one that fits
 MOST_ROWS = 1500
@@ -78,6 +81,11 @@ def make_figure(
 def draw_one(chart: LineChart, width: float) -> ET.Element:
     """One chart in the width of a screen."""
     return draw_lines([chart], width, 400.0 if width == WIDE else 330.0)
+
+
+def token_axis(values: Iterable[float]) -> Axis:
+    """Context windows, with a tick at each that was measured."""
+    return doubling_axis(values, "tokens read at once", format_tokens)
 
 
 def merged(runs: Sequence[Contents], found: Iterable[tuple[int, str, K]]) -> list[tuple[str, Style, K]]:

@@ -6,12 +6,12 @@ from typing import Any
 
 from longrope.recipe import format_tokens
 from longrope.records import Score
-from longrope.reports.contents import Contents
-from longrope.reports.palette import label_of
-from longrope.reports.parts import Section, titled
-from longrope.reports.scores import measured_sections
-from longrope.reports.tables import DEPTH, ScoreTable, interval, number
-from longrope.reports.walk import factor_section, search_section, stage_section, training_section
+from longrope.report.contents import Contents
+from longrope.report.palette import label_of
+from longrope.report.parts import Section, titled
+from longrope.report.scores import measured_sections
+from longrope.report.tables import DEPTH, ScoreTable, interval, number
+from longrope.report.walk import factor_section, search_section, stage_section, training_section
 
 SEARCHES = {"gradient": "gradient descent", "evolution": "the paper's evolutionary search"}
 

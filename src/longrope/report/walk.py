@@ -6,13 +6,14 @@ from functools import partial
 from itertools import accumulate
 
 from longrope.records import TrainStep, Trial
-from longrope.reports.contents import Contents, Stage
-from longrope.reports.lines import LineChart, Point, Rule, Series
-from longrope.reports.palette import Style, label_of, style_of
-from longrope.reports.parts import Data, Figure, Section, draw_one, make_figure, merged, thinned, titled
-from longrope.reports.rows import Row, RowChart, draw_rows
-from longrope.reports.svg import linear_axis, log_axis
-from longrope.reports.tables import ScoreTable, number
+from longrope.report.charts.axes import linear_axis, log_axis
+from longrope.report.charts.lines import LineChart, Point, Rule, Series
+from longrope.report.charts.rows import Row, RowChart, draw_rows
+from longrope.report.charts.style import Style
+from longrope.report.contents import Contents, Stage
+from longrope.report.palette import label_of, style_of
+from longrope.report.parts import Data, Figure, Section, draw_one, make_figure, merged, thinned, titled
+from longrope.report.tables import ScoreTable, number
 
 CLOSED_FORMS = ("pi", "ntk", "yarn", "critical")
 KINDS = {"search": ("trials", "small"), "gradient": ("steps", "thin"), "validation": ("held out", "ring")}
