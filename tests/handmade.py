@@ -13,7 +13,7 @@ from longrope.report import write_report
 from longrope.rundir import RunDir
 
 VOID_TAGS = ("meta", "br", "hr", "img", "link")
-LABELS = {"none": "the model as it is"}
+LABELS = {"none": "original model"}
 FACTORS = RescaleFactors(
     (1.0, 1.25, 3.14159, 7.5), 1024, "0" * 16, start_tokens=4, attention_factor=1.0625, method="longrope-gradient"
 )

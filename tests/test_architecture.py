@@ -16,7 +16,7 @@ import pytest
 PACKAGE = "longrope"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
-NOUNS = ("errors", "rope", "factors", "space", "records", "recipe", "rundir")
+NOUNS = ("errors", "labels", "rope", "factors", "space", "records", "recipe", "rundir")
 EDGES = ("attention", "parallel", "models", "texts", "cache", "forward")
 STEPS = ("search", "tuning", "measures", "exports", "report", "generation")
 

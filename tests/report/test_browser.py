@@ -155,7 +155,7 @@ def test_the_keyboard_walks_through_the_records(visit: Visit, run: RunDir) -> No
     drawing = visit.drawing("Perplexity")
     visit.page.keyboard.press("Tab")
     drawing.focus()
-    assert visit.tip().startswith("the model as it is tokens 64 ")
+    assert visit.tip().startswith("original model tokens 64 ")
     visit.page.keyboard.press("ArrowRight")
     assert f"tokens 128 value {record(run, 'perplexity', 'none', 128).value:.5g}" in visit.tip()
     visit.page.keyboard.press("ArrowDown")
@@ -242,7 +242,7 @@ def test_several_runs_share_their_figures(browser: Any, run: RunDir, tmp_path: P
     with visiting(browser, write_comparison([run, other], tmp_path / "both.html")) as visit:
         keys = visit.drawing("Perplexity").locator(".series").evaluate_all("all => all.map(g => g.dataset.key)")
         own = [f"LongRoPE, {how} · {name}" for name in ("whole", "other") for how in ("gradient", "tuned")]
-        assert keys == ["the model as it is", "PI", "NTK", "YaRN", *own]
+        assert keys == ["original model", "PI", "NTK", "YaRN", *own]
         hover(visit, "Perplexity", "LongRoPE, tuned · other", 3)
         assert f"tokens 512 value {record(other, 'perplexity', 'longrope-tuned', 512).value:.5g}" in visit.tip()
         words = visit.page.locator(".lead").all_inner_texts()

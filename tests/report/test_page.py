@@ -31,15 +31,15 @@ def test_the_data_of_a_figure_are_its_records(extended: RunDir) -> None:
     header = ("tokens", "value", "from", "to", "windows", "tokens scored", "seconds")
     assert tables["Perplexity: data"] == [
         ("method", *header),
-        ("the model as it is", "64", "12.346", "11.25", "13.875", "3", "1,000", "1.5"),
-        ("the model as it is", "1,024", "1,234,567", "1,000,000", "2,000,000", "3", "1,000", "1.5"),
+        ("original model", "64", "12.346", "11.25", "13.875", "3", "1,000", "1.5"),
+        ("original model", "1,024", "1,234,567", "1,000,000", "2,000,000", "3", "1,000", "1.5"),
         ("<i>own</i> & co", "1,024", "14.5", "13.062", "15.75", "3", "1,000", "1.5"),
     ]
     assert tables["Passkeys found by depth and length: data"] == [
         ("method", "depth", *header),
-        ("the model as it is", "5%", "1,024", "0", "0", "0.6", "3", "1,000", "1.5"),
+        ("original model", "5%", "1,024", "0", "0", "0.6", "3", "1,000", "1.5"),
         ("<i>own</i> & co", "5%", "1,024", "1", "0.2", "1", "3", "1,000", "1.5"),
-        ("the model as it is", "15%", "1,024", "0", "0", "0.6", "3", "1,000", "1.5"),
+        ("original model", "15%", "1,024", "0", "0", "0.6", "3", "1,000", "1.5"),
         ("<i>own</i> & co", "15%", "1,024", "0.5", "0.1", "0.9", "3", "1,000", "1.5"),
     ]
     ratio = ("<i>own</i> & co / YaRN", "1,024", "0.9125", "0.89062", "0.9375", "3", "1,000", "1.5")

@@ -4,16 +4,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from longrope.labels import is_part, label_of
 from longrope.recipe import format_tokens
 from longrope.records import Score
 from longrope.report.contents import Contents
-from longrope.report.palette import label_of
 from longrope.report.parts import Section, titled
 from longrope.report.scores import measured_sections
-from longrope.report.tables import DEPTH, ScoreTable, interval, number
+from longrope.report.tables import ScoreTable, interval, number
 from longrope.report.walk import factor_section, search_section, stage_section, training_section
 
 SEARCHES = {"gradient": "gradient descent", "evolution": "the paper's evolutionary search"}
+
+HEADLINES = {  # the metrics among the first facts, in their order, and what is said beside the number
+    "perplexity": "perplexity {at}, {method}",
+    "ratio-to-yarn": "of YaRN's perplexity {at}, paired",
+    "passkey": "of {windows} passkeys found {at}",
+    "needle": "of {windows} needles found {at}",
+    "ruler": "of RULER's tasks {at}",
+}
 
 
 @dataclass(frozen=True)
@@ -65,30 +73,14 @@ def facts_of(run: Contents) -> list[Fact]:
         facts.append(Fact(f"{run.rope['trained_window']:,} → {run.recipe.target_tokens:,}", "tokens: trained, reached"))
     own = _own_method(run)
     longest = max((score.context_tokens for score in run.scores), default=0)
-    at_longest = [s for s in run.scores if (s.method, s.context_tokens) == (own, longest) and DEPTH not in s.metric]
-    return [*facts, *(_fact(score) for score in sorted(at_longest, key=_by_weight) if _fact_name(score))]
+    at_longest = [s for s in run.scores if (s.method, s.context_tokens) == (own, longest)]
+    return [*facts, *(_fact(s, text) for metric, text in HEADLINES.items() for s in at_longest if s.metric == metric)]
 
 
-def _fact(score: Score) -> Fact:
+def _fact(score: Score, text: str) -> Fact:
     value, _, ends = interval(score).partition(" ")
-    return Fact(value, _fact_name(score), ends[1:-1])
-
-
-def _by_weight(score: Score) -> int:
-    return ["perplexity", "ratio-to-yarn", "passkey", "needle", "ruler"].index(score.metric) if _fact_name(score) else 9
-
-
-def _fact_name(score: Score) -> str:
-    """A metric beside its number; empty for one that is not among the first facts."""
     at = f"at {score.context_tokens:,} tokens"
-    names = {
-        "perplexity": f"perplexity {at}, {label_of(score.method)}",
-        "ratio-to-yarn": f"of YaRN's perplexity {at}, paired",
-        "passkey": f"of {score.num_windows} passkeys found {at}",
-        "needle": f"of {score.num_windows} needles found {at}",
-        "ruler": f"of RULER's tasks {at}",
-    }
-    return names.get(score.metric, "")
+    return Fact(value, text.format(at=at, windows=score.num_windows, method=label_of(score.method)), ends[1:-1])
 
 
 def _own_method(run: Contents) -> str:
@@ -119,7 +111,7 @@ def _search_name(cost: dict[str, Any]) -> str:
 
 def _seconds_table(runs: Sequence[Contents], run: Contents) -> ScoreTable:
     """Seconds of each metric by method and length; depths and last tokens came out of the same passes."""
-    timed = [score for score in run.scores if DEPTH not in score.metric and "-last-" not in score.metric]
+    timed = [score for score in run.scores if not is_part(score.metric)]
     measured = sorted({(score.metric, score.context_tokens) for score in timed})
     cells = {(score.metric, score.context_tokens, score.method): number(score.seconds) for score in timed}
     methods = dict.fromkeys(score.method for score in timed)
@@ -177,7 +169,7 @@ def _named_content(run: Contents) -> Iterator[tuple[str, str]]:
         yield f"texts searched on, {label_of(search[0])}", search[1]
     texts: dict[tuple[str, str], dict[str, None]] = {}
     for s in run.scores:
-        if DEPTH not in s.metric and "-last-" not in s.metric:
+        if not is_part(s.metric):
             texts.setdefault((s.metric, s.texts_fingerprint), {})[format_tokens(s.context_tokens)] = None
     for (metric, fingerprint), lengths in texts.items():
         yield f"texts of {metric}, {', '.join(lengths)}", fingerprint

@@ -5,13 +5,14 @@ from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 
+from longrope.labels import label_of
 from longrope.records import TrainStep, Trial
 from longrope.report.charts.axes import linear_axis, log_axis
 from longrope.report.charts.lines import LineChart, Point, Rule, Series
 from longrope.report.charts.rows import Row, RowChart, draw_rows
 from longrope.report.charts.style import Style
 from longrope.report.contents import Contents, Stage
-from longrope.report.palette import label_of, style_of
+from longrope.report.palette import style_of
 from longrope.report.parts import Data, Figure, Section, draw_one, make_figure, merged, thinned, titled
 from longrope.report.tables import ScoreTable, number
 
