@@ -58,7 +58,7 @@ METHODS = {
     "longrope-gradient": MethodRow("LongRoPE, gradient", ("#12805c", "#3ccb98")),
     "longrope-evolution": MethodRow("LongRoPE, evolution", ("#7b2d8b", "#cf8be0"), "10 5", "diamond"),
     "longrope-tuned": MethodRow("LongRoPE, tuned", ("#c2255c", "#f783ac")),
-    "longrope-recovered": MethodRow("LongRoPE, short-context search"),
+    "longrope-recovered": MethodRow("LongRoPE, short context"),
     "training": MethodRow("training loss", ("#c2255c", "#f783ac")),  # no method, but drawn like one
 }
 METRICS = {

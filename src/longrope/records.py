@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from longrope.errors import RunError
+from longrope.factors import CLOSED_FORMS
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Trial:
     token_passes: int
     seconds: float
     gradient: tuple[float, ...] = ()
+
+    @property
+    def is_found(self) -> bool:
+        """Whether it validates what the search made: one of its own candidates, not a baseline that it starts from."""
+        return self.kind == "validation" and self.origin not in CLOSED_FORMS
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,19 @@
 """Factors, checkpoint and stages on the page of a run."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from handmade import FACTORS, add_factors, make_run, read_page, texts_of
 
 from longrope.factors import dump_factors
+from longrope.labels import label_of
 from longrope.report import write_report
 from longrope.report.contents import read_run
-from longrope.report.walk import stage_section
+from longrope.report.curves import search_section
+from longrope.report.stages import stage_section
+from longrope.report.tables import number
 from longrope.rundir import RunDir
 
 
@@ -51,3 +56,16 @@ def test_a_stage_names_what_it_was_made_of_and_leaves_its_settings_to_the_recipe
     told = {row[0]: row[-1] for row in table.rows}
     assert list(told) == ["search 64k", "tune 64k", "recover 8k", "search 128k", "carry 256k"]
     assert told["tune 64k"] == "before dd3fbe54, seed 0, text fda85a94f835f45d, dtype auto"
+
+
+@pytest.mark.parametrize("name", ["smollm2-64k", "smollm2-64k-needles"])
+def test_the_figure_of_what_was_found_agrees_with_the_costs(name: str) -> None:
+    """The lowest loss of each search is the one that costs.json says it reached, start tokens included."""
+    run = RunDir(Path(__file__).parents[2] / "results" / name)
+    tables = {figure.title: figure.table for figure in search_section([read_run(run)]).figures}
+    losses: dict[str, list[str]] = {}
+    for row in tables["What was found, on held-out windows"].rows:
+        losses.setdefault(row[0], []).append(row[4])
+    costs = json.loads(run.costs.read_text())
+    reached = {label_of(cost["method"]): number(cost["validation_loss_nats"]) for cost in costs}
+    assert {label: min(own, key=float) for label, own in losses.items()} == reached

@@ -8,10 +8,12 @@ from longrope.labels import is_part, label_of
 from longrope.recipe import format_tokens
 from longrope.records import Score
 from longrope.report.contents import Contents
+from longrope.report.curves import search_section, training_section
+from longrope.report.factors import factor_section
 from longrope.report.parts import Section, titled
 from longrope.report.scores import measured_sections
+from longrope.report.stages import stage_section
 from longrope.report.tables import ScoreTable, interval, number
-from longrope.report.walk import factor_section, search_section, stage_section, training_section
 
 SEARCHES = {"gradient": "gradient descent", "evolution": "the paper's evolutionary search"}
 
