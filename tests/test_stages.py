@@ -169,7 +169,7 @@ def test_the_costs_of_a_walk_are_those_of_its_searches(run: RunDir) -> None:
         "search",
         "LongRoPE, gradient, search 128",
         "LongRoPE, gradient, search 256",
-        "LongRoPE, short context, recover 64",
+        "LongRoPE, short context, short-context search 64",
     )
     assert table.rows[0] == ("trials", *(str(cost["trials"]) for cost in costs))
 

@@ -33,7 +33,7 @@ SECTIONS = {
     "ruler": "RULER",
     "retention": "Short-window retention",
     "harness": "Short-window benchmarks",
-    "ratios": "Paired with its rivals",
+    "ratios": "Paired with its baselines",
     "other": "Other measurements",
     "cost": "Cost",
     "checkpoint": "Checkpoint",

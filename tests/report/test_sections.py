@@ -23,8 +23,8 @@ def test_the_factors_of_an_extension_are_shown_once(extended: RunDir) -> None:
     rows = [("LongRoPE, gradient", str(i), text) for i, text in enumerate(("1", "1.25", "3.1416", "7.5"))]
     assert shown.tables["Rescale factor of each pair: data"] == [("method", "pair", "rescale factor λ"), *rows]
     (told,) = (text for text in shown.texts["p"] if "ttention factor" in text)
-    assert "attention factor 1.0625, start tokens left alone: 4, fingerprint" in told
-    assert any("no rope.json, the closed forms are not shown" in text for text in shown.texts["p"])
+    assert "attention factor 1.0625, start tokens: 4, fingerprint" in told
+    assert any("no rope.json, the baselines are not shown" in text for text in shown.texts["p"])
 
 
 def test_the_factors_of_each_search_of_a_comparison_are_shown(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_stage_names_what_it_was_made_of_and_leaves_its_settings_to_the_recipe
     run = RunDir(Path(__file__).parents[2] / "results" / "smollm2-64k-tuned")
     (table,) = stage_section([read_run(run)]).tables
     told = {row[0]: row[-1] for row in table.rows}
-    assert list(told) == ["search 64k", "tune 64k", "recover 8k", "search 128k", "carry 256k"]
+    assert list(told) == ["search 64k", "tune 64k", "short-context search 8k", "search 128k", "extrapolate 256k"]
     assert told["tune 64k"] == "before dd3fbe54, seed 0, text fda85a94f835f45d, dtype auto"
 
 

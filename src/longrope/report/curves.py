@@ -71,7 +71,7 @@ def _validation_figure(runs: Sequence[Contents], title: str, trials: Sequence[Se
         points = tuple(Point(at, trial.loss_nats, i) for i, (trial, at) in enumerate(shown, len(data)))
         series += [Series(label, style, points)] if points else []
         data += _trial_rows(label, shown)
-    note = "The same held-out trials alone, without the closed forms that a search starts from."
+    note = "The same held-out trials alone, without the baselines that a search starts from."
     return _losses_figure(title, note, series, (TRIAL_HEADER, data))
 
 

@@ -24,7 +24,7 @@ def factor_section(runs: Sequence[Contents]) -> Section:
 
 def _tell_factors(run: Contents) -> str:
     told = [
-        f"{label_of(found.method)}: attention factor {found.attention_factor:.4f}, start tokens left alone: "
+        f"{label_of(found.method)}: attention factor {found.attention_factor:.4f}, start tokens: "
         f"{found.start_tokens}, fingerprint {found.fingerprint}."
         for found in run.factors
     ]
@@ -38,12 +38,12 @@ def _lambda_figure(runs: Sequence[Contents]) -> Figure:
         known = [name for name in CLOSED_FORMS if pairs and name in pairs[0]]
         found += [(i, name, tuple(pair[name] for pair in pairs)) for name in known]
         found += [(i, factors.method, factors.lambdas) for factors in run.factors]
-    note = "The angles of a pair are divided by its factor: 1 leaves it as it is."
+    note = "The angles of a pair are divided by its factor: 1 leaves them unchanged."
     ropes = [run.rope for run in runs if run.rope]
     if ropes:
-        note += " From the critical pair on, pairs never make a whole turn within the trained window."
+        note += " From the critical pair on, pairs do not complete a rotation within the trained window."
     if len(ropes) < len(runs):
-        note += " Where a run directory has no rope.json, the closed forms are not shown."
+        note += " Where a run directory has no rope.json, the baselines are not shown."
     turning = dict.fromkeys(r["pairs_that_turn_fully"] for r in ropes if r["pairs_that_turn_fully"] < len(r["pairs"]))
     rules = tuple(Rule("x", pair, "critical pair") for pair in turning)
     return _pairs_figure(runs, "Rescale factor of each pair", note, found, "rescale factor λ", rules)
@@ -55,8 +55,8 @@ def _wavelength_figure(runs: Sequence[Contents]) -> Figure:
     windows = dict.fromkeys(("trained window", rope["trained_window"]) for _, rope in ropes)
     windows |= dict.fromkeys(("window reached", rope["target_window"]) for _, rope in ropes)
     rules = tuple(Rule("y", tokens, f"{name}, {tokens:,} tokens") for name, tokens in windows)
-    note = "A pair above the trained window's line has never made a whole turn in training."
-    return _pairs_figure(runs, "Wavelength of each pair", note, found, "tokens of one whole turn", rules)
+    note = "A pair above the line of the trained window has not completed a rotation in training."
+    return _pairs_figure(runs, "Wavelength of each pair", note, found, "tokens per rotation", rules)
 
 
 def _pairs_figure(

@@ -98,7 +98,7 @@ def benchmark_section(runs: Sequence[Contents]) -> Section:
     """The benchmarks of lm-evaluation-harness, one metric each, with a bar for each method."""
     metrics = _of_section(runs, "benchmarks")
     title, needs = "Short-window benchmarks", "short-window benchmarks need `longrope measure --metrics harness:TASK`"
-    words = ("What lm-evaluation-harness says of prompts within the trained window.",)
+    words = ("Scores of lm-evaluation-harness, on prompts within the trained window.",)
     figures = [_benchmark_figure(runs, metric) for metric in metrics]
     return Section("harness", title, needs, words, tuple(figures))
 
@@ -126,7 +126,7 @@ def _task_table(runs: Sequence[Contents], title: str, tasks: dict[str, str]) -> 
 
 
 def retention_section(runs: Sequence[Contents]) -> Section:
-    """Perplexities at short windows as shares of those of the model as it is."""
+    """Perplexities at short windows as shares of those of the original model."""
     metrics = _of_section(runs, "retention")
     title, needs = "Short-window retention", "short-window retention needs a score ratio-to-none"
     figures = (_paired_figure(runs, "retention", title, metrics, "ratio of perplexities", 1.0),) if metrics else ()
@@ -134,7 +134,7 @@ def retention_section(runs: Sequence[Contents]) -> Section:
 
 
 def paired_section(runs: Sequence[Contents]) -> Section:
-    """Perplexities as shares of a rival's, and differences of the shares of passkeys that both were asked for."""
+    """Perplexities as shares of a baseline's, and differences of the shares of passkeys that both were asked for."""
     paired = _of_section(runs, "paired")
     differences = [metric for metric in paired if metric.startswith(DIFFERENCE)]
     ratios = [metric for metric in paired if metric not in differences]
@@ -145,7 +145,7 @@ def paired_section(runs: Sequence[Contents]) -> Section:
         title = "Difference of passkeys found"
         figures.append(_paired_figure(runs, "differences", title, differences, "difference of shares", 0.0))
     needs = "paired ratios need scores ratio-to-METHOD"
-    return Section("ratios", "Paired with its rivals", needs, (RATIOS,), tuple(figures))
+    return Section("ratios", "Paired with its baselines", needs, (RATIOS,), tuple(figures))
 
 
 def other_section(runs: Sequence[Contents]) -> Section:

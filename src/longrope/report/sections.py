@@ -10,7 +10,7 @@ from longrope.records import Score
 from longrope.report.contents import Contents
 from longrope.report.curves import search_section, training_section
 from longrope.report.factors import factor_section
-from longrope.report.parts import Section, titled
+from longrope.report.parts import Section, stage_label, titled
 from longrope.report.scores import measured_sections
 from longrope.report.stages import stage_section
 from longrope.report.tables import ScoreTable, interval, number
@@ -107,8 +107,8 @@ def cost_section(runs: Sequence[Contents]) -> Section:
 
 
 def _search_name(cost: dict[str, Any]) -> str:
-    """What made it, and the stage of a walk that it was."""
-    return ", ".join(filter(None, (label_of(cost["method"]), cost.get("stage"))))
+    """What made it, and the stage of a schedule that it was."""
+    return ", ".join(filter(None, (label_of(cost["method"]), stage_label(cost.get("stage", "")))))
 
 
 def _seconds_table(runs: Sequence[Contents], run: Contents) -> ScoreTable:
@@ -128,10 +128,15 @@ def checkpoint_section(runs: Sequence[Contents]) -> Section:
     for run in runs:
         if run.export:
             words.append(titled(runs, run, _tell_export(run.export)))
-            rows = tuple((name.replace("_", " "), number(value)) for name, value in run.export.items())
+            rows = tuple((_export_name(name), number(value)) for name, value in run.export.items())
             tables.append(ScoreTable(titled(runs, run, "The reopened checkpoint"), ("", "value"), rows))
     needs = "the checkpoint needs `longrope export`"
     return Section("checkpoint", "Checkpoint", needs, tuple(words), (), tuple(tables))
+
+
+def _export_name(field: str) -> str:
+    """A field of ``export.json`` in words."""
+    return "factor sets" if field == "tiers" else field.replace("_", " ")
 
 
 def _tell_export(export: dict[str, Any]) -> str:
@@ -144,13 +149,13 @@ def _tell_export(export: dict[str, Any]) -> str:
 
 
 def provenance_section(runs: Sequence[Contents]) -> Section:
-    """Versions, device and command of every walk; fingerprints and seeds of what was measured."""
+    """Versions, device and command of every process that wrote here; fingerprints and seeds of what was measured."""
     tables, words = [], []
     for run in runs:
         if run.provenance:
             names = dict.fromkeys(name for walk in run.provenance for name in walk)
             rows = tuple((name, *(_told(walk.get(name, "")) for walk in run.provenance)) for name in names)
-            header = ("", *(f"walk {i + 1}" for i in range(len(run.provenance))))
+            header = ("", *(f"process {i + 1}" for i in range(len(run.provenance))))
             tables.append(ScoreTable(titled(runs, run, "Where and with what"), header, rows))
         else:
             words.append(titled(runs, run, "Versions and device were not recorded: there is no provenance.json."))

@@ -8,7 +8,7 @@ from longrope.report.charts.rows import Row, RowChart, draw_rows
 from longrope.report.contents import Contents, Stage
 from longrope.report.curves import train_figure, trials_figure
 from longrope.report.palette import style_of
-from longrope.report.parts import Figure, Section, make_figure, titled
+from longrope.report.parts import Figure, Section, make_figure, stage_label, titled
 from longrope.report.tables import ScoreTable, number
 
 NAMED_ELSEWHERE = ("stage", "kind", "window", "settings")  # in a stage's name, and in the recipe
@@ -24,7 +24,7 @@ def stage_section(runs: Sequence[Contents]) -> Section:
         for stage in run.stages:
             figures += _stage_curves(runs, run, stage)
     tables = [_stage_table(runs, run) for run in runs if run.stages]
-    words = ("The run went up in stages; each began with what the one before it left.",)
+    words = ("The run followed a stage schedule: each stage starts from the result of the one before it.",)
     return Section("stages", "Stages", "stages come with a staged run", words, tuple(figures), tuple(tables))
 
 
@@ -61,4 +61,4 @@ def _stage_table(runs: Sequence[Contents], run: Contents) -> ScoreTable:
 
 
 def _stage_name(stage: Stage) -> str:
-    return str((stage.marker or {}).get("stage", stage.name))
+    return stage_label(str((stage.marker or {}).get("stage", stage.name)))
