@@ -160,3 +160,13 @@ def test_the_recipe_of_a_page_is_read_back(extended: RunDir) -> None:
     """A report is enough to repeat the run."""
     recipe = extended.recipe()
     assert texts_of(extended, "pre")[-1] == dump_recipe(recipe)
+
+
+def test_a_run_that_went_on_to_longer_windows_shows_the_longest_everywhere(tmp_path: Path) -> None:
+    """Its recipe says 65,536 tokens, its last stage extrapolated to 262,144 and was measured there."""
+    run = RunDir(Path(__file__).parents[2] / "results" / "smollm2-64k-tuned")
+    texts = read_page(write_report(run, tmp_path / "report.html")).texts
+    assert texts["title"][0].endswith(" to 262,144 tokens")
+    assert texts["h1"][0].endswith(", read at 262,144 tokens")
+    assert "is read here at up to 262,144 tokens" in texts["p"][0]
+    assert any("at 262,144 tokens" in text for text in texts["li"])

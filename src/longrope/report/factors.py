@@ -51,9 +51,10 @@ def _lambda_figure(runs: Sequence[Contents]) -> Figure:
 
 def _wavelength_figure(runs: Sequence[Contents]) -> Figure:
     ropes = [(i, run.rope) for i, run in enumerate(runs) if run.rope]
+    reached = (max(run.rope["target_window"], run.reached_tokens) for run in runs if run.rope)
     found = [(i, "none", tuple(pair["wavelength_tokens"] for pair in rope["pairs"])) for i, rope in ropes]
     windows = dict.fromkeys(("trained window", rope["trained_window"]) for _, rope in ropes)
-    windows |= dict.fromkeys(("window reached", rope["target_window"]) for _, rope in ropes)
+    windows |= dict.fromkeys(("window reached", tokens) for tokens in reached)
     rules = tuple(Rule("y", tokens, f"{name}, {tokens:,} tokens") for name, tokens in windows)
     note = "A pair above the line of the trained window has not completed a rotation in training."
     return _pairs_figure(runs, "Wavelength of each pair", note, found, "tokens per rotation", rules)

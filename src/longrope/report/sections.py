@@ -62,7 +62,7 @@ def tell_run(run: Contents, *, named: bool) -> list[str]:
 
 
 def _tell_windows(run: Contents) -> str:
-    target = f"{run.recipe.target_tokens:,}" if run.recipe else ""
+    target = f"{run.reached_tokens:,}" if run.reached_tokens else ""
     if run.rope:
         return f" was trained on {run.rope['trained_window']:,} tokens and is read here at up to {target or 'more'}"
     return f" is read here at up to {target} tokens" if target else " was measured"
@@ -71,8 +71,8 @@ def _tell_windows(run: Contents) -> str:
 def facts_of(run: Contents) -> list[Fact]:
     """The scores of the run's own factors at the longest length, and the windows."""
     facts = []
-    if run.rope and run.recipe:
-        facts.append(Fact(f"{run.rope['trained_window']:,} → {run.recipe.target_tokens:,}", "tokens: trained, reached"))
+    if run.rope and run.reached_tokens:
+        facts.append(Fact(f"{run.rope['trained_window']:,} → {run.reached_tokens:,}", "tokens: trained, reached"))
     own = _own_method(run)
     longest = max((score.context_tokens for score in run.scores), default=0)
     at_longest = [s for s in run.scores if (s.method, s.context_tokens) == (own, longest)]
