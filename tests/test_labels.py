@@ -52,6 +52,7 @@ def test_a_value_without_an_interval_stands_alone() -> None:
 def test_parts_and_comparisons_are_known_by_their_names() -> None:
     metrics = ("perplexity", "perplexity-last-16", "needle-depth-0.95", "ratio-to-none", "difference-to-yarn")
     assert [is_part(metric) for metric in metrics] == [False, True, True, False, False]
+    assert not any(is_part(metric) or split_depth(metric)[1] for metric in ("toy-depth-of-field", "toy-last-word"))
     assert [compared_with(metric) for metric in metrics] == ["", "", "", "none", "yarn"]
     assert [split_depth(metric)[1] for metric in metrics] == ["", "", "0.95", "", ""]
 

@@ -5,9 +5,11 @@ own name as the label, plain numbers, and a colour that the figures choose.
 """
 
 import math
+import re
 from dataclasses import dataclass
 
-DEPTH, LAST = "-depth-", "-last-"  # passkey-depth-0.05, perplexity-last-256
+DEPTH = re.compile(r"(.+)-depth-([\d.]+)")  # passkey-depth-0.05
+LAST = re.compile(r".+-last-\d+")  # perplexity-last-256
 RATIO, DIFFERENCE = "ratio-to-", "difference-to-"  # paired comparisons with the method that follows
 
 
@@ -104,13 +106,13 @@ def metric_label(metric: str) -> str:
 
 def split_depth(metric: str) -> tuple[str, str]:
     """The whole of a metric and the depth that it is about, which is empty for the whole itself."""
-    task, _, depth = metric.partition(DEPTH)
-    return task, depth
+    found = DEPTH.fullmatch(metric)
+    return (found[1], found[2]) if found else (metric, "")
 
 
 def is_part(metric: str) -> bool:
     """Whether it came out of the passes of another metric: one depth of it, or the last tokens alone."""
-    return DEPTH in metric or LAST in metric
+    return bool(DEPTH.fullmatch(metric) or LAST.fullmatch(metric))
 
 
 def compared_with(metric: str) -> str:
