@@ -109,7 +109,7 @@ def test_the_table_shows_the_best_baseline_beside_ours(
     """By the longest length, all lengths of the same method; parts of a metric have no row."""
     text = format_card(model, factors, REPORT, Origin("pico-llama"), scores)
     assert rows_of(text) == [
-        ["", "original", "YaRN", "rescaled"],
+        ["", "original model", "YaRN", "rescaled"],
         ["---", "---:", "---:", "---:"],
         ["Perplexity, 64 tokens", "10 (9-11)", "12 (10.8-13.2)", "11.5 (10.35-12.65)"],
         ["Perplexity, 256 tokens", "100 (90-110)", "20 (18-22)", "15.25 (13.72-16.78)"],
@@ -164,7 +164,7 @@ def test_a_tuned_model_says_so(model: LanguageModel, factors: RescaleFactors, sc
     text = format_card(tuned, factors, REPORT, Origin("pico-llama", tuned=True), [*own, bare])
     assert "The weights of `pico-llama`, trained further on long texts" in text
     assert "not trained further" not in text
-    assert rows_of(text)[0] == ["", "original", "tuned, not rescaled", "YaRN", "rescaled"]
+    assert rows_of(text)[0] == ["", "original model", "tuned, not rescaled", "YaRN", "rescaled"]
     assert rows_of(text)[3][2] == "90 (81-99)"
     assert len(read(text)[1]) == 3
     plain = format_card(model, factors, REPORT, Origin("pico-llama"), scores)

@@ -59,15 +59,15 @@ def test_parts_and_comparisons_are_known_by_their_names() -> None:
 
 def test_no_two_methods_look_alike_without_colour() -> None:
     """Those that share a solid line with circles, as the searches and the tuned model do, differ in colour."""
-    looks = [(row.dash, row.marker, row.colors) for row in METHODS.values()]
+    looks = [(row.dash, row.marker, row.colours) for row in METHODS.values()]
     assert len({look for look in looks if look[0]}) == len({look[:2] for look in looks if look[0]})
-    assert len({METHODS[name].colors for name in ("longrope-gradient", "longrope-tuned")}) == 2
+    assert len({METHODS[name].colours for name in ("longrope-gradient", "longrope-tuned")}) == 2
     assert len({row.label for row in METHODS.values()}) == len(METHODS)
 
 
 def test_an_unknown_method_keeps_its_name() -> None:
     assert label_of("toy") == "toy"
-    assert (method_row("toy").colors, method_row("toy").marker) == (None, "circle")
+    assert (method_row("toy").colours, method_row("toy").marker) == (None, "circle")
 
 
 def test_every_format_is_one_that_is_written() -> None:

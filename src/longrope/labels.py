@@ -19,13 +19,13 @@ class MethodRow:
 
     Attributes:
         label: in words; empty: its name.
-        colors: CSS colours for a light and a dark background; None: the figures choose.
+        colours: CSS colours for a light and a dark background; None: the figures choose.
         dash: an SVG dash pattern, empty for a solid line.
         marker: a shape of ``report.charts.svg``. Dash and marker tell methods apart without colour.
     """
 
     label: str = ""
-    colors: tuple[str, str] | None = None
+    colours: tuple[str, str] | None = None
     dash: str = ""
     marker: str = "circle"
 

@@ -125,7 +125,7 @@ def result_table(scores: Sequence[Score], own: Sequence[Score], origin: Origin) 
     metrics = list(dict.fromkeys(score.metric for score in own if _has_row(score)))
     ordered = sorted((s for s in own if s.metric in metrics), key=lambda s: (metrics.index(s.metric), s.context_tokens))
     rows = {(score.metric, score.context_tokens): score for score in ordered}
-    columns = {"original": ("none", origin.base_model)}
+    columns = {label_of("none"): ("none", origin.base_model)}
     if own:
         columns |= {"tuned, not rescaled": ("none", own[0].model)} if origin.tuned else {}
         columns |= {label_of(best[0]): best for best in _best_baseline(scores, rows)}

@@ -23,7 +23,7 @@ def style_of(method: str, run: int | None = None) -> Style:
     row = method_row(method)
     if run is not None:
         color = _spare(run)
-    elif row.colors:
+    elif row.colours:
         color = method
     else:
         color = _spare(zlib.crc32(method.encode()))  # the same colour in every figure and on every page
@@ -32,7 +32,7 @@ def style_of(method: str, run: int | None = None) -> Style:
 
 def figure_style() -> str:
     """All CSS that a figure of the report needs."""
-    named = {name: row.colors for name, row in METHODS.items() if row.colors}
+    named = {name: row.colours for name, row in METHODS.items() if row.colours}
     return style_sheet({**named, **{_spare(i): pair for i, pair in enumerate(SPARE_COLORS)}})
 
 
