@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from longrope.errors import LongRopeError
+from longrope.labels import label_of
 from longrope.records import Score, Trial, read_records
+from longrope.registry import ORIGINAL, baselines
 
 ROOT = Path(__file__).parent.parent
 DEMO = (256, 2048)
 LENGTHS = (8192, 16384, 32768, 65536)
 LAST = LENGTHS[-1]
 DEPTHS = tuple(0.05 + 0.1 * i for i in range(10))
-RIVALS = {"none": "the model as it is", "pi": "PI", "ntk": "NTK", "dynamic-ntk": "dynamic NTK", "yarn": "YaRN"}
-SEARCHES = {"longrope-evolution": "LongRoPE, evolution", "longrope-gradient": "LongRoPE, gradient"}
+BASELINES = {name: label_of(name) for name in (ORIGINAL, *baselines())}
+SEARCHES = {name: label_of(name) for name in ("longrope-evolution", "longrope-gradient")}
 RUN = "smollm2-64k"
 LONGER = ("smollm2-64k-text", "longrope-evolution")  # the evolution's run with the most passes, of the same score
 PAPER_PASSES = (64 + 40 * (16 + 16)) * 5  # the candidates of the paper's search (appendix A.1), five windows each
@@ -84,7 +86,7 @@ def write_tables() -> list[Path]:
 
 def compare_table() -> str:
     """Perplexity and passkeys of every method at every length, and the evolution's longer run without its passkeys."""
-    rows: list[Row] = [[label, *_by_length(RUN, method)] for method, label in RIVALS.items()]
+    rows: list[Row] = [[label, *_by_length(RUN, method)] for method, label in BASELINES.items()]
     rows += [[_with_budget(RUN, method), *_by_length(RUN, method)] for method in SEARCHES]
     longer = [cell for cell in _by_length(*LONGER) if cell.scores[0].metric == "perplexity"]
     rows.insert(-1, [_with_budget(*LONGER), *longer, *[""] * len(LENGTHS)])
@@ -94,7 +96,7 @@ def compare_table() -> str:
 def earlier_table(passkeys: int) -> str:
     """The same of those earlier runs that asked for so many passkeys, judged with the space before the digits."""
     runs = [run for run in EARLIER if _scores(run, "yarn")["passkey", LAST].num_windows == passkeys]
-    rows: list[Row] = [[RIVALS["yarn"], *_by_length(runs[0], "yarn")]]
+    rows: list[Row] = [[BASELINES["yarn"], *_by_length(runs[0], "yarn")]]
     for run in runs:
         rows += [[f"{label}, {EARLIER[run]}", *_by_length(run, method)] for method, label in SEARCHES.items()]
     return _table(_head_by_length("old keys"), rows)
@@ -103,7 +105,7 @@ def earlier_table(passkeys: int) -> str:
 def demo_table() -> str:
     """What the demo prints: perplexity with its interval, and passkeys, at every length."""
     rows: list[Row] = []
-    for method, label in {**RIVALS, **SEARCHES}.items():
+    for method, label in {**BASELINES, **SEARCHES}.items():
         if scores := _scores("demo", method):
             shown = [_bounded(scores["perplexity", length]) for length in DEMO]
             rows.append([label, *shown, *(_percent(scores["passkey", length]) for length in DEMO)])
@@ -165,7 +167,7 @@ def ratio_table() -> str:
         own, paired = scores["perplexity", LAST], scores.get(("ratio-to-yarn", LAST))
         cells = [_number(own), _interval(paired) if paired else _ratio(own, yarn), _ratio(own, original)]
         keys = _share(scores["passkey", LAST]) if run == RUN else ""  # judged in another way before
-        rows.append([RIVALS.get(method) or _with_budget(run, method), *cells, keys])
+        rows.append([BASELINES.get(method) or _with_budget(run, method), *cells, keys])
     return _table(["", "perplexity at 64k", "of YaRN's", "of the original's at 8k", "keys at 64k"], rows)
 
 
@@ -201,7 +203,7 @@ def _trials(run: str, method: str) -> list[Trial]:
 
 def depth_table() -> str:
     """Keys found by their depth: of the model as it is in its own window, and at 64k."""
-    labels = {**RIVALS, **SEARCHES}
+    labels = {**BASELINES, **SEARCHES}
     rows: list[Row] = []
     for method, length in (("none", LENGTHS[0]), *((method, LAST) for method in ("yarn", *SEARCHES))):
         scores = _scores(RUN, method)

@@ -28,7 +28,7 @@ from longrope.factors import FactorTable, load_factors
 from longrope.models import LanguageModel, read_spec
 from longrope.recipe import load_recipe
 from longrope.records import Score, TrainStep, Trial, read_records
-from longrope.reports.provenance import describe_rope
+from longrope.report.provenance import describe_rope
 from longrope.rope import RopeSpec
 
 ROOT = Path(__file__).parent.parent

@@ -27,7 +27,7 @@ METHOD = Method(
     baseline=True,
     start=True,
 )
-METRIC = Metric("distinct", label="Distinct tokens", format=".1%", measure="toys:count_distinct")
+METRIC = Metric("distinct", label="Distinct tokens", format="share", measure="toys:count_distinct")
 FORMAT = Format("toy", label="A list of numbers", write="toys:write_list", file="toy/factors.json")
 
 
