@@ -12,7 +12,7 @@ from longrope.cli import DEFAULT_RECIPE
 from longrope.factors import FactorTable, load_factors
 from longrope.recipe import load_recipe
 from longrope.records import Score, TrainStep, Trial, read_records
-from longrope.reports.provenance import describe_rope
+from longrope.report.provenance import describe_rope
 from longrope.rope import RopeSpec
 
 PUBLISHED = sorted(path.parent for path in RESULTS.glob("*/recipe.toml"))
