@@ -10,12 +10,13 @@ from tables_cells import ROOT, Records
 from tables_searches import RUN
 from tables_speed import WAYS
 
-from longrope.reports.contents import read_run
-from longrope.reports.lines import LineChart, Point, Series, draw_lines
-from longrope.reports.palette import figure_style, style_of
-from longrope.reports.parts import WIDE, ways_of
-from longrope.reports.scores import length_chart
-from longrope.reports.svg import log_axis, standalone, token_axis
+from longrope.report.charts.axes import log_axis
+from longrope.report.charts.lines import LineChart, Point, Series, draw_lines
+from longrope.report.charts.svg import standalone
+from longrope.report.contents import read_run
+from longrope.report.palette import figure_style, style_of
+from longrope.report.parts import WIDE, token_axis, ways_of
+from longrope.report.scores import length_chart
 from longrope.rundir import RunDir
 
 PICTURE, GROWTH = (Path(__file__).parent / name for name in ("by-length.svg", "long-pass.svg"))

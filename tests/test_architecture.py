@@ -22,7 +22,7 @@ NOUNS = (
     *("rope", "records", "recipe", "rundir"),
 )
 EDGES = ("distributed", "models", "data", "engine")
-STEPS = ("search", "tuning", "evaluation", "exports", "reports", "generation")
+STEPS = ("search", "tuning", "evaluation", "exports", "report", "generation")
 
 # Room -> the rooms that it may import, besides itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -52,6 +52,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "__main__": ("cli",),
     "assets": (),
 }
+
+# Folders that import nothing of the package from outside themselves.
+ALONE = ("report.charts",)
 
 # Heavy library -> the modules that may import it; all others, the nouns first of all, do without.
 MAY_KNOW: dict[str, tuple[str, ...]] = {
@@ -163,8 +166,15 @@ def _violations(module: Module) -> Iterator[str]:
         own = () if "." in who else (who,)
         if top == PACKAGE and not {room, below} & {*own, *allowed}:
             yield f"{module.path}:{line} imports {name}; {who} may import {', '.join(allowed) or 'nothing'}"
+        for folder in ALONE:
+            if top == PACKAGE and _within(module.name, folder) and not _within(below, folder):
+                yield f"{module.path}:{line} imports {name}; {folder} imports nothing outside itself"
         if top in MAY_KNOW and not {module.room, module.name} & set(MAY_KNOW[top]):
             yield f"{module.path}:{line} imports {name}; only {', '.join(MAY_KNOW[top])} may"
+
+
+def _within(name: str, folder: str) -> bool:
+    return name == folder or name.startswith(f"{folder}.")
 
 
 def _cycles(modules: list[Module]) -> Iterator[str]:
@@ -245,6 +255,14 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
         ({"search/score.py": "import torch"}, "score.py:1 imports torch; only"),
         ({"exports/gguf.py": "import torch"}, "gguf.py:1 imports torch; only"),
         ({"exports/hf.py": "def f():\n    import transformers"}, "hf.py:2 imports transformers; only"),
+        (
+            {"report/charts/lines.py": "from longrope.recipe import format_tokens"},
+            "lines.py:1 imports longrope.recipe; report.charts imports nothing outside itself",
+        ),
+        (
+            {"report/charts/rows.py": "def f():\n    import longrope.report.palette", "report/palette.py": ""},
+            "rows.py:2 imports longrope.report.palette; report.charts imports nothing",
+        ),
         ({"pipeline.py": "from longrope.cli import main"}, "pipeline.py:1 imports longrope.cli; pipeline may"),
         ({"utils.py": ""}, "utils.py is in no layer; give 'utils' its row"),
         ({"helpers/tools.py": ""}, "tools.py is in no layer; give 'helpers' its row"),
@@ -279,6 +297,10 @@ def test_allowed_imports_pass(tmp_path: Path) -> None:
         "search/evolve.py": "import longrope.search.score, longrope.search.space",
         "search/score.py": "from longrope import distributed\nfrom longrope.engine.passes import loss",
         "exports/lists.py": "import torch",
+        "report/charts/lines.py": "import longrope.report.charts.axes\nfrom longrope.report.charts import svg",
+        "report/charts/axes.py": "",
+        "report/charts/svg.py": "",
+        "report/parts.py": "import longrope.report.charts.lines",
         "pipeline.py": "import longrope.search, longrope.exports.hf",
     }
     assert plant(tmp_path, files) == []

@@ -46,7 +46,7 @@ def make_score(metric: str, tokens: int, value: float, method: str, **fields: An
 
 @pytest.fixture(scope="module")
 def scores(factors: RescaleFactors) -> list[Score]:
-    """Those of a run: YaRN is the best rival at 256 tokens, NTK at 64."""
+    """Those of a run: YaRN is the best baseline at 256 tokens, NTK at 64."""
     made = [
         make_score("perplexity", tokens, value, method)
         for method, values in {"none": (10, 100), "ntk": (11, 50), "yarn": (12, 20)}.items()
@@ -103,21 +103,23 @@ def test_the_hub_reads_the_metadata(
     assert metadata_load(tmp_path / "README.md")["pipeline_tag"] == "text-generation"  # type: ignore[index]
 
 
-def test_the_table_shows_the_best_rival_beside_ours(
+def test_the_table_shows_the_best_baseline_beside_ours(
     model: LanguageModel, factors: RescaleFactors, scores: list[Score]
 ) -> None:
     """By the longest length, all lengths of the same method; parts of a metric have no row."""
     text = format_card(model, factors, REPORT, Origin("pico-llama"), scores)
     assert rows_of(text) == [
-        ["", "original", "YaRN", "rescaled"],
+        ["", "original model", "YaRN", "rescaled"],
         ["---", "---:", "---:", "---:"],
-        ["perplexity, 64 tokens", "10 (9-11)", "12 (10.8-13.2)", "11.5 (10.35-12.65)"],
-        ["perplexity, 256 tokens", "100 (90-110)", "20 (18-22)", "15.25 (13.72-16.78)"],
-        ["passkey, 256 tokens", "0% (0%-16%)", "", "80% (49%-94%)"],
+        ["Perplexity, 64 tokens", "10 (9-11)", "12 (10.8-13.2)", "11.5 (10.35-12.65)"],
+        ["Perplexity, 256 tokens", "100 (90-110)", "20 (18-22)", "15.25 (13.72-16.78)"],
+        ["Passkeys found, 256 tokens", "0% (0%-16%)", "", "80% (49%-94%)"],
     ]
-    assert "At 256 tokens the perplexity is 0.7625 (0.7500-0.7700)\nof that of YaRN" in text
-    assert "At 64 tokens the perplexity is 1.1500 (1.1000-1.2000)\nof that of the original model" in text
-    assert "differs by +20% (-10% to +50%)\nfrom that of YaRN" in text
+    assert "\n\nPerplexity relative to YaRN, 256 tokens: 0.7625 (0.75-0.77), paired token by token.\n\n" in text
+    assert (
+        "\n\nPerplexity relative to the original model, 64 tokens: 1.15 (1.1-1.2), paired token by token.\n\n" in text
+    )
+    assert "found, difference from YaRN, 256 tokens: +20% (-10% to +50%), on the same passkeys.\n" in text
 
 
 def test_only_what_was_measured_on_the_same_texts_stands_side_by_side(
@@ -128,7 +130,11 @@ def test_only_what_was_measured_on_the_same_texts_stands_side_by_side(
     own = [score for score in others if score.method == factors.method]
     table = result_table(others, own, Origin("pico-llama"))
     assert table.header == ("YaRN", "rescaled")
-    assert [row[0] for row in table.rows] == ["perplexity, 64 tokens", "perplexity, 256 tokens", "passkey, 256 tokens"]
+    assert [row[0] for row in table.rows] == [
+        "Perplexity, 64 tokens",
+        "Perplexity, 256 tokens",
+        "Passkeys found, 256 tokens",
+    ]
 
 
 def test_scores_of_other_factors_or_models_are_left_out(
@@ -158,12 +164,12 @@ def test_a_baseline_that_the_search_chose_stands_beside_itself(
     plain = format_card(model, factors, REPORT, Origin("pico-llama"), scores)
     assert "Method: LongRoPE, gradient;" in plain
     assert rows_of(text) == rows_of(plain)
-    assert rows_of(text)[0] == ["", "as it is", "YaRN", "rescaled"]
+    assert rows_of(text)[0] == ["", "original model", "YaRN", "rescaled"]
     assert read(text)[1] == read(plain)[1]
     assert text.count("paired token by token") == plain.count("paired token by token")
 
 
-def test_keys_alone_find_the_best_rival(factors: RescaleFactors) -> None:
+def test_keys_alone_find_the_best_baseline(factors: RescaleFactors) -> None:
     """Without perplexity the most keys decide, not the fewest."""
     keys = [make_score("passkey", 256, value, method) for method, value in {"pi": 0.1, "yarn": 0.6, "ntk": 0.3}.items()]
     own = make_score("passkey", 256, 0.5, factors.method)
@@ -178,7 +184,7 @@ def test_a_tuned_model_says_so(model: LanguageModel, factors: RescaleFactors, sc
     text = format_card(tuned, factors, REPORT, Origin("pico-llama", tuned=True), [*own, bare])
     assert "The weights of `pico-llama`, trained further on long texts" in text
     assert "not trained further" not in text
-    assert rows_of(text)[0] == ["", "original", "tuned, not rescaled", "YaRN", "rescaled"]
+    assert rows_of(text)[0] == ["", "original model", "tuned, not rescaled", "YaRN", "rescaled"]
     assert rows_of(text)[3][2] == "90 (81-99)"
     assert len(read(text)[1]) == 3
     plain = format_card(model, factors, REPORT, Origin("pico-llama"), scores)
@@ -189,10 +195,10 @@ def test_two_tiers_claim_only_what_they_do(model: LanguageModel, factors: Rescal
     """Below the switch another list is taken than the one that was measured: it is said, and not in the index."""
     text = format_card(model, factors, TWO, Origin("pico-llama"), scores)
     assert {result.metric_args["context_tokens"] for result in read(text)[1]} == {256}  # type: ignore[index]
-    assert "rows at up to 64 tokens are of the long list" in text
+    assert "rows at up to 64 tokens were measured with the long factors" in text
     assert "choose the window at the" in text
     single = format_card(model, factors, REPORT, Origin("pico-llama"), scores)
-    assert "of the long list, which" not in single
+    assert "with the long factors" not in single
     assert "The same factors serve every length" in single
     assert "at 90 %\nof the positions compared, by at most 1e-06 and 2e-06 of their" in single
 
@@ -288,6 +294,8 @@ def test_runtimes_are_told_of_where_they_take_the_lists(family: str, vllm: bool,
     text = format_card(model, factors, REPORT, Origin("pico"), [])
     assert ("vllm serve this-folder --max-model-len 256" in text) == ("vLLM" in text) == vllm
     assert ("llama-cli -m RUN/gguf/model.gguf -c 256" in text) == ("llama.cpp" in text) == llama_cpp
+    assert ("read in the source of vLLM 0.33.0; this checkpoint was not run" in text) == vllm
+    assert ("read in the source of llama-cpp-python 0.3.36; this checkpoint was not run" in text) == llama_cpp
 
 
 def test_the_cards_own_lines_load_the_checkpoint(

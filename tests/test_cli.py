@@ -238,6 +238,13 @@ def test_help_shows_the_defaults_of_the_settings(command: Command, name: str) ->
         assert default is None or f"[default: ({default})]" in described, flag
 
 
+def test_help_of_measure_names_what_can_be_measured(command: Command) -> None:
+    """The metrics that can be asked for, not parts of others; and what is measured without factors."""
+    shown = " ".join(command("measure", "--help").out.split())
+    assert "Some of perplexity, passkey, prefix-perplexity, retention, needle, ruler, harness:TASK;" in shown
+    assert "without: the original model. " in shown
+
+
 def test_completion_can_be_shown(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     told = command("--show-completion", "bash")
@@ -276,7 +283,7 @@ def test_measure_prints_what_it_writes(
         (metric, length) for metric in ("perplexity", "passkey", "passkey-depth-0.05") for length in (256, 512)
     }
     table = command("measure", pico_folder, "--data", text_folders[0], "--metrics", "perplexity", "--lengths", "64")
-    assert table_row(table.out, "the model as it is")
+    assert table_row(table.out, "original model")
     assert not Path("runs").exists()
     assert "measure 3 of 3 windows of 64 tokens\n" in table.err
 

@@ -11,7 +11,7 @@ from documents import DOCS, RESULTS, ROOT, lines
 from longrope.cli import DEFAULT_RECIPE
 from longrope.recipe import load_recipe
 from longrope.records import Score, TrainStep, Trial, read_records
-from longrope.reports.provenance import describe_rope
+from longrope.report.provenance import describe_rope
 from longrope.rope import FactorTable, RopeSpec, load_factors
 
 PUBLISHED = sorted(path.parent for path in RESULTS.glob("*/recipe.toml"))

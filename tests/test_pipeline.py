@@ -633,9 +633,10 @@ def test_the_card_of_a_run_holds_its_scores(recipe: Recipe, tmp_path: Path) -> N
     run = RunDir(tmp_path)
     own = [s for s in extend(recipe, run) if s.method == "longrope-gradient" and s.metric in ("perplexity", "passkey")]
     data: Any = ModelCard.load(run.checkpoint / "README.md").data
+    labels = {"perplexity": "Perplexity", "passkey": "Passkeys found"}
     measured = {(r.metric_name, r.metric_value) for r in data.eval_results}
     assert measured == {
-        (f"{s.metric}, {s.context_tokens:,} tokens", s.value) for s in own if s.metric in ("perplexity", "passkey")
+        (f"{labels[s.metric]}, {s.context_tokens:,} tokens", s.value) for s in own if s.metric in labels
     }
     assert len(measured) == 2
     assert data.base_model is None
@@ -767,9 +768,9 @@ def test_tuned_weights_are_measured_against_those_before(tuning: Recipe, tmp_pat
     assert scores[-1].value == pytest.approx(statistics.perplexity(ours - theirs), rel=1e-5)
     assert abs(scores[-1].value - 1) > 1e-3
     card = (run.checkpoint / "README.md").read_text()
-    assert f"| perplexity, {TARGET} tokens |" in card
-    assert f"{scores[-1].value:.4f} ({scores[-1].low:.4f}-{scores[-1].high:.4f})" in card
-    assert "| perplexity, 64 tokens |" not in card  # the checkpoint takes the long list there, too
+    assert f"| Perplexity, {TARGET} tokens |" in card
+    assert f"{scores[-1].value:.4g} ({scores[-1].low:.4g}-{scores[-1].high:.4g})" in card
+    assert "| Perplexity, 64 tokens |" not in card  # the checkpoint takes the long factors there, too
     assert written_scores(extend(tuning, run)) == written_scores(scores)
 
 

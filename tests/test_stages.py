@@ -35,17 +35,9 @@ from longrope.recipe import (
     TuneRecipe,
 )
 from longrope.records import Score, TrainStep, Trial, read_records
-from longrope.reports.contents import read_run
-from longrope.reports.sections import cost_section
-from longrope.rope import (
-    FactorTable,
-    RescaleFactors,
-    compose,
-    extrapolate,
-    load_factors,
-    relative_to,
-    tuned_spec,
-)
+from longrope.report.contents import read_run
+from longrope.report.sections import cost_section
+from longrope.rope import FactorTable, RescaleFactors, compose, extrapolate, load_factors, relative_to, tuned_spec
 from longrope.rundir import RunDir
 from longrope.search import find_factors, recover_window
 from longrope.search.cost import count_passes
@@ -172,7 +164,7 @@ def test_the_costs_of_a_walk_are_those_of_its_searches(run: RunDir) -> None:
         "search",
         "LongRoPE, gradient, search 128",
         "LongRoPE, gradient, search 256",
-        "LongRoPE, short window, recover 64",
+        "LongRoPE, short context, short-context search 64",
     )
     assert table.rows[0] == ("trials", *(str(cost["trials"]) for cost in costs))
 

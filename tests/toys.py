@@ -29,7 +29,7 @@ METHOD = Method(
     baseline=True,
     start=True,
 )
-METRIC = Metric("distinct", label="Distinct tokens", format=".1%", measure="toys:DistinctTokens")
+METRIC = Metric("distinct", label="Distinct tokens", format="share", measure="toys:DistinctTokens")
 FORMAT = Format("toy", label="A list of numbers", write="toys:write_list", file="toy/factors.json")
 
 

@@ -369,7 +369,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write what a run directory holds as one HTML page, or several runs beside each other."""
-    from longrope.reports import write_comparison, write_report
+    from longrope.report import write_comparison, write_report
 
     for path in runs:
         if not path.is_dir():

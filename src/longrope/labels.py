@@ -1,8 +1,14 @@
-"""What methods and searches are called wherever factors or scores are shown."""
+"""What methods, searches and metrics are called, and how a metric's values are written.
 
+Tables in the terminal, the report and the model card ask here and nowhere else; the rows stand in the registry. A name
+without a row is its own label, and its values are plain numbers.
+"""
+
+import math
+import re
 from typing import NamedTuple
 
-from longrope import registry
+from longrope.registry import DIFFERENCE, METHODS, METRICS, RATIO, Metric
 
 LABELS = {"training": "training loss"}  # shown beside methods
 SEARCHES = {
@@ -11,6 +17,8 @@ SEARCHES = {
     "longrope-recovered": "the short-context search",
 }
 JOINT = "+"  # between the methods of composed factors
+DEPTH = re.compile(r"(.+)-depth-([\d.]+)")  # passkey-depth-0.05
+LAST = re.compile(r".+-last-\d+")  # perplexity-last-256
 
 
 class Source(NamedTuple):
@@ -47,12 +55,78 @@ class Source(NamedTuple):
 
 def label_of(method: str) -> str:
     """What a method is called in words; one that is not ours keeps its name."""
-    return f" {JOINT} ".join(
-        LABELS.get(part) or registry.label_of(part) for part in map(str.strip, method.split(JOINT))
-    )
+    return f" {JOINT} ".join(_label_of_part(part.strip()) for part in method.split(JOINT))
+
+
+def _label_of_part(method: str) -> str:
+    return METHODS[method].label if method in METHODS else LABELS.get(method, method)
 
 
 def join_methods(first: str, second: str) -> str:
     """The method of composed factors: each of theirs once, in order, those that change nothing left out."""
     parts = dict.fromkeys(part for part in (*first.split(JOINT), *second.split(JOINT)) if part != "none")
     return JOINT.join(parts) or "none"
+
+
+def metric_row(metric: str) -> Metric:
+    """The row with the longest name that a metric has or begins with, in whole words; one without a row gets defaults.
+
+    So a part of a metric has the row of the whole.
+    """
+    named = {row.recorded_as: row for row in METRICS.values()}
+    found = [n for n in named if metric == n or metric.startswith(n if n[-1] in "-:" else f"{n}-")]
+    return named[max(found, key=len)] if found else Metric(metric, metric)
+
+
+def metric_label(metric: str) -> str:
+    """What a metric is called in words; one without a label keeps its name."""
+    task, depth = split_depth(metric)
+    if depth:
+        return f"{metric_label(task)}, depth {depth}"
+    row = metric_row(metric)
+    if row.recorded_as == metric:
+        return row.label
+    return row.label.replace("{}", _rest_in_words(metric, row)) if "{}" in row.label else metric
+
+
+def _rest_in_words(metric: str, row: Metric) -> str:
+    """What follows the row's name: a method's label, a count with commas, or as it stands."""
+    rest = metric.removeprefix(row.recorded_as)
+    return label_of(rest) if compared_with(metric) else f"{int(rest):,}" if rest.isdecimal() else rest
+
+
+def split_depth(metric: str) -> tuple[str, str]:
+    """The whole of a metric and the depth that it is about, which is empty for the whole itself."""
+    found = DEPTH.fullmatch(metric)
+    return (found[1], found[2]) if found else (metric, "")
+
+
+def is_part(metric: str) -> bool:
+    """Whether it came out of the passes of another metric: one depth of it, or the last tokens alone."""
+    return bool(DEPTH.fullmatch(metric) or LAST.fullmatch(metric))
+
+
+def compared_with(metric: str) -> str:
+    """The method that a paired comparison is with; empty for a metric that is none."""
+    return next((metric.removeprefix(prefix) for prefix in (RATIO, DIFFERENCE) if metric.startswith(prefix)), "")
+
+
+def write_value(metric: str, value: float) -> str:
+    """One number of a score."""
+    match metric_row(metric).format:
+        case "difference":
+            return f"{value:+.0%}"
+        case "share":
+            return f"{value:.0%}"
+        case "benchmark" if -1 <= value <= 2:  # its intervals may leave 0 and 1
+            return f"{value:.1%}"
+        case _:
+            return f"{value:,.0f}" if 1e4 <= value < 1e6 else f"{value:.4g}"
+
+
+def write_interval(metric: str, value: float, low: float, high: float) -> str:
+    """A value with its 95 % interval; the value alone where the interval has no end."""
+    if not math.isfinite(high - low) and math.isfinite(value):
+        return write_value(metric, value)
+    between = " to " if metric_row(metric).format == "difference" else "-"
+    return f"{write_value(metric, value)} ({write_value(metric, low)}{between}{write_value(metric, high)})"

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from longrope.errors import RecipeError
+from longrope.labels import label_of
 from longrope.lengths import format_tokens, parse_tokens
 from longrope.recipe import PRESETS, MeasureRecipe, Recipe, changed, load_recipe
-from longrope.registry import FORMATS, METRICS, ORIGINAL, label_of, searches
+from longrope.registry import FORMATS, ORIGINAL, metrics, searches
 from longrope.settings import hints_of
 
 
@@ -25,7 +26,7 @@ def _setting(flag: str, key: str, text: str) -> Any:
     return typer.Option(flag, help=text, show_default=shown)
 
 
-_METRICS = ", ".join(name for name in METRICS if not name.startswith("ruler-"))
+_METRICS = ", ".join(name for name in metrics() if not name.startswith("ruler-"))
 Model = Annotated[str, typer.Argument(help="Hub name, folder, or GGUF file.")]
 OptionalModel = Annotated[str | None, typer.Argument(help="Hub name, folder, or GGUF file.")]
 To = Annotated[str | None, typer.Option("--to", help="The window to reach: 64k = 65536.")]
@@ -73,7 +74,7 @@ ContextRanks = Annotated[
 Factors = Annotated[Path, typer.Option("--factors", help="factors.json of a search.")]
 OptionalFactors = Annotated[
     Path | None,
-    typer.Option("--factors", help=f"factors.json, or a run directory; without: the {label_of(ORIGINAL)} model."),
+    typer.Option("--factors", help=f"factors.json, or a run directory; without: the {label_of(ORIGINAL)}."),
 ]
 Format = Annotated[
     str, typer.Option("--to", help="; ".join(f"{row.name}: {row.label}" for row in FORMATS.values()) + ".")

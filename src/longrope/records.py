@@ -7,6 +7,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from longrope import registry
 from longrope.errors import RunError
 from longrope.labels import Source
 
@@ -47,6 +48,11 @@ class Trial:
     token_passes: int
     seconds: float
     gradient: tuple[float, ...] = ()
+
+    @property
+    def is_found(self) -> bool:
+        """Whether it validates what the search made: one of its own candidates, not a baseline that it starts from."""
+        return self.kind == "validation" and self.origin not in registry.formulas()
 
 
 @dataclass(frozen=True)

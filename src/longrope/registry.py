@@ -20,6 +20,7 @@ RULER_TASKS = (  # of the benchmark (arXiv 2404.06654), by its names
 HARNESS = "harness:"  # begins the name of a benchmark of lm-evaluation-harness, or the path of its task file
 BENCHMARK = f"{HARNESS}TASK"
 ORIGINAL = "none"  # the method of the original model, in records
+RATIO, DIFFERENCE = "ratio-to-", "difference-to-"  # begin the names of paired comparisons with the method that follows
 
 
 @dataclass(frozen=True)
@@ -58,22 +59,29 @@ class Method:
 
 @dataclass(frozen=True)
 class Metric:
-    """Something that is measured.
+    """Something that is measured, or all metrics whose names in records begin with the same words.
 
     Attributes:
         name: in recipes and on the command line.
-        label: in tables, figures and model cards.
+        label: in tables, figures and model cards; ``{}`` is what follows the row's name in records.
         unit: of its value; empty for a share or a ratio.
-        format: how its value is written.
+        format: of a value: ``number``, ``share`` (percent), ``benchmark`` (percent with a decimal, unless it is outside
+            of [-1, 2]) or ``difference`` (signed percent).
+        section: of the report.
+        log: whether a figure shows logarithms.
+        hub: its name in a model card's metadata; empty: its name in records.
         measure: a subclass of ``longrope.evaluation.metric.Metric``, as ``package.module:class``; it is made with the
-            name.
-        record: its name in records, where it is another.
+            name. Empty: it comes out of the passes of another metric.
+        record: its name in records, where it is another; one that ends with ``-`` or ``:`` begins all their names.
     """
 
     name: str
     label: str
     unit: str = ""
-    format: str = ".4g"
+    format: Literal["number", "share", "benchmark", "difference"] = "number"
+    section: str = "other"
+    log: bool = False
+    hub: str = ""
     measure: str = ""
     record: str = ""
 
@@ -192,7 +200,7 @@ METHODS: dict[str, Method] = _by_name(
     ),
     Method(
         "longrope-recovered",
-        label="LongRoPE, short window",
+        label="LongRoPE, short context",
         source="arXiv 2402.13753, section 3.3",
         make="longrope.search:recover_window",
     ),
@@ -206,30 +214,61 @@ METHODS: dict[str, Method] = _by_name(
     ),
 )
 METRICS: dict[str, Metric] = _by_name(
-    Metric("perplexity", "Perplexity", measure="longrope.evaluation.perplexity:Perplexity"),
-    Metric("passkey", "Passkeys found", format=".0%", measure="longrope.evaluation.passkey:PasskeyRetrieval"),
+    Metric(
+        "perplexity", "Perplexity", section="perplexity", log=True, measure="longrope.evaluation.perplexity:Perplexity"
+    ),
+    Metric("perplexity-last-", "Perplexity over the last {} tokens", section="perplexity", log=True),
+    Metric(
+        "passkey",
+        "Passkeys found",
+        format="share",
+        section="retrieval",
+        hub="accuracy",
+        measure="longrope.evaluation.passkey:PasskeyRetrieval",
+    ),
     Metric(
         "prefix-perplexity",
         "Perplexity of the first tokens of longer windows",
+        section="perplexity",
+        log=True,
         measure="longrope.evaluation.perplexity:PrefixPerplexity",
     ),
     Metric(
         "retention",
-        "Perplexity as a share of the original's",
+        "Perplexity relative to the original model",
+        section="retention",
         measure="longrope.evaluation.retention:Retention",
-        record="ratio-to-none",
+        record=f"{RATIO}{ORIGINAL}",
     ),
-    Metric("needle", "Needles found", format=".0%", measure="longrope.evaluation.needles:Needles"),
-    Metric("ruler", "RULER", format=".0%", measure="longrope.evaluation.ruler:RulerMean"),
+    Metric(
+        "needle",
+        "Needles found",
+        format="share",
+        section="retrieval",
+        hub="accuracy",
+        measure="longrope.evaluation.needles:Needles",
+    ),
+    Metric("ruler", "RULER", format="share", section="ruler", measure="longrope.evaluation.ruler:RulerMean"),
     *(
-        Metric(f"ruler-{task}", f"RULER {task}", format=".0%", measure="longrope.evaluation.ruler:RulerTask")
+        Metric(
+            f"ruler-{task}",
+            f"RULER, {task}",
+            format="share",
+            section="ruler",
+            measure="longrope.evaluation.ruler:RulerTask",
+        )
         for task in RULER_TASKS
     ),
     Metric(
         BENCHMARK,
-        "Benchmark of lm-evaluation-harness",
+        "{}",
+        format="benchmark",
+        section="benchmarks",
         measure="longrope.evaluation.lm_eval:Benchmark",
+        record=HARNESS,
     ),
+    Metric(RATIO, "Perplexity relative to {}", section="paired"),
+    Metric(DIFFERENCE, "Passkeys found, difference from {}", format="difference", section="paired"),
 )
 FORMATS: dict[str, Format] = _by_name(
     Format("hf", "Hugging Face checkpoint", "longrope.exports:export_hf", "hf"),
@@ -258,19 +297,8 @@ def searches() -> dict[str, str]:
 
 
 def metrics() -> tuple[str, ...]:
-    """The names of all metrics; the last one stands for every benchmark."""
-    return tuple(METRICS)
-
-
-def format_of(record: str) -> str:
-    """How a value is written: as the metric says whose name the record has or begins with, else by four digits."""
-    own = [row for row in METRICS.values() if record == row.recorded_as or record.startswith(f"{row.recorded_as}-")]
-    return max(own, key=lambda row: len(row.recorded_as)).format if own else ".4g"
-
-
-def label_of(method: str) -> str:
-    """What a method is called in tables and figures; one without a row keeps its name."""
-    return METHODS[method].label if method in METHODS else method
+    """The metrics that can be asked for; the last one stands for every benchmark."""
+    return tuple(row.name for row in METRICS.values() if row.measure)
 
 
 def resolve(path: str) -> Callable[..., Any]:

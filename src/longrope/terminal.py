@@ -107,7 +107,7 @@ def print_scores(scores: Sequence["Score"], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(score) for score in scores]))
         return
-    from longrope.reports import score_tables
+    from longrope.report import score_tables
 
     for table in score_tables(scores):
         print_table(table.title, table.header, table.rows)

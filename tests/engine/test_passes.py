@@ -734,7 +734,7 @@ def test_seconds_of_a_pass_are_about_those_that_it_takes(monkeypatch: pytest.Mon
     """Of one twice as long as the longest that is tried, by the work that is done in place of seconds."""
     model, tokens = pico.make_model(), 8192
     with WorkClock() as clock:
-        monkeypatch.setattr("longrope.forward.time.perf_counter", lambda: clock.now)
+        monkeypatch.setattr("longrope.engine.passes.time.perf_counter", lambda: clock.now)
         estimated, began = seconds_of_pass(model, tokens), clock.now
         token_losses(model, np.arange(tokens)[None] % 300)
     assert estimated == pytest.approx(clock.now - began, rel=1e-4)

@@ -356,7 +356,7 @@ def test_a_metric_that_is_in_no_row_is_unknown() -> None:
         MeasureRecipe(metrics=("easy-tokens",))
 
 
-@pytest.mark.parametrize("name", [name for name in METRICS if ":" not in name])
+@pytest.mark.parametrize("name", [name for name, row in METRICS.items() if row.measure and ":" not in name])
 def test_every_row_names_a_metric(name: str) -> None:
     assert find_metric(name).name == name
 

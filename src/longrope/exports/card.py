@@ -1,7 +1,7 @@
 """The model card of an exported checkpoint: metadata with the hub's keys, results, how to load it, limits.
 
-It computes nothing: every number is in the scores or in the report of the export. What the template says of vLLM was
-read in the source of its version 0.33, what it says of llama.cpp in that of llama-cpp-python 0.3.36.
+It computes nothing: every number is in the scores or in the report of the export. What it says of vLLM and llama.cpp
+was read in the source of the versions below, which it names; nothing checks it against later ones.
 """
 
 import math
@@ -18,18 +18,25 @@ from jinja2 import Environment, StrictUndefined, select_autoescape
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from longrope.exports.comparison import ExportReport
-from longrope.labels import Source, label_of
+from longrope.labels import Source, compared_with, is_part, label_of, metric_label, metric_row, write_interval
 from longrope.models import ASSETS, EMBEDDED, LanguageModel
 from longrope.records import Score
-from longrope.registry import ORIGINAL, baselines, format_of, formulas
+from longrope.registry import DIFFERENCE, ORIGINAL, baselines, formulas
 from longrope.rope import RescaleFactors
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets")
-HUB_METRICS = {"passkey": "accuracy", "needle": "accuracy"}  # where the hub has another name
-PAIRED = ("ratio-to-", "difference-to-")  # comparisons with another method, told beside the table
-PARTS = ("-depth-", "-last-", *PAIRED)  # of metrics that the table leaves out
-GGUF_TYPES = ("llama", "mistral")  # what the architecture `llama` of llama.cpp holds
-VLLM_TYPES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "phi3", "gemma2", "stablelm")
+VLLM_VERSION, LLAMA_CPP_VERSION = "vLLM 0.33.0", "llama-cpp-python 0.3.36"
+GGUF_TYPES = ("llama", "mistral")  # model types that llama.cpp's architecture `llama` holds
+VLLM_TYPES = (  # whose LongRoPE factors it reads
+    "llama",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen3",
+    "phi3",
+    "gemma2",
+    "stablelm",
+)
 
 
 @dataclass(frozen=True)
@@ -103,10 +110,10 @@ def format_card(
         attention_factor=factors.attention_factor * model.spec.attention_factor,
         report=report,
         table=result_table(scores, own, origin),
-        paired=[(s.metric.startswith("ratio"), _rival(s), s) for s in own if s.metric.startswith(PAIRED)],
+        paired=[_describe_pair(score) for score in own if compared_with(score.metric)],
         other_below=report.tiers == "two" and any(s.context_tokens <= report.switch_tokens for s in own),
-        vllm=model_type in VLLM_TYPES,
-        gguf=model_type in GGUF_TYPES,
+        vllm=VLLM_VERSION if model_type in VLLM_TYPES else "",
+        llama_cpp=LLAMA_CPP_VERSION if model_type in GGUF_TYPES else "",
     )
     return str(ModelCard(text))  # parsed, so that metadata which the hub cannot read is an error
 
@@ -122,13 +129,13 @@ def result_table(scores: Sequence[Score], own: Sequence[Score], origin: Origin) 
 
     A cell is empty where a method was not measured on the same texts.
     """
-    metrics = list(dict.fromkeys(score.metric for score in own if not any(part in score.metric for part in PARTS)))
+    metrics = list(dict.fromkeys(score.metric for score in own if _has_row(score)))
     ordered = sorted((s for s in own if s.metric in metrics), key=lambda s: (metrics.index(s.metric), s.context_tokens))
     rows = {(score.metric, score.context_tokens): score for score in ordered}
     columns = {label_of(ORIGINAL): (Source(ORIGINAL), origin.base_model)}
     if own:
         columns |= {"tuned, not rescaled": (Source(ORIGINAL), own[0].model)} if origin.tuned else {}
-        columns |= {best[0].label: best for best in _best_rival(scores, rows)}
+        columns |= {best[0].label: best for best in _best_baseline(scores, rows)}
         columns |= {"rescaled": (own[0].source, own[0].model)}
     known = {(*_place(s), s.source, s.model): s for s in scores}
     known |= {(*_place(s), s.source, s.model): s for s in own}
@@ -144,33 +151,34 @@ def _place(score: Score) -> tuple[str, int, str]:
     return score.metric, score.context_tokens, score.texts_fingerprint
 
 
-def _best_rival(scores: Sequence[Score], rows: dict[tuple[str, int], Score]) -> list[tuple[Source, str]]:
-    """Source and model of the best rival at the longest length, by perplexity or else by keys; none if none was run."""
+def _best_baseline(scores: Sequence[Score], rows: dict[tuple[str, int], Score]) -> list[tuple[Source, str]]:
+    """Source and model of the best baseline at the longest length, by perplexity or else by passkeys; or none."""
+    plain = [score for score in scores if score.method in baselines() and not score.chosen_by]
     for metric, sign in {"perplexity": 1, "passkey": -1}.items():
         longest = max((tokens for name, tokens in rows if name == metric), default=0)
-        rivals = [s for s in scores if (s.metric, s.context_tokens) == (metric, longest) and s.method in baselines()]
-        if own := [score for score in rivals if not score.chosen_by]:
+        if own := [score for score in plain if (score.metric, score.context_tokens) == (metric, longest)]:
             best = min(own, key=lambda score: sign * score.value)
             return [(best.source, best.model)]
     return []
 
 
-def _rival(score: Score) -> str:
-    method = score.metric.partition("-to-")[2]
-    return "the original model" if method == ORIGINAL else label_of(method)
+def _has_row(score: Score) -> bool:
+    """Whether it is a result of its own: parts of others are left out, and comparisons are told beside the table."""
+    return not (is_part(score.metric) or compared_with(score.metric))
+
+
+def _describe_pair(score: Score) -> str:
+    """A paired comparison in words."""
+    how = "on the same passkeys" if score.metric.startswith(DIFFERENCE) else "paired token by token"
+    return f"{_label(score)}: {_cell(score)}, {how}."
 
 
 def _label(score: Score) -> str:
-    return f"{score.metric}, {score.context_tokens:,} tokens"
+    return f"{metric_label(score.metric)}, {score.context_tokens:,} tokens"
 
 
 def _cell(score: Score | None) -> str:
-    if score is None:
-        return ""
-    shape = format_of(score.metric)
-    if math.isfinite(score.value) and not _interval(score):
-        return f"{score.value:{shape}}"
-    return f"{score.value:{shape}} ({score.low:{shape}}-{score.high:{shape}})"
+    return write_interval(score.metric, score.value, score.low, score.high) if score else ""
 
 
 def _interval(score: Score) -> dict[str, float]:
@@ -179,14 +187,14 @@ def _interval(score: Score) -> dict[str, float]:
 
 
 def _describes(score: Score, report: ExportReport) -> bool:
-    """Whether the checkpoint does what was measured: it has no start tokens, and with two tiers another short list."""
+    """Whether the checkpoint does what was measured: start tokens are dropped, and short factors differ."""
     alike = report.tiers == "single" or score.context_tokens > report.switch_tokens
     return alike and not report.start_tokens_dropped
 
 
 def _metadata(origin: Origin, scores: Sequence[Score], factors: RescaleFactors) -> ModelCardData:
     """The hub's keys; the model index holds the scores of the checkpoint itself."""
-    results = [_result(s) for s in scores if math.isfinite(s.value) and not any(part in s.metric for part in PARTS)]
+    results = [_result(s) for s in scores if math.isfinite(s.value) and _has_row(s)]
     index: dict[str, Any] = {"eval_results": results, "model_name": f"{origin.title}-longrope-{factors.target_window}"}
     return ModelCardData(
         base_model=origin.on_hub or None,
@@ -201,13 +209,14 @@ def _metadata(origin: Origin, scores: Sequence[Score], factors: RescaleFactors) 
 
 def _result(score: Score) -> EvalResult:
     """A score as an entry of the model index; what was measured on the same texts stands together."""
-    dataset = ("text", "Texts of the run") if "perplexity" in score.metric else (score.metric, score.metric)
+    row = metric_row(score.metric)
+    dataset = ("text", "Texts of the run") if row.section == "perplexity" else (score.metric, score.metric)
     return EvalResult(
         task_type="text-generation",
         dataset_type=dataset[0],
         dataset_name=dataset[1],
         dataset_revision=score.texts_fingerprint,
-        metric_type=HUB_METRICS.get(score.metric, score.metric),
+        metric_type=row.hub or score.metric,
         metric_name=_label(score),
         metric_value=score.value,
         metric_args={"context_tokens": score.context_tokens, **_interval(score)},

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from longrope.recipe import SearchRecipe
 from longrope.records import Trial
-from longrope.registry import formulas
 from longrope.search.recover import SHARES, count_held_out, count_short
 from longrope.search.score import BACKWARD_PASSES
 
@@ -44,7 +43,7 @@ def compare_costs(trials: Iterable[Trial], stage: str = "") -> list[SearchCost]:
     by_method: dict[str, list[Trial]] = {}
     for trial in trials:
         by_method.setdefault(trial.method, []).append(trial)
-    found = {method: [trial.loss_nats for trial in own if _found(trial)] for method, own in by_method.items()}
+    found = {method: [trial.loss_nats for trial in own if trial.is_found] for method, own in by_method.items()}
     best = {method: min(losses) for method, losses in found.items() if losses}
     if not best:
         return []
@@ -53,7 +52,7 @@ def compare_costs(trials: Iterable[Trial], stage: str = "") -> list[SearchCost]:
     for method, own in by_method.items():
         if method not in best:
             continue
-        reached = next(i for i, trial in enumerate(own) if _found(trial) and trial.loss_nats <= common) + 1
+        reached = next(i for i, trial in enumerate(own) if trial.is_found and trial.loss_nats <= common) + 1
         costs.append(
             SearchCost(
                 method,
@@ -69,10 +68,6 @@ def compare_costs(trials: Iterable[Trial], stage: str = "") -> list[SearchCost]:
             )
         )
     return costs
-
-
-def _found(trial: Trial) -> bool:
-    return trial.kind == "validation" and trial.origin not in formulas()
 
 
 def count_passes(settings: SearchRecipe, target_tokens: int) -> int:

@@ -60,6 +60,12 @@ class Contents:
         return self.recipe.model if self.recipe else self.scores[0].model if self.scores else self.name
 
     @property
+    def reached_tokens(self) -> int:
+        """The longest window that it was extended to, by its recipe or by a stage after it; 0 if neither is known."""
+        windows = [found.target_window for stage in self.stages for found in stage.factors]
+        return max([*windows, self.recipe.target_tokens if self.recipe else 0])
+
+    @property
     def is_trained(self) -> bool:
         """Whether weights were trained: by the run or by a stage of it."""
         return bool(self.train) or any(stage.train for stage in self.stages)

@@ -4,17 +4,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from longrope.labels import Source, label_of
+from longrope.labels import Source, is_part, label_of
 from longrope.lengths import format_tokens
 from longrope.records import Score
-from longrope.reports.contents import Contents
-from longrope.reports.parts import Section, titled
-from longrope.reports.scores import measured_sections
-from longrope.reports.tables import DEPTH, ScoreTable, interval, number
-from longrope.reports.walk import factor_section, search_section, stage_section, training_section
+from longrope.report.contents import Contents
+from longrope.report.curves import search_section, training_section
+from longrope.report.factors import factor_section
+from longrope.report.parts import Section, stage_label, titled
+from longrope.report.scores import measured_sections
+from longrope.report.stages import stage_section
+from longrope.report.tables import ScoreTable, interval, number
 from longrope.rope import RescaleFactors
 
 SEARCHES = {"gradient": "gradient descent", "evolution": "the paper's evolutionary search"}
+
+HEADLINES = {  # the metrics among the first facts, in their order, and what is said beside the number
+    "perplexity": "perplexity {at}, {method}",
+    "ratio-to-yarn": "of YaRN's perplexity {at}, paired",
+    "passkey": "of {windows} passkeys found {at}",
+    "needle": "of {windows} needles found {at}",
+    "ruler": "of RULER's tasks {at}",
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ def _tell_chosen(factors: RescaleFactors) -> str:
 
 
 def _tell_windows(run: Contents) -> str:
-    target = f"{run.recipe.target_tokens:,}" if run.recipe else ""
+    target = f"{run.reached_tokens:,}" if run.reached_tokens else ""
     if run.rope:
         return f" was trained on {run.rope['trained_window']:,} tokens and is read here at up to {target or 'more'}"
     return f" is read here at up to {target} tokens" if target else " was measured"
@@ -68,34 +78,18 @@ def _tell_windows(run: Contents) -> str:
 def facts_of(run: Contents) -> list[Fact]:
     """The scores of the run's own factors at the longest length, and the windows."""
     facts = []
-    if run.rope and run.recipe:
-        facts.append(Fact(f"{run.rope['trained_window']:,} → {run.recipe.target_tokens:,}", "tokens: trained, reached"))
+    if run.rope and run.reached_tokens:
+        facts.append(Fact(f"{run.rope['trained_window']:,} → {run.reached_tokens:,}", "tokens: trained, reached"))
     own = _own_source(run)
     longest = max((score.context_tokens for score in run.scores), default=0)
-    at_longest = [s for s in run.scores if (s.source, s.context_tokens) == (own, longest) and DEPTH not in s.metric]
-    return [*facts, *(_fact(score) for score in sorted(at_longest, key=_by_weight) if _fact_name(score))]
+    at_longest = [s for s in run.scores if (s.source, s.context_tokens) == (own, longest)]
+    return [*facts, *(_fact(s, text) for metric, text in HEADLINES.items() for s in at_longest if s.metric == metric)]
 
 
-def _fact(score: Score) -> Fact:
+def _fact(score: Score, text: str) -> Fact:
     value, _, ends = interval(score).partition(" ")
-    return Fact(value, _fact_name(score), ends[1:-1])
-
-
-def _by_weight(score: Score) -> int:
-    return ["perplexity", "ratio-to-yarn", "passkey", "needle", "ruler"].index(score.metric) if _fact_name(score) else 9
-
-
-def _fact_name(score: Score) -> str:
-    """A metric beside its number; empty for one that is not among the first facts."""
     at = f"at {score.context_tokens:,} tokens"
-    names = {
-        "perplexity": f"perplexity {at}, {score.source.label}",
-        "ratio-to-yarn": f"of YaRN's perplexity {at}, paired",
-        "passkey": f"of {score.num_windows} passkeys found {at}",
-        "needle": f"of {score.num_windows} needles found {at}",
-        "ruler": f"of RULER's tasks {at}",
-    }
-    return names.get(score.metric, "")
+    return Fact(value, text.format(at=at, windows=score.num_windows, method=score.source.label), ends[1:-1])
 
 
 def _own_source(run: Contents) -> Source:
@@ -120,13 +114,13 @@ def cost_section(runs: Sequence[Contents]) -> Section:
 
 
 def _search_name(cost: dict[str, Any]) -> str:
-    """What made it, and the stage of a walk that it was."""
-    return ", ".join(filter(None, (label_of(cost["method"]), cost.get("stage"))))
+    """What made it, and the stage of a schedule that it was."""
+    return ", ".join(filter(None, (label_of(cost["method"]), stage_label(cost.get("stage", "")))))
 
 
 def _seconds_table(runs: Sequence[Contents], run: Contents) -> ScoreTable:
     """Seconds of each metric by method and length; depths and last tokens came out of the same passes."""
-    timed = [score for score in run.scores if DEPTH not in score.metric and "-last-" not in score.metric]
+    timed = [score for score in run.scores if not is_part(score.metric)]
     measured = sorted({(score.metric, score.context_tokens) for score in timed})
     cells = {(score.metric, score.context_tokens, score.source): number(score.seconds) for score in timed}
     sources = dict.fromkeys(score.source for score in timed)
@@ -141,10 +135,15 @@ def checkpoint_section(runs: Sequence[Contents]) -> Section:
     for run in runs:
         if run.export:
             words.append(titled(runs, run, _tell_export(run.export)))
-            rows = tuple((name.replace("_", " "), number(value)) for name, value in run.export.items())
+            rows = tuple((_export_name(name), number(value)) for name, value in run.export.items())
             tables.append(ScoreTable(titled(runs, run, "The reopened checkpoint"), ("", "value"), rows))
     needs = "the checkpoint needs `longrope export`"
     return Section("checkpoint", "Checkpoint", needs, tuple(words), (), tuple(tables))
+
+
+def _export_name(field: str) -> str:
+    """A field of ``export.json`` in words."""
+    return "factor sets" if field == "tiers" else field.replace("_", " ")
 
 
 def _tell_export(export: dict[str, Any]) -> str:
@@ -157,13 +156,13 @@ def _tell_export(export: dict[str, Any]) -> str:
 
 
 def provenance_section(runs: Sequence[Contents]) -> Section:
-    """Versions, device and command of every walk; fingerprints and seeds of what was measured."""
+    """Versions, device and command of every process that wrote here; fingerprints and seeds of what was measured."""
     tables, words = [], []
     for run in runs:
         if run.provenance:
             names = dict.fromkeys(name for walk in run.provenance for name in walk)
             rows = tuple((name, *(_told(walk.get(name, "")) for walk in run.provenance)) for name in names)
-            header = ("", *(f"walk {i + 1}" for i in range(len(run.provenance))))
+            header = ("", *(f"process {i + 1}" for i in range(len(run.provenance))))
             tables.append(ScoreTable(titled(runs, run, "Where and with what"), header, rows))
         else:
             words.append(titled(runs, run, "Versions and device were not recorded: there is no provenance.json."))
@@ -184,7 +183,7 @@ def _named_content(run: Contents) -> Iterator[tuple[str, str]]:
         yield f"texts searched on, {label_of(search[0])}", search[1]
     texts: dict[tuple[str, str], dict[str, None]] = {}
     for s in run.scores:
-        if DEPTH not in s.metric and "-last-" not in s.metric:
+        if not is_part(s.metric):
             texts.setdefault((s.metric, s.texts_fingerprint), {})[format_tokens(s.context_tokens)] = None
     for (metric, fingerprint), lengths in texts.items():
         yield f"texts of {metric}, {', '.join(lengths)}", fingerprint

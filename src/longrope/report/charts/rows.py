@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
-from longrope.reports.palette import Style
-from longrope.reports.svg import CHARACTER, Axis, Box, add, canvas, draw_marker
+from longrope.report.charts.axes import Axis
+from longrope.report.charts.style import Style
+from longrope.report.charts.svg import CHARACTER, Box, add, canvas, draw_marker
 
 LINE = 34.0
 STACKED = 68.0  # with the name above it, where there is no room beside it

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from xml.etree import ElementTree as ET
 
-from longrope.reports.palette import Style
-from longrope.reports.svg import CHARACTER, Axis, Box, add, canvas, draw_legend, draw_marker
+from longrope.report.charts.axes import Axis
+from longrope.report.charts.style import Style
+from longrope.report.charts.svg import CHARACTER, Box, add, canvas, draw_legend, draw_marker
 
 DENSE = 150  # points of a line from which on it has no markers
 MARKERS = 12  # of a line with fewer points, about

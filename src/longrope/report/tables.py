@@ -4,12 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from longrope.labels import split_depth, write_interval, write_value
 from longrope.records import Score
-from longrope.registry import format_of
-
-DEPTH = "-depth-"
-BENCHMARK = "harness:"
-DIFFERENCE = "difference-to-"
 
 
 @dataclass(frozen=True)
@@ -23,7 +19,7 @@ class ScoreTable:
 
 def score_tables(scores: Sequence[Score]) -> list[ScoreTable]:
     """A table for each metric, with a row for each method and an interval in each cell."""
-    metrics = dict.fromkeys(score.metric for score in scores if DEPTH not in score.metric)
+    metrics = dict.fromkeys(score.metric for score in scores if not split_depth(score.metric)[1])
     tables = [score_table(f"{metric} (95 % interval)", [s for s in scores if s.metric == metric]) for metric in metrics]
     return tables + _depth_tables(scores)
 
@@ -38,13 +34,14 @@ def score_table(title: str, scores: Sequence[Score]) -> ScoreTable:
 def _depth_tables(scores: Sequence[Score]) -> list[ScoreTable]:
     """For the longest context window of each task, the share that is answered at each depth."""
     tables = []
-    for task in dict.fromkeys(score.metric.split(DEPTH)[0] for score in scores if DEPTH in score.metric):
-        own = [score for score in scores if score.metric.startswith(task + DEPTH)]
+    deep = [score for score in scores if split_depth(score.metric)[1]]
+    for task in dict.fromkeys(split_depth(score.metric)[0] for score in deep):
+        own = [score for score in deep if split_depth(score.metric)[0] == task]
         longest = max(score.context_tokens for score in own)
         own = [score for score in own if score.context_tokens == longest]
         depths = sorted({score.metric for score in own})
-        cells = {(score.source.label, score.metric): f"{score.value:.0%}" for score in own}
-        header = ("method", *(depth.removeprefix(task + DEPTH) for depth in depths))
+        cells = {(score.source.label, score.metric): write_value(score.metric, score.value) for score in own}
+        header = ("method", *(split_depth(metric)[1] for metric in depths))
         tables.append(ScoreTable(f"{task} at {longest:,} tokens, by depth", header, _rows(own, cells, depths)))
     return tables
 
@@ -56,19 +53,7 @@ def _rows(scores: Sequence[Score], cells: dict, columns: Sequence) -> tuple[tupl
 
 def interval(score: Score) -> str:
     """A value with its interval; the value alone where the interval has no end."""
-    value, low, high = (written(score.metric, x) for x in (score.value, score.low, score.high))
-    if not math.isfinite(score.high - score.low) and math.isfinite(score.value):
-        return value  # it has none
-    return f"{value} ({low} to {high})" if score.metric.startswith(DIFFERENCE) else f"{value} ({low}-{high})"
-
-
-def written(metric: str, value: float) -> str:
-    """One number of a score."""
-    if metric.startswith(DIFFERENCE):
-        return f"{value:+.0%}"
-    if metric.startswith(BENCHMARK) and -1 <= value <= 2:  # its intervals may leave 0 and 1
-        return f"{value:.1%}"
-    return f"{value:,.0f}" if 1e4 <= value < 1e6 else f"{value:{format_of(metric)}}"
+    return write_interval(score.metric, score.value, score.low, score.high)
 
 
 def number(value: object) -> str:

@@ -9,14 +9,18 @@ from xml.etree import ElementTree as ET
 from markupsafe import Markup
 
 from longrope.labels import Source
+from longrope.lengths import format_tokens
 from longrope.records import Score
-from longrope.reports.contents import Contents
-from longrope.reports.lines import LineChart, draw_lines
-from longrope.reports.palette import Style, style_of
-from longrope.reports.tables import ScoreTable, number
+from longrope.report.charts.axes import Axis, doubling_axis
+from longrope.report.charts.lines import LineChart, draw_lines
+from longrope.report.charts.style import Style
+from longrope.report.contents import Contents
+from longrope.report.palette import style_of
+from longrope.report.tables import ScoreTable, number
 
 WIDE, NARROW = 960.0, 356.0  # pixels that a figure is drawn for; the page shows the one that fits
 MOST_ROWS = 1500
+STAGE_KINDS = {"recover": "short-context search", "carry": "extrapolate"}  # where records have another word
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 Shown = tuple[Hashable, ...]
@@ -81,6 +85,11 @@ def draw_one(chart: LineChart, width: float) -> ET.Element:
     return draw_lines([chart], width, 400.0 if width == WIDE else 330.0)
 
 
+def token_axis(values: Iterable[float]) -> Axis:
+    """Context windows, with a tick at each that was measured."""
+    return doubling_axis(values, "tokens read at once", format_tokens)
+
+
 def merged(runs: Sequence[Contents], found: Iterable[tuple[int, Source, K]]) -> list[tuple[str, Style, K]]:
     """What each method of each run has, under the label and the style that figures give it.
 
@@ -125,6 +134,12 @@ def relabelled(ways: Iterable[Way]) -> list[Score]:
 def metrics_of(runs: Sequence[Contents], belongs: Callable[[str], bool]) -> list[str]:
     """The metrics of all runs that belong together, in the order in which they come up."""
     return list(dict.fromkeys(s.metric for run in runs for s in run.scores if belongs(s.metric)))
+
+
+def stage_label(stage: str) -> str:
+    """The name of a stage as records hold it, in words: ``recover 8k`` is the short-context search 8k."""
+    kind, _, window = stage.partition(" ")
+    return f"{STAGE_KINDS.get(kind, kind)} {window}".strip()
 
 
 def titled(runs: Sequence[Contents], run: Contents, title: str) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from longrope.reports.svg import CHARACTER, Box, add, canvas
+from longrope.report.charts.svg import CHARACTER, Box, add, canvas
 
 GAP = 26.0
 CELL_HEIGHT = 22.0

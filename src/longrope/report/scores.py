@@ -4,21 +4,31 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
-from longrope import registry
-from longrope.labels import label_of
+from longrope.labels import compared_with, label_of, metric_label, metric_row, split_depth
 from longrope.lengths import format_tokens
 from longrope.records import Score
-from longrope.reports.contents import Contents
-from longrope.reports.heat import Cell, HeatMap, HeatMaps, draw_heat
-from longrope.reports.lines import LineChart, Point, Series
-from longrope.reports.parts import Data, Figure, Section, Way, draw_one, make_figure, metrics_of, relabelled, ways_of
-from longrope.reports.rows import Row, RowChart, draw_rows
-from longrope.reports.svg import linear_axis, log_axis, share_axis, token_axis
-from longrope.reports.tables import BENCHMARK, DEPTH, DIFFERENCE, ScoreTable, interval, score_table
+from longrope.registry import DIFFERENCE
+from longrope.report.charts.axes import Axis, linear_axis, log_axis, share_axis
+from longrope.report.charts.heat import Cell, HeatMap, HeatMaps, draw_heat
+from longrope.report.charts.lines import LineChart, Point, Series
+from longrope.report.charts.rows import Row, RowChart, draw_rows
+from longrope.report.contents import Contents
+from longrope.report.parts import (
+    Data,
+    Figure,
+    Section,
+    Way,
+    draw_one,
+    make_figure,
+    metrics_of,
+    relabelled,
+    token_axis,
+    ways_of,
+)
+from longrope.report.tables import ScoreTable, interval, score_table
 
 LOWER = 3.0
-PERPLEXITY, KEPT = "perplexity", "ratio-to-none"
-PAIRED = (
+RATIOS = (
     "A method's perplexity as a share of another's on the same windows, paired token by token: below 1 it is lower. "
     "Bars are 95 % intervals of the comparison."
 )
@@ -40,11 +50,11 @@ def measured_sections(runs: Sequence[Contents]) -> list[Section]:
 
 def perplexity_section(runs: Sequence[Contents]) -> Section:
     """Perplexity by context window, over all tokens and over the last ones."""
-    metrics = sorted(metrics_of(runs, lambda metric: PERPLEXITY in metric), key=len)
+    metrics = sorted(_of_section(runs, "perplexity"), key=len)
     words = ("Lower is better. Every length is measured on the same text; bars are 95 % intervals over its blocks.",)
-    tables = [_metric_table(runs, metric, _title(metric)) for metric in metrics]
+    tables = [_metric_table(runs, metric) for metric in metrics]
     needs = "perplexity needs scores.jsonl: `longrope measure` writes it"
-    figures = [_length_figure(metric, _title(metric), ways_of(runs, metric)) for metric in metrics]
+    figures = [_length_figure(metric, metric_label(metric), ways_of(runs, metric)) for metric in metrics]
     figures[1:1] = _lower_figure(runs)
     return Section("perplexity", "Perplexity by context window", needs, words, tuple(figures), tuple(tables))
 
@@ -62,11 +72,11 @@ def _lower_figure(runs: Sequence[Contents]) -> list[Figure]:
 
 def retrieval_section(runs: Sequence[Contents]) -> Section:
     """Passkeys and needles: the share found by length, and by depth and length."""
-    tasks = metrics_of(runs, lambda metric: metric in ("passkey", "needle"))
-    deep = dict.fromkeys(m.split(DEPTH)[0] for m in metrics_of(runs, lambda metric: DEPTH in metric))
-    figures = [_length_figure(metric, _title(metric), ways_of(runs, metric)) for metric in tasks]
+    tasks = _of_section(runs, "retrieval")
+    deep = dict.fromkeys(split_depth(metric)[0] for metric in metrics_of(runs, lambda m: split_depth(m)[1] != ""))
+    figures = [_length_figure(metric, metric_label(metric), ways_of(runs, metric)) for metric in tasks]
     figures += [_depth_figure(runs, task) for task in deep]
-    tables = [_metric_table(runs, metric, _title(metric)) for metric in tasks]
+    tables = [_metric_table(runs, metric) for metric in tasks]
     words = ("A fact is hidden in a long text and asked for at its end. Higher is better; bars are 95 % intervals.",)
     needs = "passkeys and needles need `longrope measure --metrics passkey`"
     return Section("retrieval", "Passkeys and needles", needs, words, tuple(figures), tuple(tables))
@@ -74,7 +84,7 @@ def retrieval_section(runs: Sequence[Contents]) -> Section:
 
 def ruler_section(runs: Sequence[Contents]) -> Section:
     """The tasks of RULER, one metric each: a map of tasks by lengths, and the same as a table with intervals."""
-    metrics = metrics_of(runs, lambda metric: metric.startswith("ruler"))
+    metrics = _of_section(runs, "ruler")
     tasks = {metric: metric.removeprefix("ruler").lstrip("-") or "all tasks" for metric in metrics}
     words = ("The share of each task that is solved, by context window. Higher is better.",)
     needs = "RULER needs `longrope measure --metrics ruler`"
@@ -87,9 +97,9 @@ def ruler_section(runs: Sequence[Contents]) -> Section:
 
 def benchmark_section(runs: Sequence[Contents]) -> Section:
     """The benchmarks of lm-evaluation-harness, one metric each, with a bar for each method."""
-    metrics = metrics_of(runs, lambda metric: metric.startswith(BENCHMARK))
+    metrics = _of_section(runs, "benchmarks")
     title, needs = "Short-window benchmarks", "short-window benchmarks need `longrope measure --metrics harness:TASK`"
-    words = ("What lm-evaluation-harness says of prompts within the trained window.",)
+    words = ("Scores of lm-evaluation-harness, on prompts within the trained window.",)
     figures = [_benchmark_figure(runs, metric) for metric in metrics]
     return Section("harness", title, needs, words, tuple(figures))
 
@@ -101,7 +111,7 @@ def _benchmark_figure(runs: Sequence[Contents], metric: str) -> Figure:
         for i, (way, s) in enumerate((way, score) for way in ways for score in way.scores)
     ]
     ends = [end for way in ways for score in way.scores for end in (score.value, score.high) if math.isfinite(end)]
-    name = metric.removeprefix(BENCHMARK)
+    name = metric_label(metric)
     chart = RowChart(linear_axis([0.0, *ends], name.rpartition(":")[2], tight=True), tuple(rows))
     return make_figure(metric, name, "", partial(draw_rows, chart, description=name), _data(_named(ways)))
 
@@ -117,17 +127,18 @@ def _task_table(runs: Sequence[Contents], title: str, tasks: dict[str, str]) -> 
 
 
 def retention_section(runs: Sequence[Contents]) -> Section:
-    """Perplexities at short windows as shares of the original model's."""
-    metrics = metrics_of(runs, lambda metric: metric == KEPT)
+    """Perplexities at short windows as shares of those of the original model."""
+    metrics = _of_section(runs, "retention")
     title, needs = "Short-window retention", "short-window retention needs a score ratio-to-none"
     figures = (_paired_figure(runs, "retention", title, metrics, "ratio of perplexities", 1.0),) if metrics else ()
-    return Section("retention", title, needs, (PAIRED,), figures)
+    return Section("retention", title, needs, (RATIOS,), figures)
 
 
 def paired_section(runs: Sequence[Contents]) -> Section:
-    """Perplexities as shares of a rival's, and differences of the shares of passkeys that both were asked for."""
-    ratios = metrics_of(runs, lambda metric: metric.startswith("ratio-to-") and metric != KEPT)
-    differences = metrics_of(runs, lambda metric: metric.startswith(DIFFERENCE))
+    """Perplexities as shares of a baseline's, and differences of the shares of passkeys that both were asked for."""
+    paired = _of_section(runs, "paired")
+    differences = [metric for metric in paired if metric.startswith(DIFFERENCE)]
+    ratios = [metric for metric in paired if metric not in differences]
     figures = []
     if ratios:
         figures.append(_paired_figure(runs, "ratios", "Ratio of perplexities", ratios, "ratio", 1.0))
@@ -135,14 +146,20 @@ def paired_section(runs: Sequence[Contents]) -> Section:
         title = "Difference of passkeys found"
         figures.append(_paired_figure(runs, "differences", title, differences, "difference of shares", 0.0))
     needs = "paired ratios need scores ratio-to-METHOD"
-    return Section("ratios", "Paired with its rivals", needs, (PAIRED,), tuple(figures))
+    return Section("ratios", "Paired with its baselines", needs, (RATIOS,), tuple(figures))
 
 
 def other_section(runs: Sequence[Contents]) -> Section:
-    """Metrics that no figure knows, as tables."""
-    known = ("perplexity", "prefix-perplexity", "passkey", "needle", "ruler", BENCHMARK, "ratio-to-", DIFFERENCE)
-    metrics = metrics_of(runs, lambda metric: not metric.startswith(known))
-    return Section("other", "Other measurements", "", tables=tuple(_metric_table(runs, m, m) for m in metrics))
+    """Metrics that no section above is about."""
+    metrics = _of_section(runs, "other")
+    figures = tuple(_length_figure(metric, metric_label(metric), ways_of(runs, metric)) for metric in metrics)
+    tables = tuple(_metric_table(runs, metric) for metric in metrics)
+    return Section("other", "Other measurements", "", figures=figures, tables=tables)
+
+
+def _of_section(runs: Sequence[Contents], section: str) -> list[str]:
+    """The metrics of a section, without those that are about one depth."""
+    return metrics_of(runs, lambda metric: metric_row(metric).section == section and not split_depth(metric)[1])
 
 
 def length_chart(ways: Sequence[Way]) -> LineChart:
@@ -150,8 +167,7 @@ def length_chart(ways: Sequence[Way]) -> LineChart:
     scores = [score for way in ways for score in way.scores]
     rows = {id(score): i for i, score in enumerate(scores)}
     ends = [end for score in scores for end in (score.value, score.low, score.high)]
-    metric = scores[0].metric
-    y = log_axis(ends, PERPLEXITY) if PERPLEXITY in metric else share_axis(_title(metric).lower())
+    y = _value_axis(scores[0].metric, ends)
     series = (
         Series(
             way.label, way.style, tuple(_point(score, rows[id(score)]) for score in way.scores if score.value < 1e300)
@@ -159,6 +175,14 @@ def length_chart(ways: Sequence[Way]) -> LineChart:
         for way in ways
     )
     return LineChart(token_axis(score.context_tokens for score in scores), y, tuple(s for s in series if s.points))
+
+
+def _value_axis(metric: str, values: Sequence[float]) -> Axis:
+    """The axis of a metric's values: logarithms, shares from 0 to 1, or numbers as they are."""
+    row = metric_row(metric)
+    if row.log:
+        return log_axis(values, "perplexity")
+    return share_axis(metric_label(metric).lower()) if row.format == "share" else linear_axis(values, metric)
 
 
 def _point(score: Score, row: int) -> Point:
@@ -170,8 +194,8 @@ def _length_figure(name: str, title: str, ways: Sequence[Way], note: str = "") -
     return make_figure(name, title, note, partial(draw_one, chart), _data(_named(ways)))
 
 
-def _metric_table(runs: Sequence[Contents], metric: str, title: str) -> ScoreTable:
-    return score_table(f"{title} (95 % interval)", relabelled(ways_of(runs, metric)))
+def _metric_table(runs: Sequence[Contents], metric: str) -> ScoreTable:
+    return score_table(f"{metric_label(metric)} (95 % interval)", relabelled(ways_of(runs, metric)))
 
 
 def _data(scores: Sequence[tuple[str, Score]], first: str = "method") -> Data:
@@ -187,9 +211,9 @@ def _named(ways: Sequence[Way]) -> list[tuple[str, Score]]:
 
 def _depth_figure(runs: Sequence[Contents], task: str) -> Figure:
     """Depth by length of one task, a map for each method."""
-    metrics = sorted(metrics_of(runs, lambda metric: metric.startswith(task + DEPTH)))
-    rows = {metric: f"{float(metric.removeprefix(task + DEPTH)):.0%}" for metric in metrics}
-    title = f"{_title(task)} by depth and length"
+    metrics = sorted(metrics_of(runs, lambda metric: split_depth(metric)[0] == task != metric))
+    rows = {metric: f"{float(split_depth(metric)[1]):.0%}" for metric in metrics}
+    title = f"{metric_label(task)} by depth and length"
     note = "Depth 0% is the start of the text; a cell holds the share in percent."
     return _map_figure(runs, f"{task}-depth", title, note, rows, "depth")
 
@@ -218,7 +242,7 @@ def _paired_figure(
     found = [(way, score) for metric in metrics for way in ways_of(runs, metric) for score in way.scores]
     rows, table = [], []
     for i, (way, score) in enumerate(found):
-        both = f"{way.label} / {label_of(score.metric.partition('-to-')[2])}"
+        both = f"{way.label} / {label_of(compared_with(score.metric))}"
         named = f"{both}, {format_tokens(score.context_tokens)}"
         rows.append(Row(named, way.style, score.value, i, interval(score), score.low, score.high))
         table.append((both, score))
@@ -226,10 +250,3 @@ def _paired_figure(
     chart = RowChart(linear_axis([reference, *ends], label), tuple(rows), reference=reference)
     draw = partial(draw_rows, chart, description=title)
     return make_figure(name, title, "", draw, _data(table, "methods"))
-
-
-def _title(metric: str) -> str:
-    """A metric in words."""
-    if metric.startswith("perplexity-last-"):
-        return f"Perplexity over the last {int(metric.removeprefix('perplexity-last-')):,} tokens"
-    return registry.METRICS[metric].label if metric in registry.METRICS else metric

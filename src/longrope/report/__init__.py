@@ -13,10 +13,10 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from longrope.reports.contents import Contents, read_run
-from longrope.reports.palette import figure_style
-from longrope.reports.sections import all_sections, facts_of, tell_run
-from longrope.reports.tables import ScoreTable, score_tables
+from longrope.report.contents import Contents, read_run
+from longrope.report.palette import figure_style
+from longrope.report.sections import all_sections, facts_of, tell_run
+from longrope.report.tables import ScoreTable, score_tables
 from longrope.rundir import RunDir
 
 __all__ = ["ScoreTable", "score_tables", "write_comparison", "write_report"]
