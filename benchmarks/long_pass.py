@@ -133,7 +133,7 @@ def list_kernels(model: LanguageModel, ways: list[str], *, gradient: bool) -> li
 
 
 def measure_kernels(
-    model: LanguageModel, length: int, kernels: list[kernels.Kernel], *, gradient: bool
+    model: LanguageModel, length: int, tried: list[kernels.Kernel], *, gradient: bool
 ) -> list[dict[str, Any]]:
     """Attention alone by kernels that take the shape, all layers of it."""
     heads = heads_of(model)
@@ -154,7 +154,7 @@ def measure_kernels(
                 kernels.partial_attention(kernel, query, key, value, causal=True, scale=scale)
         return 0.0
 
-    works = {f"kernel {kernel.name}": partial(work, kernel) for kernel in kernels}
+    works = {f"kernel {kernel.name}": partial(work, kernel) for kernel in tried}
     found = run(works, model.device, repeats=3 if length < 2**20 else 1, times=layers // calls)
     return [line_of(way, model, length, gradient=gradient) | line for way, line in found.items()]
 
