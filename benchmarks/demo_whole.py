@@ -19,7 +19,7 @@ from longrope.evaluation.metric import Context, Subject
 from longrope.evaluation.samples import SampleCache
 from longrope.factors import as_table, closed_form, load_factors
 from longrope.models import load_model
-from longrope.rundir import RunDir
+from longrope.runs.run_dir import RunDir
 from longrope.texts import load_texts, sketch
 
 KEYS = 100

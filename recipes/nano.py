@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 import longrope
 from longrope.models import save_model
 from longrope.recipe import TuneRecipe
-from longrope.records import TrainStep
+from longrope.runs.records import TrainStep
 from longrope.texts import Tokens, TokenText, encode
 
 HOME = Path("data/nano")

@@ -16,7 +16,7 @@ from longrope.reports.palette import figure_style, style_of
 from longrope.reports.parts import WIDE, ways_of
 from longrope.reports.scores import length_chart
 from longrope.reports.svg import log_axis, standalone, token_axis
-from longrope.rundir import RunDir
+from longrope.runs.run_dir import RunDir
 
 PICTURE, GROWTH = (Path(__file__).parent / name for name in ("by-length.svg", "long-pass.svg"))
 HEIGHT = 340.0

@@ -14,7 +14,7 @@ from longrope.evaluation.samples import SampleCache
 from longrope.factors import FactorTable, RescaleFactors
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score
+from longrope.runs.records import Score
 from longrope.texts import Tokens, TokenText
 
 

@@ -19,9 +19,9 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 NOUNS = (
     *("errors", "lengths", "registry", "labels", "settings", "schedule"),
-    *("rope", "factors", "space", "records", "recipe", "rundir"),
+    *("rope", "factors", "space", "recipe"),
 )
-EDGES = ("distributed", "models", "texts", "engine")
+EDGES = ("distributed", "runs", "models", "texts", "engine")
 STEPS = ("search", "tuning", "evaluation", "exports", "reports", "generation")
 
 # Room -> the rooms that it may import, besides itself.
@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "distributed.context_parallel": ("distributed.state", "distributed.failures"),
     "distributed.fsdp": ("distributed.state", "distributed.failures"),
     "distributed.launch": ("errors", "distributed.state", "distributed.failures"),
+    "runs": (*NOUNS, "distributed"),
     "weights": NOUNS,
     "models": (*NOUNS, "weights"),
     "texts": NOUNS,
@@ -58,7 +59,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # Heavy library -> the modules that may import it; all others, the nouns first of all, do without.
 MAY_KNOW: dict[str, tuple[str, ...]] = {
     "torch": (
-        *(*EDGES, "building", "tuning.adapters", "tuning.training", "tuning.progress"),
+        *("distributed", "models", "texts", "engine", "building"),
+        *("tuning.adapters", "tuning.training", "tuning.progress"),
         *("exports.lists", "exports.comparison", "weights"),
     ),
     "triton": ("engine.hopper",),

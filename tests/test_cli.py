@@ -39,9 +39,9 @@ from longrope.recipe import (
     dump_recipe,
     load_recipe,
 )
-from longrope.records import Score, TrainStep, Trial, read_records
 from longrope.registry import FORMATS
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, TrainStep, Trial, read_records
+from longrope.runs.run_dir import RunDir
 from longrope.settings import keys_of
 from longrope.texts import load_texts
 from longrope.tuning import fine_tune

@@ -11,9 +11,9 @@ from documents import DOCS, RESULTS, ROOT, lines
 from longrope.cli import DEFAULT_RECIPE
 from longrope.factors import FactorTable, load_factors
 from longrope.recipe import load_recipe
-from longrope.records import Score, TrainStep, Trial, read_records
-from longrope.reports.provenance import describe_rope
 from longrope.rope import RopeSpec
+from longrope.runs.provenance import describe_rope
+from longrope.runs.records import Score, TrainStep, Trial, read_records
 
 PUBLISHED = sorted(path.parent for path in RESULTS.glob("*/recipe.toml"))
 SCHEDULES = [path for path in PUBLISHED if (path / "stages").exists()]

@@ -40,8 +40,8 @@ from longrope.recipe import (
     TuneRecipe,
     dump_recipe,
 )
-from longrope.records import Score, Trial, append_records, read_records
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, Trial, append_records, read_records
+from longrope.runs.run_dir import RunDir
 from longrope.search import find_factors
 from longrope.search import score as search_score
 from longrope.search.cost import compare_costs

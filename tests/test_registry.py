@@ -13,15 +13,15 @@ from longrope.evaluation import measure
 from longrope.exports.card import Origin, result_table
 from longrope.factors import closed_form
 from longrope.recipe import GradientRecipe, MeasureRecipe
-from longrope.records import Score, read_records
 from longrope.registry import FORMATS, METHODS, METRICS, resolve
 from longrope.reports import score_tables
 from longrope.reports.contents import read_run
 from longrope.reports.palette import figure_style, style_of
-from longrope.reports.provenance import describe_rope
 from longrope.reports.scores import other_section
 from longrope.rope import RopeSpec
-from longrope.rundir import RunDir
+from longrope.runs.provenance import describe_rope
+from longrope.runs.records import Score, read_records
+from longrope.runs.run_dir import RunDir
 from longrope.texts import TokenText
 
 SPEC = RopeSpec(head_dim=8, rotary_dim=8, theta=100.0, trained_window=64)

@@ -18,9 +18,9 @@ from xml.etree import ElementTree as ET
 import pytest
 from whole_run import DEPTHS, make_whole_run
 
-from longrope.records import Score, read_records
 from longrope.reports import write_comparison, write_report
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, read_records
+from longrope.runs.run_dir import RunDir
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)

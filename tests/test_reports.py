@@ -22,17 +22,17 @@ from longrope.errors import RunError
 from longrope.exports import ExportReport, dump_report
 from longrope.factors import RescaleFactors, dump_factors
 from longrope.recipe import MeasureRecipe, Recipe, dump_recipe
-from longrope.records import Score, TrainStep, append_record, append_records
 from longrope.reports import ScoreTable, score_tables, write_comparison, write_report
 from longrope.reports.contents import read_run
 from longrope.reports.lines import LineChart, Point, Series, draw_lines
 from longrope.reports.palette import style_of
-from longrope.reports.provenance import record_rope, record_walk
 from longrope.reports.svg import linear_axis, log_axis, token_axis
 from longrope.reports.tables import interval
 from longrope.reports.walk import stage_section
 from longrope.rope import RopeSpec
-from longrope.rundir import RunDir
+from longrope.runs.provenance import record_rope, record_walk
+from longrope.runs.records import Score, TrainStep, append_record, append_records
+from longrope.runs.run_dir import RunDir
 
 VOID_TAGS = ("meta", "br", "hr", "img", "link")
 LABELS = {"none": "original"}

@@ -42,10 +42,10 @@ from longrope.recipe import (
     Stage,
     TuneRecipe,
 )
-from longrope.records import Score, TrainStep, Trial, read_records
 from longrope.reports.contents import read_run
 from longrope.reports.sections import cost_section
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, TrainStep, Trial, read_records
+from longrope.runs.run_dir import RunDir
 from longrope.search import find_factors, recover_window
 from longrope.search.cost import count_passes
 from longrope.stages import TUNED, Watch, estimate_stages, plan_stages, plan_walk, walk

@@ -15,9 +15,9 @@ from longrope.exports.lists import native_lists
 from longrope.factors import FactorTable, RescaleFactors, as_table
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score
 from longrope.registry import Format, Method, Metric
 from longrope.rope import RopeSpec
+from longrope.runs.records import Score
 from longrope.texts import fingerprint
 
 METHOD = Method(

@@ -33,8 +33,8 @@ from longrope.evaluation import measure
 from longrope.factors import closed_form
 from longrope.models import rescaled
 from longrope.recipe import MeasureRecipe, TuneRecipe, load_recipe
-from longrope.records import Score, TrainStep
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, TrainStep
+from longrope.runs.run_dir import RunDir
 from longrope.search.score import WindowObjective
 from longrope.stages import Cost
 from longrope.texts import TokenText

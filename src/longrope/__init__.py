@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from longrope.pipeline import compare, extend
     from longrope.recipe import Recipe, load_recipe
     from longrope.rope import RopeSpec
-    from longrope.rundir import RunDir
+    from longrope.runs.run_dir import RunDir
     from longrope.search import find_factors
     from longrope.texts import Texts, load_texts
     from longrope.tuning import fine_tune
@@ -51,7 +51,7 @@ _HOMES = {
     "Recipe": "recipe",
     "load_recipe": "recipe",
     "RopeSpec": "rope",
-    "RunDir": "rundir",
+    "RunDir": "runs.run_dir",
     "find_factors": "search",
     "Texts": "texts",
     "load_texts": "texts",

@@ -56,7 +56,7 @@ from longrope.options import (
 )
 from longrope.recipe import ExportRecipe, MeasureRecipe, Recipe, changed
 from longrope.registry import FORMATS
-from longrope.rundir import RunDir
+from longrope.runs.run_dir import RunDir
 from longrope.terminal import (
     describe_answer,
     format_number,

@@ -18,10 +18,10 @@ from longrope.exports import Origin, dump_report, export_hf
 from longrope.factors import RescaleFactors, closed_form, dump_factors, load_factors
 from longrope.models import LanguageModel, describe_device, load_config, load_model, read_spec
 from longrope.recipe import ExportRecipe, Recipe, TuneRecipe
-from longrope.records import Score, Trial, read_records
 from longrope.reports import write_report
-from longrope.reports.provenance import describe_rope, record_rope, record_walk
-from longrope.rundir import RunDir
+from longrope.runs.provenance import describe_rope, record_rope, record_walk
+from longrope.runs.records import Score, Trial, read_records
+from longrope.runs.run_dir import RunDir
 from longrope.search import check_recovery, check_search, find_factors
 from longrope.search.cost import SearchCost, compare_costs
 from longrope.stages import (

@@ -29,8 +29,8 @@ from longrope.factors import (
 from longrope.lengths import format_tokens
 from longrope.models import LanguageModel
 from longrope.recipe import Recipe, Stage, TuneRecipe
-from longrope.records import TrainStep, Trial, read_records
-from longrope.rundir import STAGE_FINISHED, RunDir
+from longrope.runs.records import TrainStep, Trial, read_records
+from longrope.runs.run_dir import STAGE_FINISHED, RunDir
 from longrope.search import find_factors, recover_window
 from longrope.search.cost import count_passes, count_recovery_passes
 from longrope.search.score import BACKWARD_PASSES

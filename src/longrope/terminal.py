@@ -11,8 +11,8 @@ from longrope.errors import LongRopeError
 if TYPE_CHECKING:
     from longrope.generation import Generation
     from longrope.recipe import Recipe
-    from longrope.records import Score
-    from longrope.rundir import RunDir
+    from longrope.runs.records import Score
+    from longrope.runs.run_dir import RunDir
     from longrope.search.cost import SearchCost
     from longrope.stages import Watch
 

@@ -22,8 +22,8 @@ from longrope.evaluation.lm_eval import SEED, SHOTS
 from longrope.factors import FactorTable, RescaleFactors, as_table, closed_form
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score, read_records
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, read_records
+from longrope.runs.run_dir import RunDir
 from longrope.texts import TokenText
 
 QUESTIONS = 40

@@ -33,7 +33,7 @@ from longrope.evaluation.statistics import difference_interval, wilson_interval
 from longrope.factors import RescaleFactors, as_table, closed_form
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
-from longrope.rundir import RunDir
+from longrope.runs.run_dir import RunDir
 from longrope.texts import TokenText, fingerprint
 
 DIGITS = "0123456789"

@@ -19,8 +19,8 @@ from longrope.evaluation.statistics import block_interval
 from longrope.factors import FactorTable, RescaleFactors, closed_form
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score, read_records
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, read_records
+from longrope.runs.run_dir import RunDir
 from longrope.texts import TokenText, fingerprint
 
 SETTINGS = MeasureRecipe(lengths=(24, 64, 128), metrics=("retention",), windows=3, tail_tokens=0)

@@ -38,9 +38,9 @@ from longrope.factors import closed_form
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.options import measuring
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score, read_records
 from longrope.registry import RULER_TASKS
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, read_records
+from longrope.runs.run_dir import RunDir
 from longrope.texts import Tokens, TokenText
 
 REFERENCES = {"niah_multivalue": 4, "niah_multiquery": 4, "vt": 5, "cwe": 10, "fwe": 3}  # one, in the other tasks

@@ -13,8 +13,8 @@ from longrope.evaluation.samples import Arrays, Identity, SampleCache
 from longrope.factors import closed_form
 from longrope.labels import Source
 from longrope.models import LanguageModel
-from longrope.records import Score
-from longrope.rundir import RunDir
+from longrope.runs.records import Score
+from longrope.runs.run_dir import RunDir
 from longrope.texts import TokenText
 
 

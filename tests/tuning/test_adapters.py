@@ -21,8 +21,8 @@ from longrope.errors import RecipeError
 from longrope.factors import RescaleFactors, closed_form
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
-from longrope.records import TrainStep, read_records
-from longrope.rundir import RunDir
+from longrope.runs.records import TrainStep, read_records
+from longrope.runs.run_dir import RunDir
 from longrope.texts import TokenText
 from longrope.tuning import fine_tune
 from longrope.tuning.adapters import adapted

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from longrope.engine.passes import weighted_loss_with_graph
 from longrope.models import LanguageModel
 from longrope.recipe import TuneRecipe
-from longrope.records import TrainStep
+from longrope.runs.records import TrainStep
 from longrope.texts import TokenText
 from longrope.tuning import fine_tune, training
 from longrope.tuning.adapters import adapted, trained_weights

@@ -13,8 +13,8 @@ from longrope.factors import FactorTable, RescaleFactors
 from longrope.labels import Source
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score
 from longrope.rope import RopeSpec
+from longrope.runs.records import Score
 from longrope.texts import Tokens, TokenText
 
 

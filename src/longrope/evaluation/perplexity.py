@@ -21,7 +21,7 @@ from longrope.evaluation.statistics import perplexity_interval, ratio_interval
 from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score
+from longrope.runs.records import Score
 from longrope.texts import Tokens, fingerprint
 
 TOKENS_PER_BATCH = 65536

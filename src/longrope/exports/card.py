@@ -21,8 +21,8 @@ from longrope.exports.comparison import ExportReport
 from longrope.factors import RescaleFactors
 from longrope.labels import Source, label_of
 from longrope.models import ASSETS, EMBEDDED, LanguageModel
-from longrope.records import Score
 from longrope.registry import ORIGINAL, baselines, format_of, formulas
+from longrope.runs.records import Score
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets")
 HUB_METRICS = {"passkey": "accuracy", "needle": "accuracy"}  # where the hub has another name

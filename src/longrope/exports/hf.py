@@ -21,8 +21,8 @@ from longrope.exports.lists import NativeLists, native_lists, with_carried
 from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel, save_model
 from longrope.recipe import ExportRecipe
-from longrope.records import Score
 from longrope.rope import extension_ratio
+from longrope.runs.records import Score
 from longrope.texts import Tokens
 
 ATTENTION_KEYS = ("attention_factor", "short_mscale", "long_mscale")  # transformers reads the first, vLLM the others

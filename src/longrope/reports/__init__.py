@@ -17,7 +17,7 @@ from longrope.reports.contents import Contents, read_run
 from longrope.reports.palette import figure_style
 from longrope.reports.sections import all_sections, facts_of, tell_run
 from longrope.reports.tables import ScoreTable, score_tables
-from longrope.rundir import RunDir
+from longrope.runs.run_dir import RunDir
 
 __all__ = ["ScoreTable", "score_tables", "write_comparison", "write_report"]
 

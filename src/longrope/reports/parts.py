@@ -9,11 +9,11 @@ from xml.etree import ElementTree as ET
 from markupsafe import Markup
 
 from longrope.labels import Source
-from longrope.records import Score
 from longrope.reports.contents import Contents
 from longrope.reports.lines import LineChart, draw_lines
 from longrope.reports.palette import Style, style_of
 from longrope.reports.tables import ScoreTable, number
+from longrope.runs.records import Score
 
 WIDE, NARROW = 960.0, 356.0  # pixels that a figure is drawn for; the page shows the one that fits
 MOST_ROWS = 1500

@@ -7,7 +7,6 @@ from functools import partial
 from longrope import registry
 from longrope.labels import label_of
 from longrope.lengths import format_tokens
-from longrope.records import Score
 from longrope.reports.contents import Contents
 from longrope.reports.heat import Cell, HeatMap, HeatMaps, draw_heat
 from longrope.reports.lines import LineChart, Point, Series
@@ -15,6 +14,7 @@ from longrope.reports.parts import Data, Figure, Section, Way, draw_one, make_fi
 from longrope.reports.rows import Row, RowChart, draw_rows
 from longrope.reports.svg import linear_axis, log_axis, share_axis, token_axis
 from longrope.reports.tables import BENCHMARK, DEPTH, DIFFERENCE, ScoreTable, interval, score_table
+from longrope.runs.records import Score
 
 LOWER = 3.0
 PERPLEXITY, KEPT = "perplexity", "ratio-to-none"

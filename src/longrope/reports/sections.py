@@ -7,12 +7,12 @@ from typing import Any
 from longrope.factors import RescaleFactors
 from longrope.labels import Source, label_of
 from longrope.lengths import format_tokens
-from longrope.records import Score
 from longrope.reports.contents import Contents
 from longrope.reports.parts import Section, titled
 from longrope.reports.scores import measured_sections
 from longrope.reports.tables import DEPTH, ScoreTable, interval, number
 from longrope.reports.walk import factor_section, search_section, stage_section, training_section
+from longrope.runs.records import Score
 
 SEARCHES = {"gradient": "gradient descent", "evolution": "the paper's evolutionary search"}
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from longrope.records import Score
 from longrope.registry import format_of
+from longrope.runs.records import Score
 
 DEPTH = "-depth-"
 BENCHMARK = "harness:"

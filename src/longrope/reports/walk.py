@@ -7,7 +7,6 @@ from itertools import accumulate
 
 from longrope import registry
 from longrope.labels import Source
-from longrope.records import TrainStep, Trial
 from longrope.reports.contents import Contents, Stage
 from longrope.reports.lines import LineChart, Point, Rule, Series
 from longrope.reports.palette import Style, style_of
@@ -15,6 +14,7 @@ from longrope.reports.parts import Data, Figure, Section, draw_one, make_figure,
 from longrope.reports.rows import Row, RowChart, draw_rows
 from longrope.reports.svg import linear_axis, log_axis
 from longrope.reports.tables import ScoreTable, number
+from longrope.runs.records import TrainStep, Trial
 
 KINDS = {"search": ("trials", "small"), "gradient": ("steps", "thin"), "validation": ("held out", "ring")}
 NAMED_ELSEWHERE = ("stage", "kind", "window", "settings")  # in a stage's name, and in the recipe

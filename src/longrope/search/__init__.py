@@ -2,21 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from longrope import distributed
 from longrope.errors import FactorsError
 from longrope.factors import RescaleFactors, closed_form, compose, dump_factors, tuned_spec
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
-from longrope.records import Trial
 from longrope.registry import METHODS, resolve, searches
 from longrope.registry import starts as starting_points
 from longrope.rope import extension_ratio, su_attention_factor
-from longrope.rundir import RunDir
+from longrope.runs.records import Trial
+from longrope.runs.run_dir import RunDir
 from longrope.search.descend import descend
 from longrope.search.evolve import evolve
 from longrope.search.recover import count_held_out, recover_window
@@ -94,7 +92,7 @@ def find_factors(
         found = descend(objective, spec, starts, settings.gradient, max_start_tokens=most, log=log)
     found = replace(compose(tuned_with, found), searched=sketch(np.concatenate([searched, held_out])))
     if run:
-        distributed.on_main(partial(run.write_text, run.factors(method), dump_factors(found)))
+        run.write_text(run.factors(method), dump_factors(found))
     return found
 
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from longrope.recipe import SearchRecipe
-from longrope.records import Trial
 from longrope.registry import formulas
+from longrope.runs.records import Trial
 from longrope.search.recover import SHARES, count_held_out, count_short
 from longrope.search.score import BACKWARD_PASSES
 

@@ -12,8 +12,8 @@ import numpy as np
 from longrope.factors import RescaleFactors
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
-from longrope.records import Trial
-from longrope.rundir import RunDir
+from longrope.runs.records import Trial
+from longrope.runs.run_dir import RunDir
 from longrope.search.descend import walk
 from longrope.search.score import TrialLog, WindowObjective, cut_windows
 from longrope.texts import TokenText, sketch

@@ -18,7 +18,7 @@ from longrope.errors import LongRopeError, RecipeError
 from longrope.factors import unscaled
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
-from longrope.records import TrainStep
+from longrope.runs.records import TrainStep
 from longrope.tuning.adapters import Weights, trained_weights
 from longrope.tuning.batches import Batches
 from longrope.tuning.readings import Reader
