@@ -49,9 +49,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(STEPS, (*NOUNS, *EDGES)),
     "stages": (*NOUNS, *EDGES, *STEPS),
     "pipeline": (*NOUNS, *EDGES, *STEPS, "stages"),
-    "options": NOUNS,
-    "terminal": (*NOUNS, *EDGES, *STEPS, "stages"),
-    "cli": (*NOUNS, *EDGES, *STEPS, "stages", "pipeline", "options", "terminal", "__init__"),
+    "cli": (*NOUNS, *EDGES, *STEPS, "stages", "pipeline", "__init__"),
+    "cli.options": (*NOUNS, "runs"),
     "__main__": ("cli",),
     "assets": (),
 }
@@ -220,7 +219,7 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
             "context.py:1 imports longrope.engine.hopper; engine.context may",
         ),
         ({"engine/passes.py": "import transformers"}, "passes.py:1 imports transformers; only"),
-        ({"cli.py": "import datasets"}, "cli.py:1 imports datasets; only"),
+        ({"cli/commands.py": "import datasets"}, "commands.py:1 imports datasets; only"),
         ({"models.py": "from longrope.texts import load_texts"}, "models.py:1 imports longrope.texts; models may"),
         ({"models.py": "import longrope.engine.passes"}, "models.py:1 imports longrope.engine.passes; models may"),
         (
@@ -270,7 +269,8 @@ def test_allowed_imports_pass(tmp_path: Path) -> None:
     files = {
         "__init__.py": "if TYPE_CHECKING:\n    import torch\ndef __getattr__(name):\n    import torch",
         "__main__.py": "from longrope.cli import main",
-        "cli.py": "from longrope import __version__\ndef f():\n    from longrope.pipeline import extend",
+        "cli/__init__.py": "from longrope.cli.commands import app",
+        "cli/commands.py": "from longrope import __version__\ndef f():\n    from longrope.pipeline import extend",
         "rope.py": "import numpy\nfrom longrope.errors import ModelError",
         "engine/attention.py": "import torch\nfrom longrope.engine.kernels import CPU",
         "engine/kernels.py": "import torch\nfrom longrope.errors import ModelError",

@@ -276,7 +276,7 @@ def test_measure_prints_what_it_writes(
         (metric, length) for metric in ("perplexity", "passkey", "passkey-depth-0.05") for length in (256, 512)
     }
     table = command("measure", pico_folder, "--data", text_folders[0], "--metrics", "perplexity", "--lengths", "64")
-    assert table_row(table.out, "the model as it is")
+    assert table_row(table.out, "original model")
     assert not Path("runs").exists()
     assert "measure 3 of 3 windows of 64 tokens\n" in table.err
 

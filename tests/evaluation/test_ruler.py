@@ -19,6 +19,7 @@ from measuring import make_context, scores_of
 from typer.testing import CliRunner
 
 from longrope.cli import app
+from longrope.cli.options import measuring
 from longrope.engine import decoding
 from longrope.engine.decoding import prefill
 from longrope.engine.kv_cache import KeyValueCache
@@ -36,7 +37,6 @@ from longrope.evaluation.ruler import mean_interval
 from longrope.evaluation.statistics import wilson_interval
 from longrope.factors import closed_form
 from longrope.models import LanguageModel, load_model, rescaled
-from longrope.options import measuring
 from longrope.recipe import MeasureRecipe
 from longrope.registry import RULER_TASKS
 from longrope.runs.records import Score, read_records

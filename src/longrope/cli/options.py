@@ -11,6 +11,7 @@ from longrope.errors import RecipeError
 from longrope.lengths import format_tokens, parse_tokens
 from longrope.recipe import PRESETS, MeasureRecipe, Recipe, changed, load_recipe
 from longrope.registry import FORMATS, METRICS, ORIGINAL, label_of, searches
+from longrope.runs.run_dir import RunDir
 from longrope.settings import hints_of
 
 
@@ -182,3 +183,8 @@ def measuring(
             "Add ruler or ruler-qa to --metrics, or leave --qa-data out.",
         )
     return made
+
+
+def factors_file(path: Path | None) -> Path | None:
+    """The file of factors: the one given, or that of a run directory."""
+    return RunDir(path).factors() if path and path.is_dir() else path

@@ -1,4 +1,4 @@
-"""What the doors print: progress on stderr, tables of results on stdout."""
+"""What the commands print: progress on stderr, tables of results on stdout."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -56,7 +56,7 @@ def watching(recipe: "Recipe | None" = None, run: "RunDir | None" = None) -> Ite
         try:
             yield Watch(on_trial=on_trial, on_step=on_step, on_train=on_train)
         except LongRopeError:
-            if run and distributed.is_main():
+            if run:
                 run.discard_if_empty()
             raise
 
