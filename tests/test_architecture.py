@@ -47,9 +47,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "engine.loss": ("models", "engine.compiling"),
     "building": (*NOUNS, "models"),
     **dict.fromkeys(STEPS, (*NOUNS, *EDGES)),
-    "stages": (*NOUNS, *EDGES, *STEPS),
-    "pipeline": (*NOUNS, *EDGES, *STEPS, "stages"),
-    "cli": (*NOUNS, *EDGES, *STEPS, "stages", "pipeline", "__init__"),
+    "pipeline": (*NOUNS, *EDGES, *STEPS),
+    "cli": (*NOUNS, *EDGES, *STEPS, "pipeline", "__init__"),
     "cli.options": (*NOUNS, "runs"),
     "__main__": ("cli",),
     "assets": (),
@@ -248,7 +247,7 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
         ({"search/score.py": "import torch"}, "score.py:1 imports torch; only"),
         ({"exports/gguf.py": "import torch"}, "gguf.py:1 imports torch; only"),
         ({"exports/hf.py": "def f():\n    import transformers"}, "hf.py:2 imports transformers; only"),
-        ({"pipeline.py": "from longrope.cli import main"}, "pipeline.py:1 imports longrope.cli; pipeline may"),
+        ({"pipeline/a.py": "from longrope.cli import main"}, "a.py:1 imports longrope.cli; pipeline may"),
         ({"utils.py": ""}, "utils.py is in no layer; give 'utils' its row"),
         ({"helpers/tools.py": ""}, "tools.py is in no layer; give 'helpers' its row"),
         ({"__init__.py": "import torch"}, "__init__.py:1 imports torch; importing the package must not"),
@@ -283,7 +282,7 @@ def test_allowed_imports_pass(tmp_path: Path) -> None:
         "search/evolve.py": "import longrope.search.score, longrope.space",
         "search/score.py": "from longrope import distributed\nfrom longrope.engine.passes import loss",
         "exports/lists.py": "import torch",
-        "pipeline.py": "import longrope.search, longrope.exports.hf",
+        "pipeline/extension.py": "import longrope.search, longrope.exports.hf",
     }
     assert plant(tmp_path, files) == []
 

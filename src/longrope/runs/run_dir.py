@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from longrope.errors import RunError
+from longrope.factors import FactorTable, RescaleFactors, dump_factors, load_factors
 from longrope.recipe import Recipe, dump_recipe, load_recipe
 from longrope.runs.files import is_main, on_main, write_file
 from longrope.runs.records import Score, TrainStep, Trial, append_records, read_records
@@ -198,6 +199,23 @@ class RunDir:
         """Every measured number."""
         return read_records(self.scores, Score)
 
+    def read_factors(self) -> FactorTable | None:
+        """The factors of the run, None before a search is finished (raises FactorsError if the file is damaged)."""
+        path = self.factors()
+        return on_main(lambda: load_factors(path) if path.exists() else None)
+
+    def write_factors(self, factors: RescaleFactors | FactorTable, method: str = "") -> None:
+        """Write the factors of the run, or those of one method in a comparison."""
+        self.write_text(self.factors(method), dump_factors(factors))
+
+    def read_text(self, path: Path) -> str | None:
+        """The text of a file, None where there is none."""
+        return on_main(lambda: path.read_text(encoding="utf-8") if path.exists() else None)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file if it is there."""
+        on_main(partial(path.unlink, missing_ok=True))
+
     def write_text(self, path: Path, text: str) -> None:
         """Write a file atomically: after a crash it is either absent, old or whole."""
         write_file(path, lambda unfinished: unfinished.write_bytes(text.encode()))
@@ -228,6 +246,11 @@ class RunDir:
         yield unfinished
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.replace(folder)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the directory of a stage is that of a finished one; none is created."""
+    return on_main((folder / STAGE_FINISHED).exists)
 
 
 def _resumable(before: Recipe, now: Recipe) -> bool:

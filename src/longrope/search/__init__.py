@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from longrope.errors import FactorsError
-from longrope.factors import RescaleFactors, closed_form, compose, dump_factors, tuned_spec
+from longrope.factors import RescaleFactors, closed_form, compose, tuned_spec
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
 from longrope.registry import METHODS, resolve, searches
@@ -92,7 +92,7 @@ def find_factors(
         found = descend(objective, spec, starts, settings.gradient, max_start_tokens=most, log=log)
     found = replace(compose(tuned_with, found), searched=sketch(np.concatenate([searched, held_out])))
     if run:
-        run.write_text(run.factors(method), dump_factors(found))
+        run.write_factors(found, method)
     return found
 
 
