@@ -20,7 +20,7 @@ from longrope.evaluation.metric import Context, Subject
 from longrope.evaluation.samples import SampleCache
 from longrope.models import load_model
 from longrope.rope import as_table, closed_form, load_factors
-from longrope.rundir import RunDir
+from longrope.runs.run_dir import RunDir
 
 KEYS = 100
 

@@ -21,7 +21,7 @@ import longrope
 from longrope.data import Tokens, TokenText, encode
 from longrope.models import save_model
 from longrope.recipe import TuneRecipe
-from longrope.records import TrainStep
+from longrope.runs.records import TrainStep
 
 HOME = Path("data/nano")
 TOKENS = HOME / "tokens"

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from longrope import RunDir, distributed, load_model, load_texts, measure
+from longrope.pipeline import Callbacks, Session, plan_tasks, run_tasks
 from longrope.recipe import Stage
-from longrope.stages import Watch, plan_walk, walk
 
 METRICS = {"search": ("perplexity", "passkey"), "tune": ("perplexity", "passkey", "retention")}
 METHODS = {"search": "longrope-tuned", "tune": "longrope-tuned-256k"}
@@ -29,7 +29,7 @@ def main(path: Path, how: str) -> None:
     target, further = recipe.target_tokens, 4 * recipe.target_tokens
     model = load_model(recipe.model, device=recipe.device, dtype=recipe.dtype)
     texts = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data)
-    watch = Watch(
+    callbacks = Callbacks(
         on_step=lambda text: say(f"{time.time() - began:.0f} s: {text}"),
         on_train=lambda step: say(f"step {step.step}: {step.loss_nats:.3f} nats, {step.seconds:.1f} s"),
     )
@@ -37,7 +37,8 @@ def main(path: Path, how: str) -> None:
     stages = [Stage(search=2 * target), Stage(carry=further)]
     stages += [Stage(tune=further, steps=8), Stage(recover=window)] if how == "tune" else []
     recipe = replace(recipe, target_tokens=further, stages=(*recipe.stages, *stages))
-    extended = walk(recipe, plan_walk(recipe, run, model, texts), model, texts, watch)
+    session = Session(recipe, run, model, texts, callbacks)
+    extended = run_tasks(session, plan_tasks(session))
     lengths = {"search": (2 * target, further), "tune": (window, target, further)}[how]
     settings = replace(recipe.measure, lengths=lengths, metrics=METRICS[how], windows=4, passkeys=10)
     method = METHODS[how]

@@ -17,7 +17,7 @@ from longrope.report.contents import read_run
 from longrope.report.palette import figure_style, style_of
 from longrope.report.parts import WIDE, token_axis, ways_of
 from longrope.report.scores import length_chart
-from longrope.rundir import RunDir
+from longrope.runs.run_dir import RunDir
 
 PICTURE, GROWTH = (Path(__file__).parent / name for name in ("by-length.svg", "long-pass.svg"))
 HEIGHT = 340.0

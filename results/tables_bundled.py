@@ -15,7 +15,7 @@ from tables_cells import (
     with_interval,
 )
 
-from longrope.records import Score
+from longrope.runs.records import Score
 
 DEMO = (256, 2048)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from longrope.errors import LongRopeError
-from longrope.records import Score, Trial, read_records
+from longrope.runs.records import Score, Trial, read_records
 
 ROOT = Path(__file__).parent.parent
 EACH_ROW = "each row on its own text"  # the first heading of a table that may hold several texts

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from tables_cells import ORIGINAL, MixedTextsError, Records, Row, percent_with_interval, table, with_share
 
-from longrope.records import Score
+from longrope.runs.records import Score
 
 LAST = 65536
 

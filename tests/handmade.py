@@ -7,10 +7,10 @@ from pathlib import Path
 
 from longrope.exports import ExportReport
 from longrope.recipe import MeasureRecipe, Recipe
-from longrope.records import Score, append_records
 from longrope.report import write_report
 from longrope.rope import RescaleFactors, dump_factors
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, append_records
+from longrope.runs.run_dir import RunDir
 
 VOID_TAGS = ("meta", "br", "hr", "img", "link")
 FACTORS = RescaleFactors(

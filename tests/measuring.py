@@ -14,8 +14,8 @@ from longrope.evaluation.metric import Context, Subject
 from longrope.evaluation.samples import SampleCache
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score
 from longrope.rope import FactorTable, RescaleFactors
+from longrope.runs.records import Score
 
 
 def make_context(

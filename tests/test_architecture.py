@@ -19,9 +19,9 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 NOUNS = (
     *("errors", "lengths", "registry", "labels", "settings", "schedule"),
-    *("rope", "records", "recipe", "rundir"),
+    *("rope", "recipe"),
 )
-EDGES = ("distributed", "models", "data", "engine")
+EDGES = ("distributed", "runs", "models", "data", "engine")
 STEPS = ("search", "tuning", "evaluation", "exports", "report", "generation")
 
 # Room -> the rooms that it may import, besides itself.
@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "distributed.context_parallel": ("distributed.state", "distributed.failures"),
     "distributed.fsdp": ("distributed.state", "distributed.failures"),
     "distributed.launch": ("errors", "distributed.state", "distributed.failures"),
+    "runs": (*NOUNS, "distributed"),
     "models": NOUNS,
     "data": NOUNS,
     "engine": (*NOUNS, "distributed", "models"),
@@ -44,11 +45,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "engine.context": ("errors", "distributed", "engine.attention", "engine.kv_cache"),
     "engine.loss": ("models", "engine.compiling"),
     **dict.fromkeys(STEPS, (*NOUNS, *EDGES)),
-    "stages": (*NOUNS, *EDGES, *STEPS),
-    "pipeline": (*NOUNS, *EDGES, *STEPS, "stages"),
-    "options": NOUNS,
-    "terminal": (*NOUNS, *EDGES, *STEPS, "stages"),
-    "cli": (*NOUNS, *EDGES, *STEPS, "stages", "pipeline", "options", "terminal", "__init__"),
+    "pipeline": (*NOUNS, *EDGES, *STEPS),
+    "cli": (*NOUNS, *EDGES, *STEPS, "pipeline", "__init__"),
+    "cli.options": (*NOUNS, "runs"),
     "__main__": ("cli",),
     "assets": (),
 }
@@ -59,7 +58,7 @@ ALONE = ("report.charts",)
 # Heavy library -> the modules that may import it; all others, the nouns first of all, do without.
 MAY_KNOW: dict[str, tuple[str, ...]] = {
     "torch": (
-        *(edge for edge in EDGES if edge != "data"),
+        *("distributed", "models", "engine"),
         *("tuning.adapters", "tuning.training", "tuning.progress", "exports.lists", "exports.comparison"),
     ),
     "triton": ("engine.hopper",),
@@ -209,16 +208,16 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"rope/a.py": "from longrope.records import Trial"}, "a.py:1 imports longrope.records; rope may"),
+        ({"rope/a.py": "from longrope.recipe import Recipe"}, "a.py:1 imports longrope.recipe; rope may"),
         ({"rope.py": "import longrope.models"}, "rope.py:1 imports longrope.models; rope may import errors, lengths"),
         ({"errors.py": "def f():\n    from longrope import rope", "rope.py": ""}, "errors.py:2 imports longrope.rope"),
         ({"errors.py": "from . import rope", "rope.py": ""}, "errors.py:1 imports longrope.rope; errors may"),
         ({"errors.py": "from .rope import RopeSpec"}, "errors.py:1 imports longrope.rope; errors may import nothing"),
-        ({"records.py": "from longrope import RopeSpec"}, "records.py:1 imports longrope; records may"),
-        ({"rundir.py": "def f():\n    import torch"}, "rundir.py:2 imports torch; only distributed, models,"),
-        ({"rundir.py": "from torch.nn import Module"}, "rundir.py:1 imports torch.nn; only distributed"),
-        ({"rundir.py": "import importlib\nimportlib.import_module('torch')"}, "rundir.py:2 imports torch; only"),
-        ({"rundir.py": "torch = __import__('torch')"}, "rundir.py:1 imports torch; only"),
+        ({"labels.py": "from longrope import RopeSpec"}, "labels.py:1 imports longrope; labels may"),
+        ({"recipe.py": "def f():\n    import torch"}, "recipe.py:2 imports torch; only distributed, models,"),
+        ({"recipe.py": "from torch.nn import Module"}, "recipe.py:1 imports torch.nn; only distributed"),
+        ({"recipe.py": "import importlib\nimportlib.import_module('torch')"}, "recipe.py:2 imports torch; only"),
+        ({"recipe.py": "torch = __import__('torch')"}, "recipe.py:1 imports torch; only"),
         ({"recipe.py": "class A:\n    import transformers"}, "recipe.py:2 imports transformers; only"),
         ({"engine/attention.py": "import triton"}, "attention.py:1 imports triton; only engine.hopper"),
         (
@@ -226,7 +225,7 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
             "context.py:1 imports longrope.engine.hopper; engine.context may",
         ),
         ({"engine/passes.py": "import transformers"}, "passes.py:1 imports transformers; only"),
-        ({"cli.py": "import datasets"}, "cli.py:1 imports datasets; only"),
+        ({"cli/commands.py": "import datasets"}, "commands.py:1 imports datasets; only"),
         ({"models.py": "from longrope.data import load_texts"}, "models.py:1 imports longrope.data; models may"),
         ({"models.py": "import longrope.engine.passes"}, "models.py:1 imports longrope.engine.passes; models may"),
         (
@@ -263,7 +262,7 @@ def plant(root: Path, files: dict[str, str]) -> list[str]:
             {"report/charts/rows.py": "def f():\n    import longrope.report.palette", "report/palette.py": ""},
             "rows.py:2 imports longrope.report.palette; report.charts imports nothing",
         ),
-        ({"pipeline.py": "from longrope.cli import main"}, "pipeline.py:1 imports longrope.cli; pipeline may"),
+        ({"pipeline/a.py": "from longrope.cli import main"}, "a.py:1 imports longrope.cli; pipeline may"),
         ({"utils.py": ""}, "utils.py is in no layer; give 'utils' its row"),
         ({"helpers/tools.py": ""}, "tools.py is in no layer; give 'helpers' its row"),
         ({"__init__.py": "import torch"}, "__init__.py:1 imports torch; importing the package must not"),
@@ -284,7 +283,8 @@ def test_allowed_imports_pass(tmp_path: Path) -> None:
     files = {
         "__init__.py": "if TYPE_CHECKING:\n    import torch\ndef __getattr__(name):\n    import torch",
         "__main__.py": "from longrope.cli import main",
-        "cli.py": "from longrope import __version__\ndef f():\n    from longrope.pipeline import extend",
+        "cli/__init__.py": "from longrope.cli.commands import app",
+        "cli/commands.py": "from longrope import __version__\ndef f():\n    from longrope.pipeline import extend",
         "rope.py": "import numpy\nfrom longrope.errors import ModelError",
         "engine/attention.py": "import torch\nfrom longrope.engine.kernels import CPU",
         "engine/kernels.py": "import torch\nfrom longrope.errors import ModelError",
@@ -301,7 +301,7 @@ def test_allowed_imports_pass(tmp_path: Path) -> None:
         "report/charts/axes.py": "",
         "report/charts/svg.py": "",
         "report/parts.py": "import longrope.report.charts.lines",
-        "pipeline.py": "import longrope.search, longrope.exports.hf",
+        "pipeline/extension.py": "import longrope.search, longrope.exports.hf",
     }
     assert plant(tmp_path, files) == []
 

@@ -14,8 +14,8 @@ from longrope.exports import Origin, export_hf
 from longrope.exports.card import format_card, result_table
 from longrope.exports.comparison import ExportReport
 from longrope.models import ASSETS, LanguageModel
-from longrope.records import Score
 from longrope.rope import RescaleFactors
+from longrope.runs.records import Score
 
 REPORT = ExportReport("single", 256, 64, 1e-6, 2e-6, 1e-6, 0, 0.0, "5.0")
 TWO = replace(REPORT, tiers="two")

@@ -39,10 +39,10 @@ from longrope.recipe import (
     dump_recipe,
     load_recipe,
 )
-from longrope.records import Score, TrainStep, Trial, read_records
 from longrope.registry import FORMATS
 from longrope.rope import RescaleFactors, closed_form, dump_factors, load_factors
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, TrainStep, Trial, read_records
+from longrope.runs.run_dir import RunDir
 from longrope.settings import keys_of
 from longrope.tuning import fine_tune
 

@@ -10,9 +10,9 @@ from documents import DOCS, RESULTS, ROOT, lines
 
 from longrope.cli import DEFAULT_RECIPE
 from longrope.recipe import load_recipe
-from longrope.records import Score, TrainStep, Trial, read_records
-from longrope.report.provenance import describe_rope
 from longrope.rope import FactorTable, RopeSpec, load_factors
+from longrope.runs.provenance import describe_rope
+from longrope.runs.records import Score, TrainStep, Trial, read_records
 
 PUBLISHED = sorted(path.parent for path in RESULTS.glob("*/recipe.toml"))
 SCHEDULES = [path for path in PUBLISHED if (path / "stages").exists()]

@@ -16,7 +16,7 @@ import tables_cells
 from documents import DOCS, RESULTS, ROOT, scores
 from tables_cells import EACH_ROW, Cell, MixedTextsError, Records, Row, number, one_text, table
 
-from longrope.records import Score
+from longrope.runs.records import Score
 
 METHODS = ("none", "pi", "ntk", "dynamic-ntk", "yarn", "longrope-evolution", "longrope-gradient")
 SVG = "{http://www.w3.org/2000/svg}"

@@ -20,7 +20,7 @@ import pytest
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
-from longrope import evaluation, pipeline
+from longrope import pipeline
 from longrope.data import load_texts
 from longrope.engine import passes
 from longrope.errors import ExportError, LongRopeError, RunError, TextsError
@@ -28,7 +28,19 @@ from longrope.evaluation import Evaluation, passkey, perplexity, statistics
 from longrope.evaluation.metric import Subject
 from longrope.exports import hf
 from longrope.models import load_model
-from longrope.pipeline import compare, export_again, extend, measure_only, search_costs
+from longrope.pipeline import (
+    Callbacks,
+    Session,
+    compare,
+    export_again,
+    exporting,
+    extend,
+    extension,
+    measure_only,
+    plan_tasks,
+    run_tasks,
+    search_costs,
+)
 from longrope.recipe import (
     EvolutionRecipe,
     ExportRecipe,
@@ -40,13 +52,13 @@ from longrope.recipe import (
     TuneRecipe,
     dump_recipe,
 )
-from longrope.records import Score, Trial, append_records, read_records
 from longrope.rope import closed_form, load_factors
-from longrope.rundir import RunDir
+from longrope.runs import run_dir
+from longrope.runs.records import Score, Trial, append_records, read_records
+from longrope.runs.run_dir import RunDir
 from longrope.search import find_factors
 from longrope.search import score as search_score
 from longrope.search.cost import compare_costs
-from longrope.stages import Watch, plan_walk
 
 METHODS = ("gradient", "evolution")
 RIVALS = ("pi", "ntk", "dynamic-ntk", "yarn")
@@ -143,7 +155,7 @@ def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe,
     """With the checkpoint really reopened, in plain transformers, in another process."""
     run, steps = RunDir(tmp_path / "run"), list[str]()
     trials = list[Trial]()
-    returned = extend(recipe, run, Watch(on_trial=trials.append, on_step=steps.append))
+    returned = extend(recipe, run, Callbacks(on_trial=trials.append, on_step=steps.append))
     assert [score.method for score in returned] == ["none"] * 13 + ["longrope-gradient"] * 13
     assert written_scores(read_records(run.scores, Score)) == written_scores(returned)
     assert read_records(run.trials, Trial) == trials
@@ -237,7 +249,7 @@ def test_a_rival_that_the_search_chose_is_measured_and_compared_beside_itself(
     """A search that found nothing better than PI, by hand: PI has its row, and what was chosen another one."""
     spec = load_model(recipe.model, device="cpu").spec
     chosen = replace(closed_form(spec, "pi", TARGET).tiers[0], chosen_by="longrope-gradient")
-    monkeypatch.setattr(pipeline, "find_factors", lambda *_, **__: chosen)
+    monkeypatch.setattr(extension, "find_factors", lambda *_, **__: chosen)
     settings = replace(recipe.measure, metrics=("perplexity",), tail_tokens=0, rivals=("pi", "ntk", "yarn"))
     run = RunDir(tmp_path)
     full = replace(recipe, measure=settings)
@@ -310,7 +322,7 @@ def test_an_extension_with_rivals_that_was_interrupted_ends_as_a_whole_one(
     expected = extend(beside, RunDir(tmp_path / "whole"))
     run = RunDir(tmp_path / "broken")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "append_records", Countdown(groups + 1, append_records))
+        patch.setattr(run_dir, "append_records", Countdown(groups + 1, append_records))
         with pytest.raises(InterruptError):
             extend(beside, run)
     assert len(read_lines(run.scores)) == 2 * groups
@@ -324,7 +336,7 @@ def test_an_extension_with_rivals_that_was_interrupted_ends_as_a_whole_one(
 @pytest.mark.usefixtures("unopened")
 def test_the_report_is_written_and_told_of_last(beside: Recipe, tmp_path: Path) -> None:
     run, steps = RunDir(tmp_path), list[str]()
-    scores = extend(beside, run, Watch(on_step=steps.append))
+    scores = extend(beside, run, Callbacks(on_step=steps.append))
     assert steps[-1] == f"report: {run.path / 'report.html'}"
     page = (run.path / "report.html").read_text(encoding="utf-8")
     for score in scores:
@@ -349,15 +361,15 @@ def test_without_rivals_there_is_no_ratio(beside: Recipe, tmp_path: Path) -> Non
 # Interrupted
 
 
-def interrupted_in_search(count: int) -> Callable[[pytest.MonkeyPatch], Watch]:
+def interrupted_in_search(count: int) -> Callable[[pytest.MonkeyPatch], Callbacks]:
     """After so many evaluations."""
-    return lambda _: Watch(on_trial=Countdown(count))
+    return lambda _: Callbacks(on_trial=Countdown(count))
 
 
-def interrupted_at_file(name: str) -> Callable[[pytest.MonkeyPatch], Watch]:
+def interrupted_at_file(name: str) -> Callable[[pytest.MonkeyPatch], Callbacks]:
     """When this file was about to be written."""
 
-    def arrange(patch: pytest.MonkeyPatch) -> Watch:
+    def arrange(patch: pytest.MonkeyPatch) -> Callbacks:
         write = RunDir.write_text
         named = Countdown(1, write, counts=lambda _self, path, _text: path.name == name)
 
@@ -365,22 +377,22 @@ def interrupted_at_file(name: str) -> Callable[[pytest.MonkeyPatch], Watch]:
             named(run, path, text)
 
         patch.setattr(RunDir, "write_text", write_or_raise)
-        return Watch()
+        return Callbacks()
 
     return arrange
 
 
-def interrupted_in(module: Any, name: str, count: int = 1) -> Callable[[pytest.MonkeyPatch], Watch]:
+def interrupted_in(module: Any, name: str, count: int = 1) -> Callable[[pytest.MonkeyPatch], Callbacks]:
     """At this call of a function."""
 
-    def arrange(patch: pytest.MonkeyPatch) -> Watch:
+    def arrange(patch: pytest.MonkeyPatch) -> Callbacks:
         patch.setattr(module, name, Countdown(count, getattr(module, name)))
-        return Watch()
+        return Callbacks()
 
     return arrange
 
 
-def interrupted_in_a_half_written_checkpoint(patch: pytest.MonkeyPatch) -> Watch:
+def interrupted_in_a_half_written_checkpoint(patch: pytest.MonkeyPatch) -> Callbacks:
     """The config is there, the weights are not."""
 
     def write_half(_: Any, folder: Path) -> None:
@@ -388,10 +400,10 @@ def interrupted_in_a_half_written_checkpoint(patch: pytest.MonkeyPatch) -> Watch
         raise InterruptError
 
     patch.setattr(hf, "save_model", write_half)
-    return Watch()
+    return Callbacks()
 
 
-MOMENTS: dict[str, Callable[[pytest.MonkeyPatch], Watch]] = {
+MOMENTS: dict[str, Callable[[pytest.MonkeyPatch], Callbacks]] = {
     "in the first evaluation": interrupted_in(search_score, "token_losses"),
     "after one trial": interrupted_in_search(1),
     "after seven trials": interrupted_in_search(7),
@@ -400,8 +412,8 @@ MOMENTS: dict[str, Callable[[pytest.MonkeyPatch], Watch]] = {
     "before factors of the run": interrupted_at_file("factors.json"),
     "in perplexity": interrupted_in(perplexity, "token_losses", 2),
     "in passkeys": interrupted_in(passkey, "greedy_answers", 13),
-    "after two scores": interrupted_in(evaluation, "append_records", 2),
-    "after fifteen scores": interrupted_in(evaluation, "append_records", 4),
+    "after two scores": interrupted_in(run_dir, "append_records", 2),
+    "after fifteen scores": interrupted_in(run_dir, "append_records", 4),
     "in the checkpoint": interrupted_in_a_half_written_checkpoint,
     "while reopening": interrupted_in(hf, "_compare"),
     "before the report": interrupted_at_file("export.json"),
@@ -488,7 +500,7 @@ def test_a_finished_run_is_only_read(recipe: Recipe, tmp_path: Path, monkeypatch
 
     for module, name in ((search_score, "token_losses"), (perplexity, "token_losses"), (passkey, "greedy_answers")):
         monkeypatch.setattr(module, name, never)
-    monkeypatch.setattr(pipeline, "export_hf", never)
+    monkeypatch.setattr(exporting, "export_hf", never)
     again = extend(recipe, run)
     assert written_scores(again) == written_scores(first)
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == files
@@ -500,7 +512,7 @@ def test_a_finished_run_is_only_read(recipe: Recipe, tmp_path: Path, monkeypatch
 def test_another_recipe_is_refused_and_nothing_changes(recipe: Recipe, tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     with pytest.raises(InterruptError):
-        extend(recipe, run, Watch(on_trial=Countdown(3)))
+        extend(recipe, run, Callbacks(on_trial=Countdown(3)))
     before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
     others = [
         replace(recipe, seed=4),
@@ -521,7 +533,7 @@ def test_the_seed_of_the_recipe_decides_the_search(method: str, recipe: Recipe, 
     model = load_model(recipe.model, device="cpu")
     text = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data).search
     full, walked = by_method(recipe, method), list[Trial]()
-    pipeline.search(full, RunDir(tmp_path), Watch(on_trial=walked.append))
+    pipeline.search(full, RunDir(tmp_path), Callbacks(on_trial=walked.append))
     for seed, same in ((recipe.seed, True), (0, False)):
         by_hand = list[Trial]()
         find_factors(model, text, TARGET, settings=full.search, seed=seed, on_trial=by_hand.append)
@@ -550,7 +562,7 @@ def test_a_run_that_could_not_begin_does_not_keep_its_directory(recipe: Recipe, 
 def test_start_tokens_are_not_dropped_silently(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Factors with start tokens: refused by default, and exported with the measured difference when asked."""
     run, careful = RunDir(tmp_path), replace(recipe, export=ExportRecipe())
-    monkeypatch.setattr(pipeline, "find_factors", lambda *a, **k: replace(find_factors(*a, **k), start_tokens=16))
+    monkeypatch.setattr(extension, "find_factors", lambda *a, **k: replace(find_factors(*a, **k), start_tokens=16))
     with pytest.raises(ExportError, match="first 16 tokens"):
         extend(careful, run)
     assert not run.checkpoint.exists()
@@ -727,7 +739,11 @@ def test_a_comparison_that_was_interrupted_ends_as_a_whole_one(recipe: Recipe, t
     full = replace(recipe, measure=settings)
     expected = compare(full, RunDir(tmp_path / "whole"))
     run = RunDir(tmp_path / "broken")
-    for watch in (Watch(on_trial=Countdown(4)), Watch(on_trial=Countdown(18)), Watch(on_step=Countdown(10))):
+    for watch in (
+        Callbacks(on_trial=Countdown(4)),
+        Callbacks(on_trial=Countdown(18)),
+        Callbacks(on_step=Countdown(10)),
+    ):
         with pytest.raises(InterruptError):
             compare(full, run, watch)
     assert written_scores(compare(full, run)) == written_scores(expected)
@@ -763,7 +779,8 @@ def test_tuned_weights_are_measured_against_those_before(tuning: Recipe, tmp_pat
     windows = texts.measure.windows(TARGET, 3)
     rival = closed_form(untuned.spec, best, TARGET, (64, TARGET)).choose(TARGET)
     theirs = perplexity.window_losses(untuned, rival, windows)
-    tuned = pipeline._extend(tuning, run, plan_walk(tuning, run, untuned, texts), untuned, texts, Watch())
+    session = Session(tuning, run, untuned, texts)
+    tuned = run_tasks(session, plan_tasks(session))
     ours = perplexity.window_losses(tuned.model, tuned.longest, windows)
     assert scores[-1].value == pytest.approx(statistics.perplexity(ours - theirs), rel=1e-5)
     assert abs(scores[-1].value - 1) > 1e-3
@@ -784,7 +801,7 @@ def test_an_interrupted_walk_compares_with_the_weights_before_its_tuning(tuning:
             raise InterruptError
 
     with pytest.raises(InterruptError):
-        extend(tuning, run, Watch(on_step=stop_in_recovery))
+        extend(tuning, run, Callbacks(on_step=stop_in_recovery))
     assert written_scores(extend(tuning, run)) == written_scores(whole)
 
 

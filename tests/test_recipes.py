@@ -21,8 +21,8 @@ import pytest
 
 from longrope.models import load_model
 from longrope.recipe import EvolutionRecipe, GradientRecipe, MeasureRecipe, Recipe, Stage, dump_recipe, load_recipe
-from longrope.records import Score, read_records
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, read_records
+from longrope.runs.run_dir import RunDir
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SENTENCES = 4200  # more than 100,000 characters, as each manual is asked to have

@@ -14,15 +14,15 @@ from longrope.evaluation import measure
 from longrope.exports.card import Origin, result_table
 from longrope.labels import label_of
 from longrope.recipe import GradientRecipe, MeasureRecipe
-from longrope.records import Score, read_records
 from longrope.registry import FORMATS, METHODS, METRICS, resolve
 from longrope.report import score_tables
 from longrope.report.contents import read_run
 from longrope.report.palette import figure_style, style_of
-from longrope.report.provenance import describe_rope
 from longrope.report.scores import other_section
 from longrope.rope import RopeSpec, closed_form
-from longrope.rundir import RunDir
+from longrope.runs.provenance import describe_rope
+from longrope.runs.records import Score, read_records
+from longrope.runs.run_dir import RunDir
 
 SPEC = RopeSpec(head_dim=8, rotary_dim=8, theta=100.0, trained_window=64)
 PATHS = [

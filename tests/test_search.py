@@ -26,9 +26,9 @@ from longrope.data import TokenText, load_texts
 from longrope.errors import FactorsError, ModelError, RunError, TextsError
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import EvolutionRecipe, GradientRecipe, SearchRecipe
-from longrope.records import Trial, read_records
 from longrope.rope import RescaleFactors, RopeSpec, closed_form, critical_lambdas, load_factors, tuned_spec
-from longrope.rundir import RunDir
+from longrope.runs.records import Trial, read_records
+from longrope.runs.run_dir import RunDir
 from longrope.search import check_recovery, cut_windows, find_factors, recover_window
 from longrope.search.cost import compare_costs, count_passes, count_recovery_passes
 from longrope.search.descend import (

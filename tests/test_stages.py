@@ -17,14 +17,28 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from longrope import pipeline, stages
+from longrope import pipeline
 from longrope.data import Texts, load_texts
 from longrope.engine import passes
 from longrope.errors import LongRopeError, RecipeError, RunError, TextsError
 from longrope.evaluation.perplexity import window_losses
 from longrope.evaluation.statistics import perplexity
 from longrope.models import LanguageModel, load_model
-from longrope.pipeline import export_again, extend
+from longrope.pipeline import (
+    Callbacks,
+    Session,
+    estimate_stages,
+    estimates,
+    export_again,
+    exporting,
+    extend,
+    extension,
+    plan_stages,
+    plan_tasks,
+    run_tasks,
+    stages,
+)
+from longrope.pipeline.stages import TUNED
 from longrope.recipe import (
     ExportRecipe,
     GradientRecipe,
@@ -34,14 +48,13 @@ from longrope.recipe import (
     Stage,
     TuneRecipe,
 )
-from longrope.records import Score, TrainStep, Trial, read_records
 from longrope.report.contents import read_run
 from longrope.report.sections import cost_section
 from longrope.rope import FactorTable, RescaleFactors, compose, extrapolate, load_factors, relative_to, tuned_spec
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, TrainStep, Trial, read_records
+from longrope.runs.run_dir import RunDir
 from longrope.search import find_factors, recover_window
 from longrope.search.cost import count_passes
-from longrope.stages import TUNED, Watch, estimate_stages, plan_stages, plan_walk, walk
 from longrope.tuning import fine_tune
 
 SHORT, TUNED_AT, SEARCHED, TARGET, STEPS = 64, 128, 256, 512, 4
@@ -285,7 +298,7 @@ def test_another_stage_of_factors_trains_again_and_none_keeps_its_name(recipe: R
 
     def hashes(*tunings: Stage) -> list[str]:
         changed = replace(recipe, target_tokens=SEARCHED, stages=(*BY_THE_PAPER[:2], *tunings))
-        return [task.made_of for task in plan_walk(changed, RunDir(tmp_path), model, texts)]
+        return [task.made_of for task in plan_tasks(Session(changed, RunDir(tmp_path), model, texts))]
 
     longest, second = hashes(Stage(tune=TUNED_AT)), hashes(Stage(tune=TUNED_AT, factors_of=2))
     first = hashes(Stage(tune=TUNED_AT, factors_of=1), Stage(tune=TUNED_AT, factors_of=2))
@@ -317,8 +330,8 @@ def test_a_finished_walk_is_only_read(recipe: Recipe, copied: RunDir, monkeypatc
     """Not one pass, for an estimate neither; every stage is told to be done, and every file stays."""
     before, steps = contents(copied.path), list[str]()
     monkeypatch.setattr(passes, "_run", never)
-    monkeypatch.setattr(pipeline, "export_hf", never)
-    again = extend(recipe, copied, Watch(on_step=steps.append))
+    monkeypatch.setattr(exporting, "export_hf", never)
+    again = extend(recipe, copied, Callbacks(on_step=steps.append))
     assert [replace(score, seconds=0.0) for score in again] == scores_of(copied)
     assert contents(copied.path) == before
     told = [step for step in steps if step.startswith("stage ")]
@@ -330,7 +343,7 @@ def test_other_steps_of_the_tuning_do_it_and_what_follows_again(recipe: Recipe, 
     """As a fresh walk would, and the old stages stay."""
     before, changed = contents(copied.stages), replace(recipe, tune=replace(recipe.tune, steps=STEPS + 1))
     trials = list[Trial]()
-    extend(changed, copied, Watch(on_trial=trials.append))
+    extend(changed, copied, Callbacks(on_trial=trials.append))
     extend(changed, RunDir(tmp_path / "fresh"))
     after, fresh = contents(copied.stages), contents(RunDir(tmp_path / "fresh").stages)
     assert {path: after[path] for path in before} == before
@@ -391,7 +404,8 @@ def test_stages_that_go_on_from_a_finished_walk_are_shown_with_it(recipe: Recipe
     model, texts = open_texts(recipe)
     longer = replace(recipe, stages=(*STAGES, Stage(carry=2 * TARGET)), target_tokens=2 * TARGET)
     before = [stage.name for stage in read_run(copied).stages]
-    walk(longer, plan_walk(longer, copied, model, texts), model, texts, Watch())
+    session = Session(longer, copied, model, texts)
+    run_tasks(session, plan_tasks(session))
     *shown, last = (stage.name for stage in read_run(copied).stages)
     assert shown == before
     assert last.startswith("carry-1k-")
@@ -409,7 +423,7 @@ def test_a_key_that_changes_nothing_of_a_stage_leaves_it(recipe: Recipe, tmp_pat
     model, texts = open_texts(recipe)
 
     def names(changed: Recipe) -> list[str]:
-        return [task.folder.name for task in plan_walk(changed, RunDir(tmp_path), model, texts)]
+        return [task.folder.name for task in plan_tasks(Session(changed, RunDir(tmp_path), model, texts))]
 
     given = replace(recipe, stages=(STAGES[0], Stage(tune=TUNED_AT, steps=STEPS), *STAGES[2:]))
     assert names(given) == names(recipe)
@@ -467,7 +481,7 @@ def test_a_tuning_alone_exported_again_has_the_tuned_weights(
     alone = RunDir(tmp_path)
     tuned = pipeline.tune(plain, folders_of(run)[0] / "factors.json", alone)
     factors = alone.factors().read_bytes()
-    monkeypatch.setattr(pipeline, "find_factors", never)
+    monkeypatch.setattr(extension, "find_factors", never)
     export_again(alone, ExportRecipe("two", drop_start_tokens=True))
     network = AutoModelForCausalLM.from_pretrained(alone.checkpoint)
     for name, weight in network.named_parameters():
@@ -553,7 +567,7 @@ def test_a_text_too_short_for_a_later_stage_is_told_before_the_first(
 def test_the_cost_of_each_stage_that_is_left_is_told_before_the_first(recipe: Recipe, copied: RunDir) -> None:
     (folders_of(copied)[1] / "stage.json").unlink()
     steps = list[str]()
-    extend(recipe, copied, Watch(on_step=steps.append))
+    extend(recipe, copied, Callbacks(on_step=steps.append))
     (told,) = [step for step in steps if "GiB at the peak" in step]
     assert told.startswith("tune 128: about ")
     assert steps.index(told) < steps.index("stage 1 of 5: search 128 (done before)")
@@ -563,8 +577,8 @@ def test_a_stage_that_cannot_fit_is_refused_with_numbers_before_anything_is_done
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory is between what the searches need and what the tuning needs."""
-    monkeypatch.setattr(stages, "estimate_training_memory", lambda *_, adapters: 2**21 if adapters else 9 * 2**30)
-    monkeypatch.setattr(stages, "free_memory", lambda _: 3 * 2**30)
+    monkeypatch.setattr(estimates, "estimate_training_memory", lambda *_, adapters: 2**21 if adapters else 9 * 2**30)
+    monkeypatch.setattr(estimates, "free_memory", lambda _: 3 * 2**30)
     for name in ("find_factors", "fine_tune"):
         monkeypatch.setattr(stages, name, never)
     with pytest.raises(RecipeError) as caught:
@@ -578,7 +592,7 @@ def test_a_stage_that_cannot_fit_is_refused_with_numbers_before_anything_is_done
 
 def test_estimates_grow_with_steps_windows_and_trained_weights(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that gives a second for every token: a step is four passes over each window of its batch."""
-    monkeypatch.setattr(stages, "seconds_of_pass", lambda _, tokens: float(tokens))
+    monkeypatch.setattr(estimates, "seconds_of_pass", lambda _, tokens: float(tokens))
     model = load_model(recipe.model, device="cpu")
     tuned = [Stage(tune=TUNED_AT), Stage(tune=TUNED_AT, steps=3 * STEPS), Stage(tune=2 * TUNED_AT)]
     one, longer, wider = estimate_stages(recipe, model, tuned)
@@ -640,8 +654,8 @@ def test_a_walk_without_training_keeps_the_model_and_compares_with_the_best_riva
 def test_the_table_of_a_walk_in_memory_chooses_as_its_file_does(recipe: Recipe, run: RunDir, tmp_path: Path) -> None:
     """Walking in Python, without the pipeline."""
     model, texts = open_texts(recipe)
-    tasks = plan_walk(recipe, RunDir(tmp_path), model, texts)
-    progress = stages.walk(recipe, tasks, model, texts, Watch())
+    session = Session(recipe, RunDir(tmp_path), model, texts)
+    progress = run_tasks(session, plan_tasks(session))
     assert progress.table == load_factors(run.factors())
     assert progress.longest.target_window == TARGET
     assert progress.tuned_with == progress.table.choose(TUNED_AT)

@@ -31,8 +31,8 @@ from longrope.recipe import (
     TuneRecipe,
     dump_recipe,
 )
-from longrope.records import Score, TrainStep, Trial, read_records
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, TrainStep, Trial, read_records
+from longrope.runs.run_dir import RunDir
 
 WORKER = Path(__file__).parent / "worker_walk.py"
 SEED = 20260722

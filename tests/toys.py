@@ -15,9 +15,9 @@ from longrope.exports.comparison import make_report
 from longrope.exports.lists import native_lists
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score
 from longrope.registry import Format, Method, Metric
 from longrope.rope import FactorTable, RescaleFactors, RopeSpec, as_table
+from longrope.runs.records import Score
 
 METHOD = Method(
     "toy",

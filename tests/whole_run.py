@@ -6,10 +6,10 @@ from pathlib import Path
 
 from longrope.exports import ExportReport, dump_report
 from longrope.recipe import MeasureRecipe, Recipe
-from longrope.records import Score, TrainStep, Trial, append_records
-from longrope.report.provenance import record_rope, record_walk
 from longrope.rope import RescaleFactors, RopeSpec, closed_form, dump_factors
-from longrope.rundir import RunDir
+from longrope.runs.provenance import record_rope, record_walk
+from longrope.runs.records import Score, TrainStep, Trial, append_records
+from longrope.runs.run_dir import RunDir
 from longrope.search.cost import compare_costs
 
 SPEC, TARGET = RopeSpec(32, 32, 1e4, 64), 512

@@ -32,12 +32,12 @@ from longrope.engine.passes import greedy_answers, token_losses, weighted_loss_w
 from longrope.errors import LongRopeError, TextsError
 from longrope.evaluation import measure
 from longrope.models import rescaled
+from longrope.pipeline import Cost, extension
 from longrope.recipe import MeasureRecipe, TuneRecipe, load_recipe
-from longrope.records import Score, TrainStep
 from longrope.rope import closed_form
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, TrainStep
+from longrope.runs.run_dir import RunDir
 from longrope.search.score import WindowObjective
-from longrope.stages import Cost
 from longrope.tuning import fine_tune
 
 RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -160,18 +160,15 @@ def standing(_: Path) -> Any:
 
 def compared(folder: Path) -> Any:
     """The scores of a comparison: both searches, perplexities and passkeys."""
-    run = distributed.on_main(partial(RunDir, folder / "compared"))
+    run = RunDir(folder / "compared")
     return pipeline.compare(load_recipe(folder / "recipe.toml"), run)
 
 
 def cramped(folder: Path) -> Any:
     """What each process is told of a walk for which the last one of them has too little memory."""
     free = 2 if RANK == RANKS - 1 else 8
-    run, needed = (
-        distributed.on_main(partial(RunDir, folder / "cramped")),
-        [Cost("tune 64k", 60.0, 5 * 2**30, free * 2**30)],
-    )
-    with patch.object(pipeline, "estimate_stages", lambda *_: needed):
+    run, needed = RunDir(folder / "cramped"), [Cost("tune 64k", 60.0, 5 * 2**30, free * 2**30)]
+    with patch.object(extension, "estimate_stages", lambda *_: needed):
         return told(lambda: pipeline.extend(load_recipe(folder / "recipe.toml"), run))
 
 
@@ -300,7 +297,7 @@ def train(settings: TuneRecipe, run: RunDir | None = None, stop: int = -1, **cha
 
 def stopped_training(folder: Path) -> Any:
     """The first steps of a training that leaves a checkpoint."""
-    return train(TRAINING, distributed.on_main(partial(RunDir, folder / "stopped")), stop=2)
+    return train(TRAINING, RunDir(folder / "stopped"), stop=2)
 
 
 def resumed_training(folder: Path) -> Any:

@@ -21,10 +21,10 @@ import torch
 
 from longrope import pipeline
 from longrope.exports import hf
+from longrope.pipeline import Callbacks
 from longrope.recipe import load_recipe
-from longrope.rundir import RunDir
-from longrope.stages import Watch
-from longrope.tuning import progress
+from longrope.runs import train_log
+from longrope.runs.run_dir import RunDir
 
 MEASURED = 99
 
@@ -51,8 +51,8 @@ def walk(recipe: Path, out: Path, moment: list[int] | None) -> Counter[int]:
 
     os.fsync = force_or_die  # type: ignore[assignment]  # this process is for nothing else
     hf._compare = lambda *_: [(0.0, 0.0), (0.0, 0.0)]  # to reopen takes seconds
-    progress.FLUSH_SECONDS = -1.0  # every step at once, so that the number of writes does not hang on the clock
-    pipeline.extend(load_recipe(recipe), RunDir(out), Watch(on_step=on_step))
+    train_log.FLUSH_SECONDS = -1.0  # every step at once, so that the number of writes does not hang on the clock
+    pipeline.extend(load_recipe(recipe), RunDir(out), Callbacks(on_step=on_step))
     return counts
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from longrope.pipeline import compare, extend
     from longrope.recipe import Recipe, load_recipe
     from longrope.rope import FactorTable, RescaleFactors, RopeSpec, closed_form, load_factors
-    from longrope.rundir import RunDir
+    from longrope.runs.run_dir import RunDir
     from longrope.search import find_factors
     from longrope.tuning import fine_tune
 
@@ -49,7 +49,7 @@ _HOMES = {
     "Recipe": "recipe",
     "load_recipe": "recipe",
     "RopeSpec": "rope",
-    "RunDir": "rundir",
+    "RunDir": "runs.run_dir",
     "find_factors": "search",
     "Texts": "data",
     "load_texts": "data",

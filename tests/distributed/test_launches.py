@@ -34,9 +34,9 @@ from worker_parallel import (
 
 from longrope import pipeline
 from longrope.recipe import EvolutionRecipe, GradientRecipe, MeasureRecipe, Recipe, SearchRecipe, dump_recipe
-from longrope.records import Score, TrainStep, Trial, read_records
 from longrope.rope import dump_factors
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, TrainStep, Trial, read_records
+from longrope.runs.run_dir import RunDir
 
 WORKER = Path(__file__).parents[1] / "worker_parallel.py"
 KEPT_TRIALS = 9  # of the search that is resumed

@@ -24,11 +24,11 @@ from longrope.evaluation.samples import SampleCache, Samples
 from longrope.evaluation.statistics import document_interval, share_interval
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score, read_records
 from longrope.registry import METRICS
 from longrope.registry import Metric as MetricRow
 from longrope.rope import FactorTable, RescaleFactors, closed_form
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, read_records
+from longrope.runs.run_dir import RunDir
 
 SETTINGS = MeasureRecipe(lengths=(64, 128), metrics=("perplexity",), windows=3, tail_tokens=16)
 

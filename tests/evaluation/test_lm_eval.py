@@ -22,9 +22,9 @@ from longrope.evaluation import measure
 from longrope.evaluation.lm_eval import SEED, SHOTS
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score, read_records
 from longrope.rope import FactorTable, RescaleFactors, as_table, closed_form
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, read_records
+from longrope.runs.run_dir import RunDir
 
 QUESTIONS = 40
 TEXT = TokenText(np.arange(300, dtype=np.int32), "measure")

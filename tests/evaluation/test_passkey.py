@@ -34,7 +34,7 @@ from longrope.evaluation.statistics import difference_interval, wilson_interval
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
 from longrope.rope import RescaleFactors, as_table, closed_form
-from longrope.rundir import RunDir
+from longrope.runs.run_dir import RunDir
 
 DIGITS = "0123456789"
 SENTENCES = [OPENING, FILLER, NEEDLE, QUESTION, pico.make_text(600)]

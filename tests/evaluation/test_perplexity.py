@@ -21,10 +21,10 @@ from longrope.evaluation.samples import SampleCache
 from longrope.evaluation.statistics import block_interval
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score, read_records
 from longrope.registry import formulas
 from longrope.rope import FactorTable, RescaleFactors, as_table, closed_form
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, read_records
+from longrope.runs.run_dir import RunDir
 
 SETTINGS = MeasureRecipe(lengths=(64, 128), metrics=("perplexity",), windows=3, tail_tokens=16)
 

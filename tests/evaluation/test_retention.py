@@ -19,9 +19,9 @@ from longrope.evaluation.samples import SampleCache
 from longrope.evaluation.statistics import block_interval
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score, read_records
 from longrope.rope import FactorTable, RescaleFactors, closed_form
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, read_records
+from longrope.runs.run_dir import RunDir
 
 SETTINGS = MeasureRecipe(lengths=(24, 64, 128), metrics=("retention",), windows=3, tail_tokens=0)
 

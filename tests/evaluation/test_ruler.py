@@ -19,6 +19,7 @@ from measuring import make_context, scores_of
 from typer.testing import CliRunner
 
 from longrope.cli import app
+from longrope.cli.options import measuring
 from longrope.data import Tokens, TokenText
 from longrope.engine import decoding
 from longrope.engine.decoding import prefill
@@ -36,12 +37,11 @@ from longrope.evaluation.prompts.words import WORDS, draw_compounds, draw_letter
 from longrope.evaluation.ruler import mean_interval
 from longrope.evaluation.statistics import wilson_interval
 from longrope.models import LanguageModel, load_model, rescaled
-from longrope.options import measuring
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score, read_records
 from longrope.registry import RULER_TASKS
 from longrope.rope import closed_form
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, read_records
+from longrope.runs.run_dir import RunDir
 
 REFERENCES = {"niah_multivalue": 4, "niah_multiquery": 4, "vt": 5, "cwe": 10, "fwe": 3}  # one, in the other tasks
 KEEPERS = {"Vesel": "Ann", "Tarn": "Otto", "Mirren": "Ulla", "Corrib": "Pavel", "Ness": "Ines", "Erne": "Tadeo"}

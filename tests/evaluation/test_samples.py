@@ -13,9 +13,9 @@ from longrope.evaluation.perplexity import cached_losses
 from longrope.evaluation.samples import Arrays, Identity, SampleCache
 from longrope.labels import Source
 from longrope.models import LanguageModel
-from longrope.records import Score
 from longrope.rope import closed_form
-from longrope.rundir import RunDir
+from longrope.runs.records import Score
+from longrope.runs.run_dir import RunDir
 
 
 def test_samples_are_made_once_and_kept_to_the_bit(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from handmade import EXPORT, FACTORS, add_factors, make_run
 
 from longrope.exports import dump_report
 from longrope.rope import dump_factors
-from longrope.rundir import RunDir
+from longrope.runs.run_dir import RunDir
 
 
 @pytest.fixture

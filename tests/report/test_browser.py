@@ -16,9 +16,9 @@ import pytest
 from browsing import CHROMIUM, MISSING, OVERFLOWING, WIDTHS, Visit, hover, visiting
 from whole_run import DEPTHS, make_whole_run
 
-from longrope.records import Score, read_records
 from longrope.report import write_comparison, write_report
-from longrope.rundir import RunDir
+from longrope.runs.records import Score, read_records
+from longrope.runs.run_dir import RunDir
 
 if not CHROMIUM and os.environ.get("LONGROPE_BROWSER") != "required":
     pytest.skip(MISSING, allow_module_level=True)

@@ -11,9 +11,9 @@ from whole_run import make_steps, make_trials
 
 from longrope.errors import RunError
 from longrope.recipe import dump_recipe
-from longrope.records import TrainStep, append_record, append_records
 from longrope.report import write_report
-from longrope.rundir import RunDir
+from longrope.runs.records import TrainStep, append_record, append_records
+from longrope.runs.run_dir import RunDir
 
 
 def test_a_page_shows_every_score_with_its_interval(extended: RunDir) -> None:

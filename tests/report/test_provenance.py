@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import longrope
-from longrope.report.provenance import record_rope, record_walk
 from longrope.rope import RopeSpec
-from longrope.rundir import RunDir
+from longrope.runs.provenance import record_rope, record_walk
+from longrope.runs.run_dir import RunDir
 
 
 def test_rope_json_is_what_the_formulas_say(tmp_path: Path) -> None:

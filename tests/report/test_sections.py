@@ -14,7 +14,7 @@ from longrope.report.curves import search_section
 from longrope.report.stages import stage_section
 from longrope.report.tables import number
 from longrope.rope import dump_factors
-from longrope.rundir import RunDir
+from longrope.runs.run_dir import RunDir
 
 
 def test_the_factors_of_an_extension_are_shown_once(extended: RunDir) -> None:

@@ -8,12 +8,12 @@ from xml.etree import ElementTree as ET
 import pytest
 from handmade import make_run, read_page, score
 
+from longrope.cli.console import print_scores
 from longrope.exports import Origin
 from longrope.exports.card import result_table
-from longrope.records import Score
 from longrope.registry import METHODS, METRICS, Method, Metric
 from longrope.report import write_report
-from longrope.terminal import print_scores
+from longrope.runs.records import Score
 
 TOY = Method("toy", "a toy", colours=("#123456", "#abcdef"), dash="1 9", marker="diamond")
 RECALL = Metric("recall-of-colours", "Colours recalled", format="share", section="retrieval")

@@ -8,7 +8,7 @@ from handmade import read_page
 from whole_run import make_whole_run
 
 from longrope.report import write_report
-from longrope.rundir import RunDir
+from longrope.runs.run_dir import RunDir
 
 RESULTS = Path(__file__).parents[2] / "results"
 OLD = re.compile(

@@ -21,9 +21,9 @@ from longrope.data import TokenText
 from longrope.errors import RecipeError
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
-from longrope.records import TrainStep, read_records
 from longrope.rope import RescaleFactors, closed_form
-from longrope.rundir import RunDir
+from longrope.runs.records import TrainStep, read_records
+from longrope.runs.run_dir import RunDir
 from longrope.tuning import fine_tune
 from longrope.tuning.adapters import adapted
 from longrope.tuning.batches import Batches

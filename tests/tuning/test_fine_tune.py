@@ -22,10 +22,11 @@ from longrope.engine.passes import token_losses
 from longrope.errors import FactorsError, LongRopeError, RecipeError, RunError, TextsError
 from longrope.models import LanguageModel, RescaledRotary, rescaled
 from longrope.recipe import TuneRecipe
-from longrope.records import TrainStep, append_records, read_records
 from longrope.rope import RescaleFactors, closed_form
-from longrope.rundir import RunDir
-from longrope.tuning import cut_batches, fine_tune, progress
+from longrope.runs import train_log
+from longrope.runs.records import TrainStep, append_records, read_records
+from longrope.runs.run_dir import RunDir
+from longrope.tuning import cut_batches, fine_tune
 from longrope.tuning.adapters import trained_weights
 from longrope.tuning.batches import Batches
 from longrope.tuning.training import choose_precision, scheduled_rate
@@ -452,7 +453,7 @@ def test_checkpoint_is_on_disk_before_it_takes_its_name(tmp_path: Path, monkeypa
         )
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(progress, "FLUSH_SECONDS", math.inf)
+    monkeypatch.setattr(train_log, "FLUSH_SECONDS", math.inf)
     train(run=RunDir(tmp_path))
     assert synced == ["train.jsonl", "tuning.safetensors.partial"] * 3
 
@@ -478,13 +479,13 @@ def test_an_interrupted_flush_is_written_over(tmp_path: Path, monkeypatch: pytes
     run = RunDir(tmp_path)
 
     def tear(path: Path, records: list[TrainStep]) -> None:
-        monkeypatch.setattr(progress, "append_records", append_records)
+        monkeypatch.setattr(train_log, "write_lines", append_records)
         append_records(path, records[:1])
         with path.open("a") as file:
             file.write('{"step": 1, "lo')
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(progress, "append_records", tear)
+    monkeypatch.setattr(train_log, "write_lines", tear)
     with pytest.raises(KeyboardInterrupt):
         train(run=run)
     assert [record.step for record in read_records(run.train, TrainStep)] == [0, 1, 2]

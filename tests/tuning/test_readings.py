@@ -20,9 +20,9 @@ from longrope.data import TokenText
 from longrope.errors import RecipeError, TextsError
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
-from longrope.records import TrainStep, read_records
 from longrope.rope import RescaleFactors, closed_form
-from longrope.rundir import RunDir
+from longrope.runs.records import TrainStep, read_records
+from longrope.runs.run_dir import RunDir
 from longrope.tuning import fine_tune
 from longrope.tuning.batches import Batches
 from longrope.tuning.readings import Reader

@@ -13,7 +13,7 @@ from longrope.data import TokenText
 from longrope.engine.passes import weighted_loss_with_graph
 from longrope.models import LanguageModel
 from longrope.recipe import TuneRecipe
-from longrope.records import TrainStep
+from longrope.runs.records import TrainStep
 from longrope.tuning import fine_tune, training
 from longrope.tuning.adapters import adapted, trained_weights
 from longrope.tuning.batches import Batches

@@ -6,18 +6,16 @@ Measuring fills the sample cache; all scores are computed from it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
-from longrope import distributed
 from longrope.data import TokenText, check_unsearched
 from longrope.evaluation.metric import Context, Metric, Subject
 from longrope.evaluation.samples import SampleCache
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score, append_records, read_records
 from longrope.registry import BENCHMARK, HARNESS, METRICS, resolve
 from longrope.rope import FactorTable, RescaleFactors, as_table
-from longrope.rundir import RunDir
+from longrope.runs.records import Score
+from longrope.runs.run_dir import RunDir
 
 
 def measure(
@@ -202,8 +200,8 @@ class Evaluation:
     def _known(self) -> list[Score]:
         """The scores in the records."""
         run = self.cache.run
-        return distributed.on_main(partial(read_records, run.scores, Score)) if run else []
+        return run.read_scores() if run else []
 
     def _append(self, scores: Sequence[Score]) -> None:
-        if self.cache.run and scores:
-            distributed.on_main(partial(append_records, self.cache.run.scores, scores))
+        if self.cache.run:
+            self.cache.run.append(*scores)

@@ -35,8 +35,8 @@ from longrope.evaluation.samples import Arrays, Identity, Samples
 from longrope.evaluation.statistics import Z_95, Interval
 from longrope.models import rescaled
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score
 from longrope.registry import HARNESS
+from longrope.runs.records import Score
 
 SHOTS = {"arc_challenge": 25, "hellaswag": 10, "mmlu": 5, "truthfulqa_mc2": 0}
 SEED = 1234  # the harness's own, of the examples before a question, so that numbers compare with published ones

@@ -13,8 +13,8 @@ from longrope.evaluation.samples import Arrays, Identity, SampleCache, Samples
 from longrope.labels import Source
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score
 from longrope.rope import FactorTable, RescaleFactors, RopeSpec
+from longrope.runs.records import Score
 
 
 @dataclass(frozen=True)

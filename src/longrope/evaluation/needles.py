@@ -12,7 +12,7 @@ from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import share_interval
 from longrope.models import rescaled
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score
+from longrope.runs.records import Score
 
 
 class Needles(Metric):

@@ -10,7 +10,7 @@ from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import Interval, share_difference, share_interval
 from longrope.models import rescaled
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score
+from longrope.runs.records import Score
 
 
 class PasskeyRetrieval(Metric):

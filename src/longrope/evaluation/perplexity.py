@@ -21,8 +21,8 @@ from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import perplexity_interval, ratio_interval
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score
 from longrope.rope import RescaleFactors
+from longrope.runs.records import Score
 
 TOKENS_PER_BATCH = 65536
 

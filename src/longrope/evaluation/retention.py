@@ -13,8 +13,8 @@ from longrope.evaluation.metric import Context, Metric
 from longrope.evaluation.perplexity import cached_losses, score_ratio
 from longrope.evaluation.samples import Samples
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score
 from longrope.rope import RopeSpec
+from longrope.runs.records import Score
 
 
 class Retention(Metric):

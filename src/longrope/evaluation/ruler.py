@@ -17,8 +17,8 @@ from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import Interval, share_interval, wilson_interval
 from longrope.models import rescaled
 from longrope.recipe import MeasureRecipe
-from longrope.records import Score
 from longrope.registry import RULER_TASKS
+from longrope.runs.records import Score
 
 PREFIX = "ruler-"
 

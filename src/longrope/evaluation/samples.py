@@ -9,20 +9,16 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from longrope import distributed
-from longrope.errors import RunError
 from longrope.evaluation.statistics import Interval
 from longrope.labels import Source
-from longrope.records import Score
-from longrope.rundir import RunDir
+from longrope.runs.records import Score
+from longrope.runs.run_dir import RunDir
 
 Arrays = dict[str, NDArray[Any]]
 SECONDS = "seconds"  # the name of the array that says how long the others took
@@ -108,33 +104,13 @@ class SampleCache:
             RunError: the file is damaged.
         """
         name = f"{kind}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
-        kept = distributed.on_main(partial(self._read, name))
+        kept = self.run.read_samples(name) if self.run else self._in_memory.get(name)
         if kept is None:
             began = time.perf_counter()
             kept = make()
             kept[SECONDS] = np.asarray(distributed.on_main(lambda: time.perf_counter() - began))
-            distributed.on_main(partial(self._write, name, kept))
+            if self.run:
+                self.run.write_samples(name, kept)
+            else:
+                self._in_memory[name] = kept
         return {name: array for name, array in kept.items() if name != SECONDS}, float(kept[SECONDS])
-
-    def _read(self, name: str) -> Arrays | None:
-        return _load(self.run.samples(name)) if self.run else self._in_memory.get(name)
-
-    def _write(self, name: str, arrays: Arrays) -> None:
-        if self.run:
-            self.run.write_arrays(self.run.samples(name), arrays)
-        else:
-            self._in_memory[name] = arrays
-
-
-def _load(path: Path) -> Arrays | None:
-    if not path.exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise RunError(
-            f"{path} cannot be read ({error}).",
-            "A file of numpy arrays is needed.",
-            "Remove it; its samples are made again.",
-        ) from None

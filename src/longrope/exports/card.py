@@ -20,9 +20,9 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from longrope.exports.comparison import ExportReport
 from longrope.labels import Source, compared_with, is_part, label_of, metric_label, metric_row, write_interval
 from longrope.models import ASSETS, EMBEDDED, LanguageModel
-from longrope.records import Score
 from longrope.registry import DIFFERENCE, ORIGINAL, baselines, formulas
 from longrope.rope import RescaleFactors
+from longrope.runs.records import Score
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets")
 VLLM_VERSION, LLAMA_CPP_VERSION = "vLLM 0.33.0", "llama-cpp-python 0.3.36"

@@ -21,9 +21,9 @@ from longrope.exports.comparison import Arrays, ExportReport, check_agreement, c
 from longrope.exports.lists import NativeLists, native_lists, stated_lists
 from longrope.models import LanguageModel, config_entries, save_model
 from longrope.recipe import ExportRecipe
-from longrope.records import Score
 from longrope.rope import RescaleFactors
 from longrope.rope.hf_config import write_longrope
+from longrope.runs.records import Score
 
 REOPEN = """
 import sys, numpy as np, torch

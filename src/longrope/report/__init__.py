@@ -17,7 +17,7 @@ from longrope.report.contents import Contents, read_run
 from longrope.report.palette import figure_style
 from longrope.report.sections import all_sections, facts_of, tell_run
 from longrope.report.tables import ScoreTable, score_tables
-from longrope.rundir import RunDir
+from longrope.runs.run_dir import RunDir
 
 __all__ = ["ScoreTable", "score_tables", "write_comparison", "write_report"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from longrope.errors import RunError
 from longrope.recipe import Recipe, load_recipe
-from longrope.records import Score, TrainStep, Trial, read_records
 from longrope.rope import RescaleFactors, load_factors
-from longrope.rundir import STAGE_FINISHED, RunDir
+from longrope.runs.records import Score, TrainStep, Trial, read_records
+from longrope.runs.run_dir import STAGE_FINISHED, RunDir
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from functools import partial
 from itertools import accumulate
 
 from longrope.labels import Source
-from longrope.records import TrainStep, Trial
 from longrope.report.charts.axes import linear_axis, log_axis
 from longrope.report.charts.lines import LineChart, Point, Series
 from longrope.report.charts.style import Style
 from longrope.report.contents import Contents
 from longrope.report.parts import Data, Figure, Section, draw_one, make_figure, merged, thinned
+from longrope.runs.records import TrainStep, Trial
 
 KINDS = {"search": ("trials", "small"), "gradient": ("steps", "thin"), "validation": ("held out", "ring")}
 TOKENS = "tokens pushed through the model so far"

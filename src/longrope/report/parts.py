@@ -10,13 +10,13 @@ from markupsafe import Markup
 
 from longrope.labels import Source
 from longrope.lengths import format_tokens
-from longrope.records import Score
 from longrope.report.charts.axes import Axis, doubling_axis
 from longrope.report.charts.lines import LineChart, draw_lines
 from longrope.report.charts.style import Style
 from longrope.report.contents import Contents
 from longrope.report.palette import style_of
 from longrope.report.tables import ScoreTable, number
+from longrope.runs.records import Score
 
 WIDE, NARROW = 960.0, 356.0  # pixels that a figure is drawn for; the page shows the one that fits
 MOST_ROWS = 1500

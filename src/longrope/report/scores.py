@@ -6,7 +6,6 @@ from functools import partial
 
 from longrope.labels import compared_with, label_of, metric_label, metric_row, split_depth
 from longrope.lengths import format_tokens
-from longrope.records import Score
 from longrope.registry import DIFFERENCE
 from longrope.report.charts.axes import Axis, linear_axis, log_axis, share_axis
 from longrope.report.charts.heat import Cell, HeatMap, HeatMaps, draw_heat
@@ -26,6 +25,7 @@ from longrope.report.parts import (
     ways_of,
 )
 from longrope.report.tables import ScoreTable, interval, score_table
+from longrope.runs.records import Score
 
 LOWER = 3.0
 RATIOS = (

@@ -6,7 +6,6 @@ from typing import Any
 
 from longrope.labels import Source, is_part, label_of
 from longrope.lengths import format_tokens
-from longrope.records import Score
 from longrope.report.contents import Contents
 from longrope.report.curves import search_section, training_section
 from longrope.report.factors import factor_section
@@ -15,6 +14,7 @@ from longrope.report.scores import measured_sections
 from longrope.report.stages import stage_section
 from longrope.report.tables import ScoreTable, interval, number
 from longrope.rope import RescaleFactors
+from longrope.runs.records import Score
 
 SEARCHES = {"gradient": "gradient descent", "evolution": "the paper's evolutionary search"}
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from longrope.labels import split_depth, write_interval, write_value
-from longrope.records import Score
+from longrope.runs.records import Score
 
 
 @dataclass(frozen=True)

@@ -2,29 +2,26 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from longrope import distributed
 from longrope.data import TokenText, plant_needles, sketch
 from longrope.errors import FactorsError
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
-from longrope.records import Trial
 from longrope.registry import METHODS, resolve, searches
 from longrope.registry import starts as starting_points
 from longrope.rope import (
     RescaleFactors,
     closed_form,
     compose,
-    dump_factors,
     extension_ratio,
     su_attention_factor,
     tuned_spec,
 )
-from longrope.rundir import RunDir
+from longrope.runs.records import Trial
+from longrope.runs.run_dir import RunDir
 from longrope.search.descend import descend
 from longrope.search.evolve import evolve
 from longrope.search.recover import count_held_out, recover_window
@@ -101,7 +98,7 @@ def find_factors(
         found = descend(objective, spec, starts, settings.gradient, max_start_tokens=most, log=log)
     found = replace(compose(tuned_with, found), searched=sketch(np.concatenate([searched, held_out])))
     if run:
-        distributed.on_main(partial(run.write_text, run.factors(method), dump_factors(found)))
+        run.write_factors(found, method)
     return found
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from longrope.recipe import SearchRecipe
-from longrope.records import Trial
+from longrope.runs.records import Trial
 from longrope.search.recover import SHARES, count_held_out, count_short
 from longrope.search.score import BACKWARD_PASSES
 

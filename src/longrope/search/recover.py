@@ -12,9 +12,9 @@ import numpy as np
 from longrope.data import TokenText, sketch
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
-from longrope.records import Trial
 from longrope.rope import RescaleFactors
-from longrope.rundir import RunDir
+from longrope.runs.records import Trial
+from longrope.runs.run_dir import RunDir
 from longrope.search.descend import walk
 from longrope.search.score import TrialLog, WindowObjective, cut_windows
 

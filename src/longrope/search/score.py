@@ -16,8 +16,8 @@ from longrope.data import Tokens, TokenText, fingerprint, plant_needles
 from longrope.engine.passes import token_losses, weighted_loss_with_graph
 from longrope.errors import ModelError, RunError
 from longrope.models import LanguageModel, rescaled
-from longrope.records import Trial, append_record, read_records
 from longrope.rope import RescaleFactors, compose
+from longrope.runs.records import Trial, append_record, read_records
 
 Weights = NDArray[np.float64]
 BACKWARD_PASSES = 4  # forward, forward again (recomputation), and a backward pass worth two
@@ -219,7 +219,7 @@ class TrialLog:
     def __post_init__(self) -> None:
         """Read what an earlier run of this search has left."""
         if self.path:
-            known = distributed.on_main(partial(read_records, self.path, Trial))
+            known = read_records(self.path, Trial)
             self._known = [trial for trial in known if trial.method == self.method]
 
     def evaluate(
@@ -253,7 +253,7 @@ class TrialLog:
         for first in range(0, len(left), distributed.workers()):
             for trial in distributed.map_ranks(left[first : first + distributed.workers()], partial(_evaluate, work)):
                 if self.path:
-                    distributed.on_main(partial(append_record, self.path, trial))
+                    append_record(self.path, trial)
                 trials.append(self._take(trial))
         return trials
 

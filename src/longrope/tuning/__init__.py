@@ -13,12 +13,13 @@ from longrope.data import TokenText, fingerprint
 from longrope.engine.kv_cache import decoder_layers
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
-from longrope.records import TrainStep
 from longrope.rope import RescaleFactors
-from longrope.rundir import RunDir
+from longrope.runs.records import TrainStep
+from longrope.runs.run_dir import RunDir
+from longrope.runs.train_log import TrainLog
 from longrope.tuning.adapters import Weights, adapted, trained_weights
 from longrope.tuning.batches import Batches
-from longrope.tuning.progress import Checkpoint, TrainLog
+from longrope.tuning.progress import Checkpoint
 from longrope.tuning.readings import Reader
 from longrope.tuning.training import Training, check_batch, in_float32
 
@@ -72,7 +73,7 @@ def fine_tune(
     """
     settings = settings or TuneRecipe()
     batches = cut_batches(model, factors, text, settings, seed)
-    log = TrainLog(run.train if run and distributed.is_main() else None)
+    log = TrainLog(run.train if run else None)
     with adapted(model.network, settings, seed, run.adapters if run and distributed.is_main() else None) as weights:
         checkpoint = Checkpoint(run.tuning if run else None, _identify(model, weights, factors, text, settings, seed))
         begun_at, tensors = checkpoint.read()

@@ -1,9 +1,6 @@
-"""What a training leaves in its run directory: a checkpoint to go on from, and a line for every step."""
+"""The checkpoint of a training, from which it is resumed."""
 
-import os
-import time
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -12,9 +9,7 @@ from torch import Tensor
 
 from longrope import distributed
 from longrope.errors import RunError
-from longrope.records import TrainStep, append_records, read_records
-
-FLUSH_SECONDS = 1.0
+from longrope.runs.files import write_file
 
 
 @dataclass(frozen=True)
@@ -38,14 +33,8 @@ class Checkpoint:
             found = distributed.full_tensor(tensor.detach())
             if distributed.is_main():
                 whole[name] = found.contiguous()
-        distributed.on_main(partial(self._write, self.path, step, whole))
-
-    def _write(self, path: Path, step: int, whole: dict[str, Tensor]) -> None:
-        unfinished = path.with_name(path.name + ".partial")
-        save_file(whole, unfinished, metadata={**self.identity, "step": str(step)})
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        metadata = {**self.identity, "step": str(step)}
+        write_file(self.path, lambda unfinished: save_file(whole, unfinished, metadata=metadata))
 
     def read(self) -> tuple[int, dict[str, Tensor | None]]:
         """Read how many steps are done and the tensors after them, 0 and none if nothing was saved.
@@ -88,42 +77,3 @@ class Checkpoint:
                 "A training is resumed only with the settings, seed, text, factors and model that began it.",
                 "Give another directory with --out, or the old settings.",
             )
-
-
-@dataclass
-class TrainLog:
-    """The lines of the steps. They wait for a second or a checkpoint, for a crash repeats what is newer than that.
-
-    Attributes:
-        path: of the .jsonl file; None keeps nothing.
-        waiting: steps that are not on the disk yet.
-    """
-
-    path: Path | None
-    waiting: list[TrainStep] = field(default_factory=list)
-    _flushed_bytes: int = 0
-    _flushed_at: float = 0.0
-
-    def begin(self, step: int) -> None:
-        """Cut off the lines of this step and later ones, which will be done again."""
-        self._flushed_at = time.monotonic()
-        if self.path and self.path.exists():
-            kept = sum(record.step < step for record in read_records(self.path, TrainStep))
-            lines = self.path.read_bytes().splitlines(keepends=True)
-            self._flushed_bytes = sum(map(len, lines[:kept]))
-            os.truncate(self.path, self._flushed_bytes)
-
-    def add(self, record: TrainStep) -> None:
-        """Take the record of a step."""
-        self.waiting.append(record)
-        if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Force all lines to disk; lines of a flush that was interrupted are written over."""
-        if self.path and self.waiting:
-            self.path.touch()
-            os.truncate(self.path, self._flushed_bytes)
-            append_records(self.path, self.waiting)
-            self._flushed_bytes, self.waiting = self.path.stat().st_size, []
-        self._flushed_at = time.monotonic()

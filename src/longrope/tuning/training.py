@@ -17,8 +17,8 @@ from longrope.engine.passes import weighted_loss_with_graph
 from longrope.errors import LongRopeError, RecipeError
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
-from longrope.records import TrainStep
 from longrope.rope import unscaled
+from longrope.runs.records import TrainStep
 from longrope.tuning.adapters import Weights, trained_weights
 from longrope.tuning.batches import Batches
 from longrope.tuning.readings import Reader

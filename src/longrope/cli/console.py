@@ -1,4 +1,4 @@
-"""What the doors print: progress on stderr, tables of results on stdout."""
+"""What the commands print: progress on stderr, tables of results on stdout."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,22 +10,22 @@ from longrope.errors import LongRopeError
 
 if TYPE_CHECKING:
     from longrope.generation import Generation
+    from longrope.pipeline import Callbacks
     from longrope.recipe import Recipe
-    from longrope.records import Score
-    from longrope.rundir import RunDir
+    from longrope.runs.records import Score
+    from longrope.runs.run_dir import RunDir
     from longrope.search.cost import SearchCost
-    from longrope.stages import Watch
 
 
 @contextmanager
-def watching(recipe: "Recipe | None" = None, run: "RunDir | None" = None) -> Iterator["Watch"]:
+def watching(recipe: "Recipe | None" = None, run: "RunDir | None" = None) -> Iterator["Callbacks"]:
     """Tell of progress on stderr: a line per step, and on a terminal a bar for the search in hand."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from longrope import distributed
     from longrope.models import silence_loading
-    from longrope.stages import Watch
+    from longrope.pipeline import Callbacks
 
     silence_loading()
     console = Console(stderr=True, quiet=not distributed.is_main())
@@ -54,9 +54,9 @@ def watching(recipe: "Recipe | None" = None, run: "RunDir | None" = None) -> Ite
             console.print(text, highlight=False, soft_wrap=True, markup=False)
 
         try:
-            yield Watch(on_trial=on_trial, on_step=on_step, on_train=on_train)
+            yield Callbacks(on_trial=on_trial, on_step=on_step, on_train=on_train)
         except LongRopeError:
-            if run and distributed.is_main():
+            if run:
                 run.discard_if_empty()
             raise
 

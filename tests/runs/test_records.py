@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from longrope.errors import RunError
-from longrope.records import Score, TrainStep, Trial, append_record, read_records
+from longrope.runs.records import Score, TrainStep, Trial, append_record, read_records
 
 TRIAL = Trial(
     method="longrope-gradient",

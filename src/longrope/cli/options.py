@@ -12,6 +12,7 @@ from longrope.labels import label_of
 from longrope.lengths import format_tokens, parse_tokens
 from longrope.recipe import PRESETS, MeasureRecipe, Recipe, changed, load_recipe
 from longrope.registry import FORMATS, ORIGINAL, metrics, searches
+from longrope.runs.run_dir import RunDir
 from longrope.settings import hints_of
 
 
@@ -183,3 +184,8 @@ def measuring(
             "Add ruler or ruler-qa to --metrics, or leave --qa-data out.",
         )
     return made
+
+
+def factors_file(path: Path | None) -> Path | None:
+    """The file of factors: the one given, or that of a run directory."""
+    return RunDir(path).factors() if path and path.is_dir() else path

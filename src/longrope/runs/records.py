@@ -4,12 +4,14 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from longrope import registry
 from longrope.errors import RunError
 from longrope.labels import Source
+from longrope.runs.files import on_main
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,11 @@ def append_record(path: Path, record: Trial | TrainStep | Score) -> None:
 
 def append_records(path: Path, records: Sequence[Trial | TrainStep | Score]) -> None:
     """Add lines and force them to disk together; of those that a crash interrupts, some first ones may stand."""
+    on_main(partial(write_lines, path, records))
+
+
+def write_lines(path: Path, records: Sequence[Trial | TrainStep | Score]) -> None:
+    """Add lines as ``append_records`` does, in this process and without waiting for others."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(record)) + "\n" for record in records)
         file.flush()
@@ -151,6 +158,10 @@ def read_records(path: Path, kind: type[Record], *, mend: bool = True) -> list[R
     A torn last line (a crash in mid-write) is left out, and cut off the file where ``mend`` is true: a reader beside
     the process that writes must not do that.
     """
+    return on_main(partial(_read, path, kind, mend=mend))
+
+
+def _read(path: Path, kind: type[Record], *, mend: bool) -> list[Record]:
     if not path.exists():
         return []
     text = path.read_bytes()

@@ -1,12 +1,13 @@
 """A run directory: where each artifact of a run lives. What is written last means finished, so a run can be resumed."""
 
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 
 from longrope.errors import RunError
 from longrope.recipe import Recipe, dump_recipe, load_recipe
+from longrope.rope import FactorTable, RescaleFactors, dump_factors, load_factors
+from longrope.runs.files import is_main, on_main, write_file
+from longrope.runs.records import Score, TrainStep, Trial, append_records, read_records
 
 STAGE_FINISHED = "stage.json"
 
@@ -32,14 +36,18 @@ class RunDir:
     def __init__(self, path: str | Path) -> None:
         """Open or create the directory (raises RunError if the path is a file)."""
         self.path = Path(path)
+        on_main(self._create)
+
+    def _create(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file.", "A run needs a directory.", "Give another path with --out.")
         self.path.mkdir(parents=True, exist_ok=True)
 
     def discard_if_empty(self) -> None:
-        """Remove the directory of a run that did not begin."""
-        with suppress(OSError):  # not empty
-            self.path.rmdir()
+        """Remove the directory of a run that did not begin; no process waits here, for another may be lost."""
+        if is_main():
+            with suppress(OSError):  # not empty
+                self.path.rmdir()
 
     @property
     def trials(self) -> Path:
@@ -120,8 +128,15 @@ class RunDir:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the directory against a second process (raises RunError if another one holds it)."""
+        """Hold the directory against a second launch (raises RunError if another one holds it)."""
         lock = FileLock(self.path / ".lock")
+        on_main(partial(self._acquire, lock))
+        try:
+            yield
+        finally:
+            lock.release()  # without effect in processes that do not hold it
+
+    def _acquire(self, lock: FileLock) -> None:
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -130,23 +145,19 @@ class RunDir:
                 "One process may work in it at a time.",
                 "Wait for it, or give another directory with --out.",
             ) from None
-        try:
-            yield
-        finally:
-            lock.release()
 
     def bind(self, recipe: Recipe) -> None:
         """Write the recipe into a new directory, or check that an existing one was made by the same recipe.
 
-        A walk of stages may change: each stage knows what it was made of, so what is the same is not done again.
+        A schedule may change: each stage knows its inputs, so stages with the same inputs are not repeated.
         """
         self.check(recipe)
-        if not (self.path / "recipe.toml").exists() or self.recipe() != recipe:
-            self.write_text(self.path / "recipe.toml", dump_recipe(recipe))
+        if not self.has(self._recipe) or self.recipe() != recipe:
+            self.write_text(self._recipe, dump_recipe(recipe))
 
     def check(self, recipe: Recipe) -> None:
         """Raise RunError if another recipe began this run."""
-        if (self.path / "recipe.toml").exists() and not _resumable(self.recipe(), recipe):
+        if self.has(self._recipe) and not _resumable(self.recipe(), recipe):
             before, now = _flatten(asdict(self.recipe())), _flatten(asdict(recipe))
             changed = "; ".join(f"{key} = {now[key]!r} (was {before[key]!r})" for key in now if before[key] != now[key])
             raise RunError(
@@ -157,31 +168,89 @@ class RunDir:
 
     def recipe(self) -> Recipe:
         """The recipe that this run was begun with (raises RunError in a directory that is no run)."""
-        path = self.path / "recipe.toml"
-        if not path.exists():
+        if not self.has(self._recipe):
             raise RunError(
                 f"{self.path} holds no recipe.toml.", "A run directory is needed.", "Make one with `longrope extend`."
             )
-        return load_recipe(path)
+        return on_main(partial(load_recipe, self._recipe))
+
+    @property
+    def _recipe(self) -> Path:
+        return self.path / "recipe.toml"
+
+    def has(self, path: Path) -> bool:
+        """Whether a file is there; the same in all processes."""
+        return on_main(path.exists)
+
+    def append(self, *records: Trial | TrainStep | Score) -> None:
+        """Add records of one kind to its file and force them to disk."""
+        if records:
+            append_records({Trial: self.trials, TrainStep: self.train, Score: self.scores}[type(records[0])], records)
+
+    def read_trials(self) -> list[Trial]:
+        """Every evaluation of the searches."""
+        return read_records(self.trials, Trial)
+
+    def read_steps(self) -> list[TrainStep]:
+        """Every step of a training."""
+        return read_records(self.train, TrainStep)
+
+    def read_scores(self) -> list[Score]:
+        """Every measured number."""
+        return read_records(self.scores, Score)
+
+    def read_factors(self) -> FactorTable | None:
+        """The factors of the run, None before a search is finished (raises FactorsError if the file is damaged)."""
+        path = self.factors()
+        return on_main(lambda: load_factors(path) if path.exists() else None)
+
+    def write_factors(self, factors: RescaleFactors | FactorTable, method: str = "") -> None:
+        """Write the factors of the run, or those of one method in a comparison."""
+        self.write_text(self.factors(method), dump_factors(factors))
+
+    def read_text(self, path: Path) -> str | None:
+        """The text of a file, None where there is none."""
+        return on_main(lambda: path.read_text(encoding="utf-8") if path.exists() else None)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file if it is there."""
+        on_main(partial(path.unlink, missing_ok=True))
 
     def write_text(self, path: Path, text: str) -> None:
         """Write a file atomically: after a crash it is either absent, old or whole."""
-        _write(path, lambda file: file.write(text.encode()))
+        write_file(path, lambda unfinished: unfinished.write_bytes(text.encode()))
 
-    def write_arrays(self, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write numpy arrays by name atomically, as ``write_text`` does."""
-        path.parent.mkdir(exist_ok=True)
-        _write(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]  # it takes all names but its own options
+    def write_samples(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write the samples of one measurement atomically: numpy arrays by name."""
+
+        def write(unfinished: Path) -> None:
+            unfinished.parent.mkdir(exist_ok=True)
+            with unfinished.open("wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]  # it takes all names but its own options
+
+        write_file(self.samples(name), write)
+
+    def read_samples(self, name: str) -> dict[str, NDArray[Any]] | None:
+        """The samples of one measurement, None where there are none (raises RunError if the file is damaged)."""
+        return on_main(partial(_read_arrays, self.samples(name)))
 
     @contextmanager
     def replacing(self, folder: Path) -> Iterator[Path]:
-        """Fill a folder under another name and move it into place at the end, replacing an older one."""
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
+        """Fill a folder under another name and move it into place at the end, replacing an older one.
+
+        The process that writes the folder does this alone.
+        """
+        unfinished = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        yield unfinished
         shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
+        unfinished.replace(folder)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the directory of a stage is that of a finished one; none is created."""
+    return on_main((folder / STAGE_FINISHED).exists)
 
 
 def _resumable(before: Recipe, now: Recipe) -> bool:
@@ -195,13 +264,18 @@ def _resumable(before: Recipe, now: Recipe) -> bool:
     return replace(before, **free) == now and before.measure.tail_tokens == now.measure.tail_tokens
 
 
-def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        fill(file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise RunError(
+            f"{path} cannot be read ({error}).",
+            "A file of numpy arrays is needed.",
+            "Remove it; its samples are made again.",
+        ) from None
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

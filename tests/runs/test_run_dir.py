@@ -11,7 +11,7 @@ import pytest
 
 from longrope.errors import RecipeError, RunError
 from longrope.recipe import EvolutionRecipe, GradientRecipe, MeasureRecipe, Recipe, SearchRecipe, load_recipe
-from longrope.rundir import RunDir
+from longrope.runs.run_dir import RunDir
 
 RECIPE = Recipe("m", 65536, ("books", "papers"))
 
@@ -93,7 +93,7 @@ def test_a_damaged_recipe_is_refused(tmp_path: Path) -> None:
 
 HOLD = """
 import sys
-from longrope.rundir import RunDir
+from longrope.runs.run_dir import RunDir
 with RunDir(sys.argv[1]).locked():
     print(flush=True)
     input()

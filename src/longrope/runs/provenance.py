@@ -6,13 +6,15 @@ import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from longrope import registry
 from longrope.rope import RopeSpec, closed_form
-from longrope.rundir import RunDir
+from longrope.runs.files import on_main
+from longrope.runs.run_dir import RunDir
 
 LIBRARIES = ("torch", "transformers", "numpy")
 
@@ -57,6 +59,10 @@ def record_walk(run: RunDir, *, device: str, choices: Sequence[str]) -> None:
         device: what the model is on, by its own name.
         choices: the automatic choices with their reasons.
     """
+    on_main(partial(_record_walk, run, device, choices))
+
+
+def _record_walk(run: RunDir, device: str, choices: Sequence[str]) -> None:
     walks = json.loads(run.provenance.read_text(encoding="utf-8")) if run.provenance.exists() else []
     walk = {
         "command": _command(),

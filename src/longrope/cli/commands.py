@@ -1,0 +1,270 @@
+"""Extend the context window of a RoPE language model: a command for each step from the search to the checkpoint.
+
+Exit codes: 0 done, 2 bad input (one paragraph on stderr), 1 our fault (a traceback) or another process that was lost.
+With LONGROPE_DEBUG=1 bad input prints its traceback, too.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longrope import __version__
+from longrope.cli.console import (
+    print_costs,
+    print_scores,
+    watching,
+)
+from longrope.cli.launching import launched
+from longrope.cli.options import (
+    AsJson,
+    Assignments,
+    Batch,
+    Compiled,
+    ContextRanks,
+    Data,
+    Device,
+    DType,
+    Factors,
+    Lengths,
+    Lora,
+    MeasureData,
+    Method,
+    Metrics,
+    Model,
+    OptionalFactors,
+    OptionalModel,
+    Out,
+    Preset,
+    Rate,
+    RecipeFile,
+    Seed,
+    Steps,
+    To,
+    Tune,
+    check_measured,
+    check_tuned,
+    factors_file,
+    given_options,
+    measuring,
+    prepare,
+)
+from longrope.errors import RecipeError
+from longrope.recipe import MeasureRecipe, Recipe, changed
+from longrope.runs.run_dir import RunDir
+
+DEFAULT_RECIPE = Path(__file__).parents[1] / "assets" / "nano.toml"
+NEXT = """
+Next, with a model and texts of your own (MODEL is a hub name, a folder or a GGUF file):
+  longrope inspect MODEL
+  longrope extend  MODEL --to 64k --data books/ --measure-data other-books/
+  longrope compare MODEL --to 64k --data books/ --measure-data other-books/"""
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"longrope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[  # its callback prints it
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take what stands before a command."""
+
+
+@app.command()
+def extend(
+    model: OptionalModel = None,
+    to: To = None,
+    data: Data = None,
+    measure_data: MeasureData = None,
+    out: Out = None,
+    recipe: RecipeFile = None,
+    assignments: Assignments = None,
+    method: Method = None,
+    tune: Tune = False,
+    steps: Steps = None,
+    batch: Batch = None,
+    rate: Rate = None,
+    lora: Lora = None,
+    preset: Preset = None,
+    lengths: Lengths = None,
+    metrics: Metrics = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    compiled: Compiled = False,
+    context_ranks: ContextRanks = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search factors, measure the result, export a checkpoint. With no arguments: the bundled model.
+
+    It is a 4.7M-parameter model, taken from 256 to 2,048 tokens on the standard library's sources.
+    """
+    given = given_options(locals())
+    begun = out is not None and (out / "recipe.toml").exists()
+    by_default = not (begun or any(given[key] for key in ("model", "to", "data", "recipe")))
+    full, path = prepare(**{**given, "recipe": DEFAULT_RECIPE} if by_default else given)
+    from longrope import pipeline
+
+    full = pipeline.with_tuning(full) if tune else full
+    check_tuned(full, given)
+    with launched(full, context_ranks):
+        run = RunDir(path)
+        with watching(full, run) as watch:
+            if by_default:  # a mistyped --out ends here, too
+                watch.on_step(f"No model was given, and no run to resume: the embedded default, into {run.path}.")
+            scores = pipeline.extend(full, run, watch)
+        print_scores(scores, as_json=as_json)
+        if not as_json:
+            print(f"factors: {run.factors()}\ncheckpoint: {run.checkpoint}\nreport: {run.path / 'report.html'}")
+        if by_default and not as_json:
+            print(NEXT)
+
+
+@app.command()
+def compare(
+    model: OptionalModel = None,
+    to: To = None,
+    data: Data = None,
+    measure_data: MeasureData = None,
+    out: Out = None,
+    recipe: RecipeFile = None,
+    assignments: Assignments = None,
+    lengths: Lengths = None,
+    metrics: Metrics = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    compiled: Compiled = False,
+    context_ranks: ContextRanks = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the original, all baselines and both LongRoPE searches side by side, and each against the best."""
+    full, path = prepare(**given_options(locals()), suffix="-compare")
+    from longrope import pipeline
+
+    with launched(full, context_ranks):
+        run = RunDir(path)
+        with watching(full, run) as watch:
+            scores = pipeline.compare(full, run, watch)
+        costs = pipeline.search_costs(run)
+        print_scores(scores, as_json=as_json)
+        if not as_json:
+            print_costs(costs)
+            print(f"report: {run.path / 'report.html'}")
+
+
+@app.command()
+def search(
+    model: OptionalModel = None,
+    to: To = None,
+    data: Data = None,
+    out: Out = None,
+    recipe: RecipeFile = None,
+    assignments: Assignments = None,
+    method: Method = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    compiled: Compiled = False,
+    context_ranks: ContextRanks = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search rescale factors; write factors.json."""
+    full, path = prepare(**given_options(locals()))
+    from longrope import pipeline
+    from longrope.rope import dump_factors
+
+    with launched(full, context_ranks):
+        run = RunDir(path)
+        with watching(full, run) as watch:
+            factors = pipeline.search(full, run, watch)
+        print(dump_factors(factors) if as_json else f"factors: {run.factors()}\nmethod: {factors.source.label}")
+
+
+@app.command()
+def tune(
+    model: Model,
+    factors: Factors,
+    to: To = None,
+    data: Data = None,
+    out: Out = None,
+    recipe: RecipeFile = None,
+    assignments: Assignments = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    rate: Rate = None,
+    lora: Lora = None,
+    preset: Preset = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    context_ranks: ContextRanks = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the weights at the window of their factors, and export the checkpoint; an interrupted training goes on."""
+    given = given_options(locals())
+    given.pop("factors")
+    full, path = prepare(**given, suffix="-tuned")
+    from longrope import pipeline
+
+    with launched(full, context_ranks, factors):
+        run = RunDir(path)
+        with watching(full, run) as watch:
+            pipeline.tune(full, factors, run, watch)
+        if as_json:
+            print(run.export_report.read_text(encoding="utf-8"), end="")
+        else:
+            print(f"training: {run.train}\ncheckpoint: {run.checkpoint}\nreport: {run.path / 'report.html'}")
+
+
+@app.command()
+def measure(
+    model: Model,
+    factors: OptionalFactors = None,
+    data: Data = None,
+    measure_data: MeasureData = None,
+    lengths: Lengths = None,
+    metrics: Metrics = None,
+    qa_data: Annotated[
+        Path | None, typer.Option("--qa-data", help="Questions about documents for ruler's qa: SQuAD's JSON, or rows.")
+    ] = None,
+    out: Out = None,
+    assignments: Assignments = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    compiled: Compiled = False,
+    context_ranks: ContextRanks = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure perplexity, passkeys, needles and RULER by context window, retention of short ones, and benchmarks."""
+    from longrope import pipeline
+
+    if not (data or measure_data):
+        raise RecipeError("No text was given.", "Perplexity needs some.", "Give --data or --measure-data.")
+    full = Recipe(
+        model,
+        target_tokens=1,
+        data=tuple(data or ()),
+        measure_data=tuple(measure_data or ()),
+        seed=seed or 0,
+        device=device or "auto",
+        dtype=dtype or "auto",
+        compiled=compiled,
+        measure=measuring(MeasureRecipe(), lengths, metrics, qa_data),
+    )
+    check_measured(assignments or ())
+    full, factors = changed(full, assignments or ()), factors_file(factors)
+    with launched(full, context_ranks, factors):
+        run = RunDir(out) if out else None
+        with watching() as watch:
+            scores = pipeline.measure_only(full, factors, run, watch)
+        print_scores(scores, as_json=as_json)

@@ -1,0 +1,148 @@
+"""Commands that use a model or a finished run: they answer, export, report and inspect."""
+
+import json
+import sys
+import webbrowser
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longrope.cli.commands import app
+from longrope.cli.console import (
+    describe_answer,
+    format_number,
+    print_table,
+    reading,
+    watching,
+)
+from longrope.cli.options import (
+    AsJson,
+    Compiled,
+    Device,
+    DType,
+    Format,
+    Model,
+    OptionalFactors,
+    Seed,
+    To,
+    factors_file,
+)
+from longrope.errors import RecipeError, RunError
+from longrope.lengths import parse_tokens
+from longrope.recipe import ExportRecipe
+from longrope.registry import FORMATS
+from longrope.runs.run_dir import RunDir
+
+
+@app.command()
+def generate(
+    model: Model,
+    document: Annotated[Path, typer.Option("--document", help="UTF-8 text file (.gz too) to answer about.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="The question.")],
+    factors: OptionalFactors = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Of the answer, at most.")] = 256,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option("--top-p", help="Draw among the likeliest of this probability.")] = 1.0,
+    eight_bit_cache: Annotated[bool, typer.Option("--eight-bit-cache", help="Keys and values in 8 bits.")] = False,
+    offload_cache: Annotated[
+        bool, typer.Option("--offload-cache", help="Keys and values in the CPU's memory.")
+    ] = False,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    compiled: Compiled = False,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a prompt about a long document, printed as it comes; one set of factors serves all of it."""
+    from longrope import generation
+    from longrope.data import read_document
+    from longrope.models import load_model, silence_loading
+    from longrope.rope import load_factors
+
+    settings = generation.GenerationSettings(
+        max_new_tokens, temperature, top_p, seed or 0, eight_bit=eight_bit_cache, offload=offload_cache
+    )
+    text = read_document(document)
+    file = factors_file(factors)
+    table = load_factors(file) if file else None
+    silence_loading()
+    loaded = load_model(model, device=device or "auto", dtype=dtype or "auto", compiled=compiled)
+    with reading(loaded) as on_read:
+        done = generation.generate(
+            loaded,
+            table,
+            text,
+            prompt,
+            settings=settings,
+            on_text=(lambda _: None) if as_json else partial(print, end="", flush=True),
+            on_read=on_read,
+        )
+    if as_json:
+        print(json.dumps(asdict(done)))
+    else:
+        print(flush=True)
+        print(describe_answer(done), file=sys.stderr)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run directory with factors.")],
+    to: Format = "hf",
+    tiers: Annotated[str, typer.Option("--tiers", help="single, or two: short and long.")] = "single",
+    drop_start_tokens: Annotated[bool, typer.Option("--drop-start-tokens", help="Drop them, and measure.")] = False,
+    base_model: Annotated[str, typer.Option("--base-model", help="Its name on the hub, for the model card.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write the checkpoint of a run again, with other settings if asked; reopen it and compare."""
+    from longrope import pipeline
+
+    if to not in FORMATS:
+        raise RecipeError(f"The format {to!r} was asked for.", f"Known: {', '.join(FORMATS)}.", "Use --to hf.")
+    directory = RunDir(run)
+    with watching(run=directory) as watch:
+        pipeline.export_again(directory, ExportRecipe(tiers, drop_start_tokens, base_model), watch, to=to)
+    written, report = directory.checkpoint, directory.export_report
+    if to != "hf":
+        written = directory.exported(FORMATS[to].file)
+        report = written.with_name("export.json")
+    print(report.read_text(encoding="utf-8") if as_json else f"checkpoint: {written}")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directory; several are shown beside each other.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page; by default report.html in the run, or comparison.html here.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write what a run directory holds as one HTML page, or several runs beside each other."""
+    from longrope.report import write_comparison, write_report
+
+    for path in runs:
+        if not path.is_dir():
+            raise RunError(f"There is no directory {path}.", "A run directory is needed.", "Correct the path.")
+    directories = [RunDir(path) for path in runs]
+    page = write_report(directories[0], out) if len(runs) == 1 else write_comparison(directories, out)
+    print(json.dumps({"report": str(page)}) if as_json else f"report: {page}")
+    if show and not webbrowser.open(page.resolve().as_uri()):
+        print("longrope: no browser was found to open it with.", file=sys.stderr)
+
+
+@app.command()
+def inspect(model: Model, to: To = None, as_json: AsJson = False) -> None:
+    """Show a model's RoPE: its pairs, which turn fully within the window, and what each method would do."""
+    from longrope import pipeline
+
+    report = pipeline.inspect(model, parse_tokens(to) if to else None)
+    if as_json:
+        print(json.dumps(report))
+        return
+    pairs = report.pop("pairs")
+    for name, value in report.items():
+        print(f"{name}: {value}")
+    print_table("pairs", list(pairs[0]), ([format_number(value) for value in pair.values()] for pair in pairs))

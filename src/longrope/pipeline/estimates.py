@@ -1,0 +1,95 @@
+"""What the stages of a run will take, estimated before they begin, and what its searches have taken."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+
+from longrope import distributed
+from longrope.engine.memory import estimate_memory, estimate_training_memory, free_memory
+from longrope.engine.passes import seconds_of_pass
+from longrope.errors import RecipeError
+from longrope.models import LanguageModel
+from longrope.pipeline.stages import Task
+from longrope.recipe import Recipe, Stage, TuneRecipe
+from longrope.runs.records import Trial, read_records
+from longrope.runs.run_dir import RunDir
+from longrope.search.cost import SearchCost, compare_costs, count_passes, count_recovery_passes
+from longrope.search.score import BACKWARD_PASSES
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage is estimated to take: seconds, and bytes of the device's memory, of those that are free."""
+
+    stage: str
+    seconds: float
+    bytes_needed: int
+    bytes_free: int
+
+    def __str__(self) -> str:
+        """As one line."""
+        needed, free = (f"{number / 2**30:.1f}" for number in (self.bytes_needed, self.bytes_free))
+        return f"{self.stage}: about {self.seconds / 60:,.1f} min, {needed} GiB at the peak ({free} GiB are free)"
+
+    def check(self) -> None:
+        """Raise RecipeError if the stage does not fit into memory."""
+        if self.bytes_needed > self.bytes_free:
+            raise RecipeError(
+                f"{self}.",
+                "It must fit.",
+                "Take more GPUs with torchrun, tune.lora_rank, or a shorter window.",
+            )
+
+
+def check_costs(costs: Sequence[Cost]) -> None:
+    """Raise RecipeError, in all processes, if one of them has too little memory for a stage."""
+
+    def check(_: int) -> None:
+        for cost in costs:
+            cost.check()
+
+    distributed.map_ranks(range(distributed.ranks()), check, alone=True)
+
+
+def estimate_stages(recipe: Recipe, model: LanguageModel, stages: Iterable[Stage]) -> list[Cost]:
+    """What stages will take, from the speed of short passes on this device and the sizes of the model."""
+    passes = cache(partial(seconds_of_pass, model))
+    return [
+        estimate_tuning(recipe.tuning(stage), model, passes, str(stage))
+        if stage.kind == "tune"
+        else _estimate_search(recipe, model, stage, passes)
+        for stage in stages
+    ]
+
+
+def estimate_tuning(
+    settings: TuneRecipe, model: LanguageModel, seconds: Callable[[int], float] | None = None, name: str = "tune"
+) -> Cost:
+    """What a training will take; ``seconds`` gives those of a pass by its tokens, if they are known."""
+    tokens, windows = settings.window_tokens, settings.steps * settings.batch_windows / distributed.workers()
+    of_pass = seconds(tokens) if seconds else seconds_of_pass(model, tokens)
+    peak = estimate_training_memory(model, tokens, adapters=bool(settings.lora_rank))
+    return Cost(name, windows * BACKWARD_PASSES * of_pass, peak, free_memory(model))
+
+
+def _estimate_search(recipe: Recipe, model: LanguageModel, stage: Stage, seconds: Callable[[int], float]) -> Cost:
+    """What a search will take, for a long window or a short one."""
+    tokens = stage.window_tokens
+    if stage.kind == "carry":
+        return Cost(str(stage), 0.0, 0, free_memory(model))
+    evaluations = count_passes(recipe.search, tokens)
+    if stage.kind == "recover":
+        evaluations = count_recovery_passes(recipe.search, tokens, recipe.target_tokens)
+    peak = estimate_memory(model, tokens)
+    if recipe.search.method == "gradient" or stage.kind == "recover":
+        peak = max(peak, estimate_training_memory(model, tokens, adapters=True))
+    return Cost(str(stage), evaluations * seconds(tokens) / distributed.workers(), peak, free_memory(model))
+
+
+def search_costs(run: RunDir, tasks: Sequence[Task] = ()) -> list[SearchCost]:
+    """What the searches of a run cost, or those of its stages, from the trials; also in ``costs.json``."""
+    places = [(str(task.stage), task.folder / run.trials.name) for task in tasks] or [("", run.trials)]
+    costs = [cost for stage, path in places for cost in compare_costs(read_records(path, Trial), stage)]
+    run.write_text(run.costs, json.dumps([asdict(cost) for cost in costs], indent=1) + "\n")
+    return costs

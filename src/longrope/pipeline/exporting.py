@@ -1,0 +1,99 @@
+"""The checkpoint of a run, and files of it in other formats: written, opened again and compared."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from longrope import distributed, registry
+from longrope.errors import RunError
+from longrope.exports import Origin, dump_report, export_hf
+from longrope.pipeline.session import Callbacks, Session, load_inputs
+from longrope.pipeline.stages import Task, plan_tasks, run_tasks, tune_at_target
+from longrope.recipe import ExportRecipe
+from longrope.rope import RescaleFactors, load_factors
+from longrope.runs.records import Score
+from longrope.runs.run_dir import RunDir
+
+
+def export(session: Session, factors: RescaleFactors) -> None:
+    """Write and check the checkpoint of a run unless it is there already; the main process does."""
+    distributed.on_main(partial(_export, session, factors))
+
+
+def _export(session: Session, factors: RescaleFactors) -> None:
+    run = session.run
+    if run.export_report.exists():
+        return
+    session.report(f"export to {run.checkpoint}, reopen in plain transformers, compare")
+    scores = _scores_of(run, factors)
+    with run.replacing(run.checkpoint) as folder:
+        report = export_hf(session.model, factors, folder, scores=scores, **_export_options(session, factors))
+    run.write_text(run.export_report, dump_report(report))
+
+
+def export_file(session: Session, factors: RescaleFactors, to: registry.Format) -> None:
+    """Write and check a file of a run in another format than its checkpoint, with a report beside it."""
+    run = session.run
+    path = run.exported(to.file)
+    session.report(f"export to {path}, open it again, compare")
+    with run.replacing(path.parent) as folder:
+        options = _export_options(session, factors)
+        report = registry.resolve(to.write)(session.model, factors, folder / path.name, **options)
+        run.write_text(folder / "export.json", dump_report(report))
+
+
+def export_again(run: RunDir, settings: ExportRecipe, callbacks: Callbacks | None = None, *, to: str = "hf") -> None:
+    """Export a finished run once more, with these settings, in a format of the registry.
+
+    It has the run's longest factors, and its own weights if it has some.
+
+    Raises:
+        RunError: the directory holds no run, its stages are not finished, or another process holds it.
+        FactorsError: the run has no factors yet.
+    """
+    callbacks = callbacks or Callbacks()
+    recipe = replace(run.recipe(), export=settings)
+    with run.locked():
+        factors = load_factors(run.factors()).tiers[-1]  # before the model is loaded, for a run may have none
+        session = Session(recipe, run, *load_inputs(recipe, callbacks), callbacks)
+        if tasks := plan_tasks(session):
+            _check_finished(run, tasks)
+            extended = run_tasks(session, tasks)
+            session, factors = session.with_model(extended.model), extended.longest
+        elif run.has(run.tuning):
+            session = session.with_model(tune_at_target(session, factors))
+        if to != "hf":
+            export_file(session, factors, registry.FORMATS[to])
+            return
+        run.remove(run.export_report)
+        export(session, factors)
+
+
+def _scores_of(run: RunDir, tier: RescaleFactors) -> list[Score]:
+    """The scores of a run; those that these factors of its table gave name them alone."""
+    table = load_factors(run.factors())
+    return [
+        replace(score, factors_fingerprint=tier.fingerprint)
+        if score.factors_fingerprint == table.fingerprint and table.choose(score.context_tokens) == tier
+        else score
+        for score in run.read_scores()
+    ]
+
+
+def _export_options(session: Session, factors: RescaleFactors) -> dict[str, Any]:
+    """What both formats ask for; the measuring windows only where start tokens may be dropped."""
+    recipe, model, windows = session.recipe, session.model, None
+    if factors.start_tokens:
+        windows = session.texts.measure.windows(recipe.target_tokens, recipe.measure.windows)
+    origin = Origin(recipe.model, tuned=model.name != recipe.model, hub_name=recipe.export.base_model)
+    return {"settings": recipe.export, "windows": windows, "origin": origin}
+
+
+def _check_finished(run: RunDir, tasks: Sequence[Task]) -> None:
+    if left := [str(task.stage) for task in tasks if not task.done]:
+        raise RunError(
+            f"The stages of {run.path} are not finished: {', '.join(left)}.",
+            "A finished run is needed.",
+            f"Go on with `longrope extend --out {run.path}`.",
+        )

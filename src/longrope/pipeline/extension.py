@@ -1,0 +1,243 @@
+"""From a model and texts to a checkpoint and a report: search, tune, measure, export, all in a run directory."""
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+from longrope import distributed, registry
+from longrope.evaluation import Evaluation, name_subject
+from longrope.evaluation.metric import Subject
+from longrope.evaluation.samples import SampleCache
+from longrope.models import LanguageModel
+from longrope.pipeline.estimates import check_costs, estimate_stages, estimate_tuning, search_costs
+from longrope.pipeline.exporting import export
+from longrope.pipeline.session import Callbacks, Session, load_inputs, record_provenance
+from longrope.pipeline.stages import (
+    Progress,
+    Task,
+    check_stages,
+    plan_tasks,
+    run_tasks,
+    target_tuning,
+    tune_at_target,
+)
+from longrope.recipe import Recipe
+from longrope.report import write_report
+from longrope.rope import RescaleFactors, closed_form, load_factors
+from longrope.runs.records import Score
+from longrope.runs.run_dir import RunDir
+from longrope.search import find_factors
+from longrope.tuning import check_training
+
+
+def extend(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> list[Score]:
+    """Extend the context window of a model by one recipe; a run directory that was begun is resumed.
+
+    The original model and the baselines are measured first, while their weights are in memory; what is found by search
+    and training is measured after them and compared with their samples.
+
+    Args:
+        recipe: what to do.
+        run: where everything goes; bound to this recipe (raises RunError if another one began it).
+        callbacks: called as the run proceeds.
+
+    Returns:
+        The scores of the original model, of the recipe's baselines, and with the factors found; the comparisons with
+        the best baseline last.
+    """
+    session = Session.load(recipe, run, callbacks)
+    check_stages(session)
+    with session.begun():
+        tasks = plan_tasks(session)
+        _estimate(session, tasks)
+        original, *baselines = _subjects(recipe, session.model, recipe.measure.rivals)
+        evaluation = _evaluation(session, original)
+        for line in evaluation.describe_windows(original):
+            session.report(line)
+        scores = _measure(session, evaluation, [original, *baselines])
+        best = _best_baseline(evaluation, baselines, scores)
+        if best:
+            evaluation.prepare(best)
+        extended = _extend(session, tasks)
+        if extended.tuned_with:  # the weights of the original are gone, its samples are there
+            evaluation = replace(evaluation, original=replace(original, at_hand=False))
+            best = replace(best, at_hand=False) if best else None
+        found = name_subject(extended.model, extended.table, _method(extended))
+        scores += _measure(session, evaluation, [found])
+        scores += _compare_with_best(session, evaluation, [found], best)
+        export(session.with_model(extended.model), extended.longest)
+        search_costs(run, tasks)
+        _write_report(session)
+    return scores
+
+
+def _extend(session: Session, tasks: Sequence[Task]) -> Progress:
+    """The model with its factors: of one search, or of all stages."""
+    if not tasks:
+        return Progress(session.model, (_search_one(session),))
+    run, extended = session.run, run_tasks(session, tasks)
+    made_of = f"{tasks[-1].made_of} {json.dumps(asdict(session.recipe.export))}\n"
+    if run.read_text(run.walked) != made_of:
+        run.remove(run.export_report)  # a checkpoint of other stages, or in another form
+    run.write_factors(extended.table)
+    run.write_text(run.walked, made_of)
+    return extended
+
+
+def _method(extended: Progress) -> str:
+    return "longrope-tuned" if extended.tuned_with else extended.longest.method
+
+
+def _estimate(session: Session, tasks: Sequence[Task]) -> None:
+    """Report what the remaining stages will take; raise RecipeError if one of them does not fit into memory."""
+    costs = estimate_stages(session.recipe, session.model, [task.stage for task in tasks if not task.done])
+    for cost in costs:
+        session.report(f"{cost}")
+    check_costs(costs)
+
+
+def tune(recipe: Recipe, factors: Path, run: RunDir, callbacks: Callbacks | None = None) -> LanguageModel:
+    """Train the weights alone, at the target window of a recipe with factors from a file; export the checkpoint."""
+    table = load_factors(factors)
+    session = Session.load(recipe, run, callbacks)
+    tier, settings = table.choose(recipe.target_tokens), target_tuning(recipe)
+    tier.check_spec(session.model.spec)
+    check_training(session.model, session.texts.tune, settings)
+    with session.begun():
+        cost = estimate_tuning(settings, session.model)
+        session.report(f"{cost}")
+        check_costs([cost])
+        tuned = tune_at_target(session, tier)
+        run.write_factors(tier)
+        export(session.with_model(tuned), tier)
+        _write_report(session)
+    return tuned
+
+
+def compare(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> list[Score]:
+    """Measure every method on the same windows: none, PI, NTK, dynamic NTK, YaRN, and both LongRoPE searches.
+
+    The last scores compare each of them with the best baseline, token by token and passkey by passkey.
+    """
+    session = Session.load(recipe, run, callbacks)
+    with session.begun():
+        searched = {method: _search(session, method) for method in ("evolution", "gradient")}
+        original, *baselines = _subjects(recipe, session.model, registry.baselines())
+        subjects = [original, *baselines, *(name_subject(session.model, factors) for factors in searched.values())]
+        evaluation = _evaluation(session, original)
+        scores = _measure(session, evaluation, subjects)
+        scores += _compare_with_best(session, evaluation, subjects, _best_baseline(evaluation, baselines, scores))
+        search_costs(run)
+        _write_report(session)
+    return scores
+
+
+def search(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> RescaleFactors:
+    """Search alone: the factors of a recipe, in a run directory that is resumed if it was begun."""
+    session = Session.load(recipe, run, callbacks)
+    with session.begun():
+        return _search_one(session)
+
+
+def measured_lengths(recipe: Recipe, model: LanguageModel) -> tuple[int, ...]:
+    """The context windows of a recipe: those it names, else the trained window and the target."""
+    return recipe.measure.lengths or tuple(sorted({model.spec.trained_window, recipe.target_tokens}))
+
+
+def longest_window(recipe: Recipe, factors: Path | None = None) -> int:
+    """The longest window of a run in tokens, by its recipe and a file of factors, without looking at the model."""
+    lengths = recipe.measure.lengths
+    if factors and not lengths:
+        lengths = (load_factors(factors).tiers[-1].target_window,)
+    return max((recipe.target_tokens, *lengths))
+
+
+def _search(session: Session, method: str) -> RescaleFactors:
+    recipe = session.recipe
+    session.report(f"search factors for {recipe.target_tokens:,} tokens by {method}")
+    return find_factors(
+        session.model,
+        session.texts.search,
+        recipe.target_tokens,
+        run=session.run,
+        settings=replace(recipe.search, method=method),
+        seed=recipe.seed,
+        on_trial=session.callbacks.on_trial,
+    )
+
+
+def _search_one(session: Session) -> RescaleFactors:
+    """The factors by the recipe's own method, which become those of the run."""
+    factors = _search(session, session.recipe.search.method)
+    session.run.write_factors(factors)
+    return factors
+
+
+def _write_report(session: Session) -> None:
+    session.report(f"report: {distributed.on_main(partial(write_report, session.run))}")
+
+
+def _evaluation(session: Session, original: Subject) -> Evaluation:
+    """What all methods of a run are measured with."""
+    recipe = session.recipe
+    settings = replace(recipe.measure, lengths=measured_lengths(recipe, original.model))
+    return Evaluation(session.texts.measure, settings, original, SampleCache(session.run), recipe.seed)
+
+
+def _subjects(recipe: Recipe, model: LanguageModel, names: Sequence[str]) -> list[Subject]:
+    """The original model, and baselines by name."""
+    lengths = measured_lengths(recipe, model)
+    tables = {name: closed_form(model.spec, name, recipe.target_tokens, lengths) for name in names}
+    return [Subject(model, None, "none"), *(Subject(model, table, name) for name, table in tables.items())]
+
+
+def _measure(session: Session, evaluation: Evaluation, subjects: Sequence[Subject]) -> list[Score]:
+    scores = []
+    for subject in subjects:
+        session.report(f"measure {subject.source.label}")
+        scores += evaluation.measure(subject)
+    return scores
+
+
+def _compare_with_best(
+    session: Session, evaluation: Evaluation, subjects: Sequence[Subject], best: Subject | None
+) -> list[Score]:
+    """How methods compare with the best baseline at the longest length.
+
+    The best baseline is not compared with itself, but with the same factors where a search chose them.
+    """
+    scores = []
+    for subject in subjects:
+        if best and subject.source != best.source:
+            session.report(f"compare {subject.source.label} with {best.source.label} token by token")
+            scores += evaluation.compare(subject, best)
+    return scores
+
+
+def _best_baseline(evaluation: Evaluation, baselines: Sequence[Subject], scores: Sequence[Score]) -> Subject | None:
+    """The best baseline at the longest length; None without any, or where perplexity is not measured."""
+    longest = max(evaluation.settings.lengths)
+    values = {s.source: s.value for s in scores if (s.metric, s.context_tokens) == ("perplexity", longest)}
+    measured = [subject for subject in baselines if subject.source in values]
+    return min(measured, key=lambda subject: values[subject.source]) if measured else None
+
+
+def measure_only(
+    recipe: Recipe, factors: Path | None, run: RunDir | None = None, callbacks: Callbacks | None = None
+) -> list[Score]:
+    """Measure a model with factors from a file, or the original; the recipe's search and export are not used."""
+    callbacks = callbacks or Callbacks()
+    table = load_factors(factors) if factors else None
+    model, texts = load_inputs(recipe, callbacks)
+    with run.locked() if run else nullcontext():
+        if run:
+            record_provenance(run, model)
+        original = Subject(model, None, "none")
+        evaluation = Evaluation(texts.measure, recipe.measure, original, SampleCache(run), recipe.seed)
+        subject = name_subject(model, table)
+        for line in evaluation.describe_windows(subject):
+            callbacks.on_step(line)
+        return evaluation.measure(subject)

@@ -1,0 +1,103 @@
+"""A session: everything that the steps of one run share, loaded once and passed on as one argument."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from longrope import distributed
+from longrope.data import Texts, load_texts
+from longrope.engine.passes import describe_pass
+from longrope.models import LanguageModel, describe_device, load_model
+from longrope.recipe import Recipe
+from longrope.runs.provenance import record_rope, record_walk
+from longrope.runs.records import TrainStep, Trial
+from longrope.runs.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Functions that are called as a run proceeds.
+
+    Attributes:
+        on_trial: after each evaluation of a search.
+        on_step: at the beginning of each step of the run, with a message.
+        on_train: after each step of a training.
+    """
+
+    on_trial: Callable[[Trial], None] = lambda _: None
+    on_step: Callable[[str], None] = lambda _: None
+    on_train: Callable[[TrainStep], None] = lambda _: None
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run of this process.
+
+    Attributes:
+        recipe: what is to be done.
+        run: where everything is written.
+        model: the model as it is now; a training changes its weights in place.
+        texts: what is searched, tuned and measured on.
+        callbacks: called as the run proceeds.
+    """
+
+    recipe: Recipe
+    run: RunDir
+    model: LanguageModel
+    texts: Texts
+    callbacks: Callbacks = field(default_factory=Callbacks)
+
+    @classmethod
+    def load(cls, recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> "Session":
+        """Load the model and the texts of a recipe.
+
+        Raises:
+            RunError: another recipe began the run; nothing is loaded.
+            ModelError, TextsError: the model or the texts cannot be loaded.
+        """
+        run.check(recipe)
+        callbacks = callbacks or Callbacks()
+        model, texts = load_inputs(recipe, callbacks)
+        return cls(recipe, run, model, texts, callbacks)
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Hold the run directory, bound to the recipe, with the geometry and the provenance written.
+
+        Raises:
+            RunError: another process holds it, or another recipe began it.
+        """
+        with self.run.locked():
+            self.run.bind(self.recipe)
+            record_rope(self.run, self.model.spec, self.recipe.target_tokens)
+            record_provenance(self.run, self.model)
+            yield
+
+    def report(self, message: str) -> None:
+        """Pass a message to the callbacks."""
+        self.callbacks.on_step(message)
+
+    def with_model(self, model: LanguageModel) -> "Session":
+        """This session with another model, such as the tuned one."""
+        return replace(self, model=model)
+
+
+def load_inputs(recipe: Recipe, callbacks: Callbacks) -> tuple[LanguageModel, Texts]:
+    """The model and the texts of a recipe; what was loaded is reported."""
+    callbacks.on_step(f"load {recipe.model}")
+    model = load_model(recipe.model, device=recipe.device, dtype=recipe.dtype, compiled=recipe.compiled)
+    callbacks.on_step("; ".join(_choices(model)))
+    callbacks.on_step(f"read {', '.join([*recipe.data, *recipe.measure_data])}")
+    texts = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data)
+    for line in texts.report.lines():
+        callbacks.on_step(line)
+    return model, texts
+
+
+def record_provenance(run: RunDir, model: LanguageModel) -> None:
+    """Write versions, device, command and automatic choices into the run."""
+    record_walk(run, device=describe_device(model), choices=_choices(model))
+
+
+def _choices(model: LanguageModel) -> tuple[str, ...]:
+    return (*model.choices, *distributed.choices(), describe_pass(model))

@@ -1,0 +1,248 @@
+"""The stages of a run, done in order: search, tune, search again, extrapolate, search short factors.
+
+What a stage makes depends on its settings, its text, and all stages before it. A hash of these is part of the name of
+its directory, so a changed recipe does again just what it touches, and what was done before stays.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from longrope.data import Texts, fingerprint
+from longrope.lengths import format_tokens
+from longrope.models import LanguageModel, load_config, read_spec
+from longrope.pipeline.session import Session
+from longrope.recipe import Recipe, Stage, TuneRecipe
+from longrope.rope import FactorTable, RescaleFactors, compose, extrapolate, relative_to, tuned_spec
+from longrope.runs.run_dir import RunDir, is_finished
+from longrope.search import check_recovery, check_search, find_factors, recover_window
+from longrope.tuning import check_training, fine_tune
+
+TUNED = ", tuned "  # in the name of a model, before what its weights were made of
+PROGRESSIVE_RATIO = 8  # a search reaches about so far without training (section 3.2)
+
+
+def tuned_name(name: str, made_of: str) -> str:
+    """The name of a model whose weights were trained: that of the original model, and what made the weights."""
+    return f"{name.partition(TUNED)[0]}{TUNED}{made_of}"
+
+
+def weights_of(name: str) -> str:
+    """What made the weights of a model, by its name; empty for the original."""
+    return name.partition(TUNED)[2]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the stages so far have made.
+
+    Attributes:
+        model: with the weights as they are now; its name tells of its tunings.
+        tiers: the factors by window, all for these weights.
+        tuned_with: the factors that the weights were tuned with last.
+        found: the factors of each stage so far, in order, whatever weights they are for.
+    """
+
+    model: LanguageModel
+    tiers: tuple[RescaleFactors, ...] = ()
+    tuned_with: RescaleFactors | None = None
+    found: tuple[RescaleFactors, ...] = ()
+
+    @property
+    def table(self) -> FactorTable:
+        """The tiers as a table."""
+        return FactorTable(self.tiers)
+
+    @property
+    def longest(self) -> RescaleFactors:
+        """The factors of the longest window."""
+        return max(self.tiers, key=lambda tier: tier.target_window)
+
+    def with_tier(self, tier: RescaleFactors) -> "Progress":
+        """With one more tier, which replaces an older one of its window."""
+        others = tuple(old for old in self.tiers if old.target_window != tier.target_window)
+        return replace(self, tiers=(*others, tier), found=(*self.found, tier))
+
+    def tuned(self, model: LanguageModel, tier: RescaleFactors) -> "Progress":
+        """With weights that were trained with these factors, the only ones that are for them."""
+        return Progress(model, (tier,), tier, (*self.found, tier))
+
+
+def plan_stages(trained_window: int, target_tokens: int) -> tuple[Stage, ...]:
+    """The stages that tune a model to a window: by ratios of at most eight, each searched first, then the short one."""
+    windows, window = [], trained_window
+    while window < target_tokens:
+        window = min(PROGRESSIVE_RATIO * window, target_tokens)
+        windows.append(window)
+    long = [stage for window in windows for stage in (Stage(search=window), Stage(tune=window))]
+    return (*long, Stage(recover=trained_window))
+
+
+def with_tuning(recipe: Recipe) -> Recipe:
+    """The recipe with stages that tune, where it lists no stages; the model's config is read."""
+    spec = read_spec(load_config(recipe.model))
+    return recipe if recipe.stages else replace(recipe, stages=plan_stages(spec.trained_window, recipe.target_tokens))
+
+
+def check_stages(session: Session) -> None:
+    """Raise LongRopeError, before anything takes time, if a search or a training could not begin."""
+    recipe, model, texts = session.recipe, session.model, session.texts
+    for at in recipe.standings():
+        stage, window = at.stage, at.stage.window_tokens
+        if stage.kind == "search":
+            trained = at.tuned or model.spec.trained_window
+            check_search(model, texts.search, window, trained_window=trained, settings=recipe.search)
+        elif stage.kind == "recover":
+            check_recovery(texts.search, window, max(at.windows), recipe.search)
+        elif stage.kind == "tune":
+            check_training(model, texts.tune, recipe.tuning(stage))
+
+
+@dataclass(frozen=True)
+class Task:
+    """A stage of one run.
+
+    Attributes:
+        stage: what is to be done.
+        inputs: what its result depends on, by name; ``before`` stands for all stages before it, ``factors of stage`` is
+            the number of the one that a tuning names.
+        folder: where it is done; its name holds a hash of the inputs.
+    """
+
+    stage: Stage
+    inputs: dict[str, str]
+    folder: Path
+
+    @property
+    def made_of(self) -> str:
+        """A hash of the inputs."""
+        return _hash(self.inputs)
+
+    @property
+    def done(self) -> bool:
+        """Whether it was finished before."""
+        return is_finished(self.folder)
+
+
+def plan_tasks(session: Session) -> list[Task]:
+    """The stages of a recipe with their places below the run directory; nothing is done yet."""
+    tasks: list[Task] = []
+    before = _hash({"model": session.model.name, "geometry": session.model.spec.fingerprint})
+    for number, stage in enumerate(session.recipe.stages, 1):
+        inputs = {"kind": stage.kind, "window": str(stage.window_tokens), "before": before}
+        if stage.factors_of:
+            inputs["factors of stage"] = str(stage.factors_of)
+        inputs |= _inputs(stage, session.recipe, session.texts)
+        before = _hash(inputs)
+        name = f"{number}-{stage.kind}-{format_tokens(stage.window_tokens)}-{before}"
+        tasks.append(Task(stage, inputs, session.run.stages / name))
+    return tasks
+
+
+def run_tasks(session: Session, tasks: Sequence[Task]) -> Progress:
+    """Do the stages in order; those that are finished are only read.
+
+    Args:
+        session: settings, seed and texts; its model is trained in place.
+        tasks: of ``plan_tasks``.
+
+    Returns:
+        The model with factors for each window that its weights have some for.
+    """
+    progress = Progress(session.model)
+    for number, task in enumerate(tasks, 1):
+        done = task.done
+        session.report(f"stage {number} of {len(tasks)}: {task.stage}{' (done before)' if done else ''}")
+        stage_run = RunDir(task.folder)
+        progress = _do(replace(session, run=stage_run, model=progress.model), task, progress)
+        if not done:
+            _finish(stage_run, task, progress)
+    return progress
+
+
+def _finish(run: RunDir, task: Task, progress: Progress) -> None:
+    """Write the inputs and the result of a stage; written last."""
+    seconds = [x.seconds for x in run.read_trials()] + [x.seconds for x in run.read_steps()]
+    content = {
+        "stage": str(task.stage),
+        "inputs": task.inputs,
+        "factors": progress.found[-1].fingerprint,
+        "weights": weights_of(progress.model.name),
+        "seconds": round(sum(seconds), 1),
+    }
+    run.write_text(run.finished, json.dumps(content, indent=1) + "\n")
+
+
+def _do(session: Session, task: Task, progress: Progress) -> Progress:
+    """One stage in its own directory, the run of the session; its training or search is resumed where it was begun."""
+    if task.stage.kind == "tune":
+        return _tune(session, task, progress)
+    if table := session.run.read_factors():
+        return progress.with_tier(table.tiers[0])
+    tier = _find_factors(session, task.stage, progress)
+    session.run.write_factors(tier)
+    return progress.with_tier(tier)
+
+
+def _find_factors(session: Session, stage: Stage, progress: Progress) -> RescaleFactors:
+    recipe, model, text, window = session.recipe, session.model, session.texts.search, stage.window_tokens
+    given: dict[str, Any] = {"run": session.run, "settings": recipe.search, "seed": recipe.seed}
+    given["on_trial"] = session.callbacks.on_trial
+    if stage.kind == "search":
+        return find_factors(model, text, window, tuned_with=progress.tuned_with, **given)
+    if stage.kind == "recover":
+        return recover_window(model, text, window, progress.longest, **given)
+    tuned_with, longest = progress.tuned_with, progress.longest
+    if tuned_with and longest.target_window <= tuned_with.target_window:
+        tuned_with = None  # nothing was found beyond the tuning, so the rule goes on from the first factors
+    carried = extrapolate(relative_to(tuned_with, longest), tuned_spec(model.spec, tuned_with), window)
+    return compose(tuned_with, carried)
+
+
+def _tune(session: Session, task: Task, progress: Progress) -> Progress:
+    """Train with the factors of the stage that is named, or the longest; they alone are for the new weights."""
+    named = task.stage.factors_of
+    tier = progress.found[named - 1] if named else progress.longest
+    model = _train(session, tier, session.recipe.tuning(task.stage), task.made_of)
+    session.run.write_factors(tier)
+    return progress.tuned(model, tier)
+
+
+def tune_at_target(session: Session, tier: RescaleFactors) -> LanguageModel:
+    """The model with weights trained at the target window, in the run directory itself; a finished one is read."""
+    return _train(session, tier, target_tuning(session.recipe), f"at {session.run.path.name}")
+
+
+def target_tuning(recipe: Recipe) -> TuneRecipe:
+    """The settings of a training at the target window, where they name no other window."""
+    return replace(recipe.tune, window_tokens=recipe.tune.window_tokens or recipe.target_tokens)
+
+
+def _train(session: Session, tier: RescaleFactors, settings: TuneRecipe, made_of: str) -> LanguageModel:
+    model = fine_tune(
+        session.model,
+        tier,
+        session.texts.tune,
+        settings=settings,
+        run=session.run,
+        seed=session.recipe.seed,
+        on_step=session.callbacks.on_train,
+    )
+    return replace(model, name=tuned_name(model.name, made_of))
+
+
+def _inputs(stage: Stage, recipe: Recipe, texts: Texts) -> dict[str, str]:
+    """What a stage is made of beside the stages before it."""
+    if stage.kind == "carry":
+        return {}
+    text = texts.tune if stage.kind == "tune" else texts.search
+    settings = asdict(recipe.tuning(stage) if stage.kind == "tune" else recipe.search)
+    flat = json.dumps(settings, sort_keys=True)
+    return {"seed": str(recipe.seed), "text": fingerprint(text.tokens), "dtype": recipe.dtype, "settings": flat}
+
+
+def _hash(inputs: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,62 @@
+"""The log of a training: one line for every step."""
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from longrope.runs.files import is_main, on_main
+from longrope.runs.records import TrainStep, read_records, write_lines
+
+FLUSH_SECONDS = 1.0
+
+
+@dataclass
+class TrainLog:
+    """The records of the steps, which the main process writes.
+
+    They are buffered for up to one second: steps after the last checkpoint are repeated after a crash anyway. Processes
+    do not wait for each other here, for each of them has its own clock.
+
+    Attributes:
+        path: of the .jsonl file; None keeps nothing.
+        waiting: steps that are not on the disk yet.
+    """
+
+    path: Path | None
+    waiting: list[TrainStep] = field(default_factory=list)
+    _flushed_bytes: int = 0
+    _flushed_at: float = 0.0
+
+    def begin(self, step: int) -> None:
+        """Cut off the records of this step and later ones, which will be repeated (raises RunError if damaged)."""
+        self._flushed_at = time.monotonic()
+        path = self.path
+        if path:
+            self._flushed_bytes = on_main(lambda: _cut(path, step))
+
+    def add(self, record: TrainStep) -> None:
+        """Take the record of a step."""
+        self.waiting.append(record)
+        if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Force all records to disk; lines of a flush that was interrupted are written over."""
+        if self.path and self.waiting and is_main():
+            self.path.touch()
+            os.truncate(self.path, self._flushed_bytes)
+            write_lines(self.path, self.waiting)
+            self._flushed_bytes = self.path.stat().st_size
+        self.waiting = []
+        self._flushed_at = time.monotonic()
+
+
+def _cut(path: Path, step: int) -> int:
+    """Cut off the records from this step on; the bytes that are left."""
+    if not path.exists():
+        return 0
+    kept = sum(record.step < step for record in read_records(path, TrainStep))
+    size = sum(map(len, path.read_bytes().splitlines(keepends=True)[:kept]))
+    os.truncate(path, size)
+    return size
