@@ -161,11 +161,11 @@ def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe,
     assert read_records(run.trials, Trial) == trials
     assert run.recipe() == recipe
     assert [step.split()[0] for step in steps] == [
-        *("load", "device", "read", "measure", "search", "measure", "export", "report:")
+        *("load", "device", "read", "read", "measure", "measure", "search", "measure", "export", "report:")
     ]
     texts = load_texts(recipe.data, load_model(recipe.model).tokenizer, measure=recipe.measure_data)
     assert steps[3:4] == texts.report.lines()
-    assert steps[5].startswith(
+    assert steps[4].startswith(
         f"measure {recipe.measure.windows} of {recipe.measure.windows} windows of {TARGET} tokens"
     )
     (factors,) = load_factors(run.factors()).tiers
