@@ -164,6 +164,17 @@ def compared(folder: Path) -> Any:
     return pipeline.compare(load_recipe(folder / "recipe.toml"), run)
 
 
+def written_files(folder: Path) -> Any:
+    """What is read of files that all processes write at the same time, each with its own rank, and of damaged ones."""
+    run = RunDir(folder / f"written-{distributed.workers()}")
+    run.append(TrainStep(RANK, 1.0, 1, 1, 1.0, 1.0, 1.0))
+    run.write_text(run.rope, f"by {RANK}")
+    run.write_samples("ranks", {"rank": np.asarray(RANK)})
+    found = run.read_steps(), run.read_text(run.rope), run.read_samples("ranks"), run.read_text(run.costs)
+    run.write_text(run.scores, "damaged\n")
+    return found, run.has(run.rope), told(run.read_scores), told(lambda: RunDir(run.rope))
+
+
 def cramped(folder: Path) -> Any:
     """What each process is told of a walk for which the last one of them has too little memory."""
     free = 2 if RANK == RANKS - 1 else 8
@@ -319,10 +330,11 @@ def run_cli(*arguments: object) -> tuple[int, str, str]:
 
 ROWS = (
     *(standing, spread_work, nested_work, lone_work, failing_work, led_work, needles, cramped, compared, resumed),
+    written_files,
     *(trained_models, stopped_training, resumed_training),
 )
 SHARED = (
-    *(standing, spread_work, lone_work, failing_work, led_work, needles),
+    *(standing, spread_work, lone_work, failing_work, led_work, needles, written_files),
     *(scattered_weights, shard_tensors, objective_gradient, shared_passes, trained_models),
 )
 

@@ -193,6 +193,19 @@ def test_lone_work_is_dealt_to_single_processes(in_one_row: bool, launch: Launch
 
 
 @pytest.mark.parametrize("in_one_row", [False, True])
+def test_the_main_process_reads_and_writes_the_files_of_a_run(in_one_row: bool, launch: Launch, ranks: int) -> None:
+    """Each file has one record, the main process's, and a damaged one is the same error in all processes."""
+    context = ranks if in_one_row else 1
+    found, there, damaged, no_directory = launch.same(f"written_files {context}")
+    assert found == ([TrainStep(0, 1.0, 1, 1, 1.0, 1.0, 1.0)], "by 0", {"rank": 0}, None)
+    assert there
+    assert (damaged[0], no_directory[0]) == ("RunError", "RunError")
+    assert "scores.jsonl line 1" in damaged[1]
+    assert "is a file" in no_directory[1]
+    assert len((launch.folder / f"written-{ranks // context}" / "train.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("in_one_row", [False, True])
 def test_bad_input_in_one_process_is_told_in_all(in_one_row: bool, launch: Launch, ranks: int) -> None:
     errors, afterwards = launch.same(f"failing_work {ranks if in_one_row else 1}")
     bad = [0, 1, 4, 3, 0]
