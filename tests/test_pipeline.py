@@ -49,7 +49,7 @@ from longrope.stages import Watch, plan_walk
 from longrope.texts import load_texts
 
 METHODS = ("gradient", "evolution")
-RIVALS = ("pi", "ntk", "dynamic-ntk", "yarn")
+RIVALS = ("pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical")
 TARGET = 256
 
 

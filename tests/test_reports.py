@@ -531,8 +531,35 @@ def test_rope_json_is_what_the_formulas_say(tmp_path: Path) -> None:
     )
     assert [pair["ntk"] for pair in rope["pairs"]] == pytest.approx([4 ** (i / 3) for i in range(4)])
     assert [pair["critical"] for pair in rope["pairs"]] == pytest.approx([1, 2, 4, 4])  # the second turns in 63 tokens
+    assert [pair["ntk-critical"] for pair in rope["pairs"]] == pytest.approx([1, 2, 4, 8])
+    factors = {row["method"]: (row["formula"], round(row["attention_factor"], 5)) for row in rope["methods"]}
+    assert factors == {
+        **dict.fromkeys(("pi", "ntk", "ntk-critical", "dynamic-ntk"), ("1", 1.0)),
+        "yarn": ("0.1 ln s + 1", 1.13863),
+        "critical": ("sqrt(1 + ln s / ln L)", 1.1547),  # ln 4 / ln 64 is a third
+    }
     assert (rope["pairs_that_turn_fully"], rope["fingerprint"]) == (2, spec.fingerprint)
     assert (rope["trained_window"], rope["target_window"]) == (64, 256)
+
+
+def test_a_page_states_the_attention_factor_of_each_method(extended: RunDir) -> None:
+    """Those of the formulas at the target, and those of the run's factors; equal curves are drawn once."""
+    spec = RopeSpec(8, 8, 1e4, 64)
+    record_rope(extended, spec, 256)
+    tables = captioned(extended)
+    assert tables["Attention factors"][:7] == [
+        ("method", "attention factor", "at 256 tokens"),
+        ("PI", "1", "1"),
+        ("NTK", "1", "1"),
+        ("NTK by critical dimension", "1", "1"),
+        ("dynamic NTK", "1", "1"),
+        ("YaRN", "0.1 ln s + 1", "1.1386"),
+        ("critical-pair rule", "sqrt(1 + ln s / ln L)", "1.1547"),
+    ]
+    (own,) = tables["Attention factors"][7:]
+    assert own == ("LongRoPE, gradient", "searched", "1.0625")
+    drawn = dict.fromkeys(row[0] for row in tables["Rescale factor of each pair: data"][1:])
+    assert list(drawn)[:-1] == ["PI", "NTK", "NTK by critical dimension", "YaRN", "critical-pair rule"]
 
 
 def test_provenance_has_one_entry_for_each_different_walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from longrope.rope import (
     critical_lambdas,
     dynamic_ntk_lambdas,
     extension_ratio,
+    ntk_critical_lambdas,
     ntk_lambdas,
     pi_lambdas,
     su_attention_factor,
@@ -44,9 +45,9 @@ class RescaleFactors:
         spec_fingerprint: the geometry they were made for.
         start_tokens: how many first positions keep the plain angle (n-hat).
         attention_factor: multiplies cos and sin, so attention logits by its square.
-        method: where they come from: ``pi``, ``ntk``, ``dynamic-ntk``, ``yarn``, ``critical``, ``scan`` (the start that
-            the gradient search scans for), or the search that made them, ``longrope-gradient``, ``longrope-evolution``
-            or ``longrope-recovered``. Composed factors name all that they are made of (``longrope-gradient+scan``);
+        method: where they come from: a baseline of the registry, ``scan`` (the start that the gradient search scans
+            for), or the search that made them, ``longrope-gradient``, ``longrope-evolution`` or
+            ``longrope-recovered``. Composed factors name all that they are made of (``longrope-gradient+scan``);
             extrapolated ones keep the name of what they were extrapolated from.
         chosen_by: the search that selected them; empty for a baseline that nobody searched.
         relaxed: whether lambdas below 1 or decreasing ones are meant.
@@ -191,12 +192,11 @@ def unscaled(spec: RopeSpec) -> RescaleFactors:
 
 
 def closed_form(spec: RopeSpec, method: str, target_tokens: int, lengths: Iterable[int] = ()) -> FactorTable:
-    """The factors of a rival method for a target window; searches start from the same ones.
+    """The factors of a baseline by its formula, for a target window; searches start from the same ones.
 
     Args:
         spec: the model's geometry.
-        method: one of ``registry.formulas()``. YaRN comes with its attention factor, the critical-pair rule with
-            LongRoPE's, the others with 1.
+        method: one of ``registry.formulas()``; its row states its attention factor.
         target_tokens: L'.
         lengths: dynamic NTK gets one tier for each of these lengths (and for L').
     """
@@ -216,6 +216,12 @@ def pi_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> Facto
 def ntk_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
     """NTK-aware scaling."""
     return _one_tier(spec, target_tokens, ntk_lambdas(spec.num_pairs, extension_ratio(spec, target_tokens)))
+
+
+def ntk_critical_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
+    """NTK by critical dimension."""
+    ratio = extension_ratio(spec, target_tokens)
+    return _one_tier(spec, target_tokens, ntk_critical_lambdas(spec.num_pairs, spec.critical_pair, ratio))
 
 
 def yarn_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:

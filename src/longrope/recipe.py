@@ -230,7 +230,8 @@ class MeasureRecipe(Settings, section="measure"):
         windows: windows of the longest length; the shorter ones divide the same text.
         tail_tokens: perplexity is also given over the last so many tokens of each window.
         passkeys: keys asked for at each length, spread over ten depths.
-        rivals: closed forms that ``longrope extend`` measures beside its own factors: pi, ntk, dynamic-ntk, yarn.
+        rivals: baselines that ``longrope extend`` measures beside its own factors: pi, ntk, ntk-critical, dynamic-ntk,
+            yarn, critical.
         paired_windows: windows of the longest length on which its factors are compared with the best of them token by
             token; 0 takes as many as ``windows``.
         needles: needles asked for at each length, spread over ten depths, up to ten in one text.
