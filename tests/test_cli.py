@@ -305,13 +305,13 @@ def test_compare_prints_every_method(command: Command, recipe_file: Path) -> Non
     assert told.code == 0, told.err
     scores = read_records(RunDir("run").scores, Score)
     formulas = {"pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical"}
-    methods = {"none", *formulas, "longrope-evolution", "longrope-gradient"}
+    methods = {"none", *formulas, "ntk-scan", "longrope-evolution", "longrope-gradient"}
     assert {score.source.known_as for score in scores} == methods
     scores_table, costs_table = re.split(r"^cost\s*$", told.out, flags=re.MULTILINE)
     for score in scores:
         assert_shown(scores_table, score)
     costs = json.loads(Path("run/costs.json").read_text())
-    assert [cost["method"] for cost in costs] == ["longrope-evolution", "longrope-gradient"]
+    assert [cost["method"] for cost in costs] == ["longrope-evolution", "longrope-gradient", "ntk-scan"]
     for cost in costs:
         assert table_row(costs_table, cost["method"])[1] == f"{cost['trials']:,}"
     Path("run/costs.json").unlink()

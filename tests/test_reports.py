@@ -518,6 +518,22 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
     assert [row[0] for row in rows[1:]] == [f"PI · {tmp_path / name / 'run'}" for name in ("a", "b")]
 
 
+@pytest.mark.parametrize("edges", [[], ["exponent of the base"], ["exponent of the base", "attention factor"]])
+def test_a_page_says_what_a_scan_found_and_whether_it_is_finished(extended: RunDir, edges: list[str]) -> None:
+    """Its factors are those of a baseline: the run is still about what its search chose."""
+    numbers = {"exponent": 1.875, "theta": 493507.4, "attention_factor": 1.17261, "passes": 212, "budget": 240}
+    extended.scan.write_text(json.dumps({**numbers, "edges": edges}))
+    add_factors(extended, replace(FACTORS, lambdas=(1.0, 2.0, 4.0, 8.0), method="ntk", chosen_by="ntk-scan"))
+    texts = texts_of(extended, "p")
+    (told,) = (text for text in texts if text.startswith("The scan of base and attention factor took"))
+    assert "212 window passes of a budget of 240: base 493,507 (theta times s to the power of 1.875)" in told
+    assert "attention factor 1.1726." in told
+    unfinished = f"It is unfinished: the best {' and the '.join(edges)} lies on the edge of the grid."
+    assert told.endswith(unfinished) if edges else "unfinished" not in told
+    assert "were chosen by gradient descent, on books/<search>." in texts[0]
+    assert "They come from" not in texts[0]
+
+
 # What the run writes for its report
 
 

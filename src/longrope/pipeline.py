@@ -15,7 +15,7 @@ from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Subject
 from longrope.evaluation.samples import SampleCache
 from longrope.exports import Origin, dump_report, export_hf
-from longrope.factors import RescaleFactors, closed_form, dump_factors, load_factors
+from longrope.factors import FactorTable, RescaleFactors, closed_form, dump_factors, load_factors
 from longrope.models import LanguageModel, describe_device, load_config, load_model, read_spec
 from longrope.recipe import ExportRecipe, Recipe, TuneRecipe
 from longrope.records import Score, Trial, read_records
@@ -63,7 +63,7 @@ def extend(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Scor
         distributed.on_main(partial(_record, recipe, run, model))
         tasks = plan_walk(recipe, run, model, texts)
         _estimate(recipe, tasks, model, watch)
-        original, *baselines = _subjects(recipe, model, recipe.measure.rivals)
+        original, *baselines = _subjects(recipe, run, model, texts, recipe.measure.rivals, watch)
         evaluation = _evaluation(recipe, run, texts, original)
         for line in evaluation.describe_windows(original):
             watch.on_step(line)
@@ -169,7 +169,7 @@ def _tune(
 
 
 def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Score]:
-    """Measure every method on the same windows: none, PI, NTK, dynamic NTK, YaRN, and both LongRoPE searches.
+    """Measure every method on the same windows: the original model, all baselines, and both LongRoPE searches.
 
     The last scores compare each of them with the best baseline, token by token and passkey by passkey.
     """
@@ -179,7 +179,7 @@ def compare(recipe: Recipe, run: RunDir, watch: Watch | None = None) -> list[Sco
     with _held(run, recipe):
         distributed.on_main(partial(_record, recipe, run, model))
         searched = {method: _search(recipe, run, model, texts, method, watch) for method in ("evolution", "gradient")}
-        original, *baselines = _subjects(recipe, model, registry.baselines())
+        original, *baselines = _subjects(recipe, run, model, texts, registry.baselines(), watch)
         subjects = [original, *baselines, *(name_subject(model, factors) for factors in searched.values())]
         evaluation = _evaluation(recipe, run, texts, original)
         scores = _measure(evaluation, subjects, watch)
@@ -331,11 +331,26 @@ def _evaluation(recipe: Recipe, run: RunDir, texts: Texts, original: Subject) ->
     return Evaluation(texts.measure, settings, original, SampleCache(run), recipe.seed)
 
 
-def _subjects(recipe: Recipe, model: LanguageModel, names: Sequence[str]) -> list[Subject]:
+def _subjects(
+    recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts, names: Sequence[str], watch: Watch
+) -> list[Subject]:
     """The original model, and baselines by name."""
-    lengths = measured_lengths(recipe, model)
-    tables = {name: closed_form(model.spec, name, recipe.target_tokens, lengths) for name in names}
-    return [Subject(model, None, "none"), *(Subject(model, table, name) for name, table in tables.items())]
+    baselines = [name_subject(model, _baseline(recipe, run, model, texts, name, watch)) for name in names]
+    return [Subject(model, None, "none"), *baselines]
+
+
+def _baseline(
+    recipe: Recipe, run: RunDir, model: LanguageModel, texts: Texts, name: str, watch: Watch
+) -> FactorTable | RescaleFactors:
+    """The factors of a baseline: by its formula, or scanned on the windows that the searches have."""
+    row, target = registry.METHODS[name], recipe.target_tokens
+    if row.formula:
+        return closed_form(model.spec, name, target, measured_lengths(recipe, model))
+    watch.on_step(f"scan factors for {target:,} tokens: {row.label}")
+    given: dict[str, Any] = {"run": run, "settings": recipe.search, "seed": recipe.seed}
+    given |= {"passes": recipe.measure.scan_passes, "on_trial": watch.on_trial, "on_message": watch.on_step}
+    made: RescaleFactors = registry.resolve(row.make)(model, texts.search, target, **given)
+    return made
 
 
 def _measure(evaluation: Evaluation, subjects: Sequence[Subject], watch: Watch) -> list[Score]:

@@ -39,6 +39,7 @@ class Method:
         formula: its factors come from a formula alone, without a search.
         attention: its attention factor as a formula of s and L, or who chooses it; empty where nothing is rescaled.
         baseline: it is measured beside what a search has found, by ``compare`` and where ``measure.rivals`` names it.
+            One without a formula is made as ``longrope.search.scan.scan_base`` is, from a model and a text.
         start: a search may start from it, so it has one set of factors for all lengths.
         search: its name in ``search.method``; empty if it is no search of factors for a long window.
     """
@@ -191,6 +192,16 @@ METHODS: dict[str, Method] = _by_name(
         attention="sqrt(1 + ln s / ln L)",
         baseline=True,
         start=True,
+    ),
+    Method(
+        "ntk-scan",
+        label="NTK, scanned base and attention factor",
+        make="longrope.search.scan:scan_base",
+        colours=("#4a5b8c", "#a3b3e6"),
+        dash="1 3",
+        marker="up",
+        attention="scanned",
+        baseline=True,
     ),
     Method("scan", label="scan of curves", make="longrope.search:find_factors", attention="scanned"),
     Method(

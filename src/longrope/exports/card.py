@@ -22,7 +22,7 @@ from longrope.factors import RescaleFactors
 from longrope.labels import Source, label_of
 from longrope.models import ASSETS, EMBEDDED, LanguageModel
 from longrope.records import Score
-from longrope.registry import ORIGINAL, baselines, format_of, formulas
+from longrope.registry import ORIGINAL, baselines, format_of
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets")
 HUB_METRICS = {"passkey": "accuracy", "needle": "accuracy"}  # where the hub has another name
@@ -113,7 +113,7 @@ def format_card(
 
 def _is_own(score: Score, model: LanguageModel, factors: RescaleFactors) -> bool:
     """Whether a score is of these weights and factors; a baseline's is not, also where the search chose the same."""
-    is_baseline = score.method in formulas() and score.chosen_by != factors.chosen_by
+    is_baseline = score.method in baselines() and score.chosen_by != factors.chosen_by
     return (score.model, score.factors_fingerprint) == (model.name, factors.fingerprint) and not is_baseline
 
 
@@ -149,7 +149,7 @@ def _best_rival(scores: Sequence[Score], rows: dict[tuple[str, int], Score]) -> 
     for metric, sign in {"perplexity": 1, "passkey": -1}.items():
         longest = max((tokens for name, tokens in rows if name == metric), default=0)
         rivals = [s for s in scores if (s.metric, s.context_tokens) == (metric, longest) and s.method in baselines()]
-        if own := [score for score in rivals if not score.chosen_by]:
+        if own := [score for score in rivals if score.chosen_by in ("", *baselines())]:
             best = min(own, key=lambda score: sign * score.value)
             return [(best.source, best.model)]
     return []

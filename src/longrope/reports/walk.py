@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
+from typing import Any
 
 from longrope import registry
 from longrope.labels import Source, label_of
@@ -84,6 +85,7 @@ def factor_section(runs: Sequence[Contents]) -> Section:
     if any(run.rope for run in runs):
         figures.append(_wavelength_figure(runs))
     words = tuple(titled(runs, run, _tell_factors(run)) for run in runs if run.factors)
+    words += tuple(titled(runs, run, _tell_scan(run.scan)) for run in runs if run.scan)
     tables = tuple(_attention_table(runs, run) for run in runs if run.factors or run.rope)
     return Section("factors", "Rescale factors", "factors need `longrope search`", words, tuple(figures), tables)
 
@@ -95,6 +97,17 @@ def _tell_factors(run: Contents) -> str:
         for found in run.factors
     ]
     return " ".join(told)
+
+
+def _tell_scan(scan: dict[str, Any]) -> str:
+    """The two numbers of the scan, its cost, and whether it ended on the edge of its grid."""
+    edges = " and the ".join(scan["edges"])
+    return (
+        f"The scan of base and attention factor took {scan['passes']} window passes of a budget of {scan['budget']}: "
+        f"base {scan['theta']:,.0f} (theta times s to the power of {scan['exponent']:.4g}), attention factor "
+        f"{scan['attention_factor']:.4f}."
+        + (f" It is unfinished: the best {edges} lies on the edge of the grid." if edges else "")
+    )
 
 
 def _attention_table(runs: Sequence[Contents], run: Contents) -> ScoreTable:
