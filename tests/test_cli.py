@@ -311,13 +311,14 @@ def test_compare_prints_every_method(command: Command, recipe_file: Path) -> Non
     told = command("compare", "--recipe", recipe_file, "--out", "run")
     assert told.code == 0, told.err
     scores = read_records(RunDir("run").scores, Score)
-    methods = {"none", "pi", "ntk", "dynamic-ntk", "yarn", "longrope-evolution", "longrope-gradient"}
+    formulas = {"pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical"}
+    methods = {"none", *formulas, "ntk-scan", "longrope-evolution", "longrope-gradient"}
     assert {score.source.known_as for score in scores} == methods
     scores_table, costs_table = re.split(r"^cost\s*$", told.out, flags=re.MULTILINE)
     for score in scores:
         assert_shown(scores_table, score)
     costs = json.loads(Path("run/costs.json").read_text())
-    assert [cost["method"] for cost in costs] == ["longrope-evolution", "longrope-gradient"]
+    assert [cost["method"] for cost in costs] == ["longrope-evolution", "longrope-gradient", "ntk-scan"]
     for cost in costs:
         assert table_row(costs_table, cost["method"])[1] == f"{cost['trials']:,}"
     Path("run/costs.json").unlink()
@@ -387,9 +388,11 @@ def test_inspect_tells_the_geometry(command: Command, tmp_path: Path) -> None:
         assert pair["pi"] == 4
         assert pair["ntk"] == pytest.approx(4 ** (2 * i / (dim - 2)))
         assert 1 <= pair["yarn"] <= 4
+        assert pair["ntk-critical"] == pytest.approx(4 ** (i / report["pairs_that_turn_fully"]))
     assert report["pairs_that_turn_fully"] == sum(pair["turns_in_window"] >= 1 for pair in pairs)
     text = command("inspect", tmp_path, "--to", "256").out
     assert f"rotary_dim: {dim}" in text
+    assert table_row(text, "yarn")[1:] == [f"{1 + 0.1 * math.log(4):.5g}", "0.1 ln s + 1"]
     assert table_row(text, "0")[1:3] == [f"{2 * math.pi:.5g}", f"{64 / (2 * math.pi):.5g}"]
 
 

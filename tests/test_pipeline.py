@@ -27,6 +27,7 @@ from longrope.errors import ExportError, LongRopeError, RunError, TextsError
 from longrope.evaluation import Evaluation, passkey, perplexity, statistics
 from longrope.evaluation.metric import Subject
 from longrope.exports import hf
+from longrope.labels import Source
 from longrope.models import load_model
 from longrope.pipeline import (
     Callbacks,
@@ -61,7 +62,8 @@ from longrope.search import score as search_score
 from longrope.search.cost import compare_costs
 
 METHODS = ("gradient", "evolution")
-RIVALS = ("pi", "ntk", "dynamic-ntk", "yarn")
+FORMULAS = ("pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical")
+SCAN, GRADIENT = "ntk-scan", "longrope-gradient"
 TARGET = 256
 
 
@@ -209,7 +211,7 @@ def beside(recipe: Recipe) -> Recipe:
 
 def best_rival(scores: list[Score]) -> Score:
     """The perplexity at the longest length of the rival where it is least."""
-    last = [s for s in scores if s.metric == "perplexity" and s.context_tokens == TARGET and s.method in RIVALS]
+    last = [s for s in scores if s.metric == "perplexity" and s.context_tokens == TARGET and s.method in FORMULAS]
     return min(last, key=lambda score: score.value)
 
 
@@ -240,6 +242,26 @@ def test_an_extension_is_measured_beside_its_rivals(beside: Recipe, tmp_path: Pa
     assert ratio.texts_fingerprint == own.texts_fingerprint == best.texts_fingerprint
     assert ratio.factors_fingerprint == own.factors_fingerprint
     assert written_scores(read_records(run.scores, Score)) == written_scores(scores)
+
+
+@pytest.mark.usefixtures("unopened")
+def test_an_extension_is_measured_beside_a_scan(beside: Recipe, tmp_path: Path) -> None:
+    """It is a baseline like the formulas: the last ratio is to it, and the card has its column."""
+    run, lines = RunDir(tmp_path), list[str]()
+    settings = replace(beside.measure, rivals=(SCAN,), scan_passes=60)
+    scores = extend(replace(beside, measure=settings), run, Callbacks(on_step=lines.append))
+    scanned = load_factors(run.factors(SCAN)).tiers[0]
+    measured = dict.fromkeys(score.source for score in scores)
+    assert list(measured) == [Source("none"), scanned.source, Source(GRADIENT, GRADIENT)]
+    values = {s.source: s.value for s in scores if (s.metric, s.context_tokens) == ("perplexity", TARGET)}
+    assert scores[-1].metric == f"ratio-to-{scanned.method}"
+    assert scores[-1].value == pytest.approx(values[scores[-1].source] / values[scanned.source])
+    assert f"| {scanned.source.label} |" in (run.checkpoint / "README.md").read_text()
+    page = (run.path / "report.html").read_text()
+    told = json.loads(run.scan.read_text())
+    assert f"took {told['passes']} window passes of a budget of 60" in page
+    assert [line for line in lines if line.startswith(SCAN)] == [line for line in lines if "budget of 60" in line] != []
+    assert {trial.method for trial in read_records(run.trials, Trial)} == {SCAN, GRADIENT}
 
 
 @pytest.mark.usefixtures("unopened")
@@ -687,9 +709,14 @@ def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_pa
     full, run = replace(recipe, measure=settings), RunDir(tmp_path)
     every = compare(full, run)
     scores = [score for score in every if "ratio" not in score.metric]
-    methods = ["none", *RIVALS, "longrope-evolution", "longrope-gradient"]
-    wanted = {(m, n, k) for m in methods for n in settings.lengths for k in ("perplexity", "perplexity-last-16")}
-    keys = [(score.method, score.context_tokens, score.metric) for score in scores]
+    searches = (SCAN, "longrope-evolution", "longrope-gradient")
+    sources = [
+        Source("none"),
+        *map(Source, FORMULAS),
+        *(load_factors(run.factors(s)).tiers[0].source for s in searches),
+    ]
+    wanted = {(m, n, k) for m in sources for n in settings.lengths for k in ("perplexity", "perplexity-last-16")}
+    keys = [(score.source, score.context_tokens, score.metric) for score in scores]
     assert set(keys) == wanted
     assert len(keys) == len(wanted)
     for length in settings.lengths:
@@ -697,10 +724,10 @@ def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_pa
         assert len({score.texts_fingerprint for score in own}) == 1
         assert len({(score.metric, score.num_tokens) for score in own}) == 2
     assert written_scores(read_records(run.scores, Score)) == written_scores(every)
-    fingerprints = {(score.method, score.factors_fingerprint) for score in scores}
+    fingerprints = {(score.source.known_as, score.factors_fingerprint) for score in scores}
     model = load_model(recipe.model, device="cpu")
-    rivals = {name: closed_form(model.spec, name, TARGET, settings.lengths) for name in RIVALS}
-    searched = {method: load_factors(run.factors(method)) for method in ("longrope-evolution", "longrope-gradient")}
+    rivals = {name: closed_form(model.spec, name, TARGET, settings.lengths) for name in FORMULAS}
+    searched = {method: load_factors(run.factors(method)) for method in searches}
     tables = {method: table.fingerprint for method, table in {**rivals, **searched}.items()}
     assert fingerprints == {("none", ""), *tables.items()}
     values = {(score.method, score.context_tokens): score.value for score in scores if score.metric == "perplexity"}
@@ -717,18 +744,19 @@ def test_comparing_ends_with_every_method_against_the_best_closed_form(recipe: R
     """Token by token and key by key, at the longest length, last in print."""
     settings = MeasureRecipe(lengths=(192, TARGET), windows=2, tail_tokens=0, passkeys=10)
     scores = compare(replace(recipe, measure=settings), RunDir(tmp_path))
-    values = {(s.metric, s.method): s.value for s in scores if s.context_tokens == TARGET}
-    best = min(RIVALS, key=lambda name: values["perplexity", name])
-    others = [name for name in ("none", *RIVALS, "longrope-evolution", "longrope-gradient") if name != best]
+    values = {(s.metric, s.source.known_as): s.value for s in scores if s.context_tokens == TARGET}
+    baselines = (*FORMULAS, SCAN)
+    best = min(baselines, key=lambda name: values["perplexity", name])
+    others = [name for name in ("none", *baselines, "longrope-evolution", "longrope-gradient") if name != best]
     paired = scores[-2 * len(others) :]
-    assert [(s.method, s.metric) for s in paired] == [
+    assert [(s.source.known_as, s.metric) for s in paired] == [
         (name, f"{metric}-to-{best}") for name in others for metric in ("ratio", "difference")
     ]
     for ratio, difference in zip(paired[::2], paired[1::2], strict=True):
-        of_perplexities = values["perplexity", ratio.method] / values["perplexity", best]
+        of_perplexities = values["perplexity", ratio.source.known_as] / values["perplexity", best]
         assert ratio.value == pytest.approx(of_perplexities, rel=1e-5)
         assert ratio.low <= ratio.value <= ratio.high
-        of_keys = values["passkey", ratio.method] - values["passkey", best]
+        of_keys = values["passkey", ratio.source.known_as] - values["passkey", best]
         assert difference.value == pytest.approx(of_keys)
         assert difference.low < difference.value < difference.high
     assert {s.context_tokens for s in paired} == {TARGET}
@@ -742,6 +770,7 @@ def test_a_comparison_that_was_interrupted_ends_as_a_whole_one(recipe: Recipe, t
     for watch in (
         Callbacks(on_trial=Countdown(4)),
         Callbacks(on_trial=Countdown(18)),
+        Callbacks(on_trial=Countdown(60)),
         Callbacks(on_step=Countdown(10)),
     ):
         with pytest.raises(InterruptError):

@@ -65,7 +65,7 @@ UNUSUAL = Recipe(
         lora_alpha=38,
         lora_also=("norms",),
     ),
-    measure=MeasureRecipe((4096, 65536), ("ruler",), 21, 22, 23, ("yarn", "dynamic-ntk"), 25, 26, 27, "squad.json"),
+    measure=MeasureRecipe((4096, 65536), ("ruler",), 21, 22, 23, ("yarn", "dynamic-ntk"), 25, 26, 27, "squad.json", 28),
     export=ExportRecipe(tiers="two", drop_start_tokens=True, base_model="someone/model"),
 )
 ISOLATED = Recipe("m", 65536, ("books",), tune=TuneRecipe(isolate_documents=True))  # allowed beside few others

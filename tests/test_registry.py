@@ -1,5 +1,7 @@
 """The registry: rows name functions that exist, and a new row is found by all that lists methods."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +54,33 @@ def test_a_path_that_names_no_function_is_refused(path: str) -> None:
 
 def test_the_lists_of_names_are_those_of_the_papers_and_ours() -> None:
     """Written out here, in the order in which tables show them."""
-    assert registry.baselines() == ("pi", "ntk", "dynamic-ntk", "yarn")
-    assert registry.formulas() == ("pi", "ntk", "dynamic-ntk", "yarn", "critical")
+    assert registry.baselines() == ("pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical", "ntk-scan")
+    assert registry.formulas() == registry.baselines()[:-1]
     assert registry.starts() == ("pi", "ntk", "yarn", "critical")
     assert registry.searches() == {"gradient": "longrope-gradient", "evolution": "longrope-evolution"}
     assert tuple(FORMATS) == ("hf", "gguf")
     assert registry.metrics()[:6] == ("perplexity", "passkey", "prefix-perplexity", "retention", "needle", "ruler")
     assert len(registry.metrics()) == 6 + 12 + 1
+
+
+ATTENTION: dict[str, Callable[[float, float], float]] = {  # what the rows say, as arithmetic of s and L
+    "1": lambda s, window: 1.0,
+    "0.1 ln s + 1": lambda s, window: 0.1 * math.log(s) + 1,
+    "sqrt(1 + ln s / ln L)": lambda s, window: math.sqrt(1 + math.log(s) / math.log(window)),
+}
+
+
+@pytest.mark.parametrize("name", registry.formulas())
+def test_every_formula_has_the_attention_factor_that_its_row_states(name: str) -> None:
+    for target in (128, 512, 2**20):
+        stated = ATTENTION[METHODS[name].attention](target / 64, 64)
+        assert closed_form(SPEC, name, target).tiers[-1].attention_factor == pytest.approx(stated, rel=1e-12)
+
+
+def test_every_baseline_states_its_attention_factor() -> None:
+    assert {METHODS[name].attention for name in registry.baselines()} == {*ATTENTION, "scanned"}
+    assert label_of("ntk-critical") == "NTK by critical dimension"
+    assert label_of("ntk-scan") == "NTK, scanned base and attention factor"
 
 
 @pytest.mark.usefixtures("toy")

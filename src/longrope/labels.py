@@ -15,6 +15,7 @@ SEARCHES = {
     "longrope-gradient": "the gradient search",
     "longrope-evolution": "the evolutionary search",
     "longrope-recovered": "the short-context search",
+    "ntk-scan": "the scan of base and attention factor",
 }
 JOINT = "+"  # between the methods of composed factors
 DEPTH = re.compile(r"(.+)-depth-([\d.]+)")  # passkey-depth-0.05
@@ -26,7 +27,7 @@ class Source(NamedTuple):
 
     Attributes:
         method: of the factors; or the name that a score has instead, for example ``longrope-tuned``.
-        chosen_by: the search that selected the factors; empty for a baseline that nobody searched.
+        chosen_by: the search that selected the factors; empty for a formula that nobody searched.
         factors_method: the method of the factors where ``method`` is another name.
     """
 

@@ -230,13 +230,15 @@ class MeasureRecipe(Settings, section="measure"):
         windows: windows of the longest length; the shorter ones divide the same text.
         tail_tokens: perplexity is also given over the last so many tokens of each window.
         passkeys: keys asked for at each length, spread over ten depths.
-        rivals: closed forms that ``longrope extend`` measures beside its own factors: pi, ntk, dynamic-ntk, yarn.
+        rivals: baselines that ``longrope extend`` measures beside its own factors: pi, ntk, ntk-critical, dynamic-ntk,
+            yarn, critical, ntk-scan.
         paired_windows: windows of the longest length on which its factors are compared with the best of them token by
             token; 0 takes as many as ``windows``.
         needles: needles asked for at each length, spread over ten depths, up to ten in one text.
         ruler_prompts: prompts of each of ruler's tasks at each length.
         qa_data: a file of questions about documents, of the form of SQuAD, for ruler's ``qa``; without it ``ruler``
             leaves that task out.
+        scan_passes: passes over a window that the baseline ntk-scan may take; 0 takes as many as the gradient search.
     """
 
     lengths: tuple[Window, ...] = ()
@@ -249,6 +251,7 @@ class MeasureRecipe(Settings, section="measure"):
     needles: Count = 20
     ruler_prompts: Count = 20
     qa_data: str = ""
+    scan_passes: CountOrZero = 0
 
     def check(self) -> None:
         """Refuse a metric whose data are not given (raises RecipeError naming the key)."""

@@ -38,7 +38,9 @@ class Method:
         dash: SVG dash pattern of its line; empty is solid.
         marker: of its points.
         formula: its factors come from a formula alone, without a search.
+        attention: its attention factor as a formula of s and L, or who chooses it; empty where nothing is rescaled.
         baseline: it is measured beside what a search has found, by ``compare`` and where ``measure.rivals`` names it.
+            One without a formula is made as ``longrope.search.scan.scan_base`` is, from a model and a text.
         start: a search may start from it, so it has one set of factors for all lengths.
         search: its name in ``search.method``; empty if it is no search of factors for a long window.
     """
@@ -52,6 +54,7 @@ class Method:
     dash: str = ""
     marker: str = "circle"
     formula: bool = False
+    attention: str = ""
     baseline: bool = False
     start: bool = False
     search: str = ""
@@ -131,6 +134,7 @@ METHODS: dict[str, Method] = _by_name(
         dash="8 4",
         marker="down",
         formula=True,
+        attention="1",
         baseline=True,
         start=True,
     ),
@@ -143,8 +147,21 @@ METHODS: dict[str, Method] = _by_name(
         dash="6 3",
         marker="square",
         formula=True,
+        attention="1",
         baseline=True,
         start=True,
+    ),
+    Method(
+        "ntk-critical",
+        label="NTK by critical dimension",
+        source="arXiv 2310.05209",
+        make="longrope.rope.baselines:ntk_critical_table",
+        colours=("#6b7a12", "#bccb4a"),
+        dash="4 2 1 2",
+        marker="diamond",
+        formula=True,
+        attention="1",
+        baseline=True,
     ),
     Method(
         "dynamic-ntk",
@@ -155,6 +172,7 @@ METHODS: dict[str, Method] = _by_name(
         dash="8 3 1.5 3",
         marker="plus",
         formula=True,
+        attention="1",
         baseline=True,
     ),
     Method(
@@ -166,6 +184,7 @@ METHODS: dict[str, Method] = _by_name(
         dash="5 3",
         marker="up",
         formula=True,
+        attention="0.1 ln s + 1",
         baseline=True,
         start=True,
     ),
@@ -178,14 +197,27 @@ METHODS: dict[str, Method] = _by_name(
         dash="2 3",
         marker="square",
         formula=True,
+        attention="sqrt(1 + ln s / ln L)",
+        baseline=True,
         start=True,
     ),
-    Method("scan", label="scan of curves", make="longrope.search:find_factors"),
+    Method(
+        "ntk-scan",
+        label="NTK, scanned base and attention factor",
+        make="longrope.search.scan:scan_base",
+        colours=("#4a5b8c", "#a3b3e6"),
+        dash="1 3",
+        marker="up",
+        attention="scanned",
+        baseline=True,
+    ),
+    Method("scan", label="scan of curves", make="longrope.search:find_factors", attention="scanned"),
     Method(
         "longrope-gradient",
         label="LongRoPE, gradient",
         make="longrope.search:find_factors",
         colours=("#12805c", "#3ccb98"),
+        attention="searched",
         search="gradient",
     ),
     Method(
@@ -196,6 +228,7 @@ METHODS: dict[str, Method] = _by_name(
         colours=("#7b2d8b", "#cf8be0"),
         dash="10 5",
         marker="diamond",
+        attention="sqrt(1 + ln s / ln L)",
         search="evolution",
     ),
     Method(

@@ -23,6 +23,13 @@ def test_rope_json_is_what_the_formulas_say(tmp_path: Path) -> None:
     )
     assert [pair["ntk"] for pair in rope["pairs"]] == pytest.approx([4 ** (i / 3) for i in range(4)])
     assert [pair["critical"] for pair in rope["pairs"]] == pytest.approx([1, 2, 4, 4])  # the second turns in 63 tokens
+    assert [pair["ntk-critical"] for pair in rope["pairs"]] == pytest.approx([1, 2, 4, 8])
+    factors = {row["method"]: (row["formula"], round(row["attention_factor"], 5)) for row in rope["methods"]}
+    assert factors == {
+        **dict.fromkeys(("pi", "ntk", "ntk-critical", "dynamic-ntk"), ("1", 1.0)),
+        "yarn": ("0.1 ln s + 1", 1.13863),
+        "critical": ("sqrt(1 + ln s / ln L)", 1.1547),  # ln 4 / ln 64 is a third
+    }
     assert (rope["pairs_that_turn_fully"], rope["fingerprint"]) == (2, spec.fingerprint)
     assert (rope["trained_window"], rope["target_window"]) == (64, 256)
 

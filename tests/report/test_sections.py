@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from handmade import FACTORS, add_factors, make_run, read_page, score, texts_of
+from handmade import FACTORS, add_factors, captioned, make_run, read_page, score, texts_of
 
 from longrope.labels import label_of
 from longrope.report import write_report
@@ -13,7 +13,8 @@ from longrope.report.contents import read_run
 from longrope.report.curves import search_section
 from longrope.report.stages import stage_section
 from longrope.report.tables import number
-from longrope.rope import dump_factors
+from longrope.rope import RopeSpec, dump_factors
+from longrope.runs.provenance import record_rope
 from longrope.runs.run_dir import RunDir
 
 
@@ -90,3 +91,39 @@ def test_the_figure_of_what_was_found_agrees_with_the_costs(name: str) -> None:
     costs = json.loads(run.costs.read_text())
     reached = {label_of(cost["method"]): number(cost["validation_loss_nats"]) for cost in costs}
     assert {label: min(own, key=float) for label, own in losses.items()} == reached
+
+
+@pytest.mark.parametrize("edges", [[], ["exponent of the base"], ["exponent of the base", "attention factor"]])
+def test_a_page_says_what_a_scan_found_and_whether_it_is_finished(extended: RunDir, edges: list[str]) -> None:
+    """Its factors are those of a baseline: the run is still about what its search chose."""
+    numbers = {"exponent": 1.875, "theta": 493507.4, "attention_factor": 1.17261, "passes": 212, "budget": 240}
+    extended.scan.write_text(json.dumps({**numbers, "edges": edges}))
+    add_factors(extended, replace(FACTORS, lambdas=(1.0, 2.0, 4.0, 8.0), method="ntk", chosen_by="ntk-scan"))
+    texts = texts_of(extended, "p")
+    (told,) = (text for text in texts if text.startswith("The scan of base and attention factor took"))
+    assert "212 window passes of a budget of 240: base 493,507 (theta times s to the power of 1.875)" in told
+    assert "attention factor 1.1726." in told
+    unfinished = f"It is unfinished: the best {' and the '.join(edges)} lies on the edge of the grid."
+    assert told.endswith(unfinished) if edges else "unfinished" not in told
+    assert "were chosen by gradient descent, on books/<search>." in texts[0]
+    assert "They come from" not in texts[0]
+
+
+def test_a_page_states_the_attention_factor_of_each_method(extended: RunDir) -> None:
+    """Those of the formulas at the target, and those of the run's factors; equal curves are drawn once."""
+    spec = RopeSpec(8, 8, 1e4, 64)
+    record_rope(extended, spec, 256)
+    tables = captioned(extended)
+    assert tables["Attention factors"][:7] == [
+        ("method", "attention factor", "at 256 tokens"),
+        ("PI", "1", "1"),
+        ("NTK", "1", "1"),
+        ("NTK by critical dimension", "1", "1"),
+        ("dynamic NTK", "1", "1"),
+        ("YaRN", "0.1 ln s + 1", "1.1386"),
+        ("critical-pair rule", "sqrt(1 + ln s / ln L)", "1.1547"),
+    ]
+    (own,) = tables["Attention factors"][7:]
+    assert own == ("LongRoPE, gradient", "searched", "1.0625")
+    drawn = dict.fromkeys(row[0] for row in tables["Rescale factor of each pair: data"][1:])
+    assert list(drawn)[:-1] == ["PI", "NTK", "NTK by critical dimension", "YaRN", "critical-pair rule"]

@@ -18,11 +18,14 @@ from longrope.rope import (
     Carried,
     Lambdas,
     RopeSpec,
+    critical_lambdas,
     dynamic_ntk_lambdas,
     extension_ratio,
     llama3_lambdas,
+    ntk_critical_lambdas,
     ntk_lambdas,
     pi_lambdas,
+    rebased_lambdas,
     su_attention_factor,
     yarn_attention_factor,
     yarn_lambdas,
@@ -139,6 +142,52 @@ def test_ntk_leaves_the_fastest_pair_and_slows_the_slowest_by_the_ratio(ratio: i
     assert lambdas[-1] == ratio
     rebased = replace(SPEC, theta=SPEC.theta * ratio ** (64 / 62))
     np.testing.assert_allclose(SPEC.frequencies / lambdas, rebased.frequencies, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("spec", "ratio", "real", "rounded", "ntk", "critical"),
+    [
+        (RopeSpec(64, 64, 1e5, 8192), 8, 19.937, 20, 855_504, 2_785_762),
+        (RopeSpec(128, 128, 1e4, 4096), 8, 45.027, 46, 82_685, 180_498),
+        (RopeSpec(256, 256, 1e6, 32768), 2, 79.302, 80, 2_010_946, 3_031_433),
+    ],
+)
+def test_bases_of_ntk_and_of_ntk_by_critical_dimension(
+    spec: RopeSpec, ratio: float, real: float, rounded: int, ntk: float, critical: float
+) -> None:
+    """Worked out elsewhere from theta * s ** (d / (d - 2)) and theta * s ** (d / 2c); the base is read from a pair."""
+    wanted = spec.num_pairs * math.log(spec.trained_window / (2 * math.pi)) / math.log(spec.theta)
+    assert (round(wanted, 3), spec.critical_pair) == (real, rounded)
+    for lambdas, base in (
+        (ntk_lambdas(spec.num_pairs, ratio), ntk),
+        (ntk_critical_lambdas(spec.num_pairs, spec.critical_pair, ratio), critical),
+    ):
+        for pair in (1, 10, spec.num_pairs - 1):
+            assert spec.theta * lambdas[pair] ** (spec.num_pairs / pair) == pytest.approx(base, abs=0.5)
+
+
+def test_ntk_by_critical_dimension_at_single_pairs_and_at_its_ends() -> None:
+    """It exceeds s after the critical pair, where the critical-pair rule stays at s; both agree up to it."""
+    spec = RopeSpec(64, 64, 1e5, 8192)
+    lambdas, pairs = ntk_critical_lambdas(32, spec.critical_pair, 8), [0, 10, 20, 31]
+    assert lambdas[pairs] == pytest.approx([1, 2.8284, 8, 25.107], rel=2e-5)
+    assert ntk_lambdas(32, 8)[pairs] == pytest.approx([1, 1.9558, 3.8251, 8], rel=2e-5)
+    capped = critical_lambdas(32, spec.critical_pair, 8)
+    assert lambdas[:21].tolist() == capped[:21].tolist()
+    assert (lambdas[21:] > 8).all()
+    assert (capped[21:] == 8).all()
+    assert ntk_critical_lambdas(32, 20, 1).tolist() == [1] * 32
+    assert ntk_critical_lambdas(3, 0, 8).tolist() == [1, 8, 64]  # no pair makes a whole turn
+
+
+@pytest.mark.parametrize("ratio", [2.0, 8.0, 100.0])
+def test_a_new_base_is_plain_rope_of_that_base(ratio: float) -> None:
+    for exponent in (0.5, 1.0, 64 / 62, 3.0):
+        rebased = replace(SPEC, theta=SPEC.theta * ratio**exponent)
+        lambdas = rebased_lambdas(SPEC.num_pairs, ratio, exponent)
+        np.testing.assert_allclose(SPEC.frequencies / lambdas, rebased.frequencies, rtol=1e-12)
+    np.testing.assert_allclose(rebased_lambdas(32, ratio, 64 / 62), ntk_lambdas(32, ratio), rtol=1e-12)
+    np.testing.assert_allclose(rebased_lambdas(32, ratio, 64 / 40), ntk_critical_lambdas(32, 20, ratio), rtol=1e-12)
 
 
 @pytest.mark.parametrize("factor", [1.0, 4.0])

@@ -142,7 +142,8 @@ def inspect(model: Model, to: To = None, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(report))
         return
-    pairs = report.pop("pairs")
+    tables = {name: report.pop(name) for name in ("methods", "pairs")}
     for name, value in report.items():
         print(f"{name}: {value}")
-    print_table("pairs", list(pairs[0]), ([format_number(value) for value in pair.values()] for pair in pairs))
+    for name, rows in tables.items():
+        print_table(name, list(rows[0]), ([format_number(value) for value in row.values()] for row in rows))

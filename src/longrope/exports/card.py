@@ -20,7 +20,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from longrope.exports.comparison import ExportReport
 from longrope.labels import Source, compared_with, is_part, label_of, metric_label, metric_row, write_interval
 from longrope.models import ASSETS, EMBEDDED, LanguageModel
-from longrope.registry import DIFFERENCE, ORIGINAL, baselines, formulas
+from longrope.registry import DIFFERENCE, ORIGINAL, baselines
 from longrope.rope import RescaleFactors
 from longrope.runs.records import Score
 
@@ -120,7 +120,7 @@ def format_card(
 
 def _is_own(score: Score, model: LanguageModel, factors: RescaleFactors) -> bool:
     """Whether a score is of these weights and factors; a baseline's is not, also where the search chose the same."""
-    is_baseline = score.method in formulas() and score.chosen_by != factors.chosen_by
+    is_baseline = score.method in baselines() and score.chosen_by != factors.chosen_by
     return (score.model, score.factors_fingerprint) == (model.name, factors.fingerprint) and not is_baseline
 
 
@@ -153,7 +153,7 @@ def _place(score: Score) -> tuple[str, int, str]:
 
 def _best_baseline(scores: Sequence[Score], rows: dict[tuple[str, int], Score]) -> list[tuple[Source, str]]:
     """Source and model of the best baseline at the longest length, by perplexity or else by passkeys; or none."""
-    plain = [score for score in scores if score.method in baselines() and not score.chosen_by]
+    plain = [s for s in scores if s.method in baselines() and s.chosen_by in ("", *baselines())]
     for metric, sign in {"perplexity": 1, "passkey": -1}.items():
         longest = max((tokens for name, tokens in rows if name == metric), default=0)
         if own := [score for score in plain if (score.metric, score.context_tokens) == (metric, longest)]:

@@ -26,7 +26,7 @@ from longrope.pipeline.stages import (
 )
 from longrope.recipe import Recipe
 from longrope.report import write_report
-from longrope.rope import RescaleFactors, closed_form, load_factors
+from longrope.rope import FactorTable, RescaleFactors, closed_form, load_factors
 from longrope.runs.records import Score
 from longrope.runs.run_dir import RunDir
 from longrope.search import find_factors
@@ -53,7 +53,7 @@ def extend(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> l
     with session.begun():
         tasks = plan_tasks(session)
         _estimate(session, tasks)
-        original, *baselines = _subjects(recipe, session.model, recipe.measure.rivals)
+        original, *baselines = _subjects(session, recipe.measure.rivals)
         evaluation = _evaluation(session, original)
         for line in evaluation.describe_windows(original):
             session.report(line)
@@ -118,14 +118,14 @@ def tune(recipe: Recipe, factors: Path, run: RunDir, callbacks: Callbacks | None
 
 
 def compare(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> list[Score]:
-    """Measure every method on the same windows: none, PI, NTK, dynamic NTK, YaRN, and both LongRoPE searches.
+    """Measure every method on the same windows: the original model, all baselines, and both LongRoPE searches.
 
     The last scores compare each of them with the best baseline, token by token and passkey by passkey.
     """
     session = Session.load(recipe, run, callbacks)
     with session.begun():
         searched = {method: _search(session, method) for method in ("evolution", "gradient")}
-        original, *baselines = _subjects(recipe, session.model, registry.baselines())
+        original, *baselines = _subjects(session, registry.baselines())
         subjects = [original, *baselines, *(name_subject(session.model, factors) for factors in searched.values())]
         evaluation = _evaluation(session, original)
         scores = _measure(session, evaluation, subjects)
@@ -187,11 +187,30 @@ def _evaluation(session: Session, original: Subject) -> Evaluation:
     return Evaluation(session.texts.measure, settings, original, SampleCache(session.run), recipe.seed)
 
 
-def _subjects(recipe: Recipe, model: LanguageModel, names: Sequence[str]) -> list[Subject]:
+def _subjects(session: Session, names: Sequence[str]) -> list[Subject]:
     """The original model, and baselines by name."""
-    lengths = measured_lengths(recipe, model)
-    tables = {name: closed_form(model.spec, name, recipe.target_tokens, lengths) for name in names}
-    return [Subject(model, None, "none"), *(Subject(model, table, name) for name, table in tables.items())]
+    baselines = [name_subject(session.model, _baseline(session, name)) for name in names]
+    return [name_subject(session.model, None), *baselines]
+
+
+def _baseline(session: Session, name: str) -> FactorTable | RescaleFactors:
+    """The factors of a baseline: by its formula, or scanned on the windows that the searches have."""
+    row, recipe, model = registry.METHODS[name], session.recipe, session.model
+    if row.formula:
+        return closed_form(model.spec, name, recipe.target_tokens, measured_lengths(recipe, model))
+    session.report(f"scan factors for {recipe.target_tokens:,} tokens: {row.label}")
+    made: RescaleFactors = registry.resolve(row.make)(
+        model,
+        session.texts.search,
+        recipe.target_tokens,
+        run=session.run,
+        settings=recipe.search,
+        seed=recipe.seed,
+        passes=recipe.measure.scan_passes,
+        on_trial=session.callbacks.on_trial,
+        on_message=session.report,
+    )
+    return made
 
 
 def _measure(session: Session, evaluation: Evaluation, subjects: Sequence[Subject]) -> list[Score]:

@@ -33,10 +33,11 @@ class Contents:
         recipe: None where the directory holds none (a bare measurement).
         recipe_text: its TOML.
         scores, trials, train: the records; of tuned weights and their factors those of the last finished walk alone.
-        factors: of each search of the run, one tier each.
-        rope: ``rope.json``, the geometry of the model's RoPE and the factors of closed forms.
+        factors: of each search and scan of the run, one tier each.
+        rope: ``rope.json``, the geometry of the model's RoPE and the factors of each formula.
         provenance: ``provenance.json``, one entry for each walk that wrote here.
         costs: ``costs.json``, what each search took.
+        scan: ``scan.json``, what the scan of base and attention factor found.
         export: ``export.json``, how the reopened checkpoint compared.
         stages: in their order; of the last finished walk, or all that there are where none is finished.
     """
@@ -51,6 +52,7 @@ class Contents:
     rope: dict[str, Any] | None
     provenance: list[dict[str, Any]]
     costs: list[dict[str, Any]]
+    scan: dict[str, Any] | None
     export: dict[str, Any] | None
     stages: tuple[Stage, ...]
 
@@ -92,6 +94,7 @@ def read_run(run: RunDir) -> Contents:
         rope=_json(run.rope),
         provenance=_json(run.provenance) or [],
         costs=_json(run.costs) or [],
+        scan=_json(run.scan),
         export=_json(run.export_report),
         stages=tuple(_stages(run)),
     )

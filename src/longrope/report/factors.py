@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from longrope import registry
-from longrope.labels import Source
+from longrope.labels import Source, label_of
 from longrope.report.charts.axes import linear_axis, log_axis
 from longrope.report.charts.lines import LineChart, Point, Rule, Series
 from longrope.report.contents import Contents
 from longrope.report.parts import Figure, Section, draw_one, make_figure, merged, titled
+from longrope.report.tables import ScoreTable, number
 
 
 def factor_section(runs: Sequence[Contents]) -> Section:
@@ -19,7 +21,9 @@ def factor_section(runs: Sequence[Contents]) -> Section:
     if any(run.rope for run in runs):
         figures.append(_wavelength_figure(runs))
     words = tuple(titled(runs, run, _tell_factors(run)) for run in runs if run.factors)
-    return Section("factors", "Rescale factors", "factors need `longrope search`", words, tuple(figures))
+    words += tuple(titled(runs, run, _tell_scan(run.scan)) for run in runs if run.scan)
+    tables = tuple(_attention_table(runs, run) for run in runs if run.factors or run.rope)
+    return Section("factors", "Rescale factors", "factors need `longrope search`", words, tuple(figures), tables)
 
 
 def _tell_factors(run: Contents) -> str:
@@ -31,12 +35,37 @@ def _tell_factors(run: Contents) -> str:
     return " ".join(told)
 
 
+def _tell_scan(scan: dict[str, Any]) -> str:
+    """The two numbers of the scan, its cost, and whether it ended on the edge of its grid."""
+    edges = " and the ".join(scan["edges"])
+    return (
+        f"The scan of base and attention factor took {scan['passes']} window passes of a budget of {scan['budget']}: "
+        f"base {scan['theta']:,.0f} (theta times s to the power of {scan['exponent']:.4g}), attention factor "
+        f"{scan['attention_factor']:.4f}."
+        + (f" It is unfinished: the best {edges} lies on the edge of the grid." if edges else "")
+    )
+
+
+def _attention_table(runs: Sequence[Contents], run: Contents) -> ScoreTable:
+    """The attention factor of each method: how it is chosen, and its value at the target window."""
+    named = {row["method"]: (row["formula"], row["attention_factor"]) for row in (run.rope or {}).get("methods", ())}
+    rows = [(label_of(name), formula, number(value)) for name, (formula, value) in named.items()]
+    for found in run.factors:
+        row = registry.METHODS.get(found.method)
+        rows.append((found.source.label, row.attention if row else "", number(found.attention_factor)))
+    header = ("method", "attention factor", f"at {run.rope['target_window']:,} tokens" if run.rope else "value")
+    return ScoreTable(titled(runs, run, "Attention factors"), header, tuple(rows))
+
+
 def _lambda_figure(runs: Sequence[Contents]) -> Figure:
     found: list[tuple[int, Source, tuple[float, ...]]] = []
     for i, run in enumerate(runs):
         pairs = run.rope["pairs"] if run.rope else []
         known = [name for name in registry.formulas() if pairs and name in pairs[0]]
-        found += [(i, Source(name), tuple(pair[name] for pair in pairs)) for name in known]
+        curves: dict[tuple[float, ...], str] = {}  # of equal ones, such as NTK and dynamic NTK here, the first
+        for name in known:
+            curves.setdefault(tuple(pair[name] for pair in pairs), name)
+        found += [(i, Source(name), curve) for curve, name in curves.items()]
         found += [(i, factors.source, factors.lambdas) for factors in run.factors]
     note = "The angles of a pair are divided by its factor: 1 leaves them unchanged."
     ropes = [run.rope for run in runs if run.rope]

@@ -6,6 +6,7 @@ from typing import Any
 
 from longrope.labels import Source, is_part, label_of
 from longrope.lengths import format_tokens
+from longrope.registry import baselines
 from longrope.report.contents import Contents
 from longrope.report.curves import search_section, training_section
 from longrope.report.factors import factor_section
@@ -48,10 +49,10 @@ def tell_run(run: Contents, *, named: bool) -> list[str]:
     told = [f"{run.model if named else 'The model'}{_tell_windows(run)}."]
     if run.recipe and run.factors:
         search = SEARCHES.get(run.recipe.search.method, run.recipe.search.method)
-        searched = {found.source.known_as for found in run.factors}
-        by = search if len(searched) < 2 else " and by ".join(SEARCHES.values())
+        searched = [found for found in run.factors if found.chosen_by not in baselines()]
+        by = search if len({found.source.known_as for found in searched}) < 2 else " and by ".join(SEARCHES.values())
         told.append(f"The rescale factors of its RoPE were chosen by {by}, on {', '.join(run.recipe.data)}.")
-        told += [f"They come from {label}." for label in dict.fromkeys(map(_tell_chosen, run.factors)) if label]
+        told += [f"They come from {label}." for label in dict.fromkeys(map(_tell_chosen, searched)) if label]
     if run.recipe and run.scores:
         other = ", ".join(run.recipe.measure_data)
         told.append(f"It was measured on {other}." if other else "It was measured on other parts of the same text.")

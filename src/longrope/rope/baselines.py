@@ -11,6 +11,7 @@ from longrope.rope.scaling import (
     Lambdas,
     critical_lambdas,
     dynamic_ntk_lambdas,
+    ntk_critical_lambdas,
     ntk_lambdas,
     pi_lambdas,
     su_attention_factor,
@@ -20,12 +21,11 @@ from longrope.rope.scaling import (
 
 
 def closed_form(spec: RopeSpec, method: str, target_tokens: int, lengths: Iterable[int] = ()) -> FactorTable:
-    """The factors of a rival method for a target window; searches start from the same ones.
+    """The factors of a baseline by its formula, for a target window; searches start from the same ones.
 
     Args:
         spec: the model's geometry.
-        method: one of ``registry.formulas()``. YaRN comes with its attention factor, the critical-pair rule with
-            LongRoPE's, the others with 1.
+        method: one of ``registry.formulas()``; its row states its attention factor.
         target_tokens: L'.
         lengths: dynamic NTK gets one tier for each of these lengths (and for L').
     """
@@ -45,6 +45,12 @@ def pi_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> Facto
 def ntk_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
     """NTK-aware scaling."""
     return _one_tier(spec, target_tokens, ntk_lambdas(spec.num_pairs, extension_ratio(spec, target_tokens)))
+
+
+def ntk_critical_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
+    """NTK by critical dimension."""
+    ratio = extension_ratio(spec, target_tokens)
+    return _one_tier(spec, target_tokens, ntk_critical_lambdas(spec.num_pairs, spec.critical_pair, ratio))
 
 
 def yarn_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:

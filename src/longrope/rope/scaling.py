@@ -25,6 +25,20 @@ def ntk_lambdas(num_pairs: int, ratio: float) -> Lambdas:
     return np.asarray(float(ratio) ** (np.arange(num_pairs) / max(1, num_pairs - 1)), dtype=np.float64)
 
 
+def rebased_lambdas(num_pairs: int, ratio: float, exponent: float) -> Lambdas:
+    """The base theta * s ** exponent instead of theta: s ** (2 i exponent / d), which may exceed s."""
+    return np.asarray(float(ratio) ** (np.arange(num_pairs) * exponent / num_pairs), dtype=np.float64)
+
+
+def ntk_critical_lambdas(num_pairs: int, critical_pair: int, ratio: float) -> Lambdas:
+    """NTK by critical dimension: s ** (i / c), which is s at the critical pair c and more after it.
+
+    It is the base theta * s ** (d / 2c) (arXiv 2310.05209). The first pair counts as the critical one where no pair
+    makes a whole turn.
+    """
+    return np.asarray(float(ratio) ** (np.arange(num_pairs) / max(1, critical_pair)), dtype=np.float64)
+
+
 def dynamic_ntk_lambdas(num_pairs: int, trained_window: int, tokens: int, factor: float = 1.0) -> Lambdas:
     """Dynamic NTK: NTK-aware scaling with the ratio taken from the current length.
 

@@ -20,8 +20,8 @@ LIBRARIES = ("torch", "transformers", "numpy")
 
 
 def describe_rope(spec: RopeSpec, target_tokens: int) -> dict[str, Any]:
-    """The geometry of a RoPE; of each pair the wavelength, and the factors of the closed forms for a target window."""
-    tables = {name: closed_form(spec, name, target_tokens).tiers[-1] for name in registry.starts()}
+    """The geometry of a RoPE; of each pair the wavelength, and its factors by each formula for a target window."""
+    tables = {name: closed_form(spec, name, target_tokens).tiers[-1] for name in registry.formulas()}
     pairs = [
         {
             "pair": i,
@@ -42,6 +42,10 @@ def describe_rope(spec: RopeSpec, target_tokens: int) -> dict[str, Any]:
         "pairs_that_turn_fully": spec.critical_pair,
         "fingerprint": spec.fingerprint,
         "target_window": target_tokens,
+        "methods": [
+            {"method": name, "attention_factor": tier.attention_factor, "formula": registry.METHODS[name].attention}
+            for name, tier in tables.items()
+        ],
         "pairs": pairs,
     }
 

@@ -19,13 +19,14 @@ class Trial:
     """One evaluation of a search.
 
     Attributes:
-        method: the search: ``longrope-evolution``, ``longrope-gradient``, or ``longrope-recovered`` for a short window.
+        method: the search: ``longrope-evolution``, ``longrope-gradient``, ``longrope-recovered`` for a short window,
+            or ``ntk-scan`` for the baseline of two scanned numbers.
         model: the name that it was loaded by, and the factors that its weights were tuned with if they were.
         texts_fingerprint: of the search and validation windows.
         step: generation of the evolution, or step of the descent.
         kind: ``search`` (on search windows), ``gradient`` (one backward pass) or ``validation`` (held-out windows).
         origin: where the candidate came from (pi, ntk, yarn, critical, scan, mutation, crossover, gradient,
-            start-tokens; share-S in the search for a short window).
+            start-tokens; share-S in the search for a short window; grid, refined and finalist in the scan).
         lambdas, start_tokens, attention_factor: the candidate, relative to the factors that the weights were tuned with
             if they were.
         loss_nats: what is minimised: the mean loss per token over a window or its tail, in nats, plus the weighted mean

@@ -27,10 +27,10 @@ class RunDir:
 
     Files: ``recipe.toml``, ``factors.json`` (written when a search is finished), ``trials.jsonl``, ``train.jsonl``,
     ``tuning.safetensors`` (the weights of a training, with Adam's moments while it is not finished), ``scores.jsonl``,
-    ``samples/`` (what the scores are computed from), ``costs.json`` (what each search took), ``hf/`` (the exported
-    checkpoint), ``export.json`` (written when it was reopened and compared), where it was asked for ``gguf/`` (a file
-    for llama.cpp, and how it compared), ``rope.json`` and ``provenance.json`` (the geometry, and versions, device and
-    command of every walk), and ``report.html``.
+    ``samples/`` (what the scores are computed from), ``costs.json`` (what each search took), ``scan.json`` (what the
+    baseline of two scanned numbers found), ``hf/`` (the exported checkpoint), ``export.json`` (written when it was
+    reopened and compared), where it was asked for ``gguf/`` (a file for llama.cpp, and how it compared), ``rope.json``
+    and ``provenance.json`` (the geometry, and versions, device and command of every walk), and ``report.html``.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -107,6 +107,11 @@ class RunDir:
     def costs(self) -> Path:
         """What each search took."""
         return self.path / "costs.json"
+
+    @property
+    def scan(self) -> Path:
+        """What the scan of base and attention factor has found, and at what cost."""
+        return self.path / "scan.json"
 
     def factors(self, method: str = "") -> Path:
         """The factors of the run, or those of one method in a comparison."""

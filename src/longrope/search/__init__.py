@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from longrope.data import TokenText, plant_needles, sketch
-from longrope.errors import FactorsError
+from longrope.data import TokenText, sketch
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
 from longrope.registry import METHODS, resolve, searches
@@ -22,13 +21,15 @@ from longrope.rope import (
 )
 from longrope.runs.records import Trial
 from longrope.runs.run_dir import RunDir
+from longrope.search.checks import check_recovery, check_search
 from longrope.search.descend import descend
 from longrope.search.evolve import evolve
-from longrope.search.recover import count_held_out, recover_window
+from longrope.search.recover import recover_window
+from longrope.search.scan import scan_base
 from longrope.search.score import TrialLog, TunedObjective, WindowObjective, cut_windows
 from longrope.search.space import FactorSpace
 
-__all__ = ["check_recovery", "check_search", "cut_windows", "find_factors", "recover_window"]
+__all__ = ["check_recovery", "check_search", "cut_windows", "find_factors", "recover_window", "scan_base"]
 STARTS = ("pi", "ntk", "yarn")  # the paper's
 OWN = ("gradient", "evolution")  # searches of this module; another one has a row with a function of these arguments
 
@@ -100,37 +101,3 @@ def find_factors(
     if run:
         run.write_factors(found, method)
     return found
-
-
-def check_search(
-    model: LanguageModel, text: TokenText, target_tokens: int, *, trained_window: int, settings: SearchRecipe
-) -> None:
-    """Raise what ``find_factors`` would raise at once, without a pass: for whoever has other work to do before it.
-
-    Args:
-        model: the model.
-        text: the search part of some texts.
-        target_tokens: the window to reach.
-        trained_window: of the model, or that of the factors that its weights will have been tuned with.
-        settings: of the search.
-
-    Raises:
-        FactorsError: the target is not beyond the trained window.
-        TextsError: the text is too short, or the window for its needles.
-    """
-    if target_tokens <= trained_window:
-        raise FactorsError(
-            f"A target window of {target_tokens} tokens was asked for.",
-            f"The model was trained on {trained_window} tokens already; a longer target is needed.",
-            f"Ask for more, for example --to {8 * trained_window}.",
-        )
-    needed = settings.validation_windows + 1
-    windows = text.windows(target_tokens, needed, minimum=needed)
-    if settings.needle_weight:
-        plant_needles(windows[0], model.tokenizer, np.random.default_rng(0))
-
-
-def check_recovery(text: TokenText, window_tokens: int, longest_tokens: int, settings: SearchRecipe) -> None:
-    """Raise TextsError if a text is too short to recover a window of a model extended to ``longest_tokens``."""
-    needed = count_held_out(window_tokens, longest_tokens, settings) + 1
-    text.windows(window_tokens, needed, minimum=needed)

@@ -39,7 +39,10 @@ class SearchCost:
 
 
 def compare_costs(trials: Iterable[Trial], stage: str = "") -> list[SearchCost]:
-    """Compare the searches in the trials of a run or a stage; starting points that are validated are not reached."""
+    """Compare the searches in the trials of a run or a stage, a scanned baseline like them.
+
+    Starting points that are validated are not reached.
+    """
     by_method: dict[str, list[Trial]] = {}
     for trial in trials:
         by_method.setdefault(trial.method, []).append(trial)

@@ -1,0 +1,43 @@
+"""What would stop a search at once, found without a pass."""
+
+import numpy as np
+
+from longrope.data import TokenText, plant_needles
+from longrope.errors import FactorsError
+from longrope.models import LanguageModel
+from longrope.recipe import SearchRecipe
+from longrope.search.recover import count_held_out
+
+
+def check_search(
+    model: LanguageModel, text: TokenText, target_tokens: int, *, trained_window: int, settings: SearchRecipe
+) -> None:
+    """Raise what ``find_factors`` would raise at once, without a pass: for whoever has other work to do before it.
+
+    Args:
+        model: the model.
+        text: the search part of some texts.
+        target_tokens: the window to reach.
+        trained_window: of the model, or that of the factors that its weights will have been tuned with.
+        settings: of the search.
+
+    Raises:
+        FactorsError: the target is not beyond the trained window.
+        TextsError: the text is too short, or the window for its needles.
+    """
+    if target_tokens <= trained_window:
+        raise FactorsError(
+            f"A target window of {target_tokens} tokens was asked for.",
+            f"The model was trained on {trained_window} tokens already; a longer target is needed.",
+            f"Ask for more, for example --to {8 * trained_window}.",
+        )
+    needed = settings.validation_windows + 1
+    windows = text.windows(target_tokens, needed, minimum=needed)
+    if settings.needle_weight:
+        plant_needles(windows[0], model.tokenizer, np.random.default_rng(0))
+
+
+def check_recovery(text: TokenText, window_tokens: int, longest_tokens: int, settings: SearchRecipe) -> None:
+    """Raise TextsError if a text is too short to recover a window of a model extended to ``longest_tokens``."""
+    needed = count_held_out(window_tokens, longest_tokens, settings) + 1
+    text.windows(window_tokens, needed, minimum=needed)
