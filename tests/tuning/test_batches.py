@@ -66,15 +66,13 @@ def test_windows_within_documents_come_first_in_every_epoch(lengths: list[int], 
 
 @given(lengths=lengths_of_documents, bos=st.sampled_from([None, BOS]), prefer=st.booleans())
 def test_windows_tell_where_their_documents_begin(lengths: list[int], bos: int | None, prefer: bool) -> None:
-    """A document begins wherever a token is of another one than the token before it; so the report can be counted."""
+    """A document begins wherever a token is of another one than the token before it."""
     text = make_text(lengths, bos=bos)
-    batches, alone = make_batches(text, prefer=prefer), 0
+    batches = make_batches(text, prefer=prefer)
     for row in range(batches.epoch_windows):
         owners = [document_of(lengths, token) for token in body(text, batches.window(row))]
         changes = [i for i, (a, b) in enumerate(pairwise(owners), start=1) if a != b]
         assert batches.documents(row) == (0, *(i + (bos is not None) for i in changes))
-        alone += not changes
-    assert batches.document_windows == alone
 
 
 def test_orders_are_random_and_of_seed_and_epoch_alone() -> None:
@@ -101,13 +99,6 @@ def test_unless_asked_windows_are_those_of_the_stream(bos: int | None) -> None:
     for batches in made:
         starts = [body(text, window)[0] for step in range(5) for window in batches.at(step)]
         assert starts == (SIZE * order).tolist()
-
-
-def test_the_report_counts_windows_of_one_document() -> None:
-    text = make_text([25, 4, 31, 27, 11, 2, 9])  # 2, 3, 2 and 1 windows within, and 29 tokens that are left
-    assert make_batches(text).describe() == "10 windows of 10 tokens an epoch, 8 of them of one document"
-    plain = make_batches(text, prefer=False)  # the third, the ninth and the tenth are of several
-    assert plain.describe() == "10 windows of 10 tokens an epoch, 7 of them of one document"
 
 
 def test_a_text_shorter_than_a_window_is_refused() -> None:

@@ -79,14 +79,7 @@ def find_factors(
     starts = [closed_form(spec, name, target_tokens).tiers[0] for name in names]
     ratio = extension_ratio(spec, target_tokens)
     evolution = settings.evolution.filled(target_tokens)
-    by_evolution = settings.method == "evolution"
-    wanted = evolution.windows if by_evolution else settings.gradient.steps
-    scored = evolution.windows if by_evolution else settings.gradient.scan_windows
-    searched, held_out = cut_windows(text, target_tokens, settings.validation_windows, seed)
-    searched = searched[:wanted]
-    windows = WindowObjective.prepare(
-        model, searched, held_out, scored, settings.tail_tokens, settings.needle_weight, seed
-    )
+    windows, sketched = _make_objective(model, text, target_tokens, settings, seed)
     objective = TunedObjective(windows, tuned_with) if tuned_with else windows
     name = f"{model.name}, relative to {tuned_with.fingerprint}" if tuned_with else model.name
     log = TrialLog(run.trials if run else None, method, name, windows.fingerprint, on_trial)
@@ -97,7 +90,23 @@ def find_factors(
         found = evolve(objective, space, starts, evolution, attention_factor=attention, seed=seed, log=log)
     else:
         found = descend(objective, spec, starts, settings.gradient, max_start_tokens=most, log=log)
-    found = replace(compose(tuned_with, found), searched=sketch(np.concatenate([searched, held_out])))
+    found = replace(compose(tuned_with, found), searched=sketched)
     if run:
         run.write_factors(found, method)
     return found
+
+
+def _make_objective(
+    model: LanguageModel, text: TokenText, target_tokens: int, settings: SearchRecipe, seed: int
+) -> tuple[WindowObjective, tuple[int, ...]]:
+    """The objective of a search on windows of a text, and a sketch of these windows."""
+    evolution = settings.evolution.filled(target_tokens)
+    by_evolution = settings.method == "evolution"
+    wanted = evolution.windows if by_evolution else settings.gradient.steps
+    scored = evolution.windows if by_evolution else settings.gradient.scan_windows
+    searched, held_out = cut_windows(text, target_tokens, settings.validation_windows, seed)
+    searched = searched[:wanted]
+    objective = WindowObjective.prepare(
+        model, searched, held_out, scored, settings.tail_tokens, settings.needle_weight, seed
+    )
+    return objective, sketch(np.concatenate([searched, held_out]))

@@ -49,21 +49,6 @@ class Batches:
         """Windows of one epoch: as many as fit."""
         return len(self.text.tokens) // self._layout.size
 
-    @cached_property
-    def document_windows(self) -> int:
-        """How many windows of an epoch are of one document."""
-        if self.prefer_documents:
-            return self._layout.within
-        inside = self.text.documents[self.text.documents % self._layout.size > 0] // self._layout.size
-        return self.epoch_windows - len(np.unique(inside[inside < self.epoch_windows]))
-
-    def describe(self) -> str:
-        """What an epoch holds, in one line."""
-        return (
-            f"{self.epoch_windows:,} windows of {self.window_tokens:,} tokens an epoch, "
-            f"{self.document_windows:,} of them of one document"
-        )
-
     def rows(self, step: int) -> range:
         """The windows of one step, counted from the first of the training."""
         return range(step * self.batch_windows, (step + 1) * self.batch_windows)
