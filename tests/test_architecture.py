@@ -5,10 +5,14 @@ folder may have a row of its own, which then says all that it may import.
 """
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -187,6 +191,19 @@ def _cycles(modules: list[Module]) -> Iterator[str]:
 
 def test_source_keeps_its_layers() -> None:
     assert not find_violations(SOURCE), "\n".join(find_violations(SOURCE))
+
+
+def test_every_imported_library_is_declared() -> None:
+    """Each library that the package imports is a dependency or in an extra, by the distribution that brings it."""
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())["project"]
+    listed = [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]
+    declared = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in listed}
+    libraries = {name.name.split(".")[0] for module in read_modules(SOURCE) for name in module.imports}
+    foreign = libraries - sys.stdlib_module_names - {PACKAGE}
+    brought = packages_distributions()
+    missing = {lib for lib in foreign if not {d.lower().replace("_", "-") for d in brought.get(lib, [lib])} & declared}
+    assert {"torch", "yaml", "huggingface_hub"} <= foreign
+    assert missing == {"flash_attn_interface"} & foreign  # its own build, offered where it is installed
 
 
 def test_source_has_modules_to_check() -> None:
