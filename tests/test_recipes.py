@@ -162,7 +162,7 @@ def shrink(path: Path, **changes: Any) -> None:
     """Put small numbers into a recipe, for a window of 192 tokens extended to 1,536."""
     recipe: Recipe = load_recipe(path)
     search = replace(recipe.search, validation_windows=1, tail_tokens=384, evolution=EVOLUTION, gradient=GRADIENT)
-    measure = replace(MEASURE, metrics=recipe.measure.metrics, rivals=recipe.measure.rivals)
+    measure = replace(MEASURE, metrics=recipe.measure.metrics, baselines=recipe.measure.baselines)
     small = replace(recipe, target_tokens=TARGET, device="cpu", search=search, measure=measure, **changes)
     path.write_text(dump_recipe(small), encoding="utf-8")
 

@@ -411,6 +411,25 @@ def test_stages_that_go_on_from_a_finished_walk_are_shown_with_it(recipe: Recipe
     assert last.startswith("carry-1k-")
 
 
+def test_a_run_of_an_earlier_version_goes_on_without_doing_anything_again(
+    recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its recipe has other names of some keys; what its checkpoint was made of is written as it was then."""
+    path, before = copied.path / "recipe.toml", contents(copied.path)
+    now = path.read_text()
+    path.write_text(now.replace("baselines = ", "rivals = ").replace("factor_sets = ", "tiers = "))
+    assert now.count("baselines = ") == now.count("factor_sets = ") == 1
+    form = {"tiers": "single", "drop_start_tokens": True, "base_model": ""}
+    assert copied.walked.read_text().partition(" ")[2] == json.dumps(form) + "\n"
+    monkeypatch.setattr(passes, "_run", never)
+    monkeypatch.setattr(exporting, "export_hf", never)
+    extend(recipe, copied)
+    after = contents(copied.path)
+    assert {name: after[name] for name in before if name.name not in ("recipe.toml", "report.html")} == {
+        name: before[name] for name in before if name.name not in ("recipe.toml", "report.html")
+    }
+
+
 @pytest.mark.usefixtures("unopened")
 def test_another_form_of_the_checkpoint_is_written(recipe: Recipe, copied: RunDir) -> None:
     extend(replace(recipe, export=ExportRecipe("two", drop_start_tokens=True)), copied)
@@ -641,7 +660,7 @@ def test_a_walk_without_training_keeps_the_model_and_compares_with_the_best_riva
 ) -> None:
     """Search and carry alone: the method is the search's, and no weight is touched."""
     untuned = replace(recipe, stages=(Stage(search=TUNED_AT), Stage(carry=TARGET), Stage(recover=SHORT)))
-    untuned = replace(untuned, measure=replace(recipe.measure, rivals=("yarn",)))
+    untuned = replace(untuned, measure=replace(recipe.measure, baselines=("yarn",)))
     scores = extend(untuned, RunDir(tmp_path))
     assert {score.source.known_as for score in scores} == {"none", "yarn", GRADIENT}
     assert {score.model for score in scores} == {recipe.model}

@@ -161,7 +161,7 @@ def _choose_tier(
     if planned > longest:
         raise FactorsError(
             f"Document and prompt are {prompt_tokens:,} tokens, and up to {new_tokens:,} are to follow: {planned:,}.",
-            f"The longest tier of these factors holds {longest:,}."
+            f"The longest window of these factors is {longest:,}."
             if table
             else f"Without factors the model holds the {longest:,} that it was trained on.",
             f"Search factors with `longrope search {model.name} --to {planned} --data PATH` and give them with "

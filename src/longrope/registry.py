@@ -38,7 +38,7 @@ class Method:
         dash: SVG dash pattern of its line; empty is solid.
         marker: of its points.
         formula: its factors come from a formula alone, without a search.
-        baseline: it is measured beside what a search has found, by ``compare`` and where ``measure.rivals`` names it.
+        baseline: it is measured beside what a search finds, by ``compare`` and where ``measure.baselines`` lists it.
         start: a search may start from it, so it has one set of factors for all lengths.
         search: its name in ``search.method``; empty if it is no search of factors for a long window.
     """

@@ -131,7 +131,7 @@ def check_stages(planned: Iterable[Standing], target_tokens: int, reach_of: Call
         fitting, needed = {
             "search": (reach > at.tuned, "It must be longer than the window that the weights were tuned with."),
             "tune": (reach <= at.trained_with, "It needs factors for its window or a longer one."),
-            "carry": (at.tuned < longest < reach, "It needs searched factors of a shorter window to carry on."),
+            "carry": (at.tuned < longest < reach, "It needs searched factors of a shorter window to extrapolate from."),
             "recover": (reach < longest, "It needs factors of a longer window."),
         }[stage.kind]
         if not fitting:

@@ -139,9 +139,9 @@ class FactorTable:
         windows = [tier.target_window for tier in tiers]
         if not tiers or len(set(windows)) < len(windows) or len({t.spec_fingerprint for t in tiers}) > 1:
             raise FactorsError(
-                f"The factor table has tiers for the windows {windows}.",
-                "It needs at least one tier, one tier per window, and one rotary geometry for all.",
-                "Mend the file, or save one tier alone.",
+                f"The factor table has factor sets for the windows {windows}.",
+                "It needs at least one factor set, one per window, and one rotary geometry for all.",
+                "Mend the file, or save one factor set alone.",
             )
         object.__setattr__(self, "tiers", tiers)
 
@@ -152,7 +152,7 @@ class FactorTable:
                 return tier
         raise FactorsError(
             f"A sequence of {tokens} tokens was asked for.",
-            f"The longest tier of these factors holds {self.tiers[-1].target_window} tokens.",
+            f"The longest window of these factors is {self.tiers[-1].target_window} tokens.",
             f"Search factors for it with `longrope search --to {tokens}`.",
         )
 
