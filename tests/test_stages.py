@@ -335,7 +335,7 @@ def test_a_finished_walk_is_only_read(recipe: Recipe, copied: RunDir, monkeypatc
     assert [replace(score, seconds=0.0) for score in again] == scores_of(copied)
     assert contents(copied.path) == before
     told = [step for step in steps if step.startswith("stage ")]
-    assert told == [f"stage {n} of 5: {stage} (done before)" for n, stage in enumerate(STAGES, 1)]
+    assert told == [f"stage {n} of 5: {stage.label} (done before)" for n, stage in enumerate(STAGES, 1)]
 
 
 @pytest.mark.usefixtures("unopened")
@@ -487,7 +487,7 @@ def test_a_walk_exported_again_has_the_tuned_weights(
 
 def test_a_walk_that_is_not_finished_is_not_exported(copied: RunDir) -> None:
     (folders_of(copied)[4] / "stage.json").unlink()
-    with pytest.raises(RunError, match="not finished: recover 64"):
+    with pytest.raises(RunError, match="not finished: short-context search 64"):
         export_again(copied, ExportRecipe())
 
 

@@ -47,10 +47,10 @@ class Source(NamedTuple):
         """In words, for example ``YaRN (chosen by the gradient search)``; what a search found itself has its label."""
         origin = self.factors_method or self.method
         chosen = f"chosen by {SEARCHES.get(self.chosen_by, self.chosen_by)}"
-        told = [chosen] if self.chosen_by not in ("", origin) else []
+        notes = [chosen] if self.chosen_by not in ("", origin) else []
         if self.factors_method:
-            told = [f"factors: {label_of(origin)}", *told]
-        return f"{label_of(self.method)} ({', '.join(told)})" if told else label_of(self.method)
+            notes = [f"factors: {label_of(origin)}", *notes]
+        return f"{label_of(self.method)} ({', '.join(notes)})" if notes else label_of(self.method)
 
 
 def label_of(method: str) -> str:

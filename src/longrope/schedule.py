@@ -9,22 +9,29 @@ from longrope.lengths import format_tokens
 from longrope.settings import AtLeast, Settings
 
 KINDS = ("search", "tune", "carry", "recover")
+LABELS = {"recover": "short-context search", "carry": "extrapolate"}  # of kinds whose key is another word
 CountOrZero = Annotated[int, AtLeast(0)]
+
+
+def stage_label(stage: str) -> str:
+    """The name of a stage as records hold it, in words: ``recover 8k`` is the short-context search 8k."""
+    kind, _, rest = stage.partition(" ")
+    return f"{LABELS.get(kind, kind)} {rest}".strip()
 
 
 @dataclass(frozen=True)
 class Stage(Settings, section="stages"):
-    """One stage of a walk: exactly one of ``search``, ``tune``, ``carry``, ``recover`` is set, to a window in tokens.
+    """One stage of a schedule: exactly one of ``search``, ``tune``, ``carry``, ``recover`` is set, to a window.
 
     Attributes:
-        search: search factors for this window, from those that the weights were tuned with.
+        search: search factors for this window in tokens, from those that the weights were tuned with.
         tune: train the weights with the longest factors so far, in windows of this length. A shorter one than theirs
             costs less and sees their near positions alone.
-        carry: carry the factors of the longest window on to this one by their rule (``rope.extrapolate``).
-        recover: search a tier for this short window.
+        carry: extrapolate the factors of the longest window to this one by their rule (``rope.extrapolate``).
+        recover: search a factor set for this short window.
         steps: of a tuning; 0 takes ``tune.steps``.
         factors_of: of a tuning: the number of the earlier stage whose factors it trains with, counted from 1; 0 takes
-            the longest that were found for the weights as they are. Stages run in order, so searches that stand before
+            the longest that were found for the current weights. Stages run in order, so searches that stand before
             the first tuning are of the original model, and each of them can serve a tuning of its own (section 3.3).
     """
 
@@ -59,11 +66,16 @@ class Stage(Settings, section="stages"):
         return int(getattr(self, self.kind))
 
     def __str__(self) -> str:
-        """As people say it: ``tune 64k, 100 steps``."""
+        """As records have it: ``tune 64k, 100 steps``."""
         words = [f"{self.kind} {format_tokens(self.window_tokens)}"]
         words += [f"{self.steps} steps"] if self.steps else []
         words += [f"factors of stage {self.factors_of}"] if self.factors_of else []
         return ", ".join(words)
+
+    @property
+    def label(self) -> str:
+        """As messages have it: ``short-context search 8k``."""
+        return stage_label(f"{self}")
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ class Standing:
     Attributes:
         stage: that begins.
         tuned: the window of the factors that the weights were tuned with last; 0 before any tuning.
-        windows: that there are factors for, with the weights as they are.
+        windows: that there are factors for, with the current weights.
         named: the window of the factors of the stage that it names; 0 if it names none.
     """
 

@@ -61,7 +61,7 @@ def read_prompt(
     """Read a prompt after what is in the cache, tile by tile, so that memory holds the hidden states of one tile.
 
     Args:
-        model: run as it is at the moment.
+        model: run in its current state.
         tokens: of the prompt, one or more.
         cache: with room for them.
         on_read: called after each tile with the number of tokens in the cache.
@@ -87,7 +87,7 @@ def decode(
     A token enters the cache when the next one is asked for, so the caller may stop after any token.
 
     Args:
-        model: run as it is at the moment.
+        model: run in its current state.
         logits: [V] of the first token, by ``read_prompt``.
         cache: what was read; with room for all tokens of the answer but the last.
         choose: takes the next token from its logits [V].

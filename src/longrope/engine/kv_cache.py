@@ -100,7 +100,7 @@ class _Store:
 
 
 class KeyValueCache:
-    """Keys and values of all layers of one sequence, made with one tier of factors; see ``LayerKeys``."""
+    """Keys and values of all layers of one sequence, made with one set of factors; see ``LayerKeys``."""
 
     def __init__(self, model: LanguageModel, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
         """Make room for ``capacity`` tokens, taken as layers first use it; refuse recurrent models (ModelError)."""

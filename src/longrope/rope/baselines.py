@@ -20,14 +20,14 @@ from longrope.rope.scaling import (
 
 
 def closed_form(spec: RopeSpec, method: str, target_tokens: int, lengths: Iterable[int] = ()) -> FactorTable:
-    """The factors of a rival method for a target window; searches start from the same ones.
+    """The factors of a baseline for a target window; searches start from the same ones.
 
     Args:
         spec: the model's geometry.
         method: one of ``registry.formulas()``. YaRN comes with its attention factor, the critical-pair rule with
             LongRoPE's, the others with 1.
         target_tokens: L'.
-        lengths: dynamic NTK gets one tier for each of these lengths (and for L').
+        lengths: dynamic NTK gets one factor set for each of these lengths (and for L').
     """
     if method not in (known := registry.formulas()):
         raise FactorsError(

@@ -97,7 +97,7 @@ class NeedleTask:
 def build_needles(
     tokenizer: Any, length: int, essays: Tokens, count: int, seed: int
 ) -> list[tuple[Prompt, list[float]]]:
-    """Build prompts that ask for ``count`` needles in all, which walk through ten depths, 5 % to 95 %.
+    """Build prompts that ask for ``count`` needles in all, at ten depths in turn, 5 % to 95 %.
 
     Up to ten needles stand in one text, as many as take no more than half of it; each is asked for by itself.
 
