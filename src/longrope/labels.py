@@ -38,7 +38,7 @@ class Source(NamedTuple):
     def known_as(self) -> str:
         """The name given instead of the factors' method, or else the search that chose them, or else their method.
 
-        With the factors' fingerprint it tells two records apart, also one that was written without ``chosen_by``.
+        With the factors' fingerprint it distinguishes two records, also one that was written without ``chosen_by``.
         """
         return self.method if self.factors_method else self.chosen_by or self.method
 

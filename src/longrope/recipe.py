@@ -77,7 +77,7 @@ class GradientRecipe(Settings, section="search.gradient"):
         steps: optimizer steps, one fresh search window each (they are read again when they run out).
         learning_rate: of the increments of log lambda from pair to pair, as a share of their mean; cosine decay to 0.
         attention_rate: of the log attention factor, as a share of the learning rate.
-        start: a closed form (pi, ntk, yarn, critical), or ``scan``: the best of the critical-pair family.
+        start: factors by formula (pi, ntk, yarn, critical), or ``scan``: the best of the critical-pair family.
         scan_windows: search windows that the scan scores on.
         validate_every: steps between two looks at the validation windows.
     """

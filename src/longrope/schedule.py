@@ -28,7 +28,7 @@ class Stage(Settings, section="stages"):
         tune: train the weights with the longest factors so far, in windows of this length. A shorter one than theirs
             costs less and sees their near positions alone.
         carry: extrapolate the factors of the longest window to this one by their rule (``rope.extrapolate``).
-        recover: search a factor set for this short window.
+        recover: search short factors for this window (the short-context search).
         steps: of a tuning; 0 takes ``tune.steps``.
         factors_of: of a tuning: the number of the earlier stage whose factors it trains with, counted from 1; 0 takes
             the longest that were found for the current weights. Stages run in order, so searches that stand before

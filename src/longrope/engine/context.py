@@ -122,7 +122,7 @@ def _not_called(network: Any) -> ModelError:
 
 @cache
 def _register() -> None:
-    """Tell transformers of our attention, once, when the first pass begins."""
+    """Register our attention with transformers, once, when the first pass begins."""
     AttentionInterface.register(ATTENTION, torch.compiler.disable(attend_in_context))
 
 

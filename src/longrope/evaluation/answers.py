@@ -47,7 +47,7 @@ def answer_prompt(model: LanguageModel, prompt: Prompt) -> list[Answer]:
 
 
 def _answer(model: LanguageModel, question: Question, cache: KeyValueCache) -> Answer:
-    """Write until the model ends the answer, all that is asked for stands there, or its room is full."""
+    """Write until the model ends the answer, all that is asked for stands there, or its cache is full."""
     begun = cache.tokens
     references = [_as_written(model, reference) for reference in question.references]
     written: list[int] = []

@@ -4,8 +4,8 @@
 
 The harness's own model object for transformers asks the questions, so that the original model scores as in the harness
 alone. Its network is rescaled by one factor set for the whole benchmark, that which holds the longest request: no
-request is cut, and all are answered by the same factors. With the settings of the paper (arXiv 2402.13753, section 4.2):
-ARC-Challenge by 25 examples, HellaSwag by 10, MMLU by 5, TruthfulQA by none.
+request is cut, and all are answered by the same factors. With the settings of the paper (arXiv 2402.13753, section
+4.2): ARC-Challenge by 25 examples, HellaSwag by 10, MMLU by 5, TruthfulQA by none.
 """
 
 import copy

@@ -30,7 +30,7 @@ class ExportReport:
     """How a reopened checkpoint compares with the model that was exported.
 
     Attributes:
-        tiers: the factor sets, ``single`` or ``two``.
+        tiers: factor sets, ``single`` or ``two``.
         target_window: what its config states, in tokens.
         switch_tokens: the length above which native longrope takes its long list.
         difference_short, difference_long: how far the logits are from ours below and above the switch, weights in

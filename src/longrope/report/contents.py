@@ -34,7 +34,7 @@ class Contents:
         recipe_text: its TOML.
         scores, trials, train: the records; of tuned weights and their factors only those of the last finished schedule.
         factors: of each search of the run, one factor set each.
-        rope: ``rope.json``, the geometry of the model's RoPE and the factors of closed forms.
+        rope: ``rope.json``, the geometry of the model's RoPE and the factors of baselines.
         provenance: ``provenance.json``, one entry for each session that wrote here.
         costs: ``costs.json``, what each search took.
         export: ``export.json``, how the reopened checkpoint compared.
@@ -155,7 +155,7 @@ def _walked(run: RunDir) -> list[Path]:
 
 
 def _told(folder: Path) -> dict[str, Any]:
-    """What a stage tells of itself; nothing before it is finished."""
+    """What a stage has recorded; nothing before it is finished."""
     return _json(folder / STAGE_FINISHED) or {}
 
 

@@ -1,4 +1,4 @@
-"""The order of a page, its first words, and the sections that tell what a run took and where it came from."""
+"""The order of a page, its first words, and the sections that say what a run took and where it came from."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -20,7 +20,7 @@ LIBRARIES = ("torch", "transformers", "numpy")
 
 
 def describe_rope(spec: RopeSpec, target_tokens: int) -> dict[str, Any]:
-    """The geometry of a RoPE; of each pair the wavelength, and the factors of the closed forms for a target window."""
+    """The geometry of a RoPE; of each pair the wavelength, and the factors of the baselines for a target window."""
     tables = {name: closed_form(spec, name, target_tokens).tiers[-1] for name in registry.starts()}
     pairs = [
         {

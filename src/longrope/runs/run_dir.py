@@ -95,7 +95,7 @@ class RunDir:
 
     @property
     def rope(self) -> Path:
-        """The geometry of the model's RoPE, with the factors of the closed forms."""
+        """The geometry of the model's RoPE, with the factors of the baselines."""
         return self.path / "rope.json"
 
     @property

@@ -97,7 +97,7 @@ def fine_tune(
 def cut_batches(
     model: LanguageModel, factors: RescaleFactors | None, text: TokenText, settings: TuneRecipe, seed: int
 ) -> Batches:
-    """The windows that ``fine_tune`` reads; their ``describe`` tells how many are of one document."""
+    """The windows that ``fine_tune`` reads; their ``describe`` says how many are of one document."""
     length = settings.window_tokens or (factors.target_window if factors else model.spec.trained_window)
     return Batches.cut(text, length, settings.batch_windows, seed, prefer_documents=settings.prefer_documents)
 

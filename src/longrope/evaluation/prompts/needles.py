@@ -83,7 +83,7 @@ class NeedleTask:
         return Haystack.of_pieces(self._others(source, room, taken))
 
     def _others(self, source: Source, room: int, taken: set[str]) -> list[list[int]]:
-        """Needles of other names, as many as there is room for."""
+        """Needles of other names, as many as fit."""
         rows: list[list[int]] = []
         while True:
             facts = [(name, draw_value(source.rng, self.kind)) for name in self.names(source.rng, 64)]
