@@ -4,8 +4,8 @@ Run: python recipes/smollm2_256k.py RUN search        (RUN as recipes/smollm2-64
      torchrun --nproc-per-node 2 recipes/smollm2_256k.py RUN tune        (or python, on one GPU)
 
 The second search is made at 128k (twice RUN's target), where a gradient step costs a quarter, and its factors are
-carried on to 256k (four times RUN's target) by their rule. ``tune`` trains a few steps with them in windows of 256k,
-which the processes share, and recovers the short window once more. Scores go into RUN's scores.jsonl.
+extrapolated to 256k (four times RUN's target) by their rule. ``tune`` trains a few steps with them in windows of 256k,
+which the processes share, and searches short factors once more. Scores go into RUN's scores.jsonl.
 """
 
 import os

@@ -20,6 +20,7 @@ PRIVATE = re.compile(
 PAGES = ("architecture", "deviations", "performance", "python", "results")
 SOURCE = Path(__file__).parents[1] / "src" / "longrope"
 TEMPLATES = ("exports/card.md.j2", "report/page.html.j2", "assets/nano.toml", "assets/nano/README.md")
+RECIPES = sorted((SOURCE.parents[1] / "recipes").glob("*.toml"))
 COMMANDS = ("", *sorted(typer.main.get_group(app).commands))
 READ = ("README.md", "results/README.md", *(f"docs/{name}.md" for name in PAGES))
 
@@ -56,6 +57,11 @@ def test_no_private_word_stands_in_a_template(name: str) -> None:
     """Its own tags aside."""
     text = re.sub(r"\{[%{].*?[%}]\}", "", (SOURCE / name).read_text(), flags=re.DOTALL)
     assert [line for line in text.splitlines() if PRIVATE.search(line)] == []
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.name for path in RECIPES])
+def test_no_private_word_stands_in_a_recipe(path: Path) -> None:
+    assert [line for line in path.read_text().splitlines() if PRIVATE.search(line)] == []
 
 
 def sentences(code: str) -> Iterator[tuple[int, str]]:

@@ -103,7 +103,7 @@ class KeyValueCache:
     """Keys and values of all layers of one sequence, made with one set of factors; see ``LayerKeys``."""
 
     def __init__(self, model: LanguageModel, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
-        """Allocate memory for ``capacity`` tokens, taken as layers first use it; refuse recurrent models (ModelError)."""
+        """Reserve ``capacity`` tokens of memory, taken as layers first use it; refuse recurrent models (ModelError)."""
         if not remembers_keys_alone(model.network):
             raise ModelError(
                 f"The model type {model.network.config.model_type!r} has recurrent layers.",

@@ -62,7 +62,7 @@ def token_losses(
         tokens: [B, N] token ids, without padding.
         at: which of the N - 1 losses; all of them if left out.
         documents: where documents begin in each of the B windows (0, then ascending), which then see no token of
-            another one. The loss of a later one's first token is that of the token before it, and has no meaning of its own.
+            another one. The loss of a later one's first token has no meaning of its own.
         positions: [B, N] the position of each token; 0, 1, 2 ... if left out.
 
     Returns:

@@ -131,6 +131,6 @@ def check_search(
 
 
 def check_recovery(text: TokenText, window_tokens: int, longest_tokens: int, settings: SearchRecipe) -> None:
-    """Raise TextsError if a text is too short for the short-context search of a model extended to ``longest_tokens``."""
+    """Raise TextsError if a text is too short for the short-context search of a model with ``longest_tokens``."""
     needed = count_held_out(window_tokens, longest_tokens, settings) + 1
     text.windows(window_tokens, needed, minimum=needed)
