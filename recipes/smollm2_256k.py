@@ -34,8 +34,8 @@ def main(path: Path, how: str) -> None:
         on_train=lambda step: say(f"step {step.step}: {step.loss_nats:.3f} nats, {step.seconds:.1f} s"),
     )
     window = model.spec.trained_window
-    stages = [Stage(search=2 * target), Stage(carry=further)]
-    stages += [Stage(tune=further, steps=8), Stage(recover=window)] if how == "tune" else []
+    stages = [Stage(search=2 * target), Stage(extrapolate=further)]
+    stages += [Stage(tune=further, steps=8), Stage(short=window)] if how == "tune" else []
     recipe = replace(recipe, target_tokens=further, stages=(*recipe.stages, *stages))
     session = Session(recipe, run, model, texts, callbacks)
     extended = run_tasks(session, plan_tasks(session))

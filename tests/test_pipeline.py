@@ -589,14 +589,14 @@ UNABLE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "too little to recover with": (
         {
-            "stages": (Stage(search=96), Stage(carry=2**15), Stage(recover=2048)),
+            "stages": (Stage(search=96), Stage(extrapolate=2**15), Stage(short=2048)),
             "target_tokens": 2**15,
             "search": replace(SEARCHED, validation_windows=4),
         },
         "33 windows of 2,048 tokens",
     ),
     "too little to tune on": (
-        {"stages": (Stage(search=96), Stage(carry=2**15), Stage(tune=2**15)), "target_tokens": 2**15},
+        {"stages": (Stage(search=96), Stage(extrapolate=2**15), Stage(tune=2**15)), "target_tokens": 2**15},
         "tune text .* 1 window of 32,768 tokens",
     ),
     "no room for needles in a training": (
@@ -756,7 +756,7 @@ def tuning(recipe: Recipe) -> Recipe:
     """A walk that searches, tunes and recovers the short window."""
     return replace(
         recipe,
-        stages=(Stage(search=TARGET), Stage(tune=TARGET), Stage(recover=64)),
+        stages=(Stage(search=TARGET), Stage(tune=TARGET), Stage(short=64)),
         tune=TuneRecipe(steps=3, batch_windows=2, warmup_steps=0, learning_rate=1e-2),
         measure=MeasureRecipe(
             (64, TARGET), ("perplexity", "retention"), 2, 0, baselines=("ntk", "yarn"), paired_windows=3

@@ -37,7 +37,7 @@ UNUSUAL = Recipe(
     dtype="bfloat16",
     device="cuda",
     compiled=True,
-    stages=(Stage(search=2**20), Stage(carry=2**21), Stage(tune=26, steps=27, factors_of=2), Stage(recover=28)),
+    stages=(Stage(search=2**20), Stage(extrapolate=2**21), Stage(tune=26, steps=27, factors_of=2), Stage(short=28)),
     search=SearchRecipe(
         method="evolution",
         validation_windows=7,
@@ -159,6 +159,15 @@ def test_keys_of_earlier_versions_can_be_set() -> None:
 def test_a_setting_under_both_its_names_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"'measure.rivals' and 'measure.baselines'"):
         load(tmp_path, SMALLEST + '[measure]\nrivals = ["pi"]\nbaselines = ["yarn"]\n')
+
+
+def test_stages_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """Records and folders call them by these keys still, so finished stages of a run are found."""
+    former = 'stages = [{ search = "64k" }, { carry = "128k" }, { recover = "4k" }]\n'
+    recipe = load(tmp_path, SMALLEST.replace("65536", '"128k"') + former)
+    assert recipe.stages == (Stage(search=65536), Stage(extrapolate=131072), Stage(short=4096))
+    assert [f"{stage}" for stage in recipe.stages] == ["search 64k", "carry 128k", "recover 4k"]
+    assert "recover" not in dump_recipe(recipe)
 
 
 # Mistakes

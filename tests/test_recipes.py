@@ -191,7 +191,7 @@ def test_smollm2_64k_runs(clone: Path, registry: Path) -> None:
 def test_smollm2_64k_tuned_runs_and_goes_on_to_256k(clone: Path, registry: Path) -> None:
     path = clone / "recipes" / "smollm2-64k-tuned.toml"
     tune = replace(load_recipe(path).tune, steps=2, warmup_steps=1, checkpoint_every=2)
-    shrink(path, tune=tune, stages=(Stage(search=TARGET), Stage(tune=TARGET), Stage(recover=WINDOW)))
+    shrink(path, tune=tune, stages=(Stage(search=TARGET), Stage(tune=TARGET), Stage(short=WINDOW)))
     script = "recipes/smollm2-64k-tuned.sh"
     run(clone, "bash", script, **offline(registry))
     manuals = sorted(path.stem for path in (clone / "data" / "tuned" / "manuals").glob("*.npy"))

@@ -68,10 +68,10 @@ def sentences(code: str) -> Iterator[tuple[int, str]]:
     """Every text of several words in a module that is no docstring: messages, errors, labels, help."""
     nodes = list(ast.walk(ast.parse(code)))
     docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
-    for node in nodes:
-        text = node.value if isinstance(node, ast.Constant) and id(node) not in docstrings else None
-        if isinstance(text, str) and " " in text:  # a name or a key of a file has none
-            yield node.lineno, text
+    constants = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in docstrings]
+    for constant in constants:
+        if isinstance(constant.value, str) and " " in constant.value:  # a name or a key of a file has none
+            yield constant.lineno, constant.value
 
 
 def test_no_private_word_stands_in_a_message() -> None:

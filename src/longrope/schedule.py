@@ -8,8 +8,13 @@ from longrope.errors import RecipeError
 from longrope.lengths import format_tokens
 from longrope.settings import AtLeast, Settings
 
-KINDS = ("search", "tune", "carry", "recover")
-LABELS = {"recover": "short-context search", "carry": "extrapolate"}  # of kinds whose key is another word
+KINDS = {  # the keys of a stage, and what records and folders call it: the last two after keys of earlier versions
+    "search": "search",
+    "tune": "tune",
+    "extrapolate": "carry",
+    "short": "recover",
+}
+LABELS = {"recover": "short-context search", "carry": "extrapolate"}  # of kinds that messages name by another word
 CountOrZero = Annotated[int, AtLeast(0)]
 
 
@@ -21,14 +26,14 @@ def stage_label(stage: str) -> str:
 
 @dataclass(frozen=True)
 class Stage(Settings, section="stages"):
-    """One stage of a schedule: exactly one of ``search``, ``tune``, ``carry``, ``recover`` is set, to a window.
+    """One stage of a schedule: exactly one of ``search``, ``tune``, ``extrapolate``, ``short`` is set, to a window.
 
     Attributes:
         search: search factors for this window in tokens, from those that the weights were tuned with.
         tune: train the weights with the longest factors so far, in windows of this length. A shorter one than theirs
             costs less and sees their near positions alone.
-        carry: extrapolate the factors of the longest window to this one by their rule (``rope.extrapolate``).
-        recover: search short factors for this window (the short-context search).
+        extrapolate: extrapolate the factors of the longest window to this one by their rule (``rope.extrapolate``).
+        short: search short factors for this window (the short-context search).
         steps: of a tuning; 0 takes ``tune.steps``.
         factors_of: of a tuning: the number of the earlier stage whose factors it trains with, counted from 1; 0 takes
             the longest that were found for the current weights. Stages run in order, so searches that stand before
@@ -37,33 +42,37 @@ class Stage(Settings, section="stages"):
 
     search: CountOrZero = 0
     tune: CountOrZero = 0
-    carry: CountOrZero = 0
-    recover: CountOrZero = 0
+    extrapolate: CountOrZero = 0
+    short: CountOrZero = 0
     steps: CountOrZero = 0
     factors_of: CountOrZero = 0
 
     def check(self) -> None:
         """Refuse a stage that is none of the four or several, or has what only a tuning has (raises RecipeError)."""
-        if len([kind for kind in KINDS if getattr(self, kind)]) != 1:
+        if len([key for key in KINDS if getattr(self, key)]) != 1:
             raise RecipeError(
-                f"A stage has {', '.join(f'{kind} = {getattr(self, kind)}' for kind in KINDS)}.",
+                f"A stage has {', '.join(f'{key} = {getattr(self, key)}' for key in KINDS)}.",
                 f"Exactly one of {', '.join(KINDS)} is needed, with a window in tokens.",
-                'For example: stages = [{ search = "64k" }, { tune = "64k", steps = 100 }, { recover = "8k" }]',
+                'For example: stages = [{ search = "64k" }, { tune = "64k", steps = 100 }, { short = "8k" }]',
             )
         for key in ("steps", "factors_of"):
             number = getattr(self, key)
             if number and self.kind != "tune":
-                raise RecipeError(f"A {self.kind} stage has {key} = {number}.", f"Only a tuning has {key}.", "Drop it.")
+                raise RecipeError(f"A {self._key} stage has {key} = {number}.", f"Only a tuning has {key}.", "Drop it.")
+
+    @property
+    def _key(self) -> str:
+        return next(key for key in KINDS if getattr(self, key))
 
     @property
     def kind(self) -> str:
-        """Which of the four it is."""
-        return next(kind for kind in KINDS if getattr(self, kind))
+        """Which of the four it is, as records call it: search, tune, carry or recover."""
+        return KINDS[self._key]
 
     @property
     def window_tokens(self) -> int:
         """The window that it is for."""
-        return int(getattr(self, self.kind))
+        return int(getattr(self, self._key))
 
     def __str__(self) -> str:
         """As records have it: ``tune 64k, 100 steps``."""
@@ -148,9 +157,10 @@ def check_stages(planned: Iterable[Standing], target_tokens: int, reach_of: Call
         }[stage.kind]
         if not fitting:
             raise RecipeError(
-                f"In stages, {stage} comes after factors for {_listed(at.windows)}; tuned with: {_listed([at.tuned])}.",
+                f"In stages, {stage.label} comes after factors for {_listed(at.windows)}; "
+                f"tuned with: {_listed([at.tuned])}.",
                 needed,
-                'For example: stages = [{ search = "64k" }, { tune = "64k" }, { recover = "8k" }]',
+                'For example: stages = [{ search = "64k" }, { tune = "64k" }, { short = "8k" }]',
             )
         windows = at.left
     if max(windows) != target_tokens:

@@ -9,6 +9,7 @@
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -18,7 +19,12 @@ from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin, get_
 from longrope.errors import RecipeError
 from longrope.lengths import parse_tokens
 
-RENAMED = {"measure.rivals": "measure.baselines", "export.tiers": "export.factor_sets"}  # keys of earlier versions
+RENAMED = {  # keys of earlier versions
+    "measure.rivals": "measure.baselines",
+    "export.tiers": "export.factor_sets",
+    "stages.carry": "stages.extrapolate",
+    "stages.recover": "stages.short",
+}
 
 
 class Bound(Protocol):
@@ -203,8 +209,9 @@ def build(kind: type[Node], content: Mapping[str, Any], prefix: str = "") -> Nod
 def _renamed(content: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """A table with today's keys in place of those of earlier versions (raises RecipeError where both are there)."""
     renamed: dict[str, Any] = {}
+    table = re.sub(r"\[\d+\]", "", prefix)  # of any item of a list
     for key, value in content.items():
-        name = RENAMED.get(prefix + key, prefix + key).removeprefix(prefix)
+        name = RENAMED.get(table + key, table + key).removeprefix(table)
         if name != key and name in content:
             raise RecipeError(
                 f"The recipe has {prefix + key!r} and {prefix + name!r}.",

@@ -78,7 +78,7 @@ def plan_stages(trained_window: int, target_tokens: int) -> tuple[Stage, ...]:
         window = min(PROGRESSIVE_RATIO * window, target_tokens)
         windows.append(window)
     long = [stage for window in windows for stage in (Stage(search=window), Stage(tune=window))]
-    return (*long, Stage(recover=trained_window))
+    return (*long, Stage(short=trained_window))
 
 
 def with_tuning(recipe: Recipe) -> Recipe:
