@@ -1,8 +1,8 @@
-"""What the carry-on rule costs: factors searched at one window and carried on to another, beside a search made there.
+"""What extrapolation costs: factors searched at one window and extrapolated to another, beside a search made there.
 
 Run: python benchmarks/carry_rule.py nano stdlib OUT.jsonl --lengths 1k,2k,4k,8k
 
-Factors are searched at every length. Those of each shorter one are carried on to it (``rope.extrapolate``), and both
+Factors are searched at every length. Those of each shorter one are extrapolated to it (``rope.extrapolate``), and both
 read the same measuring windows. One line for each pair of lengths: both perplexities, and their ratio with an interval
 paired by token. The weights are the model's own.
 """
@@ -69,7 +69,7 @@ def main() -> None:
 def compare(
     model: LanguageModel, searched: tuple[RescaleFactors, RescaleFactors], windows: Tokens, documents: Tokens
 ) -> dict[str, float | int | str]:
-    """The first factors, carried on to the window of the second ones, as a share of these on windows [W, N]."""
+    """The first factors, extrapolated to the window of the second ones, as a share of these on windows [W, N]."""
     first, there = searched
     carried = extrapolate(first, model.spec, there.target_window)
     losses = [window_losses(model, factors, windows) for factors in (carried, there)]

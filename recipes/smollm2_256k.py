@@ -4,8 +4,8 @@ Run: python recipes/smollm2_256k.py RUN search        (RUN as recipes/smollm2-64
      torchrun --nproc-per-node 2 recipes/smollm2_256k.py RUN tune        (or python, on one GPU)
 
 The second search is made at 128k (twice RUN's target), where a gradient step costs a quarter, and its factors are
-carried on to 256k (four times RUN's target) by their rule. ``tune`` trains a few steps with them in windows of 256k,
-which the processes share, and recovers the short window once more. Scores go into RUN's scores.jsonl.
+extrapolated to 256k (four times RUN's target) by their rule. ``tune`` trains a few steps with them in windows of 256k,
+which the processes share, and searches short factors once more. Scores go into RUN's scores.jsonl.
 """
 
 import os
@@ -34,8 +34,8 @@ def main(path: Path, how: str) -> None:
         on_train=lambda step: say(f"step {step.step}: {step.loss_nats:.3f} nats, {step.seconds:.1f} s"),
     )
     window = model.spec.trained_window
-    stages = [Stage(search=2 * target), Stage(carry=further)]
-    stages += [Stage(tune=further, steps=8), Stage(recover=window)] if how == "tune" else []
+    stages = [Stage(search=2 * target), Stage(extrapolate=further)]
+    stages += [Stage(tune=further, steps=8), Stage(short=window)] if how == "tune" else []
     recipe = replace(recipe, target_tokens=further, stages=(*recipe.stages, *stages))
     session = Session(recipe, run, model, texts, callbacks)
     extended = run_tasks(session, plan_tasks(session))

@@ -188,7 +188,7 @@ ASSIGNED: dict[str, tuple[str, object]] = {  # a text for each kind of value, an
     "seed": ("0", 0),
     "compiled": ("true", True),
     "measure.lengths": ("64, 1k", (64, 1024)),
-    "measure.rivals": ("pi,yarn", ("pi", "yarn")),
+    "measure.baselines": ("pi,yarn", ("pi", "yarn")),
     "measure.qa_data": ("", ""),
     "tune.clip_norm": ("inf", math.inf),
     "target_tokens": ("512", 512),
@@ -330,7 +330,7 @@ def test_compare_prints_every_method(command: Command, recipe_file: Path) -> Non
 def test_export_reopens_the_checkpoint_of_a_run(command: Command, recipe_file: Path) -> None:
     """For real: plain transformers opens it in a process of its own."""
     assert command("search", "--recipe", recipe_file, "--out", "run").code == 0
-    told = command("export", "run", "--tiers", "two", "--drop-start-tokens", "--json")
+    told = command("export", "run", "--factor-sets", "two", "--drop-start-tokens", "--json")
     assert told.code == 0, told.err
     report = json.loads(told.out)
     assert report == json.loads(Path("run/export.json").read_text())
@@ -341,7 +341,7 @@ def test_export_reopens_the_checkpoint_of_a_run(command: Command, recipe_file: P
 
 
 def test_export_writes_a_gguf_file(command: Command, recipe_file: Path) -> None:
-    """For llama.cpp, beside the checkpoint, and opened again; a second one replaces it."""
+    """For llama.cpp, beside the checkpoint, and opened again; a second one replaces it. By the option's former name."""
     assert command("search", "--recipe", recipe_file, "--out", "run").code == 0
     for tiers in ("single", "two"):
         told = command("export", "run", "--to", "gguf", "--tiers", tiers, "--drop-start-tokens", "--json")
@@ -538,7 +538,7 @@ def test_presets_are_the_papers(
     assert begun[1].tune == replace(tune, batch_windows=4)
 
 
-# The embedded default
+# The bundled model
 
 
 def next_commands(told: Told) -> list[str]:
@@ -733,7 +733,12 @@ def bad(tmp_path: Path, pico_folder: Path, text_folders: tuple[Path, Path]) -> C
         "tune with unknown preset": lambda: [*tuning(), "--preset", "falcon"],
         "export elsewhere": lambda: ["export", str(tmp_path), "--to", "onnx"],
         "export nothing": lambda: ["export", str(tmp_path / "no-run")],
-        "export tiers": lambda: ["export", str(Path(write("old/recipe.toml", plain)).parent), "--tiers", "three"],
+        "export factor sets": lambda: [
+            "export",
+            str(Path(write("old/recipe.toml", plain)).parent),
+            "--factor-sets",
+            "three",
+        ],
     }
     return lambda name: cases[name]()
 
@@ -807,7 +812,7 @@ WORDS = {
     "tune with unknown preset": "'falcon'. Known: llama2, mistral",
     "export elsewhere": "'onnx'",
     "export nothing": "no-run",
-    "export tiers": "three",
+    "export factor sets": "three",
 }
 
 

@@ -33,7 +33,7 @@ from longrope.rope import RescaleFactors
 # by the number of pairs
 LAMBDAS = {4: (1.0, 1.5, 3.0, 4.0), 8: (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0), 2: (1.5, 4.0)}
 TOKENS = torch.randint(1, 320, (1, 150), generator=torch.Generator().manual_seed(5))
-TWO = ExportRecipe(tiers="two")
+TWO = ExportRecipe(factor_sets="two")
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_families_carry_native_longrope(family: str, tiers: str, tmp_path: Path,
     """Each family reopens with our logits, by the report and by an independent look on both sides of the switch."""
     model = pico.make_model(family)
     factors = make_factors(model)
-    report = export_hf(model, factors, tmp_path, settings=ExportRecipe(tiers=tiers))
+    report = export_hf(model, factors, tmp_path, settings=ExportRecipe(factor_sets=tiers))
     assert max(report.difference_short, report.difference_long) < 1e-4
     native = load_model(tmp_path, device="cpu")
     assert native.spec.carried is not None
@@ -232,7 +232,9 @@ def test_model_that_carries_yarn_exports_the_product(tiers: str, tmp_path: Path,
     yarn, attention = [1.0, 1.6, 4.0, 4.0], 0.1 * math.log(4) + 1
     rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
     model = pico.make_model("llama", rope=rope)
-    report = export_hf(model, make_factors(model, target_window=512), tmp_path, settings=ExportRecipe(tiers=tiers))
+    report = export_hf(
+        model, make_factors(model, target_window=512), tmp_path, settings=ExportRecipe(factor_sets=tiers)
+    )
     assert max(report.difference_short, report.difference_long) < 1e-4
     assert report.switch_tokens == 256
     written = read_config(tmp_path)["rope_parameters"]
@@ -460,7 +462,7 @@ def test_long_trained_windows_are_exported(window: int, tiers: str, tmp_path: Pa
     model = pico.make_model("llama", max_position_embeddings=window, head_dim=64)
     lambdas = tuple(np.linspace(1, 2, model.spec.num_pairs).tolist())
     factors = RescaleFactors(lambdas, 2 * window, model.spec.fingerprint)
-    report = export_hf(model, factors, tmp_path, settings=ExportRecipe(tiers=tiers))
+    report = export_hf(model, factors, tmp_path, settings=ExportRecipe(factor_sets=tiers))
     assert max(report.difference_short, report.difference_long) < 0.02
     assert (report.switch_tokens, report.target_window) == (window, 2 * window)
 

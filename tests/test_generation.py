@@ -385,7 +385,7 @@ def test_too_long_is_told_in_numbers(make: Callable[[str], LanguageModel]) -> No
     with pytest.raises(FactorsError) as told:
         generate(model, table, DOCUMENT, PROMPT, settings=SHORT)
     assert told.value.found == f"Document and prompt are {tokens} tokens, and up to 12 are to follow: {tokens + 12}."
-    assert told.value.needed == f"The longest tier of these factors holds {tokens + 11}."
+    assert told.value.needed == f"The longest window of these factors is {tokens + 11}."
     assert f"longrope search pico-llama --to {tokens + 12} --data" in told.value.remedy
     with pytest.raises(FactorsError, match="Without factors the model holds the 64 that it was trained on"):
         generate(model, None, DOCUMENT, PROMPT, settings=SHORT)
@@ -527,7 +527,7 @@ def test_every_option_of_the_door_is_heard(
         (("--prompt", " "), "The prompt is blank"),
         (("--factors", "nothing.json"), "cannot be read as rescale factors"),
         (("--temperature", "-1"), "temperature = -1"),
-        (("--factors", "factors.json", "--max-new-tokens", "5000"), "The longest tier of these factors holds 2,048"),
+        (("--factors", "factors.json", "--max-new-tokens", "5000"), "The longest window of these factors is 2,048"),
     ],
 )
 def test_bad_input_is_one_paragraph(

@@ -27,7 +27,7 @@ from longrope.rope import RescaleFactors
 WINDOW = 256  # llama.cpp rounds its context up to a multiple of this
 LAMBDAS = (1.0, 1.5, 3.0, 4.0)
 TOKENS = torch.randint(1, 320, (1, 2 * WINDOW), generator=torch.Generator().manual_seed(5))
-TWO = ExportRecipe(tiers="two")
+TWO = ExportRecipe(factor_sets="two")
 TEXT = "Hello  world 12345, it's 3.14!\n\n\tdef f(x):\n    return x**2   # naïve «quote» 你好 🦙🦙   \n 7 88  999 "
 
 
@@ -117,7 +117,7 @@ def test_the_reopened_file_gives_our_logits(changes: dict[str, Any], tiers: str,
     lambdas = np.linspace(1, 4, model.spec.num_pairs)
     factors = replace(make_factors(pico.make_model("llama")), lambdas=tuple(lambdas.tolist()))
     factors = replace(factors, spec_fingerprint=model.spec.fingerprint)
-    report = export_gguf(model, factors, tmp_path / "deep" / "x.gguf", settings=ExportRecipe(tiers=tiers))
+    report = export_gguf(model, factors, tmp_path / "deep" / "x.gguf", settings=ExportRecipe(factor_sets=tiers))
     assert max(report.difference_short, report.difference_long) < 1e-4
     assert (report.tiers, report.target_window, report.switch_tokens) == (tiers, 4 * WINDOW, WINDOW)
     again = load_model(tmp_path / "deep" / "x.gguf", device="cpu")
@@ -380,7 +380,7 @@ def llama_cpp() -> Any:
 def test_llama_cpp_gives_our_logits(tiers: str, model: LanguageModel, tmp_path: Path, llama_cpp: Any) -> None:
     """On both sides of the switch, which it makes by the size of its context."""
     factors = make_factors(model)
-    export_gguf(model, factors, tmp_path / "x.gguf", settings=ExportRecipe(tiers=tiers))
+    export_gguf(model, factors, tmp_path / "x.gguf", settings=ExportRecipe(factor_sets=tiers))
     for length in (WINDOW, 2 * WINDOW):
         short = length == WINDOW and tiers == "two"
         with rescaled(model, replace(factors, lambdas=(1.0,) * 4) if short else factors):

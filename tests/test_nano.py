@@ -60,7 +60,7 @@ def test_it_has_grouped_queries_and_a_window_of_256(nano: LanguageModel) -> None
     assert (nano.spec.trained_window, config.max_position_embeddings) == (WINDOW, WINDOW)
     assert nano.spec.carried is None
     assert 0 < nano.spec.critical_pair < nano.spec.num_pairs, (
-        "some pairs never turn fully: there is something to search"
+        "some pairs never complete a full period: there is something to search"
     )
 
 

@@ -202,21 +202,21 @@ def test_a_run_is_decided_by_its_recipe(method: str, recipe: Recipe, whole: dict
 
 @pytest.fixture(scope="module")
 def beside(recipe: Recipe) -> Recipe:
-    """The walk with two rivals, at two lengths."""
+    """The run with two baselines, at two lengths."""
     settings = MeasureRecipe(
-        lengths=(TARGET, 64), metrics=("perplexity",), windows=2, tail_tokens=16, rivals=("pi", "yarn")
+        lengths=(TARGET, 64), metrics=("perplexity",), windows=2, tail_tokens=16, baselines=("pi", "yarn")
     )
     return replace(recipe, measure=settings)
 
 
-def best_rival(scores: list[Score]) -> Score:
-    """The perplexity at the longest length of the rival where it is least."""
+def best_baseline(scores: list[Score]) -> Score:
+    """The perplexity at the longest length of the baseline where it is least."""
     last = [s for s in scores if s.metric == "perplexity" and s.context_tokens == TARGET and s.method in FORMULAS]
     return min(last, key=lambda score: score.value)
 
 
 @pytest.mark.usefixtures("unopened")
-def test_an_extension_is_measured_beside_its_rivals(beside: Recipe, tmp_path: Path) -> None:
+def test_an_extension_is_measured_beside_its_baselines(beside: Recipe, tmp_path: Path) -> None:
     """The ratio to the best of them is that of the two perplexities in the same file."""
     run = RunDir(tmp_path)
     scores = extend(beside, run)
@@ -231,7 +231,7 @@ def test_an_extension_is_measured_beside_its_rivals(beside: Recipe, tmp_path: Pa
     keys = [(score.method, score.context_tokens, score.metric) for score in measured]
     assert set(keys) == wanted
     assert len(keys) == len(wanted)
-    best = best_rival(measured)
+    best = best_baseline(measured)
     (own,) = [
         s for s in measured if (s.method, s.context_tokens, s.metric) == ("longrope-gradient", TARGET, "perplexity")
     ]
@@ -248,7 +248,7 @@ def test_an_extension_is_measured_beside_its_rivals(beside: Recipe, tmp_path: Pa
 def test_an_extension_is_measured_beside_a_scan(beside: Recipe, tmp_path: Path) -> None:
     """It is a baseline like the formulas: the last ratio is to it, and the card has its column."""
     run, lines = RunDir(tmp_path), list[str]()
-    settings = replace(beside.measure, rivals=(SCAN,), scan_passes=60)
+    settings = replace(beside.measure, baselines=(SCAN,), scan_passes=60)
     scores = extend(replace(beside, measure=settings), run, Callbacks(on_step=lines.append))
     scanned = load_factors(run.factors(SCAN)).tiers[0]
     measured = dict.fromkeys(score.source for score in scores)
@@ -272,7 +272,7 @@ def test_a_rival_that_the_search_chose_is_measured_and_compared_beside_itself(
     spec = load_model(recipe.model, device="cpu").spec
     chosen = replace(closed_form(spec, "pi", TARGET).tiers[0], chosen_by="longrope-gradient")
     monkeypatch.setattr(extension, "find_factors", lambda *_, **__: chosen)
-    settings = replace(recipe.measure, metrics=("perplexity",), tail_tokens=0, rivals=("pi", "ntk", "yarn"))
+    settings = replace(recipe.measure, metrics=("perplexity",), tail_tokens=0, baselines=("pi", "ntk", "yarn"))
     run = RunDir(tmp_path)
     full = replace(recipe, measure=settings)
     scores = extend(full, run)
@@ -281,7 +281,7 @@ def test_a_rival_that_the_search_chose_is_measured_and_compared_beside_itself(
     own = [score for score in scores if score.chosen_by]
     assert [(s.method, s.metric) for s in own] == [
         (factors.method, "perplexity"),
-        (factors.method, f"ratio-to-{best_rival([s for s in scores if not s.chosen_by]).method}"),
+        (factors.method, f"ratio-to-{best_baseline([s for s in scores if not s.chosen_by]).method}"),
     ]
     (same,) = [s for s in scores if s.method == factors.method and not s.chosen_by]
     assert (same.value, same.factors_fingerprint) == (own[0].value, factors.fingerprint)
@@ -291,7 +291,7 @@ def test_a_rival_that_the_search_chose_is_measured_and_compared_beside_itself(
 
 @pytest.mark.usefixtures("unopened")
 @pytest.mark.parametrize("best", ["pi", "yarn"])
-def test_the_best_rival_is_the_one_at_the_longest_length(
+def test_the_best_baseline_is_the_one_at_the_longest_length(
     best: str, beside: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Perplexities are set by hand: whoever wins at the longest length loses at the shorter one and over the tail."""
@@ -311,7 +311,7 @@ def test_the_best_rival_is_the_one_at_the_longest_length(
 
 
 @pytest.mark.usefixtures("unopened")
-def test_a_resumed_extension_with_rivals_adds_no_line(beside: Recipe, tmp_path: Path) -> None:
+def test_a_resumed_extension_with_baselines_adds_no_line(beside: Recipe, tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     first = extend(beside, run)
     lines, report = read_lines(run.scores), (run.path / "report.html").read_bytes()
@@ -337,7 +337,7 @@ def test_a_run_of_an_earlier_version_is_resumed(beside: Recipe, tmp_path: Path) 
 
 @pytest.mark.usefixtures("unopened")
 @pytest.mark.parametrize("groups", [3, 7, 8])
-def test_an_extension_with_rivals_that_was_interrupted_ends_as_a_whole_one(
+def test_an_extension_with_baselines_that_was_interrupted_ends_as_a_whole_one(
     groups: int, beside: Recipe, tmp_path: Path
 ) -> None:
     """The power goes in the middle of a baseline, of our own scores, and before the ratio; a metric has two scores."""
@@ -374,8 +374,8 @@ def test_without_perplexity_there_is_no_ratio(beside: Recipe, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("unopened")
-def test_without_rivals_there_is_no_ratio(beside: Recipe, tmp_path: Path) -> None:
-    scores = extend(replace(beside, measure=replace(beside.measure, rivals=())), RunDir(tmp_path))
+def test_without_baselines_there_is_no_ratio(beside: Recipe, tmp_path: Path) -> None:
+    scores = extend(replace(beside, measure=replace(beside.measure, baselines=())), RunDir(tmp_path))
     assert {score.method for score in scores} == {"none", "longrope-gradient"}
     assert {score.metric for score in scores} == {"perplexity", "perplexity-last-16"}
 
@@ -611,14 +611,14 @@ UNABLE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "too little to recover with": (
         {
-            "stages": (Stage(search=96), Stage(carry=2**15), Stage(recover=2048)),
+            "stages": (Stage(search=96), Stage(extrapolate=2**15), Stage(short=2048)),
             "target_tokens": 2**15,
             "search": replace(SEARCHED, validation_windows=4),
         },
         "33 windows of 2,048 tokens",
     ),
     "too little to tune on": (
-        {"stages": (Stage(search=96), Stage(carry=2**15), Stage(tune=2**15)), "target_tokens": 2**15},
+        {"stages": (Stage(search=96), Stage(extrapolate=2**15), Stage(tune=2**15)), "target_tokens": 2**15},
         "tune text .* 1 window of 32,768 tokens",
     ),
     "no room for needles in a training": (
@@ -685,7 +685,7 @@ def test_a_run_is_exported_again_with_other_settings(recipe: Recipe, whole: dict
     extend(recipe, run)
     single = whole["gradient"].config["rope_parameters"]
     assert single["short_factor"] == single["long_factor"]
-    export_again(run, ExportRecipe(tiers="two", drop_start_tokens=True))
+    export_again(run, ExportRecipe(factor_sets="two", drop_start_tokens=True))
     two = outcome(run)
     assert two.report["tiers"] == "two"
     assert two.config["rope_parameters"]["short_factor"] == [1.0] * 4
@@ -726,14 +726,14 @@ def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_pa
     assert written_scores(read_records(run.scores, Score)) == written_scores(every)
     fingerprints = {(score.source.known_as, score.factors_fingerprint) for score in scores}
     model = load_model(recipe.model, device="cpu")
-    rivals = {name: closed_form(model.spec, name, TARGET, settings.lengths) for name in FORMULAS}
+    baselines = {name: closed_form(model.spec, name, TARGET, settings.lengths) for name in FORMULAS}
     searched = {method: load_factors(run.factors(method)) for method in searches}
-    tables = {method: table.fingerprint for method, table in {**rivals, **searched}.items()}
+    tables = {method: table.fingerprint for method, table in {**baselines, **searched}.items()}
     assert fingerprints == {("none", ""), *tables.items()}
     values = {(score.method, score.context_tokens): score.value for score in scores if score.metric == "perplexity"}
     text = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data).measure
     pieces = text.divided(text.windows(TARGET, 2), 192)
-    losses = perplexity.window_losses(model, rivals["dynamic-ntk"].tiers[1], pieces)
+    losses = perplexity.window_losses(model, baselines["dynamic-ntk"].tiers[1], pieces)
     assert values["dynamic-ntk", 192] == pytest.approx(statistics.perplexity(losses))
     assert values["dynamic-ntk", 64] == pytest.approx(values["none", 64])
     assert values["dynamic-ntk", TARGET] == pytest.approx(values["ntk", TARGET])
@@ -785,10 +785,10 @@ def tuning(recipe: Recipe) -> Recipe:
     """A walk that searches, tunes and recovers the short window."""
     return replace(
         recipe,
-        stages=(Stage(search=TARGET), Stage(tune=TARGET), Stage(recover=64)),
+        stages=(Stage(search=TARGET), Stage(tune=TARGET), Stage(short=64)),
         tune=TuneRecipe(steps=3, batch_windows=2, warmup_steps=0, learning_rate=1e-2),
         measure=MeasureRecipe(
-            (64, TARGET), ("perplexity", "retention"), 2, 0, rivals=("ntk", "yarn"), paired_windows=3
+            (64, TARGET), ("perplexity", "retention"), 2, 0, baselines=("ntk", "yarn"), paired_windows=3
         ),
     )
 

@@ -1,6 +1,6 @@
 """Recipes: TOML in and out, mistakes named with their key, the paper's numbers, numbers of tokens."""
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from longrope.recipe import (
     SearchRecipe,
     Stage,
     TuneRecipe,
+    changed,
     dump_recipe,
     load_recipe,
 )
@@ -36,7 +37,7 @@ UNUSUAL = Recipe(
     dtype="bfloat16",
     device="cuda",
     compiled=True,
-    stages=(Stage(search=2**20), Stage(carry=2**21), Stage(tune=26, steps=27, factors_of=2), Stage(recover=28)),
+    stages=(Stage(search=2**20), Stage(extrapolate=2**21), Stage(tune=26, steps=27, factors_of=2), Stage(short=28)),
     search=SearchRecipe(
         method="evolution",
         validation_windows=7,
@@ -66,7 +67,7 @@ UNUSUAL = Recipe(
         lora_also=("norms",),
     ),
     measure=MeasureRecipe((4096, 65536), ("ruler",), 21, 22, 23, ("yarn", "dynamic-ntk"), 25, 26, 27, "squad.json", 28),
-    export=ExportRecipe(tiers="two", drop_start_tokens=True, base_model="someone/model"),
+    export=ExportRecipe(factor_sets="two", drop_start_tokens=True, base_model="someone/model"),
 )
 ISOLATED = Recipe("m", 65536, ("books",), tune=TuneRecipe(isolate_documents=True))  # allowed beside few others
 
@@ -136,6 +137,39 @@ def test_a_missing_file_is_refused() -> None:
         load_recipe("nowhere.toml")
 
 
+# Keys of earlier versions
+
+FORMER = '[measure]\nrivals = ["pi", "yarn"]\n[export]\ntiers = "two"\n'
+
+
+def test_keys_of_earlier_versions_are_read_and_written_under_their_names_of_today(tmp_path: Path) -> None:
+    recipe = load(tmp_path, SMALLEST + FORMER)
+    assert recipe == replace(DEFAULT, measure=MeasureRecipe(baselines=("pi", "yarn")), export=ExportRecipe("two"))
+    written = dump_recipe(recipe)
+    assert "rivals" not in written
+    assert "tiers" not in written
+    assert load(tmp_path, written) == recipe
+
+
+def test_keys_of_earlier_versions_can_be_set() -> None:
+    recipe = changed(DEFAULT, ["measure.rivals=pi,yarn", "export.tiers=two"])
+    assert (recipe.measure.baselines, recipe.export.factor_sets) == (("pi", "yarn"), "two")
+
+
+def test_a_setting_under_both_its_names_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"'measure.rivals' and 'measure.baselines'"):
+        load(tmp_path, SMALLEST + '[measure]\nrivals = ["pi"]\nbaselines = ["yarn"]\n')
+
+
+def test_stages_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """Records and folders call them by these keys still, so finished stages of a run are found."""
+    former = 'stages = [{ search = "64k" }, { carry = "128k" }, { recover = "4k" }]\n'
+    recipe = load(tmp_path, SMALLEST.replace("65536", '"128k"') + former)
+    assert recipe.stages == (Stage(search=65536), Stage(extrapolate=131072), Stage(short=4096))
+    assert [f"{stage}" for stage in recipe.stages] == ["search 64k", "carry 128k", "recover 4k"]
+    assert "recover" not in dump_recipe(recipe)
+
+
 # Mistakes
 
 
@@ -148,7 +182,7 @@ def test_a_missing_file_is_refused() -> None:
         ("[search.evolution]\npopluation = 3", "search.evolution.popluation", "search.evolution.population"),
         ("[search.gradient]\nlearning-rate = 0.1", "search.gradient.learning-rate", "search.gradient.learning_rate"),
         ("[mesure]\nwindows = 3", "mesure", "measure"),
-        ("[export]\ntier = 'two'", "export.tier", "export.tiers"),
+        ("[export]\nfactor_set = 'two'", "export.factor_set", "export.factor_sets"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path, addition: str, unknown: str, nearest: str) -> None:
@@ -211,7 +245,7 @@ def test_a_missing_required_key_is_named(tmp_path: Path, key: str) -> None:
         ("measure", "passkeys", 0),
         ("measure", "needles", 0),
         ("measure", "ruler_prompts", 0),
-        ("export", "tiers", "three"),
+        ("export", "factor_sets", "three"),
     ],
 )
 def test_a_value_that_no_run_can_use_is_refused_by_key(tmp_path: Path, table: str, key: str, value: Any) -> None:

@@ -162,7 +162,7 @@ def shrink(path: Path, **changes: Any) -> None:
     """Put small numbers into a recipe, for a window of 192 tokens extended to 1,536."""
     recipe: Recipe = load_recipe(path)
     search = replace(recipe.search, validation_windows=1, tail_tokens=384, evolution=EVOLUTION, gradient=GRADIENT)
-    measure = replace(MEASURE, metrics=recipe.measure.metrics, rivals=recipe.measure.rivals)
+    measure = replace(MEASURE, metrics=recipe.measure.metrics, baselines=recipe.measure.baselines)
     small = replace(recipe, target_tokens=TARGET, device="cpu", search=search, measure=measure, **changes)
     path.write_text(dump_recipe(small), encoding="utf-8")
 
@@ -191,7 +191,7 @@ def test_smollm2_64k_runs(clone: Path, registry: Path) -> None:
 def test_smollm2_64k_tuned_runs_and_goes_on_to_256k(clone: Path, registry: Path) -> None:
     path = clone / "recipes" / "smollm2-64k-tuned.toml"
     tune = replace(load_recipe(path).tune, steps=2, warmup_steps=1, checkpoint_every=2)
-    shrink(path, tune=tune, stages=(Stage(search=TARGET), Stage(tune=TARGET), Stage(recover=WINDOW)))
+    shrink(path, tune=tune, stages=(Stage(search=TARGET), Stage(tune=TARGET), Stage(short=WINDOW)))
     script = "recipes/smollm2-64k-tuned.sh"
     run(clone, "bash", script, **offline(registry))
     manuals = sorted(path.stem for path in (clone / "data" / "tuned" / "manuals").glob("*.npy"))

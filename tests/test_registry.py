@@ -86,7 +86,7 @@ def test_every_baseline_states_its_attention_factor() -> None:
 @pytest.mark.usefixtures("toy")
 def test_a_new_method_is_known_wherever_methods_are_named() -> None:
     """Settings take it, its factors are made, and figures have its label, colour and dash."""
-    assert MeasureRecipe(rivals=("toy", "yarn")).rivals == ("toy", "yarn")
+    assert MeasureRecipe(baselines=("toy", "yarn")).baselines == ("toy", "yarn")
     assert GradientRecipe(start="toy").start == "toy"
     (tier,) = closed_form(SPEC, "toy", 512).tiers
     assert (tier.method, tier.target_window, set(tier.lambdas)) == ("toy", 512, {2.0})
@@ -115,7 +115,7 @@ def test_a_new_metric_is_measured_kept_and_shown(tmp_path: Path) -> None:
 
 def test_without_their_rows_a_method_and_a_metric_are_refused() -> None:
     with pytest.raises(RecipeError, match="'toy'"):
-        MeasureRecipe(rivals=("toy",))
+        MeasureRecipe(baselines=("toy",))
     with pytest.raises(RecipeError, match="'distinct'"):
         MeasureRecipe(metrics=("distinct",))
 

@@ -63,8 +63,8 @@ STAGES = (
     Stage(search=TUNED_AT),
     Stage(tune=TUNED_AT),
     Stage(search=SEARCHED),
-    Stage(carry=TARGET),
-    Stage(recover=SHORT),
+    Stage(extrapolate=TARGET),
+    Stage(short=SHORT),
 )
 
 
@@ -265,7 +265,7 @@ BY_THE_PAPER = (
     Stage(tune=TUNED_AT, factors_of=1),
     Stage(tune=TUNED_AT, steps=STEPS + 1, factors_of=2),
     Stage(search=TARGET),
-    Stage(recover=SHORT),
+    Stage(short=SHORT),
 )
 
 
@@ -335,7 +335,7 @@ def test_a_finished_walk_is_only_read(recipe: Recipe, copied: RunDir, monkeypatc
     assert [replace(score, seconds=0.0) for score in again] == scores_of(copied)
     assert contents(copied.path) == before
     told = [step for step in steps if step.startswith("stage ")]
-    assert told == [f"stage {n} of 5: {stage} (done before)" for n, stage in enumerate(STAGES, 1)]
+    assert told == [f"stage {n} of 5: {stage.label} (done before)" for n, stage in enumerate(STAGES, 1)]
 
 
 @pytest.mark.usefixtures("unopened")
@@ -373,7 +373,7 @@ def test_another_short_window_is_recovered_without_any_other_stage(
     monkeypatch.setattr(passes, "weighted_loss_with_graph", never)
     monkeypatch.setattr(stages, "find_factors", never)
     monkeypatch.setattr("longrope.tuning.training.Training.step", never)
-    extend(replace(recipe, stages=(*STAGES[:-1], Stage(recover=32))), copied)
+    extend(replace(recipe, stages=(*STAGES[:-1], Stage(short=32))), copied)
     after = contents(copied.stages)
     assert {path: after[path] for path in before} == before
     assert {path.parts[0][:12] for path in after.keys() - before.keys()} == {"5-recover-32"}
@@ -392,7 +392,7 @@ def test_a_walk_that_was_changed_back_is_only_read(
     recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scores, too; the checkpoint alone is written again."""
-    shorter, walked = replace(recipe, stages=(*STAGES[:-1], Stage(recover=32))), copied.factors().read_bytes()
+    shorter, walked = replace(recipe, stages=(*STAGES[:-1], Stage(short=32))), copied.factors().read_bytes()
     extend(shorter, copied)
     monkeypatch.setattr(passes, "_run", never)
     extend(recipe, copied)
@@ -402,13 +402,37 @@ def test_a_walk_that_was_changed_back_is_only_read(
 def test_stages_that_go_on_from_a_finished_walk_are_shown_with_it(recipe: Recipe, copied: RunDir) -> None:
     """As a script may walk on; while a stage is not finished, what it goes on from is not known."""
     model, texts = open_texts(recipe)
-    longer = replace(recipe, stages=(*STAGES, Stage(carry=2 * TARGET)), target_tokens=2 * TARGET)
+    longer = replace(recipe, stages=(*STAGES, Stage(extrapolate=2 * TARGET)), target_tokens=2 * TARGET)
     before = [stage.name for stage in read_run(copied).stages]
     session = Session(longer, copied, model, texts)
     run_tasks(session, plan_tasks(session))
     *shown, last = (stage.name for stage in read_run(copied).stages)
     assert shown == before
     assert last.startswith("carry-1k-")
+
+
+def test_a_run_of_an_earlier_version_goes_on_without_doing_anything_again(
+    recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its recipe has other names of some keys; what its checkpoint was made of is written as it was then."""
+    path, before = copied.path / "recipe.toml", contents(copied.path)
+    now = path.read_text()
+    path.write_text(
+        now.replace("baselines = ", "rivals = ")
+        .replace("factor_sets = ", "tiers = ")
+        .replace("extrapolate = ", "carry = ")
+        .replace("short = ", "recover = ")
+    )
+    assert now.count("baselines = ") == now.count("factor_sets = ") == 1
+    form = {"tiers": "single", "drop_start_tokens": True, "base_model": ""}
+    assert copied.walked.read_text().partition(" ")[2] == json.dumps(form) + "\n"
+    monkeypatch.setattr(passes, "_run", never)
+    monkeypatch.setattr(exporting, "export_hf", never)
+    extend(recipe, copied)
+    after = contents(copied.path)
+    assert {name: after[name] for name in before if name.name not in ("recipe.toml", "report.html")} == {
+        name: before[name] for name in before if name.name not in ("recipe.toml", "report.html")
+    }
 
 
 @pytest.mark.usefixtures("unopened")
@@ -468,7 +492,7 @@ def test_a_walk_exported_again_has_the_tuned_weights(
 
 def test_a_walk_that_is_not_finished_is_not_exported(copied: RunDir) -> None:
     (folders_of(copied)[4] / "stage.json").unlink()
-    with pytest.raises(RunError, match="not finished: recover 64"):
+    with pytest.raises(RunError, match="not finished: short-context search 64"):
         export_again(copied, ExportRecipe())
 
 
@@ -496,12 +520,12 @@ def test_a_tuning_alone_exported_again_has_the_tuned_weights(
     ("given", "found", "needed"),
     [
         ([{"tune": TARGET}], "tune 512 comes after factors for no window", "factors for its window"),
-        ([{"recover": SHORT}], "recover 64 comes after factors for no window", "factors of a longer window"),
-        ([{"carry": TARGET}], "carry 512 comes after factors for no window", "searched factors"),
+        ([{"short": SHORT}], "short-context search 64 comes after factors for no window", "factors of a longer window"),
+        ([{"extrapolate": TARGET}], "extrapolate 512 comes after factors for no window", "searched factors"),
         ([{"search": 128}, {"tune": 256}], "tune 256 comes after factors for 128", "factors for its window"),
-        ([{"search": 512}, {"recover": 512}], "recover 512 comes", "factors of a longer window"),
-        ([{"search": 512}, {"carry": 256}], "carry 256 comes", "searched factors of a shorter window"),
-        ([{"search": 128}, {"tune": 128}, {"carry": 512}], "tuned with: 128", "searched factors"),
+        ([{"search": 512}, {"short": 512}], "short-context search 512 comes", "factors of a longer window"),
+        ([{"search": 512}, {"extrapolate": 256}], "extrapolate 256 comes", "searched factors of a shorter window"),
+        ([{"search": 128}, {"tune": 128}, {"extrapolate": 512}], "tuned with: 128", "searched factors"),
         ([{"search": 512}, {"tune": 128}, {"search": 512}], "search 512 comes after", "longer than the window"),
         ([{"search": 128}], "factors for 128, and target_tokens = 512", "must be the target"),
         ([{"search": 1024}], "factors for 1k, and target_tokens = 512", "must be the target"),
@@ -517,15 +541,15 @@ def test_stages_that_cannot_be_are_refused(
     assert needed in caught.value.needed
 
 
-@pytest.mark.parametrize("given", [{"search": -64}, {"search": 64, "carry": -1}])
+@pytest.mark.parametrize("given", [{"search": -64}, {"search": 64, "extrapolate": -1}])
 def test_a_stage_has_no_window_below_zero(given: dict[str, int]) -> None:
-    with pytest.raises(RecipeError, match=r"stages\.(search|carry) = -"):
+    with pytest.raises(RecipeError, match=r"stages\.(search|extrapolate) = -"):
         Stage(**given)
 
 
 @pytest.mark.parametrize("given", [{}, {"search": 64, "tune": 64}])
 def test_a_stage_is_of_exactly_one_kind(given: dict[str, int]) -> None:
-    with pytest.raises(RecipeError, match="Exactly one of search, tune, carry, recover"):
+    with pytest.raises(RecipeError, match="Exactly one of search, tune, extrapolate, short"):
         Stage(**given)
 
 
@@ -601,7 +625,9 @@ def test_estimates_grow_with_steps_windows_and_trained_weights(recipe: Recipe, m
     assert longer.bytes_needed == one.bytes_needed < wider.bytes_needed
     (adapters,) = estimate_stages(replace(recipe, tune=replace(recipe.tune, lora_rank=4)), model, tuned[:1])
     assert adapters.bytes_needed < one.bytes_needed
-    short, long, carried = estimate_stages(recipe, model, (Stage(search=128), Stage(search=256), Stage(carry=512)))
+    short, long, carried = estimate_stages(
+        recipe, model, (Stage(search=128), Stage(search=256), Stage(extrapolate=512))
+    )
     assert long.seconds == 2 * short.seconds
     assert long.bytes_needed > short.bytes_needed
     assert carried.seconds == carried.bytes_needed == 0
@@ -640,8 +666,8 @@ def test_a_walk_without_training_keeps_the_model_and_compares_with_the_best_riva
     recipe: Recipe, tmp_path: Path, unopened: None
 ) -> None:
     """Search and carry alone: the method is the search's, and no weight is touched."""
-    untuned = replace(recipe, stages=(Stage(search=TUNED_AT), Stage(carry=TARGET), Stage(recover=SHORT)))
-    untuned = replace(untuned, measure=replace(recipe.measure, rivals=("yarn",)))
+    untuned = replace(recipe, stages=(Stage(search=TUNED_AT), Stage(extrapolate=TARGET), Stage(short=SHORT)))
+    untuned = replace(untuned, measure=replace(recipe.measure, baselines=("yarn",)))
     scores = extend(untuned, RunDir(tmp_path))
     assert {score.source.known_as for score in scores} == {"none", "yarn", GRADIENT}
     assert {score.model for score in scores} == {recipe.model}

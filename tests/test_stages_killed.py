@@ -38,7 +38,7 @@ WORKER = Path(__file__).parent / "worker_walk.py"
 SEED = 20260722
 ROUNDS = 2
 MOST_TORN_BYTES = 40
-STAGES = (Stage(search=128), Stage(tune=128), Stage(search=256), Stage(recover=64))
+STAGES = (Stage(search=128), Stage(tune=128), Stage(search=256), Stage(short=64))
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the worker asks Linux for names of files"),

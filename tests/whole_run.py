@@ -7,7 +7,7 @@ from pathlib import Path
 from longrope.exports import ExportReport, dump_report
 from longrope.recipe import MeasureRecipe, Recipe
 from longrope.rope import RescaleFactors, RopeSpec, closed_form, dump_factors
-from longrope.runs.provenance import record_rope, record_walk
+from longrope.runs.provenance import record_rope, record_session
 from longrope.runs.records import Score, TrainStep, Trial, append_records
 from longrope.runs.run_dir import RunDir
 from longrope.search.cost import compare_costs
@@ -24,7 +24,7 @@ def make_whole_run(folder: Path, *, better: float = 1.0, trained: bool = True) -
     run = RunDir(folder)
     run.bind(Recipe("models/pico", TARGET, ("books/",), ("other/",), measure=MeasureRecipe(lengths=LENGTHS)))
     record_rope(run, SPEC, TARGET)
-    record_walk(run, device="cpu", choices=("device cpu (no GPU is here)", "float32 (a CPU)"))
+    record_session(run, device="cpu", choices=("device cpu (no GPU is here)", "float32 (a CPU)"))
     run.factors("longrope-gradient").write_text(dump_factors(make_factors(better)))
     append_records(run.trials, make_trials(better))
     append_records(run.scores, make_scores(better))

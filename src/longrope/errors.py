@@ -11,7 +11,7 @@ LONGEST_REASON = 300  # characters
 
 
 class LongRopeError(ValueError):
-    """Bad input, told in three parts and printed as one paragraph; the CLI exits with code 2."""
+    """Bad input, described in three parts and printed as one paragraph; the CLI exits with code 2."""
 
     def __init__(self, found: str, needed: str, remedy: str) -> None:
         """Keep the three parts apart, so that callers and tests can look at each."""

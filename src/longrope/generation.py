@@ -1,9 +1,9 @@
-"""Answers over long documents: one tier of factors for all of them, the document read in tiles, then token by token.
+"""Answers over long documents: one set of factors for all of them, the document read in tiles, then token by token.
 
 Run: longrope generate MODEL --factors factors.json --document book.txt --prompt "Who is the captain?"
 
-Keys carry the factors that they were made with, so the tier is chosen once, for the prompt and all tokens that may
-follow, and never changes while the cache lives.
+Keys carry the factors that they were made with, so the factor set is chosen once, for the prompt and all tokens that
+may follow, and never changes while the cache lives.
 """
 
 import math
@@ -66,8 +66,8 @@ class Generation:
         prompt_tokens: document, question and all that stands around them.
         new_tokens: of the answer, its end token left out.
         ended: whether the model ended it; otherwise it was cut at ``max_new_tokens``.
-        window_tokens: of the tier of factors; the trained window if there are no factors.
-        factors_fingerprint: of that tier, empty if there are none.
+        window_tokens: of the set of factors; the trained window if there are no factors.
+        factors_fingerprint: of that factor set, empty if there are none.
         prefill_seconds: to read the prompt.
         decode_seconds: to write the answer, from its first token on.
         cache_bytes: of keys and values.
@@ -98,23 +98,23 @@ def generate(
 
     Args:
         model: one whose layers keep keys and values alone.
-        factors: of which the smallest tier that holds prompt and answer is taken; None runs the model as it is.
+        factors: of which the smallest factor set that holds prompt and answer is taken; None runs without factors.
         document: put before the prompt, with a blank line between; as one user message if there is a chat template.
         prompt: the question, or the beginning of what a base model is to go on with.
         settings: greedy decoding of up to 256 tokens if left out.
-        on_text: told each piece of the answer as it comes, whole characters only; together they are the text.
-        on_read: told how many tokens of the prompt are read, and of how many.
+        on_text: given each piece of the answer as it comes, whole characters only; together they are the text.
+        on_read: given how many tokens of the prompt are read, and of how many.
 
     Raises:
         TextsError: the document or the prompt is blank.
-        FactorsError: prompt and planned answer are longer than the longest tier (or than the trained window without
-            factors), or the factors belong to another geometry.
+        FactorsError: prompt and planned answer are longer than the longest window of the factors (or than the trained
+            window without factors), or the factors belong to another geometry.
         ModelError: the model has recurrent layers, or gives logits that are no numbers.
     """
     settings = settings or GenerationSettings()
     tokens = encode_question(model.tokenizer, document, prompt)
     most = settings.max_new_tokens
-    tier = _choose_tier(model, factors, len(tokens), most)
+    tier = _choose_factors(model, factors, len(tokens), most)
     cache = KeyValueCache(model, len(tokens) + most, eight_bit=settings.eight_bit, offload=settings.offload)
     written = _Written(model.tokenizer, on_text)
     rng = np.random.default_rng(settings.seed)
@@ -152,16 +152,16 @@ def encode_question(tokenizer: Any, document: str, prompt: str) -> list[int]:
     return [*([] if bos is None else [bos]), *encode(tokenizer, text)]
 
 
-def _choose_tier(
+def _choose_factors(
     model: LanguageModel, factors: FactorTable | RescaleFactors | None, prompt_tokens: int, new_tokens: int
 ) -> RescaleFactors | None:
-    """The smallest tier for prompt and answer together, None where there are no factors (raises FactorsError)."""
+    """The smallest factor set for prompt and answer together, None where there are no factors (raises FactorsError)."""
     planned, table = prompt_tokens + new_tokens, as_table(factors) if factors else None
     longest = table.tiers[-1].target_window if table else model.spec.trained_window
     if planned > longest:
         raise FactorsError(
             f"Document and prompt are {prompt_tokens:,} tokens, and up to {new_tokens:,} are to follow: {planned:,}.",
-            f"The longest tier of these factors holds {longest:,}."
+            f"The longest window of these factors is {longest:,}."
             if table
             else f"Without factors the model holds the {longest:,} that it was trained on.",
             f"Search factors with `longrope search {model.name} --to {planned} --data PATH` and give them with "
@@ -189,7 +189,7 @@ def choose_token(logits: Logits, settings: GenerationSettings, rng: np.random.Ge
 
 @dataclass
 class _Written:
-    """Tokens as they come, and their text: a piece is told once its bytes are whole characters.
+    """Tokens as they come, and their text: a piece is reported once its bytes are whole characters.
 
     A piece is what the last tokens add to the text of those before them, since tokenizers write a token in other ways
     at the beginning of a text.
@@ -199,26 +199,26 @@ class _Written:
     on_text: Callable[[str], None]
     tokens: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
-    before: int = 0  # tokens[before:told] are what the last piece came from
-    told: int = 0
+    before: int = 0  # tokens[before:reported] are what the last piece came from
+    reported: int = 0
 
     def add(self, token: int) -> None:
         self.tokens.append(token)
         if not self._new_text().endswith(UNFINISHED):
-            self._tell()
+            self._report()
 
     def finish(self) -> str:
         """The whole text, unfinished characters at its end included."""
-        self._tell()
+        self._report()
         return "".join(self.pieces)
 
     def _new_text(self) -> str:
-        known, whole = (self._decoded(self.tokens[self.before : end]) for end in (self.told, None))
+        known, whole = (self._decoded(self.tokens[self.before : end]) for end in (self.reported, None))
         return whole[len(known) :]
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if piece := self._new_text():
-            self.before, self.told = self.told, len(self.tokens)
+            self.before, self.reported = self.reported, len(self.tokens)
             self.pieces.append(piece)
             self.on_text(piece)
 

@@ -39,7 +39,7 @@ class Source(NamedTuple):
     def known_as(self) -> str:
         """The name given instead of the factors' method, or else the search that chose them, or else their method.
 
-        With the factors' fingerprint it tells two records apart, also one that was written without ``chosen_by``.
+        With the factors' fingerprint it distinguishes two records, also one that was written without ``chosen_by``.
         """
         return self.method if self.factors_method else self.chosen_by or self.method
 
@@ -48,10 +48,10 @@ class Source(NamedTuple):
         """In words, for example ``YaRN (chosen by the gradient search)``; what a search found itself has its label."""
         origin = self.factors_method or self.method
         chosen = f"chosen by {SEARCHES.get(self.chosen_by, self.chosen_by)}"
-        told = [chosen] if self.chosen_by not in ("", origin) else []
+        notes = [chosen] if self.chosen_by not in ("", origin) else []
         if self.factors_method:
-            told = [f"factors: {label_of(origin)}", *told]
-        return f"{label_of(self.method)} ({', '.join(told)})" if told else label_of(self.method)
+            notes = [f"factors: {label_of(origin)}", *notes]
+        return f"{label_of(self.method)} ({', '.join(notes)})" if notes else label_of(self.method)
 
 
 def label_of(method: str) -> str:

@@ -74,10 +74,10 @@ class GradientRecipe(Settings, section="search.gradient"):
     """Our gradient search of lambda and the attention factor.
 
     Attributes:
-        steps: optimizer steps, one fresh search window each (they are walked again when they run out).
+        steps: optimizer steps, one fresh search window each (they are read again when they run out).
         learning_rate: of the increments of log lambda from pair to pair, as a share of their mean; cosine decay to 0.
         attention_rate: of the log attention factor, as a share of the learning rate.
-        start: a closed form (pi, ntk, yarn, critical), or ``scan``: the best of the critical-pair family.
+        start: factors by formula (pi, ntk, yarn, critical), or ``scan``: the best of the critical-pair family.
         scan_windows: search windows that the scan scores on.
         validate_every: steps between two looks at the validation windows.
     """
@@ -229,8 +229,8 @@ class MeasureRecipe(Settings, section="measure"):
             ``harness:TASK``, a benchmark of lm-evaluation-harness by its name or its file.
         windows: windows of the longest length; the shorter ones divide the same text.
         tail_tokens: perplexity is also given over the last so many tokens of each window.
-        passkeys: keys asked for at each length, spread over ten depths.
-        rivals: baselines that ``longrope extend`` measures beside its own factors: pi, ntk, ntk-critical, dynamic-ntk,
+        passkeys: passkeys asked for at each length, spread over ten depths.
+        baselines: those that ``longrope extend`` measures beside its own factors: pi, ntk, ntk-critical, dynamic-ntk,
             yarn, critical, ntk-scan.
         paired_windows: windows of the longest length on which its factors are compared with the best of them token by
             token; 0 takes as many as ``windows``.
@@ -246,7 +246,7 @@ class MeasureRecipe(Settings, section="measure"):
     windows: Count = 3
     tail_tokens: CountOrZero = 1024
     passkeys: Count = 20
-    rivals: tuple[Annotated[str, OneOf(registry.baselines)], ...] = ()
+    baselines: tuple[Annotated[str, OneOf(registry.baselines)], ...] = ()
     paired_windows: CountOrZero = 0
     needles: Count = 20
     ruler_prompts: Count = 20
@@ -266,13 +266,13 @@ class ExportRecipe(Settings, section="export"):
     """What is exported.
 
     Attributes:
-        tiers: ``single`` writes the long factors for all lengths, which no runtime can get wrong; ``two`` keeps the
-            original frequencies up to the trained window and needs a runtime that switches.
+        factor_sets: ``single`` writes the long factors for all lengths, which no runtime can get wrong; ``two`` keeps
+            the original frequencies up to the trained window and needs a runtime that switches.
         drop_start_tokens: write a checkpoint although runtimes cannot carry start tokens, with the measured difference.
         base_model: the base model's name on the hub, for the model card, where it was loaded from a file or folder.
     """
 
-    tiers: Annotated[str, one_of("single", "two")] = "single"
+    factor_sets: Annotated[str, one_of("single", "two")] = "single"
     drop_start_tokens: bool = False
     base_model: str = ""
 
@@ -290,7 +290,7 @@ class Recipe(Settings):
         dtype: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU).
         device: cpu, cuda, or auto.
         compiled: run passes without gradients through torch.compile: faster at length, after seconds of compiling.
-        stages: of a progressive walk, in order; none means one search for ``target_tokens``.
+        stages: the schedule of a progressive run, in order; none means one search for ``target_tokens``.
     """
 
     model: str

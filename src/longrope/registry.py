@@ -39,7 +39,7 @@ class Method:
         marker: of its points.
         formula: its factors come from a formula alone, without a search.
         attention: its attention factor as a formula of s and L, or who chooses it; empty where nothing is rescaled.
-        baseline: it is measured beside what a search has found, by ``compare`` and where ``measure.rivals`` names it.
+        baseline: it is measured beside what a search finds, by ``compare`` and where ``measure.baselines`` lists it.
             One without a formula is made as ``longrope.search.scan.scan_base`` is, from a model and a text.
         start: a search may start from it, so it has one set of factors for all lengths.
         search: its name in ``search.method``; empty if it is no search of factors for a long window.

@@ -8,62 +8,83 @@ from longrope.errors import RecipeError
 from longrope.lengths import format_tokens
 from longrope.settings import AtLeast, Settings
 
-KINDS = ("search", "tune", "carry", "recover")
+KINDS = {  # the keys of a stage, and what records and folders call it: the last two after keys of earlier versions
+    "search": "search",
+    "tune": "tune",
+    "extrapolate": "carry",
+    "short": "recover",
+}
+LABELS = {"recover": "short-context search", "carry": "extrapolate"}  # of kinds that messages name by another word
 CountOrZero = Annotated[int, AtLeast(0)]
+
+
+def stage_label(stage: str) -> str:
+    """The name of a stage as records hold it, in words: ``recover 8k`` is the short-context search 8k."""
+    kind, _, rest = stage.partition(" ")
+    return f"{LABELS.get(kind, kind)} {rest}".strip()
 
 
 @dataclass(frozen=True)
 class Stage(Settings, section="stages"):
-    """One stage of a walk: exactly one of ``search``, ``tune``, ``carry``, ``recover`` is set, to a window in tokens.
+    """One stage of a schedule: exactly one of ``search``, ``tune``, ``extrapolate``, ``short`` is set, to a window.
 
     Attributes:
-        search: search factors for this window, from those that the weights were tuned with.
+        search: search factors for this window in tokens, from those that the weights were tuned with.
         tune: train the weights with the longest factors so far, in windows of this length. A shorter one than theirs
             costs less and sees their near positions alone.
-        carry: carry the factors of the longest window on to this one by their rule (``rope.extrapolate``).
-        recover: search a tier for this short window.
+        extrapolate: extrapolate the factors of the longest window to this one by their rule (``rope.extrapolate``).
+        short: search short factors for this window (the short-context search).
         steps: of a tuning; 0 takes ``tune.steps``.
         factors_of: of a tuning: the number of the earlier stage whose factors it trains with, counted from 1; 0 takes
-            the longest that were found for the weights as they are. Stages run in order, so searches that stand before
+            the longest that were found for the current weights. Stages run in order, so searches that stand before
             the first tuning are of the original model, and each of them can serve a tuning of its own (section 3.3).
     """
 
     search: CountOrZero = 0
     tune: CountOrZero = 0
-    carry: CountOrZero = 0
-    recover: CountOrZero = 0
+    extrapolate: CountOrZero = 0
+    short: CountOrZero = 0
     steps: CountOrZero = 0
     factors_of: CountOrZero = 0
 
     def check(self) -> None:
         """Refuse a stage that is none of the four or several, or has what only a tuning has (raises RecipeError)."""
-        if len([kind for kind in KINDS if getattr(self, kind)]) != 1:
+        if len([key for key in KINDS if getattr(self, key)]) != 1:
             raise RecipeError(
-                f"A stage has {', '.join(f'{kind} = {getattr(self, kind)}' for kind in KINDS)}.",
+                f"A stage has {', '.join(f'{key} = {getattr(self, key)}' for key in KINDS)}.",
                 f"Exactly one of {', '.join(KINDS)} is needed, with a window in tokens.",
-                'For example: stages = [{ search = "64k" }, { tune = "64k", steps = 100 }, { recover = "8k" }]',
+                'For example: stages = [{ search = "64k" }, { tune = "64k", steps = 100 }, { short = "8k" }]',
             )
         for key in ("steps", "factors_of"):
             number = getattr(self, key)
             if number and self.kind != "tune":
-                raise RecipeError(f"A {self.kind} stage has {key} = {number}.", f"Only a tuning has {key}.", "Drop it.")
+                raise RecipeError(f"A {self._key} stage has {key} = {number}.", f"Only a tuning has {key}.", "Drop it.")
+
+    @property
+    def _key(self) -> str:
+        return next(key for key in KINDS if getattr(self, key))
 
     @property
     def kind(self) -> str:
-        """Which of the four it is."""
-        return next(kind for kind in KINDS if getattr(self, kind))
+        """Which of the four it is, as records call it: search, tune, carry or recover."""
+        return KINDS[self._key]
 
     @property
     def window_tokens(self) -> int:
         """The window that it is for."""
-        return int(getattr(self, self.kind))
+        return int(getattr(self, self._key))
 
     def __str__(self) -> str:
-        """As people say it: ``tune 64k, 100 steps``."""
+        """As records have it: ``tune 64k, 100 steps``."""
         words = [f"{self.kind} {format_tokens(self.window_tokens)}"]
         words += [f"{self.steps} steps"] if self.steps else []
         words += [f"factors of stage {self.factors_of}"] if self.factors_of else []
         return ", ".join(words)
+
+    @property
+    def label(self) -> str:
+        """As messages have it: ``short-context search 8k``."""
+        return stage_label(f"{self}")
 
 
 @dataclass(frozen=True)
@@ -73,7 +94,7 @@ class Standing:
     Attributes:
         stage: that begins.
         tuned: the window of the factors that the weights were tuned with last; 0 before any tuning.
-        windows: that there are factors for, with the weights as they are.
+        windows: that there are factors for, with the current weights.
         named: the window of the factors of the stage that it names; 0 if it names none.
     """
 
@@ -131,14 +152,15 @@ def check_stages(planned: Iterable[Standing], target_tokens: int, reach_of: Call
         fitting, needed = {
             "search": (reach > at.tuned, "It must be longer than the window that the weights were tuned with."),
             "tune": (reach <= at.trained_with, "It needs factors for its window or a longer one."),
-            "carry": (at.tuned < longest < reach, "It needs searched factors of a shorter window to carry on."),
+            "carry": (at.tuned < longest < reach, "It needs searched factors of a shorter window to extrapolate from."),
             "recover": (reach < longest, "It needs factors of a longer window."),
         }[stage.kind]
         if not fitting:
             raise RecipeError(
-                f"In stages, {stage} comes after factors for {_listed(at.windows)}; tuned with: {_listed([at.tuned])}.",
+                f"In stages, {stage.label} comes after factors for {_listed(at.windows)}; "
+                f"tuned with: {_listed([at.tuned])}.",
                 needed,
-                'For example: stages = [{ search = "64k" }, { tune = "64k" }, { recover = "8k" }]',
+                'For example: stages = [{ search = "64k" }, { tune = "64k" }, { short = "8k" }]',
             )
         windows = at.left
     if max(windows) != target_tokens:

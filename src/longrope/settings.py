@@ -9,6 +9,7 @@
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -17,6 +18,13 @@ from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin, get_
 
 from longrope.errors import RecipeError
 from longrope.lengths import parse_tokens
+
+RENAMED = {  # keys of earlier versions
+    "measure.rivals": "measure.baselines",
+    "export.tiers": "export.factor_sets",
+    "stages.carry": "stages.extrapolate",
+    "stages.recover": "stages.short",
+}
 
 
 class Bound(Protocol):
@@ -180,9 +188,10 @@ Node = TypeVar("Node")
 def build(kind: type[Node], content: Mapping[str, Any], prefix: str = "") -> Node:
     """Settings from a table of TOML; raise RecipeError naming an unknown key and the nearest known one.
 
-    Tables become settings, lists tuples, and where a whole number is needed a text like ``64k`` is read as tokens.
+    Keys of earlier versions are read, too. Tables become settings, lists tuples, and where a whole number is needed a
+    text like ``64k`` is read as tokens.
     """
-    hints = hints_of(kind)
+    hints, content = hints_of(kind), _renamed(content, prefix)
     for key in content:
         if key not in hints:
             near = difflib.get_close_matches(key, hints, n=1, cutoff=0.0)[0]
@@ -195,6 +204,22 @@ def build(kind: type[Node], content: Mapping[str, Any], prefix: str = "") -> Nod
         if field.name not in content and field.default is MISSING and field.default_factory is MISSING:
             raise RecipeError(f"The recipe has no {prefix + field.name!r}.", "It is required.", "Add it.")
     return kind(**{key: _from_toml(hints[key], value, prefix + key) for key, value in content.items()})
+
+
+def _renamed(content: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """A table with today's keys in place of those of earlier versions (raises RecipeError where both are there)."""
+    renamed: dict[str, Any] = {}
+    table = re.sub(r"\[\d+\]", "", prefix)  # of any item of a list
+    for key, value in content.items():
+        name = RENAMED.get(table + key, table + key).removeprefix(table)
+        if name != key and name in content:
+            raise RecipeError(
+                f"The recipe has {prefix + key!r} and {prefix + name!r}.",
+                "They are names of one setting.",
+                f"Keep {prefix + name!r}.",
+            )
+        renamed[name] = value
+    return renamed
 
 
 def _from_toml(hint: Any, value: Any, key: str) -> Any:
@@ -230,7 +255,7 @@ def assign(kind: type, content: dict[str, Any], assignments: Sequence[str]) -> N
     known = dict(keys_of(kind))
     for text in assignments:
         key, equals, value = text.partition("=")
-        key = key.strip()
+        key = RENAMED.get(key.strip(), key.strip())
         if not equals:
             raise RecipeError(
                 f"--set {text!r}.", "A key and a value are needed.", "Write --set search.gradient.steps=40."

@@ -50,7 +50,7 @@ def test_every_tier_is_asked_what_it_was_searched_on(model: LanguageModel, text:
 
 
 def test_factors_that_do_not_reach_or_do_not_fit_are_refused(model: LanguageModel, text: TokenText) -> None:
-    with pytest.raises(FactorsError, match="longest tier of these factors holds 96"):
+    with pytest.raises(FactorsError, match="longest window of these factors is 96"):
         measure(model, closed_form(model.spec, "ntk", 96), text, settings=SETTINGS)
     foreign = replace(closed_form(model.spec, "ntk", 128).tiers[0], spec_fingerprint="0" * 16)
     with pytest.raises(FactorsError, match="geometry"):

@@ -9,7 +9,7 @@ import pytest
 
 import longrope
 from longrope.rope import RopeSpec
-from longrope.runs.provenance import record_rope, record_walk
+from longrope.runs.provenance import record_rope, record_session
 from longrope.runs.run_dir import RunDir
 
 
@@ -39,7 +39,7 @@ def test_provenance_has_one_entry_for_each_different_walk(tmp_path: Path, monkey
     run = RunDir(tmp_path)
     monkeypatch.setattr("sys.argv", ["/home/someone/bin/longrope", "extend", "--out", "my run"])
     for device in ("cpu", "cpu", "GPU"):
-        record_walk(run, device=device, choices=("device cpu (no GPU is here)",))
+        record_session(run, device=device, choices=("device cpu (no GPU is here)",))
     first, second = json.loads(run.provenance.read_text())
     assert first["command"] == "longrope extend --out 'my run'"
     assert (first["device"], second["device"]) == ("cpu", "GPU")

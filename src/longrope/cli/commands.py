@@ -119,7 +119,9 @@ def extend(
         run = RunDir(path)
         with watching(full, run) as watch:
             if by_default:  # a mistyped --out ends here, too
-                watch.on_step(f"No model was given, and no run to resume: the embedded default, into {run.path}.")
+                watch.on_step(
+                    f"No model was given, and no run to resume: the bundled 4.7M-parameter model, into {run.path}."
+                )
             scores = pipeline.extend(full, run, watch)
         print_scores(scores, as_json=as_json)
         if not as_json:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def watching(recipe: "Recipe | None" = None, run: "RunDir | None" = None) -> Iterator["Callbacks"]:
-    """Tell of progress on stderr: a line per step, and on a terminal a bar for the search in hand."""
+    """Print progress on stderr: a line per step, and on a terminal a bar for the search in hand."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -63,7 +63,7 @@ def watching(recipe: "Recipe | None" = None, run: "RunDir | None" = None) -> Ite
 
 @contextmanager
 def reading(model: Any) -> Iterator[Any]:
-    """Tell of the choices for a model on stderr, and on a terminal of what is read, until all of it is."""
+    """Print the choices for a model on stderr, and on a terminal how much is read, until all of it is."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -77,7 +77,7 @@ def reading(model: Any) -> Iterator[Any]:
         console=console,
         disable=not console.is_terminal,
         transient=True,
-        redirect_stdout=False,  # the answer goes there as it is
+        redirect_stdout=False,  # the answer goes there without changes
         redirect_stderr=False,
     ) as progress:
         bar = progress.add_task("read", total=None)

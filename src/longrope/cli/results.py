@@ -91,10 +91,13 @@ def generate(
 def export(
     run: Annotated[Path, typer.Argument(help="A run directory with factors.")],
     to: Format = "hf",
-    tiers: Annotated[str, typer.Option("--tiers", help="single, or two: short and long.")] = "single",
+    factor_sets: Annotated[
+        str, typer.Option("--factor-sets", help="single, or two: short factors and long factors.")
+    ] = "single",
     drop_start_tokens: Annotated[bool, typer.Option("--drop-start-tokens", help="Drop them, and measure.")] = False,
     base_model: Annotated[str, typer.Option("--base-model", help="Its name on the hub, for the model card.")] = "",
     as_json: AsJson = False,
+    tiers: Annotated[str | None, typer.Option("--tiers", hidden=True, help="The former --factor-sets.")] = None,
 ) -> None:
     """Write the checkpoint of a run again, with other settings if asked; reopen it and compare."""
     from longrope import pipeline
@@ -103,7 +106,9 @@ def export(
         raise RecipeError(f"The format {to!r} was asked for.", f"Known: {', '.join(FORMATS)}.", "Use --to hf.")
     directory = RunDir(run)
     with watching(run=directory) as watch:
-        pipeline.export_again(directory, ExportRecipe(tiers, drop_start_tokens, base_model), watch, to=to)
+        pipeline.export_again(
+            directory, ExportRecipe(tiers or factor_sets, drop_start_tokens, base_model), watch, to=to
+        )
     written, report = directory.checkpoint, directory.export_report
     if to != "hf":
         written = directory.exported(FORMATS[to].file)
@@ -135,7 +140,7 @@ def report(
 
 @app.command()
 def inspect(model: Model, to: To = None, as_json: AsJson = False) -> None:
-    """Show a model's RoPE: its pairs, which turn fully within the window, and what each method would do."""
+    """Show a model's RoPE: its pairs, which complete a full period within the window, and what each method would do."""
     from longrope import pipeline
 
     report = pipeline.inspect(model, parse_tokens(to) if to else None)

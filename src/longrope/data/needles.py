@@ -13,7 +13,7 @@ NEEDLES = "harbour lantern orchard violin granite meadow compass saddle chapel r
 
 
 def encode_answer(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], int]:
-    """Token ids of a prompt with its answer, and how many of the last ones tell the answer.
+    """Token ids of a prompt with its answer, and how many of the last ones are the answer.
 
     A tokenizer may join the two; what differs from the prompt alone belongs to the answer, but for white space before
     it: a model that would say " the number 48213" has found the key, too.

@@ -80,7 +80,7 @@ def _end_at_sigterm(reader: int) -> None:
 def _end() -> NoReturn:
     try:
         if claim_report():
-            error = _lost("This launch was told to end (SIGTERM), as torchrun does when one of its processes is lost.")
+            error = _lost("This launch received SIGTERM, which torchrun sends when one of its processes is lost.")
             sys.stderr.write(f"longrope: {error}\n")
             sys.stderr.flush()
     finally:  # even where nobody reads standard error any more

@@ -122,7 +122,7 @@ def _not_called(network: Any) -> ModelError:
 
 @cache
 def _register() -> None:
-    """Tell transformers of our attention, once, when the first pass begins."""
+    """Register our attention with transformers, once, when the first pass begins."""
     AttentionInterface.register(ATTENTION, torch.compiler.disable(attend_in_context))
 
 
@@ -131,7 +131,7 @@ def _set_attention(config: Any) -> Iterator[None]:
     """Have a config and its sub-configs name our attention in this block alone.
 
     transformers' public ``set_attn_implementation`` is no way back: there is no public way to ask what is set, and it
-    may refuse or replace what it is given (a flash attention that is not installed). It also walks over all modules,
+    may refuse or replace what it is given (a flash attention that is not installed). It also visits all modules,
     a millisecond a call, and recomputation sets and restores once a layer.
     """
     native = [(each, each._attn_implementation) for each in _with_sub_configs(config)]  # noqa: SLF001

@@ -28,7 +28,7 @@ def prefill(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tenso
         [1, V] float32 logits of what follows the last one.
 
     Raises:
-        ModelError: the cache has no room for them.
+        ModelError: the cache has no space for them.
     """
     count = tokens.shape[1]
     end = cache.tokens + count
@@ -61,16 +61,16 @@ def read_prompt(
     """Read a prompt after what is in the cache, tile by tile, so that memory holds the hidden states of one tile.
 
     Args:
-        model: run as it is at the moment.
+        model: run in its current state.
         tokens: of the prompt, one or more.
-        cache: with room for them.
+        cache: with space for them.
         on_read: called after each tile with the number of tokens in the cache.
 
     Returns:
         [V] float32 logits of the token that follows.
 
     Raises:
-        ModelError: the cache has no room for them.
+        ModelError: the cache has no space for them.
     """
     tile = choose_tile(model)[0]
     for first in range(0, len(tokens), tile):
@@ -87,9 +87,9 @@ def decode(
     A token enters the cache when the next one is asked for, so the caller may stop after any token.
 
     Args:
-        model: run as it is at the moment.
+        model: run in its current state.
         logits: [V] of the first token, by ``read_prompt``.
-        cache: what was read; with room for all tokens of the answer but the last.
+        cache: what was read; with space for all tokens of the answer but the last.
         choose: takes the next token from its logits [V].
         most_tokens: of the answer.
 

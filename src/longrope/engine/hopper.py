@@ -44,7 +44,7 @@ REGISTERS = gl.constexpr(160)  # a thread of a warpgroup
 COPY_REGISTERS = gl.constexpr(24)  # a thread of the warp that copies
 TILES = {64: (128, 2), 128: (64, 3)}  # by head dimension: keys in a tile, and tiles of keys that are held at once
 LARGEST_BASE = gl.constexpr(50.0)  # in octaves, that need not be subtracted
-LARGEST_SUM = gl.constexpr(2.0**100)  # of a row's exponentials; float32 has room for values to 2 ** 27 weighted by them
+LARGEST_SUM = gl.constexpr(2.0**100)  # of a row's exponentials; float32 holds values to 2 ** 27 weighted by them
 LOG2_E = 1.4426950408889634
 SECTION_BLOCKS = 512  # of queries, so that the GPU's 132 multiprocessors end together
 

@@ -178,10 +178,10 @@ def _measure_kernels(device: torch.device, dtype: torch.dtype, heads: Heads, *, 
             "Load the model with --dtype bfloat16.",
         )
     best = max(speeds, key=lambda kernel: speeds[kernel])
-    told = ", ".join(f"{kernel.name} {speed:.0f}" for kernel, speed in speeds.items())
+    measured = ", ".join(f"{kernel.name} {speed:.0f}" for kernel, speed in speeds.items())
     failed = "".join(f"; no {failure}" for failure in failures)
     trial = f"one query and {TRIAL_KEYS:,} keys" if decoding else f"{TRIAL_TOKENS:,} tokens"
-    return best, f"{best.name} attention ({told} TFLOP/s on {trial} here{failed})"
+    return best, f"{best.name} attention ({measured} TFLOP/s on {trial} here{failed})"
 
 
 def check_kernel(kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: Heads) -> None:

@@ -35,7 +35,7 @@ class LayerKeys:
     """
 
     def __init__(self, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
-        """Make room when the first tokens come."""
+        """Allocate memory when the first tokens come."""
         self._make = partial(_Store, capacity, eight_bit=eight_bit, offload=offload)
         self.calls: list[tuple[_Store, _Store]] = []
         self._next = 0
@@ -47,7 +47,7 @@ class LayerKeys:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the room that was made, scales included."""
+        """Bytes of the memory that was allocated, scales included."""
         stores = (store for call in self.calls for store in call)
         return sum(x.nbytes for store in stores for x in (store.buffer, store.scales) if x is not None)
 
@@ -100,10 +100,10 @@ class _Store:
 
 
 class KeyValueCache:
-    """Keys and values of all layers of one sequence, made with one tier of factors; see ``LayerKeys``."""
+    """Keys and values of all layers of one sequence, made with one set of factors; see ``LayerKeys``."""
 
     def __init__(self, model: LanguageModel, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
-        """Make room for ``capacity`` tokens, taken as layers first use it; refuse recurrent models (ModelError)."""
+        """Reserve ``capacity`` tokens of memory, taken as layers first use it; refuse recurrent models (ModelError)."""
         if not remembers_keys_alone(model.network):
             raise ModelError(
                 f"The model type {model.network.config.model_type!r} has recurrent layers.",

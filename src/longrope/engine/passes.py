@@ -58,11 +58,11 @@ def token_losses(
     """Next-token losses of whole windows, without gradients.
 
     Args:
-        model: run as it is at the moment (see ``models.rescaled``).
+        model: run in its current state (see ``models.rescaled``).
         tokens: [B, N] token ids, without padding.
         at: which of the N - 1 losses; all of them if left out.
         documents: where documents begin in each of the B windows (0, then ascending), which then see no token of
-            another one. The loss of a later one's first token is that of the token before it, and tells nothing.
+            another one. The loss of a later one's first token has no meaning of its own.
         positions: [B, N] the position of each token; 0, 1, 2 ... if left out.
 
     Returns:
@@ -89,7 +89,7 @@ def greedy_answers(model: LanguageModel, tokens: Tokens, answer_tokens: int) -> 
     An answer is the greedy one exactly when each of its tokens is the likeliest after all before it.
 
     Args:
-        model: run as it is at the moment.
+        model: run in its current state.
         tokens: [B, N] prompts, each ending in its expected answer.
         answer_tokens: length of the answers.
 
@@ -114,16 +114,16 @@ def weighted_loss_with_graph(
 ) -> Tensor:
     """Weighted sum of next-token losses in nats, a scalar to call ``backward`` on.
 
-    In several processes that share a window, each returns the part of its own tokens, and gradients are to be summed.
+    In several context-parallel processes, each returns the part of its own tokens, and gradients are to be summed.
 
     Args:
-        model: run as it is at the moment.
+        model: run in its current state.
         tokens: [B, N] token ids, without padding.
         weights: [B, N - 1] weight of each token's loss; what comes before the first nonzero column is not scored. With
             ``documents`` the first token of each but the first is to have none, for nothing of it comes before.
         recompute: checkpoint every layer and every chunk of logits, so that memory holds one hidden state per layer,
-            and one output of its attention where there is room; otherwise all activations are kept, which saves the
-            second pass forward. None keeps them where there is room.
+            and one output of its attention where memory allows; otherwise all activations are kept, which saves the
+            second pass forward. None keeps them where memory allows.
         offload: keep those hidden states in the CPU's memory.
         documents: as in ``token_losses``.
         positions: as in ``token_losses``.
@@ -180,7 +180,7 @@ class _Pass:
     """What a decoder made of windows.
 
     Attributes:
-        hidden: [B, n, H] states of this process's tokens: all N of them unless processes share a window.
+        hidden: [B, n, H] states of this process's tokens: all N of them unless processes are context parallel.
         ids: [B, N] the token ids.
         shard: this process's part of the windows, None if it has them whole.
     """

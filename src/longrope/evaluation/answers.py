@@ -33,7 +33,7 @@ def answer_prompt(model: LanguageModel, prompt: Prompt) -> list[Answer]:
     """Answer the questions of a prompt one by one, each right after its text, which is read once.
 
     Args:
-        model: run as it is at the moment; its layers keep keys and values alone (raises ModelError otherwise).
+        model: run in its current state; its layers keep keys and values alone (raises ModelError otherwise).
         prompt: text and questions.
     """
     most = max(len(question.tokens) + question.answer_tokens for question in prompt.questions)
@@ -47,7 +47,7 @@ def answer_prompt(model: LanguageModel, prompt: Prompt) -> list[Answer]:
 
 
 def _answer(model: LanguageModel, question: Question, cache: KeyValueCache) -> Answer:
-    """Write until the model ends the answer, all that is asked for stands there, or its room is full."""
+    """Write until the model ends the answer, all that is asked for stands there, or its cache is full."""
     begun = cache.tokens
     references = [_as_written(model, reference) for reference in question.references]
     written: list[int] = []

@@ -2,10 +2,10 @@
 
     longrope measure MODEL --factors F --measure-data PATH --metrics harness:arc_challenge,harness:hellaswag
 
-The harness's own model object for transformers asks the questions, so that the model as it is scores as in the harness
-alone. Its network is rescaled by one tier for the whole benchmark, that which holds the longest request: no request is
-cut, and all are answered by the same factors. With the settings of the paper (arXiv 2402.13753, section 4.2):
-ARC-Challenge by 25 examples, HellaSwag by 10, MMLU by 5, TruthfulQA by none.
+The harness's own model object for transformers asks the questions, so that the original model scores as in the harness
+alone. Its network is rescaled by one factor set for the whole benchmark, that which holds the longest request: no
+request is cut, and all are answered by the same factors. With the settings of the paper (arXiv 2402.13753, section
+4.2): ARC-Challenge by 25 examples, HellaSwag by 10, MMLU by 5, TruthfulQA by none.
 """
 
 import copy
@@ -149,7 +149,7 @@ def _model_object(subject: Subject) -> Any:
         longest = num_tokens = 0
 
         def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> Any:
-            """Answer all requests of a benchmark, which come in one call, by one tier, and cut none."""
+            """Answer all requests of a benchmark, which come in one call, by one factor set, and cut none."""
             sizes = [len(context) + len(continuation) for _, context, continuation in requests]
             self.longest, self.num_tokens = max(sizes), sum(sizes)
             self._max_length = self.longest

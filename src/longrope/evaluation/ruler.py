@@ -83,7 +83,7 @@ class RulerTask(Metric):
 class RulerMean(Metric):
     """The mean over all tasks, each with as many prompts; ``qa`` is one of them where there is a file of questions.
 
-    The interval is Wilson's with one trial for each prompt of all tasks. It tells what other prompts of these tasks
+    The interval is Wilson's with one trial for each prompt of all tasks. It says what other prompts of these tasks
     would give, not what other tasks would; tasks of unlike difficulty make it too wide, never too narrow.
 
     Samples: ``shares`` and ``tokens`` [T, K] of T tasks.

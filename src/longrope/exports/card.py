@@ -44,7 +44,7 @@ class Origin:
     """Where the weights of a checkpoint come from.
 
     Attributes:
-        base_model: what they were loaded from: hub name, folder, file, or the embedded model's name.
+        base_model: what they were loaded from: hub name, folder, file, or the bundled model's name.
         tuned: whether they were trained since.
         hub_name: the base model's name on the hub, where it was loaded from elsewhere.
     """
@@ -163,7 +163,7 @@ def _best_baseline(scores: Sequence[Score], rows: dict[tuple[str, int], Score]) 
 
 
 def _has_row(score: Score) -> bool:
-    """Whether it is a result of its own: parts of others are left out, and comparisons are told beside the table."""
+    """Whether it is a result of its own: parts of others are left out, and comparisons stand beside the table."""
     return not (is_part(score.metric) or compared_with(score.metric))
 
 

@@ -30,7 +30,7 @@ class ExportReport:
     """How a reopened checkpoint compares with the model that was exported.
 
     Attributes:
-        tiers: ``single`` or ``two``.
+        tiers: factor sets, ``single`` or ``two``.
         target_window: what its config states, in tokens.
         switch_tokens: the length above which native longrope takes its long list.
         difference_short, difference_long: how far the logits are from ours below and above the switch, weights in
@@ -94,7 +94,7 @@ def make_report(lists: NativeLists, differences: list[tuple[float, float]]) -> E
     """The report of a checkpoint that holds these lists and was compared so."""
     (below, rounding_below), (above, rounding_above) = differences
     return ExportReport(
-        tiers=lists.tiers,
+        tiers=lists.factor_sets,
         target_window=lists.long.target_window,
         switch_tokens=lists.switch_tokens,
         difference_short=below,

@@ -60,10 +60,10 @@ def export_gguf(
 
     Args:
         model: a Llama or Mistral, as it was loaded, or tuned.
-        factors: one tier of factors.
+        factors: one set of factors.
         path: where to write; its name ends in ``.gguf``.
-        settings: one or two tiers, and whether start tokens may be dropped.
-        windows: [W, N] measuring windows, needed to tell what dropping start tokens changes.
+        settings: one or two factor sets, and whether start tokens may be dropped.
+        windows: [W, N] measuring windows, needed to measure what dropping start tokens changes.
         origin: of the weights, by default what the model was loaded from; the tokenizer of a GGUF file is taken over.
 
     Raises:

@@ -53,10 +53,10 @@ def export_hf(
 
     Args:
         model: the model, as it was loaded, or tuned.
-        factors: one tier of factors.
+        factors: one set of factors.
         folder: where to write.
-        settings: one or two tiers, and whether start tokens may be dropped.
-        windows: [W, N] measuring windows, needed to tell what dropping start tokens changes.
+        settings: one or two factor sets, and whether start tokens may be dropped.
+        windows: [W, N] measuring windows, needed to measure what dropping start tokens changes.
         origin: of the weights, for the card; by default what the model was loaded from.
         scores: what was measured, for the card.
 

@@ -14,17 +14,17 @@ from longrope.rope import FactorLists, RescaleFactors, RopeSpec
 
 @dataclass(frozen=True)
 class NativeLists:
-    """The tiers of a checkpoint, relative to the model's own frequencies as all factors are.
+    """The factor sets of a checkpoint, relative to the model's own frequencies as all factors are.
 
     Attributes:
-        tiers: ``single`` or ``two``.
+        factor_sets: ``single`` or ``two``.
         short, long: what a runtime does up to the switch and above it; they share one attention factor.
         switch_tokens: the length above which it takes the long list: the trained window.
         start_tokens_dropped: start tokens of the factors that are not carried.
         loss_change_nats: what dropping them changed in the mean loss per token on the measuring windows.
     """
 
-    tiers: str
+    factor_sets: str
     short: RescaleFactors
     long: RescaleFactors
     switch_tokens: int
@@ -35,23 +35,23 @@ class NativeLists:
 def native_lists(
     model: LanguageModel, factors: RescaleFactors, settings: ExportRecipe, windows: Tokens | None
 ) -> NativeLists:
-    """Make the lists of a checkpoint from one tier of factors.
+    """Make the lists of a checkpoint from one set of factors.
 
     Args:
         model: the model that the factors belong to (raises FactorsError for another geometry).
-        factors: one tier.
-        settings: one or two tiers, and whether start tokens may be dropped.
-        windows: [W, N] measuring windows, needed to tell what dropping start tokens changes.
+        factors: one factor set.
+        settings: one or two factor sets, and whether start tokens may be dropped.
+        windows: [W, N] measuring windows, needed to measure what dropping start tokens changes.
 
     Raises:
-        ExportError: start tokens that may not be dropped, or two tiers for a model that has two of its own.
+        ExportError: start tokens that may not be dropped, or two factor sets for a model that has two of its own.
     """
     factors.check_spec(model.spec)
     dropped, change = factors.start_tokens, 0.0
     if dropped:
         factors, change = _without_start_tokens(model, factors, settings, windows)
-    short = _short_tier(model, factors, settings.tiers)
-    return NativeLists(settings.tiers, short, factors, model.spec.trained_window, dropped, change)
+    short = _short_factors(model, factors, settings.factor_sets)
+    return NativeLists(settings.factor_sets, short, factors, model.spec.trained_window, dropped, change)
 
 
 def stated_lists(spec: RopeSpec, lists: NativeLists) -> FactorLists:
@@ -75,21 +75,21 @@ def _without_start_tokens(
         )
     plain = replace(factors, start_tokens=0)
     losses = []
-    for tier in (factors, plain):
-        with rescaled(model, tier):
+    for tried in (factors, plain):
+        with rescaled(model, tried):
             rows = [token_losses(model, row[None]).double() for row in windows]
         losses.append(torch.cat(rows).mean().item())
     return plain, losses[1] - losses[0]
 
 
-def _short_tier(model: LanguageModel, factors: RescaleFactors, tiers: str) -> RescaleFactors:
+def _short_factors(model: LanguageModel, factors: RescaleFactors, factor_sets: str) -> RescaleFactors:
     """What native longrope does at or below its switch; its one attention factor serves both lists."""
-    if tiers == "single":
+    if factor_sets == "single":
         return factors
     if model.spec.carried and model.spec.carried.rope_type == "longrope":
         raise ExportError(
-            "The model carries longrope lists of its own, and two tiers were asked for.",
+            "The model carries longrope lists of its own, and two factor sets were asked for.",
             "A checkpoint holds two lists; the model's short one would be lost.",
-            "Export a single tier.",
+            "Export a single factor set.",
         )
     return replace(factors, lambdas=tuple([1.0] * model.spec.num_pairs))

@@ -26,7 +26,7 @@ def rescaled(
     """Run a model with rescaled RoPE inside a ``with`` block.
 
     The rotary module of this one instance is exchanged for ours; at the end of the block, an exception included, the
-    very same module is back. With ``factors=None`` the model stays as it is.
+    very same module is back. With ``factors=None`` the model is unchanged.
 
     Args:
         model: the model to change.

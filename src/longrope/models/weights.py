@@ -44,7 +44,7 @@ def check_gguf_complete(path: Path, network: Any) -> None:
 
     Args:
         path: the file.
-        network: what transformers made of it; weights that it lacks are told by ``check_complete``.
+        network: what transformers made of it; weights that it lacks are reported by ``check_complete``.
     """
     from gguf import MODEL_ARCH_NAMES, GGUFReader, get_tensor_name_map  # an extra that only GGUF files need
 

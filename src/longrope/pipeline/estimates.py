@@ -56,7 +56,7 @@ def estimate_stages(recipe: Recipe, model: LanguageModel, stages: Iterable[Stage
     """What stages will take, from the speed of short passes on this device and the sizes of the model."""
     passes = cache(partial(seconds_of_pass, model))
     return [
-        estimate_tuning(recipe.tuning(stage), model, passes, str(stage))
+        estimate_tuning(recipe.tuning(stage), model, passes, stage.label)
         if stage.kind == "tune"
         else _estimate_search(recipe, model, stage, passes)
         for stage in stages
@@ -77,14 +77,14 @@ def _estimate_search(recipe: Recipe, model: LanguageModel, stage: Stage, seconds
     """What a search will take, for a long window or a short one."""
     tokens = stage.window_tokens
     if stage.kind == "carry":
-        return Cost(str(stage), 0.0, 0, free_memory(model))
+        return Cost(stage.label, 0.0, 0, free_memory(model))
     evaluations = count_passes(recipe.search, tokens)
     if stage.kind == "recover":
         evaluations = count_recovery_passes(recipe.search, tokens, recipe.target_tokens)
     peak = estimate_memory(model, tokens)
     if recipe.search.method == "gradient" or stage.kind == "recover":
         peak = max(peak, estimate_training_memory(model, tokens, adapters=True))
-    return Cost(str(stage), evaluations * seconds(tokens) / distributed.workers(), peak, free_memory(model))
+    return Cost(stage.label, evaluations * seconds(tokens) / distributed.workers(), peak, free_memory(model))
 
 
 def search_costs(run: RunDir, tasks: Sequence[Task] = ()) -> list[SearchCost]:

@@ -91,7 +91,7 @@ def _export_options(session: Session, factors: RescaleFactors) -> dict[str, Any]
 
 
 def _check_finished(run: RunDir, tasks: Sequence[Task]) -> None:
-    if left := [str(task.stage) for task in tasks if not task.done]:
+    if left := [task.stage.label for task in tasks if not task.done]:
         raise RunError(
             f"The stages of {run.path} are not finished: {', '.join(left)}.",
             "A finished run is needed.",

@@ -24,7 +24,7 @@ from longrope.pipeline.stages import (
     target_tuning,
     tune_at_target,
 )
-from longrope.recipe import Recipe
+from longrope.recipe import ExportRecipe, Recipe
 from longrope.report import write_report
 from longrope.rope import FactorTable, RescaleFactors, closed_form, load_factors
 from longrope.runs.records import Score
@@ -53,7 +53,7 @@ def extend(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> l
     with session.begun():
         tasks = plan_tasks(session)
         _estimate(session, tasks)
-        original, *baselines = _subjects(session, recipe.measure.rivals)
+        original, *baselines = _subjects(session, recipe.measure.baselines)
         evaluation = _evaluation(session, original)
         for line in evaluation.describe_windows(original):
             session.report(line)
@@ -79,12 +79,17 @@ def _extend(session: Session, tasks: Sequence[Task]) -> Progress:
     if not tasks:
         return Progress(session.model, (_search_one(session),))
     run, extended = session.run, run_tasks(session, tasks)
-    made_of = f"{tasks[-1].made_of} {json.dumps(asdict(session.recipe.export))}\n"
+    made_of = f"{tasks[-1].made_of} {_form_of(session.recipe.export)}\n"
     if run.read_text(run.walked) != made_of:
         run.remove(run.export_report)  # a checkpoint of other stages, or in another form
     run.write_factors(extended.table)
     run.write_text(run.walked, made_of)
     return extended
+
+
+def _form_of(settings: ExportRecipe) -> str:
+    """The settings of a checkpoint with the keys of earlier versions, so that the checkpoints of their runs stay."""
+    return json.dumps({"tiers" if key == "factor_sets" else key: value for key, value in asdict(settings).items()})
 
 
 def _method(extended: Progress) -> str:

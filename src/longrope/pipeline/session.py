@@ -9,7 +9,7 @@ from longrope.data import Texts, load_texts
 from longrope.engine.passes import describe_pass
 from longrope.models import LanguageModel, describe_device, load_model
 from longrope.recipe import Recipe
-from longrope.runs.provenance import record_rope, record_walk
+from longrope.runs.provenance import record_rope, record_session
 from longrope.runs.records import TrainStep, Trial
 from longrope.runs.run_dir import RunDir
 
@@ -36,7 +36,7 @@ class Session:
     Attributes:
         recipe: what is to be done.
         run: where everything is written.
-        model: the model as it is now; a training changes its weights in place.
+        model: the current model; a training changes its weights in place.
         texts: what is searched, tuned and measured on.
         callbacks: called as the run proceeds.
     """
@@ -96,7 +96,7 @@ def load_inputs(recipe: Recipe, callbacks: Callbacks) -> tuple[LanguageModel, Te
 
 def record_provenance(run: RunDir, model: LanguageModel) -> None:
     """Write versions, device, command and automatic choices into the run."""
-    record_walk(run, device=describe_device(model), choices=_choices(model))
+    record_session(run, device=describe_device(model), choices=_choices(model))
 
 
 def _choices(model: LanguageModel) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ class Progress:
     """What the stages so far have made.
 
     Attributes:
-        model: with the weights as they are now; its name tells of its tunings.
+        model: with its current weights; its name lists its tunings.
         tiers: the factors by window, all for these weights.
         tuned_with: the factors that the weights were tuned with last.
         found: the factors of each stage so far, in order, whatever weights they are for.
@@ -53,7 +53,7 @@ class Progress:
 
     @property
     def table(self) -> FactorTable:
-        """The tiers as a table."""
+        """The factor sets as a table."""
         return FactorTable(self.tiers)
 
     @property
@@ -61,8 +61,8 @@ class Progress:
         """The factors of the longest window."""
         return max(self.tiers, key=lambda tier: tier.target_window)
 
-    def with_tier(self, tier: RescaleFactors) -> "Progress":
-        """With one more tier, which replaces an older one of its window."""
+    def with_factors(self, tier: RescaleFactors) -> "Progress":
+        """With one more factor set, which replaces an older one of its window."""
         others = tuple(old for old in self.tiers if old.target_window != tier.target_window)
         return replace(self, tiers=(*others, tier), found=(*self.found, tier))
 
@@ -78,7 +78,7 @@ def plan_stages(trained_window: int, target_tokens: int) -> tuple[Stage, ...]:
         window = min(PROGRESSIVE_RATIO * window, target_tokens)
         windows.append(window)
     long = [stage for window in windows for stage in (Stage(search=window), Stage(tune=window))]
-    return (*long, Stage(recover=trained_window))
+    return (*long, Stage(short=trained_window))
 
 
 def with_tuning(recipe: Recipe) -> Recipe:
@@ -155,7 +155,7 @@ def run_tasks(session: Session, tasks: Sequence[Task]) -> Progress:
     progress = Progress(session.model)
     for number, task in enumerate(tasks, 1):
         done = task.done
-        session.report(f"stage {number} of {len(tasks)}: {task.stage}{' (done before)' if done else ''}")
+        session.report(f"stage {number} of {len(tasks)}: {task.stage.label}{' (done before)' if done else ''}")
         stage_run = RunDir(task.folder)
         progress = _do(replace(session, run=stage_run, model=progress.model), task, progress)
         if not done:
@@ -181,10 +181,10 @@ def _do(session: Session, task: Task, progress: Progress) -> Progress:
     if task.stage.kind == "tune":
         return _tune(session, task, progress)
     if table := session.run.read_factors():
-        return progress.with_tier(table.tiers[0])
+        return progress.with_factors(table.tiers[0])
     tier = _find_factors(session, task.stage, progress)
     session.run.write_factors(tier)
-    return progress.with_tier(tier)
+    return progress.with_factors(tier)
 
 
 def _find_factors(session: Session, stage: Stage, progress: Progress) -> RescaleFactors:

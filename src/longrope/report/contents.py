@@ -32,14 +32,14 @@ class Contents:
         name: of the directory.
         recipe: None where the directory holds none (a bare measurement).
         recipe_text: its TOML.
-        scores, trials, train: the records; of tuned weights and their factors those of the last finished walk alone.
-        factors: of each search and scan of the run, one tier each.
+        scores, trials, train: the records; of tuned weights and their factors only those of the last finished schedule.
+        factors: of each search and scan of the run, one factor set each.
         rope: ``rope.json``, the geometry of the model's RoPE and the factors of each formula.
-        provenance: ``provenance.json``, one entry for each walk that wrote here.
+        provenance: ``provenance.json``, one entry for each session that wrote here.
         costs: ``costs.json``, what each search took.
         scan: ``scan.json``, what the scan of base and attention factor found.
         export: ``export.json``, how the reopened checkpoint compared.
-        stages: in their order; of the last finished walk, or all that there are where none is finished.
+        stages: in their order; of the last finished schedule, or all that there are where none is finished.
     """
 
     name: str
@@ -101,7 +101,7 @@ def read_run(run: RunDir) -> Contents:
 
 
 def _scores(run: RunDir) -> Iterator[Score]:
-    """The scores of a run, without those that a later walk left behind: of other weights, or measured there anew."""
+    """The scores of a run, without those that a later schedule left behind: of other weights, or measured again."""
     scores, walked = read_records(run.scores, Score, mend=False), _walked(run)
     left = {path.parent for path in run.stages.glob(f"*/{STAGE_FINISHED}")} - set(walked)
     weights, others = ({_told(folder).get("weights", "") for folder in folders} for folders in (walked, left))
@@ -138,9 +138,9 @@ def _stages(run: RunDir) -> Iterator[Stage]:
 
 
 def _walked(run: RunDir) -> list[Path]:
-    """The folders of the last finished walk by their numbers, and of what went on from it; all where none is finished.
+    """The folders of the last finished schedule in order, and of what went on from it; all where none is finished.
 
-    A walk that was changed leaves the stages that it does again in another way.
+    A schedule that was changed leaves the stages that it does again in another way.
     """
     folders = [path for path in run.stages.glob("*-*") if path.is_dir() and path.name.partition("-")[0].isdigit()]
     folders.sort(key=lambda path: int(path.name.partition("-")[0]))
@@ -158,12 +158,12 @@ def _walked(run: RunDir) -> list[Path]:
 
 
 def _told(folder: Path) -> dict[str, Any]:
-    """What a stage tells of itself; nothing before it is finished."""
+    """What a stage has recorded; nothing before it is finished."""
     return _json(folder / STAGE_FINISHED) or {}
 
 
 def _factors(folder: Path) -> tuple[RescaleFactors, ...]:
-    """The longest tier of every file of factors, those of one content and source once."""
+    """The longest factor set of every file of factors, those of one content and source once."""
     paths = [*sorted(folder.glob("factors-*.json")), *folder.glob("factors.json")]
     found = (load_factors(path).tiers[-1] for path in paths)
     return tuple({(tier.fingerprint, tier.source): tier for tier in found}.values())

@@ -14,7 +14,7 @@ from longrope.report.tables import ScoreTable, number
 
 
 def factor_section(runs: Sequence[Contents]) -> Section:
-    """Rescale factors against the pair index beside the closed forms, and the wavelengths against the windows."""
+    """Rescale factors against the pair index beside the baselines, and the wavelengths against the windows."""
     figures = []
     if any(run.factors for run in runs):
         figures.append(_lambda_figure(runs))

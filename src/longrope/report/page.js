@@ -59,8 +59,8 @@
     if (far[nearest] < 45 ** 2) show(svg, nearest); else hide(svg);
   };
 
-  /* Left and right walk along a series, up and down go to the next series at about the same place. */
-  const walk = (svg, event) => {
+  /* Left and right move along a series, up and down go to the next series at about the same place. */
+  const move = (svg, event) => {
     const points = pointsOf(svg), at = svg.at ?? 0, groups = [...new Set(points.map((point) => point[3]))];
     const across = (step) => {
       const group = groups[(groups.indexOf(points[at][3]) + step + groups.length) % groups.length];
@@ -84,7 +84,7 @@
     document.addEventListener("pointerdown", (event) => { if (!svg.contains(event.target)) hide(svg); }, true);
     svg.addEventListener("focus", () => { if (svg.matches(":focus-visible") && pointsOf(svg).length) show(svg, svg.at ?? 0); });
     svg.addEventListener("blur", () => hide(svg));
-    svg.addEventListener("keydown", (event) => walk(svg, event));
+    svg.addEventListener("keydown", (event) => move(svg, event));
   });
 
   /* A figure on its own: what the page's style says is written into its elements. */

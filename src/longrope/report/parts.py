@@ -20,7 +20,6 @@ from longrope.runs.records import Score
 
 WIDE, NARROW = 960.0, 356.0  # pixels that a figure is drawn for; the page shows the one that fits
 MOST_ROWS = 1500
-STAGE_KINDS = {"recover": "short-context search", "carry": "extrapolate"}  # where records have another word
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 Shown = tuple[Hashable, ...]
@@ -134,12 +133,6 @@ def relabelled(ways: Iterable[Way]) -> list[Score]:
 def metrics_of(runs: Sequence[Contents], belongs: Callable[[str], bool]) -> list[str]:
     """The metrics of all runs that belong together, in the order in which they come up."""
     return list(dict.fromkeys(s.metric for run in runs for s in run.scores if belongs(s.metric)))
-
-
-def stage_label(stage: str) -> str:
-    """The name of a stage as records hold it, in words: ``recover 8k`` is the short-context search 8k."""
-    kind, _, window = stage.partition(" ")
-    return f"{STAGE_KINDS.get(kind, kind)} {window}".strip()
 
 
 def titled(runs: Sequence[Contents], run: Contents, title: str) -> str:

@@ -1,4 +1,4 @@
-"""The order of a page, its first words, and the sections that tell what a run took and where it came from."""
+"""The order of a page, its first words, and the sections that say what a run took and where it came from."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from longrope.registry import baselines
 from longrope.report.contents import Contents
 from longrope.report.curves import search_section, training_section
 from longrope.report.factors import factor_section
-from longrope.report.parts import Section, stage_label, titled
+from longrope.report.parts import Section, titled
 from longrope.report.scores import measured_sections
 from longrope.report.stages import stage_section
 from longrope.report.tables import ScoreTable, interval, number
 from longrope.rope import RescaleFactors
 from longrope.runs.records import Score
+from longrope.schedule import stage_label
 
 SEARCHES = {"gradient": "gradient descent", "evolution": "the paper's evolutionary search"}
 
@@ -46,22 +47,22 @@ def all_sections(runs: Sequence[Contents]) -> list[Section]:
 
 def tell_run(run: Contents, *, named: bool) -> list[str]:
     """What was extended, and how, in words; with the model's name or without."""
-    told = [f"{run.model if named else 'The model'}{_tell_windows(run)}."]
+    sentences = [f"{run.model if named else 'The model'}{_tell_windows(run)}."]
     if run.recipe and run.factors:
         search = SEARCHES.get(run.recipe.search.method, run.recipe.search.method)
         searched = [found for found in run.factors if found.chosen_by not in baselines()]
         by = search if len({found.source.known_as for found in searched}) < 2 else " and by ".join(SEARCHES.values())
-        told.append(f"The rescale factors of its RoPE were chosen by {by}, on {', '.join(run.recipe.data)}.")
-        told += [f"They come from {label}." for label in dict.fromkeys(map(_tell_chosen, searched)) if label]
+        sentences.append(f"The rescale factors of its RoPE were chosen by {by}, on {', '.join(run.recipe.data)}.")
+        sentences += [f"They come from {label}." for label in dict.fromkeys(map(_tell_chosen, searched)) if label]
     if run.recipe and run.scores:
         other = ", ".join(run.recipe.measure_data)
-        told.append(f"It was measured on {other}." if other else "It was measured on other parts of the same text.")
+        sentences.append(f"It was measured on {other or 'other parts of the same text'}.")
     if run.is_trained:
         steps = [*run.train, *(step for stage in run.stages for step in stage.train)]
-        told.append(f"Its weights were trained, in {len(steps):,} recorded steps.")
+        sentences.append(f"Its weights were trained, in {len(steps):,} recorded steps.")
     else:
-        told.append("No weight of the model was changed.")
-    return told
+        sentences.append("No weight of the model was changed.")
+    return sentences
 
 
 def _tell_chosen(factors: RescaleFactors) -> str:
@@ -161,8 +162,8 @@ def provenance_section(runs: Sequence[Contents]) -> Section:
     tables, words = [], []
     for run in runs:
         if run.provenance:
-            names = dict.fromkeys(name for walk in run.provenance for name in walk)
-            rows = tuple((name, *(_told(walk.get(name, "")) for walk in run.provenance)) for name in names)
+            names = dict.fromkeys(name for session in run.provenance for name in session)
+            rows = tuple((name, *(_told(session.get(name, "")) for session in run.provenance)) for name in names)
             header = ("", *(f"process {i + 1}" for i in range(len(run.provenance))))
             tables.append(ScoreTable(titled(runs, run, "Where and with what"), header, rows))
         else:

@@ -8,8 +8,9 @@ from longrope.report.charts.rows import Row, RowChart, draw_rows
 from longrope.report.contents import Contents, Stage
 from longrope.report.curves import train_figure, trials_figure
 from longrope.report.palette import style_of
-from longrope.report.parts import Figure, Section, make_figure, stage_label, titled
+from longrope.report.parts import Figure, Section, make_figure, titled
 from longrope.report.tables import ScoreTable, number
+from longrope.schedule import stage_label
 
 NAMED_ELSEWHERE = ("stage", "kind", "window", "settings")  # in a stage's name, and in the recipe
 
@@ -52,8 +53,8 @@ def _stage_table(runs: Sequence[Contents], run: Contents) -> ScoreTable:
     rows = []
     for stage in run.stages:
         marker = stage.marker or {}
-        told = {name: value for name, value in marker.get("inputs", {}).items() if name not in NAMED_ELSEWHERE}
-        inputs = ", ".join(f"{name} {value}" for name, value in told.items())
+        shown = {name: value for name, value in marker.get("inputs", {}).items() if name not in NAMED_ELSEWHERE}
+        inputs = ", ".join(f"{name} {value}" for name, value in shown.items())
         seconds = number(marker["seconds"]) if "seconds" in marker else "not finished"
         made = [str(marker.get(name) or "as before") if marker else "" for name in ("factors", "weights")]
         rows.append((_stage_name(stage), seconds, *made, inputs))

@@ -27,7 +27,7 @@ def closed_form(spec: RopeSpec, method: str, target_tokens: int, lengths: Iterab
         spec: the model's geometry.
         method: one of ``registry.formulas()``; its row states its attention factor.
         target_tokens: L'.
-        lengths: dynamic NTK gets one tier for each of these lengths (and for L').
+        lengths: dynamic NTK gets one factor set for each of these lengths (and for L').
     """
     if method not in (known := registry.formulas()):
         raise FactorsError(

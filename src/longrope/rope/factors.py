@@ -20,11 +20,11 @@ FORMAT = "longrope-factors/1"
 
 @dataclass(frozen=True)
 class RescaleFactors:
-    """One tier of factors (LongRoPE, arXiv 2402.13753, equation 2).
+    """One set of factors (LongRoPE, arXiv 2402.13753, equation 2).
 
     Pair i turns by ``n * f_i / lambdas[i]`` from position ``start_tokens`` on and by ``n * f_i`` before it; cos and sin
     are multiplied by ``attention_factor``. Everything is relative to the model's own frequencies f, so all-ones is the
-    model as it is, also when the model carries a scaling of its own.
+    original model, also when the model carries a scaling of its own.
 
     Attributes:
         lambdas: [P] rescale factors, finite, at least 1 and non-decreasing unless ``relaxed``.
@@ -129,47 +129,47 @@ class RescaleFactors:
 
 @dataclass(frozen=True)
 class FactorTable:
-    """Tiers of factors by window. A sequence takes the smallest tier that holds its planned total length."""
+    """Sets of factors by window. A sequence takes the smallest factor set that holds its planned total length."""
 
     tiers: tuple[RescaleFactors, ...]
 
     def __post_init__(self) -> None:
-        """Sort the tiers and refuse an empty table, two of one window, or mixed geometries."""
+        """Sort the factor sets and refuse an empty table, two of one window, or mixed geometries."""
         tiers = tuple(sorted(self.tiers, key=lambda tier: tier.target_window))
         windows = [tier.target_window for tier in tiers]
         if not tiers or len(set(windows)) < len(windows) or len({t.spec_fingerprint for t in tiers}) > 1:
             raise FactorsError(
-                f"The factor table has tiers for the windows {windows}.",
-                "It needs at least one tier, one tier per window, and one rotary geometry for all.",
-                "Mend the file, or save one tier alone.",
+                f"The factor table has factor sets for the windows {windows}.",
+                "It needs at least one factor set, one per window, and one rotary geometry for all.",
+                "Mend the file, or save one factor set alone.",
             )
         object.__setattr__(self, "tiers", tiers)
 
     def choose(self, tokens: int) -> RescaleFactors:
-        """Return the smallest tier whose window holds ``tokens``; raise FactorsError if none does."""
+        """Return the smallest factor set whose window holds ``tokens``; raise FactorsError if none does."""
         for tier in self.tiers:
             if tokens <= tier.target_window:
                 return tier
         raise FactorsError(
             f"A sequence of {tokens} tokens was asked for.",
-            f"The longest tier of these factors holds {self.tiers[-1].target_window} tokens.",
+            f"The longest window of these factors is {self.tiers[-1].target_window} tokens.",
             f"Search factors for it with `longrope search --to {tokens}`.",
         )
 
     def check_spec(self, spec: RopeSpec) -> None:
-        """Raise FactorsError unless every tier was made for this geometry."""
+        """Raise FactorsError unless every factor set was made for this geometry."""
         for tier in self.tiers:
             tier.check_spec(spec)
 
     @property
     def fingerprint(self) -> str:
-        """One tier's own fingerprint, or sixteen hex digits over all tiers."""
+        """One factor set's own fingerprint, or sixteen hex digits over all factor sets."""
         names = [tier.fingerprint for tier in self.tiers]
         return names[0] if len(names) == 1 else hashlib.sha256("".join(names).encode()).hexdigest()[:16]
 
 
 def as_table(factors: RescaleFactors | FactorTable) -> FactorTable:
-    """One tier as a table of one."""
+    """One factor set as a table of one."""
     return factors if isinstance(factors, FactorTable) else FactorTable((factors,))
 
 
@@ -179,7 +179,7 @@ def unscaled(spec: RopeSpec) -> RescaleFactors:
 
 
 def dump_factors(factors: RescaleFactors | FactorTable) -> str:
-    """The JSON text of factors, tiers in order; floats survive exactly."""
+    """The JSON text of factors, factor sets in order; floats survive exactly."""
     return json.dumps({"format": FORMAT, "tiers": [asdict(t) for t in as_table(factors).tiers]}, indent=1) + "\n"
 
 

@@ -19,7 +19,7 @@ from longrope.rope.scaling import Lambdas
 class Carried:
     """The scaling that a model already carries in its own config, read as what it is.
 
-    ``lambdas`` ([P], relative to plain RoPE) and ``attention_factor`` are those of the model's longest native tier.
+    ``lambdas`` ([P], relative to plain RoPE) and ``attention_factor`` are those of the model's own long factors.
     """
 
     rope_type: str

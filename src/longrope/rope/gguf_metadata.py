@@ -31,7 +31,7 @@ def read_parameters(
     Args:
         stated: the metadata.
         tensors: [P] each, by name; others than those of the RoPE are passed over.
-        head_dim: width of one attention head, to tell how much of it is rotated.
+        head_dim: width of one attention head, to decide how much of it is rotated.
         source: the file, for the error.
 
     Raises:

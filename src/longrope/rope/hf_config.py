@@ -1,7 +1,7 @@
 """RoPE in the configs of Hugging Face: ``rope_parameters``, and the legacy ``rope_scaling``, read and written as dicts.
 
 A dict is the content of a config.json, or the same entries of a config object. transformers computes the angles; here
-only what it is told stands, so that nothing is known in one place and written in another.
+only what it is given stands, so that nothing is known in one place and written in another.
 
 Shape legend: P = rotated pairs.
 """
@@ -144,7 +144,7 @@ def read_switch(config: Config) -> int:
 
 
 def _trained_window(config: Config, parameters: Config) -> int:
-    """The window that the model serves as it is, a carried YaRN scaling included."""
+    """The window that the model serves without longrope's factors, a carried YaRN scaling included."""
     window = int(config["max_position_embeddings"])
     if parameters["rope_type"] == "yarn" and parameters.get("factor"):
         window = max(window, round(read_switch(config) * parameters["factor"]))

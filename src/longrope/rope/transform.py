@@ -12,7 +12,7 @@ from longrope.rope.geometry import Carried, RopeSpec, extension_ratio
 def tuned_spec(spec: RopeSpec, tuned_with: RescaleFactors | None) -> RopeSpec:
     """The geometry of a model tuned with some factors: they count as its own, and their window as trained.
 
-    A second search walks relative to it, and every closed form, bound and critical pair with it.
+    A second search is relative to it, and every closed form, bound and critical pair with it.
     """
     if tuned_with is None:
         return spec

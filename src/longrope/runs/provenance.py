@@ -1,4 +1,4 @@
-"""What a report tells and no other file holds, written when the run happens: ``rope.json`` and ``provenance.json``."""
+"""What a report shows and no other file holds, written when the run happens: ``rope.json`` and ``provenance.json``."""
 
 import json
 import platform
@@ -55,20 +55,20 @@ def record_rope(run: RunDir, spec: RopeSpec, target_tokens: int) -> None:
     run.write_text(run.rope, json.dumps(describe_rope(spec, target_tokens), indent=1) + "\n")
 
 
-def record_walk(run: RunDir, *, device: str, choices: Sequence[str]) -> None:
-    """Add this walk to ``provenance.json``, unless the last one there differs from it in nothing but the time.
+def record_session(run: RunDir, *, device: str, choices: Sequence[str]) -> None:
+    """Add this session to ``provenance.json``, unless the last one there differs from it in nothing but the time.
 
     Args:
         run: where.
         device: what the model is on, by its own name.
         choices: the automatic choices with their reasons.
     """
-    on_main(partial(_record_walk, run, device, choices))
+    on_main(partial(_record_session, run, device, choices))
 
 
-def _record_walk(run: RunDir, device: str, choices: Sequence[str]) -> None:
-    walks = json.loads(run.provenance.read_text(encoding="utf-8")) if run.provenance.exists() else []
-    walk = {
+def _record_session(run: RunDir, device: str, choices: Sequence[str]) -> None:
+    sessions = json.loads(run.provenance.read_text(encoding="utf-8")) if run.provenance.exists() else []
+    session = {
         "command": _command(),
         "python": platform.python_version(),
         "longrope": sys.modules["longrope"].__version__,  # a step imports nothing above it, but the package is there
@@ -77,9 +77,9 @@ def _record_walk(run: RunDir, device: str, choices: Sequence[str]) -> None:
         "device": device,
         "choices": list(choices),
     }
-    if not walks or {**walk, "began": walks[-1]["began"]} != walks[-1]:
-        walks.append({**walk, "began": datetime.now(UTC).isoformat(timespec="seconds")})
-        run.write_text(run.provenance, json.dumps(walks, indent=1) + "\n")
+    if not sessions or {**session, "began": sessions[-1]["began"]} != sessions[-1]:
+        sessions.append({**session, "began": datetime.now(UTC).isoformat(timespec="seconds")})
+        run.write_text(run.provenance, json.dumps(sessions, indent=1) + "\n")
 
 
 def _command() -> str:

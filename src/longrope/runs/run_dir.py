@@ -30,7 +30,7 @@ class RunDir:
     ``samples/`` (what the scores are computed from), ``costs.json`` (what each search took), ``scan.json`` (what the
     baseline of two scanned numbers found), ``hf/`` (the exported checkpoint), ``export.json`` (written when it was
     reopened and compared), where it was asked for ``gguf/`` (a file for llama.cpp, and how it compared), ``rope.json``
-    and ``provenance.json`` (the geometry, and versions, device and command of every walk), and ``report.html``.
+    and ``provenance.json`` (the geometry, and versions, device and command of every session), and ``report.html``.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -66,7 +66,7 @@ class RunDir:
 
     @property
     def stages(self) -> Path:
-        """The stages of a progressive walk, each a run directory of its own."""
+        """The stages of a progressive schedule, each a run directory of its own."""
         return self.path / "stages"
 
     @property
@@ -76,7 +76,7 @@ class RunDir:
 
     @property
     def walked(self) -> Path:
-        """What all stages of a walk were made of, and how it is exported, in a word."""
+        """What all stages of a schedule were made of, and how it is exported, in a word."""
         return self.path / "walk.txt"
 
     @property
@@ -95,12 +95,12 @@ class RunDir:
 
     @property
     def rope(self) -> Path:
-        """The geometry of the model's RoPE, with the factors of the closed forms."""
+        """The geometry of the model's RoPE, with the factors of the baselines."""
         return self.path / "rope.json"
 
     @property
     def provenance(self) -> Path:
-        """Versions, device and command of every walk that wrote here."""
+        """Versions, device and command of every session that wrote here."""
         return self.path / "provenance.json"
 
     @property
@@ -259,7 +259,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def _resumable(before: Recipe, now: Recipe) -> bool:
-    """Whether a run can go on so: by the same recipe, or by a walk of other stages from the same model and texts.
+    """Whether a run can go on so: by the same recipe, or by a schedule of other stages from the same model and texts.
 
     A tail of another length is no part of scores that are there already.
     """

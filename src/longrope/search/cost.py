@@ -21,9 +21,9 @@ class SearchCost:
         token_passes: tokens pushed through the model; a backward pass with recomputation counts as three more.
         seconds: wall clock of the evaluations; several processes make some of them at the same time.
         validation_loss_nats: the best mean loss on the held-out windows.
-        common_loss_nats: the loss that every search of the run (or of one stage of a walk) has reached.
+        common_loss_nats: the loss that every search of the run (or of one stage of a schedule) has reached.
         trials_to_common, token_passes_to_common, seconds_to_common: what it took to reach it.
-        stage: of a walk, as people say it; empty for a search that is none.
+        stage: of a schedule, in words; empty for a search that is none.
     """
 
     method: str

@@ -1,10 +1,10 @@
 """Gradient search: one backward pass gives the slope of the loss along all factors at once.
 
 For lambda and the attention factor enter a model only through cos and sin.
-lambda = exp(cumsum(softplus(u))), with a sharp softplus, is at least 1 and non-decreasing whatever u is. Adam walks
+lambda = exp(cumsum(softplus(u))), with a sharp softplus, is at least 1 and non-decreasing whatever u is. Adam moves
 over u, which is the increment of log lambda from pair to pair where that is not near 0, and over ln a. From the
-critical pair on, lambda is kept at s or above: those pairs have never turned fully (LongRoPE2, section 3.1), a smaller
-lambda puts far tokens at angles that the model has not seen, and the loss over text hardly notices.
+critical pair on, lambda is kept at s or above: those pairs have never completed a full period (LongRoPE2, section 3.1),
+a smaller lambda puts far tokens at angles that the model has not seen, and the loss over text hardly notices.
 """
 
 import math
@@ -87,11 +87,11 @@ def descend(
         by_name["scan"] = replace(_scan(objective, spec, by_name["critical"], log), method="scan")
     start = by_name[settings.start]
     ratio = extension_ratio(spec, start.target_window)
-    walk(objective, start, settings, log, origin=settings.start, critical_pair=spec.critical_pair, ratio=ratio)
+    descend_from(objective, start, settings, log, origin=settings.start, critical_pair=spec.critical_pair, ratio=ratio)
     return _try_start_tokens(objective, list(by_name.values()), settings.steps, max_start_tokens, log)
 
 
-def walk(
+def descend_from(
     objective: Objective,
     start: RescaleFactors,
     settings: GradientRecipe,
@@ -103,8 +103,8 @@ def walk(
 ) -> None:
     """Descend from given factors, with lambda at ``ratio`` or above from the critical pair on; the log holds the best.
 
-    Every few steps the held-out windows are looked at. Where they got worse, the walk goes back to the best point and
-    on from there at half the rate, so a rate that is too high costs steps, not the result.
+    Every few steps the held-out windows are looked at. Where they got worse, the descent goes back to the best point
+    and on from there at half the rate, so a rate that is too high costs steps, not the result.
     """
     template, pairs = replace(start, method=log.method), len(start.lambdas)
     mean_increment = math.log(ratio) / pairs

@@ -1,6 +1,6 @@
-"""Recover a short window of an extended model: factors between its own RoPE and those of the long window.
+"""Short-context search: factors for a short window of an extended model, between its own RoPE and the long factors.
 
-Long factors hurt short texts, so a short window gets a tier of its own with smaller lambdas (LongRoPE, section 3.3).
+Long factors hurt short texts, so a short window gets factors of its own with smaller lambdas (LongRoPE, section 3.3).
 The model's own RoPE, which is all ones, stands for selection first, and wins where nothing is better.
 """
 
@@ -15,7 +15,7 @@ from longrope.recipe import SearchRecipe
 from longrope.rope import RescaleFactors
 from longrope.runs.records import Trial
 from longrope.runs.run_dir import RunDir
-from longrope.search.descend import walk
+from longrope.search.descend import descend_from
 from longrope.search.score import TrialLog, WindowObjective, cut_windows
 
 METHOD = "longrope-recovered"
@@ -34,7 +34,7 @@ def recover_window(
     seed: int = 0,
     on_trial: Callable[[Trial], None] = lambda _: None,
 ) -> RescaleFactors:
-    """Search the tier of a short window of an extended model.
+    """Search the factor set of a short window of an extended model.
 
     Tried are ``lambda ** share`` of the long window's factors, and a descent from the best of them that is not the
     model's own RoPE.
@@ -50,7 +50,7 @@ def recover_window(
         on_trial: called after every evaluation.
 
     Returns:
-        The best tier by the held-out windows.
+        The best factor set by the held-out windows.
 
     Raises:
         TextsError: the text is too short.
@@ -67,7 +67,7 @@ def recover_window(
     trials = log.validate_starts(asked, objective)
     losses = [trial.loss_nats for trial in trials]
     start = candidates[1 + int(np.argmin(losses[1:]))]
-    walk(
+    descend_from(
         objective,
         start,
         settings.gradient,

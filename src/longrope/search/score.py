@@ -113,7 +113,7 @@ class WindowObjective:
         return self._mean_loss(factors, self.validation_windows, self.validation_weights)
 
     def gradient(self, factors: RescaleFactors, step: int) -> Evaluation:
-        """One backward pass over the next search windows; they are walked in turn.
+        """One backward pass over the next search windows; they are read in turn.
 
         Processes that share a sequence each do their part of a window; rows of them all do the same step.
         """
@@ -225,7 +225,7 @@ class TrialLog:
     def evaluate(
         self, step: int, kind: str, origin: str, factors: RescaleFactors, work: Callable[[], Evaluation]
     ) -> Trial:
-        """Answer from the log, or do the work and log it (raises RunError if the log tells of another search)."""
+        """Answer from the log, or do the work and log it (raises RunError if the log is of another search)."""
         return self.evaluate_many(step, kind, [(origin, factors)], lambda _: work())[0]
 
     def evaluate_many(
@@ -244,7 +244,7 @@ class TrialLog:
             work: the evaluation of one.
 
         Raises:
-            RunError: the log tells of another search.
+            RunError: the log is of another search.
         """
         asked = [(self._ask(step, kind, origin, factors), factors) for origin, factors in candidates]
         recalled = max(0, len(self._known) - len(self.made))

@@ -1,4 +1,4 @@
-"""The feasible set of rescale factors that the evolutionary search walks (LongRoPE, arXiv 2402.13753, section 3.2).
+"""The feasible set of rescale factors that the evolutionary search samples (LongRoPE, arXiv 2402.13753, section 3.2).
 
 A candidate is a non-decreasing vector of lambdas on a grid of 0.01 between 1 and 1.25 s, and a number of start tokens.
 Every proposal is feasible by construction: coordinates are drawn between others or projected, never rejected.

@@ -55,7 +55,7 @@ def fine_tune(
 
     Args:
         model: what is trained; dropout is off.
-        factors: installed during the training alone; None takes the model as it is.
+        factors: installed during the training alone; None leaves the RoPE of the model unchanged.
         text: the part of some texts to tune on.
         settings: of the training; by default the paper's.
         run: where ``train.jsonl`` and the checkpoint go; one training fits into it.

@@ -29,7 +29,7 @@ class Checkpoint:
         if not self.path:
             return
         whole = {}
-        for name, tensor in tensors.items():  # one after the other, for the first process alone has room for all
+        for name, tensor in tensors.items():  # one after the other, for the first process alone has memory for all
             found = distributed.full_tensor(tensor.detach())
             if distributed.is_main():
                 whole[name] = found.contiguous()

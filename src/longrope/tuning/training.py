@@ -74,7 +74,7 @@ class Training:
     """
 
     def __init__(self, model: LanguageModel, weights: Weights, batches: Batches, settings: TuneRecipe) -> None:
-        """Stand before the first step; the model is run as it is at the moment of each step."""
+        """Stand before the first step; the model is run in its current state at each step."""
         check_batch(settings)
         self.settings, self.weights, self.done, self.settled = settings, weights, 0, True
         self._model, self._batches = model, batches
@@ -123,8 +123,8 @@ class Training:
         self._update(rate)
         self._tokens_seen += scored
         seconds = time.perf_counter() - began
-        told = (self.done - 1, loss_nats, scored, self._tokens_seen, rate, gradient_norm, seconds)
-        return TrainStep(*told, *self._speed(rows, seconds))
+        values = (self.done - 1, loss_nats, scored, self._tokens_seen, rate, gradient_norm, seconds)
+        return TrainStep(*values, *self._speed(rows, seconds))
 
     def _speed(self, rows: Sequence[int], seconds: float) -> tuple[float, float, float]:
         """Tokens a second, the share of the GPUs' peak, and GiB of memory at the peak, for a step on these rows."""

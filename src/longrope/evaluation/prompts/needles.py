@@ -83,7 +83,7 @@ class NeedleTask:
         return Haystack.of_pieces(self._others(source, room, taken))
 
     def _others(self, source: Source, room: int, taken: set[str]) -> list[list[int]]:
-        """Needles of other names, as many as there is room for."""
+        """Needles of other names, as many as fit."""
         rows: list[list[int]] = []
         while True:
             facts = [(name, draw_value(source.rng, self.kind)) for name in self.names(source.rng, 64)]
@@ -97,7 +97,7 @@ class NeedleTask:
 def build_needles(
     tokenizer: Any, length: int, essays: Tokens, count: int, seed: int
 ) -> list[tuple[Prompt, list[float]]]:
-    """Build prompts that ask for ``count`` needles in all, which walk through ten depths, 5 % to 95 %.
+    """Build prompts that ask for ``count`` needles in all, at ten depths in turn, 5 % to 95 %.
 
     Up to ten needles stand in one text, as many as take no more than half of it; each is asked for by itself.
 

@@ -65,7 +65,7 @@ def build_passkey(tokenizer: Any, length: int, depth: float, key: str) -> Passke
 
 
 def build_passkeys(tokenizer: Any, length: int, count: int, seed: int) -> list[Passkey]:
-    """Build ``count`` tasks whose needles walk through ten depths, 5 % to 95 %, with keys drawn from the seed."""
+    """Build ``count`` tasks with needles at ten depths in turn, 5 % to 95 %, passkeys drawn from the seed."""
     rng = np.random.default_rng([seed, length])
     depths = [(i % DEPTHS + 0.5) / DEPTHS for i in range(count)]
     keys = [str(rng.integers(10 ** (KEY_DIGITS - 1), 10**KEY_DIGITS)) for _ in depths]

@@ -1,4 +1,4 @@
-"""Prompts of an exact number of tokens: a text, questions about it, and room for an answer.
+"""Prompts of an exact number of tokens: a text, questions about it, and space for an answer.
 
 Pieces are encoded one by one and joined as tokens, so that counts hold for tokenizers whose text cannot be joined.
 """

@@ -53,7 +53,7 @@ def linear_axis(values: Iterable[float], label: str, *, count: int = 6, tight: b
 
 
 def log_axis(values: Iterable[float], label: str, *, count: int = 7) -> Axis:
-    """Positive numbers as logarithms, with ticks at round ones; a range within a factor of 2 stays as it is."""
+    """Positive numbers as logarithms, with ticks at round ones; a range within a factor of 2 is unchanged."""
     known = [value for value in values if value > 0]
     low, high = _range(known)
     if high < 2 * low:

@@ -39,7 +39,7 @@ class HeatMaps:
 
 
 def draw_heat(heat: HeatMaps, width: float, *, description: str) -> ET.Element:
-    """Draw the maps in as many columns as the width has room for."""
+    """Draw the maps in as many columns as fit into the width."""
     names = 10 + 6.6 * max(len(row) for row in (*heat.rows, heat.row_name))
     least = max(34.0 * len(heat.columns), CHARACTER * max(len(each.title) for each in heat.maps))
     across = max(1, min(len(heat.maps), 4, int((width - names + GAP) // (least + GAP))))

@@ -8,7 +8,7 @@ from longrope.report.charts.style import Style
 from longrope.report.charts.svg import CHARACTER, Box, add, canvas, draw_marker
 
 LINE = 34.0
-STACKED = 68.0  # with the name above it, where there is no room beside it
+STACKED = 68.0  # with the name above it, where it does not fit beside it
 FOOT = 46.0
 
 
@@ -35,7 +35,7 @@ class RowChart:
 
 
 def draw_rows(chart: RowChart, width: float, *, description: str) -> ET.Element:
-    """Draw the rows; names stand beside them where the width has room, else above."""
+    """Draw the rows; names stand beside them where they fit, else above."""
     names = 16 + CHARACTER * max(len(row.label) for row in chart.rows)
     stacked = names > width * 0.45
     values = 14 + CHARACTER * max(len(row.shown) for row in chart.rows)
