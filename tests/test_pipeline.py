@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import toys
 from huggingface_hub import ModelCard
+from measuring import brute_losses
 from transformers import AutoModelForCausalLM
 
 from longrope import pipeline
@@ -53,6 +55,8 @@ from longrope.recipe import (
     TuneRecipe,
     dump_recipe,
 )
+from longrope.registry import METHODS as METHOD_ROWS
+from longrope.report import score_tables
 from longrope.rope import closed_form, load_factors
 from longrope.runs import run_dir
 from longrope.runs.records import Score, Trial, append_records, read_records
@@ -242,6 +246,40 @@ def test_an_extension_is_measured_beside_its_baselines(beside: Recipe, tmp_path:
     assert ratio.texts_fingerprint == own.texts_fingerprint == best.texts_fingerprint
     assert ratio.factors_fingerprint == own.factors_fingerprint
     assert written_scores(read_records(run.scores, Score)) == written_scores(scores)
+
+
+@pytest.mark.usefixtures("unopened")
+def test_an_extension_is_measured_beside_methods_of_every_kind(
+    beside: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method that changes attention and one that changes weights are one row each; table, page and card show them."""
+    for row in (toys.ATTENTION, toys.WEIGHTS):
+        monkeypatch.setitem(METHOD_ROWS, row.name, row)
+    run, names = RunDir(tmp_path), (toys.ATTENTION.name, toys.WEIGHTS.name)
+    settings = replace(beside.measure, baselines=names, metrics=("perplexity", "prefix-perplexity"), tail_tokens=0)
+    scores = extend(replace(beside, measure=settings), run)
+    found = {(s.method, s.metric, s.context_tokens): s.value for s in scores}
+    model = load_model(beside.model, device="cpu")
+    text = load_texts(beside.data, model.tokenizer, measure=beside.measure_data).measure
+    for length in (64, TARGET):
+        windows = text.windows(TARGET, 2)
+        pieces, first = text.divided(windows, length), windows[:, :length]
+        with toys.sharpened(model, length):
+            sharp = [statistics.perplexity(brute_losses(model, None, some)) for some in (pieces, first)]
+        half = brute_losses(toys.with_smaller_logits(model, TARGET), None, pieces)
+        assert found["toy-attention", "perplexity", length] == pytest.approx(sharp[0], rel=1e-5)
+        assert found["toy-attention", "prefix-perplexity", length] == pytest.approx(sharp[1], rel=1e-5)
+        assert found["toy-weights", "perplexity", length] == pytest.approx(statistics.perplexity(half), rel=1e-5)
+        assert len({found[name, "perplexity", length] for name in ("none", *names)}) == 3
+    best = min(names, key=lambda name: found[name, "perplexity", TARGET])
+    assert scores[-1].metric == f"ratio-to-{best}"
+    label = METHOD_ROWS[best].label
+    assert f"| {label} |" in (run.checkpoint / "README.md").read_text()
+    page = (run.path / "report.html").read_text()
+    (table, *_) = score_tables(scores)
+    assert {toys.ATTENTION.label, toys.WEIGHTS.label} <= {row[0] for row in table.rows}
+    assert toys.ATTENTION.label in page
+    assert toys.WEIGHTS.label in page
 
 
 @pytest.mark.usefixtures("unopened")

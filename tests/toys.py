@@ -1,7 +1,10 @@
 """What tests add to the registry: a method, a metric and a format, each of one function, as another package would."""
 
+import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +33,33 @@ METHOD = Method(
     start=True,
 )
 METRIC = Metric("distinct", label="Distinct tokens", format="share", measure="toys:DistinctTokens")
+ATTENTION = Method("toy-attention", label="Toy attention", kind="attention", make="toys:sharpened", baseline=True)
+WEIGHTS = Method("toy-weights", label="Toy weights", kind="weights", make="toys:with_smaller_logits", baseline=True)
 FORMAT = Format("toy", label="A list of numbers", write="toys:write_list", file="toy/factors.json")
 
 
 def toy_table(spec: RopeSpec, target_tokens: int, _: Iterable[int]) -> FactorTable:
     """Twice as slow, whatever the target."""
     return as_table(RescaleFactors((2.0,) * spec.num_pairs, target_tokens, spec.fingerprint))
+
+
+@contextmanager
+def sharpened(model: LanguageModel, length: int) -> Iterator[None]:
+    """Queries grow with the length, from 64 tokens on."""
+    layers = model.network.base_model.layers
+    hooks = [layer.self_attn.q_proj.register_forward_hook(lambda *x: x[2] * (1 + length / 640)) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def with_smaller_logits(model: LanguageModel, _: int) -> LanguageModel:
+    """The same network with a head of half the size."""
+    network = copy.deepcopy(model.network)
+    network.lm_head.weight.mul_(0.5)
+    return replace(model, network=network, name=f"{model.name}, half a head")
 
 
 class DistinctTokens(metric.Metric):

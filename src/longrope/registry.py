@@ -33,14 +33,17 @@ class Method:
         source: paper and section; empty if it is this project's own.
         kind: what it changes: rescale factors, attention, or weights.
         make: the function that makes it, as ``package.module:function``. A formula takes the geometry, the target
-            window and the lengths that will be measured, and returns a table of factors.
+            window and the lengths that will be measured, and returns a table of factors. A baseline of another kind
+            takes the model and a number of tokens: one that changes attention, the length of the sequences that are
+            read, and returns a context manager within which the model reads them; one that changes weights, the target
+            window, and returns another model, with a name of its own.
         colours: in figures, on a light and on a dark page; empty takes a spare one.
         dash: SVG dash pattern of its line; empty is solid.
         marker: of its points.
         formula: its factors come from a formula alone, without a search.
         attention: its attention factor as a formula of s and L, or who chooses it; empty where nothing is rescaled.
         baseline: it is measured beside what a search finds, by ``compare`` and where ``measure.baselines`` lists it.
-            One without a formula is made as ``longrope.search.scan.scan_base`` is, from a model and a text.
+            One of factors without a formula is made as ``longrope.search.scan.scan_base`` is, from a model and a text.
         start: a search may start from it, so it has one set of factors for all lengths.
         search: its name in ``search.method``; empty if it is no search of factors for a long window.
     """

@@ -173,7 +173,7 @@ def test_one_tier_answers_all_requests(
         chosen.append(factors.target_window)
         return rescaled(model, factors)
 
-    monkeypatch.setattr(benchmarks, "rescaled", spy)
+    monkeypatch.setattr("longrope.evaluation.metric.rescaled", spy)
     scores = measure_benchmark(model, FactorTable(tiers), benchmark.metric, method="ntk")
     assert chosen == [longest]
     right = answers_by_hand(model, tiers[1], benchmark)

@@ -243,7 +243,7 @@ def test_a_difference_is_that_of_two_measured_shares(model: LanguageModel, monke
         asked.append((active[0], key))
         return torch.tensor([key in right[active[0]]])
 
-    monkeypatch.setattr("longrope.evaluation.passkey.rescaled", spy_factors)
+    monkeypatch.setattr("longrope.evaluation.metric.rescaled", spy_factors)
     monkeypatch.setattr("longrope.evaluation.passkey.greedy_answers", spy_answers)
     cache = SampleCache()
     pi, yarn = (

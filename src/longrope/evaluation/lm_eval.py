@@ -33,7 +33,6 @@ from longrope.errors import RecipeError, converting_errors
 from longrope.evaluation.metric import Context, Metric, Subject
 from longrope.evaluation.samples import Arrays, Identity, Samples
 from longrope.evaluation.statistics import Z_95, Interval
-from longrope.models import rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.registry import HARNESS
 from longrope.runs.records import Score
@@ -155,7 +154,7 @@ def _model_object(subject: Subject) -> Any:
             self._max_length = self.longest
             rows = max(1, LOGITS_PER_CHUNK // (self.longest * model.network.config.vocab_size))
             self.batch_size_per_gpu = rows
-            with rescaled(model, subject.factors(self.longest)):
+            with subject.reading(self.longest):
                 return super()._loglikelihood_tokens(requests)
 
     return RescaledLM(pretrained=model.network, tokenizer=copy.deepcopy(model.tokenizer))  # it sets a padding token

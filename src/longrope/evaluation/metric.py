@@ -4,14 +4,15 @@ Shape legend: W = windows, M = tokens of a window of the longest length, N = tok
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from longrope.data import Tokens, TokenText
 from longrope.errors import RunError
 from longrope.evaluation.samples import Arrays, Identity, SampleCache, Samples
 from longrope.labels import Source
-from longrope.models import LanguageModel
+from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.rope import FactorTable, RescaleFactors, RopeSpec
 from longrope.runs.records import Score
@@ -19,18 +20,21 @@ from longrope.runs.records import Score
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a model with the factors of one method.
+    """What is measured: a model as one method reads with it.
 
     Attributes:
         model: the model. Its name stands for its weights in every record.
-        table: its factor sets; None is the original model.
+        table: its factor sets; None leaves the model's own RoPE.
         method: the name in the records.
+        attention: what a method of that kind changes: given the model and a length in tokens, a context manager within
+            which the model reads sequences of this length; None changes nothing.
         at_hand: False where the weights in memory have been tuned since: samples are looked up, and cannot be made.
     """
 
     model: LanguageModel
     table: FactorTable | None
     method: str
+    attention: Callable[[LanguageModel, int], AbstractContextManager[None]] | None = None
     at_hand: bool = True
 
     @property
@@ -47,13 +51,20 @@ class Subject:
         return self.table.fingerprint if self.table else ""
 
     def is_same(self, other: "Subject") -> bool:
-        """Whether both have the same weights and factors."""
-        ours, theirs = ((some.model.name, some.factors_fingerprint) for some in (self, other))
+        """Whether both have the same weights, factors and attention."""
+        ours, theirs = ((some.model.name, some.factors_fingerprint, some.attention) for some in (self, other))
         return ours == theirs
 
     def factors(self, length: int) -> RescaleFactors | None:
         """The factor set in use at this length in tokens."""
         return self.table.choose(length) if self.table else None
+
+    @contextmanager
+    def reading(self, length: int) -> Iterator[None]:
+        """Run the model as this method reads sequences of a length in tokens, inside a ``with`` block."""
+        changed = self.attention(self.model, length) if self.attention else nullcontext()
+        with changed, rescaled(self.model, self.factors(length)):
+            yield
 
 
 @dataclass(frozen=True)

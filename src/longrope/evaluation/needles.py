@@ -10,7 +10,6 @@ from longrope.evaluation.prompts.needles import build_needles
 from longrope.evaluation.prompts.prompt import Prompt, fingerprint_prompts
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import share_interval
-from longrope.models import rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.runs.records import Score
 
@@ -47,7 +46,7 @@ class Needles(Metric):
 
         def make() -> Arrays:
             built, model = _built(context), context.subject.model
-            with rescaled(model, factors):
+            with context.subject.reading(context.length):
                 done = distributed.map_ranks(built, lambda item: answers.answer_prompt(model, item[0]), alone=True)
             rows = [
                 (answer.share, depth, len(prompt.text), answer.pushed_tokens, number, answer.text)

@@ -8,7 +8,6 @@ from longrope.evaluation.metric import Context, Metric, joined
 from longrope.evaluation.prompts.passkeys import Passkey, build_passkeys, tasks_fingerprint
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import Interval, share_difference, share_interval
-from longrope.models import rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.runs.records import Score
 
@@ -38,7 +37,7 @@ class PasskeyRetrieval(Metric):
             return bool(greedy_answers(model, task.tokens[None], task.answer_tokens)[0])
 
         def make() -> Arrays:
-            with rescaled(model, factors):
+            with context.subject.reading(context.length):
                 right = distributed.map_ranks(tasks, ask)
             return {"right": np.asarray(right), "depths": np.asarray([task.depth for task in tasks])}
 

@@ -77,7 +77,8 @@ class PrefixPerplexity(Metric):
         """The first losses of the pass that is shared."""
         subject, length = context.subject, context.length
         own = subject.factors(length)
-        shared = max(n for n in (*context.lengths, length) if subject.factors(n) == own)
+        alike = [n for n in context.lengths if subject.factors(n) == own and not subject.attention]
+        shared = max([length, *alike])
         arrays, seconds = cached_losses(context, context.windows[:, :shared], context.documents[:, :shared])
         first = {name: array[:, : length - 1] for name, array in arrays.items()}
         return Samples(self.identity(context), first, seconds)
@@ -94,16 +95,17 @@ def cached_losses(context: Context, windows: Tokens, documents: Tokens) -> tuple
     Returns:
         ``losses`` in float64 (kept in float32) and ``documents``, with the seconds of the pass.
     """
-    model, factors = context.subject.model, context.subject.factors(windows.shape[1])
+    subject, length = context.subject, windows.shape[1]
     scored = documents[:, 1:]  # the loss of a token is the one of predicting it
 
     def make() -> Arrays:
         kind = np.min_scalar_type(int(scored.max()))
-        losses = window_losses(model, factors, windows)
+        with subject.reading(length):
+            losses = window_losses(subject.model, subject.factors(length), windows)
         return {"losses": losses.astype(np.float32), "documents": scored.astype(kind)}
 
-    inputs = (str(windows.shape[1]), fingerprint(windows), fingerprint(scored))
-    arrays, seconds = context.cached("losses", inputs, factors, make)
+    inputs = (str(length), fingerprint(windows), fingerprint(scored))
+    arrays, seconds = context.cached("losses", inputs, subject.factors(length), make)
     return arrays | {"losses": arrays["losses"].astype(np.float64)}, seconds
 
 

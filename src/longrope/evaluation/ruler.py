@@ -15,7 +15,6 @@ from longrope.evaluation.prompts.documents import load_questions
 from longrope.evaluation.prompts.prompt import Prompt, fingerprint_prompts
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import Interval, share_interval, wilson_interval
-from longrope.models import rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.registry import RULER_TASKS
 from longrope.runs.records import Score
@@ -52,7 +51,7 @@ class RulerTask(Metric):
             return answer.share, len(prompt.text) + answer.pushed_tokens, answer.text
 
         def make() -> Arrays:
-            with rescaled(model, factors):
+            with context.subject.reading(context.length):
                 done = distributed.map_ranks(range(context.settings.ruler_prompts), ask, alone=True)
             shares, tokens, texts = map(np.asarray, zip(*done, strict=True))
             return {"shares": shares, "tokens": tokens, "answers": texts}

@@ -194,11 +194,20 @@ def _evaluation(session: Session, original: Subject) -> Evaluation:
 
 def _subjects(session: Session, names: Sequence[str]) -> list[Subject]:
     """The original model, and baselines by name."""
-    baselines = [name_subject(session.model, _baseline(session, name)) for name in names]
-    return [name_subject(session.model, None), *baselines]
+    return [name_subject(session.model, None), *(_baseline(session, name) for name in names)]
 
 
-def _baseline(session: Session, name: str) -> FactorTable | RescaleFactors:
+def _baseline(session: Session, name: str) -> Subject:
+    """A baseline as it is measured, by what its row says that it changes."""
+    row, model = registry.METHODS[name], session.model
+    if row.kind == "attention":
+        return Subject(model, None, name, attention=registry.resolve(row.make))
+    if row.kind == "weights":
+        return Subject(registry.resolve(row.make)(model, session.recipe.target_tokens), None, name)
+    return name_subject(model, _baseline_factors(session, name))
+
+
+def _baseline_factors(session: Session, name: str) -> FactorTable | RescaleFactors:
     """The factors of a baseline: by its formula, or scanned on the windows that the searches have."""
     row, recipe, model = registry.METHODS[name], session.recipe, session.model
     if row.formula:
