@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from worker_walk import MEASURED
 
+from longrope.evaluation.samples import SECONDS
 from longrope.recipe import (
     ExportRecipe,
     GradientRecipe,
@@ -101,6 +102,9 @@ def artifacts(run: RunDir) -> dict[str, Any]:
         elif path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 found[name] = file.metadata()
+        elif path.suffix == ".npz":
+            with np.load(path) as samples:
+                found[name] = {array: samples[array].tobytes() for array in samples.files if array != SECONDS}
         elif path.is_file() and path.name not in CLOCKS:
             found[name] = path.read_bytes()
     return found

@@ -37,7 +37,7 @@ def walk(recipe: Path, out: Path, moment: list[int] | None) -> Counter[int]:
         nonlocal part
         if found := re.match(r"stage (\d+) of", text):
             part = int(found[1])
-        elif text.startswith("measure longrope"):
+        elif text.startswith("measure LongRoPE"):
             part = MEASURED
 
     def force_or_die(descriptor: Any) -> None:
