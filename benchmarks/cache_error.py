@@ -52,16 +52,16 @@ def main() -> None:
     asked = parser.parse_args()
     model = load_model(asked.model, dtype=asked.dtype)
     file = asked.factors / "factors.json" if asked.factors and asked.factors.is_dir() else asked.factors
-    tier = load_factors(file).choose(asked.tokens) if file else None
+    factor_set = load_factors(file).choose(asked.tokens) if file else None
     windows = load_texts([asked.texts], model.tokenizer).measure.windows(asked.tokens, asked.windows)
-    with rescaled(model, tier):
+    with rescaled(model, factor_set):
         found = {name: decode(model, windows, asked.scored, **settings) for name, settings in CACHES.items()}
         uncached = np.concatenate([token_losses(model, row[None], slice(-asked.scored, None)) for row in windows])
     same = {
         "model": model.name,
         "texts": asked.texts,
         "texts_fingerprint": fingerprint(windows),
-        "factors_fingerprint": tier.fingerprint if tier else "",
+        "factors_fingerprint": factor_set.fingerprint if factor_set else "",
         "tokens": asked.tokens,
         "windows": len(windows),
         "scored_tokens": int(uncached.size),

@@ -19,7 +19,7 @@ from longrope.evaluation import find_metric, name_subject
 from longrope.evaluation.metric import Context, Subject
 from longrope.evaluation.samples import SampleCache
 from longrope.models import load_model
-from longrope.rope import as_table, closed_form, load_factors
+from longrope.rope import as_table, baseline_factors, load_factors
 from longrope.runs.run_dir import RunDir
 
 KEYS = 100
@@ -31,9 +31,9 @@ def main() -> None:
     recipe = run.recipe()
     model = load_model(recipe.model, device="cpu")
     text = load_texts(recipe.data, model.tokenizer).measure
-    found = as_table(load_factors(run.factors()).tiers[0])
-    yarn = closed_form(model.spec, "yarn", recipe.target_tokens)
-    searched = set(found.tiers[0].searched)
+    found = as_table(load_factors(run.factors()).factor_sets[0])
+    yarn = baseline_factors(model.spec, "yarn", recipe.target_tokens)
+    searched = set(found.factor_sets[0].searched)
     every, documents = (some.windows(recipe.target_tokens, len(text.tokens)) for some in (text, text.numbered()))
     unsearched = [not searched & set(sketch(window[None])) for window in every]
     ours, theirs = (

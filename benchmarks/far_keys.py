@@ -21,7 +21,7 @@ from longrope.evaluation import measure
 from longrope.evaluation.prompts import passkeys
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import MeasureRecipe, SearchRecipe
-from longrope.rope import RescaleFactors, closed_form, critical_lambdas, extension_ratio, yarn_lambdas
+from longrope.rope import RescaleFactors, baseline_factors, critical_lambdas, extension_ratio, yarn_lambdas
 from longrope.search import cut_windows, find_factors
 
 FILLER = "A farmer sows in spring. Rain falls on the roof. The bread is in the oven. A dog sleeps by the door.\n"
@@ -44,7 +44,7 @@ def curve(
 ) -> RescaleFactors:
     """YaRN's ramp, or the critical-pair rule with a share of pairs left alone, aimed at ``end`` times the target."""
     spec = model.spec
-    start = closed_form(spec, "critical", length).tiers[0]
+    start = baseline_factors(spec, "critical", length).factor_sets[0]
     slowest = extension_ratio(spec, length) * end
     if free is None:
         lambdas = yarn_lambdas(spec.theta, spec.num_pairs, spec.trained_window, slowest)

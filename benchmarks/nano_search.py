@@ -19,7 +19,7 @@ from longrope.evaluation.perplexity import window_losses
 from longrope.evaluation.prompts import passkeys
 from longrope.models import LanguageModel, load_model
 from longrope.recipe import GradientRecipe, MeasureRecipe, SearchRecipe
-from longrope.rope import RescaleFactors, closed_form
+from longrope.rope import RescaleFactors, baseline_factors
 from longrope.search import find_factors
 
 FILLER = "A farmer sows in spring. Rain falls on the roof. The bread is in the oven. A dog sleeps by the door.\n"
@@ -57,7 +57,7 @@ def main() -> None:
     for name in sys.argv[2:] or [*CLOSED_FORMS, *SEARCHES]:
         began = time.perf_counter()
         if name in CLOSED_FORMS:
-            factors = closed_form(model.spec, name, TARGET).tiers[0]
+            factors = baseline_factors(model.spec, name, TARGET).factor_sets[0]
         else:
             factors = find_factors(model, text, TARGET, settings=SEARCHES[name])
         seconds = round(time.perf_counter() - began, 1)

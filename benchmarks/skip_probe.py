@@ -19,7 +19,7 @@ from longrope.data import load_texts, plant_needles
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.rope import (
     RescaleFactors,
-    closed_form,
+    baseline_factors,
     critical_lambdas,
     extension_ratio,
     su_attention_factor,
@@ -32,18 +32,18 @@ WINDOW, WINDOWS, SHARES = 1024, 3, (0.0, 0.35, 0.6, 0.8, 0.9)
 def make_curves(model: LanguageModel, target: int) -> dict[str, RescaleFactors]:
     """YaRN, and critical-pair curves with pairs left alone and steeper ends, all with LongRoPE's attention factor."""
     spec, ratio = model.spec, extension_ratio(model.spec, target)
-    base = closed_form(spec, "critical", target).tiers[0]
+    base = baseline_factors(spec, "critical", target).factor_sets[0]
     attention = su_attention_factor(ratio, spec.trained_window)
 
-    def tier(lambdas: np.ndarray) -> RescaleFactors:
+    def factor_set(lambdas: np.ndarray) -> RescaleFactors:
         return replace(base, lambdas=tuple(lambdas.tolist()), attention_factor=attention)
 
     def yarn(end: float) -> RescaleFactors:
-        return tier(yarn_lambdas(spec.theta, spec.num_pairs, spec.trained_window, ratio * end))
+        return factor_set(yarn_lambdas(spec.theta, spec.num_pairs, spec.trained_window, ratio * end))
 
     def curve(free: float, pair: float, end: float) -> RescaleFactors:
         critical = spec.critical_pair * pair
-        return tier(critical_lambdas(spec.num_pairs, critical, ratio * end, critical * free))
+        return factor_set(critical_lambdas(spec.num_pairs, critical, ratio * end, critical * free))
 
     shapes = [
         (0, 1, 1),

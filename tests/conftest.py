@@ -12,7 +12,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # pico matrices are too small for more, and
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")  # a machine that is busy with other work fails no test
-LONGEST = ("test_nano_walk.py", "test_recipes.py", "test_stages_killed.py", "test_compiled.py")
+LONGEST = ("test_nano_schedule.py", "test_recipes.py", "test_stages_killed.py", "test_compiled.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

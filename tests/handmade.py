@@ -17,7 +17,7 @@ FACTORS = RescaleFactors(
     (1.0, 1.25, 3.14159, 7.5), 1024, "0" * 16, start_tokens=4, attention_factor=1.0625, method="longrope-gradient"
 )
 EXPORT = ExportReport(
-    tiers="single",
+    factor_sets="single",
     target_window=1024,
     switch_tokens=64,
     difference_short=0.00123,

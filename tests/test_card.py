@@ -18,7 +18,7 @@ from longrope.rope import RescaleFactors
 from longrope.runs.records import Score
 
 REPORT = ExportReport("single", 256, 64, 1e-6, 2e-6, 1e-6, 0, 0.0, "5.0")
-TWO = replace(REPORT, tiers="two")
+TWO = replace(REPORT, factor_sets="two")
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,9 @@ def test_a_tuned_model_says_so(model: LanguageModel, factors: RescaleFactors, sc
     assert "The weights of `pico-llama`, not trained further" in plain
 
 
-def test_two_tiers_claim_only_what_they_do(model: LanguageModel, factors: RescaleFactors, scores: list[Score]) -> None:
+def test_two_factor_sets_claim_only_what_they_do(
+    model: LanguageModel, factors: RescaleFactors, scores: list[Score]
+) -> None:
     """Below the switch another list is taken than the one that was measured: it is said, and not in the index."""
     text = format_card(model, factors, TWO, Origin("pico-llama"), scores)
     assert {result.metric_args["context_tokens"] for result in read(text)[1]} == {256}  # type: ignore[index]
@@ -224,7 +226,7 @@ def test_infinite_perplexity_is_no_result(model: LanguageModel, factors: Rescale
     assert rows_of(text)[3][3].startswith("inf (")
 
 
-def test_a_score_without_an_interval_is_told_without_one(model: LanguageModel, factors: RescaleFactors) -> None:
+def test_a_score_without_an_interval_is_reported_without_one(model: LanguageModel, factors: RescaleFactors) -> None:
     """Some benchmarks give none; JSON has no infinity for its ends either."""
     own = {"method": factors.method, "factors_fingerprint": factors.fingerprint}
     score = make_score("harness:task:perplexity", 256, 31.5, **own, low=-math.inf, high=math.inf)
@@ -288,7 +290,7 @@ def test_base_card_without_metadata_tells_no_licence(
     ("family", "vllm", "llama_cpp"),
     [("llama", True, True), ("mistral", True, True), ("qwen3", True, False), ("cohere", False, False)],
 )
-def test_runtimes_are_told_of_where_they_take_the_lists(family: str, vllm: bool, llama_cpp: bool) -> None:
+def test_runtimes_are_reported_of_where_they_take_the_lists(family: str, vllm: bool, llama_cpp: bool) -> None:
     model = pico.make_model(family)
     factors = RescaleFactors((2.0,) * model.spec.num_pairs, 256, model.spec.fingerprint)
     text = format_card(model, factors, REPORT, Origin("pico"), [])

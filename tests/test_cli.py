@@ -40,7 +40,7 @@ from longrope.recipe import (
     load_recipe,
 )
 from longrope.registry import FORMATS
-from longrope.rope import RescaleFactors, closed_form, dump_factors, load_factors
+from longrope.rope import RescaleFactors, baseline_factors, dump_factors, load_factors
 from longrope.runs.records import Score, TrainStep, Trial, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.settings import keys_of
@@ -48,7 +48,7 @@ from longrope.tuning import fine_tune
 
 
 @dataclass(frozen=True)
-class Told:
+class Result:
     """What a command has said."""
 
     code: int
@@ -56,7 +56,7 @@ class Told:
     err: str
 
 
-Command = Callable[..., Told]
+Command = Callable[..., Result]
 
 
 @pytest.fixture
@@ -66,13 +66,13 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("COLUMNS", "400")
 
-    def run(*arguments: object) -> Told:
+    def run(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["longrope", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             cli.main()
         captured = capsys.readouterr()
-        return Told(int(ended.value.code or 0), captured.out, captured.err)
+        return Result(int(ended.value.code or 0), captured.out, captured.err)
 
     return run
 
@@ -125,27 +125,32 @@ def note_recipes(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
 
 
 @pytest.mark.usefixtures("unopened")
-def test_extend_walks_prints_and_resumes(command: Command, recipe_file: Path) -> None:
-    told = command("extend", "--recipe", recipe_file, "--out", "run")
-    assert told.code == 0, told.err
+def test_extend_schedules_prints_and_resumes(command: Command, recipe_file: Path) -> None:
+    result = command("extend", "--recipe", recipe_file, "--out", "run")
+    assert result.code == 0, result.err
     run = RunDir("run")
     scores = read_records(run.scores, Score)
-    (found,) = load_factors(run.factors()).tiers
+    (found,) = load_factors(run.factors()).factor_sets
     assert {(score.method, score.chosen_by) for score in scores} == {("none", ""), found.source[:2]}
     for score in scores:
-        assert_shown(told.out, score)
+        assert_shown(result.out, score)
     for line in ("factors: run/factors.json", "checkpoint: run/hf", "report: run/report.html"):
-        assert line in told.out.splitlines()
+        assert line in result.out.splitlines()
     for word in ("load", "search", "measure", "export"):
-        assert any(line.startswith(word) for line in told.err.splitlines())
-    (walk,) = json.loads(run.provenance.read_text())
-    assert walk["command"].startswith("longrope extend --recipe ")
-    assert (walk["torch"], walk["device"].split(",")[0]) == (torch.__version__, "cpu")
+        assert any(line.startswith(word) for line in result.err.splitlines())
+    (entry,) = json.loads(run.provenance.read_text())
+    assert entry["command"].startswith("longrope extend --recipe ")
+    assert (entry["torch"], entry["device"].split(",")[0]) == (torch.__version__, "cpu")
     rope, (cost,) = json.loads(run.rope.read_text()), json.loads((run.path / "costs.json").read_text())
-    assert rope["fingerprint"] == load_factors(run.factors()).tiers[0].spec_fingerprint
+    assert rope["fingerprint"] == load_factors(run.factors()).factor_sets[0].spec_fingerprint
     assert cost["trials"] == len(read_records(run.trials, Trial))
     page = (run.path / "report.html").read_text()
-    for shown in (walk["torch"], "critical-pair rule", "What the searches took", "No weight of the model was changed."):
+    for shown in (
+        entry["torch"],
+        "critical-pair rule",
+        "What the searches took",
+        "No weight of the model was changed.",
+    ):
         assert shown in page
     again = command("extend", "--out", "run", "--json")
     assert again.code == 0
@@ -159,12 +164,12 @@ def test_extend_needs_no_recipe_file(
     """Every option reaches the recipe, and the run directory has a name of its own."""
     begun = note_recipes(monkeypatch)
     search, measured = text_folders
-    told = command(
+    result = command(
         *("extend", pico_folder, "--to", "2k", "--data", search, "--data", measured, "--measure-data", measured),
         *("--method", "evolution", "--lengths", "64,1k,2_048", "--metrics", "passkey", "--seed", "7"),
         *("--device", "cpu", "--dtype", "bfloat16"),
     )
-    assert told.code == 0, told.err
+    assert result.code == 0, result.err
     (full,) = begun
     assert (full.model, full.target_tokens, full.seed) == (str(pico_folder), 2048, 7)
     assert (full.data, full.measure_data) == ((str(search), str(measured)), (str(measured),))
@@ -202,8 +207,8 @@ def test_any_setting_can_be_set_by_its_key(
     """Typed as the setting is, over the recipe file and the options."""
     begun = note_recipes(monkeypatch)
     texts = [text for key, (value, _) in ASSIGNED.items() for text in ("--set", f"{key}={value}")]
-    told = command("extend", "--recipe", recipe_file, "--seed", 7, "--out", "run", *texts)
-    assert told.code == 0, told.err
+    result = command("extend", "--recipe", recipe_file, "--seed", 7, "--out", "run", *texts)
+    assert result.code == 0, result.err
     for key, (_, value) in ASSIGNED.items():
         found: Any = begun[0]
         for part in key.split("."):
@@ -224,7 +229,7 @@ def test_every_setting_takes_the_text_of_its_default(key: str) -> None:
 
 
 def test_version_is_printed(command: Command) -> None:
-    assert command("--version") == Told(0, f"longrope {longrope.__version__}\n", "")
+    assert command("--version") == Result(0, f"longrope {longrope.__version__}\n", "")
 
 
 @pytest.mark.parametrize("name", ["extend", "search", "tune", "measure"])
@@ -247,17 +252,17 @@ def test_help_of_measure_names_what_can_be_measured(command: Command) -> None:
 
 def test_completion_can_be_shown(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
-    told = command("--show-completion", "bash")
-    assert told.code == 0, told.err
-    assert "_LONGROPE_COMPLETE" in told.out
+    result = command("--show-completion", "bash")
+    assert result.code == 0, result.err
+    assert "_LONGROPE_COMPLETE" in result.out
 
 
 @pytest.mark.parametrize("method", ["gradient", "evolution"])
 def test_search_writes_factors(command: Command, recipe_file: Path, method: str) -> None:
-    told = command("search", "--recipe", recipe_file, "--method", method, "--out", "run")
-    assert told.code == 0, told.err
-    (factors,) = load_factors("run/factors.json").tiers
-    assert told.out == f"factors: run/factors.json\nmethod: {factors.source.label}\n"
+    result = command("search", "--recipe", recipe_file, "--method", method, "--out", "run")
+    assert result.code == 0, result.err
+    (factors,) = load_factors("run/factors.json").factor_sets
+    assert result.out == f"factors: run/factors.json\nmethod: {factors.source.label}\n"
     assert factors.chosen_by == f"longrope-{method}"
     assert {trial.method for trial in read_records(RunDir("run").trials, Trial)} == {factors.chosen_by}
     again = command("search", "--recipe", recipe_file, "--method", method, "--out", "run", "--json")
@@ -271,9 +276,9 @@ def test_measure_prints_what_it_writes(
     factors = RescaleFactors((1.0, 1.5, 2.0, 4.0), 512, spec.fingerprint, method="longrope-gradient")
     (tmp_path / "factors.json").write_text(dump_factors(factors))
     given = ("measure", pico_folder, "--factors", tmp_path / "factors.json", "--measure-data", text_folders[1])
-    told = command(*given, "--lengths", "512,256", "--seed", 5, "--out", "run", "--json")
-    assert told.code == 0, told.err
-    printed = json.loads(told.out)
+    result = command(*given, "--lengths", "512,256", "--seed", 5, "--out", "run", "--json")
+    assert result.code == 0, result.err
+    printed = json.loads(result.out)
     lines = [json.loads(line) for line in Path("run/scores.jsonl").read_text().splitlines()]
     assert sorted(map(json.dumps, printed)) == sorted(map(json.dumps, lines))
     assert all(list(score) == [f.name for f in fields(Score)] for score in printed)
@@ -296,9 +301,9 @@ def test_measure_says_what_it_reads_skips_and_lacks(command: Command, pico_folde
     text = load_texts([], load_model(pico_folder).tokenizer, measure=[tmp_path / "texts"]).measure
     length, tokens = len(text.tokens) - 1, f"{len(text.tokens):,} tokens"
     given = ("--measure-data", tmp_path / "texts", "--metrics", "perplexity", "--lengths", length)
-    told = command("measure", pico_folder, *given)
-    assert told.code == 0, told.err
-    lines = told.err.splitlines()
+    result = command("measure", pico_folder, *given)
+    assert result.code == 0, result.err
+    lines = result.err.splitlines()
     read = f"read 1 file: search 0 documents, 0 tokens; tune 0 documents, 0 tokens; measure 1 document, {tokens}"
     assert lines[-3:] == [
         read,
@@ -308,13 +313,13 @@ def test_measure_says_what_it_reads_skips_and_lacks(command: Command, pico_folde
 
 
 def test_compare_prints_every_method(command: Command, recipe_file: Path) -> None:
-    told = command("compare", "--recipe", recipe_file, "--out", "run")
-    assert told.code == 0, told.err
+    result = command("compare", "--recipe", recipe_file, "--out", "run")
+    assert result.code == 0, result.err
     scores = read_records(RunDir("run").scores, Score)
     formulas = {"pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical"}
     methods = {"none", *formulas, "ntk-scan", "longrope-evolution", "longrope-gradient"}
     assert {score.source.known_as for score in scores} == methods
-    scores_table, costs_table = re.split(r"^cost\s*$", told.out, flags=re.MULTILINE)
+    scores_table, costs_table = re.split(r"^cost\s*$", result.out, flags=re.MULTILINE)
     for score in scores:
         assert_shown(scores_table, score)
     costs = json.loads(Path("run/costs.json").read_text())
@@ -330,29 +335,31 @@ def test_compare_prints_every_method(command: Command, recipe_file: Path) -> Non
 def test_export_reopens_the_checkpoint_of_a_run(command: Command, recipe_file: Path) -> None:
     """For real: plain transformers opens it in a process of its own."""
     assert command("search", "--recipe", recipe_file, "--out", "run").code == 0
-    told = command("export", "run", "--factor-sets", "two", "--drop-start-tokens", "--json")
-    assert told.code == 0, told.err
-    report = json.loads(told.out)
+    result = command("export", "run", "--factor-sets", "two", "--drop-start-tokens", "--json")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
     assert report == json.loads(Path("run/export.json").read_text())
-    assert (report["tiers"], report["target_window"]) == ("two", 256)
+    assert (report["factor_sets"], report["target_window"]) == ("two", 256)
     assert 0 <= max(report["difference_short"], report["difference_long"]) < 0.02
     config = json.loads(Path("run/hf/config.json").read_text())
-    assert config["rope_parameters"]["long_factor"] == pytest.approx(load_factors("run/factors.json").tiers[0].lambdas)
+    assert config["rope_parameters"]["long_factor"] == pytest.approx(
+        load_factors("run/factors.json").factor_sets[0].lambdas
+    )
 
 
 def test_export_writes_a_gguf_file(command: Command, recipe_file: Path) -> None:
     """For llama.cpp, beside the checkpoint, and opened again; a second one replaces it. By the option's former name."""
     assert command("search", "--recipe", recipe_file, "--out", "run").code == 0
-    for tiers in ("single", "two"):
-        told = command("export", "run", "--to", "gguf", "--tiers", tiers, "--drop-start-tokens", "--json")
-        assert told.code == 0, told.err
-        report = json.loads(told.out)
+    for factor_sets in ("single", "two"):
+        result = command("export", "run", "--to", "gguf", "--tiers", factor_sets, "--drop-start-tokens", "--json")
+        assert result.code == 0, result.err
+        report = json.loads(result.out)
         assert report == json.loads(Path("run/gguf/export.json").read_text())
-        assert report["tiers"] == tiers
+        assert report["factor_sets"] == factor_sets
         assert 0 <= max(report["difference_short"], report["difference_long"]) < 0.02
-    carried = load_model("run/gguf/model.gguf", device="cpu").spec.carried
-    assert carried
-    assert carried.lambdas == pytest.approx(load_factors("run/factors.json").tiers[0].lambdas)
+    native = load_model("run/gguf/model.gguf", device="cpu").spec.native
+    assert native
+    assert native.lambdas == pytest.approx(load_factors("run/factors.json").factor_sets[0].lambdas)
     assert command("export", "run", "--to", "gguf", "--drop-start-tokens").out == "checkpoint: run/gguf/model.gguf\n"
     assert not Path("run/hf").exists()
 
@@ -366,17 +373,17 @@ def test_a_format_of_another_package_is_written(
     assert "Known: hf, gguf" in assert_one_paragraph(command(*given))
     monkeypatch.setitem(FORMATS, "toy", toys.FORMAT)
     assert command(*given).out == "checkpoint: run/toy/factors.json\n"
-    (tier,) = load_factors("run/factors.json").tiers
-    assert json.loads(Path("run/toy/factors.json").read_text()) == list(tier.lambdas)
+    (factor_set,) = load_factors("run/factors.json").factor_sets
+    assert json.loads(Path("run/toy/factors.json").read_text()) == list(factor_set.lambdas)
     assert json.loads(Path("run/toy/export.json").read_text())["target_window"] == 256
 
 
 def test_inspect_tells_the_geometry(command: Command, tmp_path: Path) -> None:
     """Against the formulas of the papers, written out here; weights are not needed."""
     pico.make_network("stablelm", rope={"rope_theta": 100.0}).config.save_pretrained(tmp_path)
-    told = command("inspect", tmp_path, "--to", "256", "--json")
-    assert told.code == 0, told.err
-    report = json.loads(told.out)
+    result = command("inspect", tmp_path, "--to", "256", "--json")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
     dim = report["rotary_dim"]
     pairs = report.pop("pairs")
     assert report.items() >= {"theta": 100.0, "trained_window": 64, "target_window": 256, "head_dim": 16}.items()
@@ -407,12 +414,12 @@ def test_report_writes_the_page_of_a_run_or_of_several(command: Command, monkeyp
     monkeypatch.setattr("webbrowser.open", show)
     for name in ("one", "two"):
         make_whole_run(Path(name), trained=False)
-    assert command("report", "one") == Told(0, "report: one/report.html\n", "")
-    told = command("report", "one", "--out", "pages/one.html", "--json", "--open")
-    assert json.loads(told.out) == {"report": "pages/one.html"}
+    assert command("report", "one") == Result(0, "report: one/report.html\n", "")
+    result = command("report", "one", "--out", "pages/one.html", "--json", "--open")
+    assert json.loads(result.out) == {"report": "pages/one.html"}
     assert opened == [Path("pages/one.html").resolve().as_uri()]
     assert Path("pages/one.html").read_bytes() == Path("one/report.html").read_bytes()
-    assert command("report", "one", "two") == Told(0, "report: comparison.html\n", "")
+    assert command("report", "one", "two") == Result(0, "report: comparison.html\n", "")
     assert "2 runs beside each other" in Path("comparison.html").read_text()
     assert not Path("two/report.html").exists()
 
@@ -421,17 +428,17 @@ def test_report_writes_the_page_of_a_run_or_of_several(command: Command, monkeyp
 def test_report_refuses_what_is_no_run(command: Command, path: str) -> None:
     """Nothing is left of it."""
     Path("empty").mkdir()
-    told = command("report", path)
-    assert told.code == 2
-    assert told.err.startswith("longrope: ")
-    assert "A run directory is needed." in told.err
+    result = command("report", path)
+    assert result.code == 2
+    assert result.err.startswith("longrope: ")
+    assert "A run directory is needed." in result.err
     assert list(Path().iterdir()) == [Path("empty")]
 
 
 def test_no_arguments_show_the_commands(command: Command) -> None:
-    told = command()
+    result = command()
     for name in ("extend", "compare", "search", "measure", "export", "report", "inspect"):
-        assert name in told.out + told.err
+        assert name in result.out + result.err
 
 
 # Training
@@ -453,14 +460,14 @@ def test_tune_trains_at_the_window_of_its_factors(
     rank: int, command: Command, pico_folder: Path, text_folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """And exports the checkpoint, whose weights and factors are those of the functions behind it; again is at once."""
-    factors = closed_form(read_spec(pico.make_network().config), "ntk", 256).tiers[0]
+    factors = baseline_factors(read_spec(pico.make_network().config), "ntk", 256).factor_sets[0]
     (tmp_path / "factors.json").write_text(dump_factors(factors))
     given = ["tune", pico_folder, "--factors", tmp_path / "factors.json", "--to", "256", "--data", text_folders[0]]
     given += [*QUICKLY, *(("--lora", rank) if rank else ()), "--out", "run"]
-    told = command(*given)
-    assert told.code == 0, told.err
-    assert told.out == "training: run/train.jsonl\ncheckpoint: run/hf\nreport: run/report.html\n"
-    assert re.search(r"^tune: about [\d.]+ min, [\d.]+ GiB at the peak", told.err, re.MULTILINE)
+    result = command(*given)
+    assert result.code == 0, result.err
+    assert result.out == "training: run/train.jsonl\ncheckpoint: run/hf\nreport: run/report.html\n"
+    assert re.search(r"^tune: about [\d.]+ min, [\d.]+ GiB at the peak", result.err, re.MULTILINE)
     steps = read_records(RunDir("run").train, TrainStep)
     assert [step.num_tokens for step in steps] == [2 * 255] * 3
     assert [step.learning_rate for step in steps] == pytest.approx([1e-3, 2e-3 / 3, 1e-3 / 3])
@@ -472,28 +479,30 @@ def test_tune_trains_at_the_window_of_its_factors(
     assert exported.config.rope_parameters["long_factor"] == pytest.approx(factors.lambdas)
     assert Path("run/adapter").exists() == bool(rank)
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.suffix in (".jsonl", ".safetensors")}
-    assert command(*given).out == told.out
+    assert command(*given).out == result.out
     assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.usefixtures("unopened")
 @pytest.mark.parametrize("given", [(), ("--lora", 2)], ids=["whole", "adapters"])
-def test_extend_with_training_walks_and_resumes(given: tuple[object, ...], command: Command, recipe_file: Path) -> None:
-    """Search, tune, recover; the tuned model is measured and exported with its factors."""
-    told = command("extend", "--recipe", recipe_file, "--tune", *QUICKLY, *given, "--out", "run")
-    assert told.code == 0, told.err
-    assert [stage.kind for stage in load_recipe("run/recipe.toml").stages] == ["search", "tune", "recover"]
+def test_extend_with_training_schedules_and_resumes(
+    given: tuple[object, ...], command: Command, recipe_file: Path
+) -> None:
+    """Search, tune, search short factors; the tuned model is measured and exported with its factors."""
+    result = command("extend", "--recipe", recipe_file, "--tune", *QUICKLY, *given, "--out", "run")
+    assert result.code == 0, result.err
+    assert [stage.kind for stage in load_recipe("run/recipe.toml").stages] == ["search", "tune", "short"]
     scores = read_records(RunDir("run").scores, Score)
     assert {score.method for score in scores} == {"none", "longrope-tuned"}
     for score in scores:
-        assert_shown(told.out, score)
+        assert_shown(result.out, score)
     (place,) = Path("run/stages").glob("2-tune-*")
     steps = read_records(place / "train.jsonl", TrainStep)
     assert [step.num_tokens for step in steps] == [2 * 255] * 3
     assert (place / "adapter").exists() == bool(given)
-    assert [tier.target_window for tier in load_factors("run/factors.json").tiers] == [64, 256]
+    assert [factor_set.target_window for factor_set in load_factors("run/factors.json").factor_sets] == [64, 256]
     again = command("extend", "--out", "run")
-    assert (again.code, again.out) == (0, told.out)
+    assert (again.code, again.out) == (0, result.out)
     assert again.err.count("(done before)") == 3
     assert read_records(place / "train.jsonl", TrainStep) == steps
 
@@ -541,20 +550,20 @@ def test_presets_are_the_papers(
 # The bundled model
 
 
-def next_commands(told: Told) -> list[str]:
+def next_commands(result: Result) -> list[str]:
     """The commands that a person is told to type next."""
-    return [line.split()[1] for line in told.out.splitlines() if line.startswith("  longrope ")]
+    return [line.split()[1] for line in result.out.splitlines() if line.startswith("  longrope ")]
 
 
 def test_extend_without_arguments_takes_the_embedded_recipe(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = note_recipes(monkeypatch)
-    told = command("extend")
-    assert told.code == 0, told.err
+    result = command("extend")
+    assert result.code == 0, result.err
     assert begun == [load_recipe(cli.DEFAULT_RECIPE)]
     assert (begun[0].model, begun[0].target_tokens, begun[0].data) == ("nano", 2048, ("stdlib",))
     assert [path.name for path in Path("runs").iterdir()] == ["nano-2k"]
-    assert next_commands(told) == ["inspect", "extend", "compare"]
-    assert "report: runs/nano-2k/report.html" in told.out.splitlines()
+    assert next_commands(result) == ["inspect", "extend", "compare"]
+    assert "report: runs/nano-2k/report.html" in result.out.splitlines()
 
 
 def test_the_next_commands_are_ones_that_work(
@@ -569,17 +578,17 @@ def test_the_next_commands_are_ones_that_work(
     own = {"MODEL": pico_folder, "books/": text_folders[0], "other-books/": text_folders[1]}
     lines = [line for line in command("extend").out.splitlines() if line.startswith("  longrope ")]
     for line in lines:
-        told = command(*(own.get(word, word) for word in line.split()[1:]))
-        assert told.code == 0, told.err
-        assert next_commands(told) == []
+        result = command(*(own.get(word, word) for word in line.split()[1:]))
+        assert result.code == 0, result.err
+        assert next_commands(result) == []
     assert [full.target_tokens for full in begun] == [2048, 65536, 65536]
     assert {full.measure_data for full in begun[1:]} == {(str(text_folders[1]),)}
 
 
 def test_extend_by_default_prints_json_alone_when_asked(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = note_recipes(monkeypatch)
-    told = command("extend", "--json")
-    assert (told.code, json.loads(told.out)) == (0, [])
+    result = command("extend", "--json")
+    assert (result.code, json.loads(result.out)) == (0, [])
     assert begun == [load_recipe(cli.DEFAULT_RECIPE)]
 
 
@@ -596,10 +605,10 @@ def test_the_default_is_taken_with_another_setting(
     given: tuple[object, ...], changes: dict[str, object], command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = note_recipes(monkeypatch)
-    told = command("extend", *given)
-    assert told.code == 0, told.err
+    result = command("extend", *given)
+    assert result.code == 0, result.err
     assert [asdict(full) for full in begun] == [asdict(load_recipe(cli.DEFAULT_RECIPE)) | changes]
-    assert next_commands(told) == ["inspect", "extend", "compare"]
+    assert next_commands(result) == ["inspect", "extend", "compare"]
 
 
 def test_half_a_run_of_ones_own_is_not_the_default(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -620,9 +629,9 @@ def test_a_recipe_of_ones_own_is_followed_by_no_advice(
     command: Command, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note_recipes(monkeypatch)
-    told = command("extend", "--recipe", recipe_file, "--out", "run")
-    assert told.code == 0
-    assert next_commands(told) == []
+    result = command("extend", "--recipe", recipe_file, "--out", "run")
+    assert result.code == 0
+    assert next_commands(result) == []
 
 
 # Bad input
@@ -816,12 +825,12 @@ WORDS = {
 }
 
 
-def assert_one_paragraph(told: Told) -> str:
+def assert_one_paragraph(result: Result) -> str:
     """Exit code 2, nothing on stdout, and after the lines of progress one paragraph, which is returned."""
-    assert told.code == 2
-    assert told.out == ""
-    assert "Traceback" not in told.err
-    *before, paragraph = told.err.splitlines()
+    assert result.code == 2
+    assert result.out == ""
+    assert "Traceback" not in result.err
+    *before, paragraph = result.err.splitlines()
     assert paragraph.startswith("longrope: ")
     assert not any(line.startswith("longrope: ") for line in before)
     assert paragraph.count(". ") >= 2, "found, needed, remedy"
@@ -840,11 +849,11 @@ def test_the_traceback_of_bad_input_is_shown_if_asked(
     (tmp_path / "odd" / "config.json").write_text('{"model_type": "llama", "hidden_size": "many"}')
     assert_one_paragraph(command("inspect", tmp_path / "odd"))
     monkeypatch.setenv("LONGROPE_DEBUG", "1")
-    told = command("inspect", tmp_path / "odd")
-    assert told.code == 2
-    assert "Traceback" in told.err
-    assert "direct cause" in told.err, "of the library's own exception"
-    assert told.err.splitlines()[-1].startswith("longrope: The model")
+    result = command("inspect", tmp_path / "odd")
+    assert result.code == 2
+    assert "Traceback" in result.err
+    assert "direct cause" in result.err, "of the library's own exception"
+    assert result.err.splitlines()[-1].startswith("longrope: The model")
 
 
 def test_a_missing_argument_is_named(command: Command) -> None:
@@ -857,10 +866,10 @@ def test_a_missing_argument_is_named(command: Command) -> None:
         "nonsense": "nonsense",
     }
     for arguments, word in cases.items():
-        told = command(*arguments.split())
-        assert (told.code, told.out) == (2, "")
-        assert "Traceback" not in told.err
-        assert word in told.err.lower().split("error", 1)[1]
+        result = command(*arguments.split())
+        assert (result.code, result.out) == (2, "")
+        assert "Traceback" not in result.err
+        assert word in result.err.lower().split("error", 1)[1]
 
 
 def test_compiled_passes_are_made_where_they_are_asked_for(
@@ -885,18 +894,18 @@ def test_compiled_passes_are_made_where_they_are_asked_for(
     for arguments, (parts, expected) in commands.items():
         for asked in (False, True):
             made.clear()
-            told = command(*arguments, *["--compile"] * asked)
-            assert told.code == 0, told.err
+            result = command(*arguments, *["--compile"] * asked)
+            assert result.code == 0, result.err
             assert made == (expected if asked else set())
-            assert (f"{parts} compiled (as asked)" in told.err) is asked
+            assert (f"{parts} compiled (as asked)" in result.err) is asked
 
 
 def test_a_gpu_that_is_not_there_is_refused(
     command: Command, pico_folder: Path, text_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    told = command("measure", pico_folder, "--data", text_folders[0], "--lengths", "64", "--device", "cuda")
-    assert "No GPU is here" in assert_one_paragraph(told)
+    result = command("measure", pico_folder, "--data", text_folders[0], "--lengths", "64", "--device", "cuda")
+    assert "No GPU is here" in assert_one_paragraph(result)
 
 
 def test_a_locked_run_is_refused(
@@ -909,15 +918,15 @@ def test_a_locked_run_is_refused(
     cases += [["export", "run"], ["measure", str(pico_folder), *measured, "--out", "run"]]
     with RunDir("run").locked():
         for arguments in cases:
-            told = command(*arguments)
-            assert "in use by another process" in assert_one_paragraph(told), arguments
+            result = command(*arguments)
+            assert "in use by another process" in assert_one_paragraph(result), arguments
     assert not RunDir("run").scores.exists()
 
 
 def test_another_recipe_is_refused_with_what_differs(command: Command, recipe_file: Path) -> None:
     assert command("search", "--recipe", recipe_file, "--out", "run").code == 0
-    told = command("extend", "--out", "run", "--seed", 41)
-    assert "seed" in (paragraph := assert_one_paragraph(told))
+    result = command("extend", "--out", "run", "--seed", 41)
+    assert "seed" in (paragraph := assert_one_paragraph(result))
     assert "41" in paragraph
 
 
@@ -926,8 +935,8 @@ def test_searched_text_is_refused(
 ) -> None:
     assert command("search", "--recipe", recipe_file, "--out", "run").code == 0
     given = ("--factors", "run/factors.json", "--measure-data", text_folders[0], "--lengths", "256")
-    told = command("measure", pico_folder, *given, "--metrics", "perplexity")
-    assert "no search has seen" in assert_one_paragraph(told)
+    result = command("measure", pico_folder, *given, "--metrics", "perplexity")
+    assert "no search has seen" in assert_one_paragraph(result)
 
 
 def test_a_failed_command_leaves_no_run_behind(command: Command) -> None:
@@ -943,9 +952,9 @@ def test_an_interruption_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "inspect", interrupt)
-    told = command("inspect", pico_folder)
-    assert told.code == 130
-    assert "the same command goes on from here" in told.err
+    result = command("inspect", pico_folder)
+    assert result.code == 130
+    assert "the same command goes on from here" in result.err
 
 
 def test_our_own_faults_are_not_swallowed(recipe_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -993,31 +1002,31 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def end(process: subprocess.Popen[str]) -> Told:
+def end(process: subprocess.Popen[str]) -> Result:
     """Wait for what a process has said."""
     out, err = process.communicate()
-    return Told(process.returncode, out, err)
+    return Result(process.returncode, out, err)
 
 
 def test_help_does_not_load_torch() -> None:
-    told = end(start("-c", HELP))
-    assert told.err.splitlines() == ["0 []"] * 4
-    assert "--measure-data" in told.out
-    assert "perplexity" in told.out
+    result = end(start("-c", HELP))
+    assert result.err.splitlines() == ["0 []"] * 4
+    assert "--measure-data" in result.out
+    assert "perplexity" in result.out
 
 
 def test_our_own_fault_ends_with_a_traceback_and_code_1() -> None:
-    told = end(start("-c", SANDBOX))
-    assert (told.code, told.out) == (1, "")
-    assert "Traceback (most recent call last)" in told.err
-    assert told.err.rstrip().endswith("ValueError: a fault of ours")
+    result = end(start("-c", SANDBOX))
+    assert (result.code, result.out) == (1, "")
+    assert "Traceback (most recent call last)" in result.err
+    assert result.err.rstrip().endswith("ValueError: a fault of ours")
 
 
 def test_the_module_is_the_command(pico_folder: Path, tmp_path: Path) -> None:
     """One good command and one bad one for real, by ``python -m longrope``."""
     good = start("-m", "longrope", "inspect", str(pico_folder), "--json")
     failing = start("-m", "longrope", "inspect", str(tmp_path / "nothing"))
-    told = end(good)
-    assert (told.code, told.err) == (0, "")
-    assert json.loads(told.out)["trained_window"] == 64
+    result = end(good)
+    assert (result.code, result.err) == (0, "")
+    assert json.loads(result.out)["trained_window"] == 64
     assert "nothing" in assert_one_paragraph(end(failing))

@@ -108,8 +108,8 @@ def test_the_readmes_lines_load_an_exported_checkpoint(
 ) -> None:
     """They run as they stand, beside a checkpoint where the demo leaves its own."""
     model = longrope.load_model(pico_folder)
-    factors = longrope.closed_form(model.spec, "yarn", 4 * model.spec.trained_window)
-    longrope.export_hf(model, factors.tiers[0], tmp_path / "runs" / "nano-2k" / "hf")
+    factors = longrope.baseline_factors(model.spec, "yarn", 4 * model.spec.trained_window)
+    longrope.export_hf(model, factors.factor_sets[0], tmp_path / "runs" / "nano-2k" / "hf")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(compile(python_of("README.md")[0], "README.md", "exec"), names)  # noqa: S102  # it is our own README

@@ -25,7 +25,7 @@ def test_the_geometry_of_a_published_run_is_that_of_its_factors(name: str) -> No
     run = RESULTS / name
     rope = json.loads((run / "rope.json").read_text())
     spec = RopeSpec(rope["head_dim"], rope["rotary_dim"], rope["theta"], rope["trained_window"])
-    assert spec.fingerprint == load_factors(run / "factors-longrope-gradient.json").tiers[0].spec_fingerprint
+    assert spec.fingerprint == load_factors(run / "factors-longrope-gradient.json").factor_sets[0].spec_fingerprint
     again = describe_rope(spec, load_recipe(run / "recipe.toml").target_tokens)
     for was, now in zip(rope.pop("pairs"), again.pop("pairs"), strict=True):
         assert was == pytest.approx({name: now[name] for name in was}, rel=1e-12)
@@ -49,7 +49,7 @@ def test_the_demo_wins_on_all_of_its_text_with_every_python() -> None:
     ratios = {line["python"]: line for line in lines("demo/whole.jsonl") if line["metric"] == "ratio-to-yarn"}
     assert [python[:4] for python in ratios] == ["3.11", "3.12", "3.13"]
     assert all(line["high"] < 1 for line in ratios.values())
-    factors = load_factors(RESULTS / "demo" / "factors.json").tiers[0]
+    factors = load_factors(RESULTS / "demo" / "factors.json").factor_sets[0]
     assert next(iter(ratios.values()))["factors_fingerprint"] == factors.fingerprint
 
 
@@ -84,7 +84,7 @@ def test_published_schedules_load_and_belong_together(run: Path) -> None:
     for stage, before in zip(stages[1:], stages, strict=False):
         inputs = json.loads((stage / "stage.json").read_text())["inputs"]
         assert inputs["before"] == before.name.rpartition("-")[2]
-    sets = [load_factors(stage / "factors.json").tiers[0] for stage in stages if "tune" not in stage.name]
+    sets = [load_factors(stage / "factors.json").factor_sets[0] for stage in stages if "tune" not in stage.name]
     some = (combinations(sets, count) for count in range(1, len(sets) + 1))
     tables = (chosen for tables in some for chosen in tables if len({x.target_window for x in chosen}) == len(chosen))
     known = {FactorTable(chosen).fingerprint for chosen in tables}
@@ -105,7 +105,7 @@ def test_published_records_load_and_belong_together(run: Path) -> None:
     recipe = load_recipe(run / "recipe.toml")
     assert {score.context_tokens for score in scores} == set(recipe.measure.lengths)
     for method in {score.method for score in scores if score.method.startswith("longrope")}:
-        factors = load_factors(run / f"factors-{method}.json").tiers[0]
+        factors = load_factors(run / f"factors-{method}.json").factor_sets[0]
         made = {score.factors_fingerprint for score in scores if score.method == method}
         assert made == {factors.fingerprint}
         validated = [t for t in trials if t.method == method and t.kind == "validation"]

@@ -82,14 +82,14 @@ def make_by_hand(network: Any, inv_freq: list[float], attention: float) -> Any:
 # In a process of its own
 
 
-def test_two_tiers_in_a_fresh_process(pico_folder: Path, tmp_path: Path) -> None:
+def test_two_factor_sets_in_a_fresh_process(pico_folder: Path, tmp_path: Path) -> None:
     """Native keys with the right numbers, all ones below the switch, the model in memory as it was."""
     model = load_model(pico_folder, device="cpu")
     config, rotary = model.network.config.to_dict(), model.network.model.rotary_emb
     before = get_logits(model.network, TOKENS)
     report = export_hf(model, make_factors(model), tmp_path / "deep" / "out", settings=TWO)
     assert max(report.difference_short, report.difference_long) < 1e-4
-    assert (report.tiers, report.target_window, report.switch_tokens) == ("two", 256, 64)
+    assert (report.factor_sets, report.target_window, report.switch_tokens) == ("two", 256, 64)
     assert (report.start_tokens_dropped, report.loss_change_nats) == (0, 0.0)
     assert report.transformers == transformers.__version__
     assert json.loads(dump_report(report))["difference_long"] == report.difference_long
@@ -124,7 +124,7 @@ def test_partial_rotary_in_a_fresh_process(tmp_path: Path) -> None:
     model = pico.make_model("gpt_neox")
     report = export_hf(model, make_factors(model), tmp_path)
     assert max(report.difference_short, report.difference_long) < 1e-4
-    assert report.tiers == "single"
+    assert report.factor_sets == "single"
     rope = read_config(tmp_path)["rope_parameters"]
     assert rope["partial_rotary_factor"] == 0.25
     assert rope["short_factor"] == rope["long_factor"] == [1.5, 4.0]
@@ -157,25 +157,25 @@ def test_a_process_that_dies_without_a_word_is_an_error(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("family", "tiers"),
+    ("family", "factor_sets"),
     [
         *((family, "two") for family in pico.FAMILIES),
         *((family, "single") for family in ("llama", "stablelm", "cohere")),
     ],
 )
-def test_families_carry_native_longrope(family: str, tiers: str, tmp_path: Path, reopened_here: None) -> None:
+def test_families_carry_native_longrope(family: str, factor_sets: str, tmp_path: Path, reopened_here: None) -> None:
     """Each family reopens with our logits, by the report and by an independent look on both sides of the switch."""
     model = pico.make_model(family)
     factors = make_factors(model)
-    report = export_hf(model, factors, tmp_path, settings=ExportRecipe(factor_sets=tiers))
+    report = export_hf(model, factors, tmp_path, settings=ExportRecipe(factor_sets=factor_sets))
     assert max(report.difference_short, report.difference_long) < 1e-4
     native = load_model(tmp_path, device="cpu")
-    assert native.spec.carried is not None
-    assert native.spec.carried.lambdas == LAMBDAS[model.spec.num_pairs]
+    assert native.spec.native is not None
+    assert native.spec.native.lambdas == LAMBDAS[model.spec.num_pairs]
     assert (native.spec.trained_window, native.spec.theta) == (256, model.spec.theta)
-    short = factors if tiers == "single" else replace(factors, lambdas=(1.0,) * model.spec.num_pairs)
-    for length, tier in ((64, short), (65, factors), (150, factors)):
-        with rescaled(model, tier):
+    short = factors if factor_sets == "single" else replace(factors, lambdas=(1.0,) * model.spec.num_pairs)
+    for length, factor_set in ((64, short), (65, factors), (150, factors)):
+        with rescaled(model, factor_set):
             ours = get_logits(model.network, TOKENS[:, :length])
         assert gap(get_logits(native.network, TOKENS[:, :length]), ours) < 1e-4, length
     text = "The river turns the mill 7."
@@ -199,7 +199,7 @@ def test_mixture_of_experts_is_exported(tmp_path: Path, reopened_here: None) -> 
     assert max(export_hf(model, make_factors(model), tmp_path).difference_long, 0) < 1e-4
 
 
-def test_phimoe_is_exported_in_a_single_tier(tmp_path: Path, reopened_here: None) -> None:
+def test_phimoe_is_exported_in_a_single_factor_set(tmp_path: Path, reopened_here: None) -> None:
     """Its config demands an attention factor for each list; transformers never takes its long one, which is noticed."""
     model = pico.make_model("phimoe")
     before = get_logits(model.network, TOKENS)
@@ -224,23 +224,23 @@ def test_config_that_cannot_say_it_is_an_export_error(tmp_path: Path, monkeypatc
     assert model.network.config.max_position_embeddings == 64
 
 
-@pytest.mark.parametrize("tiers", ["single", "two"])
-def test_model_that_carries_yarn_exports_the_product(tiers: str, tmp_path: Path, reopened_here: None) -> None:
-    """Lists and attention factor are products; below the switch of two tiers the model's own YaRN remains."""
+@pytest.mark.parametrize("factor_sets", ["single", "two"])
+def test_model_that_carries_yarn_exports_the_product(factor_sets: str, tmp_path: Path, reopened_here: None) -> None:
+    """Lists and attention factor are products; below the switch of two factor sets the model's own YaRN remains."""
     # 64 f / 2 pi turns of the pairs f = 1e4 ** (-i / 4): 10.2, 1.02, 0.10, 0.010. The ramp runs from pair 0 (32 turns)
     # to pair 2 (1 turn lies at 1.01, rounded up), so pair 1 is half-way between 1 and 1/4: 1 / 0.625 = 1.6.
     yarn, attention = [1.0, 1.6, 4.0, 4.0], 0.1 * math.log(4) + 1
     rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
     model = pico.make_model("llama", rope=rope)
     report = export_hf(
-        model, make_factors(model, target_window=512), tmp_path, settings=ExportRecipe(factor_sets=tiers)
+        model, make_factors(model, target_window=512), tmp_path, settings=ExportRecipe(factor_sets=factor_sets)
     )
     assert max(report.difference_short, report.difference_long) < 1e-4
     assert report.switch_tokens == 256
     written = read_config(tmp_path)["rope_parameters"]
     product = [a * b for a, b in zip(yarn, LAMBDAS[4], strict=True)]
     assert written["long_factor"] == pytest.approx(product)
-    assert written["short_factor"] == pytest.approx(product if tiers == "single" else yarn)
+    assert written["short_factor"] == pytest.approx(product if factor_sets == "single" else yarn)
     assert written["attention_factor"] == pytest.approx(1.2 * attention)
     assert (written["factor"], written["original_max_position_embeddings"]) == (2.0, 256)
     inv_freq = [1e4 ** (-i / 4) / x for i, x in enumerate(product)]
@@ -250,8 +250,8 @@ def test_model_that_carries_yarn_exports_the_product(tiers: str, tmp_path: Path,
     assert gap(get_logits(native, tokens), get_logits(by_hand, tokens)) < 1e-4
 
 
-def test_two_tiers_of_a_model_with_two_lists_of_its_own_are_refused(tmp_path: Path, reopened_here: None) -> None:
-    """A short list that the model already switches away from cannot stay beside a new one: three tiers, two places."""
+def test_two_factor_sets_of_a_model_with_two_lists_of_its_own_are_refused(tmp_path: Path, reopened_here: None) -> None:
+    """A short list that the model already switches away from cannot stay beside a new one: three sets, two places."""
     lists = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 3.0, 4.0]}
     rope = {"rope_type": "longrope", **lists, "factor": 2.0, "original_max_position_embeddings": 64}
     model = pico.make_model("llama", rope=rope, max_position_embeddings=128)
@@ -455,14 +455,14 @@ def test_lost_factor_of_the_slowest_pair_is_noticed(
         export_hf(model, factors, tmp_path)
 
 
-@pytest.mark.parametrize("tiers", ["single", "two"])
+@pytest.mark.parametrize("factor_sets", ["single", "two"])
 @pytest.mark.parametrize("window", [2**17, 2**20])
-def test_long_trained_windows_are_exported(window: int, tiers: str, tmp_path: Path, reopened_here: None) -> None:
+def test_long_trained_windows_are_exported(window: int, factor_sets: str, tmp_path: Path, reopened_here: None) -> None:
     """Neither the rounding of native angles far out nor a switch that lies there is taken for another model."""
     model = pico.make_model("llama", max_position_embeddings=window, head_dim=64)
     lambdas = tuple(np.linspace(1, 2, model.spec.num_pairs).tolist())
     factors = RescaleFactors(lambdas, 2 * window, model.spec.fingerprint)
-    report = export_hf(model, factors, tmp_path, settings=ExportRecipe(factor_sets=tiers))
+    report = export_hf(model, factors, tmp_path, settings=ExportRecipe(factor_sets=factor_sets))
     assert max(report.difference_short, report.difference_long) < 0.02
     assert (report.switch_tokens, report.target_window) == (window, 2 * window)
 

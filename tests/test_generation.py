@@ -56,10 +56,12 @@ def make_table(model: LanguageModel, windows: tuple[int, ...] = (128, 512, 2048)
     )
 
 
-def answer_of_transformers(model: LanguageModel, tier: RescaleFactors | None, new_tokens: int) -> tuple[str, int, bool]:
+def answer_of_transformers(
+    model: LanguageModel, factor_set: RescaleFactors | None, new_tokens: int
+) -> tuple[str, int, bool]:
     """Text, tokens and whether it ended by itself, of transformers' own greedy decoding with its own cache."""
     ids = torch.tensor([encode_question(model.tokenizer, DOCUMENT, PROMPT)])
-    with rescaled(model, tier), torch.no_grad():
+    with rescaled(model, factor_set), torch.no_grad():
         found = model.network.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False
         )
@@ -91,18 +93,18 @@ def test_the_answer_is_that_of_transformers(
     model = make(family)
     monkeypatch.setattr(memory, "MOST_TILE_TOKENS", tile)
     done = generate(model, make_table(model), DOCUMENT, PROMPT, settings=SHORT)
-    tier = make_table(model).tiers[1]
+    factor_set = make_table(model).factor_sets[1]
     assert 128 < done.prompt_tokens + 12 <= 512
-    assert (done.text, done.new_tokens, done.ended) == answer_of_transformers(model, tier, 12)
-    assert (done.window_tokens, done.factors_fingerprint) == (512, tier.fingerprint)
+    assert (done.text, done.new_tokens, done.ended) == answer_of_transformers(model, factor_set, 12)
+    assert (done.window_tokens, done.factors_fingerprint) == (512, factor_set.fingerprint)
 
 
-def test_tiers_and_documents_matter(make: Callable[[str], LanguageModel]) -> None:
-    """So that a wrong tier would be noticed."""
+def test_factor_sets_and_documents_matter(make: Callable[[str], LanguageModel]) -> None:
+    """So that a wrong factor set would be noticed."""
     model = make("llama")
-    tiers = make_table(model, (512, 513, 514)).tiers
-    texts = {generate(model, tier, DOCUMENT, PROMPT, settings=SHORT).text for tier in tiers}
-    texts.add(generate(model, tiers[0], DOCUMENT.replace("river", "night"), PROMPT, settings=SHORT).text)
+    factor_sets = make_table(model, (512, 513, 514)).factor_sets
+    texts = {generate(model, factor_set, DOCUMENT, PROMPT, settings=SHORT).text for factor_set in factor_sets}
+    texts.add(generate(model, factor_sets[0], DOCUMENT.replace("river", "night"), PROMPT, settings=SHORT).text)
     assert len(texts) == 4
 
 
@@ -114,8 +116,8 @@ def test_without_factors_the_model_runs_as_it_is() -> None:
     assert (done.window_tokens, done.factors_fingerprint) == (512, "")
 
 
-def test_the_tier_is_chosen_once(make: Callable[[str], LanguageModel], monkeypatch: pytest.MonkeyPatch) -> None:
-    """For prompt and planned answer together, though the prompt alone fits into a smaller tier."""
+def test_the_factor_set_is_chosen_once(make: Callable[[str], LanguageModel], monkeypatch: pytest.MonkeyPatch) -> None:
+    """For prompt and planned answer together, though the prompt alone fits into a smaller factor set."""
     model = make("llama")
     prompt_tokens = len(encode_question(model.tokenizer, DOCUMENT, PROMPT))
     table = make_table(model, (prompt_tokens + 11, prompt_tokens + 12, 2048))
@@ -134,15 +136,17 @@ def test_the_tier_is_chosen_once(make: Callable[[str], LanguageModel], monkeypat
     monkeypatch.setattr(generation, "rescaled", note_install)
     done = generate(model, table, DOCUMENT, PROMPT, settings=SHORT)
     assert asked == [prompt_tokens + 12]
-    assert installed == [table.tiers[1]]
+    assert installed == [table.factor_sets[1]]
     assert done.window_tokens == prompt_tokens + 12
     assert generate(model, table, DOCUMENT, PROMPT, settings=GenerationSettings(11)).window_tokens == prompt_tokens + 11
 
 
-def test_one_tier_alone_may_be_given(make: Callable[[str], LanguageModel]) -> None:
+def test_one_factor_set_alone_may_be_given(make: Callable[[str], LanguageModel]) -> None:
     model = make("llama")
-    tier = make_table(model).tiers[1]
-    one, many = (generate(model, given, DOCUMENT, PROMPT, settings=SHORT).text for given in (tier, make_table(model)))
+    factor_set = make_table(model).factor_sets[1]
+    one, many = (
+        generate(model, given, DOCUMENT, PROMPT, settings=SHORT).text for given in (factor_set, make_table(model))
+    )
     assert one == many
 
 
@@ -164,7 +168,7 @@ def test_the_answer_ends_at_an_end_token(
             assert (done.text, done.new_tokens) == ("wind", len(model.tokenizer("wind")["input_ids"]))
 
 
-def test_what_it_took_is_told(make: Callable[[str], LanguageModel], forced: Callable[[list[int]], None]) -> None:
+def test_what_it_took_is_reported(make: Callable[[str], LanguageModel], forced: Callable[[list[int]], None]) -> None:
     model = make("llama")
     forced([40, 41, 42, END])
     read: list[tuple[int, int]] = []
@@ -177,7 +181,7 @@ def test_what_it_took_is_told(make: Callable[[str], LanguageModel], forced: Call
     assert done.cache_bytes == (tokens + 12) * 2 * 2 * 2 * 8 * 4  # layers, keys and values, heads, head_dim, float32
 
 
-def test_reading_is_told_tile_by_tile(
+def test_reading_is_reported_tile_by_tile(
     make: Callable[[str], LanguageModel], forced: Callable[[list[int]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make("llama")
@@ -301,7 +305,7 @@ def test_characters_of_many_bytes_come_whole(
     assert done.new_tokens == len(tokens)
 
 
-def test_a_character_that_is_cut_is_told_at_the_end(
+def test_a_character_that_is_cut_is_reported_at_the_end(
     make: Callable[[str], LanguageModel], forced: Callable[[list[int]], None]
 ) -> None:
     model = make("llama")
@@ -377,16 +381,18 @@ def test_a_beginning_token_stands_once() -> None:
 # What is refused
 
 
-def test_too_long_is_told_in_numbers(make: Callable[[str], LanguageModel]) -> None:
-    """Before anything is read: the prompt, the answer, the tier, and what to type."""
+def test_too_long_is_reported_in_numbers(make: Callable[[str], LanguageModel]) -> None:
+    """Before anything is read: the prompt, the answer, the factor set, and what to type."""
     model = make("llama")
     tokens = len(encode_question(model.tokenizer, DOCUMENT, PROMPT))
     table = make_table(model, (128, tokens + 11))
-    with pytest.raises(FactorsError) as told:
+    with pytest.raises(FactorsError) as messages:
         generate(model, table, DOCUMENT, PROMPT, settings=SHORT)
-    assert told.value.found == f"Document and prompt are {tokens} tokens, and up to 12 are to follow: {tokens + 12}."
-    assert told.value.needed == f"The longest window of these factors is {tokens + 11}."
-    assert f"longrope search pico-llama --to {tokens + 12} --data" in told.value.remedy
+    assert (
+        messages.value.found == f"Document and prompt are {tokens} tokens, and up to 12 are to follow: {tokens + 12}."
+    )
+    assert messages.value.needed == f"The longest window of these factors is {tokens + 11}."
+    assert f"longrope search pico-llama --to {tokens + 12} --data" in messages.value.remedy
     with pytest.raises(FactorsError, match="Without factors the model holds the 64 that it was trained on"):
         generate(model, None, DOCUMENT, PROMPT, settings=SHORT)
 
@@ -423,9 +429,9 @@ def test_recurrent_models_are_refused() -> None:
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(name: str, value: float) -> None:
-    with pytest.raises(RecipeError, match=f"{name} = {value}") as told:
+    with pytest.raises(RecipeError, match=f"{name} = {value}") as messages:
         GenerationSettings(**{name: value})  # type: ignore[arg-type]
-    assert f"--{name.replace('_', '-')}" in told.value.remedy
+    assert f"--{name.replace('_', '-')}" in messages.value.remedy
 
 
 def test_a_setting_that_would_do_nothing_is_refused() -> None:
@@ -435,14 +441,14 @@ def test_a_setting_that_would_do_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "messages"),
     [(b"\xff\xfe\x00a", "not UTF-8 text"), (b" \n", "is blank"), (b"a\0b", "is binary"), (None, "is no file")],
 )
-def test_documents_that_are_no_text_are_refused(content: bytes | None, told: str, tmp_path: Path) -> None:
+def test_documents_that_are_no_text_are_refused(content: bytes | None, messages: str, tmp_path: Path) -> None:
     path = tmp_path / "document"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(TextsError, match=told):
+    with pytest.raises(TextsError, match=messages):
         read_document(path)
 
 
@@ -451,11 +457,11 @@ def test_packed_documents_are_read(tmp_path: Path) -> None:
     assert read_document(tmp_path / "a.txt.gz") == WORDS
 
 
-# The door
+# The command line
 
 
 @pytest.fixture
-def door(
+def command(
     pico_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Run ``longrope generate`` on a saved model, a document and a table of factors in the current directory."""
@@ -472,20 +478,20 @@ def door(
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        told = capsys.readouterr()
-        return int(ended.value.code or 0), told.out, told.err
+        messages = capsys.readouterr()
+        return int(ended.value.code or 0), messages.out, messages.err
 
     return run
 
 
 @pytest.mark.parametrize("factors", ["factors.json", "run"])
-def test_the_door(
-    factors: str, door: Callable[..., tuple[int, str, str]], make: Callable[[str], LanguageModel]
+def test_the_command(
+    factors: str, command: Callable[..., tuple[int, str, str]], make: Callable[[str], LanguageModel]
 ) -> None:
     """The answer goes to stdout, what was chosen and what it took to stderr; --json prints one object instead."""
     model = make("llama")
     expected = generate(model, make_table(model), DOCUMENT, PROMPT, settings=SHORT)
-    code, out, err = door("--factors", factors, "--max-new-tokens", "12")
+    code, out, err = command("--factors", factors, "--max-new-tokens", "12")
     assert code == 0, err
     assert out == expected.text + "\n"
     choices, costs = err.splitlines()
@@ -494,15 +500,15 @@ def test_the_door(
     assert f"wrote {expected.new_tokens} in" in costs
     assert f"window 512 tokens, factors {expected.factors_fingerprint}" in costs
     assert ("cut at --max-new-tokens" in costs) != expected.ended
-    code, out, _ = door("--factors", factors, "--max-new-tokens", "12", "--json")
+    code, out, _ = command("--factors", factors, "--max-new-tokens", "12", "--json")
     printed = json.loads(out)
     assert list(printed) == [field.name for field in fields(Generation)]
     timeless = {name: value for name, value in asdict(expected).items() if "seconds" not in name}
     assert {name: printed[name] for name in timeless} == timeless
 
 
-def test_every_option_of_the_door_is_heard(
-    door: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+def test_every_option_of_the_command_is_heard(
+    command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[Any] = []
 
@@ -512,15 +518,15 @@ def test_every_option_of_the_door_is_heard(
 
     monkeypatch.setattr(generation, "generate", note)
     arguments = "--max-new-tokens 7 --temperature 0.5 --top-p 0.9 --seed 3 --eight-bit-cache --offload-cache"
-    assert door(*arguments.split(), "--device", "cpu", "--dtype", "bfloat16")[0] == 0
+    assert command(*arguments.split(), "--device", "cpu", "--dtype", "bfloat16")[0] == 0
     wanted = GenerationSettings(7, 0.5, 0.9, 3, eight_bit=True, offload=True)
     assert heard == [(wanted, torch.bfloat16)]
-    assert door("--json")[0] == 0
+    assert command("--json")[0] == 0
     assert heard[1] == (GenerationSettings(), torch.float32)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "messages"),
     [
         ((), "Without factors the model holds the 64"),
         (("--document", "nothing.txt"), "nothing.txt is no file"),
@@ -531,12 +537,12 @@ def test_every_option_of_the_door_is_heard(
     ],
 )
 def test_bad_input_is_one_paragraph(
-    arguments: tuple[str, ...], told: str, door: Callable[..., tuple[int, str, str]]
+    arguments: tuple[str, ...], messages: str, command: Callable[..., tuple[int, str, str]]
 ) -> None:
-    code, out, err = door(*arguments)
+    code, out, err = command(*arguments)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith("longrope: ")
-    assert told in err.splitlines()[-1]
+    assert messages in err.splitlines()[-1]
 
 
 def test_it_is_public() -> None:

@@ -109,22 +109,22 @@ def test_weights_keep_their_number_format(dtype: torch.dtype, size: int, tmp_pat
 # Opened again
 
 
-@pytest.mark.parametrize("tiers", ["single", "two"])
+@pytest.mark.parametrize("factor_sets", ["single", "two"])
 @pytest.mark.parametrize("changes", [{}, {"head_dim": 16}, {"tie_word_embeddings": True}], ids=["", "wide", "tied"])
-def test_the_reopened_file_gives_our_logits(changes: dict[str, Any], tiers: str, tmp_path: Path) -> None:
+def test_the_reopened_file_gives_our_logits(changes: dict[str, Any], factor_sets: str, tmp_path: Path) -> None:
     """By the report and by an independent look on both sides of the switch."""
     model = pico.make_model("llama", max_position_embeddings=WINDOW, **changes)
     lambdas = np.linspace(1, 4, model.spec.num_pairs)
     factors = replace(make_factors(pico.make_model("llama")), lambdas=tuple(lambdas.tolist()))
     factors = replace(factors, spec_fingerprint=model.spec.fingerprint)
-    report = export_gguf(model, factors, tmp_path / "deep" / "x.gguf", settings=ExportRecipe(factor_sets=tiers))
+    report = export_gguf(model, factors, tmp_path / "deep" / "x.gguf", settings=ExportRecipe(factor_sets=factor_sets))
     assert max(report.difference_short, report.difference_long) < 1e-4
-    assert (report.tiers, report.target_window, report.switch_tokens) == (tiers, 4 * WINDOW, WINDOW)
+    assert (report.factor_sets, report.target_window, report.switch_tokens) == (factor_sets, 4 * WINDOW, WINDOW)
     again = load_model(tmp_path / "deep" / "x.gguf", device="cpu")
     assert again.spec.trained_window == 4 * WINDOW
     plain = torch.tensor([1e4 ** (-i / len(lambdas)) for i in range(len(lambdas))])
     for length in (WINDOW, WINDOW + 1):
-        divisors = torch.ones(len(lambdas)) if length == WINDOW and tiers == "two" else torch.tensor(lambdas)
+        divisors = torch.ones(len(lambdas)) if length == WINDOW and factor_sets == "two" else torch.tensor(lambdas)
         by_hand = pico.make_network("llama", max_position_embeddings=WINDOW, **changes)
         by_hand.model.rotary_emb.inv_freq.copy_(plain / divisors)
         by_hand.model.rotary_emb.attention_scaling = 1.2
@@ -144,7 +144,7 @@ def test_mistral_without_a_sliding_window_is_written(tmp_path: Path) -> None:
 
 
 def test_a_scaling_that_the_model_carries_is_part_of_the_lists(tmp_path: Path) -> None:
-    """Linear scaling by 2: below the switch of two tiers it remains, above it the product stands."""
+    """Linear scaling by 2: below the switch of two factor sets it remains, above it the product stands."""
     model = pico.make_model("llama", max_position_embeddings=WINDOW, rope={"rope_type": "linear", "factor": 2.0})
     export_gguf(model, make_factors(model), tmp_path / "x.gguf", settings=TWO)
     written, tensors = read_file(tmp_path / "x.gguf")
@@ -319,7 +319,7 @@ def test_tokenizers_without_a_name_are_refused(name: str, model: LanguageModel, 
         export_gguf(other, make_factors(model), tmp_path / "x.gguf")
 
 
-def test_special_and_missing_tokens_are_told_apart(model: LanguageModel, tmp_path: Path) -> None:
+def test_special_and_missing_tokens_are_distinguished(model: LanguageModel, tmp_path: Path) -> None:
     """Ids beyond the tokenizer's have rows in the matrices, too; a token that opens every text is stated."""
     tokenizer = cut_by(pre_tokenizers.ByteLevel(add_prefix_space=False))
     backend = tokenizer.backend_tokenizer
@@ -376,13 +376,13 @@ def llama_cpp() -> Any:
     return pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 
 
-@pytest.mark.parametrize("tiers", ["single", "two"])
-def test_llama_cpp_gives_our_logits(tiers: str, model: LanguageModel, tmp_path: Path, llama_cpp: Any) -> None:
+@pytest.mark.parametrize("factor_sets", ["single", "two"])
+def test_llama_cpp_gives_our_logits(factor_sets: str, model: LanguageModel, tmp_path: Path, llama_cpp: Any) -> None:
     """On both sides of the switch, which it makes by the size of its context."""
     factors = make_factors(model)
-    export_gguf(model, factors, tmp_path / "x.gguf", settings=ExportRecipe(factor_sets=tiers))
+    export_gguf(model, factors, tmp_path / "x.gguf", settings=ExportRecipe(factor_sets=factor_sets))
     for length in (WINDOW, 2 * WINDOW):
-        short = length == WINDOW and tiers == "two"
+        short = length == WINDOW and factor_sets == "two"
         with rescaled(model, replace(factors, lambdas=(1.0,) * 4) if short else factors):
             ours = get_logits(model.network, TOKENS[:, :length])
         exact = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}

@@ -58,7 +58,7 @@ def test_it_has_grouped_queries_and_a_window_of_256(nano: LanguageModel) -> None
     assert 1 <= config.num_key_value_heads < config.num_attention_heads
     assert config.num_attention_heads % config.num_key_value_heads == 0
     assert (nano.spec.trained_window, config.max_position_embeddings) == (WINDOW, WINDOW)
-    assert nano.spec.carried is None
+    assert nano.spec.native is None
     assert 0 < nano.spec.critical_pair < nano.spec.num_pairs, (
         "some pairs never complete a full period: there is something to search"
     )

@@ -1,4 +1,4 @@
-"""The walk, whole and interrupted: whatever happens in between, the end is the same.
+"""The run, whole and interrupted: whatever happens in between, the end is the same.
 
 A whole run is the oracle of every broken one: its factors byte by byte, its trials, its scores, its checkpoint.
 """
@@ -57,7 +57,7 @@ from longrope.recipe import (
 )
 from longrope.registry import METHODS as METHOD_ROWS
 from longrope.report import score_tables
-from longrope.rope import closed_form, load_factors
+from longrope.rope import baseline_factors, load_factors
 from longrope.runs import run_dir
 from longrope.runs.records import Score, Trial, append_records, read_records
 from longrope.runs.run_dir import RunDir
@@ -93,7 +93,7 @@ class Countdown:
 
 @pytest.fixture(scope="module")
 def recipe(pico_folder: Path, text_folders: tuple[Path, Path]) -> Recipe:
-    """A whole walk in a second."""
+    """A whole run in a second."""
     evolution = EvolutionRecipe(population=5, parents=3, mutations=2, crossovers=2, generations=2, windows=1)
     return Recipe(
         str(pico_folder),
@@ -154,7 +154,7 @@ def whole(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield {method: outcome(run) for method, run in runs.items()}
 
 
-# The walk
+# The run
 
 
 def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe, tmp_path: Path) -> None:
@@ -174,8 +174,8 @@ def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe,
     assert steps[4].startswith(
         f"measure {recipe.measure.windows} of {recipe.measure.windows} windows of {TARGET} tokens"
     )
-    (factors,) = load_factors(run.factors()).tiers
-    assert factors == load_factors(run.factors("longrope-gradient")).tiers[0]
+    (factors,) = load_factors(run.factors()).factor_sets
+    assert factors == load_factors(run.factors("longrope-gradient")).factor_sets[0]
     assert (factors.target_window, factors.method) == (TARGET, "longrope-gradient")
     report = json.loads(run.export_report.read_text())
     assert report["target_window"] == TARGET
@@ -288,7 +288,7 @@ def test_an_extension_is_measured_beside_a_scan(beside: Recipe, tmp_path: Path) 
     run, lines = RunDir(tmp_path), list[str]()
     settings = replace(beside.measure, baselines=(SCAN,), scan_passes=60)
     scores = extend(replace(beside, measure=settings), run, Callbacks(on_step=lines.append))
-    scanned = load_factors(run.factors(SCAN)).tiers[0]
+    scanned = load_factors(run.factors(SCAN)).factor_sets[0]
     measured = dict.fromkeys(score.source for score in scores)
     assert list(measured) == [Source("none"), scanned.source, Source(GRADIENT, GRADIENT)]
     values = {s.source: s.value for s in scores if (s.metric, s.context_tokens) == ("perplexity", TARGET)}
@@ -296,25 +296,25 @@ def test_an_extension_is_measured_beside_a_scan(beside: Recipe, tmp_path: Path) 
     assert scores[-1].value == pytest.approx(values[scores[-1].source] / values[scanned.source])
     assert f"| {scanned.source.label} |" in (run.checkpoint / "README.md").read_text()
     page = (run.path / "report.html").read_text()
-    told = json.loads(run.scan.read_text())
-    assert f"took {told['passes']} window passes of a budget of 60" in page
+    messages = json.loads(run.scan.read_text())
+    assert f"took {messages['passes']} window passes of a budget of 60" in page
     assert [line for line in lines if line.startswith(SCAN)] == [line for line in lines if "budget of 60" in line] != []
     assert {trial.method for trial in read_records(run.trials, Trial)} == {SCAN, GRADIENT}
 
 
 @pytest.mark.usefixtures("unopened")
-def test_a_rival_that_the_search_chose_is_measured_and_compared_beside_itself(
+def test_a_baseline_that_the_search_chose_is_measured_and_compared_beside_itself(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A search that found nothing better than PI, by hand: PI has its row, and what was chosen another one."""
     spec = load_model(recipe.model, device="cpu").spec
-    chosen = replace(closed_form(spec, "pi", TARGET).tiers[0], chosen_by="longrope-gradient")
+    chosen = replace(baseline_factors(spec, "pi", TARGET).factor_sets[0], chosen_by="longrope-gradient")
     monkeypatch.setattr(extension, "find_factors", lambda *_, **__: chosen)
     settings = replace(recipe.measure, metrics=("perplexity",), tail_tokens=0, baselines=("pi", "ntk", "yarn"))
     run = RunDir(tmp_path)
     full = replace(recipe, measure=settings)
     scores = extend(full, run)
-    (factors,) = load_factors(run.factors()).tiers
+    (factors,) = load_factors(run.factors()).factor_sets
     assert factors == chosen
     own = [score for score in scores if score.chosen_by]
     assert [(s.method, s.metric) for s in own] == [
@@ -394,7 +394,7 @@ def test_an_extension_with_baselines_that_was_interrupted_ends_as_a_whole_one(
 
 
 @pytest.mark.usefixtures("unopened")
-def test_the_report_is_written_and_told_of_last(beside: Recipe, tmp_path: Path) -> None:
+def test_the_report_is_written_and_reported_of_last(beside: Recipe, tmp_path: Path) -> None:
     run, steps = RunDir(tmp_path), list[str]()
     scores = extend(beside, run, Callbacks(on_step=steps.append))
     assert steps[-1] == f"report: {run.path / 'report.html'}"
@@ -534,9 +534,9 @@ def test_a_killed_process_is_resumed(recipe: Recipe, tmp_path: Path) -> None:
     while process.poll() is None and len(read_lines(run.trials)) < 10:
         time.sleep(0.002)
     process.kill()
-    _, told = process.communicate()
+    _, messages = process.communicate()
     extend(full, reference)
-    assert process.returncode == -signal.SIGKILL, told
+    assert process.returncode == -signal.SIGKILL, messages
     left = len(read_lines(run.trials))
     assert 10 <= left < len(read_lines(reference.trials))
     assert not run.factors().exists()
@@ -581,9 +581,9 @@ def test_another_recipe_is_refused_and_nothing_changes(recipe: Recipe, tmp_path:
         replace(recipe, measure=replace(recipe.measure, windows=1)),
     ]
     for other in others:
-        for walk in (extend, compare, pipeline.search):
+        for command in (extend, compare, pipeline.search):
             with pytest.raises(RunError, match="another recipe"):
-                walk(other, run)
+                command(other, run)
     assert {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()} == before
 
 
@@ -592,20 +592,20 @@ def test_the_seed_of_the_recipe_decides_the_search(method: str, recipe: Recipe, 
     """The same losses as in a search by hand on the search part of the texts with that seed, and no other."""
     model = load_model(recipe.model, device="cpu")
     text = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data).search
-    full, walked = by_method(recipe, method), list[Trial]()
-    pipeline.search(full, RunDir(tmp_path), Callbacks(on_trial=walked.append))
+    full, scheduled = by_method(recipe, method), list[Trial]()
+    pipeline.search(full, RunDir(tmp_path), Callbacks(on_trial=scheduled.append))
     for seed, same in ((recipe.seed, True), (0, False)):
         by_hand = list[Trial]()
         find_factors(model, text, TARGET, settings=full.search, seed=seed, on_trial=by_hand.append)
-        assert ([trial.loss_nats for trial in walked] == [trial.loss_nats for trial in by_hand]) == same
+        assert ([trial.loss_nats for trial in scheduled] == [trial.loss_nats for trial in by_hand]) == same
 
 
 def test_a_directory_in_use_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     with run.locked():
-        for walk in (extend, compare, pipeline.search):
+        for command in (extend, compare, pipeline.search):
             with pytest.raises(RunError, match="in use by another process"):
-                walk(recipe, run)
+                command(recipe, run)
     assert not run.trials.exists()
 
 
@@ -667,7 +667,7 @@ UNABLE: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", UNABLE)
-def test_what_cannot_begin_is_told_before_anything_is_measured(
+def test_what_cannot_begin_is_reported_before_anything_is_measured(
     case: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of all stages, and the run directory stays free for the corrected command."""
@@ -687,10 +687,12 @@ def test_what_cannot_begin_is_told_before_anything_is_measured(
 
 
 @pytest.mark.usefixtures("unopened")
-def test_a_search_alone_is_what_a_walk_begins_with(recipe: Recipe, whole: dict[str, Outcome], tmp_path: Path) -> None:
+def test_a_search_alone_is_what_a_schedule_begins_with(
+    recipe: Recipe, whole: dict[str, Outcome], tmp_path: Path
+) -> None:
     run = RunDir(tmp_path)
     factors = pipeline.search(recipe, run)
-    assert load_factors(run.factors()).tiers == (factors,)
+    assert load_factors(run.factors()).factor_sets == (factors,)
     assert run.factors().read_bytes() == whole["gradient"].factors
     assert not run.scores.exists()
     trials = read_lines(run.trials)
@@ -725,14 +727,14 @@ def test_a_run_is_exported_again_with_other_settings(recipe: Recipe, whole: dict
     assert single["short_factor"] == single["long_factor"]
     export_again(run, ExportRecipe(factor_sets="two", drop_start_tokens=True))
     two = outcome(run)
-    assert two.report["tiers"] == "two"
+    assert two.report["factor_sets"] == "two"
     assert two.config["rope_parameters"]["short_factor"] == [1.0] * 4
     assert two.config["rope_parameters"]["long_factor"] == single["long_factor"]
     export_again(run, recipe.export)
     assert outcome(run) == whole["gradient"]
 
 
-def test_measuring_alone_gives_the_numbers_of_the_walk(
+def test_measuring_alone_gives_the_numbers_of_the_schedule(
     recipe: Recipe, whole: dict[str, Outcome], tmp_path: Path
 ) -> None:
     (tmp_path / "factors.json").write_bytes(whole["gradient"].factors)
@@ -751,7 +753,7 @@ def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_pa
     sources = [
         Source("none"),
         *map(Source, FORMULAS),
-        *(load_factors(run.factors(s)).tiers[0].source for s in searches),
+        *(load_factors(run.factors(s)).factor_sets[0].source for s in searches),
     ]
     wanted = {(m, n, k) for m in sources for n in settings.lengths for k in ("perplexity", "perplexity-last-16")}
     keys = [(score.source, score.context_tokens, score.metric) for score in scores]
@@ -764,14 +766,14 @@ def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_pa
     assert written_scores(read_records(run.scores, Score)) == written_scores(every)
     fingerprints = {(score.source.known_as, score.factors_fingerprint) for score in scores}
     model = load_model(recipe.model, device="cpu")
-    baselines = {name: closed_form(model.spec, name, TARGET, settings.lengths) for name in FORMULAS}
+    baselines = {name: baseline_factors(model.spec, name, TARGET, settings.lengths) for name in FORMULAS}
     searched = {method: load_factors(run.factors(method)) for method in searches}
     tables = {method: table.fingerprint for method, table in {**baselines, **searched}.items()}
     assert fingerprints == {("none", ""), *tables.items()}
     values = {(score.method, score.context_tokens): score.value for score in scores if score.metric == "perplexity"}
     text = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data).measure
     pieces = text.divided(text.windows(TARGET, 2), 192)
-    losses = perplexity.window_losses(model, baselines["dynamic-ntk"].tiers[1], pieces)
+    losses = perplexity.window_losses(model, baselines["dynamic-ntk"].factor_sets[1], pieces)
     assert values["dynamic-ntk", 192] == pytest.approx(statistics.perplexity(losses))
     assert values["dynamic-ntk", 64] == pytest.approx(values["none", 64])
     assert values["dynamic-ntk", TARGET] == pytest.approx(values["ntk", TARGET])
@@ -820,7 +822,7 @@ def test_a_comparison_that_was_interrupted_ends_as_a_whole_one(recipe: Recipe, t
 
 @pytest.fixture
 def tuning(recipe: Recipe) -> Recipe:
-    """A walk that searches, tunes and recovers the short window."""
+    """A run that searches, tunes and recovers the short window."""
     return replace(
         recipe,
         stages=(Stage(search=TARGET), Stage(tune=TARGET), Stage(short=64)),
@@ -844,7 +846,7 @@ def test_tuned_weights_are_measured_against_those_before(tuning: Recipe, tmp_pat
     untuned = load_model(tuning.model, device="cpu")
     texts = load_texts(tuning.data, untuned.tokenizer, measure=tuning.measure_data)
     windows = texts.measure.windows(TARGET, 3)
-    rival = closed_form(untuned.spec, best, TARGET, (64, TARGET)).choose(TARGET)
+    rival = baseline_factors(untuned.spec, best, TARGET, (64, TARGET)).choose(TARGET)
     theirs = perplexity.window_losses(untuned, rival, windows)
     session = Session(tuning, run, untuned, texts)
     tuned = run_tasks(session, plan_tasks(session))
@@ -859,16 +861,16 @@ def test_tuned_weights_are_measured_against_those_before(tuning: Recipe, tmp_pat
 
 
 @pytest.mark.usefixtures("unopened")
-def test_an_interrupted_walk_compares_with_the_weights_before_its_tuning(tuning: Recipe, tmp_path: Path) -> None:
+def test_an_interrupted_schedule_compares_with_the_weights_before_its_tuning(tuning: Recipe, tmp_path: Path) -> None:
     whole, run, steps = extend(tuning, RunDir(tmp_path / "whole")), RunDir(tmp_path / "broken"), list[str]()
 
-    def stop_in_recovery(text: str) -> None:
+    def stop_in_short_search(text: str) -> None:
         steps.append(text)
         if text.startswith("stage 3"):
             raise InterruptError
 
     with pytest.raises(InterruptError):
-        extend(tuning, run, Callbacks(on_step=stop_in_recovery))
+        extend(tuning, run, Callbacks(on_step=stop_in_short_search))
     assert written_scores(extend(tuning, run)) == written_scores(whole)
 
 

@@ -152,7 +152,7 @@ def test_keys_of_earlier_versions_are_read_and_written_under_their_names_of_toda
 
 
 def test_keys_of_earlier_versions_can_be_set() -> None:
-    recipe = changed(DEFAULT, ["measure.rivals=pi,yarn", "export.tiers=two"])
+    recipe = changed(DEFAULT, ["measure.rivals=pi,yarn", "export.factor_sets=two"])
     assert (recipe.measure.baselines, recipe.export.factor_sets) == (("pi", "yarn"), "two")
 
 

@@ -215,9 +215,9 @@ def test_the_nano_model_is_trained_from_its_packages(clone: Path) -> None:
         source = source.replace(line, smaller)
     script.write_text(source, "utf-8")
     run(clone, "bash", "recipes/nano_texts.sh")
-    told = run(clone, sys.executable, "recipes/nano.py", "tokens")
+    messages = run(clone, sys.executable, "recipes/nano.py", "tokens")
     windows = np.load(clone / "data" / "nano" / "tokens" / "windows.npy")
-    assert f"{windows.size:,} tokens in {len(windows):,} windows" in told
+    assert f"{windows.size:,} tokens in {len(windows):,} windows" in messages
     assert "step 0: " in run(clone, sys.executable, "recipes/nano.py", "train")
     model = load_model(clone / "data" / "nano" / "model", device="cpu")
     assert (model.spec.trained_window, model.network.config.num_hidden_layers) == (256, 6)
@@ -271,7 +271,7 @@ def test_texts_of_smollm2_64k_tuned_are_fetched(dry_clone: Path) -> None:
 
 
 def test_texts_of_the_nano_model_are_fetched(dry_clone: Path) -> None:
-    told = run(dry_clone, "bash", "recipes/nano_texts.sh")
+    messages = run(dry_clone, "bash", "recipes/nano_texts.sh")
     folder = dry_clone / "data" / "nano" / "python"
     assert len(list(folder.iterdir())) == len(nano_packages())
-    assert "characters in data/nano/python" in told
+    assert "characters in data/nano/python" in messages

@@ -21,7 +21,7 @@ from longrope.report import score_tables
 from longrope.report.contents import read_run
 from longrope.report.palette import figure_style, style_of
 from longrope.report.scores import other_section
-from longrope.rope import RopeSpec, closed_form
+from longrope.rope import RopeSpec, baseline_factors
 from longrope.runs.provenance import describe_rope
 from longrope.runs.records import Score, read_records
 from longrope.runs.run_dir import RunDir
@@ -74,7 +74,7 @@ ATTENTION: dict[str, Callable[[float, float], float]] = {  # what the rows say, 
 def test_every_formula_has_the_attention_factor_that_its_row_states(name: str) -> None:
     for target in (128, 512, 2**20):
         stated = ATTENTION[METHODS[name].attention](target / 64, 64)
-        assert closed_form(SPEC, name, target).tiers[-1].attention_factor == pytest.approx(stated, rel=1e-12)
+        assert baseline_factors(SPEC, name, target).factor_sets[-1].attention_factor == pytest.approx(stated, rel=1e-12)
 
 
 def test_every_baseline_states_its_attention_factor() -> None:
@@ -88,8 +88,8 @@ def test_a_new_method_is_known_wherever_methods_are_named() -> None:
     """Settings take it, its factors are made, and figures have its label, colour and dash."""
     assert MeasureRecipe(baselines=("toy", "yarn")).baselines == ("toy", "yarn")
     assert GradientRecipe(start="toy").start == "toy"
-    (tier,) = closed_form(SPEC, "toy", 512).tiers
-    assert (tier.method, tier.target_window, set(tier.lambdas)) == ("toy", 512, {2.0})
+    (factor_set,) = baseline_factors(SPEC, "toy", 512).factor_sets
+    assert (factor_set.method, factor_set.target_window, set(factor_set.lambdas)) == ("toy", 512, {2.0})
     assert {pair["toy"] for pair in describe_rope(SPEC, 512)["pairs"]} == {2.0}
     assert label_of("toy") == "Toy scaling"
     assert style_of("toy").dash == "9 9"

@@ -19,7 +19,7 @@ from longrope.errors import FactorsError, ModelError
 from longrope.labels import Source
 from longrope.models import LanguageModel, load_model
 from longrope.recipe import GradientRecipe, SearchRecipe
-from longrope.rope import RescaleFactors, RopeSpec, closed_form, load_factors
+from longrope.rope import RescaleFactors, RopeSpec, baseline_factors, load_factors
 from longrope.runs.records import Trial, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.search import find_factors, scan_base
@@ -153,7 +153,7 @@ def test_held_out_windows_choose_among_the_best_of_the_search_windows() -> None:
 def test_a_formula_that_is_best_keeps_its_name(name: str, exponent: float) -> None:
     """Exactly its factors, whatever the search windows say; the label says who chose them."""
     found = scanning(Bowl(2.5, 1.2, held_out=(exponent, 1.0))).factors
-    formula = closed_form(SPEC, name, TARGET).tiers[0]
+    formula = baseline_factors(SPEC, name, TARGET).factor_sets[0]
     assert found.fingerprint == formula.fingerprint
     assert found.source == Source(name, "ntk-scan")
     assert found.source.label.endswith("(chosen by the scan of base and attention factor)")
@@ -261,7 +261,9 @@ def test_an_interrupted_scan_ends_as_a_whole_one(calls: int, tmp_path: Path) -> 
 def test_other_trials_in_the_log_are_left_alone(tmp_path: Path) -> None:
     """Searches of one run share a file."""
     path = tmp_path / "trials"
-    other = TrialLog(path, "longrope-gradient").validate(0, "pi", closed_form(SPEC, "pi", TARGET).tiers[0], Bowl())
+    other = TrialLog(path, "longrope-gradient").validate(
+        0, "pi", baseline_factors(SPEC, "pi", TARGET).factor_sets[0], Bowl()
+    )
     scanning(Bowl(), TrialLog(path, "ntk-scan"))
     assert read_records(path, Trial)[0] == other
     assert {t.method for t in read_records(path, Trial)[1:]} == {"ntk-scan"}
@@ -322,7 +324,7 @@ def test_a_scan_of_a_model_leaves_its_factors_trials_and_cost(
     settings = SearchRecipe(validation_windows=1)
     given: dict[str, Any] = {"run": run, "settings": settings, "seed": 3, "passes": 90, "on_message": lines.append}
     found = scan_base(model, text, 256, **given)
-    assert load_factors(run.factors("ntk-scan")).tiers == (found,)
+    assert load_factors(run.factors("ntk-scan")).factor_sets == (found,)
     assert found.chosen_by == "ntk-scan"
     assert found.searched
     found.check_spec(model.spec)
@@ -331,14 +333,14 @@ def test_a_scan_of_a_model_leaves_its_factors_trials_and_cost(
     held_out = {trial.loss_nats: trial for trial in trials if trial.kind == "validation"}
     best = held_out[min(held_out)]
     assert (best.lambdas, best.attention_factor) == (found.lambdas, found.attention_factor)
-    told = json.loads(run.scan.read_text())
-    assert told["passes"] == sum(trial.token_passes for trial in trials) / 256 <= told["budget"] == 90
-    assert (told["factors"], told["attention_factor"]) == (found.fingerprint, found.attention_factor)
+    messages = json.loads(run.scan.read_text())
+    assert messages["passes"] == sum(trial.token_passes for trial in trials) / 256 <= messages["budget"] == 90
+    assert (messages["factors"], messages["attention_factor"]) == (found.fingerprint, found.attention_factor)
     last = model.spec.num_pairs - 1
     ratio = 256 / model.spec.trained_window
-    assert found.lambdas[last] == pytest.approx(ratio ** (told["exponent"] * last / model.spec.num_pairs))
+    assert found.lambdas[last] == pytest.approx(ratio ** (messages["exponent"] * last / model.spec.num_pairs))
     assert len(lines) == 1
-    assert f"{told['passes']} window passes of a budget of 90" in lines[0]
+    assert f"{messages['passes']} window passes of a budget of 90" in lines[0]
     assert scan_base(model, text, 256, **given) == found
     assert len(read_records(run.trials, Trial)) == len(trials)
 

@@ -26,11 +26,11 @@ from longrope.data import TokenText, load_texts
 from longrope.errors import FactorsError, ModelError, RunError, TextsError
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import EvolutionRecipe, GradientRecipe, SearchRecipe
-from longrope.rope import RescaleFactors, RopeSpec, closed_form, critical_lambdas, load_factors, tuned_spec
+from longrope.rope import RescaleFactors, RopeSpec, baseline_factors, critical_lambdas, load_factors, tuned_spec
 from longrope.runs.records import Trial, read_records
 from longrope.runs.run_dir import RunDir
-from longrope.search import check_recovery, cut_windows, find_factors, recover_window
-from longrope.search.cost import compare_costs, count_passes, count_recovery_passes
+from longrope.search import check_short_search, cut_windows, find_factors, search_short_window
+from longrope.search.cost import compare_costs, count_passes, count_short_passes
 from longrope.search.descend import (
     WORTHWHILE,
     Adam,
@@ -46,8 +46,8 @@ from longrope.search.space import START_TOKENS, Candidate, FactorSpace
 SPEC = RopeSpec(head_dim=8, rotary_dim=8, theta=10_000.0, trained_window=64)
 TARGET = 256
 RATIO = 4.0
-STARTS = [closed_form(SPEC, name, TARGET).tiers[0] for name in ("pi", "ntk", "yarn")]
-CRITICAL = closed_form(SPEC, "critical", TARGET).tiers[0]
+STARTS = [baseline_factors(SPEC, name, TARGET).factor_sets[0] for name in ("pi", "ntk", "yarn")]
+CRITICAL = baseline_factors(SPEC, "critical", TARGET).factor_sets[0]
 SPACE = FactorSpace(SPEC.num_pairs, RATIO, max_start_tokens=TARGET - 1)
 OPTIMUM = (1.15, 1.6, 4.3, 4.7)
 QUICK_EVOLUTION = EvolutionRecipe(population=10, parents=5, mutations=4, crossovers=4, generations=6, windows=1)
@@ -187,29 +187,29 @@ def test_descent_with_the_default_numbers_closes_most_of_the_gap() -> None:
 
 
 def test_a_rate_that_is_too_high_costs_steps_and_not_the_result() -> None:
-    """The walk goes back to its best point and on from there with more care: still closer than any start."""
+    """The descent goes back to its best point and on from there with more care: still closer than any start."""
     valley = Valley(attention=1.2, start_tokens=0)
     found = descending(valley, settings=GradientRecipe(learning_rate=3.0, steps=60))
     best_start = min(valley.loss(start, OPTIMUM) for start in [*STARTS, CRITICAL])
     assert valley.loss(found, OPTIMUM) - 2 < 0.5 * (best_start - 2)
 
 
-def test_the_walk_goes_back_where_the_held_out_windows_got_worse() -> None:
-    """To the best point that the walk has validated, and on from there at half the rate, by Adam's first step."""
+def test_the_schedule_goes_back_where_the_held_out_windows_got_worse() -> None:
+    """To the best point that the descent has validated, and on from there at half the rate, by Adam's first step."""
     log = TrialLog(None, GRADIENT)
     rates = GradientRecipe(learning_rate=3.0, attention_rate=1e-3, steps=24, validate_every=3, start="critical")
     descending(Valley(start_tokens=0), log, settings=rates)
-    walk = [trial for trial in log.made if trial.origin == "gradient"]
+    descent = [trial for trial in log.made if trial.origin == "gradient"]
     best = [trial.loss_nats for trial in log.made if (trial.kind, trial.origin) == ("validation", "critical")][-1]
-    begun, best_lambdas, caution, retreats = best, walk[0].lambdas, 1.0, list[float]()
-    for i, trial in enumerate(walk[:-2]):
+    begun, best_lambdas, caution, retreats = best, descent[0].lambdas, 1.0, list[float]()
+    for i, trial in enumerate(descent[:-2]):
         if trial.kind != "validation":
             continue
         if trial.loss_nats <= best:
             best, best_lambdas = trial.loss_nats, trial.lambdas
             continue
         retreats, caution = [*retreats, trial.loss_nats], caution / 2
-        back, after = walk[i + 1], walk[i + 2]
+        back, after = descent[i + 1], descent[i + 2]
         assert (back.kind, after.kind, back.lambdas) == ("gradient", "gradient", best_lambdas)
         cosine = 0.5 * (1 + math.cos(math.pi * back.step / 24))
         moved = abs(math.log(after.attention_factor / back.attention_factor))
@@ -218,7 +218,7 @@ def test_the_walk_goes_back_where_the_held_out_windows_got_worse() -> None:
 
 
 def test_the_scan_begins_where_the_search_windows_are_best() -> None:
-    """The first point of the walk is the best that was scanned, and never worse than the critical-pair factors."""
+    """The first point of the descent is the best that was scanned, and never worse than the critical-pair factors."""
     valley, log = Valley(optimum=(1.0, 3.0, 4.5, 4.5), start_tokens=0), TrialLog(None, GRADIENT)
     descending(valley, log, settings=GradientRecipe(start="scan"))
     scanned = [trial for trial in log.made if trial.kind == "search"]
@@ -232,7 +232,7 @@ def test_the_scan_begins_where_the_search_windows_are_best() -> None:
 
 @pytest.mark.parametrize("share", [0.7, 1.0, 1.3, 1.6])
 def test_the_scan_finds_the_best_attention_factor_of_four(share: float) -> None:
-    """Shares of the excess of LongRoPE's factor, sqrt(1 + ln 4 / ln 64), over 1; the walk begins at the best."""
+    """Shares of the excess of LongRoPE's factor, sqrt(1 + ln 4 / ln 64), over 1; the descent begins at the best."""
     excess = math.sqrt(1 + math.log(4) / math.log(64)) - 1
     valley, log = Valley(attention=1 + share * excess, start_tokens=0), TrialLog(None, GRADIENT)
     descending(valley, log, settings=GradientRecipe(start="scan", steps=1))
@@ -253,7 +253,7 @@ def test_descent_takes_start_tokens_only_for_a_worthwhile_gain(gain: float, kept
 
 
 def test_start_tokens_stay_below_the_target_window() -> None:
-    short = [closed_form(SPEC, name, 65).tiers[0] for name in ("pi", "ntk", "yarn", "critical")]
+    short = [baseline_factors(SPEC, name, 65).factor_sets[0] for name in ("pi", "ntk", "yarn", "critical")]
     valley = Valley(start_tokens=256)
     descend(
         valley, SPEC, short, QUICK_DESCENT, max_start_tokens=short[0].target_window - 1, log=TrialLog(None, GRADIENT)
@@ -265,7 +265,7 @@ def test_start_tokens_stay_below_the_target_window() -> None:
 
 @BOTH
 def test_validation_decides_and_not_the_search_loss(search: Search, method: str) -> None:
-    """The walk goes to one optimum, the held-out windows prefer another: the result is what validates best."""
+    """The descent goes to one optimum, the held-out windows prefer another: the result is what validates best."""
     valley = Valley(validation_optimum=(1.0, 1.2, 1.5, 2.0), start_tokens=0)
     found = search(valley)
     tried = [valley.loss(factors, valley.validation_optimum) for kind, factors in valley.calls if kind == "validation"]
@@ -334,7 +334,7 @@ def test_start_tokens_leave_a_baseline_its_name(start: RescaleFactors) -> None:
 @BOTH
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), broken=st.sampled_from([0.0, 0.3]))
-def test_the_result_is_never_worse_on_validation_than_the_closed_forms(
+def test_the_result_is_never_worse_on_validation_than_the_baselines(
     search: Search, method: str, seed: int, broken: float
 ) -> None:
     """On noise, where nothing that is learnt on the search windows helps on the held-out ones."""
@@ -424,9 +424,9 @@ def test_a_model_whose_weights_became_nan_is_not_searched(method: str, text: Tok
     with pytest.raises(ModelError, match=r"No loss of 'pico-llama' is finite at 128 tokens"):
         find_factors(model, text, 128, settings=SearchRecipe(method=method), on_trial=trials.append)
     assert {(trial.step, trial.kind) for trial in trials} == {(0, "validation")}
-    longest, trials[:] = closed_form(model.spec, "yarn", 128).tiers[0], []
+    longest, trials[:] = baseline_factors(model.spec, "yarn", 128).factor_sets[0], []
     with pytest.raises(ModelError, match=r"No loss of 'pico-llama' is finite at 64 tokens.*share-0, share-0\.25"):
-        recover_window(model, text, 64, longest, on_trial=trials.append)
+        search_short_window(model, text, 64, longest, on_trial=trials.append)
     assert len(trials) == 5
 
 
@@ -584,7 +584,7 @@ def test_the_paper_numbers_are_the_ones_that_are_spent(
 ) -> None:
     """On 32 pairs, where two proposals are hardly ever the same."""
     spec = RopeSpec(head_dim=64, rotary_dim=64, theta=10_000.0, trained_window=64)
-    starts = [closed_form(spec, name, TARGET).tiers[0] for name in ("pi", "ntk", "yarn")]
+    starts = [baseline_factors(spec, name, TARGET).factor_sets[0] for name in ("pi", "ntk", "yarn")]
     log, valley = TrialLog(None, EVOLUTION), Valley(optimum=tuple(np.linspace(1, 4, 32).tolist()))
     settings = EvolutionRecipe().filled(window)
     assert settings.parents == parents
@@ -735,9 +735,9 @@ def test_the_descent_keeps_pairs_that_never_turned_fully_at_the_ratio_or_above()
     """Whatever the loss over text would like."""
     log = TrialLog(None, GRADIENT)
     descending(Valley(optimum=(1.15, 1.6, 2.9, 3.7), start_tokens=0), log, settings=GradientRecipe(steps=300))
-    walk = [trial for trial in log.made if trial.origin == "gradient"]
-    assert min(min(trial.lambdas[SPEC.critical_pair :]) for trial in walk) >= RATIO * (1 - 1e-9)
-    np.testing.assert_allclose(walk[-1].lambdas, (1.15, 1.6, RATIO, RATIO), rtol=0.02)
+    descent = [trial for trial in log.made if trial.origin == "gradient"]
+    assert min(min(trial.lambdas[SPEC.critical_pair :]) for trial in descent) >= RATIO * (1 - 1e-9)
+    np.testing.assert_allclose(descent[-1].lambdas, (1.15, 1.6, RATIO, RATIO), rtol=0.02)
 
 
 # On a model
@@ -779,7 +779,7 @@ def as_factors(model: LanguageModel, trial: Trial | RescaleFactors) -> RescaleFa
 def test_the_objective_is_the_sum_of_losses_over_the_tokens(tail: int, model: LanguageModel, text: TokenText) -> None:
     windows = text.windows(96, 7)
     objective = WindowObjective.prepare(model, windows[:4], windows[4:], search_count=3, tail_tokens=tail)
-    factors = closed_form(model.spec, "yarn", 96).tiers[0]
+    factors = baseline_factors(model.spec, "yarn", 96).factor_sets[0]
     searched, held_out = objective.search_loss(factors), objective.validation_loss(factors)
     assert searched.loss_nats == pytest.approx(mean_loss(model, factors, windows[:3], tail), rel=1e-6)
     assert held_out.loss_nats == pytest.approx(mean_loss(model, factors, windows[4:], tail), rel=1e-6)
@@ -807,7 +807,7 @@ def test_needles_are_weighed_beside_the_text(model: LanguageModel, text: TokenTe
     windows = text.windows(2048, 2)
     objective = WindowObjective.prepare(model, windows[:1], windows[1:], 1, tail_tokens=300, needle_weight=0.7, seed=5)
     again = WindowObjective.prepare(model, windows[:1], windows[1:], 1, tail_tokens=300, needle_weight=0.7, seed=5)
-    factors = closed_form(model.spec, "yarn", 2048).tiers[0]
+    factors = baseline_factors(model.spec, "yarn", 2048).factor_sets[0]
     planted = objective.search_windows[0]
     positions = answer_positions(model, planted)
     assert len(positions) >= 8 * 5
@@ -832,7 +832,7 @@ def test_the_gradient_is_that_of_central_differences(tail: int, tmp_path: Path, 
     pico.save_pico(tmp_path, "stablelm", initializer_range=0.2, rope={"partial_rotary_factor": 0.5})
     model = load_model(tmp_path, device="cpu", dtype="float64")
     windows = text.windows(96, 3)
-    ntk = closed_form(model.spec, "ntk", 128).tiers[0]
+    ntk = baseline_factors(model.spec, "ntk", 128).factor_sets[0]
     lambdas = tuple((ntk.array * np.linspace(1.02, 1.1, model.spec.num_pairs)).tolist())
     factors = replace(ntk, lambdas=lambdas, attention_factor=1.13, start_tokens=8)
     given_gradient = WindowObjective.prepare(model, windows, windows, 1, tail).gradient(factors, 1).gradient
@@ -856,7 +856,7 @@ QUICK = SearchRecipe(
 
 
 @pytest.mark.parametrize("method", ["gradient", "evolution"])
-def test_factors_are_found_on_a_model_and_beat_the_closed_forms(
+def test_factors_are_found_on_a_model_and_beat_the_baselines(
     method: str, model: LanguageModel, text: TokenText, tmp_path: Path
 ) -> None:
     run, settings = RunDir(tmp_path), replace(QUICK, method=method)
@@ -865,7 +865,7 @@ def test_factors_are_found_on_a_model_and_beat_the_closed_forms(
     trials = read_records(run.trials, Trial)
     assert trials == seen
     assert {trial.method for trial in trials} == {found.chosen_by} == {f"longrope-{method}"}
-    assert load_factors(run.factors(found.chosen_by)).tiers == (found,)
+    assert load_factors(run.factors(found.chosen_by)).factor_sets == (found,)
     assert (found.target_window, len(found.lambdas)) == (128, model.spec.num_pairs)
     assert found.searched
     wanted = 2 if method == "evolution" else 5
@@ -879,7 +879,7 @@ def test_factors_are_found_on_a_model_and_beat_the_closed_forms(
             expected = mean_loss(model, as_factors(model, trial), windows, tail=50)
             assert trial.loss_nats == pytest.approx(expected, rel=1e-5)
     for rival in ("pi", "ntk", "yarn"):
-        closed = closed_form(model.spec, rival, 128).tiers[0]
+        closed = baseline_factors(model.spec, rival, 128).factor_sets[0]
         assert mean_loss(model, found, held_out, 50) <= mean_loss(model, closed, held_out, 50) + 1e-6
     if method == "gradient":
         losses = [trial.loss_nats for trial in trials if trial.kind == "validation"]
@@ -999,7 +999,7 @@ def test_the_seed_decides_the_order_of_the_search_windows_alone() -> None:
 @pytest.fixture(scope="module")
 def tuned_with(model: LanguageModel) -> RescaleFactors:
     """What weights may have been tuned with; that these were not does not matter to the search."""
-    ntk = closed_form(model.spec, "ntk", 128).tiers[0]
+    ntk = baseline_factors(model.spec, "ntk", 128).factor_sets[0]
     return replace(ntk, attention_factor=1.08, start_tokens=4)
 
 
@@ -1016,8 +1016,8 @@ def test_the_gradient_by_relative_factors_is_that_of_central_differences(tmp_pat
     pico.save_pico(tmp_path, "stablelm", initializer_range=0.2, rope={"partial_rotary_factor": 0.5})
     model = load_model(tmp_path, device="cpu", dtype="float64")
     windows = text.windows(96, 3)
-    first = replace(closed_form(model.spec, "ntk", 128).tiers[0], attention_factor=1.13, start_tokens=8)
-    ntk = closed_form(tuned_spec(model.spec, first), "ntk", 512).tiers[0]
+    first = replace(baseline_factors(model.spec, "ntk", 128).factor_sets[0], attention_factor=1.13, start_tokens=8)
+    ntk = baseline_factors(tuned_spec(model.spec, first), "ntk", 512).factor_sets[0]
     lambdas = tuple((ntk.array * np.linspace(1.02, 1.1, model.spec.num_pairs)).tolist())
     relative = replace(ntk, lambdas=lambdas, attention_factor=1.05)
     objective = TunedObjective(WindowObjective.prepare(model, windows[:2], windows[2:], 2, 20), first)
@@ -1048,13 +1048,13 @@ def test_a_second_search_goes_on_from_the_factors_of_the_tuning(
     trials = read_records(run.trials, Trial)
     assert (found.target_window, found.spec_fingerprint) == (512, model.spec.fingerprint)
     assert (found.start_tokens, found.chosen_by) == (4, f"longrope-{method}")
-    assert load_factors(run.factors(found.chosen_by)).tiers == (found,)
+    assert load_factors(run.factors(found.chosen_by)).factor_sets == (found,)
     assert found.method in ("ntk", *(f"ntk+{name}" for name in ("pi", "yarn", "critical", f"longrope-{method}")))
     assert all(a >= b for a, b in zip(found.lambdas, tuned_with.lambdas, strict=True))
     _, held_out = cut_windows(text, 512, 2, seed=3)
     geometry = tuned_spec(model.spec, tuned_with)
     for at, name in enumerate(("pi", "ntk", "yarn")):
-        relative = closed_form(geometry, name, 512).tiers[0]
+        relative = baseline_factors(geometry, name, 512).factor_sets[0]
         assert (trials[at].origin, trials[at].lambdas) == (name, relative.lambdas)
         expected = mean_loss(model, composed(tuned_with, relative), held_out, tail=50)
         assert trials[at].loss_nats == pytest.approx(expected, rel=1e-5)
@@ -1091,21 +1091,21 @@ class NamedValley(Valley):
 LONGEST = (1.2, 2.0, 5.0, 8.0)
 
 
-def recover_on(
+def search_short_on(
     valley: Any, model: LanguageModel, text: TokenText, patch: pytest.MonkeyPatch, **given: Any
 ) -> RescaleFactors:
-    """The tier of 64 tokens of a model extended to 512, by an objective whose optimum is known."""
+    """The factor set of 64 tokens of a model extended to 512, by an objective whose optimum is known."""
     longest = RescaleFactors(
         LONGEST, 512, model.spec.fingerprint, attention_factor=1.21, method="yarn", chosen_by=GRADIENT
     )
     patch.setattr(WindowObjective, "prepare", lambda *_, **__: valley)
-    return recover_window(model, text, 64, longest, settings=given.pop("settings", QUICK), **given)
+    return search_short_window(model, text, 64, longest, settings=given.pop("settings", QUICK), **given)
 
 
 def test_the_models_own_rope_comes_back_where_it_is_best(
     model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = recover_on(NamedValley((1.0,) * 4, 1.0, start_tokens=0), model, text, monkeypatch)
+    found = search_short_on(NamedValley((1.0,) * 4, 1.0, start_tokens=0), model, text, monkeypatch)
     assert found.is_identity
     assert (found.target_window, found.method, found.chosen_by) == (64, "none", "longrope-recovered")
     found.check_spec(model.spec)
@@ -1115,22 +1115,22 @@ def test_the_models_own_rope_comes_back_where_it_is_best(
 def test_a_share_of_the_long_factors_is_taken_where_it_is_best(
     share: float, model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As an exponent; the walk from there finds nothing better."""
+    """As an exponent; the descent from there finds nothing better."""
     optimum = tuple(x**share for x in LONGEST)
-    found = recover_on(NamedValley(optimum, 1.21**share, start_tokens=0), model, text, monkeypatch)
+    found = search_short_on(NamedValley(optimum, 1.21**share, start_tokens=0), model, text, monkeypatch)
     assert found.lambdas == pytest.approx(optimum, rel=1e-12)
     assert found.attention_factor == pytest.approx(1.21**share, rel=1e-12)
     method = "yarn" if share == 1 else "longrope-recovered"
     assert (found.method, found.chosen_by) == (method, "longrope-recovered")
 
 
-def test_the_walk_to_a_short_window_leaves_the_shares_where_another_point_is_better(
+def test_the_schedule_to_a_short_window_leaves_the_shares_where_another_point_is_better(
     model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With every pair free, also those that never turned fully."""
     optimum = (1.1, 1.15, 2.9, 2.95)
     valley = NamedValley(optimum, 1.05, start_tokens=0)
-    found = recover_on(
+    found = search_short_on(
         valley, model, text, monkeypatch, settings=replace(QUICK, gradient=GradientRecipe(steps=300, validate_every=10))
     )
     best_share = min(valley.loss(factors, optimum) for kind, factors in valley.calls[:5])
@@ -1143,20 +1143,20 @@ def test_the_search_for_a_short_window_is_resumed_from_its_log(
     stop: int, model: LanguageModel, text: TokenText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, whole = RunDir(tmp_path), NamedValley((1.1, 1.2, 2.0, 3.0), 1.05, start_tokens=0)
-    expected = recover_on(whole, model, text, monkeypatch)
+    expected = search_short_on(whole, model, text, monkeypatch)
     first, second = replace(whole, patience=stop, calls=[]), replace(whole, calls=[])
     with pytest.raises(InterruptError):
-        recover_on(first, model, text, monkeypatch, run=run)
-    assert recover_on(second, model, text, monkeypatch, run=run) == expected
+        search_short_on(first, model, text, monkeypatch, run=run)
+    assert search_short_on(second, model, text, monkeypatch, run=run) == expected
     assert first.calls + second.calls == whole.calls
-    assert recover_on(replace(whole, patience=0, calls=[]), model, text, monkeypatch, run=run) == expected
+    assert search_short_on(replace(whole, patience=0, calls=[]), model, text, monkeypatch, run=run) == expected
 
 
-def test_a_short_window_is_recovered_on_a_model(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
+def test_a_short_window_is_searched_on_a_model(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
     """The losses are those of short windows: eight times as many are held out where the long ones have that length."""
-    longest, run = closed_form(model.spec, "yarn", 512).tiers[0], RunDir(tmp_path)
+    longest, run = baseline_factors(model.spec, "yarn", 512).factor_sets[0], RunDir(tmp_path)
     seen: list[Trial] = []
-    found = recover_window(model, text, 64, longest, run=run, settings=QUICK, seed=3, on_trial=seen.append)
+    found = search_short_window(model, text, 64, longest, run=run, settings=QUICK, seed=3, on_trial=seen.append)
     searched, held_out = cut_windows(text, 64, 16, seed=3)
     trials = read_records(run.trials, Trial)
     assert trials == seen
@@ -1175,15 +1175,15 @@ def test_a_short_window_is_recovered_on_a_model(model: LanguageModel, text: Toke
 
 
 def test_a_text_too_short_to_recover_a_window_is_refused(model: LanguageModel, text: TokenText) -> None:
-    longest = closed_form(model.spec, "yarn", 512).tiers[0]
+    longest = baseline_factors(model.spec, "yarn", 512).factor_sets[0]
     short = replace(text, tokens=text.tokens[: 17 * 64 - 1], documents=np.zeros(1, np.int64))
     for work in (
-        lambda: recover_window(model, short, 64, longest, settings=QUICK),
-        lambda: check_recovery(short, 64, 512, QUICK),
+        lambda: search_short_window(model, short, 64, longest, settings=QUICK),
+        lambda: check_short_search(short, 64, 512, QUICK),
     ):
         with pytest.raises(TextsError, match="17 windows of 64 tokens"):
             work()
-    check_recovery(replace(short, tokens=text.tokens[: 17 * 64]), 64, 512, QUICK)
+    check_short_search(replace(short, tokens=text.tokens[: 17 * 64]), 64, 512, QUICK)
 
 
 # What searches cost
@@ -1252,10 +1252,10 @@ def test_passes_over_short_windows_are_about_as_many_as_were_foreseen(
 ) -> None:
     """By gradient whatever the method for the long window is."""
     settings, made = SearchRecipe(method=method), list[Trial]()
-    longest = closed_form(model.spec, "yarn", 256).tiers[0]
-    recover_window(model, text, 64, longest, settings=settings, on_trial=made.append)
+    longest = baseline_factors(model.spec, "yarn", 256).factor_sets[0]
+    search_short_window(model, text, 64, longest, settings=settings, on_trial=made.append)
     passes = sum(trial.token_passes for trial in made) / 64
-    assert count_recovery_passes(settings, 64, 256) == pytest.approx(passes, rel=0.05)
+    assert count_short_passes(settings, 64, 256) == pytest.approx(passes, rel=0.05)
 
 
 def test_costs_are_counted_up_to_the_loss_that_all_have_reached() -> None:

@@ -1,6 +1,6 @@
-"""The progressive walk: what each stage leaves, what a changed recipe does again, and what is refused before it.
+"""The progressive run: what each stage leaves, what a changed recipe does again, and what is refused before it.
 
-The oracle of a walk is the same arrows called by hand, one after the other, on a model of their own.
+The oracle of a run is the same arrows called by hand, one after the other, on a model of their own.
 """
 
 import json
@@ -53,7 +53,7 @@ from longrope.report.sections import cost_section
 from longrope.rope import FactorTable, RescaleFactors, compose, extrapolate, load_factors, relative_to, tuned_spec
 from longrope.runs.records import Score, TrainStep, Trial, read_records
 from longrope.runs.run_dir import RunDir
-from longrope.search import find_factors, recover_window
+from longrope.search import find_factors, search_short_window
 from longrope.search.cost import count_passes
 from longrope.tuning import fine_tune
 
@@ -70,7 +70,7 @@ STAGES = (
 
 @pytest.fixture(scope="module")
 def recipe(pico_folder: Path, text_folders: tuple[Path, Path]) -> Recipe:
-    """A whole walk in a few seconds; training is fast enough to change every loss."""
+    """A whole run in a few seconds; training is fast enough to change every loss."""
     return Recipe(
         str(pico_folder),
         TARGET,
@@ -88,7 +88,7 @@ def recipe(pico_folder: Path, text_folders: tuple[Path, Path]) -> Recipe:
 
 @pytest.fixture(scope="module")
 def run(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """A finished walk whose checkpoint was really reopened; read it only."""
+    """A finished run whose checkpoint was really reopened; read it only."""
     directory = RunDir(tmp_path_factory.mktemp("walk") / "run")
     extend(recipe, directory)
     return directory
@@ -96,7 +96,7 @@ def run(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 @pytest.fixture
 def copied(run: RunDir, tmp_path: Path) -> RunDir:
-    """A finished walk of one's own."""
+    """A finished run of one's own."""
     shutil.copytree(run.path, tmp_path / "run")
     return RunDir(tmp_path / "run")
 
@@ -112,10 +112,10 @@ def folders_of(run: RunDir) -> list[Path]:
     return sorted(run.stages.iterdir())
 
 
-def tier_of(folder: Path) -> RescaleFactors:
-    """The one tier that a stage has left."""
-    (tier,) = load_factors(folder / "factors.json").tiers
-    return tier
+def set_of(folder: Path) -> RescaleFactors:
+    """The one factor set that a stage has left."""
+    (factor_set,) = load_factors(folder / "factors.json").factor_sets
+    return factor_set
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -137,7 +137,7 @@ def never(*_: object, **__: object) -> None:
     raise AssertionError("done again")
 
 
-# What a walk leaves
+# What a run leaves
 
 
 def test_each_stage_has_a_folder_with_what_it_promises(run: RunDir) -> None:
@@ -150,9 +150,9 @@ def test_each_stage_has_a_folder_with_what_it_promises(run: RunDir) -> None:
         "5-recover-64",
     ]
     for folder in folders:
-        told = json.loads((folder / "stage.json").read_text())
-        assert folder.name.endswith(told["inputs"]["window"] + "-" + folder.name[-8:])
-        assert told["factors"] == tier_of(folder).fingerprint
+        messages = json.loads((folder / "stage.json").read_text())
+        assert folder.name.endswith(messages["inputs"]["window"] + "-" + folder.name[-8:])
+        assert messages["factors"] == set_of(folder).fingerprint
     kinds = {path.name[0]: {file.name for file in path.iterdir()} for path in folders}
     assert kinds["1"] == kinds["3"] == {"stage.json", "factors.json", "factors-longrope-gradient.json", "trials.jsonl"}
     assert kinds["2"] == {"stage.json", "factors.json", "train.jsonl", "tuning.safetensors"}
@@ -162,7 +162,7 @@ def test_each_stage_has_a_folder_with_what_it_promises(run: RunDir) -> None:
     assert {trial.method for trial in read_records(folders[4] / "trials.jsonl", Trial)} == {"longrope-recovered"}
 
 
-def test_the_costs_of_a_walk_are_those_of_its_searches(run: RunDir) -> None:
+def test_the_costs_of_a_schedule_are_those_of_its_searches(run: RunDir) -> None:
     """Each by itself, for the losses of different windows tell nothing of each other; the report lists them."""
     costs = json.loads((run.path / "costs.json").read_text())
     searched = {"search 128": 0, "search 256": 2, "recover 64": 4}
@@ -182,7 +182,7 @@ def test_the_costs_of_a_walk_are_those_of_its_searches(run: RunDir) -> None:
     assert table.rows[0] == ("trials", *(str(cost["trials"]) for cost in costs))
 
 
-def test_a_walk_is_the_arrows_called_one_after_the_other(recipe: Recipe, run: RunDir) -> None:
+def test_a_schedule_is_the_arrows_called_one_after_the_other(recipe: Recipe, run: RunDir) -> None:
     model, texts = open_texts(recipe)
     given: dict[str, Any] = {"settings": recipe.search, "seed": recipe.seed}
     first = find_factors(model, texts.search, TUNED_AT, **given)
@@ -190,39 +190,41 @@ def test_a_walk_is_the_arrows_called_one_after_the_other(recipe: Recipe, run: Ru
     tuned = fine_tune(model, first, texts.tune, settings=at, seed=recipe.seed)
     second = find_factors(tuned, texts.search, SEARCHED, tuned_with=first, **given)
     relative = extrapolate(relative_to(first, second), tuned_spec(tuned.spec, first), TARGET)
-    carried = compose(first, relative)
-    short = recover_window(tuned, texts.search, SHORT, carried, **given)
+    extrapolated = compose(first, relative)
+    short = search_short_window(tuned, texts.search, SHORT, extrapolated, **given)
     folders = folders_of(run)
-    assert [tier_of(folder).fingerprint for folder in folders] == [
-        tier.fingerprint for tier in (first, first, second, carried, short)
+    assert [set_of(folder).fingerprint for folder in folders] == [
+        factor_set.fingerprint for factor_set in (first, first, second, extrapolated, short)
     ]
-    assert load_factors(run.factors()) == FactorTable((short, first, second, carried))
+    assert load_factors(run.factors()) == FactorTable((short, first, second, extrapolated))
     saved = load_file(folders[1] / "tuning.safetensors")
     for name, weight in weights_of(tuned).items():
         assert torch.equal(saved[f"weight/{name}"], weight), name
 
 
-def test_the_scores_are_those_of_the_tuned_weights_and_each_length_has_its_tier(recipe: Recipe, run: RunDir) -> None:
-    """Short sequences take the recovered tier, long ones the carried one; the model before it stays beside them."""
+def test_the_scores_are_those_of_the_tuned_weights_and_each_length_has_its_factor_set(
+    recipe: Recipe, run: RunDir
+) -> None:
+    """Short sequences take the short factors, long ones the extrapolated; the model before them stays beside."""
     scores = {(score.method, score.context_tokens): score for score in scores_of(run)}
     assert set(scores) == {(method, n) for method in ("none", "longrope-tuned") for n in (SHORT, TARGET)}
     model, texts = open_texts(recipe)
     table, windows = load_factors(run.factors()), texts.measure.windows(TARGET, 2)
-    assert [tier.target_window for tier in table.tiers] == [SHORT, TUNED_AT, SEARCHED, TARGET]
+    assert [factor_set.target_window for factor_set in table.factor_sets] == [SHORT, TUNED_AT, SEARCHED, TARGET]
     assert table.choose(SHORT).chosen_by == "longrope-recovered"
     first = table.choose(TUNED_AT).method
     assert {s.source for s in scores.values()} == {
         ("none", "", ""),
-        ("longrope-tuned", GRADIENT, table.tiers[-1].method),
+        ("longrope-tuned", GRADIENT, table.factor_sets[-1].method),
     }
-    assert set(first.split("+")) <= set(table.tiers[-1].method.split("+")), "composed with those of the tuning"
+    assert set(first.split("+")) <= set(table.factor_sets[-1].method.split("+")), "composed with those of the tuning"
     for length in (SHORT, TARGET):
         losses = window_losses(model, None, texts.measure.divided(windows, length))
         assert scores["none", length].value == pytest.approx(perplexity(losses))
         assert scores["none", length].model == recipe.model
     load_weights(model, folders_of(run)[1])
     for length, folder in ((SHORT, folders_of(run)[4]), (TARGET, folders_of(run)[3])):
-        losses = window_losses(model, tier_of(folder), texts.measure.divided(windows, length))
+        losses = window_losses(model, set_of(folder), texts.measure.divided(windows, length))
         score = scores["longrope-tuned", length]
         assert score.value == pytest.approx(perplexity(losses))
         assert score.factors_fingerprint == table.fingerprint
@@ -243,7 +245,7 @@ def test_the_exported_checkpoint_has_the_tuned_weights_and_the_longest_factors(r
     assert max(report["difference_short"], report["difference_long"]) < 0.02
     network = AutoModelForCausalLM.from_pretrained(run.checkpoint)
     assert network.config.max_position_embeddings == TARGET
-    assert network.config.rope_parameters["long_factor"] == pytest.approx(tier_of(folders_of(run)[3]).lambdas)
+    assert network.config.rope_parameters["long_factor"] == pytest.approx(set_of(folders_of(run)[3]).lambdas)
     assert_tuned(run)
 
 
@@ -281,8 +283,8 @@ def test_a_tuning_trains_with_the_factors_of_the_stage_that_it_names(recipe: Rec
     model = fine_tune(model, near, texts.tune, settings=at, seed=recipe.seed)
     model = fine_tune(model, far, texts.tune, settings=replace(at, steps=STEPS + 1), seed=recipe.seed)
     longest = find_factors(model, texts.search, TARGET, tuned_with=far, **given)
-    short = recover_window(model, texts.search, SHORT, longest, **given)
-    assert [tier_of(folder) for folder in folders_of(run)] == [near, far, near, far, longest, short]
+    short = search_short_window(model, texts.search, SHORT, longest, **given)
+    assert [set_of(folder) for folder in folders_of(run)] == [near, far, near, far, longest, short]
     assert load_factors(run.factors()) == FactorTable((short, far, longest))
     saved = load_file(folders_of(run)[3] / "tuning.safetensors")
     for name, weight in weights_of(model).items():
@@ -326,7 +328,7 @@ def test_factors_of_a_stage_that_cannot_serve_are_refused(
 # Begun again
 
 
-def test_a_finished_walk_is_only_read(recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_schedule_is_only_read(recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not one pass, for an estimate neither; every stage is told to be done, and every file stays."""
     before, steps = contents(copied.path), list[str]()
     monkeypatch.setattr(passes, "_run", never)
@@ -334,13 +336,13 @@ def test_a_finished_walk_is_only_read(recipe: Recipe, copied: RunDir, monkeypatc
     again = extend(recipe, copied, Callbacks(on_step=steps.append))
     assert [replace(score, seconds=0.0) for score in again] == scores_of(copied)
     assert contents(copied.path) == before
-    told = [step for step in steps if step.startswith("stage ")]
-    assert told == [f"stage {n} of 5: {stage.label} (done before)" for n, stage in enumerate(STAGES, 1)]
+    messages = [step for step in steps if step.startswith("stage ")]
+    assert messages == [f"stage {n} of 5: {stage.label} (done before)" for n, stage in enumerate(STAGES, 1)]
 
 
 @pytest.mark.usefixtures("unopened")
 def test_other_steps_of_the_tuning_do_it_and_what_follows_again(recipe: Recipe, copied: RunDir, tmp_path: Path) -> None:
-    """As a fresh walk would, and the old stages stay."""
+    """As a fresh run would, and the old stages stay."""
     before, changed = contents(copied.stages), replace(recipe, tune=replace(recipe.tune, steps=STEPS + 1))
     trials = list[Trial]()
     extend(changed, copied, Callbacks(on_trial=trials.append))
@@ -353,7 +355,7 @@ def test_other_steps_of_the_tuning_do_it_and_what_follows_again(recipe: Recipe, 
     assert all(len(trial.model) > len(recipe.model) for trial in trials), (
         "nothing of the untuned model is searched again"
     )
-    for name in ("factors.json", "recipe.toml", "walk.txt"):
+    for name in ("factors.json", "recipe.toml", "schedule.txt"):
         assert (copied.path / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
     assert set(scores_of(RunDir(tmp_path / "fresh"))) < set(scores_of(copied))
     shown, expected = read_run(copied), read_run(RunDir(tmp_path / "fresh"))
@@ -366,7 +368,7 @@ def test_other_steps_of_the_tuning_do_it_and_what_follows_again(recipe: Recipe, 
 
 
 @pytest.mark.usefixtures("unopened")
-def test_another_short_window_is_recovered_without_any_other_stage(
+def test_another_short_window_is_searched_without_any_other_stage(
     recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(copied.stages)
@@ -378,7 +380,7 @@ def test_another_short_window_is_recovered_without_any_other_stage(
     assert {path: after[path] for path in before} == before
     assert {path.parts[0][:12] for path in after.keys() - before.keys()} == {"5-recover-32"}
     table = load_factors(copied.factors())
-    assert [tier.target_window for tier in table.tiers] == [32, TUNED_AT, SEARCHED, TARGET]
+    assert [factor_set.target_window for factor_set in table.factor_sets] == [32, TUNED_AT, SEARCHED, TARGET]
     shown = {score.factors_fingerprint for score in read_run(copied).scores if TUNED in score.model}
     assert (
         shown
@@ -388,19 +390,19 @@ def test_another_short_window_is_recovered_without_any_other_stage(
 
 
 @pytest.mark.usefixtures("unopened")
-def test_a_walk_that_was_changed_back_is_only_read(
+def test_a_schedule_that_was_changed_back_is_only_read(
     recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scores, too; the checkpoint alone is written again."""
-    shorter, walked = replace(recipe, stages=(*STAGES[:-1], Stage(short=32))), copied.factors().read_bytes()
+    shorter, scheduled = replace(recipe, stages=(*STAGES[:-1], Stage(short=32))), copied.factors().read_bytes()
     extend(shorter, copied)
     monkeypatch.setattr(passes, "_run", never)
     extend(recipe, copied)
-    assert copied.factors().read_bytes() == walked
+    assert copied.factors().read_bytes() == scheduled
 
 
-def test_stages_that_go_on_from_a_finished_walk_are_shown_with_it(recipe: Recipe, copied: RunDir) -> None:
-    """As a script may walk on; while a stage is not finished, what it goes on from is not known."""
+def test_stages_that_go_on_from_a_finished_schedule_are_shown_with_it(recipe: Recipe, copied: RunDir) -> None:
+    """As a script may run on; while a stage is not finished, what it goes on from is not known."""
     model, texts = open_texts(recipe)
     longer = replace(recipe, stages=(*STAGES, Stage(extrapolate=2 * TARGET)), target_tokens=2 * TARGET)
     before = [stage.name for stage in read_run(copied).stages]
@@ -414,8 +416,8 @@ def test_stages_that_go_on_from_a_finished_walk_are_shown_with_it(recipe: Recipe
 def test_a_run_of_an_earlier_version_goes_on_without_doing_anything_again(
     recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its recipe has other names of some keys; what its checkpoint was made of is written as it was then."""
-    path, before = copied.path / "recipe.toml", contents(copied.path)
+    """Other names of keys and of a file; what its checkpoint was made of is written as it was then."""
+    path = copied.path / "recipe.toml"
     now = path.read_text()
     path.write_text(
         now.replace("baselines = ", "rivals = ")
@@ -425,7 +427,9 @@ def test_a_run_of_an_earlier_version_goes_on_without_doing_anything_again(
     )
     assert now.count("baselines = ") == now.count("factor_sets = ") == 1
     form = {"tiers": "single", "drop_start_tokens": True, "base_model": ""}
-    assert copied.walked.read_text().partition(" ")[2] == json.dumps(form) + "\n"
+    assert copied.scheduled.read_text().partition(" ")[2] == json.dumps(form) + "\n"
+    copied.scheduled.rename(copied.path / "walk.txt")
+    before = contents(copied.path)
     monkeypatch.setattr(passes, "_run", never)
     monkeypatch.setattr(exporting, "export_hf", never)
     extend(recipe, copied)
@@ -438,7 +442,7 @@ def test_a_run_of_an_earlier_version_goes_on_without_doing_anything_again(
 @pytest.mark.usefixtures("unopened")
 def test_another_form_of_the_checkpoint_is_written(recipe: Recipe, copied: RunDir) -> None:
     extend(replace(recipe, export=ExportRecipe("two", drop_start_tokens=True)), copied)
-    assert json.loads(copied.export_report.read_text())["tiers"] == "two"
+    assert json.loads(copied.export_report.read_text())["factor_sets"] == "two"
     assert_tuned(copied)
 
 
@@ -468,7 +472,7 @@ CHANGES: dict[str, Callable[[Recipe], Recipe]] = {
 
 
 @pytest.mark.parametrize("key", CHANGES)
-def test_what_a_walk_cannot_change_is_refused_and_nothing_changes(key: str, recipe: Recipe, copied: RunDir) -> None:
+def test_what_a_schedule_cannot_change_is_refused_and_nothing_changes(key: str, recipe: Recipe, copied: RunDir) -> None:
     before = contents(copied.path)
     with pytest.raises(RunError, match=f"another recipe: .*{key} = "):
         extend(CHANGES[key](recipe), copied)
@@ -479,7 +483,7 @@ def test_what_a_walk_cannot_change_is_refused_and_nothing_changes(key: str, reci
 
 
 @pytest.mark.usefixtures("unopened")
-def test_a_walk_exported_again_has_the_tuned_weights(
+def test_a_schedule_exported_again_has_the_tuned_weights(
     recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And going on with the run leaves the form that was asked for last."""
@@ -487,10 +491,10 @@ def test_a_walk_exported_again_has_the_tuned_weights(
     export_again(copied, ExportRecipe("two", drop_start_tokens=True))
     assert_tuned(copied)
     extend(recipe, copied)
-    assert json.loads(copied.export_report.read_text())["tiers"] == "two"
+    assert json.loads(copied.export_report.read_text())["factor_sets"] == "two"
 
 
-def test_a_walk_that_is_not_finished_is_not_exported(copied: RunDir) -> None:
+def test_a_schedule_that_is_not_finished_is_not_exported(copied: RunDir) -> None:
     (folders_of(copied)[4] / "stage.json").unlink()
     with pytest.raises(RunError, match="not finished: short-context search 64"):
         export_again(copied, ExportRecipe())
@@ -574,11 +578,11 @@ def test_positions_that_a_tuning_imitates_need_factors_for_them(recipe: Recipe) 
 
 
 @pytest.mark.parametrize("stage", [Stage(search=8192), Stage(tune=8192)], ids=str)
-def test_a_text_too_short_for_a_later_stage_is_told_before_the_first(
+def test_a_text_too_short_for_a_later_stage_is_reported_before_the_first(
     stage: Stage, recipe: Recipe, tmp_path: Path
 ) -> None:
-    walked = (STAGES[0], Stage(search=8192), *([stage] if stage.kind == "tune" else []))
-    short = replace(recipe, target_tokens=8192, stages=walked, measure=replace(recipe.measure, lengths=(SHORT,)))
+    scheduled = (STAGES[0], Stage(search=8192), *([stage] if stage.kind == "tune" else []))
+    short = replace(recipe, target_tokens=8192, stages=scheduled, measure=replace(recipe.measure, lengths=(SHORT,)))
     with pytest.raises(TextsError, match="must fit"):
         extend(short, RunDir(tmp_path))
     assert not RunDir(tmp_path).stages.exists()
@@ -588,13 +592,13 @@ def test_a_text_too_short_for_a_later_stage_is_told_before_the_first(
 # Estimates
 
 
-def test_the_cost_of_each_stage_that_is_left_is_told_before_the_first(recipe: Recipe, copied: RunDir) -> None:
+def test_the_cost_of_each_stage_that_is_left_is_reported_before_the_first(recipe: Recipe, copied: RunDir) -> None:
     (folders_of(copied)[1] / "stage.json").unlink()
     steps = list[str]()
     extend(recipe, copied, Callbacks(on_step=steps.append))
-    (told,) = [step for step in steps if "GiB at the peak" in step]
-    assert told.startswith("tune 128: about ")
-    assert steps.index(told) < steps.index("stage 1 of 5: search 128 (done before)")
+    (messages,) = [step for step in steps if "GiB at the peak" in step]
+    assert messages.startswith("tune 128: about ")
+    assert steps.index(messages) < steps.index("stage 1 of 5: search 128 (done before)")
 
 
 def test_a_stage_that_cannot_fit_is_refused_with_numbers_before_anything_is_done(
@@ -625,16 +629,16 @@ def test_estimates_grow_with_steps_windows_and_trained_weights(recipe: Recipe, m
     assert longer.bytes_needed == one.bytes_needed < wider.bytes_needed
     (adapters,) = estimate_stages(replace(recipe, tune=replace(recipe.tune, lora_rank=4)), model, tuned[:1])
     assert adapters.bytes_needed < one.bytes_needed
-    short, long, carried = estimate_stages(
+    short, long, extrapolated = estimate_stages(
         recipe, model, (Stage(search=128), Stage(search=256), Stage(extrapolate=512))
     )
     assert long.seconds == 2 * short.seconds
     assert long.bytes_needed > short.bytes_needed
-    assert carried.seconds == carried.bytes_needed == 0
+    assert extrapolated.seconds == extrapolated.bytes_needed == 0
 
 
 def test_the_estimate_of_a_search_is_about_the_passes_that_it_makes(recipe: Recipe, run: RunDir) -> None:
-    """Of the searches of the walk, in tokens pushed through the model: within a factor of two."""
+    """Of the searches of the run, in tokens pushed through the model: within a factor of two."""
     folder = folders_of(run)[2]
     pushed = sum(trial.token_passes for trial in read_records(folder / "trials.jsonl", Trial)) / SEARCHED
     assert 0.5 < count_passes(recipe.search, SEARCHED) / pushed < 2
@@ -644,7 +648,7 @@ def test_the_estimate_of_a_search_is_about_the_passes_that_it_makes(recipe: Reci
 
 
 @pytest.mark.parametrize(
-    ("trained", "target", "walked"),
+    ("trained", "target", "scheduled"),
     [
         (4096, 8192, ["search 8k", "tune 8k", "recover 4k"]),
         (4096, 32768, ["search 32k", "tune 32k", "recover 4k"]),
@@ -652,8 +656,8 @@ def test_the_estimate_of_a_search_is_about_the_passes_that_it_makes(recipe: Reci
         (256, 16384, ["search 2k", "tune 2k", "search 16k", "tune 16k", "recover 256"]),
     ],
 )
-def test_a_walk_is_planned_by_ratios_of_at_most_eight(trained: int, target: int, walked: list[str]) -> None:
-    assert [str(stage) for stage in plan_stages(trained, target)] == walked
+def test_a_schedule_is_planned_by_ratios_of_at_most_eight(trained: int, target: int, scheduled: list[str]) -> None:
+    assert [str(stage) for stage in plan_stages(trained, target)] == scheduled
     Recipe("m", target, ("books",), stages=plan_stages(trained, target))
 
 
@@ -662,7 +666,7 @@ def test_tuning_is_planned_where_a_recipe_lists_no_stages(recipe: Recipe) -> Non
     assert pipeline.with_tuning(recipe) == recipe
 
 
-def test_a_walk_without_training_keeps_the_model_and_compares_with_the_best_rival(
+def test_a_schedule_without_training_keeps_the_model_and_compares_with_the_best_baseline(
     recipe: Recipe, tmp_path: Path, unopened: None
 ) -> None:
     """Search and carry alone: the method is the search's, and no weight is touched."""
@@ -672,12 +676,14 @@ def test_a_walk_without_training_keeps_the_model_and_compares_with_the_best_riva
     assert {score.source.known_as for score in scores} == {"none", "yarn", GRADIENT}
     assert {score.model for score in scores} == {recipe.model}
     assert scores[-1].metric == "ratio-to-yarn"
-    first, last = (tier_of(folder) for folder in folders_of(RunDir(tmp_path))[:2])
+    first, last = (set_of(folder) for folder in folders_of(RunDir(tmp_path))[:2])
     assert np.allclose(np.log(last.lambdas), 3 * np.log(first.lambdas)), "ln 8 / ln 2 is 3"
     assert (first.chosen_by, last.chosen_by, last.method) == (GRADIENT, GRADIENT, first.method)
 
 
-def test_the_table_of_a_walk_in_memory_chooses_as_its_file_does(recipe: Recipe, run: RunDir, tmp_path: Path) -> None:
+def test_the_table_of_a_schedule_in_memory_chooses_as_its_file_does(
+    recipe: Recipe, run: RunDir, tmp_path: Path
+) -> None:
     """Walking in Python, without the pipeline."""
     model, texts = open_texts(recipe)
     session = Session(recipe, RunDir(tmp_path), model, texts)

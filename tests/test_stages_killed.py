@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from worker_walk import MEASURED
+from worker_schedule import MEASURED
 
 from longrope.evaluation.samples import SECONDS
 from longrope.recipe import (
@@ -35,7 +35,7 @@ from longrope.recipe import (
 from longrope.runs.records import Score, TrainStep, Trial, read_records
 from longrope.runs.run_dir import RunDir
 
-WORKER = Path(__file__).parent / "worker_walk.py"
+WORKER = Path(__file__).parent / "worker_schedule.py"
 SEED = 20260722
 ROUNDS = 2
 MOST_TORN_BYTES = 40
@@ -50,7 +50,7 @@ PARTS = (0, *range(1, len(STAGES) + 1), MEASURED)
 
 @pytest.fixture(scope="module")
 def recipe_file(pico_folder: Path, text_folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A walk in about a second; both of its trainings' settings draw at random."""
+    """A run in about a second; both of its trainings' settings draw at random."""
     recipe = Recipe(
         str(pico_folder),
         256,
@@ -71,8 +71,8 @@ def recipe_file(pico_folder: Path, text_folders: tuple[Path, Path], tmp_path_fac
     return path
 
 
-def walk(recipe_file: Path, out: Path, moments: Sequence[tuple[int, int, int] | None]) -> list[dict[str, Any]]:
-    """Let a process for each moment walk in a run directory, one after the other; how each of them ended."""
+def run_killed(recipe_file: Path, out: Path, moments: Sequence[tuple[int, int, int] | None]) -> list[dict[str, Any]]:
+    """Let a process for each moment run in a run directory, one after the other; how each of them ended."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, str(WORKER), str(recipe_file), str(out), json.dumps(moments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -82,15 +82,15 @@ def walk(recipe_file: Path, out: Path, moments: Sequence[tuple[int, int, int] | 
 
 @pytest.fixture(scope="module")
 def undisturbed(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, dict[int, int]]:
-    """A walk in one go, and the writes of each of its parts."""
+    """A run in one go, and the writes of each of its parts."""
     out = tmp_path_factory.mktemp("undisturbed") / "run"
-    (ended,) = walk(recipe_file, out, [None])
+    (ended,) = run_killed(recipe_file, out, [None])
     assert (ended["signal"], ended["exit"]) == (0, 0)
     return RunDir(out), {int(part): number for part, number in ended["writes"].items()}
 
 
 def artifacts(run: RunDir) -> dict[str, Any]:
-    """Everything that a walk leaves, without wall clocks: what is not read by its kind is taken as bytes."""
+    """Everything that a run leaves, without wall clocks: what is not read by its kind is taken as bytes."""
     found: dict[str, Any] = {}
     kinds: dict[str, Any] = {"trials.jsonl": Trial, "train.jsonl": TrainStep, "scores.jsonl": Score}
     for path in sorted(run.path.rglob("*")):
@@ -126,11 +126,11 @@ def assert_same_weights(run: RunDir, other: RunDir) -> None:
 
 
 def random_moments(rng: np.random.Generator, writes: dict[int, int]) -> list[tuple[int, int, int]]:
-    """One in every part, by the number of a write in it, in the order of the walk."""
+    """One in every part, by the number of a write in it, in the order of the run."""
     return [(part, int(rng.integers(1, writes[part] + 1)), int(rng.integers(MOST_TORN_BYTES))) for part in PARTS]
 
 
-def test_every_part_of_a_walk_writes(undisturbed: tuple[RunDir, dict[int, int]]) -> None:
+def test_every_part_of_a_schedule_writes(undisturbed: tuple[RunDir, dict[int, int]]) -> None:
     """So a moment in each can be drawn, and together they are all writes there are."""
     _, writes = undisturbed
     assert set(writes) == set(PARTS)
@@ -138,17 +138,17 @@ def test_every_part_of_a_walk_writes(undisturbed: tuple[RunDir, dict[int, int]])
 
 
 @pytest.mark.parametrize("number", range(ROUNDS))
-def test_a_walk_killed_in_every_stage_ends_as_if_nothing_had_been(
+def test_a_schedule_killed_in_every_stage_ends_as_if_nothing_had_been(
     number: int, recipe_file: Path, undisturbed: tuple[RunDir, dict[int, int]], tmp_path: Path
 ) -> None:
     whole, writes = undisturbed
     moments = random_moments(np.random.default_rng([SEED, number]), writes)
-    told = f"seed {SEED}, round {number}: (part, write, torn bytes) {moments}, writes {writes}"
-    *killed, last = walk(recipe_file, tmp_path / "run", [*moments, None])
-    assert [ended["signal"] for ended in killed] == [signal.SIGKILL] * len(moments), told
-    assert last["exit"] == 0, told
+    messages = f"seed {SEED}, round {number}: (part, write, torn bytes) {moments}, writes {writes}"
+    *killed, last = run_killed(recipe_file, tmp_path / "run", [*moments, None])
+    assert [ended["signal"] for ended in killed] == [signal.SIGKILL] * len(moments), messages
+    assert last["exit"] == 0, messages
     run = RunDir(tmp_path / "run")
-    assert artifacts(run) == artifacts(whole), told
+    assert artifacts(run) == artifacts(whole), messages
     assert_same_weights(run, whole)
 
 
@@ -159,7 +159,7 @@ def test_a_stage_killed_again_and_again_goes_on_each_time(
     """Every process gets a few writes further into one stage, so it ends; steps after a checkpoint are done again."""
     whole, writes = undisturbed
     rounds = 1 + writes[part] // 4
-    *ends, last = walk(recipe_file, tmp_path / "run", [*([(part, 6, 7)] * rounds), None])
+    *ends, last = run_killed(recipe_file, tmp_path / "run", [*([(part, 6, 7)] * rounds), None])
     signals = [ended["signal"] for ended in ends]
     assert len(signals) == rounds
     assert signals[:2] == [signal.SIGKILL] * 2

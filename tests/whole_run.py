@@ -6,7 +6,7 @@ from pathlib import Path
 
 from longrope.exports import ExportReport, dump_report
 from longrope.recipe import MeasureRecipe, Recipe
-from longrope.rope import RescaleFactors, RopeSpec, closed_form, dump_factors
+from longrope.rope import RescaleFactors, RopeSpec, baseline_factors, dump_factors
 from longrope.runs.provenance import record_rope, record_session
 from longrope.runs.records import Score, TrainStep, Trial, append_records
 from longrope.runs.run_dir import RunDir
@@ -53,7 +53,7 @@ def add_stages(run: RunDir) -> None:
 
 def make_factors(better: float) -> RescaleFactors:
     """Factors of the pico geometry, near the critical-pair rule."""
-    lambdas = tuple(x**better for x in closed_form(SPEC, "critical", TARGET).tiers[0].lambdas)
+    lambdas = tuple(x**better for x in baseline_factors(SPEC, "critical", TARGET).factor_sets[0].lambdas)
     return RescaleFactors(lambdas, TARGET, SPEC.fingerprint, attention_factor=1.1, method="longrope-gradient")
 
 

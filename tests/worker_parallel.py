@@ -34,7 +34,7 @@ from longrope.evaluation import measure
 from longrope.models import rescaled
 from longrope.pipeline import Cost, extension
 from longrope.recipe import MeasureRecipe, TuneRecipe, load_recipe
-from longrope.rope import closed_form
+from longrope.rope import baseline_factors
 from longrope.runs.records import Score, TrainStep
 from longrope.runs.run_dir import RunDir
 from longrope.search.score import WindowObjective
@@ -80,7 +80,7 @@ def fail_at(bad: int, item: int) -> int:
     return item
 
 
-def told(work: Callable[[], Any]) -> tuple[str, ...]:
+def error_of(work: Callable[[], Any]) -> tuple[str, ...]:
     """The type and the three parts of the error that some work ends in."""
     try:
         work()
@@ -89,7 +89,7 @@ def told(work: Callable[[], Any]) -> tuple[str, ...]:
     return ()
 
 
-def spread_work(_: Path) -> Any:
+def map_work(_: Path) -> Any:
     """Which rank worked on which item, for several numbers of items."""
     return [distributed.map_ranks(range(count), lambda item: (item, RANK)) for count in (0, 1, 2, 3, 8)]
 
@@ -102,9 +102,9 @@ def nested_work(_: Path) -> Any:
 
 def failing_work(_: Path) -> Any:
     """What each process is told of bad input that one process finds, and that work goes on after it."""
-    errors = [told(lambda bad=bad: distributed.map_ranks(range(5), partial(fail_at, bad))) for bad in (0, 1, 4)]  # type: ignore[misc]
-    errors.append(told(lambda: distributed.map_ranks([3], partial(fail_at, 3))))
-    errors.append(told(lambda: distributed.on_main(partial(fail_at, RANK, RANK))))
+    errors = [error_of(lambda bad=bad: distributed.map_ranks(range(5), partial(fail_at, bad))) for bad in (0, 1, 4)]  # type: ignore[misc]
+    errors.append(error_of(lambda: distributed.map_ranks([3], partial(fail_at, 3))))
+    errors.append(error_of(lambda: distributed.on_main(partial(fail_at, RANK, RANK))))
     return errors, distributed.map_ranks(range(3), str)
 
 
@@ -141,7 +141,7 @@ def needles_found() -> list[Score]:
     """The scores of needles by a pico model, under factors, without what their wall clock says."""
     model = pico.make_model()
     ids = model.tokenizer(pico.make_text(1200))["input_ids"]
-    text, table = TokenText(np.asarray(ids, np.int32), "measure"), closed_form(model.spec, "yarn", 600)
+    text, table = TokenText(np.asarray(ids, np.int32), "measure"), baseline_factors(model.spec, "yarn", 600)
     settings = MeasureRecipe((600,), ("needle",), windows=2, needles=11)
     scores = measure(model, table, text, settings=settings)
     return [replace(score, seconds=0.0) for score in scores]
@@ -172,15 +172,15 @@ def written_files(folder: Path) -> Any:
     run.write_samples("ranks", {"rank": np.asarray(RANK)})
     found = run.read_steps(), run.read_text(run.rope), run.read_samples("ranks"), run.read_text(run.costs)
     run.write_text(run.scores, "damaged\n")
-    return found, run.has(run.rope), told(run.read_scores), told(lambda: RunDir(run.rope))
+    return found, run.has(run.rope), error_of(run.read_scores), error_of(lambda: RunDir(run.rope))
 
 
 def cramped(folder: Path) -> Any:
-    """What each process is told of a walk for which the last one of them has too little memory."""
+    """What each process is told of a run for which the last one of them has too little memory."""
     free = 2 if RANK == RANKS - 1 else 8
     run, needed = RunDir(folder / "cramped"), [Cost("tune 64k", 60.0, 5 * 2**30, free * 2**30)]
     with patch.object(extension, "estimate_stages", lambda *_: needed):
-        return told(lambda: pipeline.extend(load_recipe(folder / "recipe.toml"), run))
+        return error_of(lambda: pipeline.extend(load_recipe(folder / "recipe.toml"), run))
 
 
 def resumed(folder: Path) -> Any:
@@ -233,7 +233,7 @@ def gradient_of_objective() -> Any:
     model = pico.make_model()
     windows = np.random.default_rng(0).integers(1, 300, (2, WINDOW)).astype(np.int32)
     objective = WindowObjective.prepare(model, windows[:1], windows[1:], 1, tail_tokens=40)
-    return objective.gradient(closed_form(model.spec, "yarn", 128).tiers[0], 0)
+    return objective.gradient(baseline_factors(model.spec, "yarn", 128).factor_sets[0], 0)
 
 
 def shared_passes(_: Path) -> Any:
@@ -245,7 +245,7 @@ def passes_of(family: str) -> dict[str, torch.Tensor]:
     """Losses, a slice of them, greedy answers and the gradients of all weights of a rescaled pico model."""
     model = pico.make_model(family, **FAMILIES[family])
     tokens = np.random.default_rng(1).integers(1, pico.BASE["vocab_size"], (2, WINDOW))
-    factors = replace(closed_form(model.spec, "yarn", 2 * WINDOW).tiers[0], start_tokens=5)
+    factors = replace(baseline_factors(model.spec, "yarn", 2 * WINDOW).factor_sets[0], start_tokens=5)
     weights = np.random.default_rng(2).random((2, WINDOW - 1))
     weights[:, :30] = 0
     found = {}
@@ -280,16 +280,16 @@ def passes_of(family: str) -> dict[str, torch.Tensor]:
 
 def trained_models(_: Path) -> Any:
     """What trainings give in these processes, and what they say of batches that do not divide among them."""
-    refused = {"batch": told(lambda: train(replace(TRAINING, batch_windows=7)))}
+    refused = {"batch": error_of(lambda: train(replace(TRAINING, batch_windows=7)))}
     mixed = replace(TRAINING, short_share=0.5, windows_at_once=2)
-    refused["mixed"] = told(lambda: train(mixed))
+    refused["mixed"] = error_of(lambda: train(mixed))
     return {name: train(settings, **changes) for name, (settings, changes) in TRAININGS.items()}, refused
 
 
 def train(settings: TuneRecipe, run: RunDir | None = None, stop: int = -1, **changes: Any) -> dict[str, Any]:
     """Losses, gradient norms and tokens of all steps of a training of a pico model, and its weights after them."""
     model, steps = pico.make_model(**changes), list[TrainStep]()
-    factors = replace(closed_form(model.spec, "yarn", 2 * WINDOW).tiers[0], start_tokens=5)
+    factors = replace(baseline_factors(model.spec, "yarn", 2 * WINDOW).factor_sets[0], start_tokens=5)
 
     def on_step(record: TrainStep) -> None:
         steps.append(record)
@@ -329,12 +329,12 @@ def run_cli(*arguments: object) -> tuple[int, str, str]:
 
 
 ROWS = (
-    *(standing, spread_work, nested_work, lone_work, failing_work, led_work, needles, cramped, compared, resumed),
+    *(standing, map_work, nested_work, lone_work, failing_work, led_work, needles, cramped, compared, resumed),
     written_files,
     *(trained_models, stopped_training, resumed_training),
 )
 SHARED = (
-    *(standing, spread_work, lone_work, failing_work, led_work, needles, written_files),
+    *(standing, map_work, lone_work, failing_work, led_work, needles, written_files),
     *(scattered_weights, shard_tensors, objective_gradient, shared_passes, trained_models),
 )
 

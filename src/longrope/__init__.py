@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from longrope.models import LanguageModel, build_model, build_tokenizer, load_model, read_spec, rescaled
     from longrope.pipeline import compare, extend
     from longrope.recipe import Recipe, load_recipe
-    from longrope.rope import FactorTable, RescaleFactors, RopeSpec, closed_form, load_factors
+    from longrope.rope import FactorTable, RescaleFactors, RopeSpec, baseline_factors, load_factors
     from longrope.runs.run_dir import RunDir
     from longrope.search import find_factors
     from longrope.tuning import fine_tune
@@ -35,7 +35,7 @@ _HOMES = {
     "export_hf": "exports",
     "FactorTable": "rope",
     "RescaleFactors": "rope",
-    "closed_form": "rope",
+    "baseline_factors": "rope",
     "load_factors": "rope",
     "GenerationSettings": "generation",
     "generate": "generation",
@@ -65,9 +65,9 @@ __all__ = [
     "RopeSpec",
     "RunDir",
     "Texts",
+    "baseline_factors",
     "build_model",
     "build_tokenizer",
-    "closed_form",
     "compare",
     "export_gguf",
     "export_hf",

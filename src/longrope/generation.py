@@ -114,12 +114,12 @@ def generate(
     settings = settings or GenerationSettings()
     tokens = encode_question(model.tokenizer, document, prompt)
     most = settings.max_new_tokens
-    tier = _choose_factors(model, factors, len(tokens), most)
+    factor_set = _choose_factors(model, factors, len(tokens), most)
     cache = KeyValueCache(model, len(tokens) + most, eight_bit=settings.eight_bit, offload=settings.offload)
     written = _Written(model.tokenizer, on_text)
     rng = np.random.default_rng(settings.seed)
     choose: Callable[[Any], int] = lambda logits: choose_token(logits.cpu().numpy(), settings, rng)  # noqa: E731
-    with rescaled(model, tier):
+    with rescaled(model, factor_set):
         began = time.perf_counter()
         logits = read_prompt(model, tokens, cache, lambda read: on_read(read, len(tokens)))
         read = time.perf_counter()
@@ -131,8 +131,8 @@ def generate(
         prompt_tokens=len(tokens),
         new_tokens=len(written.tokens),
         ended=len(written.tokens) < most,
-        window_tokens=tier.target_window if tier else model.spec.trained_window,
-        factors_fingerprint=tier.fingerprint if tier else "",
+        window_tokens=factor_set.target_window if factor_set else model.spec.trained_window,
+        factors_fingerprint=factor_set.fingerprint if factor_set else "",
         prefill_seconds=round(read - began, 3),
         decode_seconds=round(done - read, 3),
         cache_bytes=cache.num_bytes,
@@ -157,7 +157,7 @@ def _choose_factors(
 ) -> RescaleFactors | None:
     """The smallest factor set for prompt and answer together, None where there are no factors (raises FactorsError)."""
     planned, table = prompt_tokens + new_tokens, as_table(factors) if factors else None
-    longest = table.tiers[-1].target_window if table else model.spec.trained_window
+    longest = table.factor_sets[-1].target_window if table else model.spec.trained_window
     if planned > longest:
         raise FactorsError(
             f"Document and prompt are {prompt_tokens:,} tokens, and up to {new_tokens:,} are to follow: {planned:,}.",

@@ -238,7 +238,7 @@ METHODS: dict[str, Method] = _by_name(
         "longrope-recovered",
         label="LongRoPE, short context",
         source="arXiv 2402.13753, section 3.3",
-        make="longrope.search:recover_window",
+        make="longrope.search:search_short_window",
     ),
     Method(
         "longrope-tuned",

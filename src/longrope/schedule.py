@@ -8,12 +8,11 @@ from longrope.errors import RecipeError
 from longrope.lengths import format_tokens
 from longrope.settings import AtLeast, Settings
 
-KINDS = {  # the keys of a stage, and what records and folders call it: the last two after keys of earlier versions
-    "search": "search",
-    "tune": "tune",
+KINDS = ("search", "tune", "extrapolate", "short")
+RECORDED = {
     "extrapolate": "carry",
     "short": "recover",
-}
+}  # what records and folders call them, after keys of earlier versions
 LABELS = {"recover": "short-context search", "carry": "extrapolate"}  # of kinds that messages name by another word
 CountOrZero = Annotated[int, AtLeast(0)]
 
@@ -58,25 +57,26 @@ class Stage(Settings, section="stages"):
         for key in ("steps", "factors_of"):
             number = getattr(self, key)
             if number and self.kind != "tune":
-                raise RecipeError(f"A {self._key} stage has {key} = {number}.", f"Only a tuning has {key}.", "Drop it.")
-
-    @property
-    def _key(self) -> str:
-        return next(key for key in KINDS if getattr(self, key))
+                raise RecipeError(f"A {self.kind} stage has {key} = {number}.", f"Only a tuning has {key}.", "Drop it.")
 
     @property
     def kind(self) -> str:
-        """Which of the four it is, as records call it: search, tune, carry or recover."""
-        return KINDS[self._key]
+        """Which of the four it is."""
+        return next(key for key in KINDS if getattr(self, key))
+
+    @property
+    def recorded_kind(self) -> str:
+        """What records and folders call its kind: search, tune, carry or recover."""
+        return RECORDED.get(self.kind, self.kind)
 
     @property
     def window_tokens(self) -> int:
         """The window that it is for."""
-        return int(getattr(self, self._key))
+        return int(getattr(self, self.kind))
 
     def __str__(self) -> str:
         """As records have it: ``tune 64k, 100 steps``."""
-        words = [f"{self.kind} {format_tokens(self.window_tokens)}"]
+        words = [f"{self.recorded_kind} {format_tokens(self.window_tokens)}"]
         words += [f"{self.steps} steps"] if self.steps else []
         words += [f"factors of stage {self.factors_of}"] if self.factors_of else []
         return ", ".join(words)
@@ -152,8 +152,11 @@ def check_stages(planned: Iterable[Standing], target_tokens: int, reach_of: Call
         fitting, needed = {
             "search": (reach > at.tuned, "It must be longer than the window that the weights were tuned with."),
             "tune": (reach <= at.trained_with, "It needs factors for its window or a longer one."),
-            "carry": (at.tuned < longest < reach, "It needs searched factors of a shorter window to extrapolate from."),
-            "recover": (reach < longest, "It needs factors of a longer window."),
+            "extrapolate": (
+                at.tuned < longest < reach,
+                "It needs searched factors of a shorter window to extrapolate from.",
+            ),
+            "short": (reach < longest, "It needs factors of a longer window."),
         }[stage.kind]
         if not fitting:
             raise RecipeError(

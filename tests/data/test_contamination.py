@@ -63,7 +63,7 @@ def test_one_short_header_in_common_passes() -> None:
 
 
 @pytest.mark.parametrize("copied", [300, 1000, 2400])
-def test_the_share_that_is_told_is_the_true_one(copied: int) -> None:
+def test_the_share_that_is_reported_is_the_true_one(copied: int) -> None:
     """The share of the searched shingles that stand in the measured text, counted in sets, within sampling error."""
     searched, measured = unique_text(4000), unique_text(4000, seed=1)
     measured.tokens[500 : 500 + copied] = searched.tokens[901 : 901 + copied]
@@ -71,8 +71,8 @@ def test_the_share_that_is_told_is_the_true_one(copied: int) -> None:
     true_share = len(known & shingles(measured.tokens)) / len(known)
     with pytest.raises(TextsError) as caught:
         check_unsearched(measured.tokens.reshape(2, 2000), sketch(searched.tokens[None]))
-    told = float(caught.value.found.split("%")[0].removeprefix("About ")) / 100
-    assert told == pytest.approx(true_share, abs=4 * (true_share * (1 - true_share) / 256) ** 0.5 + 0.03)
+    messages = float(caught.value.found.split("%")[0].removeprefix("About ")) / 100
+    assert messages == pytest.approx(true_share, abs=4 * (true_share * (1 - true_share) / 256) ** 0.5 + 0.03)
 
 
 @settings(max_examples=30, deadline=None)

@@ -215,7 +215,7 @@ def test_the_standard_library_stands_beside_paths(
     assert texts.measure.tokens.tolist() == encoded(tokenizer, *library)
 
 
-def test_a_python_without_sources_is_told(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_without_sources_is_reported(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "abc.pyc").write_bytes(b"stripped")
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(TextsError, match="holds no sources of Python's standard library"):

@@ -18,7 +18,7 @@ from longrope.data import (
 from longrope.errors import TextsError
 
 
-def test_a_text_is_one_document_unless_told_otherwise() -> None:
+def test_a_text_is_one_document_unless_reported_otherwise() -> None:
     assert unique_text(100).documents.tolist() == [0]
     assert TokenText(np.zeros(0, np.int32), "search").documents.tolist() == [0]
 
@@ -89,7 +89,7 @@ def test_every_window_of_a_tokenizer_with_bos_opens_with_it(opening_tokenizer: A
         assert opening_tokenizer(opening_tokenizer.decode(windows[0, 1:]))["input_ids"][0] == bos
 
 
-def test_too_short_texts_are_told_with_their_numbers() -> None:
+def test_too_short_texts_are_reported_with_their_numbers() -> None:
     text = TokenText(np.zeros(12_345, np.int32), "measure")
     with pytest.raises(TextsError) as caught:
         text.windows(65_536, 3)

@@ -1,6 +1,6 @@
 """Several processes do what one does: launches of two and three by torchrun, with gloo, on pico models.
 
-The oracles: brute force over whole tensors, autograd in one process, and the walk of one process.
+The oracles: brute force over whole tensors, autograd in one process, and the run of one process.
 """
 
 import contextlib
@@ -118,8 +118,8 @@ def launch_cases(ranks: int, folder: Path, begun: Path, recipe: Recipe, alone: A
     trials = [line for line in alone.run.trials.read_text().splitlines(keepends=True) if "longrope-gradient" in line]
     started.trials.write_text("".join(trials[:KEPT_TRIALS]))
     with launched(ranks, folder) as launcher:
-        _, told = launcher.communicate()
-    assert launcher.returncode == 0, told
+        _, messages = launcher.communicate()
+    assert launcher.returncode == 0, messages
     return Launch(folder, [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(ranks)])  # noqa: S301
 
 
@@ -174,9 +174,9 @@ def test_each_process_knows_its_place(launch: Launch, ranks: int) -> None:
 
 def test_items_are_dealt_round_and_results_come_in_order(launch: Launch, ranks: int) -> None:
     expected = [[(item, item % ranks if count > 1 else 0) for item in range(count)] for count in (0, 1, 2, 3, 8)]
-    assert launch.same("spread_work 1") == expected
+    assert launch.same("map_work 1") == expected
     alike = [[(item, 0) for item in range(count)] for count in (0, 1, 2, 3, 8)]
-    assert launch.same(f"spread_work {ranks}") == alike
+    assert launch.same(f"map_work {ranks}") == alike
 
 
 def test_a_single_item_is_divided_itself(launch: Launch, ranks: int) -> None:
@@ -206,14 +206,14 @@ def test_the_main_process_reads_and_writes_the_files_of_a_run(in_one_row: bool, 
 
 
 @pytest.mark.parametrize("in_one_row", [False, True])
-def test_bad_input_in_one_process_is_told_in_all(in_one_row: bool, launch: Launch, ranks: int) -> None:
+def test_bad_input_in_one_process_is_reported_in_all(in_one_row: bool, launch: Launch, ranks: int) -> None:
     errors, afterwards = launch.same(f"failing_work {ranks if in_one_row else 1}")
     bad = [0, 1, 4, 3, 0]
     assert errors == [("TextsError", f"Item {i} was found.", "Another is needed.", "Leave it out.") for i in bad]
     assert afterwards == ["0", "1", "2"]
 
 
-def test_a_walk_that_does_not_fit_one_process_ends_in_all(launch: Launch) -> None:
+def test_a_schedule_that_does_not_fit_one_process_ends_in_all(launch: Launch) -> None:
     kind, found, *_ = launch.same("cramped 1")
     assert (kind, found) == ("RecipeError", "tune 64k: about 1.0 min, 5.0 GiB at the peak (2.0 GiB are free).")
 
@@ -350,7 +350,7 @@ def test_clipping_has_something_to_do(trained: dict[str, dict[str, Any]]) -> Non
 
 def test_a_batch_that_does_not_divide_is_refused(launch: Launch, ranks: int) -> None:
     """Among rows; processes that share each window need not divide it."""
-    (refused, *others) = (told for _, told in launch.all("trained_models 1"))
+    (refused, *others) = (messages for _, messages in launch.all("trained_models 1"))
     assert all(other == refused for other in others)
     kind, found, _, remedy = refused["batch"]
     assert (kind, f"tune.batch_windows = 7, and {ranks} rows" in found) == ("RecipeError", True)
@@ -358,8 +358,8 @@ def test_a_batch_that_does_not_divide_is_refused(launch: Launch, ranks: int) -> 
     kind, found, _, remedy = refused["mixed"]
     assert kind == "RecipeError"
     assert f"tune.short_share = 0.5 with tune.windows_at_once = 2 in {ranks} rows" in found
-    for _, told in launch.all(f"trained_models {ranks}"):
-        assert told == {"batch": (), "mixed": ()}
+    for _, messages in launch.all(f"trained_models {ranks}"):
+        assert messages == {"batch": (), "mixed": ()}
 
 
 def test_a_training_goes_on_in_another_number_of_processes(
@@ -378,7 +378,7 @@ def test_a_training_goes_on_in_another_number_of_processes(
     assert_same_training(train(TRAINING, RunDir(tmp_path / "run")), whole, slice(2, None))
 
 
-# The walk
+# The run
 
 
 def test_searches_of_several_processes_are_those_of_one(launch: Launch, alone: Alone) -> None:
@@ -421,8 +421,10 @@ def test_a_search_goes_on_in_another_number_of_processes(launch: Launch, alone: 
 
 def test_one_process_prints(launch: Launch, ranks: int) -> None:
     first, *others = launch.all("finished")
-    told = f"factors: {launch.folder / 'resumed' / 'factors.json'}\nmethod: {launch.same('resumed 1').source.label}\n"
-    assert first[:2] == (0, told)
+    messages = (
+        f"factors: {launch.folder / 'resumed' / 'factors.json'}\nmethod: {launch.same('resumed 1').source.label}\n"
+    )
+    assert first[:2] == (0, messages)
     assert first[2].count("search factors for 256 tokens by gradient") == 1
     assert f"; {ranks} processes: {ranks} for windows and candidates x 1 for a sequence (the longest" in first[2]
     assert others == [(0, "", "")] * (ranks - 1)
@@ -430,10 +432,10 @@ def test_one_process_prints(launch: Launch, ranks: int) -> None:
 
 def test_one_process_tells_of_bad_input(launch: Launch) -> None:
     results = launch.all("refused")
-    told = [result for result in results if result[2]]
+    messages = [result for result in results if result[2]]
     found = f"{launch.folder / 'recipe.toml'} is a file."
-    assert told == [(2, "", f"longrope: {found} A run needs a directory. Give another path with --out.\n")]
-    assert all(result in (told[0], (1, "", "")) for result in results)
+    assert messages == [(2, "", f"longrope: {found} A run needs a directory. Give another path with --out.\n")]
+    assert all(result in (messages[0], (1, "", "")) for result in results)
 
 
 # Processes that are lost
@@ -460,12 +462,12 @@ def test_a_search_that_lost_a_process_is_resumed_by_one(recipe: Recipe, tmp_path
     full, reference = replace(recipe, search=settings), RunDir(tmp_path / "whole")
     with searching(tmp_path, full, trials=20) as (run, launcher, processes):
         os.kill(processes[1], signal.SIGKILL)
-        _, told = launcher.communicate()
-    assert launcher.returncode == 1, told
-    assert told.count("longrope: ") == 1
-    assert "is lost" in told or "was lost" in told
-    assert "the same command then goes on where it was" in told
-    assert "Error: " not in told.replace("ChildFailedError: ", "")
+        _, messages = launcher.communicate()
+    assert launcher.returncode == 1, messages
+    assert messages.count("longrope: ") == 1
+    assert "is lost" in messages or "was lost" in messages
+    assert "the same command then goes on where it was" in messages
+    assert "Error: " not in messages.replace("ChildFailedError: ", "")
     kept = run.trials.read_bytes()
     assert not run.factors().exists()
     assert pipeline.search(full, run) == pipeline.search(full, reference)

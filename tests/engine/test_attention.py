@@ -444,7 +444,7 @@ def test_flash_attention_3_is_offered_where_it_is_installed(
     assert_right(total, nats)
 
 
-def test_flash_attention_3_that_does_not_load_is_told(
+def test_flash_attention_3_that_does_not_load_is_reported(
     flash_3: Path, gpu: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flash_3.write_text("raise ImportError('built for another torch')")
@@ -475,20 +475,20 @@ def test_a_kernel_with_wrong_numbers_is_noticed(groups: tuple[int, int]) -> None
             kernels.check_kernel(replace(CPU, run=run), *given, heads)
 
 
-def test_no_kernel_at_all_is_told_with_what_each_said(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_kernel_at_all_is_reported_with_what_each_said(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(kernel: Kernel, *_: object, **__: object) -> float:
         raise RuntimeError(f"{kernel.name} wants other heads\nand a long explanation")
 
     monkeypatch.setattr(kernels, "_speed", measure)
-    with pytest.raises(ModelError) as told:
+    with pytest.raises(ModelError) as messages:
         kernels.choose_kernel(gpu, torch.float32, Heads(8, 2, 300))
-    assert "a GPU of tests" in told.value.found
-    assert "dim=300" in told.value.found
-    assert "torch.float32" in told.value.found
+    assert "a GPU of tests" in messages.value.found
+    assert "dim=300" in messages.value.found
+    assert "torch.float32" in messages.value.found
     for name in ("cuDNN", "flash", "memory-efficient"):
-        assert f"{name}: {name} wants other heads" in told.value.needed
-    assert "explanation" not in told.value.needed
-    assert "--dtype bfloat16" in told.value.remedy
+        assert f"{name}: {name} wants other heads" in messages.value.needed
+    assert "explanation" not in messages.value.needed
+    assert "--dtype bfloat16" in messages.value.remedy
 
 
 def test_flops_are_those_of_the_triangle() -> None:

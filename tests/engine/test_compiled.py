@@ -173,15 +173,15 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--compile" in str(caught.value)
 
 
-def test_what_is_compiled_is_told() -> None:
+def test_what_is_compiled_is_reported() -> None:
     """Not the layers where processes share windows or where layers remember otherwise, and nothing of another model."""
     assert load_model("nano", device="cpu", compiled=True).compiled
     model, compiled = make()
-    told = describe_pass(model)
-    assert "compiled" not in told
-    assert describe_pass(compiled) == f"layers and losses compiled (as asked); {told}"
+    messages = describe_pass(model)
+    assert "compiled" not in messages
+    assert describe_pass(compiled) == f"layers and losses compiled (as asked); {messages}"
     assert (
         describe_pass(compiled, decoding=True) == f"layers compiled (as asked); {describe_pass(model, decoding=True)}"
     )
     with distributed.entered(distributed.DistributedState(ranks=2, context_ranks=2)):
-        assert describe_pass(compiled) == f"losses alone compiled (as asked); {told}"
+        assert describe_pass(compiled) == f"losses alone compiled (as asked); {messages}"

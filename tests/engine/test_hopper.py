@@ -53,16 +53,16 @@ def test_it_compiles_and_keeps_everything_in_registers(dim: int, monkeypatch: py
     monkeypatch.setenv("TRITON_ALWAYS_COMPILE", "1")
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
     assert compiled.metadata.shared <= SHARED_BYTES
-    told = subprocess.run(
+    messages = subprocess.run(
         [triton.knobs.nvidia.ptxas.path, "-arch=sm_90a", "-v", "-o", "/dev/null", "-"],
         input=compiled.asm["ptx"],
         capture_output=True,
         text=True,
         check=True,
     ).stderr
-    stored, loaded = map(int, re.findall(r"(\d+) bytes spill", told))
+    stored, loaded = map(int, re.findall(r"(\d+) bytes spill", messages))
     assert stored + loaded < 100  # outside of the loops
-    assert "serialized" not in told
+    assert "serialized" not in messages
 
 
 def assert_as_oracle(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = True, scale: float = 0.1) -> None:

@@ -1,6 +1,6 @@
 """The long pass against whole logits, plain autograd and transformers' own greedy decoding.
 
-The logits are made in chunks that do not divide the windows, and layers walk over tiles that do not, either.
+The logits are made in chunks that do not divide the windows, and layers go through tiles that do not, either.
 """
 
 from collections.abc import Callable, Iterator
@@ -494,7 +494,7 @@ def test_a_model_that_calls_itself_stateful_is_not_cut(
 
 
 def test_layers_that_are_called_twice_cannot_be_cached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HRM walks over its layers again and again: right in tiles, and refused where one cache would hold all rounds."""
+    """HRM goes over its layers again and again: right in tiles, and refused where one cache would hold all rounds."""
     model = pico.make_model("hrm_text", num_layers_per_stack=1)
     set_tile(monkeypatch, 7)
     losses = token_losses(model, TOKENS)
@@ -660,12 +660,12 @@ def test_layers_are_as_before_after_an_exception(make: Callable[..., LanguageMod
 # What is told before a pass
 
 
-def test_the_kernel_for_one_token_is_told_where_one_decodes(
+def test_the_kernel_for_one_token_is_reported_where_one_decodes(
     make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make("llama")
-    told = passes.describe_pass(model)
-    assert passes.describe_pass(model, decoding=True) == told  # a CPU has one kernel
+    messages = passes.describe_pass(model)
+    assert passes.describe_pass(model, decoding=True) == messages  # a CPU has one kernel
     reasons = {False: "best for a pass", True: "best for a token"}
     monkeypatch.setattr(passes, "choose_kernel", lambda *_, decoding=False: (kernels.CPU, reasons[decoding]))
     assert passes.describe_pass(model).startswith("best for a pass; tiles")
@@ -695,7 +695,7 @@ class Clock:
 
 @pytest.mark.parametrize("tokens", [100, 4096, 65536, 2**21])
 @pytest.mark.parametrize(("linear", "squared"), [(1e-3, 0.0), (1e-4, 1e-7), (0.0, 1e-6)])
-def test_seconds_of_a_pass_are_carried_on_from_short_ones(
+def test_seconds_of_a_pass_are_extrapolated_from_short_ones(
     linear: float, squared: float, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exactly where a part grows with the tokens and one with their square; what warms up does not count."""
@@ -983,7 +983,7 @@ def test_only_the_answer_is_compared(make: Callable[..., LanguageModel]) -> None
     assert greedy_answers(model, whole[:, :-1], 2).all()
 
 
-# Reading on after a cache
+# TrainingSample on after a cache
 
 
 def read_pieces(model: LanguageModel, cache: KeyValueCache, pieces: tuple[int, ...]) -> Tensor:
@@ -1078,7 +1078,7 @@ def test_a_cache_counts_its_bytes(make: Callable[..., LanguageModel]) -> None:
     assert cache.num_bytes == 100 * 2 * 2 * 2 * 8 * 4  # tokens, layers, keys and values, heads, head_dim, float32
 
 
-def test_a_cache_that_is_full_is_told(make: Callable[..., LanguageModel]) -> None:
+def test_a_cache_that_is_full_is_reported(make: Callable[..., LanguageModel]) -> None:
     """And is as it was before."""
     model = make("llama")
     cache = KeyValueCache(model, 47)

@@ -26,7 +26,7 @@ from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
 from longrope.registry import METRICS
 from longrope.registry import Metric as MetricRow
-from longrope.rope import FactorTable, RescaleFactors, closed_form
+from longrope.rope import FactorTable, RescaleFactors, baseline_factors
 from longrope.runs.records import Score, read_records
 from longrope.runs.run_dir import RunDir
 
@@ -35,24 +35,27 @@ SETTINGS = MeasureRecipe(lengths=(64, 128), metrics=("perplexity",), windows=3, 
 
 def test_measuring_on_searched_text_is_refused(model: LanguageModel, text: TokenText) -> None:
     windows = text.windows(128, 3)
-    factors = replace(closed_form(model.spec, "ntk", 128).tiers[0], searched=sketch(windows))
+    factors = replace(baseline_factors(model.spec, "ntk", 128).factor_sets[0], searched=sketch(windows))
     with pytest.raises(TextsError, match="no search has seen"):
         measure(model, factors, text, settings=SETTINGS)
     other = TokenText(np.random.default_rng(0).integers(0, 300, 3000).astype(np.int32), "measure")
     assert measure(model, factors, other, settings=SETTINGS)
 
 
-def test_every_tier_is_asked_what_it_was_searched_on(model: LanguageModel, text: TokenText) -> None:
-    short = closed_form(model.spec, "ntk", 96).tiers[0]
-    tiers = (replace(short, searched=sketch(text.windows(128, 3))), closed_form(model.spec, "ntk", 128).tiers[0])
+def test_every_factor_set_is_asked_what_it_was_searched_on(model: LanguageModel, text: TokenText) -> None:
+    short = baseline_factors(model.spec, "ntk", 96).factor_sets[0]
+    factor_sets = (
+        replace(short, searched=sketch(text.windows(128, 3))),
+        baseline_factors(model.spec, "ntk", 128).factor_sets[0],
+    )
     with pytest.raises(TextsError, match="no search has seen"):
-        measure(model, FactorTable(tiers), text, settings=SETTINGS)
+        measure(model, FactorTable(factor_sets), text, settings=SETTINGS)
 
 
 def test_factors_that_do_not_reach_or_do_not_fit_are_refused(model: LanguageModel, text: TokenText) -> None:
     with pytest.raises(FactorsError, match="longest window of these factors is 96"):
-        measure(model, closed_form(model.spec, "ntk", 96), text, settings=SETTINGS)
-    foreign = replace(closed_form(model.spec, "ntk", 128).tiers[0], spec_fingerprint="0" * 16)
+        measure(model, baseline_factors(model.spec, "ntk", 96), text, settings=SETTINGS)
+    foreign = replace(baseline_factors(model.spec, "ntk", 128).factor_sets[0], spec_fingerprint="0" * 16)
     with pytest.raises(FactorsError, match="geometry"):
         measure(model, foreign, text, settings=SETTINGS)
 
@@ -71,7 +74,7 @@ def test_too_short_texts_are_refused(model: LanguageModel) -> None:
 def test_the_lengths_default_to_the_trained_and_the_target_window(model: LanguageModel, text: TokenText) -> None:
     settings = MeasureRecipe(metrics=("perplexity",), windows=1)
     assert [s.context_tokens for s in measure(model, None, text, settings=settings)] == [64]
-    ntk = closed_form(model.spec, "ntk", 192)
+    ntk = baseline_factors(model.spec, "ntk", 192)
     assert [s.context_tokens for s in measure(model, ntk, text, settings=settings)] == [64, 192]
 
 
@@ -79,7 +82,7 @@ def test_records_carry_everything_and_nothing_twice(model: LanguageModel, text: 
     run = RunDir(tmp_path)
     settings = MeasureRecipe(lengths=(600, 64, 600), windows=2, tail_tokens=16, passkeys=10, metrics=("perplexity",))
     long_settings = replace(settings, lengths=(600,), metrics=("passkey", "perplexity"))
-    ntk = closed_form(model.spec, "ntk", 600)
+    ntk = baseline_factors(model.spec, "ntk", 600)
     scores = measure(model, None, text, settings=settings, run=run, seed=4)
     scores += measure(model, ntk, text, settings=long_settings, run=run, seed=4)
     lines = [json.loads(line) for line in run.scores.read_text().splitlines()]
@@ -103,7 +106,7 @@ def test_what_is_in_the_run_is_not_measured_again(
 ) -> None:
     settings = MeasureRecipe(lengths=(64, 600), metrics=("perplexity",), windows=2, tail_tokens=16, passkeys=10)
     both = replace(settings, lengths=(600,), metrics=("perplexity", "passkey"))
-    ntk, run = closed_form(model.spec, "ntk", 600), RunDir(tmp_path)
+    ntk, run = baseline_factors(model.spec, "ntk", 600), RunDir(tmp_path)
     first = measure(model, ntk, text, settings=settings, run=run)
     second = measure(model, ntk, text, settings=both, run=run)
     written = run.scores.read_bytes()
@@ -245,7 +248,7 @@ def test_two_methods_are_compared_in_any_order(model: LanguageModel, text: Token
     """Whichever is measured first, or none at all."""
     settings = MeasureRecipe((300,), ("perplexity", "passkey"), 3, 16, passkeys=10)
     original = Subject(model, None, "none")
-    pi, yarn = (name_subject(model, closed_form(model.spec, name, 300)) for name in ("pi", "yarn"))
+    pi, yarn = (name_subject(model, baseline_factors(model.spec, name, 300)) for name in ("pi", "yarn"))
     found = []
     for number, before in enumerate(((), (pi, yarn), (yarn, pi), (original, yarn))):
         evaluation = Evaluation(text, settings, original, SampleCache(RunDir(tmp_path / str(number))))
@@ -270,7 +273,7 @@ def test_tuned_weights_are_compared_with_a_baseline_that_was_prepared(
     model: LanguageModel, tuned: LanguageModel, text: TokenText, tmp_path: Path
 ) -> None:
     """Its losses and answers are of the weights before, though nothing of these is left; also on windows of its own."""
-    table, original = closed_form(model.spec, "yarn", 300), Subject(model, None, "none")
+    table, original = baseline_factors(model.spec, "yarn", 300), Subject(model, None, "none")
     settings = MeasureRecipe((300,), ("perplexity", "passkey"), 3, 16, passkeys=10, paired_windows=5)
     evaluation = Evaluation(text, settings, original, SampleCache(RunDir(tmp_path)))
     evaluation.prepare(Subject(model, table, "yarn"))
@@ -337,7 +340,7 @@ def test_a_metric_is_one_module_and_one_row(
 ) -> None:
     """It is asked for, measured at every length, recorded, and taken from the records; its pass is shared."""
     run, settings = RunDir(tmp_path), replace(SETTINGS, metrics=("perplexity", toy))
-    table = closed_form(model.spec, "yarn", 128)
+    table = baseline_factors(model.spec, "yarn", 128)
     scores = measure(model, table, text, settings=settings, run=run)
     assert measure(model, table, text, settings=settings, run=run) == scores
     assert passes.tokens == 3 * 128 * 2
@@ -368,7 +371,7 @@ def test_a_baseline_that_a_search_chose_is_measured_beside_itself(
     model: LanguageModel, text: TokenText, tmp_path: Path
 ) -> None:
     """The same factors and values in two rows, and a ratio of exactly 1; the weights' own name keeps both fields."""
-    run, (yarn,) = RunDir(tmp_path), closed_form(model.spec, "yarn", 128).tiers
+    run, (yarn,) = RunDir(tmp_path), baseline_factors(model.spec, "yarn", 128).factor_sets
     chosen = replace(yarn, chosen_by="longrope-gradient")
     settings = replace(SETTINGS, lengths=(128,), tail_tokens=0)
     made = measure(model, yarn, text, settings=settings, run=run)
@@ -391,7 +394,7 @@ def test_scores_of_an_earlier_version_are_not_measured_again(
     model: LanguageModel, text: TokenText, tmp_path: Path, passes: Passes
 ) -> None:
     """They named the search alone; they come back with what the factors say, and the file stays as it is."""
-    run, (yarn,) = RunDir(tmp_path), closed_form(model.spec, "yarn", 128).tiers
+    run, (yarn,) = RunDir(tmp_path), baseline_factors(model.spec, "yarn", 128).factor_sets
     own = RescaleFactors((1.0, 1.5, 2.0, 2.5), 128, model.spec.fingerprint, method="longrope-gradient")
     before = [replace(yarn, method="longrope-gradient"), own]
     now = [replace(factors, chosen_by="longrope-gradient") for factors in (yarn, own)]

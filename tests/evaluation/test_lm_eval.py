@@ -22,7 +22,7 @@ from longrope.evaluation import measure
 from longrope.evaluation.lm_eval import SEED, SHOTS
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
-from longrope.rope import FactorTable, RescaleFactors, as_table, closed_form
+from longrope.rope import FactorTable, RescaleFactors, as_table, baseline_factors
 from longrope.runs.records import Score, read_records
 from longrope.runs.run_dir import RunDir
 
@@ -133,9 +133,9 @@ def longest_request(model: LanguageModel, benchmark: Benchmark) -> int:
 
 @pytest.mark.parametrize("name", ["none", "pi", "yarn"])
 def test_accuracy_is_that_of_ranking_by_hand(name: str, model: LanguageModel, benchmark: Benchmark) -> None:
-    table = None if name == "none" else closed_form(model.spec, name, 4096)
+    table = None if name == "none" else baseline_factors(model.spec, name, 4096)
     scores = {s.metric: s for s in measure_benchmark(model, table, benchmark.metric, method=name)}
-    right = answers_by_hand(model, table.tiers[0] if table else None, benchmark)
+    right = answers_by_hand(model, table.factor_sets[0] if table else None, benchmark)
     assert set(scores) == {"harness:winds:acc", "harness:winds:acc_norm"}
     for metric, answered in right.items():
         score, share = scores[f"harness:winds:{metric}"], np.mean(answered)
@@ -157,16 +157,18 @@ def test_nothing_is_printed_where_there_is_no_terminal(
 
 def test_factors_change_the_answers(model: LanguageModel, benchmark: Benchmark) -> None:
     """Else the accuracies above would say nothing of what was measured."""
-    pi = closed_form(model.spec, "pi", 4096).tiers[0]
+    pi = baseline_factors(model.spec, "pi", 4096).factor_sets[0]
     assert answers_by_hand(model, None, benchmark) != answers_by_hand(model, pi, benchmark)
 
 
-def test_one_tier_answers_all_requests(
+def test_one_factor_set_answers_all_requests(
     model: LanguageModel, benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That of the longest request, although shorter ones would fit a smaller tier."""
+    """That of the longest request, although shorter ones would fit a smaller factor set."""
     longest = longest_request(model, benchmark)
-    tiers = tuple(closed_form(model.spec, "ntk", n).tiers[0] for n in (longest - 1, longest, longest + 1))
+    factor_sets = tuple(
+        baseline_factors(model.spec, "ntk", n).factor_sets[0] for n in (longest - 1, longest, longest + 1)
+    )
     chosen: list[int] = []
 
     def spy(model: LanguageModel, factors: RescaleFactors) -> Any:
@@ -174,16 +176,16 @@ def test_one_tier_answers_all_requests(
         return rescaled(model, factors)
 
     monkeypatch.setattr("longrope.evaluation.metric.rescaled", spy)
-    scores = measure_benchmark(model, FactorTable(tiers), benchmark.metric, method="ntk")
+    scores = measure_benchmark(model, FactorTable(factor_sets), benchmark.metric, method="ntk")
     assert chosen == [longest]
-    right = answers_by_hand(model, tiers[1], benchmark)
+    right = answers_by_hand(model, factor_sets[1], benchmark)
     assert [s.value for s in scores] == pytest.approx([np.mean(right["acc"]), np.mean(right["acc_norm"])])
 
 
 def test_a_request_that_the_factors_do_not_hold_is_refused(model: LanguageModel, benchmark: Benchmark) -> None:
     longest = longest_request(model, benchmark)
     with pytest.raises(FactorsError, match=f"sequence of {longest} tokens"):
-        measure_benchmark(model, closed_form(model.spec, "ntk", longest - 1), benchmark.metric, method="ntk")
+        measure_benchmark(model, baseline_factors(model.spec, "ntk", longest - 1), benchmark.metric, method="ntk")
 
 
 def test_nothing_is_cut_beyond_the_models_own_window(model: LanguageModel, benchmark: Benchmark) -> None:
@@ -197,7 +199,7 @@ def test_nothing_is_cut_beyond_the_models_own_window(model: LanguageModel, bench
 def test_the_model_is_as_it_was_afterwards(model: LanguageModel, benchmark: Benchmark) -> None:
     padding, side = model.tokenizer.pad_token, model.tokenizer.padding_side
     weights = {name: weight.clone() for name, weight in model.network.state_dict().items()}
-    measure_benchmark(model, closed_form(model.spec, "pi", 512), benchmark.metric, method="pi")
+    measure_benchmark(model, baseline_factors(model.spec, "pi", 512), benchmark.metric, method="pi")
     assert (model.tokenizer.pad_token, model.tokenizer.padding_side) == (padding, side)
     assert all(torch.equal(weight, weights[name]) for name, weight in model.network.state_dict().items())
 
@@ -206,7 +208,7 @@ def test_benchmarks_are_a_metric_of_measure_and_are_kept(
     model: LanguageModel, benchmark: Benchmark, tmp_path: Path
 ) -> None:
     settings = MeasureRecipe(lengths=(64,), metrics=("perplexity", benchmark.metric), windows=2, tail_tokens=0)
-    run, table = RunDir(tmp_path), as_table(closed_form(model.spec, "yarn", 512).tiers[0])
+    run, table = RunDir(tmp_path), as_table(baseline_factors(model.spec, "yarn", 512).factor_sets[0])
     scores = measure(model, table, TEXT, settings=settings, run=run)
     assert [score.metric for score in scores] == ["perplexity", "harness:winds:acc", "harness:winds:acc_norm"]
     assert read_records(run.scores, Score) == scores
@@ -290,7 +292,7 @@ def test_benchmarks_that_cannot_be_measured_are_refused(
         measure_benchmark(model, None, refused(tmp_path, kind), method="none")
 
 
-def test_an_unknown_name_is_told_the_nearest_and_the_papers_are_known(
+def test_an_unknown_name_is_reported_the_nearest_and_the_papers_are_known(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some folders of the harness's tasks stand in for all of them, which take long to read."""
@@ -305,7 +307,7 @@ def test_an_unknown_name_is_told_the_nearest_and_the_papers_are_known(
     assert set(SHOTS) <= {*manager.all_subtasks, *manager.all_groups}
 
 
-def test_without_the_extra_its_name_is_told(
+def test_without_the_extra_its_name_is_reported(
     model: LanguageModel, benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)

@@ -33,7 +33,7 @@ from longrope.evaluation.samples import SampleCache
 from longrope.evaluation.statistics import difference_interval, wilson_interval
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
-from longrope.rope import RescaleFactors, as_table, closed_form
+from longrope.rope import RescaleFactors, as_table, baseline_factors
 from longrope.runs.run_dir import RunDir
 
 DIGITS = "0123456789"
@@ -140,7 +140,7 @@ def test_a_length_without_room_is_refused_with_the_least_one(kind: str) -> None:
         build_passkey(tokenizer, least - 1, 0.5, "12345")
 
 
-def test_tasks_walk_through_ten_depths_with_keys_of_five_digits() -> None:
+def test_tasks_schedule_through_ten_depths_with_keys_of_five_digits() -> None:
     tokenizer = TOKENIZERS["byte-level"]
     tasks = build_passkeys(tokenizer, 600, 20, seed=5)
     assert [task.depth for task in tasks] == pytest.approx([0.05 + 0.1 * (i % 10) for i in range(20)])
@@ -152,7 +152,7 @@ def test_tasks_walk_through_ten_depths_with_keys_of_five_digits() -> None:
     assert not any((a.tokens == b.tokens).all() for a, b in zip(tasks, other, strict=True))
 
 
-class Reader:
+class SampleBuilder:
     """A network that reads: it copies what stands after the words of the needle, or it says a constant."""
 
     def __init__(self, tokenizer: Any, *, copies: bool) -> None:
@@ -176,7 +176,7 @@ def test_a_copying_reader_scores_one_and_a_constant_one_nothing(
     kind: str, copies: bool, share: float, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = TOKENIZERS[kind]
-    monkeypatch.setattr("longrope.evaluation.passkey.greedy_answers", Reader(tokenizer, copies=copies).answers)
+    monkeypatch.setattr("longrope.evaluation.passkey.greedy_answers", SampleBuilder(tokenizer, copies=copies).answers)
     scores = scores_of("passkey", passkey_context(replace(model, tokenizer=tokenizer), None, 700))
     assert [score.value for score in scores] == [share] * 11
     assert [score.num_windows for score in scores] == [20] + [2] * 10
@@ -213,7 +213,7 @@ def test_greedy_answers_are_those_of_generation(model: LanguageModel) -> None:
 
 
 def test_a_random_model_knows_no_passkey_and_the_record_says_what_was_asked(model: LanguageModel) -> None:
-    table = as_table(closed_form(model.spec, "yarn", 700).tiers[0])
+    table = as_table(baseline_factors(model.spec, "yarn", 700).factor_sets[0])
     scores = scores_of("passkey", passkey_context(model, table, 700, method="yarn", count=10, seed=3))
     assert scores[0].value == 0.0
     tasks = build_passkeys(model.tokenizer, 700, 10, 3)
@@ -227,7 +227,7 @@ def test_a_random_model_knows_no_passkey_and_the_record_says_what_was_asked(mode
 
 def test_a_difference_is_that_of_two_measured_shares(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each key's answer by one method is paired with its answer by the other, and none is asked for twice."""
-    tables = closed_form(model.spec, "pi", 700), closed_form(model.spec, "yarn", 700)
+    tables = baseline_factors(model.spec, "pi", 700), baseline_factors(model.spec, "yarn", 700)
     tasks = build_passkeys(model.tokenizer, 700, 20, 3)
     order = {task.tokens.tobytes(): i for i, task in enumerate(tasks)}
     right = {"pi": {0, 1, 2, 3, 4, 5, 9}, "yarn": {4, 5, 6}}
@@ -265,7 +265,7 @@ def test_methods_are_compared_by_what_was_measured_before(
 ) -> None:
     """Losses and answers of both are in the run directory: the paired numbers take no pass, in a later process too."""
     settings = MeasureRecipe((300, 700), ("perplexity", "passkey"), tail_tokens=16, passkeys=10)
-    pi, yarn = (name_subject(model, closed_form(model.spec, name, 700)) for name in ("pi", "yarn"))
+    pi, yarn = (name_subject(model, baseline_factors(model.spec, name, 700)) for name in ("pi", "yarn"))
     original, run = Subject(model, None, "none"), RunDir(tmp_path)
     for subject in (original, pi, yarn):
         measure(model, subject.table, text, settings=settings, run=run)

@@ -22,7 +22,7 @@ from longrope.evaluation.statistics import block_interval
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
 from longrope.registry import formulas
-from longrope.rope import FactorTable, RescaleFactors, as_table, closed_form
+from longrope.rope import FactorTable, RescaleFactors, as_table, baseline_factors
 from longrope.runs.records import Score, read_records
 from longrope.runs.run_dir import RunDir
 
@@ -31,8 +31,8 @@ SETTINGS = MeasureRecipe(lengths=(64, 128), metrics=("perplexity",), windows=3, 
 
 @pytest.mark.parametrize("method", ["none", *formulas()])
 def test_perplexity_is_the_brute_force_one(method: str, model: LanguageModel, text: TokenText) -> None:
-    """At every length, with the tier for that length, on the windows of the longest one cut into pieces."""
-    table = None if method == "none" else closed_form(model.spec, method, 128, lengths=(48, 64))
+    """At every length, with the factor set for that length, on the windows of the longest one cut into pieces."""
+    table = None if method == "none" else baseline_factors(model.spec, method, 128, lengths=(48, 64))
     scores = measure(model, table, text, settings=replace(SETTINGS, lengths=(48, 64, 128)), method=method)
     windows = text.windows(128, 3)
     for score in scores:
@@ -57,7 +57,7 @@ def test_a_loss_that_is_not_finite_is_an_error_and_no_score(
     """It names the model; nothing of it is kept, so that a mended model is measured anew."""
     model, run = pico.make_model("llama"), RunDir(tmp_path / "run")
     model.network.lm_head.weight.fill_(math.nan)
-    table = closed_form(model.spec, "yarn", 128) if factors else None
+    table = baseline_factors(model.spec, "yarn", 128) if factors else None
     settings = replace(SETTINGS, lengths=(64, 128), metrics=(metric,))
     with pytest.raises(ModelError, match=r"losses of 'pico-llama' at (64|128) tokens are not finite"):
         measure(model, table, text, settings=settings, run=run)
@@ -150,7 +150,7 @@ def test_one_pass_gives_the_prefixes_that_passes_of_their_own_give(
 ) -> None:
     """Three windows of 128 tokens instead of 3 * (20 + 64 + 128); dynamic NTK has factors for each length."""
     lengths = (20, 64, 128)
-    table = None if name == "none" else closed_form(model.spec, name, 128, lengths=lengths)
+    table = None if name == "none" else baseline_factors(model.spec, name, 128, lengths=lengths)
     settings = replace(SETTINGS, lengths=lengths, metrics=("prefix-perplexity",))
     scores = measure(model, table, text, settings=settings, method=name)
     assert passes.tokens == 3 * (sum(lengths) if name == "dynamic-ntk" else 128)
@@ -175,7 +175,7 @@ def test_prefixes_cost_nothing_beside_perplexity(model: LanguageModel, text: Tok
 
 
 def test_prefixes_by_two_factor_sets_take_two_passes(model: LanguageModel, text: TokenText, passes: Passes) -> None:
-    table = FactorTable(tuple(closed_form(model.spec, "ntk", n).tiers[0] for n in (70, 128)))
+    table = FactorTable(tuple(baseline_factors(model.spec, "ntk", n).factor_sets[0] for n in (70, 128)))
     settings = replace(SETTINGS, lengths=(20, 64, 100, 128), metrics=("prefix-perplexity",))
     measure(model, table, text, settings=settings)
     assert passes.tokens == 3 * (64 + 128)
@@ -209,7 +209,7 @@ def ratio_of(model: LanguageModel, tables: tuple[FactorTable, FactorTable], wind
 
 @pytest.mark.parametrize("names", [("pi", "yarn"), ("yarn", "dynamic-ntk")])
 def test_a_ratio_is_that_of_two_perplexities(names: tuple[str, str], model: LanguageModel, text: TokenText) -> None:
-    own, other = (closed_form(model.spec, name, 128, lengths=(64, 128)) for name in names)
+    own, other = (baseline_factors(model.spec, name, 128, lengths=(64, 128)) for name in names)
     windows = text.windows(128, 5)
     score = ratio_of(model, (own, other), windows, methods=names, seed=3)
     losses = [brute_losses(model, table.choose(128), windows) for table in (own, other)]
@@ -225,7 +225,7 @@ def test_a_ratio_is_that_of_two_perplexities(names: tuple[str, str], model: Lang
 def test_the_interval_of_a_ratio_is_paired(model: LanguageModel, text: TokenText) -> None:
     """Blocks that are hard for both methods do not widen it, as they do where each method's are drawn apart."""
     names = ("yarn", "ntk")
-    tables = closed_form(model.spec, "yarn", 128), closed_form(model.spec, "ntk", 128)
+    tables = baseline_factors(model.spec, "yarn", 128), baseline_factors(model.spec, "ntk", 128)
     windows = text.windows(128, 24)
     score = ratio_of(model, tables, windows, methods=names)
     own, other = (brute_losses(model, table.choose(128), windows) for table in tables)
@@ -234,13 +234,13 @@ def test_the_interval_of_a_ratio_is_paired(model: LanguageModel, text: TokenText
 
 
 def test_a_ratio_to_itself_is_exactly_one(model: LanguageModel, text: TokenText) -> None:
-    table = closed_form(model.spec, "yarn", 128)
+    table = baseline_factors(model.spec, "yarn", 128)
     score = ratio_of(model, (table, table), text.windows(128, 3), methods=("yarn", "yarn"))
     assert (score.value, score.low, score.high) == (1.0, 1.0, 1.0)
 
 
 def test_the_ratio_of_two_methods_is_the_inverse_of_the_other_way_round(model: LanguageModel, text: TokenText) -> None:
-    pi, yarn = (closed_form(model.spec, name, 128) for name in ("pi", "yarn"))
+    pi, yarn = (baseline_factors(model.spec, name, 128) for name in ("pi", "yarn"))
     windows = text.windows(128, 5)
     score = ratio_of(model, (pi, yarn), windows, methods=("pi", "yarn"))
     turned = ratio_of(model, (yarn, pi), windows, methods=("yarn", "pi"))
@@ -253,7 +253,7 @@ def against(model: LanguageModel, text: TokenText, run: RunDir, *, seed: int = 0
     settings = changes.pop("settings", SETTINGS)
     factors = RescaleFactors((1.0, 1.5, 2.0, 2.5), 128, model.spec.fingerprint, method="longrope-gradient")
     evaluation = Evaluation(text, settings, Subject(model, None, "none"), SampleCache(run), seed)
-    yarn = name_subject(model, closed_form(model.spec, "yarn", 128))
+    yarn = name_subject(model, baseline_factors(model.spec, "yarn", 128))
     [score] = evaluation.compare(name_subject(model, replace(factors, **changes)), yarn)
     return score
 
@@ -266,7 +266,7 @@ def test_a_ratio_is_measured_once_at_the_longest_length_and_kept(
     assert read_records(run.scores, Score) == [score]
     assert (score.metric, score.method, score.context_tokens) == ("ratio-to-yarn", "longrope-gradient", 128)
     factors = RescaleFactors((1.0, 1.5, 2.0, 2.5), 128, model.spec.fingerprint)
-    tables = as_table(factors), closed_form(model.spec, "yarn", 128)
+    tables = as_table(factors), baseline_factors(model.spec, "yarn", 128)
     by_hand = ratio_of(model, tables, text.windows(128, 3), methods=("longrope-gradient", "yarn"))
     assert without_seconds([score]) == without_seconds([by_hand])
     passes.forbidden = True
@@ -276,7 +276,7 @@ def test_a_ratio_is_measured_once_at_the_longest_length_and_kept(
 
 def test_a_ratio_may_take_windows_of_its_own(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
     factors = RescaleFactors((1.0, 1.5, 2.0, 2.5), 128, model.spec.fingerprint, method="longrope-gradient")
-    yarn, settings = closed_form(model.spec, "yarn", 128), replace(SETTINGS, paired_windows=5)
+    yarn, settings = baseline_factors(model.spec, "yarn", 128), replace(SETTINGS, paired_windows=5)
     score = against(model, text, RunDir(tmp_path), settings=settings)
     methods = ("longrope-gradient", "yarn")
     by_hand = ratio_of(model, (as_table(factors), yarn), text.windows(128, 5), methods=methods)

@@ -19,7 +19,7 @@ from longrope.evaluation.samples import SampleCache
 from longrope.evaluation.statistics import block_interval
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
-from longrope.rope import FactorTable, RescaleFactors, closed_form
+from longrope.rope import FactorTable, RescaleFactors, baseline_factors
 from longrope.runs.records import Score, read_records
 from longrope.runs.run_dir import RunDir
 
@@ -64,8 +64,8 @@ def ratio(after: np.ndarray, before: np.ndarray) -> float:
 def test_retention_is_the_ratio_to_the_original_at_each_original_length(
     method: str, model: LanguageModel, text: TokenText
 ) -> None:
-    """By the tier of each length; beyond the trained window there is nothing to retain."""
-    table = closed_form(model.spec, method, 128, lengths=(24, 64))
+    """By the factor set of each length; beyond the trained window there is nothing to retain."""
+    table = baseline_factors(model.spec, method, 128, lengths=(24, 64))
     scores = measure(model, table, text, settings=SETTINGS, seed=3)
     assert [(s.metric, s.context_tokens) for s in scores] == [("ratio-to-none", 24), ("ratio-to-none", 64)]
     for score in scores:
@@ -82,15 +82,15 @@ def test_retention_is_the_ratio_to_the_original_at_each_original_length(
 def test_the_interval_is_paired(model: LanguageModel, text: TokenText) -> None:
     """Far narrower than that of the extended model's own perplexity."""
     pieces = text.divided(text.windows(128, 12), 64)
-    factors = replace(closed_form(model.spec, "pi", 128).tiers[0], lambdas=(1.0, 1.0, 1.1, 1.2))
+    factors = replace(baseline_factors(model.spec, "pi", 128).factor_sets[0], lambdas=(1.0, 1.0, 1.1, 1.2))
     [score] = scores_of("retention", make_context(model, FactorTable((factors,)), pieces, method="pi"))
     low, high = block_interval(losses_by_hand(model, factors, pieces), 0)
     assert math.log(score.high / score.low) < 0.3 * math.log(high / low)
 
 
-def test_a_tier_that_changes_nothing_retains_all(model: LanguageModel, text: TokenText) -> None:
-    unchanged = replace(closed_form(model.spec, "pi", 64).tiers[0], lambdas=(1.0,) * 4)
-    table = FactorTable((unchanged, closed_form(model.spec, "pi", 128).tiers[0]))
+def test_a_factor_set_that_changes_nothing_retains_all(model: LanguageModel, text: TokenText) -> None:
+    unchanged = replace(baseline_factors(model.spec, "pi", 64).factor_sets[0], lambdas=(1.0,) * 4)
+    table = FactorTable((unchanged, baseline_factors(model.spec, "pi", 128).factor_sets[0]))
     scores = measure(model, table, text, settings=SETTINGS)
     assert [(s.value, s.low, s.high) for s in scores] == [(1.0, 1.0, 1.0)] * 2
 
@@ -100,7 +100,7 @@ def test_a_tuned_model_is_measured_against_its_original(
     with_factors: bool, model: LanguageModel, tuned: LanguageModel, text: TokenText
 ) -> None:
     pieces = text.divided(text.windows(128, 3), 64)
-    table = closed_form(model.spec, "yarn", 128) if with_factors else None
+    table = baseline_factors(model.spec, "yarn", 128) if with_factors else None
     context = make_context(tuned, table, pieces, method="longrope-tuned", original=model)
     [score] = scores_of("retention", context)
     after = losses_by_hand(tuned, table.choose(64) if table else None, pieces)
@@ -113,7 +113,7 @@ def test_the_originals_losses_survive_its_weights(
     model: LanguageModel, tuned: LanguageModel, text: TokenText, tmp_path: Path
 ) -> None:
     """Measured before the tuning, they are there in a later process, without the original."""
-    table = closed_form(model.spec, "yarn", 128)
+    table = baseline_factors(model.spec, "yarn", 128)
     Evaluation(text, SETTINGS, Subject(model, None, "none"), SampleCache(RunDir(tmp_path))).measure(
         Subject(model, None, "none")
     )
@@ -123,14 +123,14 @@ def test_the_originals_losses_survive_its_weights(
     assert [score.context_tokens for score in scores] == [24, 64]
     for score in scores:
         pieces = text.divided(text.windows(128, 3), score.context_tokens)
-        after = losses_by_hand(tuned, table.tiers[0], pieces)
+        after = losses_by_hand(tuned, table.factor_sets[0], pieces)
         assert score.value == pytest.approx(ratio(after, losses_by_hand(model, None, pieces)), rel=1e-5)
 
 
 def test_retention_is_measured_once_and_takes_what_perplexity_has_read(
     model: LanguageModel, text: TokenText, tmp_path: Path, passes: Passes
 ) -> None:
-    run, table = RunDir(tmp_path), closed_form(model.spec, "yarn", 128)
+    run, table = RunDir(tmp_path), baseline_factors(model.spec, "yarn", 128)
     perplexities = replace(SETTINGS, metrics=("perplexity",))
     both = replace(SETTINGS, metrics=("perplexity", "retention"))
     for some in (None, table):
@@ -150,6 +150,6 @@ def test_the_original_against_itself_is_no_score(model: LanguageModel, text: Tok
 
 
 def test_lengths_beyond_the_trained_window_alone_are_refused(model: LanguageModel, text: TokenText) -> None:
-    table = closed_form(model.spec, "pi", 128)
+    table = baseline_factors(model.spec, "pi", 128)
     with pytest.raises(RecipeError, match="own window of 64"):
         measure(model, table, text, settings=replace(SETTINGS, lengths=(128,)))

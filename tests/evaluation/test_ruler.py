@@ -39,7 +39,7 @@ from longrope.evaluation.statistics import wilson_interval
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.registry import RULER_TASKS
-from longrope.rope import closed_form
+from longrope.rope import baseline_factors
 from longrope.runs.records import Score, read_records
 from longrope.runs.run_dir import RunDir
 
@@ -137,7 +137,7 @@ def made_up_words(prompt: str) -> Counter[str]:
     return Counter(re.findall(r"[a-z]+", re.split(r"not the dots ?\.|the three made-up", prompt)[1]))
 
 
-class Reader:
+class SampleBuilder:
     """Stands where the network and its cache are: what it says next depends on the words that were read alone."""
 
     def __init__(self, tokenizer: Any, answer: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ class Reader:
         monkeypatch.setattr(answers, "KeyValueCache", self.open_cache)
         monkeypatch.setattr(decoding, "prefill", self.prefill)
 
-    def open_cache(self, *_: object) -> "Reader":
+    def open_cache(self, *_: object) -> "SampleBuilder":
         """Begin to read another text."""
         self.read.clear()
         return self
@@ -185,12 +185,14 @@ def model(pico_folder: Path) -> LanguageModel:
 
 
 @pytest.fixture
-def reading(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[LanguageModel, Reader]]:
+def reading(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[LanguageModel, SampleBuilder]]:
     """A model with a tokenizer whose answers are those of a reader; its end token is 0."""
 
-    def make(kind: str, answer: Callable[[str], str]) -> tuple[LanguageModel, Reader]:
+    def make(kind: str, answer: Callable[[str], str]) -> tuple[LanguageModel, SampleBuilder]:
         tokenizer = TOKENIZERS[kind]
-        return replace(model, tokenizer=tokenizer), Reader(tokenizer, answer, monkeypatch)
+        return replace(model, tokenizer=tokenizer), SampleBuilder(tokenizer, answer, monkeypatch)
 
     return make
 
@@ -218,7 +220,7 @@ def measure_needles(model: LanguageModel, text: TokenText, windows: Tokens, leng
 @every_tokenizer
 @every_task
 def test_a_copying_reader_scores_one_and_a_constant_one_nothing(
-    task: str, kind: str, reading: Callable[..., tuple[LanguageModel, Reader]], tmp_path: Path
+    task: str, kind: str, reading: Callable[..., tuple[LanguageModel, SampleBuilder]], tmp_path: Path
 ) -> None:
     length = 3000
     (tmp_path / "qa.jsonl").write_text("\n".join(json.dumps(row) for row in hub_rows()))
@@ -235,7 +237,7 @@ def test_a_copying_reader_scores_one_and_a_constant_one_nothing(
 
 @every_tokenizer
 def test_a_copying_reader_finds_every_needle_and_a_constant_one_none(
-    kind: str, reading: Callable[..., tuple[LanguageModel, Reader]]
+    kind: str, reading: Callable[..., tuple[LanguageModel, SampleBuilder]]
 ) -> None:
     for answer, share in ((reply, 1.0), (lambda _: "one thing and another", 0.0)):
         fake, reader = reading(kind, answer)
@@ -247,7 +249,7 @@ def test_a_copying_reader_finds_every_needle_and_a_constant_one_none(
         assert max(reader.read_lengths) <= 2000
 
 
-def test_depths_are_scored_apart(reading: Callable[..., tuple[LanguageModel, Reader]]) -> None:
+def test_depths_are_scored_apart(reading: Callable[..., tuple[LanguageModel, SampleBuilder]]) -> None:
     """A reader that has forgotten the first half of its text."""
     fake, _ = reading("byte-level", lambda prompt: reply(prompt[len(prompt) // 2 :]))
     text = text_of(fake.tokenizer, 4000)
@@ -256,7 +258,7 @@ def test_depths_are_scored_apart(reading: Callable[..., tuple[LanguageModel, Rea
     assert (scores[0].low, scores[0].high) == wilson_interval(10, 20)
 
 
-def test_answers_in_part_count_in_part(reading: Callable[..., tuple[LanguageModel, Reader]]) -> None:
+def test_answers_in_part_count_in_part(reading: Callable[..., tuple[LanguageModel, SampleBuilder]]) -> None:
     """A reader that stops after its first word, and one that says the words in another order."""
     shares = {}
     for name, change in (("first", lambda words: words[:1]), ("turned", lambda words: words[::-1])):
@@ -593,10 +595,10 @@ def test_documents_fill_the_prompt(kind: str) -> None:
         prompt = build(kind, "qa", 2000, sample=sample)
         (place,) = re.findall(r"lighthouse of (\w+)", words_of(tokenizer, prompt.questions[0].tokens))
         asked.add(place)
-        told = Counter(re.findall(r"lighthouse of (\w+) stands", words_of(tokenizer, prompt.text)))
-        assert (told.pop(place), set(told) | {place}) == (1, {name.lower() for name in KEEPERS})
-        assert max(told.values()) - min(told.values()) <= 1
-        assert sum(told.values()) > 8
+        messages = Counter(re.findall(r"lighthouse of (\w+) stands", words_of(tokenizer, prompt.text)))
+        assert (messages.pop(place), set(messages) | {place}) == (1, {name.lower() for name in KEEPERS})
+        assert max(messages.values()) - min(messages.values()) <= 1
+        assert sum(messages.values()) > 8
     assert len(asked) == len(QUESTIONS)
 
 
@@ -607,7 +609,7 @@ def test_a_question_without_others_is_asked_alone() -> None:
     assert len(prompt.text) + len(prompt.questions[0].tokens) + prompt.questions[0].answer_tokens == 500
 
 
-def test_too_few_questions_are_told() -> None:
+def test_too_few_questions_are_reported() -> None:
     with pytest.raises(TextsError, match=r"There are 6 questions .* Question 7 .* measure\.qa_data"):
         build("byte-level", "qa", 500, sample=6)
 
@@ -640,7 +642,7 @@ def asking(*references: str, room: int = 12, any_of: bool = False) -> Prompt:
 
 
 def test_writing_ends_when_everything_is_said_when_the_model_ends_or_when_the_room_is_full(
-    reading: Callable[..., tuple[LanguageModel, Reader]],
+    reading: Callable[..., tuple[LanguageModel, SampleBuilder]],
 ) -> None:
     tokenizer = TOKENIZERS["byte-level"]
     said = "The river turns the mill"
@@ -666,7 +668,7 @@ def test_a_shared_text_gives_the_answers_of_separate_ones(family: str) -> None:
     tokens = np.random.default_rng(0).integers(1, 300, (5, 700)).astype(np.int32)
     questions = tuple(Question(row[600 : 610 + i], ("?",), False, 12) for i, row in enumerate(tokens[1:]))
     prompt = Prompt(tokens[0, :600], questions)
-    with rescaled(model, closed_form(model.spec, "yarn", 700).tiers[0]):
+    with rescaled(model, baseline_factors(model.spec, "yarn", 700).factor_sets[0]):
         together = answer_prompt(model, prompt)
         apart = [answer_prompt(model, Prompt(prompt.text, (question,)))[0] for question in questions]
         assert together == apart
@@ -894,7 +896,7 @@ def test_a_length_that_is_too_short_is_refused_before_anything_is_asked(
     assert quick == []
 
 
-def test_the_door_measures_needles_and_tasks(
+def test_the_command_measures_needles_and_tasks(
     pico_folder: Path, text_folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """By a random model, which finds nothing, with factors' own lengths and a file of questions."""
@@ -910,7 +912,7 @@ def test_the_door_measures_needles_and_tasks(
 
 
 def test_questions_that_no_metric_asks_are_refused(pico_folder: Path, text_folders: tuple[Path, Path]) -> None:
-    """By the door; a recipe that has them can be run for other metrics."""
+    """By the command; a recipe that has them can be run for other metrics."""
     given = ["measure", str(pico_folder), "--data", str(text_folders[0]), "--lengths", "600", "--qa-data", "squad.json"]
     done = CliRunner().invoke(app, [*given, "--metrics", "needle"])
     assert isinstance(done.exception, RecipeError)

@@ -13,7 +13,7 @@ from longrope.evaluation.perplexity import cached_losses
 from longrope.evaluation.samples import Arrays, Identity, SampleCache
 from longrope.labels import Source
 from longrope.models import LanguageModel
-from longrope.rope import closed_form
+from longrope.rope import baseline_factors
 from longrope.runs.records import Score
 from longrope.runs.run_dir import RunDir
 
@@ -57,7 +57,7 @@ def test_samples_of_something_else_are_not_taken(
 ) -> None:
     """Windows of 32 and of 64 tokens hold the same tokens here, in other rows."""
     windows, cache = text.windows(64, 2), SampleCache(RunDir(tmp_path))
-    ntk, yarn = (closed_form(model.spec, name, 128) for name in ("ntk", "yarn"))
+    ntk, yarn = (baseline_factors(model.spec, name, 128) for name in ("ntk", "yarn"))
     first = make_context(model, ntk, windows, method="ntk", cache=cache)
     other = {
         "method": replace(first, subject=replace(first.subject, method="tuned")),

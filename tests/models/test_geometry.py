@@ -23,7 +23,7 @@ def test_geometry_of_every_family_is_read(loaded: tuple[str, LanguageModel]) -> 
     family, model = loaded
     spec = model.spec
     assert (spec.head_dim, spec.rotary_dim, spec.theta, spec.trained_window, spec.pairing) == GEOMETRIES[family]
-    assert spec.carried is None
+    assert spec.native is None
     (table,) = model.tables
     assert model.network.get_submodule(table.path) is get_rotary(model.network)
     assert (table.layers, table.geometry) == ((0, 1), spec)
@@ -74,8 +74,8 @@ def test_legacy_config_is_read(name: str, tmp_path: Path) -> None:
     content, (head_dim, rotary_dim, theta, window, kind, lambdas) = LEGACY[name]
     spec = read_spec(load_config(pico.write_config(tmp_path / name, **{**pico.BASE, **content})))
     assert (spec.head_dim, spec.rotary_dim, spec.theta, spec.trained_window) == (head_dim, rotary_dim, theta, window)
-    assert (spec.carried.rope_type if spec.carried else None) == kind
-    assert (list(spec.carried.lambdas) if spec.carried else None) == lambdas
+    assert (spec.native.rope_type if spec.native else None) == kind
+    assert (list(spec.native.lambdas) if spec.native else None) == lambdas
 
 
 REFUSED = {

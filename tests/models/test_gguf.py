@@ -98,7 +98,7 @@ def test_scaling_of_a_gguf_file_is_read_as_what_it_is(name: str, tmp_path: Path)
     if rope:
         assert gap(get_logits(model.network), get_logits(plain)) > 0.05, "the scaling must matter"
     else:
-        assert model.spec.carried is None
+        assert model.spec.native is None
 
 
 def test_unknown_scaling_of_a_gguf_file_is_refused(tmp_path: Path) -> None:
@@ -127,8 +127,8 @@ def test_factor_lists_of_a_gguf_file_are_not_dropped(tmp_path: Path) -> None:
     except ModelError as error:
         assert "rope_factors" in str(error) or "longrope" in str(error)  # noqa: PT017
         return
-    assert spec.carried is not None, "the file's factors were dropped"
-    assert list(spec.carried.lambdas) == long.tolist()
+    assert spec.native is not None, "the file's factors were dropped"
+    assert list(spec.native.lambdas) == long.tolist()
     assert spec.attention_factor == pytest.approx(1.2)
 
 

@@ -85,10 +85,10 @@ def test_native_longrope_is_the_same_on_both_sides_of_its_switch(family: str, at
     sides = {"short_factor": (16, 64), "long_factor": (65, 160)}
     logits: dict[str, Tensor] = {}
     for name, lengths in sides.items():
-        tier = RescaleFactors(tuple(lists[name]), 256, model.spec.fingerprint, attention_factor=ours_attention)
+        factor_set = RescaleFactors(tuple(lists[name]), 256, model.spec.fingerprint, attention_factor=ours_attention)
         for length in lengths:
             tokens = torch.arange(7, 7 + length)[None]
-            with rescaled(model, tier):
+            with rescaled(model, factor_set):
                 ours = get_logits(model.network, tokens)
             assert gap(ours, get_logits(native, tokens)) < ROUNDING, (name, length)
             logits[name] = ours[:, :16]

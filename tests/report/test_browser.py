@@ -151,7 +151,7 @@ def test_the_pointer_finds_a_step_among_hundreds(visit: Visit) -> None:
     assert visit.tip() == ""
 
 
-def test_the_keyboard_walks_through_the_records(visit: Visit, run: RunDir) -> None:
+def test_the_keyboard_schedules_through_the_records(visit: Visit, run: RunDir) -> None:
     """Focus shows the first, arrows the next and the next series, Escape nothing."""
     drawing = visit.drawing("Perplexity")
     visit.page.keyboard.press("Tab")
@@ -266,7 +266,7 @@ def test_planted_troubles_are_found(browser: Any, page_path: Path, tmp_path: Pat
     (page := tmp_path / "page.html").write_text(page_path.read_text().replace("</main>", f"{planted}</main>"))
     with pytest.raises(AssertionError), visiting(browser, page) as visit:
         pass
-    assert any(trouble in told for told in visit.troubles)
+    assert any(trouble in messages for messages in visit.troubles)
 
 
 def test_a_wide_element_is_found(visit: Visit) -> None:

@@ -26,7 +26,7 @@ def test_what_runs_have_in_common_is_shown_once(tmp_path: Path) -> None:
     assert not (runs[0].path / "report.html").exists()
 
 
-def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+def test_runs_of_one_name_are_distinguished_by_their_paths(tmp_path: Path) -> None:
     runs = [
         make_run(tmp_path / name / "run", [score("pi", 64, "perplexity", value)])
         for name, value in (("a", 2), ("b", 3))

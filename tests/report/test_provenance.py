@@ -34,7 +34,7 @@ def test_rope_json_is_what_the_formulas_say(tmp_path: Path) -> None:
     assert (rope["trained_window"], rope["target_window"]) == (64, 256)
 
 
-def test_provenance_has_one_entry_for_each_different_walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provenance_has_one_entry_for_each_different_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is resumed by the same command on the same machine adds nothing."""
     run = RunDir(tmp_path)
     monkeypatch.setattr("sys.argv", ["/home/someone/bin/longrope", "extend", "--out", "my run"])

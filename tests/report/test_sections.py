@@ -23,8 +23,8 @@ def test_the_factors_of_an_extension_are_shown_once(extended: RunDir) -> None:
     shown = read_page(write_report(extended))
     rows = [("LongRoPE, gradient", str(i), text) for i, text in enumerate(("1", "1.25", "3.1416", "7.5"))]
     assert shown.tables["Rescale factor of each pair: data"] == [("method", "pair", "rescale factor λ"), *rows]
-    (told,) = (text for text in shown.texts["p"] if "ttention factor" in text)
-    assert "attention factor 1.0625, start tokens: 4, fingerprint" in told
+    (messages,) = (text for text in shown.texts["p"] if "ttention factor" in text)
+    assert "attention factor 1.0625, start tokens: 4, fingerprint" in messages
     assert any("no rope.json, the baselines are not shown" in text for text in shown.texts["p"])
 
 
@@ -61,11 +61,11 @@ def test_a_page_tells_a_baseline_that_a_search_chose_from_the_baseline(tmp_path:
     assert ("factors, " + label, FACTORS.fingerprint) in shown.tables["Fingerprints and seeds"]
 
 
-def test_the_reopened_checkpoint_is_told_of_where_there_is_one(extended: RunDir) -> None:
-    (told,) = (text for text in texts_of(extended, "p") if "reopened" in text)
-    assert "plain transformers 5.10.0" in told
-    assert "At 90 % of the positions" in told
-    assert told.endswith("0.0012 below 64 tokens, 0.0045 above.")
+def test_the_reopened_checkpoint_is_reported_of_where_there_is_one(extended: RunDir) -> None:
+    (messages,) = (text for text in texts_of(extended, "p") if "reopened" in text)
+    assert "plain transformers 5.10.0" in messages
+    assert "At 90 % of the positions" in messages
+    assert messages.endswith("0.0012 below 64 tokens, 0.0045 above.")
     extended.export_report.unlink()
     texts = read_page(write_report(extended)).texts
     assert "Checkpoint" not in texts["h2"]
@@ -75,9 +75,9 @@ def test_the_reopened_checkpoint_is_told_of_where_there_is_one(extended: RunDir)
 def test_a_stage_names_what_it_was_made_of_and_leaves_its_settings_to_the_recipe() -> None:
     run = RunDir(Path(__file__).parents[2] / "results" / "smollm2-64k-tuned")
     (table,) = stage_section([read_run(run)]).tables
-    told = {row[0]: row[-1] for row in table.rows}
-    assert list(told) == ["search 64k", "tune 64k", "short-context search 8k", "search 128k", "extrapolate 256k"]
-    assert told["tune 64k"] == "before dd3fbe54, seed 0, text fda85a94f835f45d, dtype auto"
+    messages = {row[0]: row[-1] for row in table.rows}
+    assert list(messages) == ["search 64k", "tune 64k", "short-context search 8k", "search 128k", "extrapolate 256k"]
+    assert messages["tune 64k"] == "before dd3fbe54, seed 0, text fda85a94f835f45d, dtype auto"
 
 
 @pytest.mark.parametrize("name", ["smollm2-64k", "smollm2-64k-needles"])
@@ -100,11 +100,11 @@ def test_a_page_says_what_a_scan_found_and_whether_it_is_finished(extended: RunD
     extended.scan.write_text(json.dumps({**numbers, "edges": edges}))
     add_factors(extended, replace(FACTORS, lambdas=(1.0, 2.0, 4.0, 8.0), method="ntk", chosen_by="ntk-scan"))
     texts = texts_of(extended, "p")
-    (told,) = (text for text in texts if text.startswith("The scan of base and attention factor took"))
-    assert "212 window passes of a budget of 240: base 493,507 (theta times s to the power of 1.875)" in told
-    assert "attention factor 1.1726." in told
+    (messages,) = (text for text in texts if text.startswith("The scan of base and attention factor took"))
+    assert "212 window passes of a budget of 240: base 493,507 (theta times s to the power of 1.875)" in messages
+    assert "attention factor 1.1726." in messages
     unfinished = f"It is unfinished: the best {' and the '.join(edges)} lies on the edge of the grid."
-    assert told.endswith(unfinished) if edges else "unfinished" not in told
+    assert messages.endswith(unfinished) if edges else "unfinished" not in messages
     assert "were chosen by gradient descent, on books/<search>." in texts[0]
     assert "They come from" not in texts[0]
 

@@ -13,7 +13,7 @@ from longrope.runs.run_dir import RunDir
 RESULTS = Path(__file__).parents[2] / "results"
 OLD = re.compile(
     r"\b(doors?|rooms?|walk(s|ed)?|rivals?|told|carried on|carry \d+k?|recover(ed)?|as it is|turn(ed)? fully|whole turn"
-    r"|tiers?|closed forms?|embedded (model|default))\b|(?<![\w-])keys?(?![\w-])",
+    r"|factor_sets?|closed forms?|embedded (model|default))\b|(?<![\w-])keys?(?![\w-])",
     re.IGNORECASE,
 )
 SHOWN = ("title", "h1", "h2", "h3", "p", "li", "th", "td", "caption", "summary", "text")  # not <pre>: it is the recipe

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from longrope.errors import FactorsError
 from longrope.rope import (
-    Carried,
     FactorTable,
+    NativeScaling,
     RescaleFactors,
     RopeSpec,
     as_table,
@@ -27,8 +27,8 @@ SPEC = RopeSpec(head_dim=8, rotary_dim=8, theta=1e4, trained_window=1024)
 FACTORS = RescaleFactors((1.0, 1.5, 1.5, 4.0), 4096, SPEC.fingerprint, 4, 1.1, "longrope-evolution", False, (7, 2**63))
 
 
-def tier(window: int, spec_fingerprint: str = "geometry") -> RescaleFactors:
-    """A one-pair tier for this window."""
+def factor_set(window: int, spec_fingerprint: str = "geometry") -> RescaleFactors:
+    """A one-pair factor set for this window."""
     return RescaleFactors((2.0,), window, spec_fingerprint)
 
 
@@ -89,7 +89,7 @@ def test_relaxed_allows_decreasing_and_below_one_and_nothing_worse() -> None:
         replace(SPEC, pairing="interleaved"),
         replace(SPEC, head_dim=16),
         replace(SPEC, rotary_dim=6),
-        replace(SPEC, carried=Carried("linear", (2.0,) * 4, 1.0)),
+        replace(SPEC, native=NativeScaling("linear", (2.0,) * 4, 1.0)),
     ],
 )
 def test_another_geometry_is_refused_with_both_named(spec: RopeSpec) -> None:
@@ -133,8 +133,8 @@ def test_fingerprint_names_what_acts_and_not_how_it_was_found() -> None:
     ]
     names = {FACTORS.fingerprint, *(replace(FACTORS, **change).fingerprint for change in acting)}
     assert len(names) == 1 + len(acting)
-    told: dict[str, Any] = {"method": "yarn", "chosen_by": "longrope-gradient", "relaxed": True, "searched": ()}
-    assert replace(FACTORS, **told).fingerprint == FACTORS.fingerprint
+    messages: dict[str, Any] = {"method": "yarn", "chosen_by": "longrope-gradient", "relaxed": True, "searched": ()}
+    assert replace(FACTORS, **messages).fingerprint == FACTORS.fingerprint
 
 
 def test_equal_factors_have_equal_fingerprints() -> None:
@@ -151,25 +151,29 @@ def test_equal_factors_have_equal_fingerprints() -> None:
     ("tokens", "window"),
     [(1, 1024), (1023, 1024), (1024, 1024), (1025, 4096), (4096, 4096), (4097, 9000), (9000, 9000)],
 )
-def test_a_sequence_takes_the_smallest_tier_that_holds_it(tokens: int, window: int) -> None:
-    assert FactorTable((tier(9000), tier(1024), tier(4096))).choose(tokens).target_window == window
+def test_a_sequence_takes_the_smallest_factor_set_that_holds_it(tokens: int, window: int) -> None:
+    assert FactorTable((factor_set(9000), factor_set(1024), factor_set(4096))).choose(tokens).target_window == window
 
 
-def test_a_sequence_longer_than_every_tier_is_refused() -> None:
+def test_a_sequence_longer_than_every_factor_set_is_refused() -> None:
     with pytest.raises(FactorsError) as caught:
-        FactorTable((tier(9000), tier(1024))).choose(9001)
+        FactorTable((factor_set(9000), factor_set(1024))).choose(9001)
     assert "9001" in caught.value.found
     assert "9000" in caught.value.needed
 
 
-@pytest.mark.parametrize("tiers", [(), (tier(1024), tier(1024)), (tier(1024, "one"), tier(4096, "two"))])
-def test_a_table_without_tiers_or_with_rivals_is_refused(tiers: tuple[RescaleFactors, ...]) -> None:
+@pytest.mark.parametrize(
+    "factor_sets", [(), (factor_set(1024), factor_set(1024)), (factor_set(1024, "one"), factor_set(4096, "two"))]
+)
+def test_a_table_without_factor_sets_or_with_two_of_a_window_is_refused(
+    factor_sets: tuple[RescaleFactors, ...],
+) -> None:
     with pytest.raises(FactorsError, match="factor table"):
-        FactorTable(tiers)
+        FactorTable(factor_sets)
 
 
-def test_table_fingerprint_is_the_tiers_own_or_depends_on_all() -> None:
-    one, two, three = tier(1024), tier(4096), tier(9000)
+def test_table_fingerprint_is_the_factor_sets_own_or_depends_on_all() -> None:
+    one, two, three = factor_set(1024), factor_set(4096), factor_set(9000)
     assert as_table(one).fingerprint == one.fingerprint
     tables = [FactorTable((one, two)), FactorTable((one, three)), FactorTable((two, three))]
     assert len({table.fingerprint for table in tables}) == 3
@@ -215,7 +219,7 @@ def test_files_keep_every_bit(
     assert again.fingerprint == table.fingerprint
 
 
-def test_one_tier_is_written_as_a_table_with_its_format(tmp_path: Path) -> None:
+def test_one_factor_set_is_written_as_a_table_with_its_format(tmp_path: Path) -> None:
     content = json.loads(dump_factors(FACTORS))
     assert content["format"] == FORMAT
     assert [t["lambdas"] for t in content["tiers"]] == [[1.0, 1.5, 1.5, 4.0]]
@@ -227,11 +231,11 @@ def test_a_file_without_who_chose_the_factors_is_read(tmp_path: Path) -> None:
     """As earlier versions wrote it: the method stays, and nobody is said to have chosen them."""
     (tmp_path / "factors.json").write_text(edited(chosen_by=None))
     assert "chosen_by" not in (tmp_path / "factors.json").read_text()
-    assert load_factors(tmp_path / "factors.json").tiers == (replace(FACTORS, chosen_by=""),)
+    assert load_factors(tmp_path / "factors.json").factor_sets == (replace(FACTORS, chosen_by=""),)
 
 
 def edited(**changes: Any) -> str:
-    """The JSON of FACTORS with fields of its tier changed; None removes one."""
+    """The JSON of FACTORS with fields of its factor set changed; None removes one."""
     content = json.loads(dump_factors(FACTORS))
     content["tiers"][0] = {k: v for k, v in {**content["tiers"][0], **changes}.items() if v is not None}
     return json.dumps(content)

@@ -7,7 +7,7 @@ import gguf
 import numpy as np
 import pytest
 
-from longrope.rope import Carried, FactorLists, RopeSpec
+from longrope.rope import FactorLists, NativeScaling, RopeSpec
 from longrope.rope.gguf_metadata import read_parameters, write_longrope
 from longrope.rope.hf_config import read_geometry
 from longrope.rope.hf_config import write_longrope as write_config
@@ -34,8 +34,8 @@ def test_written_factors_read_back(name: str) -> None:
     """As the geometry that the config of the same factors states, short factors and switch included."""
     spec = SPECS[name]
     config = read_back(spec, *write_longrope(spec, LISTS))
-    carried = Carried("longrope", LONG, 1.25)
-    assert read_geometry(config) == replace(spec, trained_window=256, carried=carried)
+    native = NativeScaling("longrope", LONG, 1.25)
+    assert read_geometry(config) == replace(spec, trained_window=256, native=native)
     own = {"rope_parameters": {}} if name == "whole" else {"rope_parameters": {"partial_rotary_factor": 0.5}}
     stated = write_config(own, spec, LISTS)["rope_parameters"]
     assert config["rope_parameters"].items() <= stated.items()
@@ -61,5 +61,5 @@ def test_divisors_of_older_files_are_both_lists() -> None:
     spec = SPECS["whole"]
     metadata = {"context_length": 128, "rope.dimension_count": 8, "rope.freq_base": 5e4}
     config = read_back(spec, metadata, {"rope_freqs.weight": np.asarray(LONG, np.float32)})
-    assert read_geometry(config) == replace(spec, trained_window=128, carried=Carried("longrope", LONG, 1.0))
+    assert read_geometry(config) == replace(spec, trained_window=128, native=NativeScaling("longrope", LONG, 1.0))
     assert config["rope_parameters"]["short_factor"] == list(LONG)

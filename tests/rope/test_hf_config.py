@@ -14,7 +14,7 @@ from transformers import AutoConfig
 
 from longrope.errors import ModelError
 from longrope.models import config_entries, load_config, read_spec
-from longrope.rope import Carried, FactorLists, RopeSpec
+from longrope.rope import FactorLists, NativeScaling, RopeSpec
 from longrope.rope.hf_config import from_legacy, read_geometry, to_legacy, write_longrope
 
 WINDOW, TARGET = 64, 256
@@ -44,8 +44,8 @@ def test_written_factors_read_back(name: str) -> None:
     entries, spec = config_entries(config), read_geometry(config_entries(config))
     lists = make_lists(spec)
     written = {**entries, **write_longrope(entries, spec, lists)}
-    carried = Carried("longrope", lists.long, lists.attention_factor)
-    assert read_geometry(written) == replace(spec, trained_window=TARGET, carried=carried)
+    native = NativeScaling("longrope", lists.long, lists.attention_factor)
+    assert read_geometry(written) == replace(spec, trained_window=TARGET, native=native)
     stated = written["rope_parameters"]
     assert (tuple(stated["short_factor"]), stated["original_max_position_embeddings"]) == (lists.short, WINDOW)
     assert json.loads(json.dumps(written)) == written

@@ -15,8 +15,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from longrope.errors import ModelError
 from longrope.rope import (
-    Carried,
     Lambdas,
+    NativeScaling,
     RopeSpec,
     critical_lambdas,
     dynamic_ntk_lambdas,
@@ -327,7 +327,7 @@ def test_float64_angles_hold_at_2048k_and_float32_ones_do_not(theta: float) -> N
         ("theta", math.inf),
         ("trained_window", 0),
         ("trained_window", -1),
-        ("carried", Carried("linear", (2.0,) * 31, 1.0)),
+        ("native", NativeScaling("linear", (2.0,) * 31, 1.0)),
     ],
 )
 def test_a_geometry_that_cannot_be_is_refused_by_name(field: str, value: Any) -> None:
@@ -350,7 +350,7 @@ def test_plain_geometry_worked_by_hand() -> None:
 
 def test_carried_scaling_divides_the_plain_frequencies() -> None:
     plain = RopeSpec(head_dim=4, rotary_dim=4, theta=1e4, trained_window=400)
-    spec = replace(plain, carried=Carried("yarn", (1.0, 8.0), 1.25))
+    spec = replace(plain, native=NativeScaling("yarn", (1.0, 8.0), 1.25))
     assert spec.plain_frequencies.tolist() == pytest.approx([1, 0.01], rel=1e-15)
     assert spec.frequencies.tolist() == pytest.approx([1, 0.00125], rel=1e-15)
     assert spec.wavelengths.tolist() == pytest.approx([2 * math.pi, 1600 * math.pi])
@@ -362,7 +362,7 @@ def test_critical_pair_counts_the_models_own_wavelengths() -> None:
     spec = RopeSpec(head_dim=4, rotary_dim=4, theta=1e4, trained_window=629)
     assert spec.critical_pair == 2
     assert replace(spec, trained_window=628).critical_pair == 1
-    assert replace(spec, carried=Carried("linear", (2.0, 2.0), 1.0)).critical_pair == 1
+    assert replace(spec, native=NativeScaling("linear", (2.0, 2.0), 1.0)).critical_pair == 1
     assert replace(spec, trained_window=6).critical_pair == 0
 
 
@@ -381,7 +381,7 @@ def test_critical_pair_is_the_first_without_a_whole_turn(theta: float, shape: tu
 
 
 def test_fingerprint_changes_with_every_field() -> None:
-    carried = Carried("linear", (2.0,) * 32, 1.0)
+    native = NativeScaling("linear", (2.0,) * 32, 1.0)
     variants = [
         SPEC,
         replace(SPEC, head_dim=64),
@@ -389,10 +389,10 @@ def test_fingerprint_changes_with_every_field() -> None:
         replace(SPEC, theta=1e4),
         replace(SPEC, trained_window=4096),
         replace(SPEC, pairing="interleaved"),
-        replace(SPEC, carried=carried),
-        replace(SPEC, carried=replace(carried, rope_type="llama3")),
-        replace(SPEC, carried=replace(carried, lambdas=(2.0,) * 31 + (3.0,))),
-        replace(SPEC, carried=replace(carried, attention_factor=1.1)),
+        replace(SPEC, native=native),
+        replace(SPEC, native=replace(native, rope_type="llama3")),
+        replace(SPEC, native=replace(native, lambdas=(2.0,) * 31 + (3.0,))),
+        replace(SPEC, native=replace(native, attention_factor=1.1)),
     ]
     fingerprints = [spec.fingerprint for spec in variants]
     assert len(set(fingerprints)) == len(variants)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from longrope.errors import FactorsError
 from longrope.models import RescaledRotary
 from longrope.rope import (
-    Carried,
+    NativeScaling,
     RescaleFactors,
     RopeSpec,
-    closed_form,
+    baseline_factors,
     compose,
     extrapolate,
     relative_to,
@@ -29,7 +29,7 @@ FACTORS = RescaleFactors((1.0, 1.5, 1.5, 4.0), 4096, SPEC.fingerprint, 4, 1.1, "
 
 # A model that was tuned
 
-CARRYING = replace(SPEC, carried=Carried("llama3", (1.0, 1.5, 2.0, 8.0), 1.1))
+CARRYING = replace(SPEC, native=NativeScaling("llama3", (1.0, 1.5, 2.0, 8.0), 1.1))
 ratios = st.lists(st.floats(1, 16), min_size=4, max_size=4).map(sorted)
 
 
@@ -51,9 +51,9 @@ def angles_of(spec: RopeSpec, factors: RescaleFactors, positions: range) -> tupl
 def test_a_tuned_model_has_the_frequencies_of_its_factors(spec: RopeSpec) -> None:
     """And their window as its trained one; its critical pair follows from both."""
     found = tuned_spec(spec, tuned(spec))
-    own = 1e4 ** -(np.arange(4) / 4) / np.asarray(spec.carried.lambdas if spec.carried else [1.0] * 4)
+    own = 1e4 ** -(np.arange(4) / 4) / np.asarray(spec.native.lambdas if spec.native else [1.0] * 4)
     np.testing.assert_allclose(found.frequencies, own / [1, 2, 3, 4], rtol=1e-15)
-    assert found.attention_factor == pytest.approx((1.1 if spec.carried else 1) * 1.2)
+    assert found.attention_factor == pytest.approx((1.1 if spec.native else 1) * 1.2)
     assert found.trained_window == 4 * spec.trained_window
     turns = 4 * spec.trained_window * found.frequencies / (2 * math.pi)
     assert found.critical_pair == int((turns >= 1).sum())
@@ -70,7 +70,7 @@ def test_pairs_that_never_turned_fully_in_a_tuning_are_slowed_by_the_whole_ratio
     spec = RopeSpec(head_dim=64, rotary_dim=64, theta=1e4, trained_window=window)
     slow = tuned_by ** np.clip(np.arange(32) / (spec.critical_pair * shape), 0, 1)
     with_factors = replace(tuned(spec), lambdas=tuple(slow.tolist()), target_window=tuned_by * window)
-    found = closed_form(tuned_spec(spec, with_factors), method, further * tuned_by * window).tiers[0].array
+    found = baseline_factors(tuned_spec(spec, with_factors), method, further * tuned_by * window).factor_sets[0].array
     turns = tuned_by * window * 1e4 ** -(np.arange(32) / 32) / slow / (2 * math.pi)
     np.testing.assert_allclose(found[turns < 1 - 1e-9], further, rtol=1e-9)
 
@@ -120,7 +120,7 @@ def test_composed_and_extrapolated_factors_keep_where_they_come_from() -> None:
     """A second search's result names both steps and the second search, also once it is extrapolated."""
     tuned_with = tuned(SPEC, method="longrope-gradient", chosen_by="longrope-gradient")
     geometry = tuned_spec(SPEC, tuned_with)
-    found = closed_form(geometry, "yarn", 8 * SPEC.trained_window).tiers[0]
+    found = baseline_factors(geometry, "yarn", 8 * SPEC.trained_window).factor_sets[0]
     second = compose(tuned_with, replace(found, chosen_by="longrope-evolution"))
     wanted = ("longrope-gradient+yarn", "longrope-evolution")
     assert (second.method, second.chosen_by) == wanted
@@ -141,34 +141,34 @@ def test_the_geometry_of_a_model_tuned_with_foreign_factors_is_refused() -> None
         tuned_spec(CARRYING, tuned(SPEC))
 
 
-# Carried on
+# NativeScaling on
 
 
 @pytest.mark.parametrize("spec", [SPEC, CARRYING, tuned_spec(SPEC, tuned(SPEC))], ids=["plain", "carrying", "tuned"])
 @pytest.mark.parametrize("method", ["pi", "ntk", "critical"])
 @given(found=st.floats(1.5, 64), wanted=st.floats(1, 512))
-def test_closed_forms_are_carried_on_exactly(spec: RopeSpec, method: str, found: float, wanted: float) -> None:
+def test_baselines_are_extrapolated_exactly(spec: RopeSpec, method: str, found: float, wanted: float) -> None:
     """To longer and to shorter windows, and back to the model as it is at the trained one."""
     windows = [int(ratio * spec.trained_window) for ratio in (found, wanted)]
-    before, after = (closed_form(spec, method, window).tiers[0] for window in windows)
-    carried = extrapolate(before, spec, windows[1])
-    assert carried.lambdas == pytest.approx(after.lambdas, rel=1e-9)
-    assert replace(carried, lambdas=after.lambdas, attention_factor=after.attention_factor) == after
+    before, after = (baseline_factors(spec, method, window).factor_sets[0] for window in windows)
+    extrapolated = extrapolate(before, spec, windows[1])
+    assert extrapolated.lambdas == pytest.approx(after.lambdas, rel=1e-9)
+    assert replace(extrapolated, lambdas=after.lambdas, attention_factor=after.attention_factor) == after
 
 
 @given(found=st.floats(1.5, 64), wanted=st.floats(1, 512))
-def test_yarns_attention_factor_is_carried_on_exactly(found: float, wanted: float) -> None:
+def test_yarns_attention_factor_is_extrapolated_exactly(found: float, wanted: float) -> None:
     windows = [int(ratio * SPEC.trained_window) for ratio in (found, wanted)]
-    before, after = (closed_form(SPEC, "yarn", window).tiers[0] for window in windows)
+    before, after = (baseline_factors(SPEC, "yarn", window).factor_sets[0] for window in windows)
     assert extrapolate(before, SPEC, windows[1]).attention_factor == pytest.approx(after.attention_factor, rel=1e-9)
 
 
 def test_what_a_search_found_keeps_its_shape() -> None:
     """By hand: from 4 to 16 times the window every lambda is squared, and the attention factor's excess doubles."""
-    carried = extrapolate(FACTORS, SPEC, 16 * 1024)
-    assert carried.lambdas == pytest.approx((1.0, 2.25, 2.25, 16.0))
-    assert carried.attention_factor == pytest.approx(1.2)
-    assert replace(carried, lambdas=FACTORS.lambdas, attention_factor=1.1, target_window=4096) == FACTORS
+    extrapolated = extrapolate(FACTORS, SPEC, 16 * 1024)
+    assert extrapolated.lambdas == pytest.approx((1.0, 2.25, 2.25, 16.0))
+    assert extrapolated.attention_factor == pytest.approx(1.2)
+    assert replace(extrapolated, lambdas=FACTORS.lambdas, attention_factor=1.1, target_window=4096) == FACTORS
     assert extrapolate(FACTORS, SPEC, 1024).is_identity
 
 

@@ -21,7 +21,7 @@ from longrope.data import TokenText
 from longrope.errors import RecipeError
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
-from longrope.rope import RescaleFactors, closed_form
+from longrope.rope import RescaleFactors, baseline_factors
 from longrope.runs.records import TrainStep, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.tuning import fine_tune
@@ -47,7 +47,7 @@ class CrashError(Exception):
 
 
 def make_factors(model: LanguageModel) -> RescaleFactors:
-    return replace(closed_form(model.spec, "yarn", 256).tiers[0], attention_factor=1.2, start_tokens=3)
+    return replace(baseline_factors(model.spec, "yarn", 256).factor_sets[0], attention_factor=1.2, start_tokens=3)
 
 
 def weights_of(model: LanguageModel) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from longrope.engine.passes import token_losses
 from longrope.errors import FactorsError, LongRopeError, RecipeError, RunError, TextsError
 from longrope.models import LanguageModel, RescaledRotary, rescaled
 from longrope.recipe import TuneRecipe
-from longrope.rope import RescaleFactors, closed_form
+from longrope.rope import RescaleFactors, baseline_factors
 from longrope.runs import train_log
 from longrope.runs.records import TrainStep, append_records, read_records
 from longrope.runs.run_dir import RunDir
@@ -49,7 +49,7 @@ class CrashError(Exception):
 
 
 def make_factors(model: LanguageModel, window: int = 256) -> RescaleFactors:
-    return replace(closed_form(model.spec, "yarn", window).tiers[0], attention_factor=1.2)
+    return replace(baseline_factors(model.spec, "yarn", window).factor_sets[0], attention_factor=1.2)
 
 
 def weights_of(model: LanguageModel) -> dict[str, Tensor]:
@@ -208,7 +208,7 @@ def test_loss_falls() -> None:
     assert not any(weight.requires_grad or weight.grad is not None for weight in model.network.parameters())
 
 
-def test_every_step_is_told_with_its_tokens() -> None:
+def test_every_step_is_reported_with_its_tokens() -> None:
     steps = train()
     assert [(record.num_tokens, record.tokens_seen) for record in steps] == [(188, 188 * n) for n in range(1, 9)]
 

@@ -17,7 +17,7 @@ from longrope.runs.records import TrainStep
 from longrope.tuning import fine_tune, training
 from longrope.tuning.adapters import adapted, trained_weights
 from longrope.tuning.batches import Batches
-from longrope.tuning.readings import Reader
+from longrope.tuning.samples import SampleBuilder
 from longrope.tuning.speed import PEAK_FLOPS, attention_flops, flops_per_token, is_dense
 
 # A pico Llama: 2 layers, hidden size 32, 4 heads and 2 key/value heads of 8, MLPs of 48, 320 entries.
@@ -94,7 +94,7 @@ def test_sequences_are_as_long_as_what_is_read() -> None:
         {"isolate_documents": True},
         {"isolate_documents": True, "short_share": 0.4},
     ):
-        reader = Reader(Batches.cut(TEXT, 160, 5, seed=0), replace(QUICK, **change), 64)
+        reader = SampleBuilder(Batches.cut(TEXT, 160, 5, seed=0), replace(QUICK, **change), 64)
         found: list[int] = []
         for reading in reader.read(range(7)):
             for row in range(len(reading.tokens)):

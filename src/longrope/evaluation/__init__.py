@@ -50,7 +50,7 @@ def measure(
 def name_subject(model: LanguageModel, factors: RescaleFactors | FactorTable | None, method: str = "") -> Subject:
     """A model with factors; the name of the method is by default that of its longest factor set."""
     table = as_table(factors) if factors else None
-    return Subject(model, table, method or (table.tiers[-1].method if table else "none"))
+    return Subject(model, table, method or (table.factor_sets[-1].method if table else "none"))
 
 
 def find_metric(name: str) -> Metric:
@@ -167,7 +167,7 @@ class Evaluation:
         lengths = self._lengths(subject)
         windows = self.text.windows(lengths[-1], count)
         documents = self.text.numbered().windows(lengths[-1], count)
-        for factors in subject.table.tiers if subject.table else ():
+        for factors in subject.table.factor_sets if subject.table else ():
             check_unsearched(windows, factors.searched)
         for length in lengths:
             yield Context(
@@ -188,7 +188,7 @@ class Evaluation:
         spec, table = subject.model.spec, subject.table
         window = spec.trained_window
         lengths = tuple(
-            sorted(set(self.settings.lengths or (window, table.tiers[-1].target_window if table else window)))
+            sorted(set(self.settings.lengths or (window, table.factor_sets[-1].target_window if table else window)))
         )
         if table:
             table.check_spec(spec)

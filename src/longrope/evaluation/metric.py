@@ -42,7 +42,7 @@ class Subject:
         """Where its factors come from and which search chose them, by those of the longest window."""
         if self.table is None:
             return Source(self.method)
-        longest = self.table.tiers[-1]
+        longest = self.table.factor_sets[-1]
         return Source(self.method, longest.chosen_by, "" if longest.method in (self.method, "none") else longest.method)
 
     @property

@@ -111,7 +111,7 @@ def format_card(
         report=report,
         table=result_table(scores, own, origin),
         paired=[_describe_pair(score) for score in own if compared_with(score.metric)],
-        other_below=report.tiers == "two" and any(s.context_tokens <= report.switch_tokens for s in own),
+        other_below=report.factor_sets == "two" and any(s.context_tokens <= report.switch_tokens for s in own),
         vllm=VLLM_VERSION if model_type in VLLM_TYPES else "",
         llama_cpp=LLAMA_CPP_VERSION if model_type in GGUF_TYPES else "",
     )
@@ -188,7 +188,7 @@ def _interval(score: Score) -> dict[str, float]:
 
 def _describes(score: Score, report: ExportReport) -> bool:
     """Whether the checkpoint does what was measured: start tokens are dropped, and short factors differ."""
-    alike = report.tiers == "single" or score.context_tokens > report.switch_tokens
+    alike = report.factor_sets == "single" or score.context_tokens > report.switch_tokens
     return alike and not report.start_tokens_dropped
 
 

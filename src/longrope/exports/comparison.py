@@ -30,7 +30,7 @@ class ExportReport:
     """How a reopened checkpoint compares with the model that was exported.
 
     Attributes:
-        tiers: factor sets, ``single`` or ``two``.
+        factor_sets: factor sets, ``single`` or ``two``.
         target_window: what its config states, in tokens.
         switch_tokens: the length above which native longrope takes its long list.
         difference_short, difference_long: how far the logits are from ours below and above the switch, weights in
@@ -44,7 +44,7 @@ class ExportReport:
         transformers: the version that reopened it.
     """
 
-    tiers: str
+    factor_sets: str
     target_window: int
     switch_tokens: int
     difference_short: float
@@ -81,10 +81,10 @@ def compare_logits(
     theirs = reopened({"tokens": tokens, **positions})
     single = LanguageModel(copy.deepcopy(model.network).float(), model.tokenizer, model.tables, model.name)
     differences = []
-    for side, tier in {"short": lists.short, "long": lists.long}.items():
-        with rescaled(single, tier):
+    for side, factor_set in {"short": lists.short, "long": lists.long}.items():
+        with rescaled(single, factor_set):
             ours = logits_at(single, tokens, positions[side])
-        with rescaled(single, tier, precision=torch.float32):
+        with rescaled(single, factor_set, precision=torch.float32):
             rounded = logits_at(single, tokens, positions[side])
         differences.append((logit_difference(ours, theirs[side]), logit_difference(ours, rounded)))
     return differences
@@ -94,7 +94,7 @@ def make_report(lists: NativeLists, differences: list[tuple[float, float]]) -> E
     """The report of a checkpoint that holds these lists and was compared so."""
     (below, rounding_below), (above, rounding_above) = differences
     return ExportReport(
-        tiers=lists.factor_sets,
+        factor_sets=lists.factor_sets,
         target_window=lists.long.target_window,
         switch_tokens=lists.switch_tokens,
         difference_short=below,

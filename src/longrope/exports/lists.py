@@ -56,9 +56,9 @@ def native_lists(
 
 def stated_lists(spec: RopeSpec, lists: NativeLists) -> FactorLists:
     """The lists and their attention factor relative to plain RoPE, as checkpoints state them."""
-    carried = spec.carried.lambdas if spec.carried else [1.0] * spec.num_pairs
+    native = spec.native.lambdas if spec.native else [1.0] * spec.num_pairs
     short, long = (
-        tuple(a * b for a, b in zip(factors.lambdas, carried, strict=True)) for factors in (lists.short, lists.long)
+        tuple(a * b for a, b in zip(factors.lambdas, native, strict=True)) for factors in (lists.short, lists.long)
     )
     attention = lists.long.attention_factor * spec.attention_factor
     return FactorLists(short, long, attention, lists.switch_tokens, lists.long.target_window)
@@ -86,7 +86,7 @@ def _short_factors(model: LanguageModel, factors: RescaleFactors, factor_sets: s
     """What native longrope does at or below its switch; its one attention factor serves both lists."""
     if factor_sets == "single":
         return factors
-    if model.spec.carried and model.spec.carried.rope_type == "longrope":
+    if model.spec.native and model.spec.native.rope_type == "longrope":
         raise ExportError(
             "The model carries longrope lists of its own, and two factor sets were asked for.",
             "A checkpoint holds two lists; the model's short one would be lost.",

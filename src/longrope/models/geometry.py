@@ -22,7 +22,7 @@ def read_tables(config: Any) -> tuple[RotaryTable, ...]:
     """Read the rotary tables that a config states, and check them against the model's own rotary module.
 
     The module is built alone on the CPU, asked for its cos and sin, and compared with our formulas. So partial rotary,
-    the pairing and every carried scaling are seen, not assumed.
+    the pairing and every native scaling are seen, not assumed.
 
     Raises:
         ModelError: no RoPE, several of them, or one whose angles do not follow from the config.
@@ -55,7 +55,7 @@ def _check_against_module(config: Any, stated: RopeSpec) -> RotaryTable:
     path = find_rotary(skeleton)
     rotary = type(skeleton.get_submodule(path))(config=copy.deepcopy(config))
     positions = torch.arange(PROBE_POSITIONS)[None]
-    if stated.carried and stated.carried.rope_type == "longrope":  # one far position selects the long list
+    if stated.native and stated.native.rope_type == "longrope":  # one far position selects the long list
         positions = torch.cat((positions, torch.tensor([[read_switch(entries)]])), dim=1)
     try:
         cos, sin = rotary(torch.zeros(1, positions.shape[1], stated.head_dim), positions)

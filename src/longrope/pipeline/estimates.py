@@ -14,7 +14,7 @@ from longrope.pipeline.stages import Task
 from longrope.recipe import Recipe, Stage, TuneRecipe
 from longrope.runs.records import Trial, read_records
 from longrope.runs.run_dir import RunDir
-from longrope.search.cost import SearchCost, compare_costs, count_passes, count_recovery_passes
+from longrope.search.cost import SearchCost, compare_costs, count_passes, count_short_passes
 from longrope.search.score import BACKWARD_PASSES
 
 
@@ -76,13 +76,13 @@ def estimate_tuning(
 def _estimate_search(recipe: Recipe, model: LanguageModel, stage: Stage, seconds: Callable[[int], float]) -> Cost:
     """What a search will take, for a long window or a short one."""
     tokens = stage.window_tokens
-    if stage.kind == "carry":
+    if stage.kind == "extrapolate":
         return Cost(stage.label, 0.0, 0, free_memory(model))
     evaluations = count_passes(recipe.search, tokens)
-    if stage.kind == "recover":
-        evaluations = count_recovery_passes(recipe.search, tokens, recipe.target_tokens)
+    if stage.kind == "short":
+        evaluations = count_short_passes(recipe.search, tokens, recipe.target_tokens)
     peak = estimate_memory(model, tokens)
-    if recipe.search.method == "gradient" or stage.kind == "recover":
+    if recipe.search.method == "gradient" or stage.kind == "short":
         peak = max(peak, estimate_training_memory(model, tokens, adapters=True))
     return Cost(stage.label, evaluations * seconds(tokens) / distributed.workers(), peak, free_memory(model))
 

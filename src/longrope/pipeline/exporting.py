@@ -55,7 +55,7 @@ def export_again(run: RunDir, settings: ExportRecipe, callbacks: Callbacks | Non
     callbacks = callbacks or Callbacks()
     recipe = replace(run.recipe(), export=settings)
     with run.locked():
-        factors = load_factors(run.factors()).tiers[-1]  # before the model is loaded, for a run may have none
+        factors = load_factors(run.factors()).factor_sets[-1]  # before the model is loaded, for a run may have none
         session = Session(recipe, run, *load_inputs(recipe, callbacks), callbacks)
         if tasks := plan_tasks(session):
             _check_finished(run, tasks)
@@ -70,12 +70,12 @@ def export_again(run: RunDir, settings: ExportRecipe, callbacks: Callbacks | Non
         export(session, factors)
 
 
-def _scores_of(run: RunDir, tier: RescaleFactors) -> list[Score]:
+def _scores_of(run: RunDir, factor_set: RescaleFactors) -> list[Score]:
     """The scores of a run; those that these factors of its table gave name them alone."""
     table = load_factors(run.factors())
     return [
-        replace(score, factors_fingerprint=tier.fingerprint)
-        if score.factors_fingerprint == table.fingerprint and table.choose(score.context_tokens) == tier
+        replace(score, factors_fingerprint=factor_set.fingerprint)
+        if score.factors_fingerprint == table.fingerprint and table.choose(score.context_tokens) == factor_set
         else score
         for score in run.read_scores()
     ]

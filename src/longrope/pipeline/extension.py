@@ -26,7 +26,7 @@ from longrope.pipeline.stages import (
 )
 from longrope.recipe import ExportRecipe, Recipe
 from longrope.report import write_report
-from longrope.rope import FactorTable, RescaleFactors, closed_form, load_factors
+from longrope.rope import FactorTable, RescaleFactors, baseline_factors, load_factors
 from longrope.runs.records import Score
 from longrope.runs.run_dir import RunDir
 from longrope.search import find_factors
@@ -80,10 +80,10 @@ def _extend(session: Session, tasks: Sequence[Task]) -> Progress:
         return Progress(session.model, (_search_one(session),))
     run, extended = session.run, run_tasks(session, tasks)
     made_of = f"{tasks[-1].made_of} {_form_of(session.recipe.export)}\n"
-    if run.read_text(run.walked) != made_of:
+    if run.read_text(run.scheduled) != made_of:
         run.remove(run.export_report)  # a checkpoint of other stages, or in another form
     run.write_factors(extended.table)
-    run.write_text(run.walked, made_of)
+    run.write_text(run.scheduled, made_of)
     return extended
 
 
@@ -108,16 +108,16 @@ def tune(recipe: Recipe, factors: Path, run: RunDir, callbacks: Callbacks | None
     """Train the weights alone, at the target window of a recipe with factors from a file; export the checkpoint."""
     table = load_factors(factors)
     session = Session.load(recipe, run, callbacks)
-    tier, settings = table.choose(recipe.target_tokens), target_tuning(recipe)
-    tier.check_spec(session.model.spec)
+    factor_set, settings = table.choose(recipe.target_tokens), target_tuning(recipe)
+    factor_set.check_spec(session.model.spec)
     check_training(session.model, session.texts.tune, settings)
     with session.begun():
         cost = estimate_tuning(settings, session.model)
         session.report(f"{cost}")
         check_costs([cost])
-        tuned = tune_at_target(session, tier)
-        run.write_factors(tier)
-        export(session.with_model(tuned), tier)
+        tuned = tune_at_target(session, factor_set)
+        run.write_factors(factor_set)
+        export(session.with_model(tuned), factor_set)
         _write_report(session)
     return tuned
 
@@ -156,7 +156,7 @@ def longest_window(recipe: Recipe, factors: Path | None = None) -> int:
     """The longest window of a run in tokens, by its recipe and a file of factors, without looking at the model."""
     lengths = recipe.measure.lengths
     if factors and not lengths:
-        lengths = (load_factors(factors).tiers[-1].target_window,)
+        lengths = (load_factors(factors).factor_sets[-1].target_window,)
     return max((recipe.target_tokens, *lengths))
 
 
@@ -211,7 +211,7 @@ def _baseline_factors(session: Session, name: str) -> FactorTable | RescaleFacto
     """The factors of a baseline: by its formula, or scanned on the windows that the searches have."""
     row, recipe, model = registry.METHODS[name], session.recipe, session.model
     if row.formula:
-        return closed_form(model.spec, name, recipe.target_tokens, measured_lengths(recipe, model))
+        return baseline_factors(model.spec, name, recipe.target_tokens, measured_lengths(recipe, model))
     session.report(f"scan factors for {recipe.target_tokens:,} tokens: {row.label}")
     made: RescaleFactors = registry.resolve(row.make)(
         model,

@@ -18,7 +18,7 @@ from longrope.pipeline.session import Session
 from longrope.recipe import Recipe, Stage, TuneRecipe
 from longrope.rope import FactorTable, RescaleFactors, compose, extrapolate, relative_to, tuned_spec
 from longrope.runs.run_dir import RunDir, is_finished
-from longrope.search import check_recovery, check_search, find_factors, recover_window
+from longrope.search import check_search, check_short_search, find_factors, search_short_window
 from longrope.tuning import check_training, fine_tune
 
 TUNED = ", tuned "  # in the name of a model, before what its weights were made of
@@ -41,34 +41,34 @@ class Progress:
 
     Attributes:
         model: with its current weights; its name lists its tunings.
-        tiers: the factors by window, all for these weights.
+        factor_sets: the factors by window, all for these weights.
         tuned_with: the factors that the weights were tuned with last.
         found: the factors of each stage so far, in order, whatever weights they are for.
     """
 
     model: LanguageModel
-    tiers: tuple[RescaleFactors, ...] = ()
+    factor_sets: tuple[RescaleFactors, ...] = ()
     tuned_with: RescaleFactors | None = None
     found: tuple[RescaleFactors, ...] = ()
 
     @property
     def table(self) -> FactorTable:
         """The factor sets as a table."""
-        return FactorTable(self.tiers)
+        return FactorTable(self.factor_sets)
 
     @property
     def longest(self) -> RescaleFactors:
         """The factors of the longest window."""
-        return max(self.tiers, key=lambda tier: tier.target_window)
+        return max(self.factor_sets, key=lambda factor_set: factor_set.target_window)
 
-    def with_factors(self, tier: RescaleFactors) -> "Progress":
+    def with_factors(self, factor_set: RescaleFactors) -> "Progress":
         """With one more factor set, which replaces an older one of its window."""
-        others = tuple(old for old in self.tiers if old.target_window != tier.target_window)
-        return replace(self, tiers=(*others, tier), found=(*self.found, tier))
+        others = tuple(old for old in self.factor_sets if old.target_window != factor_set.target_window)
+        return replace(self, factor_sets=(*others, factor_set), found=(*self.found, factor_set))
 
-    def tuned(self, model: LanguageModel, tier: RescaleFactors) -> "Progress":
+    def tuned(self, model: LanguageModel, factor_set: RescaleFactors) -> "Progress":
         """With weights that were trained with these factors, the only ones that are for them."""
-        return Progress(model, (tier,), tier, (*self.found, tier))
+        return Progress(model, (factor_set,), factor_set, (*self.found, factor_set))
 
 
 def plan_stages(trained_window: int, target_tokens: int) -> tuple[Stage, ...]:
@@ -95,8 +95,8 @@ def check_stages(session: Session) -> None:
         if stage.kind == "search":
             trained = at.tuned or model.spec.trained_window
             check_search(model, texts.search, window, trained_window=trained, settings=recipe.search)
-        elif stage.kind == "recover":
-            check_recovery(texts.search, window, max(at.windows), recipe.search)
+        elif stage.kind == "short":
+            check_short_search(texts.search, window, max(at.windows), recipe.search)
         elif stage.kind == "tune":
             check_training(model, texts.tune, recipe.tuning(stage))
 
@@ -132,12 +132,12 @@ def plan_tasks(session: Session) -> list[Task]:
     tasks: list[Task] = []
     before = _hash({"model": session.model.name, "geometry": session.model.spec.fingerprint})
     for number, stage in enumerate(session.recipe.stages, 1):
-        inputs = {"kind": stage.kind, "window": str(stage.window_tokens), "before": before}
+        inputs = {"kind": stage.recorded_kind, "window": str(stage.window_tokens), "before": before}
         if stage.factors_of:
             inputs["factors of stage"] = str(stage.factors_of)
         inputs |= _inputs(stage, session.recipe, session.texts)
         before = _hash(inputs)
-        name = f"{number}-{stage.kind}-{format_tokens(stage.window_tokens)}-{before}"
+        name = f"{number}-{stage.recorded_kind}-{format_tokens(stage.window_tokens)}-{before}"
         tasks.append(Task(stage, inputs, session.run.stages / name))
     return tasks
 
@@ -181,10 +181,10 @@ def _do(session: Session, task: Task, progress: Progress) -> Progress:
     if task.stage.kind == "tune":
         return _tune(session, task, progress)
     if table := session.run.read_factors():
-        return progress.with_factors(table.tiers[0])
-    tier = _find_factors(session, task.stage, progress)
-    session.run.write_factors(tier)
-    return progress.with_factors(tier)
+        return progress.with_factors(table.factor_sets[0])
+    factor_set = _find_factors(session, task.stage, progress)
+    session.run.write_factors(factor_set)
+    return progress.with_factors(factor_set)
 
 
 def _find_factors(session: Session, stage: Stage, progress: Progress) -> RescaleFactors:
@@ -193,27 +193,27 @@ def _find_factors(session: Session, stage: Stage, progress: Progress) -> Rescale
     given["on_trial"] = session.callbacks.on_trial
     if stage.kind == "search":
         return find_factors(model, text, window, tuned_with=progress.tuned_with, **given)
-    if stage.kind == "recover":
-        return recover_window(model, text, window, progress.longest, **given)
+    if stage.kind == "short":
+        return search_short_window(model, text, window, progress.longest, **given)
     tuned_with, longest = progress.tuned_with, progress.longest
     if tuned_with and longest.target_window <= tuned_with.target_window:
         tuned_with = None  # nothing was found beyond the tuning, so the rule goes on from the first factors
-    carried = extrapolate(relative_to(tuned_with, longest), tuned_spec(model.spec, tuned_with), window)
-    return compose(tuned_with, carried)
+    longer = extrapolate(relative_to(tuned_with, longest), tuned_spec(model.spec, tuned_with), window)
+    return compose(tuned_with, longer)
 
 
 def _tune(session: Session, task: Task, progress: Progress) -> Progress:
     """Train with the factors of the stage that is named, or the longest; they alone are for the new weights."""
     named = task.stage.factors_of
-    tier = progress.found[named - 1] if named else progress.longest
-    model = _train(session, tier, session.recipe.tuning(task.stage), task.made_of)
-    session.run.write_factors(tier)
-    return progress.tuned(model, tier)
+    factor_set = progress.found[named - 1] if named else progress.longest
+    model = _train(session, factor_set, session.recipe.tuning(task.stage), task.made_of)
+    session.run.write_factors(factor_set)
+    return progress.tuned(model, factor_set)
 
 
-def tune_at_target(session: Session, tier: RescaleFactors) -> LanguageModel:
+def tune_at_target(session: Session, factor_set: RescaleFactors) -> LanguageModel:
     """The model with weights trained at the target window, in the run directory itself; a finished one is read."""
-    return _train(session, tier, target_tuning(session.recipe), f"at {session.run.path.name}")
+    return _train(session, factor_set, target_tuning(session.recipe), f"at {session.run.path.name}")
 
 
 def target_tuning(recipe: Recipe) -> TuneRecipe:
@@ -221,10 +221,10 @@ def target_tuning(recipe: Recipe) -> TuneRecipe:
     return replace(recipe.tune, window_tokens=recipe.tune.window_tokens or recipe.target_tokens)
 
 
-def _train(session: Session, tier: RescaleFactors, settings: TuneRecipe, made_of: str) -> LanguageModel:
+def _train(session: Session, factor_set: RescaleFactors, settings: TuneRecipe, made_of: str) -> LanguageModel:
     model = fine_tune(
         session.model,
-        tier,
+        factor_set,
         session.texts.tune,
         settings=settings,
         run=session.run,
@@ -236,7 +236,7 @@ def _train(session: Session, tier: RescaleFactors, settings: TuneRecipe, made_of
 
 def _inputs(stage: Stage, recipe: Recipe, texts: Texts) -> dict[str, str]:
     """What a stage is made of beside the stages before it."""
-    if stage.kind == "carry":
+    if stage.kind == "extrapolate":
         return {}
     text = texts.tune if stage.kind == "tune" else texts.search
     settings = asdict(recipe.tuning(stage) if stage.kind == "tune" else recipe.search)

@@ -102,11 +102,13 @@ def read_run(run: RunDir) -> Contents:
 
 def _scores(run: RunDir) -> Iterator[Score]:
     """The scores of a run, without those that a later schedule left behind: of other weights, or measured again."""
-    scores, walked = read_records(run.scores, Score, mend=False), _walked(run)
-    left = {path.parent for path in run.stages.glob(f"*/{STAGE_FINISHED}")} - set(walked)
-    weights, others = ({_told(folder).get("weights", "") for folder in folders} for folders in (walked, left))
+    scores, scheduled = read_records(run.scores, Score, mend=False), _stages_of(run)
+    left = {path.parent for path in run.stages.glob(f"*/{STAGE_FINISHED}")} - set(scheduled)
+    weights, others = (
+        {_stage_record(folder).get("weights", "") for folder in folders} for folders in (scheduled, left)
+    )
     left_behind = tuple(others - weights - {""})
-    made = load_factors(run.factors()).fingerprint if run.walked.exists() and run.factors().exists() else None
+    made = load_factors(run.factors()).fingerprint if run.scheduled.exists() and run.factors().exists() else None
     measured = {_place(score) for score in scores if score.factors_fingerprint == made}
     for score in scores:
         again = _place(score) in measured and score.factors_fingerprint != made
@@ -117,7 +119,7 @@ def _scores(run: RunDir) -> Iterator[Score]:
 def _named(score: Score, factors: Sequence[RescaleFactors]) -> Score:
     """A score with the source that the factors of the run tell, where an earlier version wrote its line without."""
     key = (score.factors_fingerprint, score.source.known_as)
-    own = [tier.source for tier in factors if (tier.fingerprint, tier.source.known_as) == key]
+    own = [factor_set.source for factor_set in factors if (factor_set.fingerprint, factor_set.source.known_as) == key]
     return replace(score, **own[0]._asdict()) if own else score
 
 
@@ -127,26 +129,26 @@ def _place(score: Score) -> tuple[str, int, str]:
 
 def _stages(run: RunDir) -> Iterator[Stage]:
     """The stages ``<n>-<name>`` by their numbers."""
-    for path in _walked(run):
+    for path in _stages_of(run):
         yield Stage(
             name=path.name.partition("-")[2],
-            marker=_told(path) or None,
+            marker=_stage_record(path) or None,
             trials=tuple(read_records(path / "trials.jsonl", Trial, mend=False)),
             train=tuple(read_records(path / "train.jsonl", TrainStep, mend=False)),
             factors=_factors(path),
         )
 
 
-def _walked(run: RunDir) -> list[Path]:
+def _stages_of(run: RunDir) -> list[Path]:
     """The folders of the last finished schedule in order, and of what went on from it; all where none is finished.
 
     A schedule that was changed leaves the stages that it does again in another way.
     """
     folders = [path for path in run.stages.glob("*-*") if path.is_dir() and path.name.partition("-")[0].isdigit()]
     folders.sort(key=lambda path: int(path.name.partition("-")[0]))
-    last = run.walked.read_text(encoding="utf-8").partition(" ")[0] if run.walked.exists() else ""
+    last = run.scheduled.read_text(encoding="utf-8").partition(" ")[0] if run.scheduled.exists() else ""
     hashes = {folder: folder.name.rpartition("-")[2] for folder in folders}
-    before = {folder: _told(folder).get("inputs", {}).get("before") for folder in folders}
+    before = {folder: _stage_record(folder).get("inputs", {}).get("before") for folder in folders}
     if last not in hashes.values():
         return folders
     up, on = {last}, {last}
@@ -157,7 +159,7 @@ def _walked(run: RunDir) -> list[Path]:
     return [folder for folder in folders if hashes[folder] in up | on]
 
 
-def _told(folder: Path) -> dict[str, Any]:
+def _stage_record(folder: Path) -> dict[str, Any]:
     """What a stage has recorded; nothing before it is finished."""
     return _json(folder / STAGE_FINISHED) or {}
 
@@ -165,8 +167,8 @@ def _told(folder: Path) -> dict[str, Any]:
 def _factors(folder: Path) -> tuple[RescaleFactors, ...]:
     """The longest factor set of every file of factors, those of one content and source once."""
     paths = [*sorted(folder.glob("factors-*.json")), *folder.glob("factors.json")]
-    found = (load_factors(path).tiers[-1] for path in paths)
-    return tuple({(tier.fingerprint, tier.source): tier for tier in found}.values())
+    found = (load_factors(path).factor_sets[-1] for path in paths)
+    return tuple({(factor_set.fingerprint, factor_set.source): factor_set for factor_set in found}.values())
 
 
 def _json(path: Path) -> Any:

@@ -27,12 +27,12 @@ def factor_section(runs: Sequence[Contents]) -> Section:
 
 
 def _tell_factors(run: Contents) -> str:
-    told = [
+    words = [
         f"{found.source.label}: attention factor {found.attention_factor:.4f}, start tokens: "
         f"{found.start_tokens}, fingerprint {found.fingerprint}."
         for found in run.factors
     ]
-    return " ".join(told)
+    return " ".join(words)
 
 
 def _tell_scan(scan: dict[str, Any]) -> str:

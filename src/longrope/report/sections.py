@@ -145,7 +145,7 @@ def checkpoint_section(runs: Sequence[Contents]) -> Section:
 
 def _export_name(field: str) -> str:
     """A field of ``export.json`` in words."""
-    return "factor sets" if field == "tiers" else field.replace("_", " ")
+    return "factor sets" if field == "tiers" else field.replace("_", " ")  # tiers: their key in earlier versions
 
 
 def _tell_export(export: dict[str, Any]) -> str:
@@ -163,7 +163,9 @@ def provenance_section(runs: Sequence[Contents]) -> Section:
     for run in runs:
         if run.provenance:
             names = dict.fromkeys(name for session in run.provenance for name in session)
-            rows = tuple((name, *(_told(session.get(name, "")) for session in run.provenance)) for name in names)
+            rows = tuple(
+                (name, *(_stage_record(session.get(name, "")) for session in run.provenance)) for name in names
+            )
             header = ("", *(f"process {i + 1}" for i in range(len(run.provenance))))
             tables.append(ScoreTable(titled(runs, run, "Where and with what"), header, rows))
         else:
@@ -193,5 +195,5 @@ def _named_content(run: Contents) -> Iterator[tuple[str, str]]:
     yield "seeds", ", ".join(str(seed) for seed in dict.fromkeys([*seeds, *(score.seed for score in run.scores)]))
 
 
-def _told(value: Any) -> str:
+def _stage_record(value: Any) -> str:
     return "; ".join(map(str, value)) if isinstance(value, list) else str(value)

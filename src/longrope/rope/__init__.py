@@ -1,8 +1,8 @@
 """Rotary position embedding: geometry, the formulas that rescale it, and the formats that state it. Knows no torch."""
 
-from longrope.rope.baselines import closed_form
+from longrope.rope.baselines import baseline_factors
 from longrope.rope.factors import FactorTable, RescaleFactors, as_table, dump_factors, load_factors, unscaled
-from longrope.rope.geometry import Carried, FactorLists, RopeSpec, RotaryTable, extension_ratio
+from longrope.rope.geometry import FactorLists, NativeScaling, RopeSpec, RotaryTable, extension_ratio
 from longrope.rope.scaling import (
     Lambdas,
     critical_lambdas,
@@ -19,15 +19,15 @@ from longrope.rope.scaling import (
 from longrope.rope.transform import compose, extrapolate, relative_to, tuned_spec
 
 __all__ = [
-    "Carried",
     "FactorLists",
     "FactorTable",
     "Lambdas",
+    "NativeScaling",
     "RescaleFactors",
     "RopeSpec",
     "RotaryTable",
     "as_table",
-    "closed_form",
+    "baseline_factors",
     "compose",
     "critical_lambdas",
     "dump_factors",

@@ -20,7 +20,7 @@ from longrope.rope.scaling import (
 )
 
 
-def closed_form(spec: RopeSpec, method: str, target_tokens: int, lengths: Iterable[int] = ()) -> FactorTable:
+def baseline_factors(spec: RopeSpec, method: str, target_tokens: int, lengths: Iterable[int] = ()) -> FactorTable:
     """The factors of a baseline by its formula, for a target window; searches start from the same ones.
 
     Args:
@@ -34,47 +34,47 @@ def closed_form(spec: RopeSpec, method: str, target_tokens: int, lengths: Iterab
             f"The method {method!r} has no closed form.", f"Known: {', '.join(known)}.", "Choose one of them."
         )
     made = registry.resolve(registry.METHODS[method].make)(spec, target_tokens, lengths)
-    return FactorTable(tuple(replace(tier, method=method) for tier in as_table(made).tiers))
+    return FactorTable(tuple(replace(factor_set, method=method) for factor_set in as_table(made).factor_sets))
 
 
 def pi_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
     """Position interpolation."""
-    return _one_tier(spec, target_tokens, pi_lambdas(spec.num_pairs, extension_ratio(spec, target_tokens)))
+    return _one_set(spec, target_tokens, pi_lambdas(spec.num_pairs, extension_ratio(spec, target_tokens)))
 
 
 def ntk_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
     """NTK-aware scaling."""
-    return _one_tier(spec, target_tokens, ntk_lambdas(spec.num_pairs, extension_ratio(spec, target_tokens)))
+    return _one_set(spec, target_tokens, ntk_lambdas(spec.num_pairs, extension_ratio(spec, target_tokens)))
 
 
 def ntk_critical_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
     """NTK by critical dimension."""
     ratio = extension_ratio(spec, target_tokens)
-    return _one_tier(spec, target_tokens, ntk_critical_lambdas(spec.num_pairs, spec.critical_pair, ratio))
+    return _one_set(spec, target_tokens, ntk_critical_lambdas(spec.num_pairs, spec.critical_pair, ratio))
 
 
 def yarn_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
     """YaRN with its attention factor."""
     ratio = extension_ratio(spec, target_tokens)
     lambdas = yarn_lambdas(spec.theta, spec.num_pairs, spec.plain_window, ratio)
-    return _one_tier(spec, target_tokens, lambdas, yarn_attention_factor(ratio))
+    return _one_set(spec, target_tokens, lambdas, yarn_attention_factor(ratio))
 
 
 def critical_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
     """The critical-pair rule with LongRoPE's attention factor."""
     ratio = extension_ratio(spec, target_tokens)
     lambdas = critical_lambdas(spec.num_pairs, spec.critical_pair, ratio)
-    return _one_tier(spec, target_tokens, lambdas, su_attention_factor(ratio, spec.trained_window))
+    return _one_set(spec, target_tokens, lambdas, su_attention_factor(ratio, spec.trained_window))
 
 
 def dynamic_ntk_table(spec: RopeSpec, target_tokens: int, lengths: Iterable[int] = ()) -> FactorTable:
     """Dynamic NTK: one set of factors for each of the lengths and for the target."""
     pairs, window = spec.num_pairs, spec.trained_window
     made = {n: dynamic_ntk_lambdas(pairs, window, n) for n in sorted({*lengths, target_tokens})}
-    return FactorTable(tuple(_one_tier(spec, n, lambdas).tiers[0] for n, lambdas in made.items()))
+    return FactorTable(tuple(_one_set(spec, n, lambdas).factor_sets[0] for n, lambdas in made.items()))
 
 
-def _one_tier(spec: RopeSpec, target_tokens: int, lambdas: Lambdas, attention_factor: float = 1.0) -> FactorTable:
+def _one_set(spec: RopeSpec, target_tokens: int, lambdas: Lambdas, attention_factor: float = 1.0) -> FactorTable:
     return as_table(
         RescaleFactors(tuple(lambdas.tolist()), target_tokens, spec.fingerprint, attention_factor=attention_factor)
     )

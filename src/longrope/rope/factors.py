@@ -131,40 +131,40 @@ class RescaleFactors:
 class FactorTable:
     """Sets of factors by window. A sequence takes the smallest factor set that holds its planned total length."""
 
-    tiers: tuple[RescaleFactors, ...]
+    factor_sets: tuple[RescaleFactors, ...]
 
     def __post_init__(self) -> None:
         """Sort the factor sets and refuse an empty table, two of one window, or mixed geometries."""
-        tiers = tuple(sorted(self.tiers, key=lambda tier: tier.target_window))
-        windows = [tier.target_window for tier in tiers]
-        if not tiers or len(set(windows)) < len(windows) or len({t.spec_fingerprint for t in tiers}) > 1:
+        factor_sets = tuple(sorted(self.factor_sets, key=lambda factor_set: factor_set.target_window))
+        windows = [factor_set.target_window for factor_set in factor_sets]
+        if not factor_sets or len(set(windows)) < len(windows) or len({t.spec_fingerprint for t in factor_sets}) > 1:
             raise FactorsError(
                 f"The factor table has factor sets for the windows {windows}.",
                 "It needs at least one factor set, one per window, and one rotary geometry for all.",
                 "Mend the file, or save one factor set alone.",
             )
-        object.__setattr__(self, "tiers", tiers)
+        object.__setattr__(self, "factor_sets", factor_sets)
 
     def choose(self, tokens: int) -> RescaleFactors:
         """Return the smallest factor set whose window holds ``tokens``; raise FactorsError if none does."""
-        for tier in self.tiers:
-            if tokens <= tier.target_window:
-                return tier
+        for factor_set in self.factor_sets:
+            if tokens <= factor_set.target_window:
+                return factor_set
         raise FactorsError(
             f"A sequence of {tokens} tokens was asked for.",
-            f"The longest window of these factors is {self.tiers[-1].target_window} tokens.",
+            f"The longest window of these factors is {self.factor_sets[-1].target_window} tokens.",
             f"Search factors for it with `longrope search --to {tokens}`.",
         )
 
     def check_spec(self, spec: RopeSpec) -> None:
         """Raise FactorsError unless every factor set was made for this geometry."""
-        for tier in self.tiers:
-            tier.check_spec(spec)
+        for factor_set in self.factor_sets:
+            factor_set.check_spec(spec)
 
     @property
     def fingerprint(self) -> str:
         """One factor set's own fingerprint, or sixteen hex digits over all factor sets."""
-        names = [tier.fingerprint for tier in self.tiers]
+        names = [factor_set.fingerprint for factor_set in self.factor_sets]
         return names[0] if len(names) == 1 else hashlib.sha256("".join(names).encode()).hexdigest()[:16]
 
 
@@ -180,7 +180,7 @@ def unscaled(spec: RopeSpec) -> RescaleFactors:
 
 def dump_factors(factors: RescaleFactors | FactorTable) -> str:
     """The JSON text of factors, factor sets in order; floats survive exactly."""
-    return json.dumps({"format": FORMAT, "tiers": [asdict(t) for t in as_table(factors).tiers]}, indent=1) + "\n"
+    return json.dumps({"format": FORMAT, "tiers": [asdict(t) for t in as_table(factors).factor_sets]}, indent=1) + "\n"
 
 
 def load_factors(path: str | Path) -> FactorTable:
@@ -188,14 +188,14 @@ def load_factors(path: str | Path) -> FactorTable:
     path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        tiers: Sequence[dict[str, object]] = content["tiers"]
+        factor_sets: Sequence[dict[str, object]] = content["tiers"]
         if content["format"] != FORMAT:
             raise KeyError(f"format {content['format']!r}")
         known = {field.name for field in fields(RescaleFactors)}
-        for tier in tiers:
-            if unknown := tier.keys() - known:
+        for factor_set in factor_sets:
+            if unknown := factor_set.keys() - known:
                 raise KeyError(f"unknown field {min(unknown)!r}")
-        return FactorTable(tuple(RescaleFactors(**tier) for tier in tiers))  # type: ignore[arg-type]  # it checks them
+        return FactorTable(tuple(RescaleFactors(**factor_set) for factor_set in factor_sets))  # type: ignore[arg-type]  # it checks them
     except FactorsError as error:
         raise FactorsError(f"{path}: {error.found}", error.needed, error.remedy) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -16,7 +16,7 @@ from longrope.rope.scaling import Lambdas
 
 
 @dataclass(frozen=True)
-class Carried:
+class NativeScaling:
     """The scaling that a model already carries in its own config, read as what it is.
 
     ``lambdas`` ([P], relative to plain RoPE) and ``attention_factor`` are those of the model's own long factors.
@@ -42,7 +42,7 @@ class RopeSpec:
         theta: the base of the frequencies.
         trained_window: the context window in tokens that the model was made for.
         pairing: where cos and sin of pair i stand: at i and i + d/2 (``half``), or at 2i and 2i + 1 (``interleaved``).
-        carried: the native scaling, or None for plain RoPE.
+        native: the native scaling, or None for plain RoPE.
     """
 
     head_dim: int
@@ -50,7 +50,7 @@ class RopeSpec:
     theta: float
     trained_window: int
     pairing: Literal["half", "interleaved"] = "half"
-    carried: Carried | None = None
+    native: NativeScaling | None = None
 
     def __post_init__(self) -> None:
         """Refuse a geometry that no rotary embedding can have (raises ModelError)."""
@@ -59,7 +59,7 @@ class RopeSpec:
             "rotary_dim": self.rotary_dim > 0 and self.rotary_dim % 2 == 0 and self.rotary_dim <= self.head_dim,
             "theta": math.isfinite(self.theta) and self.theta > 1,
             "trained_window": self.trained_window > 0,
-            "carried": self.carried is None or len(self.carried.lambdas) == self.rotary_dim // 2,
+            "native": self.native is None or len(self.native.lambdas) == self.rotary_dim // 2,
         }
         for field, fine in checks.items():
             if not fine:
@@ -82,12 +82,12 @@ class RopeSpec:
     @property
     def frequencies(self) -> Lambdas:
         """[P] radians per token that the model itself uses: plain, or with the scaling that it carries."""
-        return self.plain_frequencies if self.carried is None else self.plain_frequencies / self.carried.lambdas
+        return self.plain_frequencies if self.native is None else self.plain_frequencies / self.native.lambdas
 
     @property
     def attention_factor(self) -> float:
         """The factor on cos and sin that the model itself uses."""
-        return 1.0 if self.carried is None else self.carried.attention_factor
+        return 1.0 if self.native is None else self.native.attention_factor
 
     @property
     def wavelengths(self) -> Lambdas:
@@ -103,13 +103,16 @@ class RopeSpec:
     @property
     def plain_window(self) -> float:
         """The tokens in which plain RoPE turns the critical pair as often as this model does in its own window."""
-        slowed = self.carried.lambdas[min(self.critical_pair, self.num_pairs - 1)] if self.carried else 1.0
+        slowed = self.native.lambdas[min(self.critical_pair, self.num_pairs - 1)] if self.native else 1.0
         return self.trained_window / slowed
 
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits that name this geometry; factors made for one geometry refuse another."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        named = {
+            "carried" if key == "native" else key: value for key, value in asdict(self).items()
+        }  # the key of format 1
+        return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

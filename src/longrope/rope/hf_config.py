@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from longrope.errors import ModelError
-from longrope.rope.geometry import Carried, FactorLists, RopeSpec, extension_ratio
+from longrope.rope.geometry import FactorLists, NativeScaling, RopeSpec, extension_ratio
 from longrope.rope.scaling import (
     Lambdas,
     llama3_lambdas,
@@ -51,7 +51,7 @@ def read_geometry(config: Config) -> RopeSpec:
         theta=float(parameters["rope_theta"]),
         trained_window=_trained_window(config, parameters),
     )
-    return replace(plain, carried=_carried(config, parameters, plain))
+    return replace(plain, native=_native_scaling(config, parameters, plain))
 
 
 def read_head_dim(config: Config) -> int:
@@ -144,14 +144,14 @@ def read_switch(config: Config) -> int:
 
 
 def _trained_window(config: Config, parameters: Config) -> int:
-    """The window that the model serves without longrope's factors, a carried YaRN scaling included."""
+    """The window that the model serves without longrope's factors, a native YaRN scaling included."""
     window = int(config["max_position_embeddings"])
     if parameters["rope_type"] == "yarn" and parameters.get("factor"):
         window = max(window, round(read_switch(config) * parameters["factor"]))
     return window
 
 
-def _carried(config: Config, parameters: Config, plain: RopeSpec) -> Carried | None:
+def _native_scaling(config: Config, parameters: Config, plain: RopeSpec) -> NativeScaling | None:
     """The scaling in the config, None for plain RoPE and for one that only grows with the sequence."""
     kind, original = parameters["rope_type"], read_switch(config)
     if kind in ("default", "dynamic"):
@@ -173,7 +173,7 @@ def _carried(config: Config, parameters: Config, plain: RopeSpec) -> Carried | N
         raise refusal(config, f"carries the RoPE scaling {kind!r}")
     if kind in ("longrope", "yarn") and parameters.get("attention_factor") is not None:
         attention = parameters["attention_factor"]
-    return Carried(kind, tuple(lambdas.tolist()), attention)
+    return NativeScaling(kind, tuple(lambdas.tolist()), attention)
 
 
 def _long_factors(config: Config, parameters: Config, plain: RopeSpec) -> Lambdas:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from longrope.errors import FactorsError
 from longrope.labels import join_methods
 from longrope.rope.factors import RescaleFactors
-from longrope.rope.geometry import Carried, RopeSpec, extension_ratio
+from longrope.rope.geometry import NativeScaling, RopeSpec, extension_ratio
 
 
 def tuned_spec(spec: RopeSpec, tuned_with: RescaleFactors | None) -> RopeSpec:
@@ -17,10 +17,10 @@ def tuned_spec(spec: RopeSpec, tuned_with: RescaleFactors | None) -> RopeSpec:
     if tuned_with is None:
         return spec
     tuned_with.check_spec(spec)
-    before = spec.carried.lambdas if spec.carried else (1.0,) * spec.num_pairs
+    before = spec.native.lambdas if spec.native else (1.0,) * spec.num_pairs
     lambdas = tuple(a * b for a, b in zip(before, tuned_with.lambdas, strict=True))
-    carried = Carried("longrope", lambdas, spec.attention_factor * tuned_with.attention_factor)
-    return replace(spec, trained_window=tuned_with.target_window, carried=carried)
+    native = NativeScaling("longrope", lambdas, spec.attention_factor * tuned_with.attention_factor)
+    return replace(spec, trained_window=tuned_with.target_window, native=native)
 
 
 def compose(tuned_with: RescaleFactors | None, relative: RescaleFactors) -> RescaleFactors:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longrope import registry
-from longrope.rope import RopeSpec, closed_form
+from longrope.rope import RopeSpec, baseline_factors
 from longrope.runs.files import on_main
 from longrope.runs.run_dir import RunDir
 
@@ -21,13 +21,13 @@ LIBRARIES = ("torch", "transformers", "numpy")
 
 def describe_rope(spec: RopeSpec, target_tokens: int) -> dict[str, Any]:
     """The geometry of a RoPE; of each pair the wavelength, and its factors by each formula for a target window."""
-    tables = {name: closed_form(spec, name, target_tokens).tiers[-1] for name in registry.formulas()}
+    tables = {name: baseline_factors(spec, name, target_tokens).factor_sets[-1] for name in registry.formulas()}
     pairs = [
         {
             "pair": i,
             "wavelength_tokens": float(spec.wavelengths[i]),
             "turns_in_window": float(spec.trained_window / spec.wavelengths[i]),
-            **{name: tier.lambdas[i] for name, tier in tables.items()},
+            **{name: factor_set.lambdas[i] for name, factor_set in tables.items()},
         }
         for i in range(spec.num_pairs)
     ]
@@ -37,14 +37,18 @@ def describe_rope(spec: RopeSpec, target_tokens: int) -> dict[str, Any]:
         "theta": spec.theta,
         "trained_window": spec.trained_window,
         "cos_sin_layout": spec.pairing,
-        "carried_scaling": spec.carried.rope_type if spec.carried else "none",
+        "carried_scaling": spec.native.rope_type if spec.native else "none",
         "attention_factor": spec.attention_factor,
         "pairs_that_turn_fully": spec.critical_pair,
         "fingerprint": spec.fingerprint,
         "target_window": target_tokens,
         "methods": [
-            {"method": name, "attention_factor": tier.attention_factor, "formula": registry.METHODS[name].attention}
-            for name, tier in tables.items()
+            {
+                "method": name,
+                "attention_factor": factor_set.attention_factor,
+                "formula": registry.METHODS[name].attention,
+            }
+            for name, factor_set in tables.items()
         ],
         "pairs": pairs,
     }

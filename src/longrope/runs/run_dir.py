@@ -75,9 +75,10 @@ class RunDir:
         return self.path / STAGE_FINISHED
 
     @property
-    def walked(self) -> Path:
+    def scheduled(self) -> Path:
         """What all stages of a schedule were made of, and how it is exported, in a word."""
-        return self.path / "walk.txt"
+        former = self.path / "walk.txt"
+        return former if former.exists() else self.path / "schedule.txt"
 
     @property
     def adapters(self) -> Path:

@@ -13,7 +13,7 @@ from longrope.registry import METHODS, resolve, searches
 from longrope.registry import starts as starting_points
 from longrope.rope import (
     RescaleFactors,
-    closed_form,
+    baseline_factors,
     compose,
     extension_ratio,
     su_attention_factor,
@@ -21,15 +21,15 @@ from longrope.rope import (
 )
 from longrope.runs.records import Trial
 from longrope.runs.run_dir import RunDir
-from longrope.search.checks import check_recovery, check_search
+from longrope.search.checks import check_search, check_short_search
 from longrope.search.descend import descend
 from longrope.search.evolve import evolve
-from longrope.search.recover import recover_window
 from longrope.search.scan import scan_base
 from longrope.search.score import TrialLog, TunedObjective, WindowObjective, cut_windows
+from longrope.search.short_context import search_short_window
 from longrope.search.space import FactorSpace
 
-__all__ = ["check_recovery", "check_search", "cut_windows", "find_factors", "recover_window", "scan_base"]
+__all__ = ["check_search", "check_short_search", "cut_windows", "find_factors", "scan_base", "search_short_window"]
 STARTS = ("pi", "ntk", "yarn")  # the paper's
 OWN = ("gradient", "evolution")  # searches of this module; another one has a row with a function of these arguments
 
@@ -76,7 +76,7 @@ def find_factors(
     spec = tuned_spec(model.spec, tuned_with)
     check_search(model, text, target_tokens, trained_window=spec.trained_window, settings=settings)
     names = STARTS if settings.method == "evolution" else starting_points()
-    starts = [closed_form(spec, name, target_tokens).tiers[0] for name in names]
+    starts = [baseline_factors(spec, name, target_tokens).factor_sets[0] for name in names]
     ratio = extension_ratio(spec, target_tokens)
     evolution = settings.evolution.filled(target_tokens)
     windows, sketched = _make_objective(model, text, target_tokens, settings, seed)

@@ -6,7 +6,7 @@ from longrope.data import TokenText, plant_needles
 from longrope.errors import FactorsError
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
-from longrope.search.recover import count_held_out
+from longrope.search.short_context import count_held_out
 
 
 def check_search(
@@ -37,7 +37,7 @@ def check_search(
         plant_needles(windows[0], model.tokenizer, np.random.default_rng(0))
 
 
-def check_recovery(text: TokenText, window_tokens: int, longest_tokens: int, settings: SearchRecipe) -> None:
-    """Raise TextsError if a text is too short to recover a window of a model extended to ``longest_tokens``."""
+def check_short_search(text: TokenText, window_tokens: int, longest_tokens: int, settings: SearchRecipe) -> None:
+    """Raise TextsError if a text is too short for the short-context search after ``longest_tokens``."""
     needed = count_held_out(window_tokens, longest_tokens, settings) + 1
     text.windows(window_tokens, needed, minimum=needed)

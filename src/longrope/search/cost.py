@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from longrope.recipe import SearchRecipe
 from longrope.runs.records import Trial
-from longrope.search.recover import SHARES, count_held_out, count_short
 from longrope.search.score import BACKWARD_PASSES
+from longrope.search.short_context import SHARES, count_held_out, count_short
 
 SCANNED = 20  # curves that the gradient search looks at before it descends, about
 
@@ -86,7 +86,7 @@ def count_passes(settings: SearchRecipe, target_tokens: int) -> int:
     return scanned + BACKWARD_PASSES * descent.steps + looks * settings.validation_windows
 
 
-def count_recovery_passes(settings: SearchRecipe, window_tokens: int, longest_tokens: int) -> int:
+def count_short_passes(settings: SearchRecipe, window_tokens: int, longest_tokens: int) -> int:
     """The same of the search for a short window of a model that is extended to ``longest_tokens``."""
     looks = len(SHARES) + 1 + settings.gradient.steps // settings.gradient.validate_every
     held_out = count_held_out(window_tokens, longest_tokens, settings)

@@ -19,7 +19,7 @@ from longrope.recipe import SearchRecipe
 from longrope.rope import (
     RescaleFactors,
     RopeSpec,
-    closed_form,
+    baseline_factors,
     extension_ratio,
     rebased_lambdas,
     su_attention_factor,
@@ -101,8 +101,8 @@ class Scanned:
 
     def dump(self) -> str:
         """The JSON text of all but the lambdas, which have a file of their own."""
-        told = asdict(self) | {"factors": self.factors.fingerprint, "attention_factor": self.factors.attention_factor}
-        return json.dumps(told, indent=1) + "\n"
+        kept = asdict(self) | {"factors": self.factors.fingerprint, "attention_factor": self.factors.attention_factor}
+        return json.dumps(kept, indent=1) + "\n"
 
 
 def scan_base(
@@ -182,7 +182,7 @@ class Scan:
         """The grid for a target window, with nothing scored."""
         pairs, ratio = spec.num_pairs, extension_ratio(spec, target_tokens)
         formulas = {"ntk": pairs / max(1, pairs - 1), "ntk-critical": pairs / max(1, spec.critical_pair)}
-        starts = {(e, 1.0): closed_form(spec, name, target_tokens).tiers[0] for name, e in formulas.items()}
+        starts = {(e, 1.0): baseline_factors(spec, name, target_tokens).factor_sets[0] for name, e in formulas.items()}
         exponents = sorted({*EXPONENTS, *formulas.values()})
         log = math.log(ratio)
         attentions = sorted(

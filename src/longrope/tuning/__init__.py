@@ -20,7 +20,7 @@ from longrope.runs.train_log import TrainLog
 from longrope.tuning.adapters import Weights, adapted, trained_weights
 from longrope.tuning.batches import Batches
 from longrope.tuning.progress import Checkpoint
-from longrope.tuning.readings import Reader
+from longrope.tuning.samples import SampleBuilder
 from longrope.tuning.training import Training, check_batch, in_float32
 
 # A training of a version without these settings is resumed where they are off.
@@ -111,7 +111,7 @@ def check_training(model: LanguageModel, text: TokenText, settings: TuneRecipe) 
     """
     check_batch(settings)
     batches = cut_batches(model, None, text, settings, seed=0)
-    next(Reader(batches, settings, model.spec.trained_window, model.tokenizer).read(range(1)))
+    next(SampleBuilder(batches, settings, model.spec.trained_window, model.tokenizer).read(range(1)))
 
 
 def _divided(network: Any, settings: TuneRecipe) -> Any:

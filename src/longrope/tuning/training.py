@@ -21,7 +21,7 @@ from longrope.rope import unscaled
 from longrope.runs.records import TrainStep
 from longrope.tuning.adapters import Weights, trained_weights
 from longrope.tuning.batches import Batches
-from longrope.tuning.readings import Reader
+from longrope.tuning.samples import SampleBuilder
 from longrope.tuning.speed import PEAK_FLOPS, attention_flops, flops_per_token, is_dense
 
 BETAS = (0.9, 0.95)
@@ -78,7 +78,10 @@ class Training:
         check_batch(settings)
         self.settings, self.weights, self.done, self.settled = settings, weights, 0, True
         self._model, self._batches = model, batches
-        self._reader, self._tokens_seen = Reader(batches, settings, model.spec.trained_window, model.tokenizer), 0
+        self._reader, self._tokens_seen = (
+            SampleBuilder(batches, settings, model.spec.trained_window, model.tokenizer),
+            0,
+        )
         self._optimizer = _make_optimizer(model, weights, settings.weight_decay)
         self._flops_per_token = flops_per_token(model, weights)
 

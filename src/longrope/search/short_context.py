@@ -23,7 +23,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # exponents of the long window's factors
 MOST_WINDOWS = 8  # for each window of a search, held out or of a step: short ones are cheap
 
 
-def recover_window(
+def search_short_window(
     model: LanguageModel,
     text: TokenText,
     window_tokens: int,
@@ -63,7 +63,7 @@ def recover_window(
     objective = WindowObjective.prepare(model, searched, held_out, 1, gradient_count=per_window)
     log = TrialLog(run.trials if run else None, METHOD, model.name, objective.fingerprint, on_trial)
     candidates = [between(longest, window_tokens, share) for share in SHARES]
-    asked = [(f"share-{share:g}", tier) for share, tier in zip(SHARES, candidates, strict=True)]
+    asked = [(f"share-{share:g}", factor_set) for share, factor_set in zip(SHARES, candidates, strict=True)]
     trials = log.validate_starts(asked, objective)
     losses = [trial.loss_nats for trial in trials]
     start = candidates[1 + int(np.argmin(losses[1:]))]

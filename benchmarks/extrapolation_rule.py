@@ -1,6 +1,6 @@
 """What extrapolation costs: factors searched at one window and extrapolated to another, beside a search made there.
 
-Run: python benchmarks/carry_rule.py nano stdlib OUT.jsonl --lengths 1k,2k,4k,8k
+Run: python benchmarks/extrapolation_rule.py nano stdlib OUT.jsonl --lengths 1k,2k,4k,8k
 
 Factors are searched at every length. Those of each shorter one are extrapolated to it (``rope.extrapolate``), and both
 read the same measuring windows. One line for each pair of lengths: both perplexities, and their ratio with an interval

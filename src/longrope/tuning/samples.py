@@ -20,7 +20,7 @@ Documents = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
-class Reading:
+class TrainingSample:
     """Windows that go through the model together.
 
     Attributes:
@@ -47,7 +47,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Reader:
+class SampleBuilder:
     """Reads windows of a training, each a pure function of seed and row.
 
     Attributes:
@@ -62,7 +62,7 @@ class Reader:
     trained_window: int
     tokenizer: Any = None
 
-    def read(self, rows: Sequence[int]) -> Iterator[Reading]:
+    def read(self, rows: Sequence[int]) -> Iterator[TrainingSample]:
         """Windows of the training by their rows, long ones first, as many at once as the settings say."""
         short = [row for row in rows if self.is_short(row)]
         long = [row for row in rows if not self.is_short(row)]
@@ -107,26 +107,28 @@ class Reader:
         opening = self.batches.text.bos is not None
         return (self.batches.window_tokens - opening) // (self._short_tokens - opening)
 
-    def _read(self, rows: Sequence[int]) -> Reading:
+    def _read(self, rows: Sequence[int]) -> TrainingSample:
         tokens = np.stack([self.batches.window(row) for row in rows])
         if self.settings.isolate_documents:
             return _isolated(tokens, tuple(starts for row in rows for starts in self._documents(row)))
-        reading = self._with_needles(tokens, rows) if self.settings.needle_weight else Reading(tokens)
+        reading = self._with_needles(tokens, rows) if self.settings.needle_weight else TrainingSample(tokens)
         if self.settings.skipped_positions:
             return replace(reading, positions=np.stack([self._skip(row) for row in rows]))
         return reading
 
-    def _with_needles(self, tokens: Tokens, rows: Sequence[int]) -> Reading:
+    def _with_needles(self, tokens: Tokens, rows: Sequence[int]) -> TrainingSample:
         """Windows with facts planted at all depths, and questions about them at the end (LongRoPE2, section 3.2)."""
         rngs = (np.random.default_rng([self.batches.seed, row, NEEDLES]) for row in rows)
         planted = [plant_needles(window, self.tokenizer, rng) for window, rng in zip(tokens, rngs, strict=True)]
-        return Reading(np.stack([window for window, _ in planted]), answers=np.stack([found for _, found in planted]))
+        return TrainingSample(
+            np.stack([window for window, _ in planted]), answers=np.stack([found for _, found in planted])
+        )
 
-    def _read_short(self, rows: Sequence[int]) -> Reading:
+    def _read_short(self, rows: Sequence[int]) -> TrainingSample:
         windows = np.stack([self.batches.window(row) for row in rows])
         tokens = self.batches.text.divided(windows, self._short_tokens)
         if not self.settings.isolate_documents:
-            return Reading(tokens, own_rope=True)
+            return TrainingSample(tokens, own_rope=True)
         documents = tuple(starts for row in rows for starts in self._short_documents(row))
         return replace(_isolated(tokens, documents), own_rope=True)
 
@@ -149,8 +151,8 @@ class Reader:
         return positions
 
 
-def _isolated(tokens: Tokens, documents: Documents) -> Reading:
+def _isolated(tokens: Tokens, documents: Documents) -> TrainingSample:
     """Windows whose documents do not see each other, with positions that begin anew in each."""
     length = tokens.shape[1]
     begins = [np.repeat(starts, np.diff(starts, append=length)) for starts in documents]
-    return Reading(tokens, documents, np.arange(length) - np.stack(begins))
+    return TrainingSample(tokens, documents, np.arange(length) - np.stack(begins))

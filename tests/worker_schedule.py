@@ -1,9 +1,9 @@
-"""What tests/test_stages_killed.py runs in a process of its own: walks that die in the middle of a write.
+"""What tests/test_stages_killed.py runs in a process of its own: runs that die in the middle of a write.
 
-Run: python worker_walk.py RECIPE OUT MOMENTS. MOMENTS is a JSON list of [part, number, torn bytes] or null: for each of
-them a child of this process walks in OUT and kills itself (SIGKILL) when it is about to force the write of that number
-in that part of the walk to the disk, the last bytes of a line being torn off; null lets it go to the end. Part 0 comes
-before the stages, part n is stage n, what comes after the last one is ``MEASURED``.
+Run: python worker_schedule.py RECIPE OUT MOMENTS. MOMENTS is a JSON list of [part, number, torn bytes] or null: for
+each of them a child of this process runs in OUT and kills itself (SIGKILL) when it is about to force the write of that
+number in that part of the run to the disk, the last bytes of a line being torn off; null lets it go to the end. Part 0
+comes before the stages, part n is stage n, what comes after the last one is ``MEASURED``.
 
 A line of JSON for each child: the signal that ended it, and how many writes each part has forced.
 """
@@ -29,7 +29,7 @@ from longrope.runs.run_dir import RunDir
 MEASURED = 99
 
 
-def walk(recipe: Path, out: Path, moment: list[int] | None) -> Counter[int]:
+def run(recipe: Path, out: Path, moment: list[int] | None) -> Counter[int]:
     """Walk until the moment, or to the end; return the writes that each part has forced."""
     counts, part, force = Counter[int](), 0, os.fsync
 
@@ -64,7 +64,7 @@ def main() -> None:
         readable, writable = os.pipe()
         child = os.fork()
         if not child:
-            counts = walk(Path(recipe), Path(out), moment)
+            counts = run(Path(recipe), Path(out), moment)
             os.write(writable, json.dumps(counts).encode())
             os._exit(0)
         os.close(writable)

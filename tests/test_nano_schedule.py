@@ -1,4 +1,4 @@
-"""The whole progressive walk on the embedded model, to 64 times its window: it takes minutes."""
+"""The whole progressive run on the embedded model, to 64 times its window: it takes minutes."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def differences(far: Losses, short: Losses) -> Losses:
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_the_nano_model_walks_to_64_times_its_window(tmp_path: Path) -> None:
+def test_the_nano_model_schedules_to_64_times_its_window(tmp_path: Path) -> None:
     """At 16,384 tokens it reads no worse than the original at 256, and at 256 within a hundredth of the original."""
     run, recipe = RunDir(tmp_path / "run"), load_recipe(RECIPE)
     scores = extend(recipe, run)
@@ -44,7 +44,7 @@ def test_the_nano_model_walks_to_64_times_its_window(tmp_path: Path) -> None:
     assert values["perplexity", "none", 16384].value > 10 * start.value  # where the original is lost
     retained = values["ratio-to-none", "longrope-tuned", 256]
     assert retained.value < 1.01
-    assert [tier.target_window for tier in load_factors(run.factors()).tiers] == [256, 16384]
+    assert [factor_set.target_window for factor_set in load_factors(run.factors()).factor_sets] == [256, 16384]
     assert sorted(path.name.split("-")[1] for path in run.stages.iterdir()) == sorted(s.kind for s in recipe.stages)
     for stage, folder in zip(recipe.stages, sorted(run.stages.iterdir()), strict=True):
         losses = [step.loss_nats for step in read_records(folder / "train.jsonl", TrainStep)]

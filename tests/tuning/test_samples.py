@@ -20,12 +20,12 @@ from longrope.data import TokenText
 from longrope.errors import RecipeError, TextsError
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
-from longrope.rope import RescaleFactors, closed_form
+from longrope.rope import RescaleFactors, baseline_factors
 from longrope.runs.records import TrainStep, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.tuning import fine_tune
 from longrope.tuning.batches import Batches
-from longrope.tuning.readings import Reader
+from longrope.tuning.samples import SampleBuilder
 
 TOKENIZER = pico.make_tokenizer()
 STREAM = np.asarray(TOKENIZER(pico.make_text(1500))["input_ids"], np.int32)
@@ -38,13 +38,13 @@ SKIPPING = replace(QUICK, window_tokens=8, skipped_positions=20)
 
 
 def make_factors(model: LanguageModel) -> RescaleFactors:
-    yarn = closed_form(model.spec, "yarn", 256).tiers[0]
+    yarn = baseline_factors(model.spec, "yarn", 256).factor_sets[0]
     return replace(yarn, attention_factor=1.2, start_tokens=3)
 
 
-def make_reader(settings: TuneRecipe = QUICK, text: TokenText = TEXT, seed: int = 5) -> Reader:
+def make_reader(settings: TuneRecipe = QUICK, text: TokenText = TEXT, seed: int = 5) -> SampleBuilder:
     length = settings.window_tokens
-    return Reader(Batches.cut(text, length, settings.batch_windows, seed), settings, pico.WINDOW)
+    return SampleBuilder(Batches.cut(text, length, settings.batch_windows, seed), settings, pico.WINDOW)
 
 
 def losses_of(network: Any, tokens: np.ndarray, positions: np.ndarray | None = None) -> Tensor:
@@ -62,7 +62,7 @@ def by_hand(model: LanguageModel, read_step: Any) -> list[tuple[float, int]]:
     """The mean loss and the scored tokens of each step of plain AdamW on what ``read_step(model, step)`` gives."""
     weights = list(model.network.requires_grad_(True).parameters())
     optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.95), weight_decay=0.0)
-    told = []
+    messages = []
     for step, rate in enumerate(RATES):
         losses = torch.cat(read_step(model, step))
         optimizer.zero_grad()
@@ -70,8 +70,8 @@ def by_hand(model: LanguageModel, read_step: Any) -> list[tuple[float, int]]:
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
-        told.append((losses.mean().item(), len(losses)))
-    return told
+        messages.append((losses.mean().item(), len(losses)))
+    return messages
 
 
 def check(settings: TuneRecipe, read_step: Any, text: TokenText = TEXT) -> None:
@@ -79,10 +79,10 @@ def check(settings: TuneRecipe, read_step: Any, text: TokenText = TEXT) -> None:
     ours, hand = pico.make_model(), pico.make_model()
     steps: list[TrainStep] = []
     fine_tune(ours, make_factors(ours), text, settings=settings, seed=5, on_step=steps.append)
-    told = by_hand(hand, read_step)
-    assert [record.loss_nats for record in steps] == pytest.approx([loss for loss, _ in told], rel=1e-5)
-    assert [record.num_tokens for record in steps] == [count for _, count in told]
-    assert [record.tokens_seen for record in steps] == np.cumsum([count for _, count in told]).tolist()
+    messages = by_hand(hand, read_step)
+    assert [record.loss_nats for record in steps] == pytest.approx([loss for loss, _ in messages], rel=1e-5)
+    assert [record.num_tokens for record in steps] == [count for _, count in messages]
+    assert [record.tokens_seen for record in steps] == np.cumsum([count for _, count in messages]).tolist()
     expected = dict(hand.network.named_parameters())
     for name, weight in ours.network.named_parameters():
         torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-4, msg=name)
@@ -123,7 +123,7 @@ def test_a_document_of_one_token_has_nothing_to_score() -> None:
     assert reader.num_scored([row]) == reading.scored.sum() == LENGTH - 3
 
 
-def test_windows_are_read_whole_unless_told_otherwise() -> None:
+def test_windows_are_read_whole_unless_reported_otherwise() -> None:
     for reading in make_reader().read(range(8)):
         assert (reading.documents, reading.positions) == (None, None)
         assert reading.scored.all()
@@ -270,7 +270,7 @@ def test_answers_about_needles_are_weighed_beside_the_text(change: dict[str, Any
     settings = replace(QUICK, window_tokens=1400, steps=2, batch_windows=2, needle_weight=0.7, **change)
     ours, hand = pico.make_model(), pico.make_model()
     text = replace(TEXT, documents=np.zeros(1, np.int64))
-    reader = Reader(Batches.cut(text, 1400, 2, seed=5), settings, pico.WINDOW, TOKENIZER)
+    reader = SampleBuilder(Batches.cut(text, 1400, 2, seed=5), settings, pico.WINDOW, TOKENIZER)
     steps: list[TrainStep] = []
     fine_tune(ours, make_factors(ours), text, settings=settings, seed=5, on_step=steps.append)
     weights = list(hand.network.requires_grad_(True).parameters())
@@ -308,7 +308,7 @@ def test_needles_are_functions_of_seed_and_row(bos: int | None) -> None:
 
     def read(rows: list[int], seed: int = 5) -> list[np.ndarray]:
         settings = replace(QUICK, window_tokens=1400, needle_weight=1.0)
-        reader = Reader(Batches.cut(text, 1400, 4, seed), settings, pico.WINDOW, TOKENIZER)
+        reader = SampleBuilder(Batches.cut(text, 1400, 4, seed), settings, pico.WINDOW, TOKENIZER)
         return [reading.tokens[0] for reading in reader.read(rows)]
 
     rows = read([0, 1, 2])

@@ -71,21 +71,21 @@ CARRIED: dict[
         256,
     ),
 }
-every_carried = pytest.mark.parametrize("name", CARRIED)
+every_native = pytest.mark.parametrize("name", CARRIED)
 
 
-def make_carrying(name: str) -> LanguageModel:
+def make_scaled(name: str) -> LanguageModel:
     family, rope, changes, _, _ = CARRIED[name]
     return pico.make_model(family, rope=rope, **changes)
 
 
-@every_carried
+@every_native
 def test_carried_scaling_is_read_as_what_it_is(name: str) -> None:
     """Frequencies and attention factor are those of the live module, the window is what the model serves."""
-    model = make_carrying(name)
+    model = make_scaled(name)
     spec, (family, rope, _, attention, window) = model.spec, CARRIED[name]
-    assert spec.carried is not None
-    assert spec.carried.rope_type == rope["rope_type"]
+    assert spec.native is not None
+    assert spec.native.rope_type == rope["rope_type"]
     assert (spec.head_dim, spec.rotary_dim, spec.theta) == GEOMETRIES[family][:3]
     assert spec.trained_window == window
     np.testing.assert_allclose(spec.frequencies, get_inv_freq(model), rtol=1e-6)
@@ -93,7 +93,7 @@ def test_carried_scaling_is_read_as_what_it_is(name: str) -> None:
     assert get_rotary(model.network).attention_scaling == pytest.approx(attention, rel=1e-12)
 
 
-@every_carried
+@every_native
 @both_dtypes
 def test_identity_leaves_a_carried_scaling_bit_identical(name: str, dtype: torch.dtype) -> None:
     """All-ones is the model as it is, on both sides of a native switch."""
@@ -107,11 +107,11 @@ def test_identity_leaves_a_carried_scaling_bit_identical(name: str, dtype: torch
             assert torch.equal(get_logits(model.network, **inputs), before)
 
 
-@every_carried
+@every_native
 def test_factors_multiply_a_carried_scaling(name: str) -> None:
     """Lambda 2 on a model that carries a scaling is the module whose frequencies are halved once more."""
     family, _, _, attention, window = CARRIED[name]
-    model = make_carrying(name)
+    model = make_scaled(name)
     by_hand = make_by_hand(family, get_inv_freq(model) / 2, 1.1 * attention)
     twos = RescaleFactors((2.0,) * model.spec.num_pairs, window, model.spec.fingerprint, attention_factor=1.1)
     before = get_logits(model.network)
@@ -124,7 +124,7 @@ def test_factors_multiply_a_carried_scaling(name: str) -> None:
 def test_dynamic_scaling_is_plain_within_its_window() -> None:
     """Dynamic NTK has no frequencies of its own: the spec is plain, and all-ones leaves the growing module alone."""
     model = pico.make_model("llama", rope={"rope_type": "dynamic", "factor": 2.0})
-    assert model.spec.carried is None
+    assert model.spec.native is None
     assert model.spec.trained_window == 64
     ones = make_factors(model.spec, 1, 1)
     long = torch.arange(1, 97)[None]
