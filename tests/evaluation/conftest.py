@@ -1,10 +1,12 @@
 """What tests of the evaluation share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from measuring import Passes, counted
+from ruler_prompts import TOKENIZERS, SampleBuilder
 
 from longrope.data import TokenText, load_texts
 from longrope.models import LanguageModel, load_model
@@ -27,3 +29,16 @@ def passes(model: LanguageModel) -> Iterator[Passes]:
     """Counts the tokens that go through the model; ``passes.forbidden = True`` makes every further pass an error."""
     with counted(model) as passes:
         yield passes
+
+
+@pytest.fixture
+def reading(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[LanguageModel, SampleBuilder]]:
+    """A model with a tokenizer whose answers are those of a reader; its end token is 0."""
+
+    def make(kind: str, answer: Callable[[str], str]) -> tuple[LanguageModel, SampleBuilder]:
+        tokenizer = TOKENIZERS[kind]
+        return replace(model, tokenizer=tokenizer), SampleBuilder(tokenizer, answer, monkeypatch)
+
+    return make

@@ -1,0 +1,65 @@
+"""Commands of the command line that run in this process, and the tables that they print."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from longrope import pipeline
+from longrope.recipe import Recipe
+from longrope.runs.records import Score
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command has said."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Result]
+
+
+def table_row(out: str, first: str, title: str = "") -> list[str]:
+    """The cells of the row whose first cell this is, in the printed table of this title (or the only one)."""
+    rows, shown = [], ""
+    for line in out.splitlines():
+        shown = line.strip() if line[:1].isalpha() else shown
+        if line.startswith("│") and line.split("│")[1].strip() == first and title in shown:
+            rows.append(line)
+    assert len(rows) == 1, out
+    return [cell.strip() for cell in rows[0].strip("│").split("│")]
+
+
+def assert_shown(out: str, score: Score) -> None:
+    """A score with its interval stands in the row of its method, in the table of its metric."""
+    if "depth" in score.metric:
+        return
+    cell = f"{score.value:.4g} ({score.low:.4g}-{score.high:.4g})"
+    assert cell in table_row(out, score.source.label, f"{score.metric} (95 % interval)")
+
+
+def note_recipes(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
+    """The recipes that ``extend`` is called with from now on; nothing is done with them."""
+    begun: list[Recipe] = []
+
+    def extend(full: Recipe, *_: object) -> list[Score]:
+        begun.append(full)
+        return []
+
+    monkeypatch.setattr(pipeline, "extend", extend)
+    return begun
+
+
+def assert_one_paragraph(result: Result) -> str:
+    """Exit code 2, nothing on stdout, and after the lines of progress one paragraph, which is returned."""
+    assert result.code == 2
+    assert result.out == ""
+    assert "Traceback" not in result.err
+    *before, paragraph = result.err.splitlines()
+    assert paragraph.startswith("longrope: ")
+    assert not any(line.startswith("longrope: ") for line in before)
+    assert paragraph.count(". ") >= 2, "found, needed, remedy"
+    return paragraph

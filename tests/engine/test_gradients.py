@@ -1,0 +1,163 @@
+"""The loss with a graph and its gradients against plain autograd."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pico
+import pytest
+import torch
+from long_passes import (
+    CHUNKS,
+    TOKENS,
+    VOCABULARY,
+    compute_losses,
+    every_family,
+    get_gradients,
+    gradients,
+    make_factors,
+    mean_loss_with_graph,
+    set_tile,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from longrope.engine import attention, kernels, passes
+from longrope.engine import loss as loss_head
+from longrope.engine.passes import token_losses
+from longrope.models import LanguageModel, rescaled
+
+
+@every_family
+@pytest.mark.parametrize("tail_tokens", [0, 10])
+def test_loss_and_gradients_are_those_of_plain_autograd(
+    family: str, tail_tokens: int, make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints and chunks change neither the loss nor what reaches lambda and the attention factor."""
+    model = make(family)
+    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
+    with rescaled(model, make_factors(model), learnable=True) as module:
+        reference = compute_losses(model.network, TOKENS)[:, -tail_tokens:].mean()
+        reference.backward()
+        expected = get_gradients(module)
+    with rescaled(model, make_factors(model), learnable=True) as module:
+        loss = mean_loss_with_graph(model, TOKENS, tail_tokens)
+        loss.backward()
+        given = get_gradients(module)
+    assert loss.shape == ()
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-5)
+    assert expected[0].abs() > 1e-4
+    torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
+
+
+@every_family
+@pytest.mark.parametrize("settings", [{"offload": True}, {"recompute": False}], ids=["offload", "kept"])
+def test_gradients_in_tiles(
+    family: str, settings: dict[str, bool], make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLPs in tiles, hidden states in the CPU's memory or all activations kept: lambda gets the same gradients."""
+    model = make(family)
+    with rescaled(model, make_factors(model), learnable=True) as module:
+        compute_losses(model.network, TOKENS).mean().backward()
+        expected = get_gradients(module)
+    set_tile(monkeypatch, 7)
+    with rescaled(model, make_factors(model), learnable=True) as module:
+        mean_loss_with_graph(model, TOKENS, **settings).backward()
+        given = get_gradients(module)
+    torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("tile", [7, 48])
+@pytest.mark.parametrize("family", ["llama", "phi3", "gemma2"])
+def test_gradients_of_weights(family: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every weight of a network that is tuned gets the gradient of plain autograd."""
+    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
+    set_tile(monkeypatch, tile)
+    gradients = []
+    for plainly in (True, False):
+        model = pico.make_model(family)
+        model.network.requires_grad_(True)
+        loss = compute_losses(model.network, TOKENS).mean() if plainly else mean_loss_with_graph(model, TOKENS)
+        loss.backward()
+        gradients.append({name: weight.grad for name, weight in model.network.named_parameters()})
+    plain, ours = gradients
+    for name, expected in plain.items():
+        assert ours[name] is not None, name
+        assert expected.abs().max() > 0, name
+        torch.testing.assert_close(ours[name], expected, rtol=1e-3, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("tail_tokens", [1, 46, 47, 48, 1000])
+def test_tail_counts_exactly_the_last_tokens(tail_tokens: int, make: Callable[..., LanguageModel]) -> None:
+    """The mean is over so many last tokens of each window, over all of them where there are no more."""
+    model = make("llama")
+    expected = compute_losses(model.network, TOKENS)[:, -tail_tokens:].mean().item()
+    assert mean_loss_with_graph(model, TOKENS, tail_tokens).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_layers_are_recomputed_and_then_as_before(make: Callable[..., LanguageModel]) -> None:
+    """Each layer runs once forwards and once more in the backward pass; afterwards its own forward is back."""
+    model, runs = make("llama"), []
+    layers = [m for m in model.network.modules() if isinstance(m, GradientCheckpointingLayer)]
+    assert len(layers) == 2
+    hooks = [
+        layer.get_submodule("input_layernorm").register_forward_pre_hook(lambda *_, at=at: runs.append(at))
+        for at, layer in enumerate(layers)
+    ]
+    try:
+        with rescaled(model, make_factors(model), learnable=True):
+            loss = mean_loss_with_graph(model, TOKENS)
+            assert runs == [0, 1]
+            assert all("forward" not in vars(layer) for layer in layers)
+            loss.backward()
+        assert runs == [0, 1, 1, 0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class Kernels(TorchDispatchMode):
+    """Counts how often attention is worked out that gradients are for."""
+
+    runs = 0
+
+    def __torch_dispatch__(self, operation: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call it."""
+        self.runs += operation in kernels.OPERATIONS and args[0].requires_grad
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("tile", [16, 65536])
+def test_the_kernel_runs_again_only_where_its_outputs_do_not_fit(
+    tile: int, make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same gradients, bit for bit; a pass that tries a kernel out on its way keeps none of what that gives."""
+    model, choose, untried = make("llama"), kernels.choose_kernel, [None]
+
+    def try_out(*given: Any, **options: Any) -> Any:
+        if untried:
+            untried.clear()
+            kernels.check_kernel(kernels.CPU, torch.device("cpu"), torch.float32, kernels.Heads(4, 2, 8))
+        return choose(*given, **options)
+
+    monkeypatch.setattr(attention, "choose_kernel", try_out)
+    monkeypatch.setattr(passes, "choose_tile", lambda *_: (tile, "a test"))
+    found = []
+    for room, runs in ((2**32, 1), (0, 2)):
+        monkeypatch.setattr(passes, "activation_room", lambda _, room=room: room)
+        untried.append(None)
+        found.append(gradients(model))
+        with Kernels() as counted:  # type: ignore[no-untyped-call]
+            found.append(gradients(model))
+        assert counted.runs == runs * model.network.config.num_hidden_layers
+    assert all(torch.equal(found[0], other) for other in found)
+
+
+def test_layers_are_as_before_after_an_exception(make: Callable[..., LanguageModel]) -> None:
+    """A failed pass leaves no checkpointed layer behind."""
+    model = make("llama")
+    layers = [m for m in model.network.modules() if isinstance(m, GradientCheckpointingLayer)]
+    before = token_losses(model, TOKENS)
+    with pytest.raises(IndexError):
+        mean_loss_with_graph(model, TOKENS + VOCABULARY)  # ids beyond the vocabulary
+    assert all("forward" not in vars(layer) for layer in layers)
+    assert torch.equal(token_losses(model, TOKENS), before)

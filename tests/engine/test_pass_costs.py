@@ -1,0 +1,97 @@
+"""What is reported before a pass: its kernel for one token, and its seconds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pico
+import pytest
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from longrope.engine import kernels, passes
+from longrope.engine.passes import seconds_of_pass, token_losses
+from longrope.models import LanguageModel
+
+# Messages before a pass
+
+
+def test_the_kernel_for_one_token_is_reported_where_one_decodes(
+    make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make("llama")
+    messages = passes.describe_pass(model)
+    assert passes.describe_pass(model, decoding=True) == messages  # a CPU has one kernel
+    reasons = {False: "best for a pass", True: "best for a token"}
+    monkeypatch.setattr(passes, "choose_kernel", lambda *_, decoding=False: (kernels.CPU, reasons[decoding]))
+    assert passes.describe_pass(model).startswith("best for a pass; tiles")
+    assert passes.describe_pass(model, decoding=True).startswith("best for a pass; best for a token; tiles")
+
+
+# The seconds of a pass
+
+
+class Clock:
+    """A clock that passes of a known cost alone move on."""
+
+    now = 0.0
+
+    def __init__(self, patch: pytest.MonkeyPatch, linear: float, squared: float, warm_up: float = 0.0) -> None:
+        """Take the place of the time and of the pass."""
+        self.linear, self.squared, self.warm_up, self.read = linear, squared, warm_up, list[int]()
+        patch.setattr("longrope.engine.passes.time.perf_counter", lambda: self.now)
+        patch.setattr(passes, "token_losses", self.run)
+
+    def run(self, _: Any, ids: Any) -> None:
+        """A pass; the first over a length takes longer."""
+        tokens = ids.shape[1]
+        self.now += self.linear * tokens + self.squared * tokens**2 + self.warm_up * (tokens not in self.read)
+        self.read.append(tokens)
+
+
+@pytest.mark.parametrize("tokens", [100, 4096, 65536, 2**21])
+@pytest.mark.parametrize(("linear", "squared"), [(1e-3, 0.0), (1e-4, 1e-7), (0.0, 1e-6)])
+def test_seconds_of_a_pass_are_extrapolated_from_short_ones(
+    linear: float, squared: float, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exactly where a part grows with the tokens and one with their square; what warms up does not count."""
+    clock = Clock(monkeypatch, linear, squared, warm_up=10.0)
+    expected = linear * tokens + squared * tokens**2
+    assert seconds_of_pass(pico.make_model(), tokens) == pytest.approx(expected, rel=1e-6)
+    assert max(clock.read) <= min(tokens, 4096)
+
+
+def test_seconds_of_a_pass_are_never_negative(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a longer pass was faster by chance, the estimate still grows with the window."""
+    clock = Clock(monkeypatch, 0.0, 0.0)
+    clock.run = lambda _, ids: setattr(clock, "now", clock.now + 1.0)  # type: ignore[method-assign]
+    monkeypatch.setattr(passes, "token_losses", clock.run)
+    assert 0 < seconds_of_pass(pico.make_model(), 65536) < seconds_of_pass(pico.make_model(), 131072)
+
+
+class WorkClock(TorchDispatchMode):
+    """A clock that moves on by the work of real passes: what operations write, and each query's keys in attention."""
+
+    def __init__(self) -> None:
+        """Begin at 0."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do it and count it."""
+        made = func(*args, **(kwargs or {}))
+        self.now += sum(x.numel() for x in tree_leaves(made) if isinstance(x, Tensor))
+        if "attention" in str(func):
+            self.now += args[0].numel() * args[1].shape[-2]
+        return made
+
+
+def test_seconds_of_a_pass_are_about_those_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one twice as long as the longest that is tried, by the work that is done in place of seconds."""
+    model, tokens = pico.make_model(), 8192
+    with WorkClock() as clock:
+        monkeypatch.setattr("longrope.engine.passes.time.perf_counter", lambda: clock.now)
+        estimated, began = seconds_of_pass(model, tokens), clock.now
+        token_losses(model, np.arange(tokens)[None] % 300)
+    assert estimated == pytest.approx(clock.now - began, rel=1e-4)

@@ -1,0 +1,74 @@
+"""What a finished run holds, to compare an interrupted run with a whole one."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from longrope.recipe import Recipe
+from longrope.runs.records import Score, Trial, read_records
+from longrope.runs.run_dir import RunDir
+
+METHODS = ("gradient", "evolution")
+FORMULAS = ("pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical")
+SCAN, GRADIENT = "ntk-scan", "longrope-gradient"
+TARGET = 256
+
+
+class InterruptError(Exception):
+    """What stands in for a killed process."""
+
+
+@dataclass
+class Countdown:
+    """Raise at the call of this number; let everything else through to the function that it stands before."""
+
+    calls_left: int
+    function: Callable[..., Any] = lambda *_, **__: None
+    counts: Callable[..., bool] = lambda *_, **__: True
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Count down, raise at nought, go through otherwise."""
+        self.calls_left -= self.counts(*args, **options)
+        if self.calls_left == 0:
+            raise InterruptError
+        return self.function(*args, **options)
+
+
+def by_method(recipe: Recipe, method: str) -> Recipe:
+    """The recipe with this search."""
+    return replace(recipe, search=replace(recipe.search, method=method))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run holds, without its wall clock."""
+
+    factors: bytes
+    trials: list[Trial]
+    scores: set[str]
+    report: dict[str, Any]
+    config: dict[str, Any]
+
+
+def outcome(run: RunDir) -> Outcome:
+    """Read a finished run."""
+    assert not list(run.path.glob("*.partial"))
+    return Outcome(
+        run.factors().read_bytes(),
+        [replace(trial, seconds=0.0) for trial in read_records(run.trials, Trial)],
+        written_scores(read_records(run.scores, Score)),
+        json.loads(run.export_report.read_text()),
+        json.loads((run.checkpoint / "config.json").read_text()),
+    )
+
+
+def written_scores(scores: list[Score]) -> set[str]:
+    """Every distinct score as it is printed, without its wall clock."""
+    return {json.dumps(asdict(replace(score, seconds=0.0))) for score in scores}
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """The whole lines of a file that somebody else is writing."""
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []

@@ -1,0 +1,61 @@
+"""A cold run leaves every artifact, and its recipe decides it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from outcomes import METHODS, TARGET, Outcome, by_method, outcome, written_scores
+from transformers import AutoModelForCausalLM
+
+from longrope.data import load_texts
+from longrope.models import load_model
+from longrope.pipeline import Callbacks, extend
+from longrope.recipe import MeasureRecipe, Recipe
+from longrope.rope import load_factors
+from longrope.runs.records import Score, Trial, read_records
+from longrope.runs.run_dir import RunDir
+
+
+def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe, tmp_path: Path) -> None:
+    """With the checkpoint really reopened, in plain transformers, in another process."""
+    run, steps = RunDir(tmp_path / "run"), list[str]()
+    trials = list[Trial]()
+    returned = extend(recipe, run, Callbacks(on_trial=trials.append, on_step=steps.append))
+    assert [score.method for score in returned] == ["none"] * 13 + ["longrope-gradient"] * 13
+    assert written_scores(read_records(run.scores, Score)) == written_scores(returned)
+    assert read_records(run.trials, Trial) == trials
+    assert run.recipe() == recipe
+    assert [step.split()[0] for step in steps] == [
+        *("load", "device", "read", "read", "measure", "measure", "search", "measure", "export", "report:")
+    ]
+    texts = load_texts(recipe.data, load_model(recipe.model).tokenizer, measure=recipe.measure_data)
+    assert steps[3:4] == texts.report.lines()
+    assert steps[4].startswith(
+        f"measure {recipe.measure.windows} of {recipe.measure.windows} windows of {TARGET} tokens"
+    )
+    (factors,) = load_factors(run.factors()).factor_sets
+    assert factors == load_factors(run.factors("longrope-gradient")).factor_sets[0]
+    assert (factors.target_window, factors.method) == (TARGET, "longrope-gradient")
+    report = json.loads(run.export_report.read_text())
+    assert report["target_window"] == TARGET
+    assert max(report["difference_short"], report["difference_long"]) < 0.02
+    network = AutoModelForCausalLM.from_pretrained(run.checkpoint)
+    assert network.config.max_position_embeddings == TARGET
+    assert network.config.rope_parameters["long_factor"] == pytest.approx(factors.lambdas)
+
+
+def test_the_trained_window_and_the_target_are_measured_by_default(
+    recipe: Recipe, tmp_path: Path, unopened: None
+) -> None:
+    settings = MeasureRecipe(metrics=("perplexity",), windows=1, tail_tokens=0)
+    scores = extend(replace(recipe, measure=settings), RunDir(tmp_path))
+    measured = [(score.method, score.context_tokens) for score in scores]
+    assert measured == [(m, n) for m in ("none", "longrope-gradient") for n in (64, TARGET)]
+
+
+@pytest.mark.usefixtures("unopened")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_is_decided_by_its_recipe(method: str, recipe: Recipe, whole: dict[str, Outcome], tmp_path: Path) -> None:
+    extend(by_method(recipe, method), RunDir(tmp_path / "again"))
+    assert outcome(RunDir(tmp_path / "again")) == whole[method]

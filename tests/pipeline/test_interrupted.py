@@ -1,0 +1,163 @@
+"""A run that is interrupted anywhere ends as a whole one: its factors byte by byte, trials, scores, checkpoint."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from outcomes import METHODS, Countdown, InterruptError, Outcome, by_method, outcome, read_lines, written_scores
+
+from longrope.evaluation import passkey, perplexity
+from longrope.exports import hf
+from longrope.pipeline import Callbacks, exporting, extend
+from longrope.recipe import GradientRecipe, Recipe, dump_recipe
+from longrope.runs import run_dir
+from longrope.runs.run_dir import RunDir
+from longrope.search import score as search_score
+
+
+def interrupted_in_search(count: int) -> Callable[[pytest.MonkeyPatch], Callbacks]:
+    """After so many evaluations."""
+    return lambda _: Callbacks(on_trial=Countdown(count))
+
+
+def interrupted_at_file(name: str) -> Callable[[pytest.MonkeyPatch], Callbacks]:
+    """When this file was about to be written."""
+
+    def arrange(patch: pytest.MonkeyPatch) -> Callbacks:
+        write = RunDir.write_text
+        named = Countdown(1, write, counts=lambda _self, path, _text: path.name == name)
+
+        def write_or_raise(run: RunDir, path: Path, text: str) -> None:  # a function, so that it is bound to the run
+            named(run, path, text)
+
+        patch.setattr(RunDir, "write_text", write_or_raise)
+        return Callbacks()
+
+    return arrange
+
+
+def interrupted_in(module: Any, name: str, count: int = 1) -> Callable[[pytest.MonkeyPatch], Callbacks]:
+    """At this call of a function."""
+
+    def arrange(patch: pytest.MonkeyPatch) -> Callbacks:
+        patch.setattr(module, name, Countdown(count, getattr(module, name)))
+        return Callbacks()
+
+    return arrange
+
+
+def interrupted_in_a_half_written_checkpoint(patch: pytest.MonkeyPatch) -> Callbacks:
+    """The config is there, the weights are not."""
+
+    def write_half(_: Any, folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        raise InterruptError
+
+    patch.setattr(hf, "save_model", write_half)
+    return Callbacks()
+
+
+MOMENTS: dict[str, Callable[[pytest.MonkeyPatch], Callbacks]] = {
+    "in the first evaluation": interrupted_in(search_score, "token_losses"),
+    "after one trial": interrupted_in_search(1),
+    "after seven trials": interrupted_in_search(7),
+    "in a later evaluation": interrupted_in(search_score, "token_losses", 8),
+    "before factors of the search": interrupted_at_file("factors-longrope-{method}.json"),
+    "before factors of the run": interrupted_at_file("factors.json"),
+    "in perplexity": interrupted_in(perplexity, "token_losses", 2),
+    "in passkeys": interrupted_in(passkey, "greedy_answers", 13),
+    "after two scores": interrupted_in(run_dir, "append_records", 2),
+    "after fifteen scores": interrupted_in(run_dir, "append_records", 4),
+    "in the checkpoint": interrupted_in_a_half_written_checkpoint,
+    "while reopening": interrupted_in(hf, "_compare"),
+    "before the report": interrupted_at_file("export.json"),
+}
+
+
+@pytest.mark.usefixtures("unopened")
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_interrupted_at_any_moment_ends_as_a_whole_one(
+    method: str, moment: str, recipe: Recipe, whole: dict[str, Outcome], tmp_path: Path
+) -> None:
+    run, full = RunDir(tmp_path / "run"), by_method(recipe, method)
+    arrange = MOMENTS[moment]
+    if moment == "before factors of the search":
+        arrange = interrupted_at_file(f"factors-longrope-{method}.json")
+    with pytest.MonkeyPatch.context() as patch:
+        watch = arrange(patch)
+        with pytest.raises(InterruptError):
+            extend(full, run, watch)
+    assert not run.export_report.exists()
+    assert run.checkpoint.exists() == (moment == "before the report")
+    returned = extend(full, RunDir(tmp_path / "run"))
+    assert outcome(run) == whole[method]
+    assert written_scores(returned) == whole[method].scores
+
+
+@pytest.mark.usefixtures("unopened")
+def test_a_run_interrupted_again_and_again_ends_as_a_whole_one(
+    recipe: Recipe, whole: dict[str, Outcome], tmp_path: Path
+) -> None:
+    """Fourteen writes are let through each time, then the power goes: work in hand is lost, no more, so it ends."""
+    run, rounds = RunDir(tmp_path), 0
+    writes = len(whole["gradient"].trials) + 8  # for two metrics of two methods: samples and scores
+    while not run.export_report.exists():
+        assert rounds <= writes / 3
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", Countdown(15, os.fsync))
+            with contextlib.suppress(InterruptError):
+                extend(recipe, run)
+        rounds += 1
+    assert outcome(run) == whole["gradient"]
+    assert rounds >= writes / 14
+
+
+@pytest.mark.usefixtures("unopened")
+def test_a_killed_process_is_resumed(recipe: Recipe, tmp_path: Path) -> None:
+    """SIGKILL in the middle of a search, of a real command in a process of its own."""
+    gradient = GradientRecipe(steps=80, validate_every=20)
+    full = replace(recipe, search=replace(recipe.search, gradient=gradient))
+    (tmp_path / "recipe.toml").write_text(dump_recipe(full))
+    run, reference = RunDir(tmp_path / "run"), RunDir(tmp_path / "whole")
+    command = [sys.executable, "-m", "longrope", "extend", "--recipe", str(tmp_path / "recipe.toml")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--out", str(run.path)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and len(read_lines(run.trials)) < 10:
+        time.sleep(0.002)
+    process.kill()
+    _, messages = process.communicate()
+    extend(full, reference)
+    assert process.returncode == -signal.SIGKILL, messages
+    left = len(read_lines(run.trials))
+    assert 10 <= left < len(read_lines(reference.trials))
+    assert not run.factors().exists()
+    extend(full, run)
+    assert outcome(run) == outcome(reference)
+
+
+@pytest.mark.usefixtures("unopened")
+def test_a_finished_run_is_only_read(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDir(tmp_path)
+    first = extend(recipe, run)
+    files = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("done again")
+
+    for module, name in ((search_score, "token_losses"), (perplexity, "token_losses"), (passkey, "greedy_answers")):
+        monkeypatch.setattr(module, name, never)
+    monkeypatch.setattr(exporting, "export_hf", never)
+    again = extend(recipe, run)
+    assert written_scores(again) == written_scores(first)
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == files
