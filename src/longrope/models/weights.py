@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from longrope.errors import ModelError
+from longrope.models.gguf_file import GgufFile
 
 SHOWN = 3  # names of weights in an error
 # Tensors of GGUF files that stand for no single weight of a network: the tables of the rotary embedding, which are
@@ -39,23 +40,21 @@ def check_complete(source: str | Path, report: Mapping[str, Iterable[Any]]) -> N
         )
 
 
-def check_gguf_complete(path: Path, network: Any) -> None:
+def check_gguf_complete(file: GgufFile, network: Any) -> None:
     """Raise ModelError if a GGUF file holds tensors that stand for no weight of the network.
 
     Args:
-        path: the file.
-        network: what transformers made of it; weights that it lacks are reported by ``check_complete``.
+        file: what was loaded.
+        network: what was made of it; weights that it lacks are reported by ``check_complete``.
     """
-    from gguf import MODEL_ARCH_NAMES, GGUFReader, get_tensor_name_map  # an extra that only GGUF files need
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map  # an extra that only GGUF files need
 
-    reader = GGUFReader(str(path))
-    stated = reader.get_field("general.architecture").contents()  # type: ignore[union-attr]  # transformers has read it
-    architecture = next(number for number, name in MODEL_ARCH_NAMES.items() if name == stated)
+    architecture = next(number for number, name in MODEL_ARCH_NAMES.items() if name == file.architecture)
     names = get_tensor_name_map(architecture, network.config.num_hidden_layers)
     known = {names.get_name(key, try_suffixes=(".weight", ".bias")) for key in network.state_dict()}
-    tensors = [tensor.name for tensor in reader.tensors if not any(part in tensor.name for part in GGUF_APART)]
+    tensors = [place.name for place in file.tensors if not any(part in place.name for part in GGUF_APART)]
     unexpected = sorted(set(tensors) - known)
-    check_complete(path, {"missing_keys": (), "mismatched_keys": (), "unexpected_keys": unexpected})
+    check_complete(file.path, {"missing_keys": (), "mismatched_keys": (), "unexpected_keys": unexpected})
 
 
 def check_finite(source: str | Path, network: Any) -> None:

@@ -1,0 +1,110 @@
+"""Load config, weights and tokenizer of a GGUF file by transformers' tables, reading its vocabulary once.
+
+transformers itself reads it again for the config, for the weights and for the class of the tokenizer, each time by a
+reader that makes an object of every entry.
+"""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from longrope.models.geometry import config_entries
+from longrope.models.gguf_file import GgufFile, check_types
+from longrope.rope import gguf_metadata
+from longrope.rope.hf_config import read_head_dim
+
+GLOBAL, LOCAL = "full_attention", "sliding_attention"  # layer types of transformers
+LOCAL_THETA = "rope.freq_base_swa"
+
+
+def load_gguf_config(file: GgufFile) -> Any:
+    """The config that a file stands for, with the scaling that it declares (transformers drops most of it).
+
+    Raises:
+        ModelError: a scaling that we do not know, or tensors of a type that cannot be dequantized.
+    """
+    check_types(file)
+    if file.architecture in _quick_architectures("GGUF_CONFIG_ARCHS"):
+        config = AutoConfig.from_pretrained(file.path.parent, gguf_file=file.path.name)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            file.write_header(Path(folder) / file.path.name)
+            config = AutoConfig.from_pretrained(folder, gguf_file=file.path.name)
+    if hasattr(config, "rope_parameters"):
+        config.rope_parameters = _with_stated_rope(file, config)
+    return config
+
+
+def load_gguf_network(file: GgufFile, config: Any, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    """The network with the dequantized weights of a file, and transformers' report on them."""
+    how = {"config": config, "dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    if file.architecture in _quick_architectures("GGUF_ARCHS"):
+        from transformers import GgufConfig
+
+        whole = GgufConfig(dequantize=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            file.path.parent, gguf_file=file.path.name, quantization_config=whole, **how
+        )
+        network, report = loaded
+        network.hf_quantizer.remove_quantization_config(network)
+        return network, report
+    with torch.device("meta"):
+        skeleton: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    weights = _read_weights(file, skeleton, dtype)
+    loaded = type(skeleton).from_pretrained(None, state_dict=weights, **how)
+    return loaded[0], loaded[1]
+
+
+def load_gguf_tokenizer(file: GgufFile, config: Any) -> Any:
+    """The tokenizer of a file, by the class that transformers has for the model type."""
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    known = TOKENIZER_MAPPING_NAMES.get(config.model_type)
+    unread = known is None or known == "MistralCommonBackend"  # that one reads no GGUF files
+    named = {} if unread else {"tokenizer_type": config.model_type}  # else the config is read the slow way for it
+    return AutoTokenizer.from_pretrained(file.path.parent, gguf_file=file.path.name, **named)
+
+
+def _read_weights(file: GgufFile, skeleton: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The weights of a file by their names in the network, in the order of rows that it expects."""
+    from transformers import modeling_gguf_pytorch_utils as tables
+
+    stated = skeleton.config.to_dict()
+    make: Any = tables.TENSOR_PROCESSORS.get(file.architecture, tables.TensorProcessor)
+    processor = make(config=stated)
+    names = tables.get_gguf_hf_weights_map(skeleton, processor)
+    weights: dict[str, Any] = {}
+    parsed = {"config": stated, "tensors": weights}  # stacked experts are put there by the processor itself
+    for place in file.tensors:
+        values = file.read_tensor(place)
+        done = processor.process(weights=values, name=place.name, tensor_key_mapping=names, parsed_parameters=parsed)
+        if done.name in names:
+            weights[names[done.name]] = torch.from_numpy(np.require(done.weights, requirements=["C", "W"])).to(dtype)
+    return weights
+
+
+def _with_stated_rope(file: GgufFile, config: Any) -> dict[str, Any]:
+    """The config's ``rope_parameters`` with what the file states; layers that slide have a base of their own."""
+    tensors = {place.name: place for place in file.tensors if place.name.startswith("rope")}
+    rows = {name: file.read_tensor(place).astype(np.float64).tolist() for name, place in tensors.items()}
+    head_dim = read_head_dim(config_entries(config))
+    stated = gguf_metadata.read_parameters(file.stated, rows, head_dim, str(file.path))
+    before = config.rope_parameters
+    if GLOBAL not in before:
+        return {**before, **stated}
+    local = {"rope_theta": float(file.stated[LOCAL_THETA])} if LOCAL_THETA in file.stated else {}
+    return {**before, GLOBAL: {**before[GLOBAL], **stated}, LOCAL: {**before[LOCAL], **local}}
+
+
+def _quick_architectures(table: str) -> Iterable[str]:
+    """The architectures that newer versions of transformers read without the slow reader of the gguf package."""
+    try:
+        from transformers.integrations import gguf
+    except ImportError:
+        return ()
+    return getattr(gguf, table, ())
