@@ -271,12 +271,22 @@ def test_a_group_has_one_score_over_its_tasks(
     assert 0 < score.high - score.value < 0.2
 
 
+BROKEN = """
+task: broken
+dataset_path: json
+dataset_kwargs:
+  data_files: {absent}
+output_type: multiple_choice
+"""
+
+
 def refused(folder: Path, kind: str) -> str:
     """A metric that cannot be measured."""
     if kind == "unwritten":
         return f"harness:{folder}/absent.yaml"
     if kind == "broken":
-        (folder / "broken.yaml").write_text("task: broken\ndataset_path: json\noutput_type: multiple_choice\n")
+        absent = folder / "absent.jsonl"  # without a name, `datasets` would look through the whole working directory
+        (folder / "broken.yaml").write_text(BROKEN.format(absent=absent))
         return f"harness:{folder}/broken.yaml"
     return write_benchmark(folder, kind="generate_until").metric
 
