@@ -8,10 +8,7 @@ from typing import Any
 import pico
 import pytest
 import torch
-from rotary_oracles import (
-    get_rotary,
-    make_factors,
-)
+from rotary_oracles import get_rotary
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding
 
@@ -19,7 +16,6 @@ from longrope.errors import ModelError
 from longrope.models import (
     check_moves_logits,
     load_model,
-    rescaled,
 )
 
 
@@ -58,11 +54,3 @@ def test_loading_notices_a_dead_hook(pico_folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(LlamaAttention, "forward", forward)
     with pytest.raises(ModelError, match="does not reach the logits"):
         load_model(pico_folder, device="cpu")
-
-
-def test_two_rotary_modules_are_refused() -> None:
-    """A network with a second rotary module is not half rescaled."""
-    model = pico.make_model("llama")
-    model.network.second = copy.deepcopy(get_rotary(model.network))
-    with pytest.raises(ModelError, match="2 rotary modules"), rescaled(model, make_factors(model.spec)):
-        pass

@@ -17,6 +17,7 @@ from longrope.rope import (
     NativeScaling,
     RescaleFactors,
     RopeSpec,
+    RotaryTable,
     baseline_factors,
     compose,
     extrapolate,
@@ -41,7 +42,9 @@ def tuned(spec: RopeSpec, lambdas: Sequence[float] = (1.0, 2.0, 3.0, 4.0), **cha
 
 def angles_of(spec: RopeSpec, factors: RescaleFactors, positions: range) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin by the module that runs in a model, in float64."""
-    rotary = RescaledRotary(None, spec, factors, learnable=True)  # so that it never asks the module of a model
+    rotary = RescaledRotary(
+        None, RotaryTable("", (), spec), factors, learnable=True
+    )  # so that it never asks the module of a model
     with torch.no_grad():
         cos, sin = rotary(torch.zeros(1, dtype=torch.float64), torch.tensor([[*positions]]))
         return cos, sin

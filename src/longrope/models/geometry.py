@@ -1,31 +1,28 @@
-"""The rotary tables of a model, as its config states them and its own rotary module computes them."""
+"""The rotary tables of a model, as its config states them and its own rotary modules compute them."""
 
 import copy
-import math
+import re
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from longrope.errors import ModelError, converting_errors
-from longrope.models.rotary import LAYOUTS
-from longrope.models.tables import find_rotary
+from longrope.errors import LongRopeError, ModelError, converting_errors
+from longrope.models.layouts import computes, pairing_of, read_layout
+from longrope.models.tables import Place, choose_table, find_places, find_users, make_alone, sliding_layers
 from longrope.rope import RopeSpec, RotaryTable
-from longrope.rope.hf_config import ENTRIES, read_geometry, read_switch, refusal
-
-PROBE_POSITIONS = 64
+from longrope.rope.hf_config import ENTRIES, read_geometry, refusal
 
 
 def read_tables(config: Any) -> tuple[RotaryTable, ...]:
-    """Read the rotary tables that a config states, and check them against the model's own rotary module.
+    """Read the rotary tables that a config states, and check them against the model's own rotary modules.
 
-    The module is built alone on the CPU, asked for its cos and sin, and compared with our formulas. So partial rotary,
-    the pairing and every native scaling are seen, not assumed.
+    Each module is built alone on the CPU, asked for its cos and sin, and compared with our formulas. So partial rotary,
+    the layout and every native scaling are seen, not assumed.
 
     Raises:
-        ModelError: no RoPE, several of them, or one whose angles do not follow from the config.
+        ModelError: no RoPE, or one whose angles do not follow from the config.
     """
     with converting_errors(
         ModelError,
@@ -33,57 +30,88 @@ def read_tables(config: Any) -> tuple[RotaryTable, ...]:
         "Needed: a config that states one, with all numbers that its kind takes.",
         "Correct the config, or report this model type; LONGROPE_DEBUG=1 shows the traceback.",
     ):
-        return (_check_against_module(config, read_geometry(config_entries(config))),)
+        return _read_tables(config)
 
 
-def read_spec(config: Any) -> RopeSpec:
-    """Read the geometry of the one rotary table that a config states (see ``read_tables``; raises ModelError)."""
-    (table,) = read_tables(config)
-    return table.geometry
+def read_spec(config: Any, rope_table: str | None = None) -> RopeSpec:
+    """Read the geometry of the rotary table that factors act on (see ``choose_table``; raises ModelError)."""
+    return choose_table(read_tables(config), rope_table).geometry
 
 
-def config_entries(config: Any) -> dict[str, Any]:
-    """What a config object states of its RoPE, as its config.json does."""
-    return {name: getattr(config, name) for name in ENTRIES if hasattr(config, name)}
+def config_entries(config: Any, layer_type: str | None = None) -> dict[str, Any]:
+    """What a config object states of its RoPE, as its config.json does; of one layer type if it states several."""
+    own = config if layer_type is None else _of_layer_type(config, layer_type)
+    entries = {name: getattr(own, name) for name in ENTRIES if hasattr(own, name)}
+    if layer_type is not None:
+        entries["rope_parameters"] = entries["rope_parameters"][layer_type]
+    return entries
 
 
-def _check_against_module(config: Any, stated: RopeSpec) -> RotaryTable:
-    """The table that a config states, with its place and pairing as the model's own rotary module shows them."""
-    entries = config_entries(config)
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(_shallow(config))
-    path = find_rotary(skeleton)
-    rotary = type(skeleton.get_submodule(path))(config=copy.deepcopy(config))
-    positions = torch.arange(PROBE_POSITIONS)[None]
-    if stated.native and stated.native.rope_type == "longrope":  # one far position selects the long list
-        positions = torch.cat((positions, torch.tensor([[read_switch(entries)]])), dim=1)
+def _layer_types(config: Any) -> list[str | None]:
+    """The layer types that have RoPE parameters of their own; None alone where all layers share them."""
+    stated = getattr(config, "rope_parameters", None) or {}
+    types = set(getattr(config, "layer_types", None) or stated)
+    return [name for name, own in stated.items() if isinstance(own, dict) and name in types] or [None]
+
+
+def _of_layer_type(config: Any, layer_type: str) -> Any:
+    """The config of the layers of one type: of its own where they differ in more than their RoPE (Gemma-4)."""
     try:
-        cos, sin = rotary(torch.zeros(1, positions.shape[1], stated.head_dim), positions)
-        same = _same_numbers(rotary, stated)
+        return config.per_layer_config[layer_type]
+    except (AttributeError, ValueError, KeyError, TypeError):  # as transformers' own formulas do
+        return config
+
+
+def _read_tables(config: Any) -> tuple[RotaryTable, ...]:
+    for layer_type in _layer_types(config):  # before transformers is to build what cannot be
+        read_geometry(config_entries(config, layer_type))
+    small = _shallow(config)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(small)
+    places = find_places(skeleton)
+    if not places:
+        raise refusal(config_entries(config), "has no rotary position embedding, or one of its own kind")
+    modules = {place: skeleton.get_submodule(place.path) for place in places}
+    users = find_users(skeleton, places)
+    users = users or {place: set(range(small.num_hidden_layers)) for place in places}  # the first pass will tell
+    slides = sliding_layers(config)
+    found: dict[tuple[Any, ...], RotaryTable] = {}
+    for place, own in users.items():
+        table = _read_table(place, modules[place], config)
+        key = (table.path, table.layer_type, table.geometry)
+        before = found[key].layers if key in found else ()
+        found[key] = replace(table, layers=tuple(sorted({*before, *own})))
+    if len(found) == 1 and small.num_hidden_layers < config.num_hidden_layers:  # few layers stood for all
+        found = {key: replace(table, layers=tuple(range(config.num_hidden_layers))) for key, table in found.items()}
+    return tuple(replace(table, slides=slides >= set(table.layers)) for table in found.values())
+
+
+def _read_table(place: Place, module: Any, config: Any) -> RotaryTable:
+    """The table that a config states, with its layout as the model's own rotary module shows it."""
+    stated = config_entries(getattr(module, "config", None) or config, place.layer_type)
+    geometry = read_geometry(stated)
+    tokens = geometry.trained_window
+    try:
+        alone = make_alone(module, config)
+        layout = read_layout(alone, place.layer_type, geometry.frequencies, tokens)
+        same = layout and computes(
+            alone, place.layer_type, layout, geometry.frequencies, geometry.attention_factor, tokens
+        )
+    except LongRopeError:
+        raise
     except Exception as error:
-        raise refusal(entries, f"has a rotary module of another kind ({type(error).__name__}: {error})") from error
-    given = torch.stack((cos, sin))[:, :, :PROBE_POSITIONS]
-    for pairing, layout in LAYOUTS.items():
-        angles = positions[:, :PROBE_POSITIONS, None].double() * torch.from_numpy(stated.frequencies)
-        expected = torch.stack((layout(angles).cos(), layout(angles).sin())) * stated.attention_factor
-        if same and given.shape == expected.shape and torch.allclose(given.double(), expected, atol=1e-4):
-            return RotaryTable(path, tuple(range(config.num_hidden_layers)), replace(stated, pairing=pairing))
-    raise refusal(entries, "computes other angles than its config states")
-
-
-def _same_numbers(rotary: Any, stated: RopeSpec) -> bool:
-    """Whether the module's own numbers are the stated ones (the slowest pairs hardly show in 64 positions)."""
-    frequencies, attention = stated.frequencies, float(rotary.attention_scaling)
-    return (
-        rotary.inv_freq.shape == frequencies.shape
-        and np.allclose(rotary.inv_freq.double(), frequencies, rtol=1e-4, atol=0)
-        and math.isclose(attention, stated.attention_factor, rel_tol=1e-9)
-    )
+        raise refusal(stated, f"has a rotary module of another kind ({type(error).__name__}: {error})") from error
+    if not layout or not same:
+        raise refusal(stated, "computes other angles than its config states")
+    path = re.sub(r"(?<=\.)\d+(?=\.)", "*", place.path)
+    return RotaryTable(path, (), replace(geometry, pairing=pairing_of(layout)), place.layer_type, layout)
 
 
 def _shallow(config: Any) -> Any:
-    """The config with few layers, enough to find the rotary module."""
+    """The config with two layers where nothing says that layers differ, enough to find the rotary modules."""
     small = copy.deepcopy(config)
-    if isinstance(getattr(small, "num_hidden_layers", None), int) and not getattr(small, "layer_types", None):
-        small.num_hidden_layers = min(2, small.num_hidden_layers)
+    count = getattr(small, "num_hidden_layers", None)
+    lists = [value for value in vars(small).values() if isinstance(value, list | tuple) and len(value) == count]
+    if isinstance(count, int) and not lists and not getattr(small, "layer_types", None):
+        small.num_hidden_layers = min(2, count)
     return small

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from longrope.models.tables import choose_table
 from longrope.rope import RopeSpec, RotaryTable
 
 
@@ -14,7 +15,8 @@ class LanguageModel:
     """A loaded model: transformers' network and tokenizer, its rotary tables, and the name it was loaded by.
 
     ``choices`` are the automatic choices of its loading, with their reasons. ``compiled``: without gradients losses go
-    through torch.compile, and layers where one process has a window whole.
+    through torch.compile, and layers where one process has a window whole. ``rope_table`` names the table that factors
+    act on, where it is not that of the layers that see the whole window.
     """
 
     network: Any
@@ -23,12 +25,17 @@ class LanguageModel:
     name: str
     choices: tuple[str, ...] = ()
     compiled: bool = False
+    rope_table: str | None = None
+
+    @property
+    def table(self) -> RotaryTable:
+        """The rotary table that factors act on (see ``choose_table``; raises ModelError)."""
+        return choose_table(self.tables, self.rope_table)
 
     @property
     def spec(self) -> RopeSpec:
-        """The geometry of the one rotary table."""
-        (table,) = self.tables
-        return table.geometry
+        """The geometry of that table."""
+        return self.table.geometry
 
     @property
     def device(self) -> torch.device:

@@ -1,7 +1,7 @@
 """Run a model with rescaled RoPE.
 
-The rotary module of one loaded instance is exchanged for ours inside ``rescaled`` and put back at its end; no class is
-patched and no modelling code is forked.
+The rotary modules of one loaded instance that hold the table at work are exchanged for ours inside ``rescaled`` and put
+back at its end; no class is patched and no modelling code is forked.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import torch
 
 from longrope.models.language_model import LanguageModel
 from longrope.models.rotary import RescaledRotary
-from longrope.models.tables import find_rotary
+from longrope.models.tables import modules_of
 from longrope.rope import RescaleFactors
 
 
@@ -25,8 +25,9 @@ def rescaled(
 ) -> Iterator[RescaledRotary | None]:
     """Run a model with rescaled RoPE inside a ``with`` block.
 
-    The rotary module of this one instance is exchanged for ours; at the end of the block, an exception included, the
-    very same module is back. With ``factors=None`` the model is unchanged.
+    The rotary modules of this one instance that hold ``model.table`` are exchanged for ours, which leaves the tables of
+    other layers alone; at the end of the block, an exception included, the very same modules are back. With
+    ``factors=None`` the model is unchanged.
 
     Args:
         model: the model to change.
@@ -41,13 +42,14 @@ def rescaled(
         yield None
         return
     factors.check_spec(model.spec)
-    parent_path, _, name = find_rotary(model.network).rpartition(".")
-    parent = model.network.get_submodule(parent_path)
-    before = getattr(parent, name)
+    places = list(modules_of(model.network, model.table))
+    before = places[0][2]  # where there are several, each computes the same
     native = before.native if isinstance(before, RescaledRotary) else before
-    module = RescaledRotary(native, model.spec, factors, learnable=learnable, precision=precision).to(model.device)
-    setattr(parent, name, module)
+    module = RescaledRotary(native, model.table, factors, learnable=learnable, precision=precision).to(model.device)
+    for parent, name, _ in places:
+        setattr(parent, name, module)
     try:
         yield module
     finally:
-        setattr(parent, name, before)
+        for parent, name, own in places:
+            setattr(parent, name, own)

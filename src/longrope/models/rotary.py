@@ -1,31 +1,35 @@
 """The rotary module that takes the place of a model's own.
 
-Shape legend: B = batch, N = positions, P = rotated pairs.
+Shape legend: B = batch, N = positions, P = rotated pairs, C = columns of cos and sin.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from longrope.rope import RescaleFactors, RopeSpec
+from longrope.errors import ModelError
+from longrope.rope import Layout, RescaleFactors, RopeSpec, RotaryTable
 
-LAYOUTS: dict[Literal["half", "interleaved"], Any] = {
-    "half": lambda angles: torch.cat((angles, angles), dim=-1),
-    "interleaved": lambda angles: angles.repeat_interleave(2, dim=-1),
-}
+
+def layout_of(spec: RopeSpec) -> Layout:
+    """The layout that a pairing has in most models: every pair twice."""
+    pairs = range(spec.num_pairs)
+    halves = (*pairs, *pairs)
+    return Layout(halves if spec.pairing == "half" else tuple(sorted(halves)))
 
 
 class RescaledRotary(nn.Module):
     """Our rotary module: angles in float64, start tokens, attention factor, optionally learnable lambdas.
 
-    With factors that change nothing it hands over to the model's own module, so logits stay bit-identical.
+    With factors that change nothing it hands over to the model's own module, so logits stay bit-identical; so it does
+    for tables of other layer types.
     """
 
     def __init__(
         self,
         native: Any,
-        spec: RopeSpec,
+        table: RotaryTable,
         factors: RescaleFactors,
         *,
         learnable: bool = False,
@@ -33,9 +37,11 @@ class RescaledRotary(nn.Module):
     ) -> None:
         """Take the place of ``native`` with these factors; with ``learnable`` they become float64 parameters."""
         super().__init__()
+        self.config = getattr(native, "config", None)  # some models ask their rotary module for it
         self._precision = precision
         self._native = (native,)  # in a tuple, so that it is no submodule
-        self._spec = spec
+        self._spec, self._layer_type = table.geometry, table.layer_type
+        self._layout = table.layout or layout_of(table.geometry)
         self._start_tokens = factors.start_tokens
         self._identity = factors.is_identity and not learnable
         self.lambdas = nn.Parameter(torch.tensor(factors.lambdas, dtype=torch.float64), requires_grad=learnable)
@@ -48,17 +54,48 @@ class RescaledRotary(nn.Module):
         """The model's own rotary module."""
         return self._native[0]
 
-    def forward(self, x: Tensor, position_ids: Tensor, **extra: Any) -> tuple[Tensor, Tensor]:
-        """Return cos and sin ([B, N, rotary_dim], the dtype of x) for position_ids [B, N].
+    def forward(self, x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> tuple[Tensor, Tensor] | Tensor:
+        """Return what the native module does for position_ids [B, N] (or three equal rows of them, [3, B, N]).
 
-        The angles are n * f / lambda in float64: at n = 2 ** 21 float32 would be off by up to 0.06 rad.
+        That is cos and sin, each [B, N, C], or one complex tensor of them. The angles are n * f / lambda in float64: at
+        n = 2 ** 21 float32 would be off by up to 0.06 rad.
+
+        Raises:
+            ModelError: three rows of positions that differ, which no factors of one row describe.
         """
-        if self._identity:
-            return self.native(x, position_ids, **extra)  # type: ignore[no-any-return]
+        if self._identity or layer_type != self._layer_type:
+            own = () if layer_type is None else (layer_type,)
+            return self.native(x, position_ids, *own)  # type: ignore[no-any-return]
+        if position_ids.ndim == 3:
+            position_ids = _only_row(position_ids)
         frequencies = torch.from_numpy(self._spec.frequencies).to(x.device)
         positions = position_ids[..., None].to(self._precision)
         rescaled = frequencies / self.lambdas.to(x.device)
         angles = positions * torch.where(positions < self._start_tokens, frequencies, rescaled).to(self._precision)
         scale = self.attention_factor.to(x.device) * self._spec.attention_factor
-        layout = LAYOUTS[self._spec.pairing]
-        return layout(angles.cos() * scale).to(x.dtype), layout(angles.sin() * scale).to(x.dtype)
+        return self._handed_over(angles.cos() * scale, angles.sin() * scale, scale, x.dtype)
+
+    def _handed_over(
+        self, cos: Tensor, sin: Tensor, scale: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor] | Tensor:
+        """Cos and sin of every pair [B, N, P] as the native module gives them [B, N, C]."""
+        columns = torch.tensor(self._layout.columns, device=cos.device)
+        if min(self._layout.columns) < 0:  # angles that are always 0 stand after those of the pairs
+            cos = torch.cat((cos, scale.to(cos).expand(*cos.shape[:-1], 1)), dim=-1)
+            sin = torch.cat((sin, torch.zeros_like(sin[..., :1])), dim=-1)
+        wanted = dtype if self._layout.follows else torch.float32
+        cos, sin = (part.index_select(-1, columns).to(wanted) for part in (cos, sin))
+        if self._layout.parts == "complex":
+            return torch.complex(cos.float(), sin.float())
+        return (cos, sin) if self._layout.parts == "cos_sin" else (sin, cos)
+
+
+def _only_row(position_ids: Tensor) -> Tensor:
+    """[B, N] of three equal rows of positions [3, B, N], as text has them."""
+    if not (position_ids == position_ids[:1]).all():
+        raise ModelError(
+            "The positions of time, height and width differ.",
+            "Factors are for text, whose three rows of positions are the same.",
+            "Give text alone, without images or video.",
+        )
+    return position_ids[0]

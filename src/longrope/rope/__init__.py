@@ -2,7 +2,7 @@
 
 from longrope.rope.baselines import baseline_factors
 from longrope.rope.factors import FactorTable, RescaleFactors, as_table, dump_factors, load_factors, unscaled
-from longrope.rope.geometry import FactorLists, NativeScaling, RopeSpec, RotaryTable, extension_ratio
+from longrope.rope.geometry import FactorLists, Layout, NativeScaling, RopeSpec, RotaryTable, extension_ratio
 from longrope.rope.scaling import (
     Lambdas,
     critical_lambdas,
@@ -22,6 +22,7 @@ __all__ = [
     "FactorLists",
     "FactorTable",
     "Lambdas",
+    "Layout",
     "NativeScaling",
     "RescaleFactors",
     "RopeSpec",

@@ -116,18 +116,45 @@ class RopeSpec:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How a rotary module hands over its angles, as its own output shows it.
+
+    Attributes:
+        columns: the pair whose angle each column holds; -1 where the angle is always 0.
+        parts: what it returns: ``cos_sin``, ``sin_cos``, or one ``complex`` tensor.
+        follows: whether that has the dtype of the hidden states; otherwise it is always float32 (or complex64).
+    """
+
+    columns: tuple[int, ...]
+    parts: Literal["cos_sin", "sin_cos", "complex"] = "cos_sin"
+    follows: bool = True
+
+
+@dataclass(frozen=True)
 class RotaryTable:
     """One table of angles in a network, and the layers that turn by it. Most models have one for all of their layers.
 
     Attributes:
-        path: dotted name of the rotary module in the network, such as ``model.rotary_emb``.
+        path: dotted name of the rotary module in the network, such as ``model.rotary_emb``; with ``*`` in the place of
+            numbers where several modules hold the same table (``model.layers.*.self_attn.rotary_emb``).
         layers: numbers of the layers that use it.
         geometry: what it computes.
+        layer_type: which of a module's tables it is, where one module holds one for each type of layer.
+        layout: how the module hands it over.
+        slides: whether every layer that uses it sees a sliding window alone.
     """
 
     path: str
     layers: tuple[int, ...]
     geometry: RopeSpec
+    layer_type: str | None = None
+    layout: Layout | None = None
+    slides: bool = False
+
+    @property
+    def name(self) -> str:
+        """By which a table is chosen: its layer type, or its module."""
+        return self.layer_type or self.path
 
 
 @dataclass(frozen=True)

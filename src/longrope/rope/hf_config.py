@@ -55,15 +55,19 @@ def read_geometry(config: Config) -> RopeSpec:
 
 
 def read_head_dim(config: Config) -> int:
-    """Width of one attention head."""
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    """Width of one attention head, or of its rotated part where that is apart (multi-head latent attention)."""
+    return int(
+        config.get("qk_rope_head_dim")
+        or config.get("head_dim")
+        or config["hidden_size"] // config["num_attention_heads"]
+    )
 
 
 def refusal(config: Config, reason: str) -> ModelError:
     """The error for a model whose RoPE cannot be described here."""
     return ModelError(
         f"The model type {config.get('model_type', '?')!r} {reason}.",
-        "Needed: one rotary embedding that all rotary layers share.",
+        "Needed: rotary position embedding whose angles follow from the config, in modules that its layers are given.",
         "Llama, Mistral, Qwen2, Qwen3, Phi-3, Gemma-2, OLMo-2, StableLM, GPT-NeoX and their like are supported.",
     )
 
@@ -118,17 +122,11 @@ def to_legacy(parameters: Config) -> dict[str, Any]:
 
 def _stated_parameters(config: Config) -> dict[str, Any]:
     parameters = config.get("rope_parameters") or from_legacy(config)
-    if not parameters or any(isinstance(value, dict) for value in parameters.values()):
-        reason = (
-            "has RoPE parameters for each layer type, which one table cannot describe"
-            if parameters
-            else "states no rope_parameters: it has no rotary position embedding, or one of its own kind"
-        )
+    if not parameters:
+        reason = "states no rope_parameters: it has no rotary position embedding, or one of its own kind"
         raise refusal(config, reason)
-    if config.get("qk_rope_head_dim"):
-        raise refusal(config, "has multi-head latent attention (qk_rope_head_dim)")
     for name in ("rope_theta", "rope_type"):
-        if name not in parameters:
+        if parameters.get(name) is None:
             raise refusal(config, f"states no rope_parameters[{name!r}]")
     return parameters
 

@@ -1,0 +1,176 @@
+"""The rotary tables of models with several: where they are, which layers use them, which one factors act on."""
+
+from typing import Any
+
+import numpy as np
+import pico
+import pytest
+import torch
+from rotary_oracles import ROUNDING, gap, get_logits
+
+from longrope.errors import ModelError
+from longrope.models import LanguageModel, rescaled
+from longrope.models.tables import choose_table, modules_of
+from longrope.rope import RescaleFactors
+
+TYPES = ["sliding_attention", "full_attention"]
+TWO_THETAS = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+}
+GEMMA3 = {"head_dim": 16, "sliding_window": 32, "query_pre_attn_scalar": 16, "layer_types": TYPES}
+MLA = {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16, "kv_lora_rank": 16, "q_lora_rank": 16}
+MLA = {**MLA, "num_key_value_heads": 4}
+EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 32}
+QWEN = {"head_dim": 32, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2}
+
+# family: (changes, the chosen table: path, name of its kind, layers, rotated width, columns, parts, theta)
+FAMILIES: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
+    "gemma3_text": (GEMMA3, ("model.rotary_emb", "full_attention", (1,), 16, 16, "cos_sin", 1e6)),
+    "olmo3": (
+        {"sliding_window": 32, "layer_types": TYPES},
+        ("model.rotary_emb", "full_attention", (1,), 8, 8, "cos_sin", 5e5),
+    ),
+    "modernbert-decoder": (
+        {"local_attention": 32, "layer_types": TYPES, "global_attn_every_n_layers": 2},
+        ("model.rotary_emb", "full_attention", (1,), 8, 8, "cos_sin", 16e4),
+    ),
+    "gpt_oss": (
+        {
+            "head_dim": 16,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": 32,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        },
+        ("model.rotary_emb", None, (0, 1), 16, 8, "cos_sin", 1e4),
+    ),
+    "llama4_text": (
+        {
+            "head_dim": 8,
+            "intermediate_size_mlp": 32,
+            "num_local_experts": 2,
+            "moe_layers": [],
+            "no_rope_layers": [1, 0],
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        },
+        ("model.rotary_emb", None, (0,), 8, 4, "complex", 1e4),
+    ),
+    "deepseek_v3": (
+        {"head_dim": 8, **MLA, **EXPERTS, "n_shared_experts": 1},
+        ("model.rotary_emb", None, (0, 1), 8, 8, "cos_sin", 1e4),
+    ),
+    "deepseek_v2": (
+        {**MLA, **EXPERTS, "n_shared_experts": 1},
+        ("model.rotary_emb", None, (0, 1), 8, 4, "complex", 1e4),
+    ),
+    "minicpm3": (MLA, ("model.rotary_emb", None, (0, 1), 8, 8, "cos_sin", 1e4)),
+    "granite_swa": ({}, ("model.rotary_embs.0", None, (0, 1), 8, 8, "cos_sin", 1e4)),
+    "moshi": ({"ffn_dim": 64}, ("model.layers.*.self_attn.rotary_emb", None, (0, 1), 8, 8, "cos_sin", 1e4)),
+    "qwen3_5_text": (
+        {**QWEN, "linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"]},
+        ("model.rotary_emb", None, (1,), 8, 8, "cos_sin", 1e4),
+    ),
+}
+every_kind = pytest.mark.parametrize("family", FAMILIES)
+TOKENS = torch.randint(1, 320, (1, 24), generator=torch.Generator().manual_seed(3))
+
+
+def make(family: str) -> LanguageModel:
+    return pico.make_model(family, **FAMILIES[family][0])
+
+
+def ramp(model: LanguageModel, first: float, last: float, attention: float = 1.0) -> RescaleFactors:
+    lambdas = tuple(np.linspace(first, last, model.spec.num_pairs).tolist())
+    return RescaleFactors(lambdas, 256, model.spec.fingerprint, attention_factor=attention)
+
+
+@every_kind
+def test_table_of_the_whole_window_is_chosen(family: str) -> None:
+    """Its module, its layers, its width and base are those written by hand."""
+    table = make(family).table
+    path, layer_type, layers, width, columns, parts, theta = FAMILIES[family][1]
+    assert (table.path, table.layer_type, table.layers) == (path, layer_type, layers)
+    assert (table.geometry.rotary_dim, table.geometry.theta) == (width, theta)
+    assert table.layout is not None
+    assert (len(table.layout.columns), table.layout.parts) == (columns, parts)
+
+
+@every_kind
+def test_ones_are_bit_identical_and_their_neighbours_near(family: str) -> None:
+    """1 hands over to the native module; 1 + 1e-9 goes through our own columns, and far factors move the logits."""
+    model = make(family)
+    before = get_logits(model.network, TOKENS)
+    with rescaled(model, ramp(model, 1, 1)):
+        assert torch.equal(get_logits(model.network, TOKENS), before)
+    with rescaled(model, ramp(model, 1, 1 + 1e-9)):
+        assert gap(get_logits(model.network, TOKENS), before) < 5 * ROUNDING
+    with rescaled(model, ramp(model, 2, 8, 1.1)):
+        assert gap(get_logits(model.network, TOKENS), before) > 1e-3
+    assert torch.equal(get_logits(model.network, TOKENS), before)
+
+
+@every_kind
+def test_factors_equal_divided_frequencies_of_the_native_module(family: str) -> None:
+    """Rescaled logits are those of the native modules whose own frequencies are divided by hand."""
+    model, by_hand = make(family), make(family)
+    factors = ramp(model, 1.5, 4)
+    name = "inv_freq" if model.table.layer_type is None else f"{model.table.layer_type}_inv_freq"
+    for _, _, module in modules_of(by_hand.network, by_hand.table):
+        getattr(module, name).div_(torch.tensor(factors.lambdas, dtype=torch.float32))
+    with rescaled(model, factors):
+        assert gap(get_logits(model.network, TOKENS), get_logits(by_hand.network, TOKENS)) < 5 * ROUNDING
+
+
+@every_kind
+def test_modules_are_back_after_the_block(family: str) -> None:
+    """The very same objects, however many there are."""
+    model = make(family)
+    before = [id(module) for _, _, module in modules_of(model.network, model.table)]
+    with rescaled(model, ramp(model, 2, 3)) as installed:
+        assert {id(module) for _, _, module in modules_of(model.network, model.table)} == {id(installed)}
+    assert [id(module) for _, _, module in modules_of(model.network, model.table)] == before
+
+
+def test_sliding_layers_keep_their_own_table() -> None:
+    """Gemma-3: with factors the module gives other angles for the global layers and the same for sliding ones."""
+    model = pico.make_model("gemma3_text", **GEMMA3)
+    assert [(table.name, table.slides, table.layers) for table in model.tables] == [
+        ("sliding_attention", True, (0,)),
+        ("full_attention", False, (1,)),
+    ]
+    given, native = (torch.zeros(1, 24, 32), torch.arange(24)[None]), model.network.model.rotary_emb
+    with rescaled(model, ramp(model, 2, 8)) as module:
+        assert module is not None
+        assert torch.equal(module(*given, "sliding_attention")[0], native(*given, "sliding_attention")[0])
+        assert not torch.equal(module(*given, "full_attention")[0], native(*given, "full_attention")[0])
+
+
+def test_a_named_table_is_the_one_that_factors_act_on() -> None:
+    """`rope_table` takes the sliding layers' table; an unknown name is refused with the list."""
+    whole = pico.make_model("gemma3_text", **GEMMA3)
+    local = LanguageModel(whole.network, whole.tokenizer, whole.tables, "local", rope_table="sliding_attention")
+    assert (local.spec.theta, whole.spec.theta) == (1e4, 1e6)
+    with pytest.raises(ModelError, match=r"'global'[\s\S]*sliding_attention[\s\S]*full_attention"):
+        choose_table(whole.tables, "global")
+
+
+def test_two_tables_of_the_whole_window_must_be_named() -> None:
+    """Two different global tables are refused with both names, and each can be taken by its own."""
+    one, two = pico.make_model("gemma3_text", **GEMMA3).tables
+    tables = (one.__class__("a.rotary", (0,), one.geometry), two.__class__("b.rotary", (1,), two.geometry))
+    with pytest.raises(ModelError, match=r"2 rotary tables[\s\S]*a\.rotary[\s\S]*b\.rotary"):
+        choose_table(tables)
+    assert choose_table(tables, "b.rotary").geometry.theta == 1e6
+
+
+def test_three_rows_of_positions_that_differ_are_refused() -> None:
+    """Factors describe text, whose positions are the same in time, height and width."""
+    model = make("qwen3_5_text")
+    rows = torch.arange(8).expand(3, 1, -1).clone()
+    with rescaled(model, ramp(model, 2, 3)) as module:
+        assert module is not None
+        assert torch.equal(module(torch.zeros(1), rows)[0], module(torch.zeros(1), rows[0])[0])
+        rows[1] += 1
+        with pytest.raises(ModelError, match="time, height and width"):
+            module(torch.zeros(1), rows)
