@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def compare_logits(
     ends = {"short": lists.switch_tokens, "long": max(lists.long.target_window, lists.switch_tokens + 1)}
     positions = {side: _spread(end)[None] for side, end in ends.items()}
     theirs = reopened({"tokens": tokens, **positions})
-    single = LanguageModel(copy.deepcopy(model.network).float(), model.tokenizer, model.tables, model.name)
+    single = replace(model, network=copy.deepcopy(model.network).float(), choices=(), compiled=False)
     differences = []
     for side, factor_set in {"short": lists.short, "long": lists.long}.items():
         with rescaled(single, factor_set):

@@ -19,7 +19,7 @@ from longrope.errors import ExportError
 from longrope.exports.card import Origin, format_card
 from longrope.exports.comparison import Arrays, ExportReport, check_agreement, compare_logits, make_report
 from longrope.exports.lists import NativeLists, native_lists, stated_lists
-from longrope.models import LanguageModel, config_entries, save_model
+from longrope.models import LanguageModel, config_entries, save_model, with_entries
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors
 from longrope.rope.hf_config import write_longrope
@@ -76,8 +76,15 @@ def export_hf(
 
 def _save(model: LanguageModel, lists: NativeLists, folder: Path) -> None:
     """Save the model with the config changed for this moment only."""
-    config = model.network.config
-    changed = write_longrope(config_entries(config), model.spec, stated_lists(model.spec, lists))
+    config, layer_type = model.network.config, model.table.layer_type
+    if layer_type is None and len(model.tables) > 1:
+        raise ExportError(
+            f"The model has {len(model.tables)} rotary tables, and its config states one set of RoPE parameters.",
+            "Factors of one table alone cannot be stated there.",
+            "Run it with `longrope.rescaled` instead.",
+        )
+    changed = write_longrope(config_entries(config, layer_type), model.spec, stated_lists(model.spec, lists))
+    changed = with_entries(config, changed, layer_type)
     before = {name: getattr(config, name) for name in changed}
     try:
         for name, value in changed.items():

@@ -3,7 +3,7 @@
 from longrope.models.building import build_model, build_tokenizer
 from longrope.models.checks import check_moves_logits
 from longrope.models.devices import choose_device, choose_dtype, describe_device
-from longrope.models.geometry import config_entries, read_spec, read_tables
+from longrope.models.geometry import config_entries, read_spec, read_tables, with_entries
 from longrope.models.language_model import LanguageModel, save_model
 from longrope.models.loading import ASSETS, EMBEDDED, load_config, load_model, silence_loading
 from longrope.models.rescaling import rescaled
@@ -28,4 +28,5 @@ __all__ = [
     "rescaled",
     "save_model",
     "silence_loading",
+    "with_entries",
 ]

@@ -47,6 +47,15 @@ def config_entries(config: Any, layer_type: str | None = None) -> dict[str, Any]
     return entries
 
 
+def with_entries(config: Any, changed: dict[str, Any], layer_type: str | None) -> dict[str, Any]:
+    """What must change of a whole config for the RoPE of one layer type (None: of all) to be stated anew."""
+    if layer_type is None:
+        return changed
+    own = {**config.rope_parameters, layer_type: changed["rope_parameters"]}
+    others = {name: value for name, value in changed.items() if name != "head_dim"}  # that of all types
+    return {**others, "rope_parameters": own}
+
+
 def _layer_types(config: Any) -> list[str | None]:
     """The layer types that have RoPE parameters of their own; None alone where all layers share them."""
     stated = getattr(config, "rope_parameters", None) or {}

@@ -18,6 +18,8 @@ from longrope.models.geometry import read_tables
 from longrope.models.gguf_file import GgufFile, read_gguf
 from longrope.models.gguf_loading import load_gguf_config, load_gguf_network, load_gguf_tokenizer
 from longrope.models.language_model import LanguageModel
+from longrope.models.parts import describe_part, text_part, without_other_parts
+from longrope.models.tables import choose_table, describe_choice
 from longrope.models.weights import check_complete, check_finite, check_gguf_complete
 
 EMBEDDED, ASSETS = "nano", Path(__file__).parents[1] / "assets"  # the name of the model that comes with the package
@@ -25,36 +27,49 @@ ADAPTER = "adapter_config.json"
 
 
 def load_model(
-    source: str | Path, *, device: str = "auto", dtype: str = "auto", compiled: bool = False
+    source: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    compiled: bool = False,
+    rope_table: str | None = None,
 ) -> LanguageModel:
     """Load a causal language model and check that its RoPE is one that we can rescale.
 
     Args:
         source: a hub name, a folder with safetensors weights, a GGUF file (which is dequantized), or ``nano``, which
-            comes with the package. Pickled weights and code that comes with a model are never loaded.
+            comes with the package. Pickled weights and code that comes with a model are never loaded. Of a model of
+            text and images the text part is loaded.
         device: ``cpu``, ``cuda``, or ``auto``.
         dtype: ``float32``, ``bfloat16``, ``float16``, ``float64``, or ``auto``.
         compiled: run it through torch.compile (see ``LanguageModel``).
+        rope_table: the rotary table that factors act on, by name; that of the layers that see the whole window if left
+            out.
 
     Raises:
-        ModelError: the model cannot be loaded, has no RoPE, or has one that a single table of factors cannot describe;
-            its weights are incomplete, unexpected or not finite, or are those of an adapter.
+        ModelError: the model cannot be loaded, has no RoPE, or several tables that could be meant; its weights are
+            incomplete, unexpected or not finite, or are those of an adapter.
     """
     place, place_reason = choose_device(device)
     number_format, format_reason = choose_dtype(dtype, place)
-    config = load_config(source)
+    whole = _load_whole_config(source)
+    config = text_part(whole)
     tables = read_tables(config)
+    table = choose_table(tables, rope_table)
     with _loading(source):
-        network = _load_network(source, config, number_format).to(place)
+        network = _load_network(source, config, number_format, is_part=config is not whole).to(place)
     tokenizer = _load_tokenizer(source, config)
     check_finite(source, network)
-    choices = (f"device {place} ({place_reason})", f"{number_format} ({format_reason})")
-    model = LanguageModel(network, tokenizer, tables, str(source), choices, compiled)
+    choices = (
+        *(f"device {place} ({place_reason})", f"{number_format} ({format_reason})"),
+        *(*describe_part(config, whole), *describe_choice(tables, table)),
+    )
+    model = LanguageModel(network, tokenizer, tables, str(source), choices, compiled, rope_table)
     check_moves_logits(model)
     return model
 
 
-def _load_network(source: str | Path, config: Any, dtype: torch.dtype) -> Any:
+def _load_network(source: str | Path, config: Any, dtype: torch.dtype, *, is_part: bool) -> Any:
     """Load the weights into transformers' own class, ready to run on the CPU; refuse incomplete ones."""
     if file := _gguf(source):
         network, report = load_gguf_network(file, config, dtype)
@@ -67,8 +82,10 @@ def _load_network(source: str | Path, config: Any, dtype: torch.dtype) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report, by name
+            key_mapping={r"^language_model\.": ""} if is_part else None,
         )
         network, report = loaded
+        report = without_other_parts(report) if is_part else report
     _refuse_adapter(source, here=hasattr(network, "peft_config"))
     check_complete(source, report)
     if file:
@@ -86,7 +103,14 @@ def _refuse_adapter(source: str | Path, *, here: bool) -> None:
 
 
 def load_config(source: str | Path) -> Any:
-    """Load a model's config alone, with the RoPE scaling that a GGUF file declares (raises ModelError)."""
+    """Load a model's config alone; of a model of text and images, that of its text part (raises ModelError).
+
+    Of a GGUF file it has the RoPE scaling that the file declares.
+    """
+    return text_part(_load_whole_config(source))
+
+
+def _load_whole_config(source: str | Path) -> Any:
     with _loading(source):
         if file := _gguf(source):
             return load_gguf_config(file)

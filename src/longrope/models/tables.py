@@ -103,6 +103,14 @@ def choose_table(tables: tuple[RotaryTable, ...], name: str | None = None) -> Ro
     return whole[0]
 
 
+def describe_choice(tables: tuple[RotaryTable, ...], table: RotaryTable) -> tuple[str, ...]:
+    """What is to be said of the table that factors act on: it is one of several, or its layers see no long text."""
+    several = (f"rotary table {describe_table(table)}",) if len(tables) > 1 else ()
+    if not table.slides:
+        return several
+    return (*several, "every layer with RoPE sees a sliding window alone: longer texts reach it only by steps of it")
+
+
 def describe_table(table: RotaryTable) -> str:
     """Its name, its base, and how many layers use it."""
     seen = "sliding" if table.slides else "whole window"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from longrope.errors import ModelError
+from longrope.errors import ExportError, ModelError
 from longrope.rope.geometry import FactorLists, NativeScaling, RopeSpec, extension_ratio
 from longrope.rope.scaling import (
     Lambdas,
@@ -30,6 +30,12 @@ ENTRIES = (  # what is read of a config object; one that an object lacks is left
     *("max_position_embeddings", "original_max_position_embeddings", "qk_rope_head_dim"),
 )
 ATTENTION_KEYS = ("attention_factor", "short_mscale", "long_mscale")  # transformers reads the first, vLLM the others
+SCALING_KEYS = (  # of the scalings that longrope takes the place of; whatever else a config states beside them is kept
+    *("type", "rope_type", "rope_theta", "factor", "original_max_position_embeddings", "max_position_embeddings"),
+    *("attention_factor", "attn_factor", "short_factor", "long_factor", "short_mscale", "long_mscale"),
+    *("beta_fast", "beta_slow", "truncate", "mscale", "mscale_all_dim", "low_freq_factor", "high_freq_factor", "alpha"),
+)
+TEMPERATURE = "llama_4_scaling_beta"  # queries grow by the position as a multiple of the window before the scaling
 LEGACY_SHARES = ("partial_rotary_factor", "rotary_pct")
 LEGACY_BASES = ("rope_theta", "rotary_emb_base")
 
@@ -80,23 +86,38 @@ def write_longrope(config: Config, spec: RopeSpec, lists: FactorLists) -> dict[s
         spec: the model's geometry.
         lists: relative to plain RoPE.
     """
+    own = config["rope_parameters"]
     native = {
+        **{key: value for key, value in own.items() if key not in SCALING_KEYS},
         "rope_type": "longrope",
-        "rope_theta": spec.theta,
+        "rope_theta": own["rope_theta"],
         "factor": extension_ratio(spec, lists.target_window),
         **dict.fromkeys(ATTENTION_KEYS, lists.attention_factor),
         "short_factor": list(lists.short),
         "long_factor": list(lists.long),
         "original_max_position_embeddings": lists.switch_tokens,
     }
-    if "partial_rotary_factor" in config["rope_parameters"]:
-        native["partial_rotary_factor"] = config["rope_parameters"]["partial_rotary_factor"]
+    if config.get("qk_rope_head_dim") and own.get("mscale_all_dim"):  # by these two its attention scales its logits
+        native |= {"mscale_all_dim": own["mscale_all_dim"], "factor": own["factor"]}
+    if own.get(TEMPERATURE):
+        native["original_max_position_embeddings"] = _own_switch(config, lists)
     changed = {"rope_parameters": native, "max_position_embeddings": lists.target_window}
     if "original_max_position_embeddings" in config:  # it would override the one beside the lists
         changed["original_max_position_embeddings"] = lists.switch_tokens
     if "head_dim" in config:  # transformers checks the lists against it, also where the config left it out
         changed["head_dim"] = spec.head_dim
     return changed
+
+
+def _own_switch(config: Config, lists: FactorLists) -> int:
+    """The window before the scaling, from which the temperature of the queries is counted, too."""
+    if lists.short != lists.long:
+        raise ExportError(
+            f"The model type {config.get('model_type')!r} scales its queries by {TEMPERATURE}.",
+            "Its config counts that from the length where the factors switch, so that length cannot be moved.",
+            "Export a single factor set.",
+        )
+    return read_switch(config)
 
 
 def from_legacy(config: Config) -> dict[str, Any] | None:
