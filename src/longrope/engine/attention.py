@@ -110,6 +110,9 @@ def attend_in_blocks(
 ) -> Tensor:
     """Causal attention with a sliding window or capped scores, block by block of queries.
 
+    Work and memory grow with the pairs that the window lets see each other. Blocks that see equally many keys are taken
+    several at a time.
+
     Args:
         query: [B, H, Sq, D], at the last positions of the keys.
         key: [B, G, Sk, D].
@@ -120,19 +123,39 @@ def attend_in_blocks(
     """
     sq, sk = query.shape[2], key.shape[2]
     reach = min(window or sk, sk)
-    block = max(1, min(sq, reach, SCORES_PER_BLOCK // (query.shape[0] * query.shape[1] * reach)))
-    group = query.shape[1] // key.shape[1]
+    rows = query.shape[0] * query.shape[1]
+    block = max(1, min(sq, reach, SCORES_PER_BLOCK // (rows * reach)))
+    most = max(1, SCORES_PER_BLOCK // (rows * block * (block + reach - 1)))  # blocks at once
     outputs = []
-    for first in range(0, sq, block):
-        last = min(first + block, sq)
-        end = sk - sq + last
-        begin = max(0, end - (last - first) - reach + 1)
-        at = torch.arange(sk - sq + first, end, device=query.device)[:, None]
-        seen = torch.arange(begin, end, device=query.device)[None]
-        mask = (seen <= at) & (seen > at - reach)
-        own_key, own_value = (x[:, :, begin:end].repeat_interleave(group, dim=1) for x in (key, value))
-        outputs.append(_masked(query[:, :, first:last], own_key, own_value, mask, scale, softcap))
+    first = 0
+    while first < sq:
+        before = sk - sq + first - reach + 1  # where the keys of this block begin
+        count = max(1, min(most, (sq - first) // block)) if before >= 0 else 1
+        last = min(first + count * block, sq)
+        mask = _band(min(block, sq - first), max(before, 0) - before, reach, query.device)
+        ends = max(before, 0), sk - sq + last
+        given = [x[:, :, slice(*ends)].repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value)]
+        if count == 1:
+            outputs.append(_masked(query[:, :, first:last], given[0], given[1], mask, scale, softcap))
+        else:
+            asked = _in_blocks(query[:, :, first:last], block, block)
+            key_part, value_part = (_in_blocks(x, block + reach - 1, block) for x in given)
+            found = _masked(asked, key_part, value_part, mask, scale, softcap)
+            outputs.append(found.unflatten(0, (count, -1)).movedim(0, 2).flatten(2, 3))
+        first = last
     return torch.cat(outputs, dim=2)
+
+
+def _band(queries: int, left_out: int, reach: int, device: torch.device) -> Tensor:
+    """[queries, keys] which keys a block sees: ``reach`` up to its own, but the ``left_out`` before the first key."""
+    at = torch.arange(queries, device=device)[:, None]
+    seen = torch.arange(left_out, queries + reach - 1, device=device)[None]
+    return (seen >= at) & (seen < at + reach)
+
+
+def _in_blocks(x: Tensor, size: int, step: int) -> Tensor:
+    """[pieces * B, H, size, D]: pieces of [B, H, S, D] that begin every ``step`` positions, piece by piece."""
+    return x.unfold(2, size, step).movedim(2, 0).transpose(3, 4).flatten(0, 1)
 
 
 def _masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, softcap: float | None) -> Tensor:

@@ -12,7 +12,7 @@ from longrope.errors import LongRopeError, ModelError, converting_errors
 from longrope.models.layouts import computes, pairing_of, read_layout
 from longrope.models.tables import Place, choose_table, find_places, find_users, make_alone, sliding_layers
 from longrope.rope import RopeSpec, RotaryTable
-from longrope.rope.hf_config import ENTRIES, read_geometry, refusal
+from longrope.rope.hf_config import ENTRIES, read_geometry, read_switch, refusal
 
 
 def read_tables(config: Any) -> tuple[RotaryTable, ...]:
@@ -100,6 +100,8 @@ def _read_table(place: Place, module: Any, config: Any) -> RotaryTable:
     stated = config_entries(getattr(module, "config", None) or config, place.layer_type)
     geometry = read_geometry(stated)
     tokens = geometry.trained_window
+    if geometry.native and geometry.native.rope_type == "longrope":  # one more than the switch selects the long list
+        tokens = max(tokens, read_switch(stated) + 1)
     try:
         alone = make_alone(module, config)
         layout = read_layout(alone, place.layer_type, geometry.frequencies, tokens)

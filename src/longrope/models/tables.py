@@ -158,14 +158,35 @@ def find_users(network: Any, places: list[Place]) -> dict[Place, set[int]]:
     for path in {place.path for place in outside}:
         module = network.get_submodule(path)
         module.forward = _marking(marks, path, make_alone(module, network.config))
-    for number, layer in enumerate(layers):
-        layer.forward = _recording(marks, layer, number, len(layers) - 1)
+    recorded = [_recording(marks, layer, number, len(layers) - 1) for number, layer in enumerate(layers)]
     if outside:
         AttentionInterface.register(MARKING, _attend)
         network.config._attn_implementation = MARKING  # noqa: SLF001  # no mask is made for an unknown name
-        with suppress(_AllSeen), torch.enable_grad():
-            network.requires_grad_(False)(torch.zeros(1, TOKENS, dtype=torch.long, device="meta"), use_cache=False)
+        _call(network, layers, recorded)
     return marks.users
+
+
+def _call(network: Any, layers: Sequence[nn.Module], recorded: list[Callable[..., Tensor]]) -> None:
+    """Call a network whose layers return their hidden states, alone or before others, as its own layers do."""
+    tokens = torch.zeros(1, TOKENS, dtype=torch.long, device="meta")
+    for others in (0, 1, 2):
+        for layer, forward in zip(layers, recorded, strict=True):
+            layer.forward = _returning(forward, others)
+        try:
+            with suppress(_AllSeen), torch.enable_grad():
+                network.requires_grad_(False)(tokens, use_cache=False)
+        except ValueError:  # it unpacks more than it was given
+            if others == 2:
+                raise
+        else:
+            return
+
+
+def _returning(forward: Callable[..., Tensor], others: int) -> Callable[..., Any]:
+    """A layer's forward that returns so many others after the hidden states."""
+    if not others:
+        return forward
+    return lambda *args, **kwargs: (forward(*args, **kwargs), *[None] * others)
 
 
 def _within_layer(path: str, layers: Sequence[nn.Module], network: nn.Module) -> bool:

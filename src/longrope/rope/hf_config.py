@@ -90,7 +90,7 @@ def write_longrope(config: Config, spec: RopeSpec, lists: FactorLists) -> dict[s
     native = {
         **{key: value for key, value in own.items() if key not in SCALING_KEYS},
         "rope_type": "longrope",
-        "rope_theta": own["rope_theta"],
+        "rope_theta": own.get("rope_theta", spec.theta),
         "factor": extension_ratio(spec, lists.target_window),
         **dict.fromkeys(ATTENTION_KEYS, lists.attention_factor),
         "short_factor": list(lists.short),
