@@ -37,6 +37,10 @@ SMALL_NANO = {  # lines of recipes/nano.py
     "BATCH_WINDOWS, EPOCHS = 256, 6": "BATCH_WINDOWS, EPOCHS = 32, 1",
     "warmup_steps=200": "warmup_steps=1",
 }
+SMALL_256K = {  # of recipes/smollm2_256k.py
+    "Stage(tune=further, steps=8)": "Stage(tune=further, steps=2)",
+    "windows=4, passkeys=10": "windows=1, passkeys=2",
+}
 APT_GET = """#!/bin/bash
 set -e
 [ "$1" = download ]
@@ -167,6 +171,23 @@ def shrink(path: Path, **changes: Any) -> None:
     path.write_text(dump_recipe(small), encoding="utf-8")
 
 
+def make_smaller(script: Path, changes: dict[str, str]) -> None:
+    """Put small numbers into a script."""
+    source = script.read_text("utf-8")
+    for line, smaller in changes.items():
+        assert source.count(line) == 1
+        source = source.replace(line, smaller)
+    script.write_text(source, "utf-8")
+
+
+def stand_in_for_runs(clone: Path) -> None:
+    """Let the commands that run a recipe do nothing in this clone."""
+    (clone / "bin").mkdir(exist_ok=True)
+    (clone / "bin" / "longrope").write_text("#!/bin/sh\n")
+    (clone / "bin" / "longrope").chmod(0o755)
+    (clone / "recipes" / "smollm2_256k.py").write_text("")
+
+
 def lengths_of(path: Path, metric: str) -> set[int]:
     """At which windows a run has scores of a metric."""
     return {score.context_tokens for score in read_records(RunDir(path).scores, Score) if score.metric == metric}
@@ -188,32 +209,29 @@ def test_smollm2_64k_runs(clone: Path, registry: Path) -> None:
     assert load_model(out / "hf", device="cpu").spec.trained_window == TARGET
 
 
-def test_smollm2_64k_tuned_runs_and_goes_on_to_256k(clone: Path, registry: Path) -> None:
+def test_smollm2_64k_tuned_runs_and_goes_on_to_256k(clone: Path, registry: Path, tmp_path: Path) -> None:
     path = clone / "recipes" / "smollm2-64k-tuned.toml"
     tune = replace(load_recipe(path).tune, steps=2, warmup_steps=1, checkpoint_every=2)
     shrink(path, tune=tune, stages=(Stage(search=TARGET), Stage(tune=TARGET), Stage(short=WINDOW)))
-    script = "recipes/smollm2-64k-tuned.sh"
-    run(clone, "bash", script, **offline(registry))
+    make_smaller(clone / "recipes" / "smollm2_256k.py", SMALL_256K)
+    run(clone, "bash", "recipes/smollm2-64k-tuned.sh", **offline(registry))
     manuals = sorted(path.stem for path in (clone / "data" / "tuned" / "manuals").glob("*.npy"))
     assert manuals == sorted(["kernel", *load_script("manual_texts").MANUALS])
     tuned, adapted = (clone / "runs" / f"smollm2-64k-{name}" for name in ("tuned", "lora"))
     assert lengths_of(adapted, "perplexity") == {WINDOW, TARGET}
     assert lengths_of(tuned, "perplexity") == {WINDOW, TARGET, 2 * TARGET, 4 * TARGET}
-    shutil.rmtree(clone / "bin")  # a second call fetches nothing
-    run(clone, "bash", script, **offline(registry))
     run(clone, sys.executable, "recipes/smollm2_256k.py", "runs/smollm2-64k-tuned", "tune")
     scores = read_records(RunDir(tuned).scores, Score)
     further = {score.context_tokens for score in scores if score.method == "longrope-tuned-256k"}
     assert further == {WINDOW, TARGET, 4 * TARGET}
+    (clone / "bin" / "apt-get").write_text("#!/bin/sh\nexit 1\n")
+    stand_in_for_runs(clone)
+    run(clone, "bash", "recipes/smollm2-64k-tuned.sh", **offline(tmp_path))  # fetches nothing again
 
 
 def test_the_nano_model_is_trained_from_its_packages(clone: Path) -> None:
     script = clone / "recipes" / "nano.py"
-    source = script.read_text("utf-8")
-    for line, smaller in SMALL_NANO.items():
-        assert source.count(line) == 1
-        source = source.replace(line, smaller)
-    script.write_text(source, "utf-8")
+    make_smaller(script, SMALL_NANO)
     run(clone, "bash", "recipes/nano_texts.sh")
     messages = run(clone, sys.executable, "recipes/nano.py", "tokens")
     windows = np.load(clone / "data" / "nano" / "tokens" / "windows.npy")
@@ -246,10 +264,7 @@ def reachable(tmp_path_factory: pytest.TempPathFactory) -> None:
 def dry_clone(tmp_path: Path, reachable: None) -> Path:
     """A clone whose commands for a GPU do nothing."""
     folder = make_clone(tmp_path / "clone")
-    (folder / "bin").mkdir()
-    (folder / "bin" / "longrope").write_text("#!/bin/sh\n")
-    (folder / "bin" / "longrope").chmod(0o755)
-    (folder / "recipes" / "smollm2_256k.py").write_text("")
+    stand_in_for_runs(folder)
     return folder
 
 

@@ -185,7 +185,7 @@ def _load(metric: str) -> tuple[str, Any]:
         RecipeError,
         f"The benchmark {asked!r} cannot be loaded",
         "Its task file and its data set are needed.",
-        "Check the file; without a network the data set must be in the cache of `datasets` (HF_HUB_OFFLINE=1).",
+        "Check the file; without a network (set HF_HUB_OFFLINE=1) the data set must be in the cache of `datasets`.",
     ):
         loaded = manager.load([asked])
     name = next(iter(loaded.get("groups") or loaded["tasks"]))
