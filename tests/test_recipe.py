@@ -36,6 +36,7 @@ UNUSUAL = Recipe(
     seed=17,
     dtype="bfloat16",
     device="cuda",
+    rope_table="full_attention",
     compiled=True,
     stages=(Stage(search=2**20), Stage(extrapolate=2**21), Stage(tune=26, steps=27, factors_of=2), Stage(short=28)),
     search=SearchRecipe(

@@ -289,6 +289,8 @@ class Recipe(Settings):
         seed: decides every random choice.
         dtype: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU).
         device: cpu, cuda, or auto.
+        rope_table: of several rotary tables the one that factors act on, by its name; that of the layers that see the
+            whole window if empty.
         compiled: run passes without gradients through torch.compile: faster at length, after seconds of compiling.
         stages: the schedule of a progressive run, in order; none means one search for ``target_tokens``.
     """
@@ -300,6 +302,7 @@ class Recipe(Settings):
     seed: CountOrZero = 0
     dtype: Annotated[str, one_of("auto", "float32", "bfloat16", "float16")] = "auto"
     device: str = "auto"
+    rope_table: str = ""
     compiled: bool = False
     stages: tuple[Stage, ...] = ()
     search: SearchRecipe = field(default_factory=SearchRecipe)

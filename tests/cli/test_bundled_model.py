@@ -60,6 +60,7 @@ def test_extend_by_default_prints_json_alone_when_asked(command: Command, monkey
         (("--device", "cpu"), {"device": "cpu"}),
         (("--compile",), {"compiled": True}),
         (("--dtype", "bfloat16"), {"dtype": "bfloat16"}),
+        (("--rope-table", "full_attention"), {"rope_table": "full_attention"}),
     ],
 )
 def test_the_default_is_taken_with_another_setting(

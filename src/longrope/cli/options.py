@@ -54,6 +54,14 @@ Metrics = Annotated[str | None, _setting("--metrics", "measure.metrics", f"Some 
 Seed = Annotated[int | None, _setting("--seed", "seed", "Decides every random choice.")]
 Device = Annotated[str | None, _setting("--device", "device", "cpu, cuda or auto.")]
 DType = Annotated[str | None, _setting("--dtype", "dtype", "float32, bfloat16, float16 or auto.")]
+RopeTable = Annotated[
+    str | None,
+    typer.Option(
+        "--rope-table",
+        help="Of several rotary tables the one that factors act on.",
+        show_default="that of the layers that see the whole window",
+    ),
+]
 Compiled = Annotated[
     bool, typer.Option("--compile", help="torch.compile passes: faster at length, after seconds of compiling.")
 ]
@@ -135,7 +143,9 @@ def check_tuned(recipe: Recipe, given: dict[str, Any]) -> None:
 
 
 def _overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
-    plain = {key: given[key] for key in ("model", "seed", "device", "dtype") if given.get(key) is not None}
+    plain = {
+        key: given[key] for key in ("model", "seed", "device", "dtype", "rope_table") if given.get(key) is not None
+    }
     plain |= {key: tuple(given[key]) for key in ("data", "measure_data") if given.get(key)}
     if given.get("compiled"):
         plain["compiled"] = True

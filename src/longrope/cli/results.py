@@ -26,6 +26,7 @@ from longrope.cli.options import (
     Format,
     Model,
     OptionalFactors,
+    RopeTable,
     Seed,
     To,
     factors_file,
@@ -53,6 +54,7 @@ def generate(
     seed: Seed = None,
     device: Device = None,
     dtype: DType = None,
+    rope_table: RopeTable = None,
     compiled: Compiled = False,
     as_json: AsJson = False,
 ) -> None:
@@ -69,7 +71,8 @@ def generate(
     file = factors_file(factors)
     table = load_factors(file) if file else None
     silence_loading()
-    loaded = load_model(model, device=device or "auto", dtype=dtype or "auto", compiled=compiled)
+    choices = {"device": device or "auto", "dtype": dtype or "auto", "rope_table": rope_table or ""}
+    loaded = load_model(model, **choices, compiled=compiled)
     with reading(loaded) as on_read:
         done = generation.generate(
             loaded,
@@ -139,11 +142,11 @@ def report(
 
 
 @app.command()
-def inspect(model: Model, to: To = None, as_json: AsJson = False) -> None:
+def inspect(model: Model, to: To = None, rope_table: RopeTable = None, as_json: AsJson = False) -> None:
     """Show a model's RoPE: its pairs, which complete a full period within the window, and what each method would do."""
     from longrope import pipeline
 
-    report = pipeline.inspect(model, parse_tokens(to) if to else None)
+    report = pipeline.inspect(model, parse_tokens(to) if to else None, rope_table or "")
     if as_json:
         print(json.dumps(report))
         return

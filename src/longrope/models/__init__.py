@@ -8,6 +8,7 @@ from longrope.models.language_model import LanguageModel, save_model
 from longrope.models.loading import ASSETS, EMBEDDED, load_config, load_model, silence_loading
 from longrope.models.rescaling import rescaled
 from longrope.models.rotary import RescaledRotary
+from longrope.models.tables import choose_table, describe_choice, describe_table
 
 __all__ = [
     "ASSETS",
@@ -19,8 +20,11 @@ __all__ = [
     "check_moves_logits",
     "choose_device",
     "choose_dtype",
+    "choose_table",
     "config_entries",
+    "describe_choice",
     "describe_device",
+    "describe_table",
     "load_config",
     "load_model",
     "read_spec",

@@ -33,7 +33,7 @@ def read_tables(config: Any) -> tuple[RotaryTable, ...]:
         return _read_tables(config)
 
 
-def read_spec(config: Any, rope_table: str | None = None) -> RopeSpec:
+def read_spec(config: Any, rope_table: str = "") -> RopeSpec:
     """Read the geometry of the rotary table that factors act on (see ``choose_table``; raises ModelError)."""
     return choose_table(read_tables(config), rope_table).geometry
 

@@ -25,7 +25,7 @@ class LanguageModel:
     name: str
     choices: tuple[str, ...] = ()
     compiled: bool = False
-    rope_table: str | None = None
+    rope_table: str = ""
 
     @property
     def table(self) -> RotaryTable:

@@ -32,7 +32,7 @@ def load_model(
     device: str = "auto",
     dtype: str = "auto",
     compiled: bool = False,
-    rope_table: str | None = None,
+    rope_table: str = "",
 ) -> LanguageModel:
     """Load a causal language model and check that its RoPE is one that we can rescale.
 

@@ -73,18 +73,18 @@ def sliding_layers(config: Any) -> set[int]:
     return set(range(config.num_hidden_layers)) if all_slide else set()
 
 
-def choose_table(tables: tuple[RotaryTable, ...], name: str | None = None) -> RotaryTable:
+def choose_table(tables: tuple[RotaryTable, ...], name: str = "") -> RotaryTable:
     """The table that factors act on.
 
     Args:
         tables: of a model.
-        name: of one of them; None takes the one of the layers that see the whole window.
+        name: of one of them; empty takes the one of the layers that see the whole window.
 
     Raises:
         ModelError: no table has that name, or several could be meant and none is named.
     """
     listed = "; ".join(describe_table(table) for table in tables)
-    if name is not None:
+    if name:
         named = [table for table in tables if table.name == name]
         if len(named) != 1:
             raise ModelError(

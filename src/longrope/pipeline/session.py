@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from longrope import distributed
 from longrope.data import Texts, load_texts
@@ -85,7 +86,8 @@ class Session:
 def load_inputs(recipe: Recipe, callbacks: Callbacks) -> tuple[LanguageModel, Texts]:
     """The model and the texts of a recipe; what was loaded is reported."""
     callbacks.on_step(f"load {recipe.model}")
-    model = load_model(recipe.model, device=recipe.device, dtype=recipe.dtype, compiled=recipe.compiled)
+    choices: dict[str, Any] = {name: getattr(recipe, name) for name in ("device", "dtype", "compiled", "rope_table")}
+    model = load_model(recipe.model, **choices)
     callbacks.on_step("; ".join(_choices(model)))
     callbacks.on_step(f"read {', '.join([*recipe.data, *recipe.measure_data])}")
     texts = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data)
