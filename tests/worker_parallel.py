@@ -43,11 +43,15 @@ from longrope.tuning import fine_tune
 RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 DEVICE = "cuda" if torch.cuda.device_count() >= RANKS > 1 else "cpu"  # then the tensors of a shared sequence go by NCCL
 LENGTHS = (1, 7, 12, 13)
+LISTS: dict[str, Any] = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 5.0, 8.0]}
+LISTS = {**LISTS, "original_max_position_embeddings": 64}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "gpt_neox": {},
     "gemma2": {},
     "mistral": {"sliding_window": 60},  # more than a process has of the window, less than the window
+    "phi3": {"rope": LISTS, "max_position_embeddings": 256, "original_max_position_embeddings": 64},
+    "qwen2": {"rope": {"rope_type": "dynamic", "factor": 4.0}},  # both choose by the length of the whole window
 }
 WINDOW = 101  # of the objective: no multiple of 2 * ranks
 DOCUMENTS = ((0, 13, 14, 61), (0, 37))  # of two such windows
@@ -248,7 +252,7 @@ def passes_of(family: str) -> dict[str, torch.Tensor]:
     factors = replace(baseline_factors(model.spec, "yarn", 2 * WINDOW).factor_sets[0], start_tokens=5)
     weights = np.random.default_rng(2).random((2, WINDOW - 1))
     weights[:, :30] = 0
-    found = {}
+    found = {"losses of the original": token_losses(model, tokens)}
     with rescaled(model, factors):
         found["losses"] = token_losses(model, tokens)
         found["last losses"] = token_losses(model, tokens, slice(-7, None))

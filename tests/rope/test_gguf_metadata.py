@@ -34,7 +34,7 @@ def test_written_factors_read_back(name: str) -> None:
     """As the geometry that the config of the same factors states, short factors and switch included."""
     spec = SPECS[name]
     config = read_back(spec, *write_longrope(spec, LISTS))
-    native = NativeScaling("longrope", LONG, 1.25)
+    native = NativeScaling("longrope", LONG, 1.25, LISTS.short, LISTS.switch_tokens)
     assert read_geometry(config) == replace(spec, trained_window=256, native=native)
     own = {"rope_parameters": {}} if name == "whole" else {"rope_parameters": {"partial_rotary_factor": 0.5}}
     stated = write_config(own, spec, LISTS)["rope_parameters"]

@@ -44,7 +44,7 @@ def test_written_factors_read_back(name: str) -> None:
     entries, spec = config_entries(config), read_geometry(config_entries(config))
     lists = make_lists(spec)
     written = {**entries, **write_longrope(entries, spec, lists)}
-    native = NativeScaling("longrope", lists.long, lists.attention_factor)
+    native = NativeScaling("longrope", lists.long, lists.attention_factor, lists.short, WINDOW)
     assert read_geometry(written) == replace(spec, trained_window=TARGET, native=native)
     stated = written["rope_parameters"]
     assert (tuple(stated["short_factor"]), stated["original_max_position_embeddings"]) == (lists.short, WINDOW)

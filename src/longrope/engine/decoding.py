@@ -18,7 +18,7 @@ from longrope.engine.memory import choose_tile
 from longrope.engine.passes import Tokens
 from longrope.engine.tiling import changed_layers, check_keys, layer_in_tiles, norms_in_tiles
 from longrope.errors import ModelError
-from longrope.models import LanguageModel
+from longrope.models import LanguageModel, at_length
 
 
 def prefill(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tensor:
@@ -39,7 +39,7 @@ def prefill(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tenso
             "Make a larger one.",
         )
     tile = choose_tile(model)[0]
-    with torch.inference_mode(), many_variants(compiled=model.compiled):
+    with torch.inference_mode(), many_variants(compiled=model.compiled), at_length(model, cache.capacity):
         given = {
             "input_ids": torch.as_tensor(tokens, dtype=torch.long).to(model.device),
             "position_ids": torch.arange(cache.tokens, end, device=model.device)[None],

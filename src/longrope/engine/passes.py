@@ -41,7 +41,7 @@ from longrope.engine.memory import (
 from longrope.engine.recomputing import recomputed
 from longrope.engine.tiling import LayerChange, changed_layers, layer_in_tiles, mlps_in_tiles, norms_in_tiles
 from longrope.errors import LongRopeError, ModelError
-from longrope.models import LanguageModel
+from longrope.models import LanguageModel, at_length
 
 Tokens = NDArray[np.integer[Any]] | Tensor
 PROBE_TOKENS = 2048  # by which the time of longer passes is estimated
@@ -245,7 +245,8 @@ def _run(
     forwards |= norms_in_tiles(model.network, tile)
     if change_layer:
         forwards |= changed_layers(model.network, change_layer)
-    with many_variants(compiled=model.compiled):
+    planned = ids.shape[1] if positions is None else int(torch.as_tensor(positions).max()) + 1
+    with many_variants(compiled=model.compiled), at_length(model, planned):
         hidden = run_decoder(ForwardContext(model.network, forwards, apart, shard), given)
     return _Pass(hidden, ids, shard)
 

@@ -17,9 +17,9 @@ class NativeLists:
     """The factor sets of a checkpoint, relative to the model's own frequencies as all factors are.
 
     Attributes:
-        factor_sets: ``single`` or ``two``.
+        factor_sets: ``single`` or ``two``, which a model with longrope lists of its own always has.
         short, long: what a runtime does up to the switch and above it; they share one attention factor.
-        switch_tokens: the length above which it takes the long list: the trained window.
+        switch_tokens: the length above which it takes the long list: the trained window, or the model's own switch.
         start_tokens_dropped: start tokens of the factors that are not carried.
         loss_change_nats: what dropping them changed in the mean loss per token on the measuring windows.
     """
@@ -44,21 +44,37 @@ def native_lists(
         windows: [W, N] measuring windows, needed to measure what dropping start tokens changes.
 
     Raises:
-        ExportError: start tokens that may not be dropped, or two factor sets for a model that has two of its own.
+        ExportError: start tokens that may not be dropped, or factors for a window of the model's own short list.
     """
     factors.check_spec(model.spec)
     dropped, change = factors.start_tokens, 0.0
     if dropped:
         factors, change = _without_start_tokens(model, factors, settings, windows)
-    short = _short_factors(model, factors, settings.factor_sets)
-    return NativeLists(settings.factor_sets, short, factors, model.spec.trained_window, dropped, change)
+    native, switch = model.spec.native, model.spec.trained_window
+    if native and native.short is not None:
+        switch = _own_switch(factors, native.switch_tokens)
+    elif settings.factor_sets == "single":
+        return NativeLists("single", factors, factors, switch, dropped, change)
+    own = replace(factors, lambdas=(1.0,) * model.spec.num_pairs, target_window=switch)
+    return NativeLists("two", own, factors, switch, dropped, change)
+
+
+def _own_switch(factors: RescaleFactors, switch_tokens: int) -> int:
+    """The switch of a model that has longrope lists of its own: up to it the checkpoint keeps the short one."""
+    if factors.target_window <= switch_tokens:
+        raise ExportError(
+            f"The factors are for {factors.target_window:,} tokens.",
+            f"Up to {switch_tokens:,} tokens the model has a short list of its own, which a checkpoint keeps.",
+            "Export factors of a longer window.",
+        )
+    return switch_tokens
 
 
 def stated_lists(spec: RopeSpec, lists: NativeLists) -> FactorLists:
     """The lists and their attention factor relative to plain RoPE, as checkpoints state them."""
-    native = spec.native.lambdas if spec.native else [1.0] * spec.num_pairs
     short, long = (
-        tuple(a * b for a, b in zip(factors.lambdas, native, strict=True)) for factors in (lists.short, lists.long)
+        tuple((spec.lambdas_at(factors.target_window) * factors.lambdas).tolist())
+        for factors in (lists.short, lists.long)
     )
     attention = lists.long.attention_factor * spec.attention_factor
     return FactorLists(short, long, attention, lists.switch_tokens, lists.long.target_window)
@@ -80,16 +96,3 @@ def _without_start_tokens(
             rows = [token_losses(model, row[None]).double() for row in windows]
         losses.append(torch.cat(rows).mean().item())
     return plain, losses[1] - losses[0]
-
-
-def _short_factors(model: LanguageModel, factors: RescaleFactors, factor_sets: str) -> RescaleFactors:
-    """What native longrope does at or below its switch; its one attention factor serves both lists."""
-    if factor_sets == "single":
-        return factors
-    if model.spec.native and model.spec.native.rope_type == "longrope":
-        raise ExportError(
-            "The model carries longrope lists of its own, and two factor sets were asked for.",
-            "A checkpoint holds two lists; the model's short one would be lost.",
-            "Export a single factor set.",
-        )
-    return replace(factors, lambdas=tuple([1.0] * model.spec.num_pairs))

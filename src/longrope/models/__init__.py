@@ -6,7 +6,7 @@ from longrope.models.devices import choose_device, choose_dtype, describe_device
 from longrope.models.geometry import config_entries, read_spec, read_tables, with_entries
 from longrope.models.language_model import LanguageModel, save_model
 from longrope.models.loading import ASSETS, EMBEDDED, load_config, load_model, silence_loading
-from longrope.models.rescaling import rescaled
+from longrope.models.rescaling import at_length, rescaled
 from longrope.models.rotary import RescaledRotary
 from longrope.models.tables import choose_table, describe_choice, describe_table
 
@@ -15,6 +15,7 @@ __all__ = [
     "EMBEDDED",
     "LanguageModel",
     "RescaledRotary",
+    "at_length",
     "build_model",
     "build_tokenizer",
     "check_moves_logits",

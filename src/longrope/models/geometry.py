@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 from longrope.errors import LongRopeError, ModelError, converting_errors
 from longrope.models.layouts import computes, pairing_of, read_layout
 from longrope.models.tables import Place, choose_table, find_places, find_users, make_alone, sliding_layers
-from longrope.rope import RopeSpec, RotaryTable
-from longrope.rope.hf_config import ENTRIES, read_geometry, read_switch, refusal
+from longrope.rope import Layout, RopeSpec, RotaryTable
+from longrope.rope.hf_config import ENTRIES, read_geometry, refusal
 
 
 def read_tables(config: Any) -> tuple[RotaryTable, ...]:
@@ -100,22 +100,34 @@ def _read_table(place: Place, module: Any, config: Any) -> RotaryTable:
     stated = config_entries(getattr(module, "config", None) or config, place.layer_type)
     geometry = read_geometry(stated)
     tokens = geometry.trained_window
-    if geometry.native and geometry.native.rope_type == "longrope":  # one more than the switch selects the long list
-        tokens = max(tokens, read_switch(stated) + 1)
     try:
         alone = make_alone(module, config)
-        layout = read_layout(alone, place.layer_type, geometry.frequencies, tokens)
-        same = layout and computes(
-            alone, place.layer_type, layout, geometry.frequencies, geometry.attention_factor, tokens
-        )
+        layout = read_layout(alone, place.layer_type, geometry.frequencies_at(tokens), tokens)
+        wrong = [] if layout is None else _wrong_lengths(alone, place.layer_type, layout, geometry)
     except LongRopeError:
         raise
     except Exception as error:
         raise refusal(stated, f"has a rotary module of another kind ({type(error).__name__}: {error})") from error
-    if not layout or not same:
-        raise refusal(stated, "computes other angles than its config states")
+    if layout is None or wrong:
+        where = f" for {wrong[0]:,} tokens" if wrong and geometry.by_length else ""
+        raise refusal(stated, f"computes other angles than its config states{where}")
     path = re.sub(r"(?<=\.)\d+(?=\.)", "*", place.path)
     return RotaryTable(path, (), replace(geometry, pairing=pairing_of(layout)), place.layer_type, layout)
+
+
+def _wrong_lengths(module: Any, layer_type: str | None, layout: Layout, geometry: RopeSpec) -> list[int]:
+    """The lengths at which a module computes other angles than the scaling that is stated: all that it knows apart."""
+    lengths = {geometry.trained_window}
+    if geometry.native and geometry.native.switch_tokens:
+        lengths |= {geometry.native.switch_tokens, geometry.native.switch_tokens + 1}
+    if geometry.native and geometry.native.growth:
+        lengths |= {2 * geometry.trained_window}
+    scale = geometry.attention_factor
+    return [
+        tokens
+        for tokens in sorted(lengths)
+        if not computes(module, layer_type, layout, geometry.frequencies_at(tokens), scale, tokens)
+    ]
 
 
 def _shallow(config: Any) -> Any:

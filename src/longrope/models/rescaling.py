@@ -5,14 +5,14 @@ back at its end; no class is patched and no modelling code is forked.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
 from longrope.models.language_model import LanguageModel
 from longrope.models.rotary import RescaledRotary
 from longrope.models.tables import modules_of
-from longrope.rope import RescaleFactors
+from longrope.rope import RescaleFactors, RotaryTable, unscaled
 
 
 @contextmanager
@@ -42,10 +42,52 @@ def rescaled(
         yield None
         return
     factors.check_spec(model.spec)
-    places = list(modules_of(model.network, model.table))
+    with _installed(model, model.table, factors, learnable=learnable, precision=precision) as module:
+        yield module
+
+
+@contextmanager
+def at_length(model: LanguageModel, tokens: int) -> Iterator[None]:
+    """Have a model's own scaling be that of sequences of a planned total length inside a ``with`` block.
+
+    Most models turn all sequences alike: nothing changes for them. The modules of others choose by the positions at
+    hand, which differ between one pass and a cache, and between processes. Tables that are rescaled stay as they are.
+
+    Args:
+        model: the model to run.
+        tokens: of the whole sequence, those that are still to be written included.
+    """
+    with ExitStack() as stack:
+        for table in model.tables:
+            if table.geometry.by_length and not _is_installed(model, table):
+                stack.enter_context(_installed(model, table, unscaled(table.geometry, tokens)))
+        yield
+
+
+def _is_installed(model: LanguageModel, table: RotaryTable) -> bool:
+    module = next(modules_of(model.network, table))[2]
+    while isinstance(module, RescaledRotary):
+        if module.layer_type == table.layer_type:
+            return True
+        module = module.native
+    return False
+
+
+@contextmanager
+def _installed(
+    model: LanguageModel,
+    table: RotaryTable,
+    factors: RescaleFactors,
+    *,
+    learnable: bool = False,
+    precision: torch.dtype = torch.float64,
+) -> Iterator[RescaledRotary]:
+    """Exchange the modules that hold a table for ours."""
+    places = list(modules_of(model.network, table))
     before = places[0][2]  # where there are several, each computes the same
-    native = before.native if isinstance(before, RescaledRotary) else before
-    module = RescaledRotary(native, model.table, factors, learnable=learnable, precision=precision).to(model.device)
+    ours = isinstance(before, RescaledRotary) and before.layer_type == table.layer_type
+    native = before.native if ours else before
+    module = RescaledRotary(native, table, factors, learnable=learnable, precision=precision).to(model.device)
     for parent, name, _ in places:
         setattr(parent, name, module)
     try:

@@ -23,7 +23,8 @@ class RescaledRotary(nn.Module):
     """Our rotary module: angles in float64, start tokens, attention factor, optionally learnable lambdas.
 
     With factors that change nothing it hands over to the model's own module, so logits stay bit-identical; so it does
-    for tables of other layer types.
+    for tables of other layer types. Only where the model's own scaling depends on the length of the sequence the module
+    would choose by the positions at hand, and the set of the planned length is computed here.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class RescaledRotary(nn.Module):
         self.config = getattr(native, "config", None)  # some models ask their rotary module for it
         self._precision = precision
         self._native = (native,)  # in a tuple, so that it is no submodule
-        self._spec, self._layer_type = table.geometry, table.layer_type
+        self._spec, self.layer_type = table.geometry, table.layer_type
+        self._frequencies = table.geometry.frequencies_at(factors.target_window)
         self._layout = table.layout or layout_of(table.geometry)
         self._start_tokens = factors.start_tokens
-        self._identity = factors.is_identity and not learnable
+        self._identity = factors.is_identity and not learnable and not table.geometry.by_length
         self.lambdas = nn.Parameter(torch.tensor(factors.lambdas, dtype=torch.float64), requires_grad=learnable)
         self.attention_factor = nn.Parameter(
             torch.tensor(factors.attention_factor, dtype=torch.float64), requires_grad=learnable
@@ -63,12 +65,12 @@ class RescaledRotary(nn.Module):
         Raises:
             ModelError: three rows of positions that differ, which no factors of one row describe.
         """
-        if self._identity or layer_type != self._layer_type:
+        if self._identity or layer_type != self.layer_type:
             own = () if layer_type is None else (layer_type,)
             return self.native(x, position_ids, *own)  # type: ignore[no-any-return]
         if position_ids.ndim == 3:
             position_ids = _only_row(position_ids)
-        frequencies = torch.from_numpy(self._spec.frequencies).to(x.device)
+        frequencies = torch.from_numpy(self._frequencies).to(x.device)
         positions = position_ids[..., None].to(self._precision)
         rescaled = frequencies / self.lambdas.to(x.device)
         angles = positions * torch.where(positions < self._start_tokens, frequencies, rescaled).to(self._precision)

@@ -75,6 +75,12 @@ def dynamic_ntk_table(spec: RopeSpec, target_tokens: int, lengths: Iterable[int]
 
 
 def _one_set(spec: RopeSpec, target_tokens: int, lambdas: Lambdas, attention_factor: float = 1.0) -> FactorTable:
-    return as_table(
-        RescaleFactors(tuple(lambdas.tolist()), target_tokens, spec.fingerprint, attention_factor=attention_factor)
-    )
+    """One factor set from lambdas relative to what the model does in its trained window.
+
+    Where its own scaling grows beyond that (dynamic NTK), the same angles are stated relative to it.
+    """
+    grows = spec.native is not None and spec.native.growth > 0 and target_tokens > spec.trained_window
+    if grows:
+        lambdas = lambdas * spec.lambdas_at(spec.trained_window) / spec.lambdas_at(target_tokens)
+    own, name = tuple(lambdas.tolist()), spec.fingerprint
+    return as_table(RescaleFactors(own, target_tokens, name, attention_factor=attention_factor, relaxed=grows))

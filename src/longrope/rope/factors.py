@@ -24,7 +24,8 @@ class RescaleFactors:
 
     Pair i turns by ``n * f_i / lambdas[i]`` from position ``start_tokens`` on and by ``n * f_i`` before it; cos and sin
     are multiplied by ``attention_factor``. Everything is relative to the model's own frequencies f, so all-ones is the
-    original model, also when the model carries a scaling of its own.
+    original model, also when the model carries a scaling of its own. Where that scaling depends on the length of the
+    sequence, f are the frequencies for sequences of ``target_window`` tokens.
 
     Attributes:
         lambdas: [P] rescale factors, finite, at least 1 and non-decreasing unless ``relaxed``.
@@ -173,9 +174,15 @@ def as_table(factors: RescaleFactors | FactorTable) -> FactorTable:
     return factors if isinstance(factors, FactorTable) else FactorTable((factors,))
 
 
-def unscaled(spec: RopeSpec) -> RescaleFactors:
-    """The factors that change nothing, for the trained window: inside other factors they bring back the model's own."""
-    return RescaleFactors((1.0,) * spec.num_pairs, spec.trained_window, spec.fingerprint)
+def unscaled(spec: RopeSpec, tokens: int | None = None) -> RescaleFactors:
+    """The factors that change nothing: inside other factors they bring back the model's own.
+
+    Args:
+        spec: of the model.
+        tokens: the planned length of the sequences, which decides where the model's own scaling depends on it; the
+            trained window if left out.
+    """
+    return RescaleFactors((1.0,) * spec.num_pairs, tokens or spec.trained_window, spec.fingerprint)
 
 
 def dump_factors(factors: RescaleFactors | FactorTable) -> str:

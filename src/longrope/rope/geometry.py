@@ -12,24 +12,51 @@ from typing import Literal
 import numpy as np
 
 from longrope.errors import ModelError
-from longrope.rope.scaling import Lambdas
+from longrope.rope.scaling import Lambdas, dynamic_ntk_lambdas
 
 
 @dataclass(frozen=True)
 class NativeScaling:
     """The scaling that a model already carries in its own config, read as what it is.
 
-    ``lambdas`` ([P], relative to plain RoPE) and ``attention_factor`` are those of the model's own long factors.
+    It is a set of factors for each planned length of a sequence (``RopeSpec.lambdas_at``): in most models one for all.
+
+    Attributes:
+        rope_type: its kind, as configs name it.
+        lambdas: [P] relative to plain RoPE, for sequences of the trained window: longrope's long factors.
+        attention_factor: multiplies cos and sin at every length.
+        short: [P] longrope's short factors; None if there are none, or they are the long ones.
+        switch_tokens: the longest sequence in tokens that takes the short factors.
+        growth: dynamic NTK's factor, by which sequences beyond the trained window are scaled; 0 for other kinds.
     """
 
     rope_type: str
     lambdas: tuple[float, ...]
     attention_factor: float
+    short: tuple[float, ...] | None = None
+    switch_tokens: int = 0
+    growth: float = 0.0
 
     def __post_init__(self) -> None:
         """Make every number a float, so that equal scalings have equal fingerprints."""
         object.__setattr__(self, "lambdas", tuple(float(x) for x in self.lambdas))
         object.__setattr__(self, "attention_factor", float(self.attention_factor))
+        if self.short is not None:
+            short = tuple(float(x) for x in self.short)
+            one = short == self.lambdas
+            object.__setattr__(self, "short", None if one else short)
+            object.__setattr__(self, "switch_tokens", 0 if one else self.switch_tokens)
+
+    @property
+    def by_length(self) -> bool:
+        """Whether sequences of different lengths have different factors."""
+        return self.short is not None or self.growth > 0
+
+    @property
+    def named(self) -> dict[str, object]:
+        """What names it in a fingerprint. Short factors do not: format 1 of factors files is older than they are."""
+        named = {"rope_type": self.rope_type, "lambdas": self.lambdas, "attention_factor": self.attention_factor}
+        return {**named, "growth": self.growth} if self.growth else named
 
 
 @dataclass(frozen=True)
@@ -81,8 +108,28 @@ class RopeSpec:
 
     @property
     def frequencies(self) -> Lambdas:
-        """[P] radians per token that the model itself uses: plain, or with the scaling that it carries."""
+        """[P] radians per token that the model itself uses for sequences of its trained window."""
         return self.plain_frequencies if self.native is None else self.plain_frequencies / self.native.lambdas
+
+    @property
+    def by_length(self) -> bool:
+        """Whether the model itself turns sequences of different lengths differently."""
+        return self.native is not None and self.native.by_length
+
+    def lambdas_at(self, tokens: int) -> Lambdas:
+        """[P] the model's own factors, relative to plain RoPE, for sequences of a planned total length."""
+        native = self.native
+        if native is None:
+            return np.ones(self.num_pairs)
+        if native.short is not None and tokens <= native.switch_tokens:
+            return np.asarray(native.short)
+        if native.growth:
+            return dynamic_ntk_lambdas(self.num_pairs, self.trained_window, tokens, native.growth)
+        return np.asarray(native.lambdas)
+
+    def frequencies_at(self, tokens: int) -> Lambdas:
+        """[P] radians per token that the model itself uses for sequences of a planned total length."""
+        return self.plain_frequencies / self.lambdas_at(tokens)
 
     @property
     def attention_factor(self) -> float:
@@ -109,9 +156,8 @@ class RopeSpec:
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits that name this geometry; factors made for one geometry refuse another."""
-        named = {
-            "carried" if key == "native" else key: value for key, value in asdict(self).items()
-        }  # the key of format 1
+        named = {key: value for key, value in asdict(self).items() if key != "native"}
+        named["carried"] = self.native.named if self.native else None  # the key of format 1
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from longrope.errors import ExportError, ModelError
-from longrope.rope.geometry import FactorLists, NativeScaling, RopeSpec, extension_ratio
+from longrope.rope.geometry import FactorLists, NativeScaling, RopeSpec
 from longrope.rope.scaling import (
     Lambdas,
     llama3_lambdas,
+    ntk_lambdas,
     pi_lambdas,
     su_attention_factor,
     yarn_attention_factor,
@@ -91,7 +92,7 @@ def write_longrope(config: Config, spec: RopeSpec, lists: FactorLists) -> dict[s
         **{key: value for key, value in own.items() if key not in SCALING_KEYS},
         "rope_type": "longrope",
         "rope_theta": own.get("rope_theta", spec.theta),
-        "factor": extension_ratio(spec, lists.target_window),
+        "factor": max(1.0, lists.target_window / lists.switch_tokens),
         **dict.fromkeys(ATTENTION_KEYS, lists.attention_factor),
         "short_factor": list(lists.short),
         "long_factor": list(lists.long),
@@ -171,10 +172,12 @@ def _trained_window(config: Config, parameters: Config) -> int:
 
 
 def _native_scaling(config: Config, parameters: Config, plain: RopeSpec) -> NativeScaling | None:
-    """The scaling in the config, None for plain RoPE and for one that only grows with the sequence."""
+    """The scaling in the config, None for plain RoPE."""
     kind, original = parameters["rope_type"], read_switch(config)
-    if kind in ("default", "dynamic"):
+    if kind == "default":
         return None
+    if kind == "dynamic":
+        return _dynamic(parameters, plain)
     ratio = parameters.get("factor") or config["max_position_embeddings"] / original
     attention = 1.0
     if kind == "linear":
@@ -192,7 +195,16 @@ def _native_scaling(config: Config, parameters: Config, plain: RopeSpec) -> Nati
         raise refusal(config, f"carries the RoPE scaling {kind!r}")
     if kind in ("longrope", "yarn") and parameters.get("attention_factor") is not None:
         attention = parameters["attention_factor"]
+    if kind == "longrope":
+        return NativeScaling(kind, tuple(lambdas.tolist()), attention, tuple(parameters["short_factor"]), original)
     return NativeScaling(kind, tuple(lambdas.tolist()), attention)
+
+
+def _dynamic(parameters: Config, plain: RopeSpec) -> NativeScaling:
+    """Dynamic NTK, or the fixed NTK that HunYuan's configs name so (``alpha``)."""
+    if parameters.get("alpha"):
+        return NativeScaling("dynamic", tuple(ntk_lambdas(plain.num_pairs, parameters["alpha"]).tolist()), 1.0)
+    return NativeScaling("dynamic", (1.0,) * plain.num_pairs, 1.0, growth=float(parameters["factor"]))
 
 
 def _long_factors(config: Config, parameters: Config, plain: RopeSpec) -> Lambdas:

@@ -17,8 +17,7 @@ def tuned_spec(spec: RopeSpec, tuned_with: RescaleFactors | None) -> RopeSpec:
     if tuned_with is None:
         return spec
     tuned_with.check_spec(spec)
-    before = spec.native.lambdas if spec.native else (1.0,) * spec.num_pairs
-    lambdas = tuple(a * b for a, b in zip(before, tuned_with.lambdas, strict=True))
+    lambdas = tuple((spec.lambdas_at(tuned_with.target_window) * tuned_with.lambdas).tolist())
     native = NativeScaling("longrope", lambdas, spec.attention_factor * tuned_with.attention_factor)
     return replace(spec, trained_window=tuned_with.target_window, native=native)
 

@@ -149,7 +149,8 @@ class Training:
             if reading.answers is not None:
                 of_one = self.settings.needle_weight / self._reader.num_long(rows)
                 shares = shares + of_one * reading.answers / reading.answers.sum(axis=1, keepdims=True)
-            with rescaled(self._model, unscaled(self._model.spec) if reading.own_rope else None):
+            plain = unscaled(self._model.spec, reading.tokens.shape[1])
+            with rescaled(self._model, plain if reading.own_rope else None):
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
                     loss = weighted_loss_with_graph(
                         self._model,
