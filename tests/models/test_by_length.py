@@ -1,7 +1,9 @@
 """A model's own scaling as sets of factors, chosen once by the planned length of a sequence."""
 
 import itertools
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ from transformers import AutoModelForCausalLM
 from longrope.engine.decoding import prefill, read_prompt
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.passes import token_losses
-from longrope.models import LanguageModel, at_length, rescaled
+from longrope.errors import ModelError
+from longrope.models import LanguageModel, at_length, load_model, read_spec, rescaled
 from longrope.rope import RescaleFactors, baseline_factors, unscaled
 
 SHORT, LONG = [1.0, 1.1, 1.2, 1.3], [1.0, 2.0, 5.0, 8.0]
@@ -154,17 +157,30 @@ def test_fingerprints_of_files_that_exist_stay() -> None:
 FINGERPRINT = "b407749aa80b5323"  # as of the first files
 
 
-def test_su_is_longrope(tmp_path: Any) -> None:
-    """The type of the first Phi-3 checkpoints reads as its successor and gives transformers' own logits."""
-    from longrope.models import load_model
-
-    pico.save_pico(tmp_path, "phi3", rope=LISTS, **KINDS["su"][2])
-    config = tmp_path / "config.json"
-    config.write_text(config.read_text().replace('"longrope"', '"su"'))
-    model = load_model(tmp_path, device="cpu")
+@pytest.mark.parametrize("at_the_top", [False, True], ids=["beside the lists", "at the top"])
+def test_su_is_longrope(tmp_path: Path, at_the_top: bool) -> None:
+    """The type of the first Phi-3 checkpoints reads as its successor and gives its logits."""
+    folder = pico.save_pico(tmp_path, "phi3", rope=LISTS, **KINDS["su"][2])
+    network = AutoModelForCausalLM.from_pretrained(folder).eval()
+    config = json.loads((folder / "config.json").read_text())
+    stated = config.pop("rope_parameters")
+    config["rope_theta"] = stated["rope_theta"]
+    config["rope_scaling"] = {"type": "su", "short_factor": SHORT, "long_factor": LONG}
+    if not at_the_top:
+        config["rope_scaling"]["original_max_position_embeddings"] = 64
+    (folder / "config.json").write_text(json.dumps(config))
+    model = load_model(folder, device="cpu")
     assert model.spec.native is not None
     assert (model.spec.native.rope_type, list(model.spec.native.lambdas)) == ("longrope", LONG)
-    network = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    with rescaled(model, unscaled(model.spec, 100)), torch.inference_mode():
-        ours = model.network(ids(100), use_cache=False).logits
-        assert gap(ours, network(ids(100), use_cache=False).logits) < ROUNDING
+    for tokens in (48, 100):
+        with rescaled(model, unscaled(model.spec, tokens)), torch.inference_mode():
+            ours = model.network(ids(tokens), use_cache=False).logits
+            assert gap(ours, network(ids(tokens), use_cache=False).logits) < ROUNDING
+
+
+def test_a_module_that_never_takes_its_long_list_is_refused() -> None:
+    """PhiMoE in transformers states long factors and turns by the short ones at every length."""
+    lists = {**LISTS, "short_mscale": 1.1, "long_mscale": 1.2}
+    config = pico.make_config("phimoe", rope=lists, max_position_embeddings=256, num_local_experts=2)
+    with pytest.raises(ModelError, match="256 tokens \\(of its long factors\\)"):
+        read_spec(config)

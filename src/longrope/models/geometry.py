@@ -109,8 +109,7 @@ def _read_table(place: Place, module: Any, config: Any) -> RotaryTable:
     except Exception as error:
         raise refusal(stated, f"has a rotary module of another kind ({type(error).__name__}: {error})") from error
     if layout is None or wrong:
-        where = f" for {wrong[0]:,} tokens" if wrong and geometry.by_length else ""
-        raise refusal(stated, f"computes other angles than its config states{where}")
+        raise refusal(stated, f"computes other angles than its config states{_where(geometry, wrong)}")
     path = re.sub(r"(?<=\.)\d+(?=\.)", "*", place.path)
     return RotaryTable(path, (), replace(geometry, pairing=pairing_of(layout)), place.layer_type, layout)
 
@@ -128,6 +127,15 @@ def _wrong_lengths(module: Any, layer_type: str | None, layout: Layout, geometry
         for tokens in sorted(lengths)
         if not computes(module, layer_type, layout, geometry.frequencies_at(tokens), scale, tokens)
     ]
+
+
+def _where(geometry: RopeSpec, wrong: list[int]) -> str:
+    """For which sequences, where the angles that are stated depend on their length."""
+    if not geometry.by_length:
+        return ""
+    tokens = wrong[0] if wrong else geometry.trained_window
+    long = geometry.native and 0 < geometry.native.switch_tokens < tokens
+    return f" for sequences of {tokens:,} tokens{' (of its long factors)' if long else ''}"
 
 
 def _shallow(config: Any) -> Any:

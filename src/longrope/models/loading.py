@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from longrope.errors import ModelError, converting_errors
 from longrope.models.checks import check_moves_logits
@@ -21,6 +21,7 @@ from longrope.models.language_model import LanguageModel
 from longrope.models.parts import describe_part, text_part, without_other_parts
 from longrope.models.tables import choose_table, describe_choice
 from longrope.models.weights import check_complete, check_finite, check_gguf_complete
+from longrope.rope.hf_config import with_present_names
 
 EMBEDDED, ASSETS = "nano", Path(__file__).parents[1] / "assets"  # the name of the model that comes with the package
 ADAPTER = "adapter_config.json"
@@ -114,14 +115,24 @@ def _load_whole_config(source: str | Path) -> Any:
     with _loading(source):
         if file := _gguf(source):
             return load_gguf_config(file)
+        if renamed := _renamed_config(source):
+            return renamed
         return AutoConfig.from_pretrained(_locate(source), trust_remote_code=False)
+
+
+def _renamed_config(source: str | Path) -> Any:
+    """The config of a folder whose scaling has a name that transformers no longer reads, None for all others."""
+    stated, _ = PreTrainedConfig.get_config_dict(_locate(source))
+    renamed = with_present_names(stated)
+    return AutoConfig.for_model(**renamed) if renamed else None
 
 
 def _load_tokenizer(source: str | Path, config: Any) -> Any:
     with _loading(source, "tokenizer of"):
         if file := _gguf(source):
             return load_gguf_tokenizer(file, config)
-        return AutoTokenizer.from_pretrained(_locate(source), trust_remote_code=False)
+        renamed = _renamed_config(source)  # else the config is read again for the class of the tokenizer
+        return AutoTokenizer.from_pretrained(_locate(source), config=renamed, trust_remote_code=False)
 
 
 def silence_loading() -> None:

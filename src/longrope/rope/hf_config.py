@@ -133,6 +133,20 @@ def from_legacy(config: Config) -> dict[str, Any] | None:
     return parameters if share is None else {**parameters, "partial_rotary_factor": share}
 
 
+def with_present_names(config: Config) -> dict[str, Any] | None:
+    """A config whose scaling is called ``su``, as the first Phi-3 checkpoints called longrope, by its present name.
+
+    Returns:
+        None for all other configs.
+    """
+    for key in ("rope_scaling", "rope_parameters"):
+        scaling = config.get(key) or {}
+        if "su" in (scaling.get("type"), scaling.get("rope_type")):
+            named = {name: value for name, value in scaling.items() if name not in ("type", "rope_type")}
+            return {**config, key: {**named, "rope_type": "longrope"}}
+    return None
+
+
 def to_legacy(parameters: Config) -> dict[str, Any]:
     """``rope_parameters`` as the entries of a config that runtimes before them read; ``from_legacy`` undoes it."""
     apart = ("rope_type", "rope_theta", "partial_rotary_factor")
