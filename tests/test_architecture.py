@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "engine.compiling": ("errors",),
     "engine.kv_cache": ("errors", "models"),
     "engine.context": ("errors", "distributed", "engine.attention", "engine.kv_cache"),
-    "engine.loss": ("models", "engine.compiling"),
+    "engine.loss": ("models", "engine.compiling", "engine.kv_cache"),
     **dict.fromkeys(STEPS, (*NOUNS, *EDGES)),
     "pipeline": (*NOUNS, *EDGES, *STEPS),
     "cli": (*NOUNS, *EDGES, *STEPS, "pipeline", "__init__"),

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AttentionInterface
 
 from longrope.distributed import Shard
 from longrope.engine.attention import Documents, attend_causal, attend_within
-from longrope.engine.kv_cache import LayerKeys
+from longrope.engine.kv_cache import LayerKeys, decoder_of
 from longrope.errors import ModelError
 
 ATTENTION = "longrope"  # transformers makes no mask for a name that it does not know
@@ -106,7 +107,7 @@ def active_context() -> ForwardContext:
 def run_decoder(context: ForwardContext, given: dict[str, Tensor]) -> Tensor:
     """[B, n, H] states of the decoder, by our attention (raises ModelError if the decoder does not call it)."""
     with context.active():
-        hidden = context.network.base_model(**given, use_cache=False).last_hidden_state
+        hidden = decoder_of(context.network)(**given, use_cache=False).last_hidden_state
     if not context.attention_calls:
         raise _not_called(context.network)
     return hidden  # type: ignore[no-any-return]
@@ -173,11 +174,10 @@ def attend_in_context(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    sliding_window: int | None = None,
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it: query [B, P, n, D], key and value [B, G, Sk, D] -> [B, n, P, D]."""
+    """Attention as transformers calls it: query [B, P, n, D], key [B, G, Sk, D], value [B, G, Sk, E]; [B, n, P, E]."""
     unknown = {"attention_mask": attention_mask, "dropout": dropout or None, "s_aux": others.get("s_aux")}
     if found := [name for name, given in unknown.items() if given is not None]:
         raise ModelError(
@@ -196,7 +196,11 @@ def attend_in_context(
     elif shard:
         key, value = shard.gather(key), shard.gather(value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    work: Callable[..., Tensor] = partial(attend_causal, scale=scale, window=sliding_window, softcap=softcap)
+    window = others["sliding_window"] if "sliding_window" in others else _own_window(module)
+    _refuse_chunks(module, key.shape[2])
+    width = value.shape[-1]
+    query, key, value = _of_one_width(query, key, value)
+    work: Callable[..., Tensor] = partial(attend_causal, scale=scale, window=window, softcap=softcap)
     if context.documents is not None:
         work = partial(attend_within, context.documents, work)
     if shard:
@@ -206,4 +210,33 @@ def attend_in_context(
         output = torch.cat([work(own, key[:, :, :end], value[:, :, :end]) for own, end in parts], dim=2)
     else:
         output = work(query, key, value)
-    return output.transpose(1, 2).contiguous(), None  # some models take a view of it
+    return output[..., :width].transpose(1, 2).contiguous(), None  # some models take a view of it
+
+
+def _own_window(module: nn.Module) -> int | None:
+    """The window of a layer that leaves it to transformers' mask: as its config states it, for its type of layer."""
+    config = getattr(module, "config", None)
+    if not getattr(config, "use_sliding_window", True):
+        return None
+    types = getattr(config, "layer_types", None)
+    slides = types is None or types[module.layer_idx] == "sliding_attention"
+    return getattr(config, "sliding_window", None) if slides else None
+
+
+def _refuse_chunks(module: nn.Module, keys: int) -> None:
+    """Refuse a layer that sees the chunk of its token alone (Llama 4), where there is more than one."""
+    config = getattr(module, "config", None)
+    types: Any = getattr(config, "layer_types", None) or ()
+    chunk = getattr(config, "attention_chunk_size", None)
+    if chunk and keys > chunk and "chunked_attention" in types and types[module.layer_idx] == "chunked_attention":
+        raise ModelError(
+            f"{type(module).__name__} attends within chunks of {chunk:,} tokens, and {keys:,} are given.",
+            "A long pass knows whole sequences and sliding windows.",
+            f"Give at most {chunk:,} tokens; another model type is not supported yet.",
+        )
+
+
+def _of_one_width(*heads: Tensor) -> tuple[Tensor, ...]:
+    """Queries, keys and values of one width, as kernels want them: zeros change no score and no entry of the output."""
+    widest = max(x.shape[-1] for x in heads)
+    return tuple(x if x.shape[-1] == widest else functional.pad(x, (0, widest - x.shape[-1])) for x in heads)

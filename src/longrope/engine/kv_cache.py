@@ -19,10 +19,15 @@ def decoder_layers(network: Any) -> list[nn.Module]:
     return [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
+def decoder_of(network: Any) -> Any:
+    """The network without its head: its base model, also where its class names another attribute (Llama 4)."""
+    return network.model if network.base_model is network else network.base_model
+
+
 def remembers_keys_alone(network: Any) -> bool:
     """Whether its layers carry nothing from token to token but keys and values: no recurrence, no convolution."""
     kinds = set(getattr(network.config, "layer_types", None) or ())
-    return not network._is_stateful and kinds <= {"full_attention", "sliding_attention"}  # noqa: SLF001
+    return not network._is_stateful and kinds <= {"full_attention", "sliding_attention", "chunked_attention"}  # noqa: SLF001
 
 
 class LayerKeys:

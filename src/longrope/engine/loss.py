@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from longrope.engine import compiling
+from longrope.engine.kv_cache import decoder_of
 from longrope.models import LanguageModel
 
 LOGITS_PER_CHUNK = 2**28  # 1 GiB of float32
@@ -50,8 +51,8 @@ def loss_by_sums(logits: Tensor, targets: Tensor, part: int) -> Tensor:
 
 def logits_of(network: Any, hidden: Tensor) -> Tensor:
     """[B, n, V] logits of hidden states [B, n, H] by the family's own head, soft caps and scales included."""
-    name = network.base_model_prefix
-    decoder = getattr(network, name)
+    decoder = decoder_of(network)
+    name = next(name for name, child in network.named_children() if child is decoder)
     setattr(network, name, _Finished(decoder, hidden))
     try:
         return network(input_ids=None, use_cache=False).logits  # type: ignore[no-any-return]

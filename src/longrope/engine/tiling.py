@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from longrope.engine import compiling
 from longrope.engine.context import Forwards, active_context
-from longrope.engine.kv_cache import KeyValueCache, LayerKeys, decoder_layers
+from longrope.engine.kv_cache import KeyValueCache, LayerKeys, decoder_layers, decoder_of
 from longrope.errors import ModelError
 from longrope.models import LanguageModel
 
@@ -33,7 +33,7 @@ def norms_in_tiles(network: Any, tile: int) -> Forwards:
     names of their classes (``LlamaRMSNorm``, ``LlamaMLP``). A module of another name works on all tokens at once, which
     takes more memory and gives the same numbers.
     """
-    norms = [child for child in network.base_model.children() if "Norm" in type(child).__name__]
+    norms = [child for child in decoder_of(network).children() if "Norm" in type(child).__name__]
     return {norm: partial(_norm_in_tiles, norm.forward, tile) for norm in norms}
 
 
@@ -101,8 +101,16 @@ def _norm_in_tiles(forward: Any, tile: int, hidden: Tensor) -> Tensor:
     return hidden
 
 
-def _mlp_in_tiles(forward: Any, tile: int, hidden: Tensor) -> Tensor:
+def _mlp_in_tiles(forward: Any, tile: int, hidden: Tensor, *others: Any) -> Tensor:
     if hidden.ndim < 3 or hidden.shape[1] <= tile:
-        return forward(hidden)  # type: ignore[no-any-return]
-    work = partial(checkpoint, forward, use_reentrant=False) if torch.is_grad_enabled() else forward
+        return forward(hidden, *others)  # type: ignore[no-any-return]
+    if any(isinstance(x, Tensor) for x in others):
+        raise ModelError(
+            "An MLP of the model takes other tensors beside the hidden states.",
+            "Which of their rows belong to a tile of tokens is not known.",
+            "Give shorter windows; this model type is not supported in tiles.",
+        )
+    work = (lambda part: forward(part, *others)) if others else forward
+    if torch.is_grad_enabled():
+        work = partial(checkpoint, work, use_reentrant=False)
     return torch.cat([work(part) for part in hidden.split(tile, dim=1)], dim=1)
