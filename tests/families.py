@@ -62,6 +62,7 @@ SIZES: dict[str, Any] = {
     "num_heads": 4,
 }
 FULL_ROPE = {"rope_type": "default", "rope_theta": 1e4}
+HALF_ROPE = {**FULL_ROPE, "partial_rotary_factor": 0.5}
 CHANGES: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "bamba": {"attn_layer_indices": [1]},
@@ -107,6 +108,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "zero_expert_num": 2,
     },
     "mellum": {"layer_types": ["full_attention", "sliding_attention"]},
+    "mimo_v2_flash": {"rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), HALF_ROPE)},
     "minimax_m3_vl_text": {"mlp_layer_types": ["dense", "sparse"]},
     "qwen4_exp_text": {
         "indexer_n_heads": 2,

@@ -189,8 +189,8 @@ def test_a_schedule_is_the_arrows_called_one_after_the_other(recipe: Recipe, run
     at = replace(recipe.tune, window_tokens=TUNED_AT)
     tuned = fine_tune(model, first, texts.tune, settings=at, seed=recipe.seed)
     second = find_factors(tuned, texts.search, SEARCHED, tuned_with=first, **given)
-    relative = extrapolate(relative_to(first, second), tuned_spec(tuned.spec, first), TARGET)
-    extrapolated = compose(first, relative)
+    relative = extrapolate(relative_to(first, second, tuned.spec), tuned_spec(tuned.spec, first), TARGET)
+    extrapolated = compose(first, relative, tuned.spec)
     short = search_short_window(tuned, texts.search, SHORT, extrapolated, **given)
     folders = folders_of(run)
     assert [set_of(folder).fingerprint for folder in folders] == [

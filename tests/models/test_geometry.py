@@ -97,8 +97,8 @@ def test_other_architectures_are_refused_by_name_and_reason(family: str) -> None
 def test_unknown_scaling_is_refused() -> None:
     """A scaling that we do not know is named, not dropped."""
     config = pico.make_config("llama")
-    config.rope_parameters["rope_type"] = "proportional"
-    with pytest.raises(ModelError, match="'proportional'"):
+    config.rope_parameters["rope_type"] = "spiral"
+    with pytest.raises(ModelError, match="'spiral'"):
         read_spec(config)
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import families
 import numpy as np
 import pico
 import pytest
@@ -9,7 +10,7 @@ import torch
 from rotary_oracles import ROUNDING, gap, get_logits
 
 from longrope.errors import ModelError
-from longrope.models import LanguageModel, rescaled
+from longrope.models import LanguageModel, load_model, read_tables, rescaled
 from longrope.models.tables import choose_table, modules_of
 from longrope.rope import RescaleFactors
 
@@ -174,3 +175,69 @@ def test_three_rows_of_positions_that_differ_are_refused() -> None:
         rows[1] += 1
         with pytest.raises(ModelError, match="time, height and width"):
             module(torch.zeros(1), rows)
+
+
+GEMMA4_ROPE = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
+}
+
+
+def test_pairs_that_never_turn_stay_still() -> None:
+    """LFM-3's proportional embedding: a quarter of the pairs turns, with exponents of the whole head."""
+    network = families.build_network("lfm3", rope_parameters=GEMMA4_ROPE)
+    model = LanguageModel(network, pico.make_tokenizer(), read_tables(network.config), "lfm3")
+    spec, width = model.spec, model.spec.head_dim
+    assert (spec.num_pairs, model.table.name) == (width // 8, "full_attention")
+    np.testing.assert_allclose(spec.frequencies, 1e6 ** -(2 * np.arange(width // 8) / width), rtol=1e-12)
+    factors = ramp(model, 2, 3, 1.5)
+    with rescaled(model, factors) as module:
+        assert module is not None
+        given = (torch.zeros(1, dtype=torch.float64), torch.tensor([[9]]), "full_attention")
+        cos, sin = (part[0, 0].detach().numpy() for part in module(*given))
+    angles = np.zeros(width // 2)
+    angles[: spec.num_pairs] = 9 * spec.frequencies / factors.lambdas
+    np.testing.assert_allclose(cos, 1.5 * np.cos([*angles, *angles]), atol=1e-6)
+    np.testing.assert_allclose(sin, 1.5 * np.sin([*angles, *angles]), atol=1e-6)
+
+
+def test_gptj_reads_beyond_its_own_table_of_angles() -> None:
+    """Its module holds angles of its window; ones are bit-identical there, and go on beyond it by the same formula."""
+    model = pico.make_model("gptj", rotary_dim=4)
+    assert (model.spec.rotary_dim, model.spec.theta, model.table.layout.parts if model.table.layout else "") == (
+        4,
+        1e4,
+        "sin_cos",
+    )
+    before = get_logits(model.network, TOKENS)
+    with rescaled(model, ramp(model, 1, 1)) as module:
+        assert torch.equal(get_logits(model.network, TOKENS), before)
+        assert module is not None
+        sin, cos = (part[0, 0].numpy() for part in module(torch.zeros(1), torch.tensor([[100]])))
+    np.testing.assert_allclose(sin, np.sin([100, 1]), atol=1e-6)
+    np.testing.assert_allclose(cos, np.cos([100, 1]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "reason"),
+    [
+        ("ministral", {"head_dim": None}, "cannot be built by transformers"),
+        ("recurrent_gemma", {}, "states no max_position_embeddings"),
+    ],
+)
+def test_refusals_say_what_is_wrong(family: str, changes: dict[str, Any], reason: str) -> None:
+    """Not that something else is missing, and never by a bare error of Python."""
+    config = families.make_default(family)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    with pytest.raises(ModelError, match=reason):
+        read_tables(config)
+
+
+def test_a_model_whose_layers_all_slide_is_named_as_one(tmp_path: Any) -> None:
+    """Mistral's first release: factors do not widen what a layer sees."""
+    folder = pico.save_pico(tmp_path, "mistral", sliding_window=32)
+    choices = "; ".join(load_model(folder, device="cpu").choices)
+    assert "every layer with RoPE sees a sliding window alone" in choices
+    whole = pico.save_pico(tmp_path / "whole", "mistral", sliding_window=None)
+    assert "sliding" not in "; ".join(load_model(whole, device="cpu").choices)

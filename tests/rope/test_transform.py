@@ -31,6 +31,8 @@ FACTORS = RescaleFactors((1.0, 1.5, 1.5, 4.0), 4096, SPEC.fingerprint, 4, 1.1, "
 # A model that was tuned
 
 CARRYING = replace(SPEC, native=NativeScaling("llama3", (1.0, 1.5, 2.0, 8.0), 1.1))
+GROWING = replace(SPEC, native=NativeScaling("dynamic", (1.0,) * 4, 1.0, growth=2.0))
+LISTED = replace(SPEC, native=NativeScaling("longrope", (1.0, 1.5, 2.0, 8.0), 1.1, (1.0, 1.0, 1.5, 2.0), 512))
 ratios = st.lists(st.floats(1, 16), min_size=4, max_size=4).map(sorted)
 
 
@@ -78,7 +80,7 @@ def test_pairs_that_never_turned_fully_in_a_tuning_are_slowed_by_the_whole_ratio
     np.testing.assert_allclose(found[turns < 1 - 1e-9], further, rtol=1e-9)
 
 
-@pytest.mark.parametrize("spec", [SPEC, CARRYING], ids=["plain", "carrying"])
+@pytest.mark.parametrize("spec", [SPEC, CARRYING, LISTED, GROWING], ids=["plain", "carrying", "listed", "growing"])
 @settings(deadline=None)
 @given(tuning=ratios, relative=ratios, attention=st.floats(0.5, 2))
 def test_composed_factors_turn_a_model_as_relative_ones_turn_the_tuned_one(
@@ -88,7 +90,7 @@ def test_composed_factors_turn_a_model_as_relative_ones_turn_the_tuned_one(
     tuned_with = tuned(spec, tuning)
     geometry = tuned_spec(spec, tuned_with)
     found = RescaleFactors(tuple(relative), 10**5, geometry.fingerprint, attention_factor=attention, method="found")
-    whole = compose(tuned_with, found)
+    whole = compose(tuned_with, found, spec)
     whole.check_spec(spec)
     for here, there in zip(
         angles_of(spec, whole, range(3, 5000, 7)), angles_of(geometry, found, range(3, 5000, 7)), strict=True
@@ -97,8 +99,9 @@ def test_composed_factors_turn_a_model_as_relative_ones_turn_the_tuned_one(
     plain = replace(whole, lambdas=(1.0,) * 4, start_tokens=0)
     for here, there in zip(angles_of(spec, whole, range(3)), angles_of(spec, plain, range(3)), strict=True):
         torch.testing.assert_close(here, there, rtol=0, atol=0)
-    assert (whole.target_window, whole.method, whole.start_tokens, whole.relaxed) == (10**5, "found", 3, False)
-    assert all(a >= b for a, b in zip(whole.lambdas, tuned_with.lambdas, strict=True))
+    grows = spec is GROWING  # it is slower in the longer window by itself
+    assert (whole.target_window, whole.method, whole.start_tokens, whole.relaxed) == (10**5, "found", 3, grows)
+    assert grows or all(a >= b for a, b in zip(whole.lambdas, tuned_with.lambdas, strict=True))
 
 
 @given(tuning=ratios, further=ratios, flat=st.booleans())
@@ -109,11 +112,11 @@ def test_composing_undoes_what_relative_factors_are(tuning: list[float], further
     total = replace(
         tuned_with, lambdas=tuple(x * y for x, y in zip(tuning, further, strict=True)), attention_factor=1.5
     )
-    relative = relative_to(tuned_with, total)
+    relative = relative_to(tuned_with, total, SPEC)
     assert relative.lambdas == pytest.approx(further)
     assert relative.start_tokens == 0
     assert relative.attention_factor == pytest.approx(1.25)
-    back = compose(tuned_with, relative)
+    back = compose(tuned_with, relative, SPEC)
     assert back.lambdas == pytest.approx(total.lambdas, rel=1e-15)
     assert back.attention_factor == pytest.approx(1.5, rel=1e-15)
     assert replace(back, lambdas=total.lambdas, attention_factor=1.5, relaxed=False) == total
@@ -124,19 +127,19 @@ def test_composed_and_extrapolated_factors_keep_where_they_come_from() -> None:
     tuned_with = tuned(SPEC, method="longrope-gradient", chosen_by="longrope-gradient")
     geometry = tuned_spec(SPEC, tuned_with)
     found = baseline_factors(geometry, "yarn", 8 * SPEC.trained_window).factor_sets[0]
-    second = compose(tuned_with, replace(found, chosen_by="longrope-evolution"))
+    second = compose(tuned_with, replace(found, chosen_by="longrope-evolution"), SPEC)
     wanted = ("longrope-gradient+yarn", "longrope-evolution")
     assert (second.method, second.chosen_by) == wanted
-    further = extrapolate(relative_to(tuned_with, second), geometry, 16 * SPEC.trained_window)
-    for factors in (further, compose(tuned_with, further)):
+    further = extrapolate(relative_to(tuned_with, second, SPEC), geometry, 16 * SPEC.trained_window)
+    for factors in (further, compose(tuned_with, further, SPEC)):
         assert (factors.method, factors.chosen_by) == wanted
-    assert compose(tuned_with, found).chosen_by == "longrope-gradient", "nobody chose the second step"
+    assert compose(tuned_with, found, SPEC).chosen_by == "longrope-gradient", "nobody chose the second step"
 
 
 def test_a_model_that_was_never_tuned_is_its_own_measure() -> None:
     assert tuned_spec(SPEC, None) is SPEC
-    assert compose(None, FACTORS) is FACTORS
-    assert relative_to(None, FACTORS) is FACTORS
+    assert compose(None, FACTORS, SPEC) is FACTORS
+    assert relative_to(None, FACTORS, SPEC) is FACTORS
 
 
 def test_the_geometry_of_a_model_tuned_with_foreign_factors_is_refused() -> None:

@@ -255,7 +255,7 @@ def test_the_gradient_by_relative_factors_is_that_of_central_differences(tmp_pat
     ntk = baseline_factors(tuned_spec(model.spec, first), "ntk", 512).factor_sets[0]
     lambdas = tuple((ntk.array * np.linspace(1.02, 1.1, model.spec.num_pairs)).tolist())
     relative = replace(ntk, lambdas=lambdas, attention_factor=1.05)
-    objective = TunedObjective(WindowObjective.prepare(model, windows[:2], windows[2:], 2, 20), first)
+    objective = TunedObjective(WindowObjective.prepare(model, windows[:2], windows[2:], 2, 20), first, model.spec)
     found = objective.gradient(relative, 1)
 
     def loss(at: np.ndarray) -> float:

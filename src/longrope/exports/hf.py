@@ -91,7 +91,7 @@ def _save(model: LanguageModel, lists: NativeLists, folder: Path) -> None:
         for name, value in changed.items():
             setattr(config, name, value)
         save_model(model, folder)
-    except StrictDataclassError as error:
+    except (StrictDataclassError, RuntimeError) as error:  # Gemma-4 has no one head_dim that longrope is checked by
         raise ExportError(
             f"The config of the model type {config.model_type!r} cannot state these factors: {error}.",
             "Native longrope must be among what the model type can say.",

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
 from longrope.errors import LongRopeError, ModelError, converting_errors
 from longrope.models.layouts import computes, pairing_of, read_layout
@@ -59,8 +59,9 @@ def with_entries(config: Any, changed: dict[str, Any], layer_type: str | None) -
 def _layer_types(config: Any) -> list[str | None]:
     """The layer types that have RoPE parameters of their own; None alone where all layers share them."""
     stated = getattr(config, "rope_parameters", None) or {}
-    types = set(getattr(config, "layer_types", None) or stated)
-    return [name for name, own in stated.items() if isinstance(own, dict) and name in types] or [None]
+    apart = [name for name, own in stated.items() if isinstance(own, dict)]
+    types = set(getattr(config, "layer_types", None) or ())
+    return [name for name in apart if name in types] or apart or [None]
 
 
 def _of_layer_type(config: Any, layer_type: str) -> Any:
@@ -73,10 +74,13 @@ def _of_layer_type(config: Any, layer_type: str) -> Any:
 
 def _read_tables(config: Any) -> tuple[RotaryTable, ...]:
     for layer_type in _layer_types(config):  # before transformers is to build what cannot be
-        read_geometry(config_entries(config, layer_type))
+        stated = config_entries(config, layer_type)
+        try:
+            read_geometry(stated)
+        except KeyError as error:
+            raise refusal(stated, f"states no {error.args[0]} in its config, by which its RoPE is read") from error
     small = _shallow(config)
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(small)
+    skeleton = _build_skeleton(small)
     places = find_places(skeleton)
     if not places:
         raise refusal(config_entries(config), "has no rotary position embedding, or one of its own kind")
@@ -93,6 +97,22 @@ def _read_tables(config: Any) -> tuple[RotaryTable, ...]:
     if len(found) == 1 and small.num_hidden_layers < config.num_hidden_layers:  # few layers stood for all
         found = {key: replace(table, layers=tuple(range(config.num_hidden_layers))) for key, table in found.items()}
     return tuple(replace(table, slides=slides >= set(table.layers)) for table in found.values())
+
+
+def _build_skeleton(config: Any) -> Any:
+    """The network of a config without weights."""
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise refusal(config_entries(config), "has no causal language model class in transformers")
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except Exception as error:
+        reason = f"cannot be built by transformers from this config ({_first_line(error)})"
+        raise refusal(config_entries(config), reason) from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _read_table(place: Place, module: Any, config: Any) -> RotaryTable:

@@ -18,7 +18,7 @@ from longrope.models.geometry import read_tables
 from longrope.models.gguf_file import GgufFile, read_gguf
 from longrope.models.gguf_loading import load_gguf_config, load_gguf_network, load_gguf_tokenizer
 from longrope.models.language_model import LanguageModel
-from longrope.models.parts import describe_part, text_part, without_other_parts
+from longrope.models.parts import NAMES_OF_TEXT, describe_part, text_part, without_other_parts
 from longrope.models.tables import choose_table, describe_choice
 from longrope.models.weights import check_complete, check_finite, check_gguf_complete
 from longrope.rope.hf_config import with_present_names
@@ -83,10 +83,12 @@ def _load_network(source: str | Path, config: Any, dtype: torch.dtype, *, is_par
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report, by name
-            key_mapping={r"^language_model\.": ""} if is_part else None,
+            key_mapping=NAMES_OF_TEXT if is_part else None,
         )
         network, report = loaded
-        report = without_other_parts(report) if is_part else report
+        if is_part:
+            report = without_other_parts(report)
+            vars(network).pop("_weight_conversions", None)  # by which it would be saved under the names of a part
     _refuse_adapter(source, here=hasattr(network, "peft_config"))
     check_complete(source, report)
     if file:

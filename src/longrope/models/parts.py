@@ -3,6 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+NAMES_OF_TEXT = {  # in a model of several parts, and in a causal language model
+    r"^language_model\.lm_head\.": "lm_head.",
+    r"^language_model\.model\.": "model.",
+    r"^model\.language_model\.": "model.",
+    r"^language_model\.": "model.",
+}
 OF_TEXT = (
     "language_model.",
     "model.language_model.",

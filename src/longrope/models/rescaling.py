@@ -59,9 +59,15 @@ def at_length(model: LanguageModel, tokens: int) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for table in model.tables:
-            if table.geometry.by_length and not _is_installed(model, table):
+            if _depends_on_length(model, table, tokens) and not _is_installed(model, table):
                 stack.enter_context(_installed(model, table, unscaled(table.geometry, tokens)))
         yield
+
+
+def _depends_on_length(model: LanguageModel, table: RotaryTable, tokens: int) -> bool:
+    """Whether a module would choose by the positions at hand, or has no angles for all of them (GPT-J's table)."""
+    rows = getattr(next(modules_of(model.network, table))[2], "embed_positions", None)
+    return table.geometry.by_length or (rows is not None and len(rows) < tokens)
 
 
 def _is_installed(model: LanguageModel, table: RotaryTable) -> bool:

@@ -38,7 +38,6 @@ class RescaledRotary(nn.Module):
     ) -> None:
         """Take the place of ``native`` with these factors; with ``learnable`` they become float64 parameters."""
         super().__init__()
-        self.config = getattr(native, "config", None)  # some models ask their rotary module for it
         self._precision = precision
         self._native = (native,)  # in a tuple, so that it is no submodule
         self._spec, self.layer_type = table.geometry, table.layer_type
@@ -50,6 +49,13 @@ class RescaledRotary(nn.Module):
         self.attention_factor = nn.Parameter(
             torch.tensor(factors.attention_factor, dtype=torch.float64), requires_grad=learnable
         )
+
+    def __getattr__(self, name: str) -> Any:
+        """What models ask their rotary module for: its config, or the layer types that it knows."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(vars(self)["_native"][0], name)
 
     @property
     def native(self) -> Any:
@@ -65,7 +71,7 @@ class RescaledRotary(nn.Module):
         Raises:
             ModelError: three rows of positions that differ, which no factors of one row describe.
         """
-        if self._identity or layer_type != self.layer_type:
+        if (self._identity and not self._beyond_native(position_ids)) or layer_type != self.layer_type:
             own = () if layer_type is None else (layer_type,)
             return self.native(x, position_ids, *own)  # type: ignore[no-any-return]
         if position_ids.ndim == 3:
@@ -77,11 +83,17 @@ class RescaledRotary(nn.Module):
         scale = self.attention_factor.to(x.device) * self._spec.attention_factor
         return self._handed_over(angles.cos() * scale, angles.sin() * scale, scale, x.dtype)
 
+    def _beyond_native(self, position_ids: Tensor) -> bool:
+        """Whether the native module keeps its angles in a table that ends before some of these positions."""
+        rows = getattr(self.native, "embed_positions", None)
+        return rows is not None and bool((position_ids >= len(rows)).any())
+
     def _handed_over(
         self, cos: Tensor, sin: Tensor, scale: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor] | Tensor:
         """Cos and sin of every pair [B, N, P] as the native module gives them [B, N, C]."""
-        columns = torch.tensor(self._layout.columns, device=cos.device)
+        last = cos.shape[-1]  # index_select takes no negative ones
+        columns = torch.tensor([last if pair < 0 else pair for pair in self._layout.columns], device=cos.device)
         if min(self._layout.columns) < 0:  # angles that are always 0 stand after those of the pairs
             cos = torch.cat((cos, scale.to(cos).expand(*cos.shape[:-1], 1)), dim=-1)
             sin = torch.cat((sin, torch.zeros_like(sin[..., :1])), dim=-1)

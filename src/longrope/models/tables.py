@@ -108,7 +108,7 @@ def describe_choice(tables: tuple[RotaryTable, ...], table: RotaryTable) -> tupl
     several = (f"rotary table {describe_table(table)}",) if len(tables) > 1 else ()
     if not table.slides:
         return several
-    return (*several, "every layer with RoPE sees a sliding window alone: longer texts reach it only by steps of it")
+    return (*several, "every layer with RoPE sees a sliding window alone, which factors do not widen")
 
 
 def describe_table(table: RotaryTable) -> str:

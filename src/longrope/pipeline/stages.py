@@ -198,8 +198,8 @@ def _find_factors(session: Session, stage: Stage, progress: Progress) -> Rescale
     tuned_with, longest = progress.tuned_with, progress.longest
     if tuned_with and longest.target_window <= tuned_with.target_window:
         tuned_with = None  # nothing was found beyond the tuning, so the rule goes on from the first factors
-    longer = extrapolate(relative_to(tuned_with, longest), tuned_spec(model.spec, tuned_with), window)
-    return compose(tuned_with, longer)
+    longer = extrapolate(relative_to(tuned_with, longest, model.spec), tuned_spec(model.spec, tuned_with), window)
+    return compose(tuned_with, longer, model.spec)
 
 
 def _tune(session: Session, task: Task, progress: Progress) -> Progress:

@@ -16,7 +16,7 @@ from longrope.rope.scaling import (
     yarn_attention_factor,
     yarn_lambdas,
 )
-from longrope.rope.transform import compose, extrapolate, relative_to, tuned_spec
+from longrope.rope.transform import at_window, compose, extrapolate, relative_to, tuned_spec
 
 __all__ = [
     "FactorLists",
@@ -28,6 +28,7 @@ __all__ = [
     "RopeSpec",
     "RotaryTable",
     "as_table",
+    "at_window",
     "baseline_factors",
     "compose",
     "critical_lambdas",

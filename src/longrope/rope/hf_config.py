@@ -29,6 +29,7 @@ Config = Mapping[str, Any]
 ENTRIES = (  # what is read of a config object; one that an object lacks is left out of the dict
     *("model_type", "rope_parameters", "head_dim", "hidden_size", "num_attention_heads", "partial_rotary_factor"),
     *("max_position_embeddings", "original_max_position_embeddings", "qk_rope_head_dim"),
+    "rotary_dim",
 )
 ATTENTION_KEYS = ("attention_factor", "short_mscale", "long_mscale")  # transformers reads the first, vLLM the others
 SCALING_KEYS = (  # of the scalings that longrope takes the place of; whatever else a config states beside them is kept
@@ -39,6 +40,8 @@ SCALING_KEYS = (  # of the scalings that longrope takes the place of; whatever e
 TEMPERATURE = "llama_4_scaling_beta"  # queries grow by the position as a multiple of the window before the scaling
 LEGACY_SHARES = ("partial_rotary_factor", "rotary_pct")
 LEGACY_BASES = ("rope_theta", "rotary_emb_base")
+FIXED_BASE = 10_000.0  # of GPT-J and CodeGen, which state the rotated width and no base
+UNTURNED = 1e30  # slows a pair so much that it never turns: a proportional embedding's pairs with frequency 0
 
 
 def read_geometry(config: Config) -> RopeSpec:
@@ -52,11 +55,12 @@ def read_geometry(config: Config) -> RopeSpec:
     parameters = _stated_parameters(config)
     head_dim = read_head_dim(config)
     partial = parameters.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    rotary_dim, theta = parameters.get("rotary_dim") or int(head_dim * partial), float(parameters["rope_theta"])
+    if parameters["rope_type"] == "proportional":  # its exponents are shares of the whole head, not of what turns
+        rotary_dim = 2 * int(partial * head_dim // 2)
+        theta = theta ** (rotary_dim / head_dim)
     plain = RopeSpec(
-        head_dim=head_dim,
-        rotary_dim=int(head_dim * partial),
-        theta=float(parameters["rope_theta"]),
-        trained_window=_trained_window(config, parameters),
+        head_dim=head_dim, rotary_dim=rotary_dim, theta=theta, trained_window=_trained_window(config, parameters)
     )
     return replace(plain, native=_native_scaling(config, parameters, plain))
 
@@ -87,7 +91,13 @@ def write_longrope(config: Config, spec: RopeSpec, lists: FactorLists) -> dict[s
         spec: the model's geometry.
         lists: relative to plain RoPE.
     """
-    own = config["rope_parameters"]
+    own = config.get("rope_parameters")
+    if own is None:
+        raise ExportError(
+            f"The model type {config.get('model_type')!r} states no RoPE parameters in its config.",
+            "Its own code fixes them, so a config cannot state factors.",
+            "Run it with `longrope.rescaled` instead.",
+        )
     native = {
         **{key: value for key, value in own.items() if key not in SCALING_KEYS},
         "rope_type": "longrope",
@@ -98,6 +108,10 @@ def write_longrope(config: Config, spec: RopeSpec, lists: FactorLists) -> dict[s
         "long_factor": list(lists.long),
         "original_max_position_embeddings": lists.switch_tokens,
     }
+    if own.get("rope_type") == "proportional":
+        native.pop("partial_rotary_factor", None)
+        still = [UNTURNED] * (spec.head_dim // 2 - spec.num_pairs)
+        native |= {"short_factor": [*lists.short, *still], "long_factor": [*lists.long, *still]}
     if config.get("qk_rope_head_dim") and own.get("mscale_all_dim"):  # by these two its attention scales its logits
         native |= {"mscale_all_dim": own["mscale_all_dim"], "factor": own["factor"]}
     if own.get(TEMPERATURE):
@@ -124,6 +138,8 @@ def _own_switch(config: Config, lists: FactorLists) -> int:
 def from_legacy(config: Config) -> dict[str, Any] | None:
     """The ``rope_parameters`` of a config of the years before them, None if it states no base of the frequencies."""
     base = next((config[name] for name in LEGACY_BASES if config.get(name) is not None), None)
+    if base is None and config.get("rotary_dim") and "rope_parameters" not in config:
+        return {"rope_type": "default", "rope_theta": FIXED_BASE, "rotary_dim": config["rotary_dim"]}
     if base is None:
         return None
     scaling = dict(config.get("rope_scaling") or {})
@@ -188,13 +204,13 @@ def _trained_window(config: Config, parameters: Config) -> int:
 def _native_scaling(config: Config, parameters: Config, plain: RopeSpec) -> NativeScaling | None:
     """The scaling in the config, None for plain RoPE."""
     kind, original = parameters["rope_type"], read_switch(config)
-    if kind == "default":
+    if kind == "default" or (kind == "proportional" and parameters.get("factor", 1.0) == 1):
         return None
     if kind == "dynamic":
         return _dynamic(parameters, plain)
     ratio = parameters.get("factor") or config["max_position_embeddings"] / original
     attention = 1.0
-    if kind == "linear":
+    if kind in ("linear", "proportional"):
         lambdas = pi_lambdas(plain.num_pairs, parameters["factor"])
     elif kind == "longrope":
         lambdas = _long_factors(config, parameters, plain)

@@ -22,32 +22,43 @@ def tuned_spec(spec: RopeSpec, tuned_with: RescaleFactors | None) -> RopeSpec:
     return replace(spec, trained_window=tuned_with.target_window, native=native)
 
 
-def compose(tuned_with: RescaleFactors | None, relative: RescaleFactors) -> RescaleFactors:
+def at_window(spec: RopeSpec, factors: RescaleFactors, window_tokens: int) -> tuple[float, ...]:
+    """The lambdas that turn as these factors do, relative to what the model itself does at another window."""
+    own, others = (spec.lambdas_at(tokens) for tokens in (factors.target_window, window_tokens))
+    if (own == others).all():
+        return factors.lambdas
+    return tuple((factors.array * own / others).tolist())
+
+
+def compose(tuned_with: RescaleFactors | None, relative: RescaleFactors, spec: RopeSpec) -> RescaleFactors:
     """Factors relative to a tuned model as factors of the model itself; its start tokens stay those of the tuning.
 
-    They name the methods of both, and the search that chose the relative ones.
+    They name the methods of both, and the search that chose the relative ones. ``spec`` is that of the model before it
+    was tuned.
     """
     if tuned_with is None:
         return relative
+    before = at_window(spec, tuned_with, relative.target_window)
     return replace(
         relative,
-        lambdas=tuple(a * b for a, b in zip(tuned_with.lambdas, relative.lambdas, strict=True)),
+        lambdas=tuple(a * b for a, b in zip(before, relative.lambdas, strict=True)),
         attention_factor=tuned_with.attention_factor * relative.attention_factor,
         start_tokens=tuned_with.start_tokens,
         spec_fingerprint=tuned_with.spec_fingerprint,
-        relaxed=tuned_with.relaxed or relative.relaxed,
+        relaxed=tuned_with.relaxed or relative.relaxed or before != tuned_with.lambdas,
         method=join_methods(tuned_with.method, relative.method),
         chosen_by=relative.chosen_by or tuned_with.chosen_by,
     )
 
 
-def relative_to(tuned_with: RescaleFactors | None, factors: RescaleFactors) -> RescaleFactors:
+def relative_to(tuned_with: RescaleFactors | None, factors: RescaleFactors, spec: RopeSpec) -> RescaleFactors:
     """Factors of a model as factors relative to those that it was tuned with: what ``compose`` undoes."""
     if tuned_with is None:
         return factors
+    before = at_window(spec, tuned_with, factors.target_window)
     return replace(
         factors,
-        lambdas=tuple(b / a for a, b in zip(tuned_with.lambdas, factors.lambdas, strict=True)),
+        lambdas=tuple(b / a for a, b in zip(before, factors.lambdas, strict=True)),
         attention_factor=factors.attention_factor / tuned_with.attention_factor,
         start_tokens=0,
         relaxed=True,  # quotients may fall below 1 by rounding

@@ -80,7 +80,7 @@ def find_factors(
     ratio = extension_ratio(spec, target_tokens)
     evolution = settings.evolution.filled(target_tokens)
     windows, sketched = _make_objective(model, text, target_tokens, settings, seed)
-    objective = TunedObjective(windows, tuned_with) if tuned_with else windows
+    objective = TunedObjective(windows, tuned_with, model.spec) if tuned_with else windows
     name = f"{model.name}, relative to {tuned_with.fingerprint}" if tuned_with else model.name
     log = TrialLog(run.trials if run else None, method, name, windows.fingerprint, on_trial)
     most = 0 if tuned_with else target_tokens - 1  # a tuned model keeps the start tokens that it was tuned with
@@ -90,7 +90,7 @@ def find_factors(
         found = evolve(objective, space, starts, evolution, attention_factor=attention, seed=seed, log=log)
     else:
         found = descend(objective, spec, starts, settings.gradient, max_start_tokens=most, log=log)
-    found = replace(compose(tuned_with, found), searched=sketched)
+    found = replace(compose(tuned_with, found, model.spec), searched=sketched)
     if run:
         run.write_factors(found, method)
     return found

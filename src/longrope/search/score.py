@@ -16,7 +16,7 @@ from longrope.data import Tokens, TokenText, fingerprint, plant_needles
 from longrope.engine.passes import token_losses, weighted_loss_with_graph
 from longrope.errors import ModelError, RunError
 from longrope.models import LanguageModel, rescaled
-from longrope.rope import RescaleFactors, compose
+from longrope.rope import RescaleFactors, RopeSpec, at_window, compose
 from longrope.runs.records import Trial, append_record, read_records
 
 Weights = NDArray[np.float64]
@@ -152,23 +152,26 @@ class TunedObjective:
     Attributes:
         objective: takes factors of the model itself.
         tuned_with: what the relative ones are multiplied by.
+        spec: of the model before it was tuned.
     """
 
     objective: Objective
     tuned_with: RescaleFactors
+    spec: RopeSpec
 
     def search_loss(self, factors: RescaleFactors) -> Evaluation:
         """The loss on the search windows."""
-        return self.objective.search_loss(compose(self.tuned_with, factors))
+        return self.objective.search_loss(compose(self.tuned_with, factors, self.spec))
 
     def validation_loss(self, factors: RescaleFactors) -> Evaluation:
         """The loss on windows held out from the search."""
-        return self.objective.validation_loss(compose(self.tuned_with, factors))
+        return self.objective.validation_loss(compose(self.tuned_with, factors, self.spec))
 
     def gradient(self, factors: RescaleFactors, step: int) -> Evaluation:
         """The loss on the search window of this step, with its gradient by the relative factors."""
-        found = self.objective.gradient(compose(self.tuned_with, factors), step)
-        by_lambda = [slope * x for slope, x in zip(found.gradient, self.tuned_with.lambdas, strict=False)]
+        found = self.objective.gradient(compose(self.tuned_with, factors, self.spec), step)
+        before = at_window(self.spec, self.tuned_with, factors.target_window)
+        by_lambda = [slope * x for slope, x in zip(found.gradient, before, strict=False)]
         return replace(found, gradient=(*by_lambda, found.gradient[-1]))
 
 
