@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from longrope.models.geometry import config_entries
+from longrope.models.gguf_checks import check_gguf_keys
 from longrope.models.gguf_file import GgufFile, check_types
 from longrope.rope import gguf_metadata
 from longrope.rope.hf_config import read_head_dim
@@ -26,7 +27,7 @@ def load_gguf_config(file: GgufFile) -> Any:
     """The config that a file stands for, with the scaling that it declares (transformers drops most of it).
 
     Raises:
-        ModelError: a scaling that we do not know, or tensors of a type that cannot be dequantized.
+        ModelError: keys of attention or positions that we do not know, or tensors that cannot be dequantized.
     """
     check_types(file)
     if file.architecture in _quick_architectures("GGUF_CONFIG_ARCHS"):
@@ -35,6 +36,8 @@ def load_gguf_config(file: GgufFile) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             file.write_header(Path(folder) / file.path.name)
             config = AutoConfig.from_pretrained(folder, gguf_file=file.path.name)
+    if file.architecture not in _quick_architectures("GGUF_CONFIG_ARCHS"):  # those are read key by key
+        check_gguf_keys(file, config)
     if hasattr(config, "rope_parameters"):
         config.rope_parameters = _with_stated_rope(file, config)
     return config

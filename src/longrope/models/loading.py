@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from longrope.errors import ModelError, converting_errors
 from longrope.models.checks import check_moves_logits
+from longrope.models.config_checks import check_config
 from longrope.models.devices import choose_device, choose_dtype
 from longrope.models.geometry import read_tables
 from longrope.models.gguf_file import GgufFile, read_gguf
@@ -20,6 +21,7 @@ from longrope.models.gguf_loading import load_gguf_config, load_gguf_network, lo
 from longrope.models.language_model import LanguageModel
 from longrope.models.parts import NAMES_OF_TEXT, describe_part, text_part, without_other_parts
 from longrope.models.tables import choose_table, describe_choice
+from longrope.models.vocabulary import fit_tokenizer
 from longrope.models.weights import check_complete, check_finite, check_gguf_complete
 from longrope.rope.hf_config import with_present_names
 
@@ -59,11 +61,12 @@ def load_model(
     table = choose_table(tables, rope_table)
     with _loading(source):
         network = _load_network(source, config, number_format, is_part=config is not whole).to(place)
-    tokenizer = _load_tokenizer(source, config)
+    tokenizer = _load_tokenizer(source, whole)
     check_finite(source, network)
+    tokenizer, left_out = fit_tokenizer(source, tokenizer, network.get_input_embeddings().weight.shape[0])
     choices = (
         *(f"device {place} ({place_reason})", f"{number_format} ({format_reason})"),
-        *(*describe_part(config, whole), *describe_choice(tables, table)),
+        *(*describe_part(config, whole), *describe_choice(tables, table), *left_out),
     )
     model = LanguageModel(network, tokenizer, tables, str(source), choices, compiled, rope_table)
     check_moves_logits(model)
@@ -117,24 +120,23 @@ def _load_whole_config(source: str | Path) -> Any:
     with _loading(source):
         if file := _gguf(source):
             return load_gguf_config(file)
-        if renamed := _renamed_config(source):
-            return renamed
-        return AutoConfig.from_pretrained(_locate(source), trust_remote_code=False)
-
-
-def _renamed_config(source: str | Path) -> Any:
-    """The config of a folder whose scaling has a name that transformers no longer reads, None for all others."""
-    stated, _ = PreTrainedConfig.get_config_dict(_locate(source))
-    renamed = with_present_names(stated)
-    return AutoConfig.for_model(**renamed) if renamed else None
+        location = _locate(source)
+        stated, _ = PreTrainedConfig.get_config_dict(location)
+        renamed = with_present_names(stated)  # of a scaling by a name that transformers no longer reads
+        config = (
+            AutoConfig.for_model(**renamed)
+            if renamed
+            else AutoConfig.from_pretrained(location, trust_remote_code=False)
+        )
+        check_config(source, stated, text_part(config))
+        return config
 
 
 def _load_tokenizer(source: str | Path, config: Any) -> Any:
     with _loading(source, "tokenizer of"):
         if file := _gguf(source):
             return load_gguf_tokenizer(file, config)
-        renamed = _renamed_config(source)  # else the config is read again for the class of the tokenizer
-        return AutoTokenizer.from_pretrained(_locate(source), config=renamed, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(_locate(source), config=config, trust_remote_code=False)
 
 
 def silence_loading() -> None:

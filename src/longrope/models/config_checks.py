@@ -1,0 +1,124 @@
+"""Keys of a config that change attention or positions are understood by transformers' code for the model, or refused.
+
+transformers keeps keys that it does not know as attributes, and computes as if they were not there.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from longrope.errors import ModelError
+
+CONCERNS = re.compile(
+    "rope|rotary|alibi|sliding|window|position|yarn|ntk|logn|attn|attention|mscale|softcap|temperature|sinks?$"
+)
+HOW_IT_RUNS = re.compile(
+    "implementation|flash|sdpa|dropout|pdrop|output_attention|memory_efficient|fp32|upcast|precision"
+)
+NEUTRAL: tuple[Any, ...] = (None, False, 0, "", [], {}, "rope", "rotary")
+SHARED_KEYS = {"rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "rope_local_base_freq"}
+SHARED_KEYS |= {"max_position_embeddings", "original_max_position_embeddings"}  # transformers reads them of any model
+RESTATED = dict.fromkeys(("rope_pct", "rotary_pct"), "partial_rotary_factor")  # in configs that state both
+
+SCALING_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"}
+SCALING_KEYS |= {"finetuned", "mrope_section", "mrope_interleaved"}  # a note; and axes, which are equal for text
+KEYS_BY_TYPE: dict[str, set[str]] = {
+    "default": set(),
+    "linear": {"factor"},
+    "dynamic": {"factor"},
+    "yarn": {"factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"},
+    "llama3": {"factor", "low_freq_factor", "high_freq_factor"},
+    "longrope": {"factor", "short_factor", "long_factor", "attention_factor", "short_mscale", "long_mscale"},
+}
+KEYS_BY_TYPE["su"] = KEYS_BY_TYPE["longrope"]
+OF_ANY_TYPE = set().union(*KEYS_BY_TYPE.values())
+
+
+def check_config(source: str | Path, stated: Mapping[str, Any], config: Any) -> None:
+    """Raise ModelError for keys that change attention or positions and that transformers does not read for this model.
+
+    Heads that do not divide what they must divide are refused, too.
+
+    Args:
+        source: the model, for the error.
+        stated: the content of its config.json.
+        config: what transformers made of it, or of its text part.
+    """
+    _check_sizes(source, config)
+    parts = [stated, *(value for key, value in stated.items() if key == "text_config" and isinstance(value, dict))]
+    unread = [f"{key} = {value!r}" for part in parts for key, value in _unread_keys(part, config)]
+    if unread:
+        raise ModelError(
+            f"The config of {str(source)!r} states {', '.join(unread)}.",
+            f"transformers does not read this for a {config.model_type!r} model, and would compute other attention.",
+            "Remove it from config.json if the model was trained without it; otherwise the model cannot be loaded.",
+        )
+
+
+def _check_sizes(source: str | Path, config: Any) -> None:
+    """Raise ModelError for heads that do not divide the width, or key/value heads that do not divide the heads."""
+    names = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    sizes = config.to_dict()  # not its attributes, which may differ by layer
+    width, heads, groups, head_dim = (sizes.get(name) for name in names)
+    found = ""
+    if not sizes.get("rope_parameters"):
+        return  # it is refused for that
+    if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % heads and not head_dim:
+        found = f"hidden_size = {width} is not divisible into num_attention_heads = {heads}"
+    elif isinstance(heads, int) and isinstance(groups, int) and groups > 0 and heads % groups:
+        found = f"num_attention_heads = {heads} is not divisible by num_key_value_heads = {groups}"
+    if found:
+        raise ModelError(
+            f"The config of {str(source)!r}: {found}.",
+            "Every head has the same width, and every key/value head serves the same number of heads.",
+            "Correct config.json, or download it again.",
+        )
+
+
+def _unread_keys(stated: Mapping[str, Any], config: Any) -> Iterator[tuple[str, Any]]:
+    """Keys that remained attributes without a meaning, and those of a scaling that its kind does not have."""
+    code = _code_of(config)
+    known = _declared(config) | SHARED_KEYS
+    for key, value in stated.items():
+        concerns = CONCERNS.search(key.lower()) and not HOW_IT_RUNS.search(key.lower())
+        if not concerns or key in known or not hasattr(config, key) or value in NEUTRAL or _is_named(key, code):
+            continue
+        if key not in RESTATED or value != (stated.get(RESTATED[key]) or value + 1):
+            yield key, value
+    for scaling in _scalings(stated.get("rope_parameters") or stated.get("rope_scaling")):
+        kind = scaling.get("rope_type") or scaling.get("type") or "default"
+        for key, value in scaling.items() if kind in KEYS_BY_TYPE else ():
+            neutral = value in (None, False) or (value == 1 and "factor" in key)
+            of_the_model = key not in OF_ANY_TYPE and _is_named(key, code)
+            if key not in SCALING_KEYS | KEYS_BY_TYPE[kind] and not neutral and not of_the_model:
+                yield f"{key} in the {kind} scaling", value
+
+
+def _scalings(stated: Any) -> list[dict[str, Any]]:
+    """One for the model, or one for each layer type."""
+    if not isinstance(stated, dict):
+        return []
+    nested = [value for value in stated.values() if isinstance(value, dict)]
+    return nested or [stated]
+
+
+def _declared(config: Any) -> set[str]:
+    """The keys that a config class has by its declaration."""
+    kind = type(config)
+    names = set(getattr(kind, "__dataclass_fields__", ())) | set(inspect.signature(kind.__init__).parameters)
+    return names | set(kind.attribute_map)
+
+
+def _code_of(config: Any) -> str:
+    """The source of the modules that define the config and the network of a model type."""
+    kinds = [type(config), MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)]
+    modules = [inspect.getmodule(kind) for kind in kinds if kind is not None]
+    return "\n".join(inspect.getsource(module) for module in modules if module is not None)
+
+
+def _is_named(key: str, code: str) -> bool:
+    return re.search(rf"\b{re.escape(key)}\b", code) is not None
