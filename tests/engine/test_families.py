@@ -43,6 +43,7 @@ def plain_losses(network: Any, tokens: Tensor) -> Tensor:
         ("qwen2_moe", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
         ("gemma3_text", {"sliding_window": 8}),
         ("llama4_text", {}),
+        ("moshi", {"sliding_window": 8}),  # its config has a window that its mask does not have
     ],
 )
 def test_losses_are_transformers_own(family: str, changes: dict[str, Any]) -> None:
@@ -61,6 +62,12 @@ def test_more_than_one_chunk_is_refused() -> None:
     assert "chunked_attention" in model.network.config.layer_types
     with pytest.raises(ModelError, match="within chunks of 16 tokens, and 48 are given"):
         token_losses(model, TOKENS)
+
+
+def test_a_family_that_reads_its_mask_is_refused() -> None:
+    """DeepSeek-V3.2 chooses the tokens that it attends to by a mask of its own."""
+    with pytest.raises(ModelError, match="'deepseek_v32' fails in a long pass: TypeError"):
+        token_losses(make_model("deepseek_v32"), TOKENS)
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])

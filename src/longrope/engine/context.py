@@ -7,6 +7,7 @@ Shape legend: B = batch, N = tokens of a window, n = those of one process, H = h
 heads, Sk = keys, D = head dimension.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from transformers import AttentionInterface
 from longrope.distributed import Shard
 from longrope.engine.attention import Documents, attend_causal, attend_within
 from longrope.engine.kv_cache import LayerKeys, decoder_of
-from longrope.errors import ModelError
+from longrope.errors import ModelError, describe_error
 
 ATTENTION = "longrope"  # transformers makes no mask for a name that it does not know
 Forwards = dict[Any, Callable[..., Any]]  # what modules are to call in the place of their own forwards
@@ -105,9 +106,20 @@ def active_context() -> ForwardContext:
 
 
 def run_decoder(context: ForwardContext, given: dict[str, Tensor]) -> Tensor:
-    """[B, n, H] states of the decoder, by our attention (raises ModelError if the decoder does not call it)."""
-    with context.active():
-        hidden = decoder_of(context.network)(**given, use_cache=False).last_hidden_state
+    """[B, n, H] states of the decoder, by our attention.
+
+    Raises:
+        ModelError: the decoder does not call our attention, or does with its mask what cannot be done without one.
+    """
+    try:
+        with context.active():
+            hidden = decoder_of(context.network)(**given, use_cache=False).last_hidden_state
+    except (AttributeError, TypeError) as error:  # of the family's own code, which was not given a mask
+        raise ModelError(
+            f"The model type {context.network.config.model_type!r} fails in a long pass: {describe_error(error)}.",
+            "A long pass gives layers no mask of all positions by all positions; this type's own code may read one.",
+            "Use another model type; LONGROPE_DEBUG=1 shows the traceback.",
+        ) from error
     if not context.attention_calls:
         raise _not_called(context.network)
     return hidden  # type: ignore[no-any-return]
@@ -214,9 +226,13 @@ def attend_in_context(
 
 
 def _own_window(module: nn.Module) -> int | None:
-    """The window of a layer that leaves it to transformers' mask: as its config states it, for its type of layer."""
+    """The window of a layer that leaves it to transformers' mask: as its config states it, for its type of layer.
+
+    Which model types make such a mask stands in no config; it stands in the module of their layers.
+    """
     config = getattr(module, "config", None)
-    if not getattr(config, "use_sliding_window", True):
+    masked = hasattr(sys.modules[type(module).__module__], "create_sliding_window_causal_mask")
+    if not masked or not getattr(config, "use_sliding_window", True):
         return None
     types = getattr(config, "layer_types", None)
     slides = types is None or types[module.layer_idx] == "sliding_attention"
