@@ -153,9 +153,9 @@ def _unknown_keys(stated: Mapping[str, Any]) -> set[str]:
 
 def _refusal(stated: Mapping[str, Any], tensors: Mapping[str, Any], source: str) -> ModelError:
     keys = {key: stated[key] for key in sorted(stated) if key.startswith(SCALING) or key == OLD_FACTOR}
-    carried = [*(f"{key} = {value}" for key, value in keys.items()), *sorted(tensors)]
+    stated_scaling = [*(f"{key} = {value}" for key, value in keys.items()), *sorted(tensors)]
     return ModelError(
-        f"{source} carries a RoPE scaling that cannot be read: {', '.join(carried)}.",
+        f"{source} carries a RoPE scaling that cannot be read: {', '.join(stated_scaling)}.",
         "Of GGUF files linear scaling, yarn with its betas, both factor tensors, and rope_freqs are read, each alone.",
         "Load the model's original safetensors folder instead.",
     )
