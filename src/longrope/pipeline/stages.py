@@ -16,7 +16,7 @@ from longrope.lengths import format_tokens
 from longrope.models import LanguageModel, load_config, read_spec
 from longrope.pipeline.session import Session
 from longrope.recipe import Recipe, Stage, TuneRecipe
-from longrope.rope import FactorTable, RescaleFactors, compose, extrapolate, relative_to, tuned_spec
+from longrope.rope import FactorTable, RescaleFactors, compose, counted_from, extrapolate, relative_to, tuned_spec
 from longrope.runs.run_dir import RunDir, is_finished
 from longrope.search import check_search, check_short_search, find_factors, search_short_window
 from longrope.tuning import check_training, fine_tune
@@ -198,8 +198,9 @@ def _find_factors(session: Session, stage: Stage, progress: Progress) -> Rescale
     tuned_with, longest = progress.tuned_with, progress.longest
     if tuned_with and longest.target_window <= tuned_with.target_window:
         tuned_with = None  # nothing was found beyond the tuning, so the rule goes on from the first factors
-    longer = extrapolate(relative_to(tuned_with, longest, model.spec), tuned_spec(model.spec, tuned_with), window)
-    return compose(tuned_with, longer, model.spec)
+    base = counted_from(model.spec, tuned_with)
+    longer = extrapolate(relative_to(base, longest, model.spec), tuned_spec(model.spec, tuned_with), window)
+    return compose(base, longer, model.spec)
 
 
 def _tune(session: Session, task: Task, progress: Progress) -> Progress:

@@ -16,7 +16,7 @@ from longrope.rope.scaling import (
     yarn_attention_factor,
     yarn_lambdas,
 )
-from longrope.rope.transform import at_window, compose, extrapolate, relative_to, tuned_spec
+from longrope.rope.transform import at_window, compose, counted_from, extrapolate, relative_to, tuned_spec
 
 __all__ = [
     "FactorLists",
@@ -31,6 +31,7 @@ __all__ = [
     "at_window",
     "baseline_factors",
     "compose",
+    "counted_from",
     "critical_lambdas",
     "dump_factors",
     "dynamic_ntk_lambdas",

@@ -5,21 +5,30 @@ from dataclasses import replace
 
 from longrope.errors import FactorsError
 from longrope.labels import join_methods
-from longrope.rope.factors import RescaleFactors
+from longrope.rope.factors import RescaleFactors, unscaled
 from longrope.rope.geometry import NativeScaling, RopeSpec, extension_ratio
 
 
 def tuned_spec(spec: RopeSpec, tuned_with: RescaleFactors | None) -> RopeSpec:
     """The geometry of a model tuned with some factors: they count as its own, and their window as trained.
 
-    A second search is relative to it, and every closed form, bound and critical pair with it.
+    A second search is relative to it, and every closed form, bound and critical pair with it. It is the same at every
+    length: where the model's own scaling grows, that of the window it was trained with.
     """
     if tuned_with is None:
-        return spec
+        return replace(spec, native=None) if spec.native and spec.native.growth else spec
     tuned_with.check_spec(spec)
     lambdas = tuple((spec.lambdas_at(tuned_with.target_window) * tuned_with.lambdas).tolist())
     native = NativeScaling("longrope", lambdas, spec.attention_factor * tuned_with.attention_factor)
     return replace(spec, trained_window=tuned_with.target_window, native=native)
+
+
+def counted_from(spec: RopeSpec, tuned_with: RescaleFactors | None) -> RescaleFactors | None:
+    """What factors relative to ``tuned_spec`` are to be composed with: those of the tuning, None for nothing.
+
+    A model whose own scaling grows with the length counts as tuned with what it does in its trained window.
+    """
+    return unscaled(spec) if tuned_with is None and spec.native and spec.native.growth else tuned_with
 
 
 def at_window(spec: RopeSpec, factors: RescaleFactors, window_tokens: int) -> tuple[float, ...]:

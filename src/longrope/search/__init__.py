@@ -15,6 +15,7 @@ from longrope.rope import (
     RescaleFactors,
     baseline_factors,
     compose,
+    counted_from,
     extension_ratio,
     su_attention_factor,
     tuned_spec,
@@ -80,17 +81,18 @@ def find_factors(
     ratio = extension_ratio(spec, target_tokens)
     evolution = settings.evolution.filled(target_tokens)
     windows, sketched = _make_objective(model, text, target_tokens, settings, seed)
-    objective = TunedObjective(windows, tuned_with, model.spec) if tuned_with else windows
-    name = f"{model.name}, relative to {tuned_with.fingerprint}" if tuned_with else model.name
+    base = counted_from(model.spec, tuned_with)
+    objective = TunedObjective(windows, base, model.spec) if base else windows
+    name = f"{model.name}, relative to {base.fingerprint}" if base else model.name
     log = TrialLog(run.trials if run else None, method, name, windows.fingerprint, on_trial)
-    most = 0 if tuned_with else target_tokens - 1  # a tuned model keeps the start tokens that it was tuned with
+    most = 0 if base else target_tokens - 1  # composed factors keep the start tokens of those before
     if settings.method == "evolution":
         space = FactorSpace(spec.num_pairs, ratio, max_start_tokens=most)
         attention = su_attention_factor(ratio, spec.trained_window)
         found = evolve(objective, space, starts, evolution, attention_factor=attention, seed=seed, log=log)
     else:
         found = descend(objective, spec, starts, settings.gradient, max_start_tokens=most, log=log)
-    found = replace(compose(tuned_with, found, model.spec), searched=sketched)
+    found = replace(compose(base, found, model.spec), searched=sketched)
     if run:
         run.write_factors(found, method)
     return found

@@ -20,15 +20,18 @@ from longrope.rope import (
     RescaleFactors,
     RopeSpec,
     baseline_factors,
+    compose,
+    counted_from,
     extension_ratio,
     rebased_lambdas,
     su_attention_factor,
+    tuned_spec,
 )
 from longrope.runs.records import Trial
 from longrope.runs.run_dir import RunDir
 from longrope.search.checks import check_search
 from longrope.search.cost import count_passes
-from longrope.search.score import Objective, TrialLog, WindowObjective, cut_windows
+from longrope.search.score import Objective, TrialLog, TunedObjective, WindowObjective, cut_windows
 
 METHOD = "ntk-scan"
 EXPONENTS = (0.5, 1.0, 1.25, 1.75, 2.0, 2.5, 3.0)  # and those of the two formulas
@@ -140,7 +143,7 @@ def scan_base(
         TextsError: the text is too short, or the window for its needles.
         ModelError: neither of the two formulas has a finite loss.
     """
-    settings, spec = settings or SearchRecipe(), model.spec
+    settings, spec = settings or SearchRecipe(), tuned_spec(model.spec, None)
     check_search(model, text, target_tokens, trained_window=spec.trained_window, settings=settings)
     budget = passes or count_passes(replace(settings, method="gradient"), target_tokens)
     scan = Scan.begin(spec, target_tokens)
@@ -150,9 +153,12 @@ def scan_base(
     objective = WindowObjective.prepare(
         model, searched, held_out, windows, settings.tail_tokens, settings.needle_weight, seed
     )
-    log = TrialLog(run.trials if run else None, METHOD, model.name, objective.fingerprint, on_trial)
-    found = scan.search(objective, log, budget, windows, len(held_out))
-    factors = replace(found.factors, searched=sketch(np.concatenate([searched, held_out])))
+    base = counted_from(model.spec, None)
+    name = f"{model.name}, relative to {base.fingerprint}" if base else model.name
+    log = TrialLog(run.trials if run else None, METHOD, name, objective.fingerprint, on_trial)
+    scored = TunedObjective(objective, base, model.spec) if base else objective
+    found = scan.search(scored, log, budget, windows, len(held_out))
+    factors = replace(compose(base, found.factors, model.spec), searched=sketch(np.concatenate([searched, held_out])))
     on_message(str(found))
     if run:
         run.write_factors(factors, METHOD)

@@ -12,7 +12,7 @@ import numpy as np
 from longrope.data import TokenText, sketch
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
-from longrope.rope import RescaleFactors
+from longrope.rope import RescaleFactors, at_window
 from longrope.runs.records import Trial
 from longrope.runs.run_dir import RunDir
 from longrope.search.descend import descend_from
@@ -62,6 +62,8 @@ def search_short_window(
     searched = searched[: per_window * settings.gradient.steps]
     objective = WindowObjective.prepare(model, searched, held_out, 1, gradient_count=per_window)
     log = TrialLog(run.trials if run else None, METHOD, model.name, objective.fingerprint, on_trial)
+    lambdas = at_window(model.spec, longest, window_tokens)
+    longest = replace(longest, lambdas=lambdas, target_window=window_tokens)
     candidates = [between(longest, window_tokens, share) for share in SHARES]
     asked = [(f"share-{share:g}", factor_set) for share, factor_set in zip(SHARES, candidates, strict=True)]
     trials = log.validate_starts(asked, objective)
