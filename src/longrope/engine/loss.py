@@ -55,7 +55,7 @@ def logits_of(network: Any, hidden: Tensor) -> Tensor:
     name = next(name for name, child in network.named_children() if child is decoder)
     setattr(network, name, _Finished(decoder, hidden))
     try:
-        return network(input_ids=None, use_cache=False).logits  # type: ignore[no-any-return]
+        return network(inputs_embeds=hidden, use_cache=False).logits  # type: ignore[no-any-return]
     finally:
         setattr(network, name, decoder)
 

@@ -42,6 +42,7 @@ def _bytes_per_token(model: LanguageModel, *, compiled: bool = False) -> int:
     """About what a layer holds of a token: a dozen hidden states and four of an MLP's width; compiled three and two."""
     config = model.network.config
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    wide = max(wide) if isinstance(wide, list | tuple) else wide  # one for each layer
     states, mlps = (3, 2) if compiled else (12, 4)
     return int(model.network.dtype.itemsize * (states * config.hidden_size + mlps * wide))
 
