@@ -10,7 +10,6 @@ import numpy as np
 import pico
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -108,17 +107,6 @@ def test_buffers_that_transformers_declares_ignorable_are_no_fault(tmp_path: Pat
 @pytest.mark.parametrize("family", pico.FAMILIES)
 def test_whole_checkpoints_of_every_family_load(family: str, tmp_path: Path) -> None:
     load_model(pico.save_pico(tmp_path / family, family), device="cpu")
-
-
-def test_an_adapter_is_refused_as_one(pico_folder: Path, tmp_path: Path) -> None:
-    """With and without the base model's config beside it: it is not loaded as its base model."""
-    adapted = get_peft_model(pico.make_network("llama"), LoraConfig(r=2, target_modules=["q_proj"]))
-    adapted.peft_config["default"].base_model_name_or_path = str(pico_folder)
-    adapted.save_pretrained(str(tmp_path))
-    for _ in range(2):
-        with pytest.raises(ModelError, match="PEFT adapter"):
-            load_model(tmp_path, device="cpu")
-        shutil.copy(pico_folder / "config.json", tmp_path)
 
 
 # GGUF files

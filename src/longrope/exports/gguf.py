@@ -89,10 +89,11 @@ def _check_supported(model: LanguageModel, path: Path) -> None:
     """Refuse what the architecture cannot hold, before anything is written."""
     network, config, spec = model.network, model.network.config, model.spec
     sliding = getattr(config, "sliding_window", None)
+    activation = getattr(config, "hidden_act", None)
     reasons = {
         f"The model type is {config.model_type!r}.": config.model_type not in GGUF_TYPES,
         f"The model's attention slides over {sliding} tokens.": bool(sliding),
-        f"The model's activation is {config.hidden_act!r}.": config.hidden_act != "silu",
+        f"The model's activation is {activation!r}.": activation != "silu",
         "The model's projections have biases.": any(name.endswith(".bias") for name in network.state_dict()),
         f"The model rotates {spec.rotary_dim} of {spec.head_dim} entries.": spec.rotary_dim != spec.head_dim,
         f"The weights are {network.dtype}.": str(network.dtype) not in FILE_TYPES,

@@ -12,9 +12,11 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from longrope.errors import ModelError, converting_errors
+from longrope.models.adapters import find_adapter, merge_adapter
 from longrope.models.checks import check_moves_logits
 from longrope.models.config_checks import check_config
 from longrope.models.devices import choose_device, choose_dtype
+from longrope.models.folders import check_folder, check_stated, check_tokenizer, has_tokenizer
 from longrope.models.geometry import read_tables
 from longrope.models.gguf_file import GgufFile, read_gguf
 from longrope.models.gguf_loading import load_gguf_config, load_gguf_network, load_gguf_tokenizer
@@ -26,7 +28,6 @@ from longrope.models.weights import check_complete, check_finite, check_gguf_com
 from longrope.rope.hf_config import with_present_names
 
 EMBEDDED, ASSETS = "nano", Path(__file__).parents[1] / "assets"  # the name of the model that comes with the package
-ADAPTER = "adapter_config.json"
 
 
 def load_model(
@@ -40,9 +41,9 @@ def load_model(
     """Load a causal language model and check that its RoPE is one that we can rescale.
 
     Args:
-        source: a hub name, a folder with safetensors weights, a GGUF file (which is dequantized), or ``nano``, which
-            comes with the package. Pickled weights and code that comes with a model are never loaded. Of a model of
-            text and images the text part is loaded.
+        source: a hub name, a folder with safetensors weights, a folder with a PEFT adapter (which is merged into its
+            base), a GGUF file (which is dequantized), or ``nano``, which comes with the package. Pickled weights and
+            code that comes with a model are never loaded. Of a model of text and images the text part is loaded.
         device: ``cpu``, ``cuda``, or ``auto``.
         dtype: ``float32``, ``bfloat16``, ``float16``, ``float64``, or ``auto``.
         compiled: run it through torch.compile (see ``LanguageModel``).
@@ -51,22 +52,29 @@ def load_model(
 
     Raises:
         ModelError: the model cannot be loaded, has no RoPE, or several tables that could be meant; its weights are
-            incomplete, unexpected or not finite, or are those of an adapter.
+            incomplete, unexpected or not finite.
     """
     place, place_reason = choose_device(device)
     number_format, format_reason = choose_dtype(dtype, place)
-    whole = _load_whole_config(source)
+    adapter = find_adapter(source)
+    base = adapter.base if adapter else source
+    whole = _load_whole_config(base)
     config = text_part(whole)
     tables = read_tables(config)
     table = choose_table(tables, rope_table)
-    with _loading(source):
-        network = _load_network(source, config, number_format, is_part=config is not whole).to(place)
-    tokenizer = _load_tokenizer(source, whole)
+    with _loading(base):
+        network = _load_network(base, config, number_format, is_part=config is not whole)
+        network = (merge_adapter(network, adapter) if adapter else network).to(place)
+    tokenizer = _load_tokenizer(source if adapter and has_tokenizer(source) else base, whole)
     check_finite(source, network)
     tokenizer, left_out = fit_tokenizer(source, tokenizer, network.get_input_embeddings().weight.shape[0])
     choices = (
         *(f"device {place} ({place_reason})", f"{number_format} ({format_reason})"),
-        *(*describe_part(config, whole), *describe_choice(tables, table), *left_out),
+        *(
+            *describe_part(config, whole),
+            *describe_choice(tables, table),
+            *left_out,
+        ),
     )
     model = LanguageModel(network, tokenizer, tables, str(source), choices, compiled, rope_table)
     check_moves_logits(model)
@@ -78,6 +86,7 @@ def _load_network(source: str | Path, config: Any, dtype: torch.dtype, *, is_par
     if file := _gguf(source):
         network, report = load_gguf_network(file, config, dtype)
     else:
+        check_folder(source)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             _locate(source),
             config=config,
@@ -92,20 +101,12 @@ def _load_network(source: str | Path, config: Any, dtype: torch.dtype, *, is_par
         if is_part:
             report = without_other_parts(report)
             vars(network).pop("_weight_conversions", None)  # by which it would be saved under the names of a part
-    _refuse_adapter(source, here=hasattr(network, "peft_config"))
+    if hasattr(network, "peft_config"):  # of a hub name: transformers loads them without a word
+        _refuse_adapter(source)
     check_complete(source, report)
     if file:
         check_gguf_complete(file, network)
     return network.requires_grad_(False).eval()
-
-
-def _refuse_adapter(source: str | Path, *, here: bool) -> None:
-    if here:
-        raise ModelError(
-            f"{str(source)!r} holds a PEFT adapter ({ADAPTER}).",
-            "A whole model is needed.",
-            "Merge the adapter into its base model with peft's merge_and_unload, and give the folder saved from it.",
-        )
 
 
 def load_config(source: str | Path) -> Any:
@@ -113,15 +114,19 @@ def load_config(source: str | Path) -> Any:
 
     Of a GGUF file it has the RoPE scaling that the file declares.
     """
-    return text_part(_load_whole_config(source))
+    adapter = find_adapter(source)
+    return text_part(_load_whole_config(adapter.base if adapter else source))
 
 
 def _load_whole_config(source: str | Path) -> Any:
     with _loading(source):
         if file := _gguf(source):
             return load_gguf_config(file)
+        if find_adapter(source):
+            _refuse_adapter(source)
         location = _locate(source)
         stated, _ = PreTrainedConfig.get_config_dict(location)
+        check_stated(source, stated)
         renamed = with_present_names(stated)  # of a scaling by a name that transformers no longer reads
         config = (
             AutoConfig.for_model(**renamed)
@@ -136,6 +141,7 @@ def _load_tokenizer(source: str | Path, config: Any) -> Any:
     with _loading(source, "tokenizer of"):
         if file := _gguf(source):
             return load_gguf_tokenizer(file, config)
+        check_tokenizer(source)
         return AutoTokenizer.from_pretrained(_locate(source), config=config, trust_remote_code=False)
 
 
@@ -157,8 +163,15 @@ def _locate(source: str | Path) -> str:
         return str(ASSETS / EMBEDDED)
     if path.is_file():
         raise ModelError(f"{path} is a file, but no .gguf.", "A folder or a GGUF file is needed.", "Give its folder.")
-    _refuse_adapter(source, here=(path / ADAPTER).is_file())
     return str(source)
+
+
+def _refuse_adapter(source: str | Path) -> None:
+    raise ModelError(
+        f"{str(source)!r} holds a PEFT adapter.",
+        "A folder with an adapter can be given as MODEL, but no hub name of one, and none as the base of another.",
+        "Download it and give its folder, or merge it with peft's merge_and_unload.",
+    )
 
 
 def _loading(source: str | Path, part: str = "model") -> AbstractContextManager[None]:

@@ -1,0 +1,71 @@
+"""PEFT adapters as models: the base is loaded, and the adapter is merged into it by peft."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longrope.errors import ModelError, converting_errors
+from longrope.models.folders import read_json
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A folder with a PEFT adapter, and the hub name or folder of the model that it was trained on."""
+
+    folder: Path
+    base: str
+
+
+def find_adapter(source: str | Path) -> Adapter | None:
+    """The adapter that a folder holds, None for every other source.
+
+    Raises:
+        ModelError: it names no base, has no safetensors weights, or a whole model lies beside it.
+    """
+    folder = Path(source)
+    if not (folder / CONFIG).is_file():
+        return None
+    base = read_json(folder / CONFIG).get("base_model_name_or_path")
+    whole = sorted(file.name for file in folder.glob("*.safetensors") if file.name != WEIGHTS)
+    if whole or not base or not (folder / WEIGHTS).is_file():
+        found = f"a whole model beside it ({whole[0]})" if whole else f"no {WEIGHTS}" if base else "no base"
+        raise ModelError(
+            f"{str(folder)!r} holds a PEFT adapter ({CONFIG}) with {found}.",
+            f"Needed: {WEIGHTS}, its base in base_model_name_or_path, and nothing that could be meant instead.",
+            "Correct the folder, or merge the adapter with peft's merge_and_unload and give the folder saved from it.",
+        )
+    return Adapter(folder, str(base))
+
+
+def merge_adapter(network: Any, adapter: Adapter) -> Any:
+    """The network with an adapter added to its weights.
+
+    Raises:
+        ModelError: peft is missing, or the adapter does not fit: some of its weights have no place, or places are left.
+    """
+    with converting_errors(
+        ModelError,
+        f"The PEFT adapter {str(adapter.folder)!r} cannot be merged into its base {adapter.base!r}",
+        "Needed: an adapter that was trained on this base and can be merged, such as LoRA's.",
+        "Correct base_model_name_or_path in its adapter_config.json; LONGROPE_DEBUG=1 shows the traceback.",
+    ):
+        try:
+            from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
+        except ImportError as error:
+            raise ModelError(
+                f"{str(adapter.folder)!r} holds a PEFT adapter, and peft is not installed.",
+                "peft merges it into its base.",
+                "Install longrope[lora].",
+            ) from error
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore")  # weights without a place are refused below
+            adapted = PeftModel.from_pretrained(network, str(adapter.folder))
+        stated = set(load_peft_weights(str(adapter.folder), device="cpu"))
+        held = set(get_peft_model_state_dict(adapted))
+        if stated != held:
+            raise ValueError(f"its weights and those of the base differ in {', '.join(sorted(stated ^ held)[:3])}")
+        return adapted.merge_and_unload()
