@@ -120,7 +120,7 @@ def test_a_config_that_lacks_a_number_is_refused() -> None:
     """A bare KeyError or TypeError of ours reaches the user as an error that names the model type."""
     config = pico.make_config("llama")
     config.rope_parameters.update(rope_type="llama3", factor=8.0)
-    with pytest.raises(ModelError, match="'llama' states no low_freq_factor"):
+    with pytest.raises(ModelError, match=r"'llama' states no rope_parameters\['low_freq_factor'\]"):
         read_spec(config)
 
 

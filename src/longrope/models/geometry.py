@@ -74,11 +74,7 @@ def _of_layer_type(config: Any, layer_type: str) -> Any:
 
 def _read_tables(config: Any) -> tuple[RotaryTable, ...]:
     for layer_type in _layer_types(config):  # before transformers is to build what cannot be
-        stated = config_entries(config, layer_type)
-        try:
-            read_geometry(stated)
-        except KeyError as error:
-            raise refusal(stated, f"states no {error.args[0]} in its config, by which its RoPE is read") from error
+        read_geometry(config_entries(config, layer_type))
     small = _shallow(config)
     skeleton = _build_skeleton(small)
     places = find_places(skeleton)

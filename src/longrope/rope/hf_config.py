@@ -41,6 +41,12 @@ TEMPERATURE = "llama_4_scaling_beta"  # queries grow by the position as a multip
 LEGACY_SHARES = ("partial_rotary_factor", "rotary_pct")
 LEGACY_BASES = ("rope_theta", "rotary_emb_base")
 FIXED_BASE = 10_000.0  # of GPT-J and CodeGen, which state the rotated width and no base
+NEEDED = {  # what a kind of scaling cannot do without
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
+}
 UNTURNED = 1e30  # slows a pair so much that it never turns: a proportional embedding's pairs with frequency 0
 
 
@@ -180,7 +186,26 @@ def _stated_parameters(config: Config) -> dict[str, Any]:
     for name in ("rope_theta", "rope_type"):
         if parameters.get(name) is None:
             raise refusal(config, f"states no rope_parameters[{name!r}]")
+    _check_numbers(config, parameters)
     return parameters
+
+
+def _check_numbers(config: Config, parameters: Config) -> None:
+    """Refuse, by its name, a number that is missing or none."""
+    kind = parameters["rope_type"]
+    needed = () if kind == "dynamic" and parameters.get("alpha") else NEEDED.get(kind, ())
+    for name in needed:
+        if parameters.get(name) is None:
+            raise refusal(config, f"states no rope_parameters[{name!r}], which the RoPE scaling {kind!r} needs")
+    for name, value in parameters.items():
+        values = value if name in ("short_factor", "long_factor") and isinstance(value, list | tuple) else [value]
+        a_number = value is not None and name in SCALING_KEYS and name not in ("type", "rope_type")
+        if a_number and not all(isinstance(each, int | float) and math.isfinite(each) for each in values):
+            raise refusal(config, f"states rope_parameters[{name!r}] = {value!r}, which is no number")
+    widths = () if config.get("head_dim") or config.get("qk_rope_head_dim") else ("hidden_size", "num_attention_heads")
+    for name in ("max_position_embeddings", *widths):
+        if not isinstance(config.get(name), int):
+            raise refusal(config, f"states no {name}")
 
 
 def read_switch(config: Config) -> int:
