@@ -5,6 +5,7 @@ Shape legend: B = batch, n = tokens, H = hidden size, V = vocabulary.
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -60,13 +61,22 @@ def logits_of(network: Any, hidden: Tensor) -> Tensor:
         setattr(network, name, decoder)
 
 
+@dataclass
+class _Known(MoeModelOutputWithPast):
+    """A decoder's output of which the hidden states alone are known; a family asks it for more than its class has."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
 class _Finished(nn.Module):
     """Stands in for a decoder whose output is already known; other questions go to the decoder itself."""
 
     def __init__(self, decoder: nn.Module, hidden: Tensor) -> None:
         super().__init__()
         self.decoder = (decoder,)  # in a tuple, so that it is no submodule
-        self.output = MoeModelOutputWithPast(last_hidden_state=hidden)
+        self.output = _Known(last_hidden_state=hidden)
 
     def forward(self, *_: Any, **__: Any) -> MoeModelOutputWithPast:
         return self.output

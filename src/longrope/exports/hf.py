@@ -85,6 +85,8 @@ def _save(model: LanguageModel, lists: NativeLists, folder: Path) -> None:
         )
     changed = write_longrope(config_entries(config, layer_type), model.spec, stated_lists(model.spec, lists))
     changed = with_entries(config, changed, layer_type)
+    if layer_type is not None:
+        changed.pop("head_dim", None)  # it may differ by layer type, and stays
     changed = {name: value for name, value in changed.items() if getattr(config, name) != value}
     before = {name: getattr(config, name) for name in changed}
     try:
