@@ -17,6 +17,7 @@ SEARCHES = {
     "longrope-recovered": "the short-context search",
     "ntk-scan": "the scan of base and attention factor",
 }
+NOT_REACHED = "not reached"  # the cost of a loss that a baseline stays above
 JOINT = "+"  # between the methods of composed factors
 DEPTH = re.compile(r"(.+)-depth-([\d.]+)")  # passkey-depth-0.05
 LAST = re.compile(r".+-last-\d+")  # perplexity-last-256

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from longrope.errors import LongRopeError
+from longrope.labels import NOT_REACHED
 
 if TYPE_CHECKING:
     from longrope.generation import Generation
@@ -117,7 +118,8 @@ def print_costs(costs: Iterable["SearchCost"]) -> None:
     """A row for each search."""
     rows = [{name: value for name, value in asdict(cost).items() if name != "stage"} for cost in costs]
     if rows:
-        print_table("cost", list(rows[0]), ([format_number(value) for value in cost.values()] for cost in rows))
+        written = ([NOT_REACHED if x is None else format_number(x) for x in cost.values()] for cost in rows)
+        print_table("cost", list(rows[0]), written)
 
 
 def format_number(value: object) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from longrope.labels import Source, is_part, label_of
+from longrope.labels import NOT_REACHED, Source, is_part, label_of
 from longrope.lengths import format_tokens
 from longrope.registry import baselines
 from longrope.report.contents import Contents
@@ -108,11 +108,15 @@ def cost_section(runs: Sequence[Contents]) -> Section:
         if run.costs:
             header = ("search", *map(_search_name, run.costs))
             names = [name for name in run.costs[0] if name not in ("method", "stage")]
-            rows = tuple((name.replace("_", " "), *(number(cost[name]) for cost in run.costs)) for name in names)
+            rows = tuple((name.replace("_", " "), *(_cost(cost[name]) for cost in run.costs)) for name in names)
             tables.append(ScoreTable(titled(runs, run, "What the searches took"), header, rows))
         if run.scores:
             tables.append(_seconds_table(runs, run))
     return Section("cost", "Cost", "cost needs costs.json or scores.jsonl", tables=tuple(tables))
+
+
+def _cost(value: object) -> str:
+    return NOT_REACHED if value is None else number(value)
 
 
 def _search_name(cost: dict[str, Any]) -> str:

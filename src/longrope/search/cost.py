@@ -1,9 +1,10 @@
 """What the searches of a run cost to reach the same loss on the held-out windows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from longrope.recipe import SearchRecipe
+from longrope.registry import baselines
 from longrope.runs.records import Trial
 from longrope.search.score import BACKWARD_PASSES
 from longrope.search.short_context import SHARES, count_held_out, count_short
@@ -13,7 +14,7 @@ SCANNED = 20  # curves that the gradient search looks at before it descends, abo
 
 @dataclass(frozen=True)
 class SearchCost:
-    """The cost of one search.
+    """The cost of one search, or of a scanned baseline beside the searches.
 
     Attributes:
         method: which search.
@@ -21,8 +22,10 @@ class SearchCost:
         token_passes: tokens pushed through the model; a backward pass with recomputation counts as three more.
         seconds: wall clock of the evaluations; several processes make some of them at the same time.
         validation_loss_nats: the best mean loss on the held-out windows.
-        common_loss_nats: the loss that every search of the run (or of one stage of a schedule) has reached.
-        trials_to_common, token_passes_to_common, seconds_to_common: what it took to reach it.
+        common_loss_nats: the loss that every search of the run (or of one stage of a schedule) has reached; a baseline
+            does not change it.
+        trials_to_common, token_passes_to_common, seconds_to_common: what it took to reach it; None for a baseline that
+            did not.
         stage: of a schedule, in words; empty for a search that is none.
     """
 
@@ -32,14 +35,14 @@ class SearchCost:
     seconds: float
     validation_loss_nats: float
     common_loss_nats: float
-    trials_to_common: int
-    token_passes_to_common: int
-    seconds_to_common: float
+    trials_to_common: int | None
+    token_passes_to_common: int | None
+    seconds_to_common: float | None
     stage: str = ""
 
 
 def compare_costs(trials: Iterable[Trial], stage: str = "") -> list[SearchCost]:
-    """Compare the searches in the trials of a run or a stage, a scanned baseline like them.
+    """Compare the searches in the trials of a run or a stage, with a scanned baseline beside them.
 
     Starting points that are validated are not reached.
     """
@@ -48,29 +51,29 @@ def compare_costs(trials: Iterable[Trial], stage: str = "") -> list[SearchCost]:
         by_method.setdefault(trial.method, []).append(trial)
     found = {method: [trial.loss_nats for trial in own if trial.is_found] for method, own in by_method.items()}
     best = {method: min(losses) for method, losses in found.items() if losses}
-    if not best:
-        return []
-    common = max(best.values())
-    costs = []
-    for method, own in by_method.items():
-        if method not in best:
-            continue
-        reached = next(i for i, trial in enumerate(own) if trial.is_found and trial.loss_nats <= common) + 1
-        costs.append(
-            SearchCost(
-                method,
-                len(own),
-                sum(trial.token_passes for trial in own),
-                round(sum(trial.seconds for trial in own), 2),
-                best[method],
-                common,
-                reached,
-                sum(trial.token_passes for trial in own[:reached]),
-                round(sum(trial.seconds for trial in own[:reached]), 2),
-                stage,
-            )
-        )
-    return costs
+    common = max((loss for method, loss in best.items() if method not in baselines()), default=None)
+    return [
+        _cost(by_method[method], loss, loss if common is None else common, stage)  # a scan alone has its own loss
+        for method, loss in best.items()
+    ]
+
+
+def _cost(trials: Sequence[Trial], best: float, common: float, stage: str) -> SearchCost:
+    """The cost of one search by its trials, in all and up to the first loss that is the common one or lower."""
+    ends = (i for i, trial in enumerate(trials, 1) if trial.is_found and trial.loss_nats <= common)
+    until = next(ends, None)
+    return SearchCost(
+        method=trials[0].method,
+        trials=len(trials),
+        token_passes=sum(trial.token_passes for trial in trials),
+        seconds=round(sum(trial.seconds for trial in trials), 2),
+        validation_loss_nats=best,
+        common_loss_nats=common,
+        trials_to_common=until,
+        token_passes_to_common=sum(trial.token_passes for trial in trials[:until]) if until else None,
+        seconds_to_common=round(sum(trial.seconds for trial in trials[:until]), 2) if until else None,
+        stage=stage,
+    )
 
 
 def count_passes(settings: SearchRecipe, target_tokens: int) -> int:
