@@ -111,7 +111,7 @@ def print_scores(scores: Sequence["Score"], *, as_json: bool) -> None:
     from longrope.report import score_tables
 
     for table in score_tables(scores):
-        print_table(table.title, table.header, table.rows)
+        print_table(table.title, table.header, table.rows, table.note)
 
 
 def print_costs(costs: Iterable["SearchCost"]) -> None:
@@ -127,8 +127,8 @@ def format_number(value: object) -> str:
     return f"{value:.5g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table as wide as the terminal, or of 200 characters where there is none."""
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> None:
+    """A table as wide as the terminal, or of 200 characters where there is none, with a note below it."""
     from rich.console import Console
     from rich.table import Table
 
@@ -139,3 +139,5 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
         table.add_row(*row)
     console = Console()
     Console(width=None if console.is_terminal else 200).print(table)
+    if note:
+        print(note)

@@ -24,7 +24,7 @@ from longrope.report.parts import (
     token_axis,
     ways_of,
 )
-from longrope.report.tables import ScoreTable, interval, score_table
+from longrope.report.tables import ScoreTable, interval, resampling_note, score_table
 from longrope.runs.records import Score
 
 LOWER = 3.0
@@ -51,7 +51,7 @@ def measured_sections(runs: Sequence[Contents]) -> list[Section]:
 def perplexity_section(runs: Sequence[Contents]) -> Section:
     """Perplexity by context window, over all tokens and over the last ones."""
     metrics = sorted(_of_section(runs, "perplexity"), key=len)
-    words = ("Lower is better. Every length is measured on the same text; bars are 95 % intervals over its blocks.",)
+    words = ("Lower is better. Every length is measured on the same text; bars are 95 % intervals.",)
     tables = [_metric_table(runs, metric) for metric in metrics]
     needs = "perplexity needs scores.jsonl: `longrope measure` writes it"
     figures = [_length_figure(metric, metric_label(metric), ways_of(runs, metric)) for metric in metrics]
@@ -249,4 +249,4 @@ def _paired_figure(
     ends = [end for _, score in table for end in (score.value, score.low, score.high)]
     chart = RowChart(linear_axis([reference, *ends], label), tuple(rows), reference=reference)
     draw = partial(draw_rows, chart, description=title)
-    return make_figure(name, title, "", draw, _data(table, "methods"))
+    return make_figure(name, title, resampling_note(score for _, score in table), draw, _data(table, "methods"))

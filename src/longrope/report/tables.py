@@ -1,20 +1,23 @@
 """Tables of a report and of the terminal, and how their numbers are written."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from longrope.labels import split_depth, write_interval, write_value
 from longrope.runs.records import Score
 
+RESAMPLED = {"documents": "whole documents", "blocks": "blocks of consecutive tokens"}
+
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """A caption, column names, and cells as text; the first cell of a row names it."""
+    """A caption, column names, and cells as text, the first of a row its name; and a sentence about all of them."""
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    note: str = ""
 
 
 def score_tables(scores: Sequence[Score]) -> list[ScoreTable]:
@@ -28,7 +31,18 @@ def score_table(title: str, scores: Sequence[Score]) -> ScoreTable:
     """One metric: a row for each method, a column for each context window."""
     lengths = sorted({score.context_tokens for score in scores})
     cells = {(score.source.label, score.context_tokens): interval(score) for score in scores}
-    return ScoreTable(title, ("method", *(f"{length:,} tokens" for length in lengths)), _rows(scores, cells, lengths))
+    header = ("method", *(f"{length:,} tokens" for length in lengths))
+    return ScoreTable(title, header, _rows(scores, cells, lengths), resampling_note(scores))
+
+
+def resampling_note(scores: Iterable[Score]) -> str:
+    """What was resampled for the intervals, as a sentence; empty where no record says so."""
+    drawn = {score.resampled for score in scores}
+    names = [name for kind, name in RESAMPLED.items() if kind in drawn]
+    if not names:
+        return ""
+    some = "Some intervals" if len(drawn) > 1 else "Intervals"
+    return f"{some} are bootstrapped over {', others over '.join(names)}."
 
 
 def _depth_tables(scores: Sequence[Score]) -> list[ScoreTable]:

@@ -1,0 +1,56 @@
+"""Tables of scores say what was resampled for their intervals, where the records say it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from handmade import SCORES, make_run, read_page, score
+
+from longrope.cli.console import print_scores
+from longrope.report import score_tables, write_report
+from longrope.runs.records import Score
+
+DOCUMENTS = "Intervals are bootstrapped over whole documents."
+BLOCKS = "Intervals are bootstrapped over blocks of consecutive tokens."
+
+
+def resampled(*kinds: str, metric: str = "perplexity") -> list[Score]:
+    """Scores at one length after another, with these intervals."""
+    return [replace(score("pi", 64 << i, metric, 2.0), resampled=kind) for i, kind in enumerate(kinds)]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "note"),
+    [
+        (["documents", "documents"], DOCUMENTS),
+        (["blocks"], BLOCKS),
+        (["", ""], ""),
+        (["blocks", ""], "Some intervals are bootstrapped over blocks of consecutive tokens."),
+        (
+            ["blocks", "documents"],
+            "Some intervals are bootstrapped over whole documents, others over blocks of consecutive tokens.",
+        ),
+    ],
+)
+def test_a_table_says_once_what_was_resampled(kinds: list[str], note: str) -> None:
+    """Nothing where no record says it: intervals by a formula, and records of earlier versions."""
+    (table,) = score_tables(resampled(*kinds))
+    assert table.note == note
+
+
+def test_the_terminal_shows_it_below_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    print_scores([*resampled("documents"), *resampled("", metric="passkey")], as_json=False)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines.count(DOCUMENTS) == 1
+    assert lines.index(DOCUMENTS) < next(i for i, line in enumerate(lines) if line.startswith("passkey"))
+
+
+def test_a_page_shows_it_below_the_table_and_below_figures_without_one(tmp_path: Path) -> None:
+    scores = [*resampled("blocks", "blocks"), *resampled("documents", metric="ratio-to-yarn")]
+    texts = read_page(write_report(make_run(tmp_path / "run", scores))).texts["p"]
+    assert (texts.count(BLOCKS), texts.count(DOCUMENTS)) == (1, 1)
+
+
+def test_a_page_of_records_without_it_has_no_such_sentence(tmp_path: Path) -> None:
+    texts = read_page(write_report(make_run(tmp_path / "run", SCORES))).texts["p"]
+    assert not [text for text in texts if "bootstrapped" in text]
