@@ -114,7 +114,7 @@ def export(
         )
     written, report = directory.checkpoint, directory.export_report
     if to != "hf":
-        written = directory.exported(FORMATS[to].file)
+        written = directory.path / FORMATS[to].file
         report = written.with_name("export.json")
     print(report.read_text(encoding="utf-8") if as_json else f"checkpoint: {written}")
 

@@ -35,7 +35,7 @@ def _export(session: Session, factors: RescaleFactors) -> None:
 def export_file(session: Session, factors: RescaleFactors, to: registry.Format) -> None:
     """Write and check a file of a run in another format than its checkpoint, with a report beside it."""
     run = session.run
-    path = run.exported(to.file)
+    path = run.path / to.file
     session.report(f"export to {path}, open it again, compare")
     with run.replacing(path.parent) as folder:
         options = _export_options(session, factors)

@@ -25,17 +25,40 @@ STAGE_FINISHED = "stage.json"
 class RunDir:
     """The directory of one run; created when missing, opened again to resume.
 
-    Files: ``recipe.toml``, ``factors.json`` (written when a search is finished), ``trials.jsonl``, ``train.jsonl``,
-    ``tuning.safetensors`` (the weights of a training, with Adam's moments while it is not finished), ``scores.jsonl``,
-    ``samples/`` (what the scores are computed from), ``costs.json`` (what each search took), ``scan.json`` (what the
-    baseline of two scanned numbers found), ``hf/`` (the exported checkpoint), ``export.json`` (written when it was
-    reopened and compared), where it was asked for ``gguf/`` (a file for llama.cpp, and how it compared), ``rope.json``
-    and ``provenance.json`` (the geometry, and versions, device and command of every session), and ``report.html``.
+    Attributes:
+        path: of the directory. The others are files and folders in it.
+        trials: every evaluation of the searches, one record a line.
+        train: every step of a training of weights, one record a line.
+        tuning: the weights of a training, with Adam's moments while it is not finished.
+        adapters: the low-rank adapters of a training, as peft saves them, before they were merged.
+        stages: the stages of a progressive schedule, each a run directory of its own.
+        finished: what a stage was made of; written last, so it means finished.
+        scores: every measured number, one record a line.
+        rope: the geometry of the model's RoPE, with the factors of the baselines.
+        provenance: versions, device and command of every session that wrote here.
+        costs: what each search took.
+        scan: what the scan of base and attention factor has found, and at what cost.
+        checkpoint: the exported checkpoint.
+        export_report: how the reopened checkpoint compared with ours; written last, so it means exported.
     """
 
     def __init__(self, path: str | Path) -> None:
         """Open or create the directory (raises RunError if the path is a file)."""
         self.path = Path(path)
+        self.trials = self.path / "trials.jsonl"
+        self.train = self.path / "train.jsonl"
+        self.tuning = self.path / "tuning.safetensors"
+        self.adapters = self.path / "adapter"
+        self.stages = self.path / "stages"
+        self.finished = self.path / STAGE_FINISHED
+        self.scores = self.path / "scores.jsonl"
+        self.rope = self.path / "rope.json"
+        self.provenance = self.path / "provenance.json"
+        self.costs = self.path / "costs.json"
+        self.scan = self.path / "scan.json"
+        self.checkpoint = self.path / "hf"
+        self.export_report = self.path / "export.json"
+        self._recipe = self.path / "recipe.toml"
         on_main(self._create)
 
     def _create(self) -> None:
@@ -50,87 +73,18 @@ class RunDir:
                 self.path.rmdir()
 
     @property
-    def trials(self) -> Path:
-        """Every evaluation of the searches, one record a line."""
-        return self.path / "trials.jsonl"
-
-    @property
-    def train(self) -> Path:
-        """Every step of a training of weights, one record a line."""
-        return self.path / "train.jsonl"
-
-    @property
-    def tuning(self) -> Path:
-        """The weights of a training, with Adam's moments while it is not finished."""
-        return self.path / "tuning.safetensors"
-
-    @property
-    def stages(self) -> Path:
-        """The stages of a progressive schedule, each a run directory of its own."""
-        return self.path / "stages"
-
-    @property
-    def finished(self) -> Path:
-        """What a stage was made of; written last, so it means finished."""
-        return self.path / STAGE_FINISHED
-
-    @property
     def scheduled(self) -> Path:
         """What all stages of a schedule were made of, and how it is exported, in a word."""
         former = self.path / "walk.txt"
         return former if former.exists() else self.path / "schedule.txt"
 
-    @property
-    def adapters(self) -> Path:
-        """The low-rank adapters of a training, as peft saves them, before they were merged."""
-        return self.path / "adapter"
-
-    @property
-    def scores(self) -> Path:
-        """Every measured number, one record a line."""
-        return self.path / "scores.jsonl"
-
     def samples(self, name: str) -> Path:
         """The samples of one measurement, such as losses or answers: numpy arrays by name."""
         return self.path / "samples" / f"{name}.npz"
 
-    @property
-    def rope(self) -> Path:
-        """The geometry of the model's RoPE, with the factors of the baselines."""
-        return self.path / "rope.json"
-
-    @property
-    def provenance(self) -> Path:
-        """Versions, device and command of every session that wrote here."""
-        return self.path / "provenance.json"
-
-    @property
-    def costs(self) -> Path:
-        """What each search took."""
-        return self.path / "costs.json"
-
-    @property
-    def scan(self) -> Path:
-        """What the scan of base and attention factor has found, and at what cost."""
-        return self.path / "scan.json"
-
     def factors(self, method: str = "") -> Path:
         """The factors of the run, or those of one method in a comparison."""
         return self.path / (f"factors-{method}.json" if method else "factors.json")
-
-    @property
-    def checkpoint(self) -> Path:
-        """The exported checkpoint."""
-        return self.path / "hf"
-
-    def exported(self, file: str) -> Path:
-        """The checkpoint in another format, by the name of its file in the registry."""
-        return self.path / file
-
-    @property
-    def export_report(self) -> Path:
-        """How the reopened checkpoint compared with ours; written last, so it means exported."""
-        return self.path / "export.json"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -179,10 +133,6 @@ class RunDir:
                 f"{self.path} holds no recipe.toml.", "A run directory is needed.", "Make one with `longrope extend`."
             )
         return on_main(partial(load_recipe, self._recipe))
-
-    @property
-    def _recipe(self) -> Path:
-        return self.path / "recipe.toml"
 
     def has(self, path: Path) -> bool:
         """Whether a file is there; the same in all processes."""
