@@ -4,8 +4,6 @@ Measuring fills the sample cache. Scores, ratios and intervals are computed from
 no window goes through a model twice, and two methods are compared by looking both up.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from longrope import distributed
 from longrope.evaluation.statistics import Interval
 from longrope.labels import Source
+from longrope.runs.identity import hash_inputs
 from longrope.runs.records import Score
 from longrope.runs.run_dir import RunDir
 
@@ -103,7 +102,7 @@ class SampleCache:
         Raises:
             RunError: the file is damaged.
         """
-        name = f"{kind}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
+        name = f"{kind}-{hash_inputs(key)}"
         kept = self.run.read_samples(name) if self.run else self._in_memory.get(name)
         if kept is None:
             began = time.perf_counter()

@@ -4,7 +4,6 @@ What a stage makes depends on its settings, its text, and all stages before it. 
 its directory, so a changed recipe does again just what it touches, and what was done before stays.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,11 +16,13 @@ from longrope.models import LanguageModel, load_config, read_spec
 from longrope.pipeline.session import Session
 from longrope.recipe import Recipe, Stage, TuneRecipe
 from longrope.rope import FactorTable, RescaleFactors, compose, counted_from, extrapolate, relative_to, tuned_spec
+from longrope.runs.identity import hash_inputs
 from longrope.runs.run_dir import RunDir, is_finished
 from longrope.search import check_search, check_short_search, find_factors, search_short_window
 from longrope.tuning import check_training, fine_tune
 
 TUNED = ", tuned "  # in the name of a model, before what its weights were made of
+HASH_DIGITS = 8  # of the inputs of a stage, in the name of its folder
 PROGRESSIVE_RATIO = 8  # a search reaches about so far without training (section 3.2)
 
 
@@ -119,7 +120,7 @@ class Task:
     @property
     def made_of(self) -> str:
         """A hash of the inputs."""
-        return _hash(self.inputs)
+        return hash_inputs(self.inputs, HASH_DIGITS)
 
     @property
     def done(self) -> bool:
@@ -130,13 +131,14 @@ class Task:
 def plan_tasks(session: Session) -> list[Task]:
     """The stages of a recipe with their places below the run directory; nothing is done yet."""
     tasks: list[Task] = []
-    before = _hash({"model": session.model.name, "geometry": session.model.spec.fingerprint})
+    original = {"model": session.model.name, "geometry": session.model.spec.fingerprint}
+    before = hash_inputs(original, HASH_DIGITS)
     for number, stage in enumerate(session.recipe.stages, 1):
         inputs = {"kind": stage.recorded_kind, "window": str(stage.window_tokens), "before": before}
         if stage.factors_of:
             inputs["factors of stage"] = str(stage.factors_of)
         inputs |= _inputs(stage, session.recipe, session.texts)
-        before = _hash(inputs)
+        before = hash_inputs(inputs, HASH_DIGITS)
         name = f"{number}-{stage.recorded_kind}-{format_tokens(stage.window_tokens)}-{before}"
         tasks.append(Task(stage, inputs, session.run.stages / name))
     return tasks
@@ -243,7 +245,3 @@ def _inputs(stage: Stage, recipe: Recipe, texts: Texts) -> dict[str, str]:
     settings = asdict(recipe.tuning(stage) if stage.kind == "tune" else recipe.search)
     flat = json.dumps(settings, sort_keys=True)
     return {"seed": str(recipe.seed), "text": fingerprint(text.tokens), "dtype": recipe.dtype, "settings": flat}
-
-
-def _hash(inputs: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:8]

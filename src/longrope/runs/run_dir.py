@@ -17,6 +17,7 @@ from longrope.errors import RunError
 from longrope.recipe import Recipe, dump_recipe, load_recipe
 from longrope.rope import FactorTable, RescaleFactors, dump_factors, load_factors
 from longrope.runs.files import is_main, on_main, write_file
+from longrope.runs.identity import check_same
 from longrope.runs.records import Score, TrainStep, Trial, append_records, read_records
 
 STAGE_FINISHED = "stage.json"
@@ -118,13 +119,9 @@ class RunDir:
     def check(self, recipe: Recipe) -> None:
         """Raise RunError if another recipe began this run."""
         if self.has(self._recipe) and not _resumable(self.recipe(), recipe):
-            before, now = _flatten(asdict(self.recipe())), _flatten(asdict(recipe))
-            changed = "; ".join(f"{key} = {now[key]!r} (was {before[key]!r})" for key in now if before[key] != now[key])
-            raise RunError(
-                f"The run directory {self.path} was made by another recipe: {changed}.",
-                "A run is resumed only with the recipe that began it.",
-                "Give another directory with --out, or the old settings.",
-            )
+            before, now = _written(asdict(self.recipe())), _written(asdict(recipe))
+            needed = "A run is resumed only with the recipe that began it."
+            check_same(f"The run directory {self.path}", "recipe", before, now, needed=needed)
 
     def recipe(self) -> Recipe:
         """The recipe that this run was begun with (raises RunError in a directory that is no run)."""
@@ -234,9 +231,9 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
         ) from None
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key."""
-    flat: dict[str, Any] = {}
+def _written(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings by dotted key, each as Python writes it."""
+    flat: dict[str, str] = {}
     for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= _written(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: repr(value)}
     return flat

@@ -1,7 +1,5 @@
 """Train weights by plain next-token losses: a tiny model from nothing, or a large one at the length of its factors."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -14,6 +12,7 @@ from longrope.engine.kv_cache import decoder_layers
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
 from longrope.rope import RescaleFactors
+from longrope.runs.identity import hash_inputs
 from longrope.runs.records import TrainStep
 from longrope.runs.run_dir import RunDir
 from longrope.runs.train_log import TrainLog
@@ -152,7 +151,7 @@ def _identify(
     given = {key: value for key, value in asdict(settings).items() if value or key not in UNNAMED_WHERE_OFF}
     return {
         "model": model.name,
-        "weights": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16],
+        "weights": hash_inputs(shapes),
         "factors": factors.fingerprint if factors else "none",
         "text": f"{fingerprint(text.tokens)}, opened by {text.bos}{_identify_documents(text, settings)}",
         "seed": str(seed),

@@ -10,6 +10,7 @@ from torch import Tensor
 from longrope import distributed
 from longrope.errors import RunError
 from longrope.runs.files import write_file
+from longrope.runs.identity import check_same
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Checkpoint:
             with safe_open(path, framework="pt") as file:
                 found = dict(file.metadata() or {})
                 step = int(found.pop("step", "0"))
-                self._check(found)
+                needed = "A training is resumed only with the settings, seed, text, factors and model that began it."
+                check_same(str(path), "training", found, self.identity, needed=needed)
                 return step, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
         except SafetensorError as error:
             raise RunError(
@@ -67,13 +69,3 @@ class Checkpoint:
                 "A checkpoint of a training is needed, or none.",
                 "Remove the file to train from the start, or give another directory with --out.",
             ) from None
-
-    def _check(self, found: dict[str, str]) -> None:
-        keys = {**self.identity, **found}
-        pairs = {key: (self.identity.get(key, "nothing"), found.get(key, "nothing")) for key in keys}
-        if changed := "; ".join(f"{key} = {now} (was {was})" for key, (now, was) in pairs.items() if now != was):
-            raise RunError(
-                f"{self.path} was made by another training: {changed}.",
-                "A training is resumed only with the settings, seed, text, factors and model that began it.",
-                "Give another directory with --out, or the old settings.",
-            )
