@@ -21,7 +21,7 @@ from longrope.engine.kv_cache import KeyValueCache
 from longrope.errors import FactorsError, ModelError, RecipeError, TextsError
 from longrope.models import LanguageModel, rescaled
 from longrope.rope import FactorTable, RescaleFactors, as_table
-from longrope.settings import Above, AtLeast, Settings
+from longrope.settings import Count, CountOrZero, Settings, above, at_least
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what tokenizers give for bytes that are no whole character yet
 Logits = NDArray[np.float32]
@@ -40,10 +40,10 @@ class GenerationSettings(Settings, by_option=True):
         offload: keep keys and values in the CPU's memory.
     """
 
-    max_new_tokens: Annotated[int, AtLeast(1)] = 256
-    temperature: Annotated[float, AtLeast(0)] = 0.0
-    top_p: Annotated[float, Above(0, 1)] = 1.0
-    seed: Annotated[int, AtLeast(0)] = 0
+    max_new_tokens: Count = 256
+    temperature: Annotated[float, at_least(0)] = 0.0
+    top_p: Annotated[float, above(0, 1)] = 1.0
+    seed: CountOrZero = 0
     eight_bit: bool = False
     offload: bool = False
 

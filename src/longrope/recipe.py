@@ -12,7 +12,7 @@ import tomli_w
 from longrope import registry
 from longrope.errors import RecipeError
 from longrope.schedule import Stage, Standing, check_stages, standings
-from longrope.settings import Above, AtLeast, Below, OneOf, Settings, assign, build, one_of
+from longrope.settings import Count, CountOrZero, Settings, above, assign, at_least, below, build, listed, one_of
 
 __all__ = [
     "PRESETS",
@@ -29,11 +29,9 @@ __all__ = [
     "dump_recipe",
     "load_recipe",
 ]
-Count = Annotated[int, AtLeast(1)]
-CountOrZero = Annotated[int, AtLeast(0)]
-Window = Annotated[int, AtLeast(2)]
-Weight = Annotated[float, AtLeast(0)]
-Rate = Annotated[float, Above(0, 100)]
+Window = Annotated[int, at_least(2)]
+Weight = Annotated[float, at_least(0)]
+Rate = Annotated[float, above(0, 100)]
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class EvolutionRecipe(Settings, section="search.evolution"):
     mutations: CountOrZero = 0
     crossovers: CountOrZero = 0
     generations: CountOrZero = 0
-    mutation_probability: Annotated[float, Above(0, 1)] = 0.3
+    mutation_probability: Annotated[float, above(0, 1)] = 0.3
     windows: CountOrZero = 0
     validate_every: Count = 5
 
@@ -85,7 +83,7 @@ class GradientRecipe(Settings, section="search.gradient"):
     steps: Count = 24
     learning_rate: Rate = 0.1
     attention_rate: Rate = 0.1
-    start: Annotated[str, OneOf(lambda: ("scan", *registry.starts()))] = "scan"
+    start: Annotated[str, listed(lambda: ("scan", *registry.starts()))] = "scan"
     scan_windows: Count = 2
     validate_every: Count = 4
 
@@ -101,7 +99,7 @@ class SearchRecipe(Settings, section="search"):
         needle_weight: weight of the mean loss over answers about needles planted in the windows; 0 plants none.
     """
 
-    method: Annotated[str, OneOf(lambda: tuple(registry.searches()))] = "gradient"
+    method: Annotated[str, listed(lambda: tuple(registry.searches()))] = "gradient"
     validation_windows: Count = 2
     tail_tokens: CountOrZero = 0
     needle_weight: Weight = 0.0
@@ -144,21 +142,21 @@ class TuneRecipe(Settings, section="tune"):
         lora_also: what is trained whole beside the adapters: some of ``norms`` and ``embeddings``.
     """
 
-    window_tokens: Annotated[int, AtLeast(2, or_zero=True)] = 0
+    window_tokens: Annotated[int, at_least(2, or_zero=True)] = 0
     steps: Count = 400
     batch_windows: Count = 32
     windows_at_once: Count = 1
-    learning_rate: Annotated[float, Above(0, 1)] = 2e-5
+    learning_rate: Annotated[float, above(0, 1)] = 2e-5
     warmup_steps: CountOrZero = 20
     schedule: Annotated[str, one_of("linear", "cosine", "constant")] = "linear"
     weight_decay: Weight = 0.0
-    clip_norm: Annotated[float, Above(0, math.inf)] = 1.0
+    clip_norm: Annotated[float, above(0, math.inf)] = 1.0
     checkpoint_every: Count = 100
     recompute: bool = True
     prefer_documents: bool = False
     isolate_documents: bool = False
     skipped_positions: CountOrZero = 0
-    short_share: Annotated[float, Below(0, 1)] = 0.0
+    short_share: Annotated[float, below(0, 1)] = 0.0
     needle_weight: Weight = 0.0
     lora_rank: CountOrZero = 0
     lora_alpha: CountOrZero = 0
@@ -242,11 +240,11 @@ class MeasureRecipe(Settings, section="measure"):
     """
 
     lengths: tuple[Window, ...] = ()
-    metrics: tuple[Annotated[str, OneOf(registry.metrics)], ...] = ("perplexity", "passkey")
+    metrics: tuple[Annotated[str, listed(registry.metrics)], ...] = ("perplexity", "passkey")
     windows: Count = 3
     tail_tokens: CountOrZero = 1024
     passkeys: Count = 20
-    baselines: tuple[Annotated[str, OneOf(registry.baselines)], ...] = ()
+    baselines: tuple[Annotated[str, listed(registry.baselines)], ...] = ()
     paired_windows: CountOrZero = 0
     needles: Count = 20
     ruler_prompts: Count = 20

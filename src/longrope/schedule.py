@@ -2,19 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated
 
 from longrope.errors import RecipeError
 from longrope.lengths import format_tokens
-from longrope.settings import AtLeast, Settings
+from longrope.settings import CountOrZero, Settings
 
 KINDS = ("search", "tune", "extrapolate", "short")
-RECORDED = {
-    "extrapolate": "carry",
-    "short": "recover",
-}  # what records and folders call them, after keys of earlier versions
+RECORDED = {"extrapolate": "carry", "short": "recover"}  # in records and folders, after keys of earlier versions
 LABELS = {"recover": "short-context search", "carry": "extrapolate"}  # of kinds that messages name by another word
-CountOrZero = Annotated[int, AtLeast(0)]
 
 
 def stage_label(stage: str) -> str:

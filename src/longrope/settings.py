@@ -2,7 +2,7 @@
 
     @dataclass(frozen=True)
     class GradientRecipe(Settings, section="search.gradient"):
-        steps: Annotated[int, AtLeast(1)] = 24
+        steps: Annotated[int, at_least(1)] = 24
 
 ``GradientRecipe(steps=0)`` then raises RecipeError: "search.gradient.steps = 0. At least 1 is needed."
 """
@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
-from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from longrope.errors import RecipeError
 from longrope.lengths import parse_tokens
@@ -27,91 +27,57 @@ RENAMED = {  # keys of earlier versions
 }
 
 
-class Bound(Protocol):
-    """What an annotation asks of a value beside its type."""
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value of the right type is allowed."""
-
-    @property
-    def needed(self) -> str:
-        """What is allowed, as the second part of an error."""
-
-
 @dataclass(frozen=True)
-class AtLeast:
+class Bound:
+    """What an annotation asks of a value beside its type.
+
+    Attributes:
+        holds: whether a value of the right type is allowed; NaN never is.
+        needed: what is allowed, as the second part of an error.
+    """
+
+    holds: Callable[[Any], bool]
+    needed: Callable[[], str]
+
+
+def at_least(least: float, *, or_zero: bool = False) -> Bound:
     """A finite number from ``least`` on; with ``or_zero`` 0 is allowed, too."""
-
-    least: float
-    or_zero: bool = False
-
-    def holds(self, value: float) -> bool:
-        """Whether the number is allowed; NaN never is."""
-        return self.least <= value < math.inf or (self.or_zero and value == 0)
-
-    @property
-    def needed(self) -> str:
-        """What is allowed."""
-        return f"At least {self.least:g}{' or 0' * self.or_zero} is needed."
+    return Bound(
+        lambda value: least <= value < math.inf or (or_zero and value == 0),
+        lambda: f"At least {least:g}{' or 0' * or_zero} is needed.",
+    )
 
 
-@dataclass(frozen=True)
-class Above:
+def above(low: float, most: float) -> Bound:
     """A number above ``low``, up to ``most`` and including it."""
-
-    low: float
-    most: float
-
-    def holds(self, value: float) -> bool:
-        """Whether the number is allowed; NaN never is."""
-        return self.low < value <= self.most
-
-    @property
-    def needed(self) -> str:
-        """What is allowed."""
-        return f"A number above {self.low:g} and up to {self.most:g} is needed."
+    return Bound(lambda value: low < value <= most, lambda: f"A number above {low:g} and up to {most:g} is needed.")
 
 
-@dataclass(frozen=True)
-class Below:
+def below(least: float, high: float) -> Bound:
     """A number from ``least`` on, below ``high``."""
-
-    least: float
-    high: float
-
-    def holds(self, value: float) -> bool:
-        """Whether the number is allowed; NaN never is."""
-        return self.least <= value < self.high
-
-    @property
-    def needed(self) -> str:
-        """What is allowed."""
-        return f"A number from {self.least:g} on, below {self.high:g}, is needed."
+    return Bound(lambda value: least <= value < high, lambda: f"A number from {least:g} on, below {high:g}, is needed.")
 
 
-@dataclass(frozen=True)
-class OneOf:
-    """One of some names, which a function gives, so that it may look at the registry when it is asked.
+def one_of(*names: str) -> Bound:
+    """One of these names."""
+    return listed(lambda: names)
+
+
+def listed(names: Callable[[], Sequence[str]]) -> Bound:
+    """One of the names that a function gives, so that it may look at the registry when it is asked.
 
     A name that ends in ``:TASK`` allows every text that begins with what stands before ``TASK`` and goes on.
     """
 
-    names: Callable[[], Sequence[str]]
+    def holds(value: str) -> bool:
+        prefixes = tuple(name.removesuffix("TASK") for name in names() if name.endswith(":TASK"))
+        return value in names() or (value.startswith(prefixes) and value not in prefixes)
 
-    def holds(self, value: str) -> bool:
-        """Whether the name is allowed."""
-        prefixes = tuple(name.removesuffix("TASK") for name in self.names() if name.endswith(":TASK"))
-        return value in self.names() or (value.startswith(prefixes) and value not in prefixes)
-
-    @property
-    def needed(self) -> str:
-        """What is allowed."""
-        return f"One of {', '.join(self.names())} is needed."
+    return Bound(holds, lambda: f"One of {', '.join(names())} is needed.")
 
 
-def one_of(*names: str) -> OneOf:
-    """One of these names."""
-    return OneOf(lambda: names)
+Count = Annotated[int, at_least(1)]
+CountOrZero = Annotated[int, at_least(0)]
 
 
 class Settings:
@@ -164,7 +130,7 @@ def checked(hint: Any, value: Any, key: str, remedy: str = "Correct it.") -> Any
         raise RecipeError(f"{key} = {value!r}.", f"A value of the type {_name(plain)} is needed.", remedy)
     for bound in bounds:
         if not bound.holds(value):
-            raise RecipeError(f"{key} = {value!r}.", bound.needed, remedy)
+            raise RecipeError(f"{key} = {value!r}.", bound.needed(), remedy)
     return value
 
 
