@@ -22,7 +22,7 @@ from longrope.rope import RescaleFactors, baseline_factors, load_factors, tuned_
 from longrope.runs.records import Trial, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.search import cut_windows, find_factors
-from longrope.search.score import TunedObjective, WindowObjective
+from longrope.search.score import WindowObjective
 
 
 @pytest.mark.parametrize("tail", [0, 20])
@@ -255,7 +255,7 @@ def test_the_gradient_by_relative_factors_is_that_of_central_differences(tmp_pat
     ntk = baseline_factors(tuned_spec(model.spec, first), "ntk", 512).factor_sets[0]
     lambdas = tuple((ntk.array * np.linspace(1.02, 1.1, model.spec.num_pairs)).tolist())
     relative = replace(ntk, lambdas=lambdas, attention_factor=1.05)
-    objective = TunedObjective(WindowObjective.prepare(model, windows[:2], windows[2:], 2, 20), first, model.spec)
+    objective = WindowObjective.prepare(model, windows[:2], windows[2:], 2, 20, tuned_with=first)
     found = objective.gradient(relative, 1)
 
     def loss(at: np.ndarray) -> float:

@@ -26,7 +26,7 @@ from longrope.search.checks import check_search, check_short_search
 from longrope.search.descend import descend
 from longrope.search.evolve import evolve
 from longrope.search.scan import scan_base
-from longrope.search.score import TrialLog, TunedObjective, WindowObjective, cut_windows
+from longrope.search.score import TrialLog, WindowObjective, cut_windows
 from longrope.search.short_context import search_short_window
 from longrope.search.space import FactorSpace
 
@@ -79,16 +79,14 @@ def find_factors(
     names = STARTS if settings.method == "evolution" else starting_points()
     starts = [baseline_factors(spec, name, target_tokens).factor_sets[0] for name in names]
     ratio = extension_ratio(spec, target_tokens)
-    evolution = settings.evolution.filled(target_tokens)
-    windows, sketched = _make_objective(model, text, target_tokens, settings, seed)
     base = counted_from(model.spec, tuned_with)
-    objective = TunedObjective(windows, base, model.spec) if base else windows
-    name = f"{model.name}, relative to {base.fingerprint}" if base else model.name
-    log = TrialLog(run.trials if run else None, method, name, windows.fingerprint, on_trial)
+    objective, sketched = _make_objective(model, text, target_tokens, base, settings, seed)
+    log = TrialLog(run.trials if run else None, method, objective.model_name, objective.fingerprint, on_trial)
     most = 0 if base else target_tokens - 1  # composed factors keep the start tokens of those before
     if settings.method == "evolution":
         space = FactorSpace(spec.num_pairs, ratio, max_start_tokens=most)
         attention = su_attention_factor(ratio, spec.trained_window)
+        evolution = settings.evolution.filled(target_tokens)
         found = evolve(objective, space, starts, evolution, attention_factor=attention, seed=seed, log=log)
     else:
         found = descend(objective, spec, starts, settings.gradient, max_start_tokens=most, log=log)
@@ -99,16 +97,20 @@ def find_factors(
 
 
 def _make_objective(
-    model: LanguageModel, text: TokenText, target_tokens: int, settings: SearchRecipe, seed: int
+    model: LanguageModel,
+    text: TokenText,
+    target_tokens: int,
+    base: RescaleFactors | None,
+    settings: SearchRecipe,
+    seed: int,
 ) -> tuple[WindowObjective, tuple[int, ...]]:
     """The objective of a search on windows of a text, and a sketch of these windows."""
-    evolution = settings.evolution.filled(target_tokens)
-    by_evolution = settings.method == "evolution"
-    wanted = evolution.windows if by_evolution else settings.gradient.steps
-    scored = evolution.windows if by_evolution else settings.gradient.scan_windows
+    wanted, scored = settings.gradient.steps, settings.gradient.scan_windows
+    if settings.method == "evolution":
+        wanted = scored = settings.evolution.filled(target_tokens).windows
     searched, held_out = cut_windows(text, target_tokens, settings.validation_windows, seed)
     searched = searched[:wanted]
     objective = WindowObjective.prepare(
-        model, searched, held_out, scored, settings.tail_tokens, settings.needle_weight, seed
+        model, searched, held_out, scored, settings.tail_tokens, settings.needle_weight, seed, tuned_with=base
     )
     return objective, sketch(np.concatenate([searched, held_out]))

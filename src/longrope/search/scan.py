@@ -31,7 +31,7 @@ from longrope.runs.records import Trial
 from longrope.runs.run_dir import RunDir
 from longrope.search.checks import check_search
 from longrope.search.cost import count_passes
-from longrope.search.score import Objective, TrialLog, TunedObjective, WindowObjective, cut_windows
+from longrope.search.score import Objective, TrialLog, WindowObjective, cut_windows
 
 METHOD = "ntk-scan"
 EXPONENTS = (0.5, 1.0, 1.25, 1.75, 2.0, 2.5, 3.0)  # and those of the two formulas
@@ -149,15 +149,12 @@ def scan_base(
     scan = Scan.begin(spec, target_tokens)
     searched, held_out = cut_windows(text, target_tokens, settings.validation_windows, seed)
     windows = scan.windows_for(budget, len(held_out), len(searched))
-    searched = searched[:windows]
+    searched, base = searched[:windows], counted_from(model.spec, None)
     objective = WindowObjective.prepare(
-        model, searched, held_out, windows, settings.tail_tokens, settings.needle_weight, seed
+        model, searched, held_out, windows, settings.tail_tokens, settings.needle_weight, seed, tuned_with=base
     )
-    base = counted_from(model.spec, None)
-    name = f"{model.name}, relative to {base.fingerprint}" if base else model.name
-    log = TrialLog(run.trials if run else None, METHOD, name, objective.fingerprint, on_trial)
-    scored = TunedObjective(objective, base, model.spec) if base else objective
-    found = scan.search(scored, log, budget, windows, len(held_out))
+    log = TrialLog(run.trials if run else None, METHOD, objective.model_name, objective.fingerprint, on_trial)
+    found = scan.search(objective, log, budget, windows, len(held_out))
     factors = replace(compose(base, found.factors, model.spec), searched=sketch(np.concatenate([searched, held_out])))
     on_message(str(found))
     if run:

@@ -16,7 +16,7 @@ from longrope.data import Tokens, TokenText, fingerprint, plant_needles
 from longrope.engine.passes import token_losses, weighted_loss_with_graph
 from longrope.errors import ModelError, RunError
 from longrope.models import LanguageModel, rescaled
-from longrope.rope import RescaleFactors, RopeSpec, at_window, compose
+from longrope.rope import RescaleFactors, at_window, compose
 from longrope.runs.records import Trial, append_record, read_records
 
 Weights = NDArray[np.float64]
@@ -57,6 +57,7 @@ class WindowObjective:
         search_weights, validation_weights: [W, N - 1] and [V, N - 1] weights of each token's loss in its window's loss.
         search_count: how many windows one ``search_loss`` covers.
         gradient_count: how many windows one ``gradient`` covers.
+        tuned_with: what the candidates are relative to (``rope.counted_from``); None for those of the model itself.
     """
 
     model: LanguageModel
@@ -66,6 +67,7 @@ class WindowObjective:
     validation_weights: Weights
     search_count: int
     gradient_count: int = 1
+    tuned_with: RescaleFactors | None = None
 
     @classmethod
     def prepare(
@@ -78,6 +80,7 @@ class WindowObjective:
         needle_weight: float = 0.0,
         seed: int = 0,
         gradient_count: int = 1,
+        tuned_with: RescaleFactors | None = None,
     ) -> "WindowObjective":
         """Weigh the tokens of windows, and plant needles in them if these have a weight.
 
@@ -90,11 +93,17 @@ class WindowObjective:
             needle_weight: weight of the mean loss over the answers about planted needles (LongRoPE2, section 3.2).
             seed: of the needles.
             gradient_count: how many search windows one ``gradient`` covers, if there are so many.
+            tuned_with: what the candidates are relative to, if anything.
         """
         searched = _prepare(model, search, tail_tokens, needle_weight, np.random.default_rng([seed, 1]))
         held_out = _prepare(model, validation, tail_tokens, needle_weight, np.random.default_rng([seed, 2]))
         count = min(gradient_count, len(search))
-        return cls(model, searched[0], held_out[0], searched[1], held_out[1], search_count, count)
+        return cls(model, searched[0], held_out[0], searched[1], held_out[1], search_count, count, tuned_with)
+
+    @property
+    def model_name(self) -> str:
+        """The model's name in records, with what the candidates are relative to."""
+        return f"{self.model.name}, relative to {self.tuned_with.fingerprint}" if self.tuned_with else self.model.name
 
     @property
     def fingerprint(self) -> str:
@@ -119,7 +128,8 @@ class WindowObjective:
         """
         rows = np.arange(step * self.gradient_count, (step + 1) * self.gradient_count) % len(self.search_windows)
         windows, weights = self.search_windows[rows], self.search_weights[rows]
-        with rescaled(self.model, factors, learnable=True) as rotary:
+        whole = compose(self.tuned_with, factors, self.model.spec)
+        with rescaled(self.model, whole, learnable=True) as rotary:
             assert rotary is not None
             loss = weighted_loss_with_graph(self.model, windows, weights / len(rows))
             loss.backward()
@@ -130,7 +140,11 @@ class WindowObjective:
             by_lambda, by_attention = rotary.lambdas.grad, rotary.attention_factor.grad
             assert by_lambda is not None
             assert by_attention is not None
-            gradient = (*by_lambda.tolist(), by_attention.item() * factors.attention_factor)
+            slopes, by_log_attention = by_lambda.tolist(), by_attention.item() * whole.attention_factor
+        if self.tuned_with:  # by the relative lambdas
+            before = at_window(self.model.spec, self.tuned_with, factors.target_window)
+            slopes = [slope * x for slope, x in zip(slopes, before, strict=True)]
+        gradient = (*slopes, by_log_attention)
         return Evaluation(loss.item(), int((weights > 0).sum()), BACKWARD_PASSES * windows.size, gradient)
 
     def _mean_loss(self, factors: RescaleFactors, windows: Tokens, weights: Weights) -> Evaluation:
@@ -139,40 +153,10 @@ class WindowObjective:
             return float(losses[shares > 0] @ shares[shares > 0])
 
         total = 0.0
-        with rescaled(self.model, factors):
+        with rescaled(self.model, compose(self.tuned_with, factors, self.model.spec)):
             for loss in distributed.map_ranks(range(len(windows)), loss_of):
                 total += loss
         return Evaluation(total / len(windows), int((weights > 0).sum()), windows.size)
-
-
-@dataclass(frozen=True)
-class TunedObjective:
-    """The score of a model whose weights were tuned, for factors relative to those that it was tuned with.
-
-    Attributes:
-        objective: takes factors of the model itself.
-        tuned_with: what the relative ones are multiplied by.
-        spec: of the model before it was tuned.
-    """
-
-    objective: Objective
-    tuned_with: RescaleFactors
-    spec: RopeSpec
-
-    def search_loss(self, factors: RescaleFactors) -> Evaluation:
-        """The loss on the search windows."""
-        return self.objective.search_loss(compose(self.tuned_with, factors, self.spec))
-
-    def validation_loss(self, factors: RescaleFactors) -> Evaluation:
-        """The loss on windows held out from the search."""
-        return self.objective.validation_loss(compose(self.tuned_with, factors, self.spec))
-
-    def gradient(self, factors: RescaleFactors, step: int) -> Evaluation:
-        """The loss on the search window of this step, with its gradient by the relative factors."""
-        found = self.objective.gradient(compose(self.tuned_with, factors, self.spec), step)
-        before = at_window(self.spec, self.tuned_with, factors.target_window)
-        by_lambda = [slope * x for slope, x in zip(found.gradient, before, strict=False)]
-        return replace(found, gradient=(*by_lambda, found.gradient[-1]))
 
 
 def _prepare(
