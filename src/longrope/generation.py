@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope.data import encode, opening_token
+from longrope.data import encode, opening_tokens
 from longrope.engine.decoding import decode, read_prompt
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.errors import FactorsError, ModelError, RecipeError, TextsError
@@ -148,8 +148,7 @@ def encode_question(tokenizer: Any, document: str, prompt: str) -> list[int]:
     if getattr(tokenizer, "chat_template", None):
         message = [{"role": "user", "content": text}]
         return encode(tokenizer, tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
-    bos = opening_token(tokenizer)
-    return [*([] if bos is None else [bos]), *encode(tokenizer, text)]
+    return [*opening_tokens(tokenizer), *encode(tokenizer, text)]
 
 
 def _choose_factors(

@@ -103,6 +103,11 @@ def split_depth(metric: str) -> tuple[str, str]:
     return (found[1], found[2]) if found else (metric, "")
 
 
+def at_depth(metric: str, depth: float) -> str:
+    """The part of a metric that is about one depth: what ``split_depth`` takes apart."""
+    return f"{metric}-depth-{depth:.2f}"
+
+
 def is_part(metric: str) -> bool:
     """Whether it came out of the passes of another metric: one depth of it, or the last tokens alone."""
     return bool(DEPTH.fullmatch(metric) or LAST.fullmatch(metric))

@@ -1,7 +1,7 @@
 """Texts: files and folders become token streams, split by content into search, tune and measure parts."""
 
 from longrope.data.contamination import check_unsearched, fingerprint, sketch
-from longrope.data.documents import encode, opening_token
+from longrope.data.documents import encode, opening_token, opening_tokens
 from longrope.data.needles import encode_answer, plant_needles
 from longrope.data.sources import TextsReport, read_document
 from longrope.data.splits import Texts, load_texts
@@ -19,6 +19,7 @@ __all__ = [
     "fingerprint",
     "load_texts",
     "opening_token",
+    "opening_tokens",
     "plant_needles",
     "read_document",
     "sketch",

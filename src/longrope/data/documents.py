@@ -32,6 +32,12 @@ def opening_token(tokenizer: Any) -> int | None:
     return ids[0] if tokenizer.bos_token_id is not None and ids and ids[0] == tokenizer.bos_token_id else None
 
 
+def opening_tokens(tokenizer: Any) -> list[int]:
+    """The same as a list, which is empty where there is none."""
+    token = opening_token(tokenizer)
+    return [] if token is None else [token]
+
+
 def unique_documents(
     sources: Sequence[str | Path], tokenizer: Any, seen: set[str], report: TextsReport
 ) -> Iterator[tuple[str, Tokens]]:

@@ -10,6 +10,7 @@ from longrope.evaluation.prompts.needles import build_needles
 from longrope.evaluation.prompts.prompt import Prompt, fingerprint_prompts
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import share_interval
+from longrope.labels import at_depth
 from longrope.recipe import MeasureRecipe
 from longrope.runs.records import Score
 
@@ -28,7 +29,7 @@ class Needles(Metric):
     def names(self, context: Context) -> tuple[str, ...]:
         """``needle``, and ``needle-depth-D`` for each depth."""
         depths = sorted({depth for _, depths in _built(context) for depth in depths})
-        return (self.name, *(self._of_depth(depth) for depth in depths))
+        return (self.name, *(at_depth(self.name, depth) for depth in depths))
 
     def inputs(self, context: Context) -> str:
         """The prompts: texts, questions and references."""
@@ -72,11 +73,10 @@ class Needles(Metric):
         for depth in sorted(set(depths.tolist())):
             own = depths == depth
             interval, tokens = share_interval(shares[own].tolist()), int((of_text + of_answer)[own].sum())
-            scores.append(samples.score(self._of_depth(depth), interval, num_tokens=tokens, num_windows=int(own.sum())))
+            scores.append(
+                samples.score(at_depth(self.name, depth), interval, num_tokens=tokens, num_windows=int(own.sum()))
+            )
         return scores
-
-    def _of_depth(self, depth: float) -> str:
-        return f"{self.name}-depth-{depth:.2f}"
 
 
 def essays(text: TokenText, windows: Tokens, length: int) -> Tokens:

@@ -8,6 +8,7 @@ from longrope.evaluation.metric import Context, Metric, joined
 from longrope.evaluation.prompts.passkeys import Passkey, build_passkeys, tasks_fingerprint
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import Interval, share_difference, share_interval
+from longrope.labels import at_depth
 from longrope.recipe import MeasureRecipe
 from longrope.runs.records import Score
 
@@ -23,7 +24,7 @@ class PasskeyRetrieval(Metric):
     def names(self, context: Context) -> tuple[str, ...]:
         """``passkey``, and ``passkey-depth-D`` for each depth."""
         depths = sorted({task.depth for task in _tasks(context)})
-        return (self.name, *(self._of_depth(depth) for depth in depths))
+        return (self.name, *(at_depth(self.name, depth) for depth in depths))
 
     def inputs(self, context: Context) -> str:
         """The prompts."""
@@ -51,7 +52,7 @@ class PasskeyRetrieval(Metric):
         scores = [_score(samples, self.name, share_interval(right.tolist()), len(right))]
         for depth in sorted(set(depths.tolist())):
             own = right[depths == depth].tolist()
-            scores.append(_score(samples, self._of_depth(depth), share_interval(own), len(own)))
+            scores.append(_score(samples, at_depth(self.name, depth), share_interval(own), len(own)))
         return scores
 
     def compare(self, ours: Samples, theirs: Samples) -> Score:
@@ -59,9 +60,6 @@ class PasskeyRetrieval(Metric):
         right = ours.arrays["right"]
         interval = share_difference(right, theirs.arrays["right"])
         return _score(joined(ours, theirs), f"{self.compared_as}{theirs.identity.source.method}", interval, len(right))
-
-    def _of_depth(self, depth: float) -> str:
-        return f"{self.name}-depth-{depth:.2f}"
 
 
 def _tasks(context: Context) -> list[Passkey]:

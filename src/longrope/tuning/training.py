@@ -28,11 +28,9 @@ BETAS = (0.9, 0.95)
 CLIP_EPSILON = 1e-6  # as torch's own clipping has it
 
 
-def choose_precision(device: torch.device) -> tuple[torch.dtype, str]:
-    """Return the number format of the passes over float32 weights, and the reason for it."""
-    if device.type == "cuda":
-        return torch.bfloat16, "float32 weights are trained by passes in bfloat16 (a GPU)"
-    return torch.float32, "float32 weights are trained by passes in float32 (no GPU)"
+def choose_precision(device: torch.device) -> torch.dtype:
+    """The number format of the passes over float32 weights."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def scheduled_rate(settings: TuneRecipe, step: int) -> float:
@@ -50,7 +48,7 @@ def in_float32(model: LanguageModel, weights: Weights) -> Iterator[None]:
 
     Where passes are in float32, all others of the network become float32, too, without gradients.
     """
-    by_name = trained_weights(model.network) if choose_precision(model.device)[0] is torch.float32 else weights
+    by_name = trained_weights(model.network) if choose_precision(model.device) is torch.float32 else weights
     formats = {name: weight.dtype for name, weight in by_name.items()}
     for name, weight in by_name.items():
         weight.data, weight.grad = weight.data.float(), None
@@ -78,10 +76,8 @@ class Training:
         check_batch(settings)
         self.settings, self.weights, self.done, self.settled = settings, weights, 0, True
         self._model, self._batches = model, batches
-        self._reader, self._tokens_seen = (
-            SampleBuilder(batches, settings, model.spec.trained_window, model.tokenizer),
-            0,
-        )
+        self._reader = SampleBuilder(batches, settings, model.spec.trained_window, model.tokenizer)
+        self._tokens_seen = 0
         self._optimizer = _make_optimizer(model, weights, settings.weight_decay)
         self._flops_per_token = flops_per_token(model, weights)
 
@@ -142,7 +138,7 @@ class Training:
     def _backward(self, rows: Sequence[int], scored: int) -> Tensor:
         """Add up this process's part of the gradients of a batch's loss; return its part of the loss."""
         device = self._model.device
-        precision, _ = choose_precision(device)
+        precision = choose_precision(device)
         part = torch.zeros((), device=device)
         for reading in self._reader.read(rows[distributed.row() :: distributed.workers()]):
             shares = reading.scored / max(1, scored)  # documents of one token each have nothing to score

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope.data import Tokens, encode
-from longrope.evaluation.prompts.passkeys import DEPTHS
+from longrope.evaluation.prompts.passkeys import DEPTHS, spread_depths
 from longrope.evaluation.prompts.prompt import Draft, Haystack, Prompt, Source, assemble, encode_all, measure_room
 from longrope.evaluation.prompts.words import draw_compounds, draw_value
 
@@ -116,7 +116,7 @@ def build_needles(
     """
     task, rng = NeedleTask("essay"), np.random.default_rng(seed)
     facts = [(name, draw_value(rng, task.kind)) for name in task.names(rng, count)]
-    depths = [(i % DEPTHS + 0.5) / DEPTHS for i in range(count)]
+    depths = spread_depths(count)
     questions = [((name,), (value,)) for name, value in facts]
     source = Source(tokenizer, length, essays[0], rng)
     room = measure_room(source, task.hidden(source, facts, questions, np.asarray(depths)))

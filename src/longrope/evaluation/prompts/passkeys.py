@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from longrope.data import Tokens, encode, encode_answer, fingerprint, opening_token
+from longrope.data import Tokens, encode, encode_answer, fingerprint, opening_tokens
 from longrope.errors import TextsError
 
 DEPTHS = 10
@@ -45,10 +45,8 @@ def build_passkey(tokenizer: Any, length: int, depth: float, key: str) -> Passke
     Raises:
         TextsError: the length does not hold the opening, the needle and the question.
     """
-    bos = opening_token(tokenizer)
-    opening, needle = encode(tokenizer, OPENING), encode(tokenizer, NEEDLE.format(key=key))
+    head, needle = [*opening_tokens(tokenizer), *encode(tokenizer, OPENING)], encode(tokenizer, NEEDLE.format(key=key))
     question, answer_tokens = encode_answer(tokenizer, QUESTION, key)
-    head = [bos, *opening] if bos is not None else opening
     room = length - len(head) - len(needle) - len(question)
     if room < 0:
         raise TextsError(
@@ -67,9 +65,14 @@ def build_passkey(tokenizer: Any, length: int, depth: float, key: str) -> Passke
 def build_passkeys(tokenizer: Any, length: int, count: int, seed: int) -> list[Passkey]:
     """Build ``count`` tasks with needles at ten depths in turn, 5 % to 95 %, passkeys drawn from the seed."""
     rng = np.random.default_rng([seed, length])
-    depths = [(i % DEPTHS + 0.5) / DEPTHS for i in range(count)]
+    depths = spread_depths(count)
     keys = [str(rng.integers(10 ** (KEY_DIGITS - 1), 10**KEY_DIGITS)) for _ in depths]
     return [build_passkey(tokenizer, length, depth, key) for depth, key in zip(depths, keys, strict=True)]
+
+
+def spread_depths(count: int) -> list[float]:
+    """Ten depths in turn, 5 % to 95 %."""
+    return [(i % DEPTHS + 0.5) / DEPTHS for i in range(count)]
 
 
 def tasks_fingerprint(tasks: Sequence[Passkey]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope.data import Tokens, encode, fingerprint, opening_token
+from longrope.data import Tokens, encode, fingerprint, opening_tokens
 from longrope.errors import TextsError
 from longrope.evaluation.prompts.passkeys import FILLER
 
@@ -94,7 +94,7 @@ def assemble(source: Source, name: str, draft: Draft) -> Prompt:
         )
     body = np.asarray(draft.fill(room), np.int32)
     assert len(body) <= room
-    head = [*_opening_tokens(tokenizer), *_filler(tokenizer, room - len(body)), *encode(tokenizer, draft.opening)]
+    head = [*opening_tokens(tokenizer), *_filler(tokenizer, room - len(body)), *encode(tokenizer, draft.opening)]
     text = np.concatenate([np.asarray(head, np.int32), body])
     questions = []
     for asked, references in draft.asked:
@@ -110,7 +110,7 @@ def measure_room(source: Source, draft: Draft) -> int:
         len(encode(tokenizer, asked)) + _answer_tokens(tokenizer, references, any_of=draft.any_of)
         for asked, references in draft.asked
     ]
-    opening = len(_opening_tokens(tokenizer)) + len(encode(tokenizer, draft.opening))
+    opening = len(opening_tokens(tokenizer)) + len(encode(tokenizer, draft.opening))
     return source.length - opening - max(endings)
 
 
@@ -158,11 +158,6 @@ class Haystack:
         pieces = np.split(self.tokens, self.borders[np.rint(depths[order] * (len(self.borders) - 1)).astype(int)])
         parts = [part for piece, i in zip(pieces, order, strict=False) for part in (piece, needles[i])]
         return np.concatenate([*parts, pieces[-1]]).astype(np.int32)
-
-
-def _opening_tokens(tokenizer: Any) -> list[int]:
-    bos = opening_token(tokenizer)
-    return [] if bos is None else [bos]
 
 
 def _answer_tokens(tokenizer: Any, references: Sequence[str], *, any_of: bool) -> int:
