@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Losses = NDArray[np.float64]
-Documents = NDArray[np.int64]
 BLOCK_TOKENS = 512
 FEWEST_BLOCKS = 32
 FEWEST_DOCUMENTS = 10

@@ -19,7 +19,6 @@ from longrope.recipe import GradientRecipe
 from longrope.rope import RescaleFactors, RopeSpec, critical_lambdas, extension_ratio, yarn_lambdas
 from longrope.search.score import Objective, TrialLog
 
-METHOD = "longrope-gradient"
 SHARPNESS = 50.0  # of softplus: increments of log lambda above a few hundredths move freely, below they come to rest
 SMALLEST_INCREMENT = 1e-3  # of log lambda at the start, where softplus still has a slope
 START_TOKENS_TRIED = (1, 4, 16, 64, 256)

@@ -11,7 +11,6 @@ from longrope.search.score import Objective, TrialLog
 from longrope.search.space import Candidate, FactorSpace
 
 ATTEMPTS_FOR_A_NEW_ONE = 8
-METHOD = "longrope-evolution"
 
 
 @dataclass
