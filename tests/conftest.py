@@ -1,10 +1,14 @@
 """What all tests share: no network, one thread, no time limits, and pico models and texts that are made once."""
 
 import os
+import sys
+from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from idle import end_process, ended_when_idle
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may look a name up
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -19,6 +23,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that one of two processes is not left alone with one of them at the end."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """End a test that hangs, unless somebody looks on, with a debugger perhaps."""
+    if sys.stdin.isatty():
+        return (yield)
+    with ended_when_idle(partial(end_process, item.config)):
+        return (yield)
 
 
 @pytest.fixture(scope="session")

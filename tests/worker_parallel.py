@@ -284,8 +284,8 @@ def passes_of(family: str) -> dict[str, torch.Tensor]:
 
 def trained_models(_: Path) -> Any:
     """What trainings give in these processes, and what they say of batches that do not divide among them."""
-    refused = {"batch": error_of(lambda: train(replace(TRAINING, batch_windows=7)))}
-    mixed = replace(TRAINING, short_share=0.5, windows_at_once=2)
+    refused = {"batch": error_of(lambda: train(replace(SHORTER, batch_windows=7)))}
+    mixed = replace(SHORTER, short_share=0.5, windows_at_once=2)
     refused["mixed"] = error_of(lambda: train(mixed))
     return {name: train(settings, **changes) for name, (settings, changes) in TRAININGS.items()}, refused
 
