@@ -284,3 +284,20 @@ def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
     for name in ("absent.json", "binary.json"):
         with pytest.raises(FactorsError, match=name):
             load_factors(tmp_path / name)
+
+
+def test_a_file_names_the_rotary_table_where_one_was_named(tmp_path: Path) -> None:
+    """In format 2; without a name the file is that of format 1, to the byte. Another table is refused by both names."""
+    plain = RescaleFactors((1.0, 2.0), 128, "geometry")
+    named = replace(plain, table="sliding_attention")
+    assert json.loads(dump_factors(plain))["format"] == "longrope-factors/1"
+    assert "table" not in dump_factors(plain)
+    path = tmp_path / "factors.json"
+    path.write_text(dump_factors(named))
+    assert json.loads(path.read_text())["format"] == "longrope-factors/2"
+    assert load_factors(path).factor_sets == (named,)
+    assert named.fingerprint != plain.fingerprint
+    plain.check_table("full_attention")
+    named.check_table("sliding_attention")
+    with pytest.raises(FactorsError, match=r"'sliding_attention'[\s\S]*'full_attention'"):
+        named.check_table("full_attention")

@@ -85,7 +85,8 @@ def _read_tables(config: Any) -> tuple[RotaryTable, ...]:
     users = users or {place: set(range(small.num_hidden_layers)) for place in places}  # the first pass will tell
     slides = sliding_layers(config)
     found: dict[tuple[Any, ...], RotaryTable] = {}
-    for place, own in users.items():
+    for place in sorted(users, key=lambda place: (min(users[place]), places.index(place))):
+        own = users[place]
         table = _read_table(place, modules[place], config)
         key = (table.path, table.layer_type, table.geometry)
         before = found[key].layers if key in found else ()

@@ -42,6 +42,7 @@ def rescaled(
         yield None
         return
     factors.check_spec(model.spec)
+    factors.check_table(model.table.name)
     with _installed(model, model.table, factors, learnable=learnable, precision=precision) as module:
         yield module
 

@@ -40,9 +40,13 @@ class RescaledRotary(nn.Module):
         super().__init__()
         self._precision = precision
         self._native = (native,)  # in a tuple, so that it is no submodule
+        self.columns: Tensor
         self._spec, self.layer_type = table.geometry, table.layer_type
         self._frequencies = table.geometry.frequencies_at(factors.target_window)
         self._layout = table.layout or layout_of(table.geometry)
+        last = table.geometry.num_pairs  # where an angle of 0 stands; index_select takes no negative numbers
+        columns = [last if pair < 0 else pair for pair in self._layout.columns]
+        self.register_buffer("columns", torch.tensor(columns), persistent=False)
         self._start_tokens = factors.start_tokens
         self._identity = factors.is_identity and not learnable and not table.geometry.by_length
         self.lambdas = nn.Parameter(torch.tensor(factors.lambdas, dtype=torch.float64), requires_grad=learnable)
@@ -92,13 +96,13 @@ class RescaledRotary(nn.Module):
         self, cos: Tensor, sin: Tensor, scale: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor] | Tensor:
         """Cos and sin of every pair [B, N, P] as the native module gives them [B, N, C]."""
-        last = cos.shape[-1]  # index_select takes no negative ones
-        columns = torch.tensor([last if pair < 0 else pair for pair in self._layout.columns], device=cos.device)
         if min(self._layout.columns) < 0:  # angles that are always 0 stand after those of the pairs
             cos = torch.cat((cos, scale.to(cos).expand(*cos.shape[:-1], 1)), dim=-1)
             sin = torch.cat((sin, torch.zeros_like(sin[..., :1])), dim=-1)
         wanted = dtype if self._layout.follows else torch.float32
-        cos, sin = (part.index_select(-1, columns).to(wanted) for part in (cos, sin))
+        if not torch.is_grad_enabled():  # with gradients they are added up in float64
+            cos, sin = cos.to(wanted), sin.to(wanted)
+        cos, sin = (part.index_select(-1, self.columns).to(wanted) for part in (cos, sin))
         if self._layout.parts == "complex":
             return torch.complex(cos.float(), sin.float())
         return (cos, sin) if self._layout.parts == "cos_sin" else (sin, cos)

@@ -15,7 +15,7 @@ from longrope.labels import Source
 from longrope.rope.geometry import RopeSpec
 from longrope.rope.scaling import Lambdas
 
-FORMAT = "longrope-factors/1"
+FORMAT, WITH_TABLE = "longrope-factors/1", "longrope-factors/2"  # the second names the rotary table
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class RescaleFactors:
             extrapolated ones keep the name of what they were extrapolated from.
         chosen_by: the search that selected them; empty for a baseline that nobody searched.
         relaxed: whether lambdas below 1 or decreasing ones are meant.
+        table: the rotary table that they are for, where it was named; empty for that of the layers that see the whole
+            window.
         searched: a sketch of the text that they were searched on (see ``data.sketch``), so that nobody measures on it.
     """
 
@@ -51,6 +53,7 @@ class RescaleFactors:
     relaxed: bool = False
     searched: tuple[int, ...] = ()
     chosen_by: str = ""
+    table: str = ""
 
     def __post_init__(self) -> None:
         """Refuse malformed factors (raises FactorsError naming the first bad entry)."""
@@ -83,7 +86,7 @@ class RescaleFactors:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 self._refuse(f"{name} = {value!r}")
         kinds = {"target_window": int, "start_tokens": int, "relaxed": bool}
-        for name, kind in {**kinds, **dict.fromkeys(("method", "chosen_by", "spec_fingerprint"), str)}.items():
+        for name, kind in {**kinds, **dict.fromkeys(("method", "chosen_by", "spec_fingerprint", "table"), str)}.items():
             if type(getattr(self, name)) is not kind:
                 self._refuse(f"{name} = {getattr(self, name)!r}")
 
@@ -115,7 +118,17 @@ class RescaleFactors:
     def fingerprint(self) -> str:
         """Sixteen hex digits that name what these factors do to a model (not how they were found)."""
         acting = [self.lambdas, self.start_tokens, self.attention_factor, self.target_window, self.spec_fingerprint]
+        acting += [self.table] if self.table else []
         return hashlib.sha256(json.dumps(acting).encode()).hexdigest()[:16]
+
+    def check_table(self, name: str) -> None:
+        """Raise FactorsError if these factors were made for a named rotary table, and this is another one."""
+        if self.table and self.table != name:
+            raise FactorsError(
+                f"These factors are for the rotary table {self.table!r}.",
+                f"The table {name!r} was to be rescaled.",
+                f"Load the model with --rope-table {self.table}.",
+            )
 
     def check_spec(self, spec: RopeSpec) -> None:
         """Raise FactorsError unless these factors were made for this geometry."""
@@ -187,7 +200,10 @@ def unscaled(spec: RopeSpec, tokens: int | None = None) -> RescaleFactors:
 
 def dump_factors(factors: RescaleFactors | FactorTable) -> str:
     """The JSON text of factors, factor sets in order; floats survive exactly."""
-    return json.dumps({"format": FORMAT, "tiers": [asdict(t) for t in as_table(factors).factor_sets]}, indent=1) + "\n"
+    factor_sets = as_table(factors).factor_sets
+    named = any(factor_set.table for factor_set in factor_sets)
+    kept = [{k: v for k, v in asdict(t).items() if named or k != "table"} for t in factor_sets]
+    return json.dumps({"format": WITH_TABLE if named else FORMAT, "tiers": kept}, indent=1) + "\n"
 
 
 def load_factors(path: str | Path) -> FactorTable:
@@ -196,7 +212,7 @@ def load_factors(path: str | Path) -> FactorTable:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         factor_sets: Sequence[dict[str, object]] = content["tiers"]
-        if content["format"] != FORMAT:
+        if content["format"] not in (FORMAT, WITH_TABLE):
             raise KeyError(f"format {content['format']!r}")
         known = {field.name for field in fields(RescaleFactors)}
         for factor_set in factor_sets:

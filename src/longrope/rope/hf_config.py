@@ -73,11 +73,11 @@ def read_geometry(config: Config) -> RopeSpec:
 
 def read_head_dim(config: Config) -> int:
     """Width of one attention head, or of its rotated part where that is apart (multi-head latent attention)."""
-    return int(
-        config.get("qk_rope_head_dim")
-        or config.get("head_dim")
-        or config["hidden_size"] // config["num_attention_heads"]
-    )
+    rotated, whole = config.get("qk_rope_head_dim"), config.get("head_dim")
+    share = (config.get("rope_parameters") or {}).get("partial_rotary_factor")
+    if rotated and whole and share and int(whole * share) == rotated:
+        return int(whole)  # the rotated part is stated as a share of it, too
+    return int(rotated or whole or config["hidden_size"] // config["num_attention_heads"])
 
 
 def refusal(config: Config, reason: str) -> ModelError:

@@ -90,7 +90,7 @@ def find_factors(
         found = evolve(objective, space, starts, evolution, attention_factor=attention, seed=seed, log=log)
     else:
         found = descend(objective, spec, starts, settings.gradient, max_start_tokens=most, log=log)
-    found = replace(compose(base, found, model.spec), searched=sketched)
+    found = replace(compose(base, found, model.spec), searched=sketched, table=model.rope_table)
     if run:
         run.write_factors(found, method)
     return found
