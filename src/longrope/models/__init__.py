@@ -9,6 +9,7 @@ from longrope.models.loading import ASSETS, EMBEDDED, load_config, load_model, s
 from longrope.models.rescaling import at_length, rescaled
 from longrope.models.rotary import RescaledRotary
 from longrope.models.tables import choose_table, describe_choice, describe_table
+from longrope.models.trained_window import describe_window, with_trained_window
 
 __all__ = [
     "ASSETS",
@@ -26,6 +27,7 @@ __all__ = [
     "describe_choice",
     "describe_device",
     "describe_table",
+    "describe_window",
     "load_config",
     "load_model",
     "read_spec",
@@ -34,4 +36,5 @@ __all__ = [
     "save_model",
     "silence_loading",
     "with_entries",
+    "with_trained_window",
 ]
