@@ -164,6 +164,7 @@ def inspect(
         return
     tables = {name: report.pop(name) for name in ("methods", "pairs")}
     for name, value in report.items():
-        print(f"{name}: {value}")
+        for line in value if isinstance(value, list) else [value]:
+            print(f"{name}: {line}")
     for name, rows in tables.items():
         print_table(name, list(rows[0]), ([format_number(value) for value in row.values()] for row in rows))
