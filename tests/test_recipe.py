@@ -37,6 +37,7 @@ UNUSUAL = Recipe(
     dtype="bfloat16",
     device="cuda",
     rope_table="full_attention",
+    trained_window=4096,
     compiled=True,
     stages=(Stage(search=2**20), Stage(extrapolate=2**21), Stage(tune=26, steps=27, factors_of=2), Stage(short=28)),
     search=SearchRecipe(

@@ -289,6 +289,8 @@ class Recipe(Settings):
         device: cpu, cuda, or auto.
         rope_table: of several rotary tables the one that factors act on, by its name; that of the layers that see the
             whole window if empty.
+        trained_window: the window that the model serves, where its config states another one; 0 takes that of the
+            config.
         compiled: run passes without gradients through torch.compile: faster at length, after seconds of compiling.
         stages: the schedule of a progressive run, in order; none means one search for ``target_tokens``.
     """
@@ -301,6 +303,7 @@ class Recipe(Settings):
     dtype: Annotated[str, one_of("auto", "float32", "bfloat16", "float16")] = "auto"
     device: str = "auto"
     rope_table: str = ""
+    trained_window: CountOrZero = 0
     compiled: bool = False
     stages: tuple[Stage, ...] = ()
     search: SearchRecipe = field(default_factory=SearchRecipe)

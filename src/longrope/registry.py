@@ -107,12 +107,15 @@ class Format:
         write: the function that writes and checks it, as ``package.module:function``. It takes the model, its factors
             and a path, with the export's settings, measuring windows and origin by name, and returns a report.
         file: where it goes, below a run directory.
+        check: the function that raises LongRopeError where a model's factors cannot be written so, as a dotted path.
+            It takes the model and factors, and writes nothing that stays. Without it, writing shows.
     """
 
     name: str
     label: str
     write: str
     file: str
+    check: str = ""
 
 
 def _by_name(*rows: Any) -> dict[str, Any]:
@@ -307,8 +310,14 @@ METRICS: dict[str, Metric] = _by_name(
     Metric(DIFFERENCE, "Passkeys found, difference from {}", format="difference", section="paired"),
 )
 FORMATS: dict[str, Format] = _by_name(
-    Format("hf", "Hugging Face checkpoint", "longrope.exports:export_hf", "hf"),
-    Format("gguf", "GGUF file for llama.cpp", "longrope.exports:export_gguf", "gguf/model.gguf"),
+    Format("hf", "Hugging Face checkpoint", "longrope.exports:export_hf", "hf", "longrope.exports.hf:check_stated"),
+    Format(
+        "gguf",
+        "GGUF file for llama.cpp",
+        "longrope.exports:export_gguf",
+        "gguf/model.gguf",
+        "longrope.exports.gguf:check_stated",
+    ),
 )
 
 

@@ -61,6 +61,7 @@ def test_extend_by_default_prints_json_alone_when_asked(command: Command, monkey
         (("--compile",), {"compiled": True}),
         (("--dtype", "bfloat16"), {"dtype": "bfloat16"}),
         (("--rope-table", "full_attention"), {"rope_table": "full_attention"}),
+        (("--trained-window", "16k"), {"trained_window": 16384}),
     ],
 )
 def test_the_default_is_taken_with_another_setting(

@@ -42,6 +42,7 @@ from longrope.cli.options import (
     Seed,
     Steps,
     To,
+    TrainedWindow,
     Tune,
     check_measured,
     check_tuned,
@@ -51,6 +52,7 @@ from longrope.cli.options import (
     prepare,
 )
 from longrope.errors import RecipeError
+from longrope.lengths import parse_tokens
 from longrope.recipe import MeasureRecipe, Recipe, changed
 from longrope.runs.run_dir import RunDir
 
@@ -101,6 +103,7 @@ def extend(
     device: Device = None,
     dtype: DType = None,
     rope_table: RopeTable = None,
+    trained_window: TrainedWindow = None,
     compiled: Compiled = False,
     context_ranks: ContextRanks = None,
     as_json: AsJson = False,
@@ -147,6 +150,7 @@ def compare(
     device: Device = None,
     dtype: DType = None,
     rope_table: RopeTable = None,
+    trained_window: TrainedWindow = None,
     compiled: Compiled = False,
     context_ranks: ContextRanks = None,
     as_json: AsJson = False,
@@ -179,6 +183,7 @@ def search(
     device: Device = None,
     dtype: DType = None,
     rope_table: RopeTable = None,
+    trained_window: TrainedWindow = None,
     compiled: Compiled = False,
     context_ranks: ContextRanks = None,
     as_json: AsJson = False,
@@ -213,6 +218,7 @@ def tune(
     device: Device = None,
     dtype: DType = None,
     rope_table: RopeTable = None,
+    trained_window: TrainedWindow = None,
     context_ranks: ContextRanks = None,
     as_json: AsJson = False,
 ) -> None:
@@ -249,6 +255,7 @@ def measure(
     device: Device = None,
     dtype: DType = None,
     rope_table: RopeTable = None,
+    trained_window: TrainedWindow = None,
     compiled: Compiled = False,
     context_ranks: ContextRanks = None,
     as_json: AsJson = False,
@@ -267,6 +274,7 @@ def measure(
         device=device or "auto",
         dtype=dtype or "auto",
         rope_table=rope_table or "",
+        trained_window=parse_tokens(trained_window) if trained_window else 0,
         compiled=compiled,
         measure=measuring(MeasureRecipe(), lengths, metrics, qa_data),
     )

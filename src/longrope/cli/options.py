@@ -62,6 +62,14 @@ RopeTable = Annotated[
         show_default="that of the layers that see the whole window",
     ),
 ]
+TrainedWindow = Annotated[
+    str | None,
+    typer.Option(
+        "--trained-window",
+        help="The window that the model serves, where its config states another one: 16k = 16384.",
+        show_default="that of the config",
+    ),
+]
 Compiled = Annotated[
     bool, typer.Option("--compile", help="torch.compile passes: faster at length, after seconds of compiling.")
 ]
@@ -149,6 +157,8 @@ def _overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     plain |= {key: tuple(given[key]) for key in ("data", "measure_data") if given.get(key)}
     if given.get("compiled"):
         plain["compiled"] = True
+    if given.get("trained_window"):
+        plain["trained_window"] = parse_tokens(given["trained_window"])
     if given.get("to"):
         plain["target_tokens"] = parse_tokens(given["to"])
     if settings := {_TUNED_BY[key]: given[key] for key in _TUNED_BY if given.get(key) is not None}:

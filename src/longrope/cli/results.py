@@ -29,6 +29,7 @@ from longrope.cli.options import (
     RopeTable,
     Seed,
     To,
+    TrainedWindow,
     factors_file,
 )
 from longrope.errors import RecipeError, RunError
@@ -55,6 +56,7 @@ def generate(
     device: Device = None,
     dtype: DType = None,
     rope_table: RopeTable = None,
+    trained_window: TrainedWindow = None,
     compiled: Compiled = False,
     as_json: AsJson = False,
 ) -> None:
@@ -72,7 +74,8 @@ def generate(
     table = load_factors(file) if file else None
     silence_loading()
     choices = {"device": device or "auto", "dtype": dtype or "auto", "rope_table": rope_table or ""}
-    loaded = load_model(model, **choices, compiled=compiled)
+    window = parse_tokens(trained_window) if trained_window else 0
+    loaded = load_model(model, **choices, compiled=compiled, trained_window=window)
     with reading(loaded) as on_read:
         done = generation.generate(
             loaded,
@@ -142,16 +145,26 @@ def report(
 
 
 @app.command()
-def inspect(model: Model, to: To = None, rope_table: RopeTable = None, as_json: AsJson = False) -> None:
+def inspect(
+    model: Model,
+    to: To = None,
+    rope_table: RopeTable = None,
+    trained_window: TrainedWindow = None,
+    as_json: AsJson = False,
+) -> None:
     """Show a model's RoPE: its pairs, which complete a full period within the window, and what each method would do."""
     from longrope import pipeline
+    from longrope.models import silence_loading
 
-    report = pipeline.inspect(model, parse_tokens(to) if to else None, rope_table or "")
+    silence_loading()
+    target, window = (parse_tokens(given) if given else 0 for given in (to, trained_window))
+    report = pipeline.inspect(model, target or None, rope_table or "", window)
     if as_json:
         print(json.dumps(report))
         return
     tables = {name: report.pop(name) for name in ("methods", "pairs")}
     for name, value in report.items():
-        print(f"{name}: {value}")
+        for line in value if isinstance(value, list) else [value]:
+            print(f"{name}: {line}")
     for name, rows in tables.items():
         print_table(name, list(rows[0]), ([format_number(value) for value in row.values()] for row in rows))

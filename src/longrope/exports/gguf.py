@@ -85,8 +85,14 @@ def verify_file(model: LanguageModel, lists: NativeLists, path: Path) -> ExportR
     return report
 
 
+def check_stated(model: LanguageModel, factors: RescaleFactors) -> None:
+    """Raise LongRopeError if llama.cpp cannot hold a model or factors; nothing is written."""
+    _check_supported(model, Path("model.gguf"))
+    native_lists(model, factors, ExportRecipe(), None)
+
+
 def _check_supported(model: LanguageModel, path: Path) -> None:
-    """Refuse what the architecture cannot hold, before anything is written."""
+    """Refuse what the architecture cannot hold, before anything is written (raises ExportError)."""
     network, config, spec = model.network, model.network.config, model.spec
     sliding = getattr(config, "sliding_window", None)
     activation = getattr(config, "hidden_act", None)

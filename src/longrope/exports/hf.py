@@ -7,7 +7,8 @@ sides of the native switch.
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,15 @@ from longrope.errors import ExportError
 from longrope.exports.card import Origin, format_card
 from longrope.exports.comparison import Arrays, ExportReport, check_agreement, compare_logits, make_report
 from longrope.exports.lists import NativeLists, native_lists, stated_lists
-from longrope.models import LanguageModel, config_entries, save_model, with_entries
+from longrope.models import (
+    LanguageModel,
+    choose_table,
+    config_entries,
+    load_config,
+    read_tables,
+    save_model,
+    with_entries,
+)
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors
 from longrope.rope.hf_config import write_longrope
@@ -74,8 +83,34 @@ def export_hf(
     return report
 
 
+def check_stated(model: LanguageModel, factors: RescaleFactors) -> None:
+    """Raise LongRopeError if the config of a model cannot state factors, or states other ones when it is read again.
+
+    Nothing but the config is written, into a folder for the moment.
+    """
+    lists = native_lists(model, factors, ExportRecipe(), None)
+    with tempfile.TemporaryDirectory() as folder:
+        with _stating(model, lists):
+            model.network.config.save_pretrained(folder)
+        again = choose_table(read_tables(load_config(folder)), model.table.name).geometry
+    wanted = model.spec.plain_frequencies / np.asarray(stated_lists(model.spec, lists).long)
+    read = again.frequencies_at(factors.target_window)[: len(wanted)]  # after them there may be pairs that stand still
+    if again.native is None or len(read) != len(wanted) or not np.allclose(read, wanted, rtol=1e-5, atol=0):
+        raise ExportError(
+            f"The config of the model type {model.network.config.model_type!r} does not keep factors that are stated.",
+            "Read again, it must give the same angles.",
+            "Run it with `longrope.rescaled` instead.",
+        )
+
+
 def _save(model: LanguageModel, lists: NativeLists, folder: Path) -> None:
-    """Save the model with the config changed for this moment only."""
+    with _stating(model, lists):
+        save_model(model, folder)
+
+
+@contextmanager
+def _stating(model: LanguageModel, lists: NativeLists) -> Iterator[None]:
+    """Have a model's config state factors inside a ``with`` block."""
     config, layer_type = model.network.config, model.table.layer_type
     if layer_type is None and len(model.tables) > 1:
         raise ExportError(
@@ -92,7 +127,7 @@ def _save(model: LanguageModel, lists: NativeLists, folder: Path) -> None:
     try:
         for name, value in changed.items():
             setattr(config, name, value)
-        save_model(model, folder)
+        yield
     except (StrictDataclassError, RuntimeError) as error:  # Gemma-4 has no one head_dim that longrope is checked by
         raise ExportError(
             f"The config of the model type {config.model_type!r} cannot state these factors: {error}.",

@@ -8,7 +8,9 @@ from longrope.models.language_model import LanguageModel, save_model
 from longrope.models.loading import ASSETS, EMBEDDED, load_config, load_model, silence_loading
 from longrope.models.rescaling import at_length, rescaled
 from longrope.models.rotary import RescaledRotary
+from longrope.models.shallow import make_shallow
 from longrope.models.tables import choose_table, describe_choice, describe_table
+from longrope.models.trained_window import describe_window, with_trained_window
 
 __all__ = [
     "ASSETS",
@@ -26,12 +28,15 @@ __all__ = [
     "describe_choice",
     "describe_device",
     "describe_table",
+    "describe_window",
     "load_config",
     "load_model",
+    "make_shallow",
     "read_spec",
     "read_tables",
     "rescaled",
     "save_model",
     "silence_loading",
     "with_entries",
+    "with_trained_window",
 ]

@@ -7,6 +7,7 @@ reader that makes an object of every entry.
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,11 @@ def _read_weights(file: GgufFile, skeleton: Any, dtype: torch.dtype) -> dict[str
     stated = skeleton.config.to_dict()
     make: Any = tables.TENSOR_PROCESSORS.get(file.architecture, tables.TensorProcessor)
     processor = make(config=stated)
-    names = tables.get_gguf_hf_weights_map(skeleton, processor)
+    keys = skeleton.state_dict()
+    whole: Any = SimpleNamespace(config=skeleton.config, state_dict=lambda: keys, named_children=lambda: ())
+    names = tables.get_gguf_hf_weights_map(whole, processor)
+    if set(keys) - set(names.values()):  # some are known by their names within a part alone; seconds for each part
+        names = tables.get_gguf_hf_weights_map(skeleton, processor)
     weights: dict[str, Any] = {}
     parsed = {"config": stated, "tensors": weights}  # stacked experts are put there by the processor itself
     for place in file.tensors:

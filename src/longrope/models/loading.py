@@ -23,6 +23,7 @@ from longrope.models.gguf_loading import load_gguf_config, load_gguf_network, lo
 from longrope.models.language_model import LanguageModel
 from longrope.models.parts import NAMES_OF_TEXT, describe_part, text_part, without_other_parts
 from longrope.models.tables import choose_table, describe_choice
+from longrope.models.trained_window import describe_window, with_trained_window
 from longrope.models.vocabulary import fit_tokenizer
 from longrope.models.weights import check_complete, check_finite, check_gguf_complete
 from longrope.rope.hf_config import with_present_names
@@ -37,6 +38,7 @@ def load_model(
     dtype: str = "auto",
     compiled: bool = False,
     rope_table: str = "",
+    trained_window: int = 0,
 ) -> LanguageModel:
     """Load a causal language model and check that its RoPE is one that we can rescale.
 
@@ -49,6 +51,7 @@ def load_model(
         compiled: run it through torch.compile (see ``LanguageModel``).
         rope_table: the rotary table that factors act on, by name; that of the layers that see the whole window if left
             out.
+        trained_window: the window in tokens that the model serves, where its config states another one.
 
     Raises:
         ModelError: the model cannot be loaded, has no RoPE, or several tables that could be meant; its weights are
@@ -60,7 +63,7 @@ def load_model(
     base = adapter.base if adapter else source
     whole = _load_whole_config(base)
     config = text_part(whole)
-    tables = read_tables(config)
+    tables = with_trained_window(read_tables(config), trained_window)
     table = choose_table(tables, rope_table)
     with _loading(base):
         network = _load_network(base, config, number_format, is_part=config is not whole)
@@ -73,6 +76,7 @@ def load_model(
         *(
             *describe_part(config, whole),
             *describe_choice(tables, table),
+            *describe_window(table, trained_window),
             *left_out,
         ),
     )

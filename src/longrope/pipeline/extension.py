@@ -12,6 +12,7 @@ from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Subject
 from longrope.evaluation.samples import SampleCache
 from longrope.models import LanguageModel
+from longrope.pipeline.capabilities import MEASURE, SEARCH, check_capable, export_step
 from longrope.pipeline.estimates import check_costs, estimate_stages, estimate_tuning, search_costs
 from longrope.pipeline.exporting import export
 from longrope.pipeline.session import Callbacks, Session, load_inputs, record_provenance
@@ -49,6 +50,7 @@ def extend(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> l
         the best baseline last.
     """
     session = Session.load(recipe, run, callbacks)
+    check_capable(session.model, MEASURE, *_gradients(recipe), export_step("hf"))
     check_stages(session)
     with session.begun():
         tasks = plan_tasks(session)
@@ -128,6 +130,7 @@ def compare(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> 
     The last scores compare each of them with the best baseline, token by token and passkey by passkey.
     """
     session = Session.load(recipe, run, callbacks)
+    check_capable(session.model, MEASURE, SEARCH)
     with session.begun():
         searched = {method: _search(session, method) for method in ("evolution", "gradient")}
         original, *baselines = _subjects(session, registry.baselines())
@@ -143,8 +146,15 @@ def compare(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> 
 def search(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> RescaleFactors:
     """Search alone: the factors of a recipe, in a run directory that is resumed if it was begun."""
     session = Session.load(recipe, run, callbacks)
+    check_capable(session.model, MEASURE, *_gradients(recipe))
     with session.begun():
         return _search_one(session)
+
+
+def _gradients(recipe: Recipe) -> tuple[str, ...]:
+    """The step that needs gradients, where a recipe does."""
+    needed = recipe.search.method == "gradient" or any(stage.kind == "tune" for stage in recipe.stages)
+    return (SEARCH,) if needed else ()
 
 
 def measured_lengths(recipe: Recipe, model: LanguageModel) -> tuple[int, ...]:

@@ -14,6 +14,8 @@ from longrope.runs.provenance import record_rope, record_session
 from longrope.runs.records import TrainStep, Trial
 from longrope.runs.run_dir import RunDir
 
+LOADING = ("device", "dtype", "compiled", "rope_table", "trained_window")  # settings of load_model
+
 
 @dataclass(frozen=True)
 class Callbacks:
@@ -86,7 +88,7 @@ class Session:
 def load_inputs(recipe: Recipe, callbacks: Callbacks) -> tuple[LanguageModel, Texts]:
     """The model and the texts of a recipe; what was loaded is reported."""
     callbacks.on_step(f"load {recipe.model}")
-    choices: dict[str, Any] = {name: getattr(recipe, name) for name in ("device", "dtype", "compiled", "rope_table")}
+    choices: dict[str, Any] = {name: getattr(recipe, name) for name in LOADING}
     model = load_model(recipe.model, **choices)
     callbacks.on_step("; ".join(_choices(model)))
     callbacks.on_step(f"read {', '.join([*recipe.data, *recipe.measure_data])}")

@@ -85,7 +85,8 @@ def plan_stages(trained_window: int, target_tokens: int) -> tuple[Stage, ...]:
 def with_tuning(recipe: Recipe) -> Recipe:
     """The recipe with stages that tune, where it lists no stages; the model's config is read."""
     spec = read_spec(load_config(recipe.model), recipe.rope_table)
-    return recipe if recipe.stages else replace(recipe, stages=plan_stages(spec.trained_window, recipe.target_tokens))
+    window = recipe.trained_window or spec.trained_window
+    return recipe if recipe.stages else replace(recipe, stages=plan_stages(window, recipe.target_tokens))
 
 
 def check_stages(session: Session) -> None:
