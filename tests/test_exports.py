@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pico
@@ -248,28 +248,6 @@ def test_model_that_carries_yarn_exports_the_product(factor_sets: str, tmp_path:
     tokens = torch.cat((TOKENS, TOKENS), dim=1)[:, :260]
     native = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert gap(get_logits(native, tokens), get_logits(by_hand, tokens)) < 1e-4
-
-
-@pytest.mark.parametrize("factor_sets", ["single", "two"])
-def test_a_model_with_longrope_lists_keeps_its_short_one(
-    tmp_path: Path, reopened_here: None, factor_sets: Literal["single", "two"]
-) -> None:
-    """And its own switch: only the long list is multiplied, also where one set of factors is asked for."""
-    lists = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 3.0, 4.0]}
-    rope = {"rope_type": "longrope", **lists, "factor": 2.0, "original_max_position_embeddings": 64}
-    model = pico.make_model("llama", rope=rope, max_position_embeddings=128)
-    factors = make_factors(model, attention_factor=1.0)
-    report = export_hf(model, factors, tmp_path, settings=ExportRecipe(factor_sets))
-    stated, own = read_config(tmp_path)["rope_parameters"], math.sqrt(1 + math.log(2) / math.log(64))
-    assert (stated["short_factor"], stated["long_factor"]) == (lists["short_factor"], [1.0, 3.0, 9.0, 16.0])
-    assert (stated["original_max_position_embeddings"], report.switch_tokens, report.factor_sets) == (64, 64, "two")
-    assert stated["attention_factor"] == pytest.approx(own)
-    assert max(report.difference_short, report.difference_long) < 1e-4
-    short = torch.randint(1, 320, (1, 60), generator=torch.Generator().manual_seed(1))
-    reopened = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    assert gap(get_logits(reopened, short), get_logits(model.network, short)) < 1e-4
-    with pytest.raises(ExportError, match="short list of its own"):
-        export_hf(model, replace(factors, target_window=64), tmp_path / "short")
 
 
 def test_bfloat16_model_keeps_its_format(tmp_path: Path, reopened_here: None) -> None:

@@ -180,7 +180,7 @@ def test_su_is_longrope(tmp_path: Path, at_the_top: bool) -> None:
 
 def test_a_module_that_never_takes_its_long_list_is_refused() -> None:
     """PhiMoE in transformers states long factors and turns by the short ones at every length."""
-    lists = {**LISTS, "short_mscale": 1.1, "long_mscale": 1.2}
+    lists = {**LISTS, "short_mscale": 1.2, "long_mscale": 1.2}
     config = pico.make_config("phimoe", rope=lists, max_position_embeddings=256, num_local_experts=2)
     with pytest.raises(ModelError, match="256 tokens \\(of its long factors\\)"):
         read_spec(config)

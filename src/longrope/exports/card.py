@@ -109,6 +109,7 @@ def format_card(
         factors=factors,
         attention_factor=factors.attention_factor * model.spec.attention_factor,
         report=report,
+        own_switch=model.spec.native.switch_tokens if model.spec.native and model.spec.native.short else 0,
         table=result_table(scores, own, origin),
         paired=[_describe_pair(score) for score in own if compared_with(score.metric)],
         other_below=report.factor_sets == "two" and any(s.context_tokens <= report.switch_tokens for s in own),

@@ -1,5 +1,6 @@
 """What native longrope can carry of factors: two lists of one attention factor, and the length where they switch."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,7 +10,7 @@ from longrope.engine.passes import token_losses
 from longrope.errors import ExportError
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import ExportRecipe
-from longrope.rope import FactorLists, RescaleFactors, RopeSpec
+from longrope.rope import FactorLists, NativeScaling, RescaleFactors, RopeSpec
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,10 @@ class NativeLists:
     """The factor sets of a checkpoint, relative to the model's own frequencies as all factors are.
 
     Attributes:
-        factor_sets: ``single`` or ``two``, which a model with longrope lists of its own always has.
+        factor_sets: ``single`` or ``two``.
         short, long: what a runtime does up to the switch and above it; they share one attention factor.
-        switch_tokens: the length above which it takes the long list: the trained window, or the model's own switch.
+        switch_tokens: the length above which it takes the long list: the trained window, or the model's own switch
+            where its own short list is kept.
         start_tokens_dropped: start tokens of the factors that are not carried.
         loss_change_nats: what dropping them changed in the mean loss per token on the measuring windows.
     """
@@ -44,30 +46,38 @@ def native_lists(
         windows: [W, N] measuring windows, needed to measure what dropping start tokens changes.
 
     Raises:
-        ExportError: start tokens that may not be dropped, or factors for a window of the model's own short list.
+        ExportError: start tokens that may not be dropped; two factor sets of a model that has a short list of its own,
+            for a window of that list or with another attention factor.
     """
     factors.check_spec(model.spec)
     dropped, change = factors.start_tokens, 0.0
     if dropped:
         factors, change = _without_start_tokens(model, factors, settings, windows)
     native, switch = model.spec.native, model.spec.trained_window
-    if native and native.short is not None:
-        switch = _own_switch(factors, native.switch_tokens)
-    elif settings.factor_sets == "single":
+    if settings.factor_sets == "single":
         return NativeLists("single", factors, factors, switch, dropped, change)
+    if native and native.short is not None:
+        switch = _own_switch(factors, native)
     own = replace(factors, lambdas=(1.0,) * model.spec.num_pairs, target_window=switch)
     return NativeLists("two", own, factors, switch, dropped, change)
 
 
-def _own_switch(factors: RescaleFactors, switch_tokens: int) -> int:
+def _own_switch(factors: RescaleFactors, native: NativeScaling) -> int:
     """The switch of a model that has longrope lists of its own: up to it the checkpoint keeps the short one."""
-    if factors.target_window <= switch_tokens:
+    if factors.target_window <= native.switch_tokens:
         raise ExportError(
             f"The factors are for {factors.target_window:,} tokens.",
-            f"Up to {switch_tokens:,} tokens the model has a short list of its own, which a checkpoint keeps.",
-            "Export factors of a longer window.",
+            f"Up to {native.switch_tokens:,} tokens the model has a short list of its own, which two factor sets keep.",
+            "Export factors of a longer window, or a single factor set.",
         )
-    return switch_tokens
+    if not math.isclose(factors.attention_factor, 1, rel_tol=1e-6):
+        own, long = native.attention_factor, native.attention_factor * factors.attention_factor
+        raise ExportError(
+            f"The model's own short list has the attention factor {own:.6g}, and the long factors have {long:.6g}.",
+            "Both lists of a checkpoint share one attention factor, so one of the two would be wrong.",
+            "Export a single factor set, which takes the place of the model's short list, too.",
+        )
+    return native.switch_tokens
 
 
 def stated_lists(spec: RopeSpec, lists: NativeLists) -> FactorLists:

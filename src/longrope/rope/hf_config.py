@@ -31,7 +31,9 @@ ENTRIES = (  # what is read of a config object; one that an object lacks is left
     *("max_position_embeddings", "original_max_position_embeddings", "qk_rope_head_dim"),
     "rotary_dim",
 )
-ATTENTION_KEYS = ("attention_factor", "short_mscale", "long_mscale")  # transformers reads the first, vLLM the others
+MSCALES = ("short_mscale", "long_mscale")
+TWO_MSCALES = ("phimoe",)  # model types that read them in the place of one attention factor
+ATTENTION_KEYS = ("attention_factor", *MSCALES)  # transformers reads the first, vLLM the others
 SCALING_KEYS = (  # of the scalings that longrope takes the place of; whatever else a config states beside them is kept
     *("type", "rope_type", "rope_theta", "factor", "original_max_position_embeddings", "max_position_embeddings"),
     *("attention_factor", "attn_factor", "short_factor", "long_factor", "short_mscale", "long_mscale"),
@@ -250,9 +252,21 @@ def _native_scaling(config: Config, parameters: Config, plain: RopeSpec) -> Nati
         raise refusal(config, f"carries the RoPE scaling {kind!r}")
     if kind in ("longrope", "yarn") and parameters.get("attention_factor") is not None:
         attention = parameters["attention_factor"]
+    if kind == "longrope" and config.get("model_type") in TWO_MSCALES:
+        attention = _shared_mscale(config, parameters)
     if kind == "longrope":
         return NativeScaling(kind, tuple(lambdas.tolist()), attention, tuple(parameters["short_factor"]), original)
     return NativeScaling(kind, tuple(lambdas.tolist()), attention)
+
+
+def _shared_mscale(config: Config, parameters: Config) -> float:
+    """The one attention factor of a model type that states one for each list, and reads no other."""
+    short, long = (parameters.get(name) for name in MSCALES)
+    if short is None or long is None or short != long:
+        raise refusal(
+            config, f"states short_mscale = {short} and long_mscale = {long}, and both lists share a factor here"
+        )
+    return float(long)
 
 
 def _dynamic(parameters: Config, plain: RopeSpec) -> NativeScaling:
