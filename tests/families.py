@@ -75,6 +75,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "rope_parameters": {"full_attention": FULL_ROPE | {"mrope_section": [4, 2, 2]}},
         "num_key_value_heads": 2,
     },
+    "deepseek_v4": {"head_dim": 64},  # of which it turns an eighth
     "dots3_note_text": {
         "use_sliding_window": False,  # its sliding layers have sizes of their own
         "layer_types": ["indexed_attention"] * 2,

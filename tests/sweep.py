@@ -125,7 +125,7 @@ def try_family(family: str, folder: Path) -> Outcome:
         outcome.unbuilt = _first_line(error)
         return outcome
     with _noting(outcome, "load"):
-        model = _load(family, network, folder)
+        model = load(family, network, folder)
     if "load" not in outcome.refused | outcome.failed:
         for name, step in STEPS.items():
             with _noting(outcome, name):
@@ -133,7 +133,7 @@ def try_family(family: str, folder: Path) -> Outcome:
     return outcome
 
 
-def _load(family: str, network: Any, folder: Path) -> LanguageModel:
+def load(family: str, network: Any, folder: Path) -> LanguageModel:
     """Read the config of a saved network, then load all of it; of a family without RoPE the config alone."""
     if network is None:
         families.make_default(family).save_pretrained(folder)
@@ -191,7 +191,7 @@ def _slope(model: LanguageModel, loss: Callable[[], Tensor]) -> tuple[float, Ten
     return value.item(), torch.cat([slope.flatten() for slope in slopes])
 
 
-def _tiles(model: LanguageModel) -> None:
+def check_tiles(model: LanguageModel) -> None:
     """Losses of tiles that do not divide the window are those of whole logits."""
     with rescaled(model, _factors(model)), _tiled():
         ours = token_losses(model, TOKENS)
@@ -229,7 +229,7 @@ STEPS: dict[str, Callable[[LanguageModel], None]] = {
     "unit factors": _keep,
     "factors": _move,
     "search": _search,
-    "long pass": _tiles,
+    "long pass": check_tiles,
     "generate": _cache,
     "export": _export,
 }

@@ -89,6 +89,8 @@ def _cut(value: Any, cut: slice, tokens: int) -> Any:
         return tuple(_cut(part, cut, tokens) for part in value)
     if isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == tokens:
         return value[:, cut]
+    if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1:3] == (1, tokens):  # of queries of all heads
+        return value[:, :, cut]
     return value
 
 

@@ -73,6 +73,9 @@ def compare_logits(
 
     Returns:
         For each side the difference, and what float32 angles alone make of our logits.
+
+    Raises:
+        ExportError: of two lists the checkpoint takes the short one above the switch, too.
     """
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, model.network.config.vocab_size, (1, PROBE_TOKENS))
@@ -87,7 +90,23 @@ def compare_logits(
         with rescaled(single, factor_set, precision=torch.float32):
             rounded = logits_at(single, tokens, positions[side])
         differences.append((logit_difference(ours, theirs[side]), logit_difference(ours, rounded)))
+    (below, _), (above, _) = differences
+    if lists.factor_sets == "two" and below <= TOLERANCE < above:
+        with rescaled(single, lists.short):
+            unswitched = logits_at(single, tokens, positions["long"])
+        if logit_difference(unswitched, theirs["long"]) <= TOLERANCE:
+            raise _not_switched(model.network.config.model_type)
     return differences
+
+
+def _not_switched(model_type: str) -> ExportError:
+    """As of PhiMoE, whose rotary module asks for its frequencies without a length."""
+    return ExportError(
+        f"The reopened checkpoint gives other logits than ours above the switch: those of the short factors, which the "
+        f"model type {model_type!r} takes at every length in transformers {version('transformers')}.",
+        "Two factor sets need a model type that takes the long ones above the switch.",
+        "Export a single factor set.",
+    )
 
 
 def make_report(lists: NativeLists, differences: list[tuple[float, float]]) -> ExportReport:

@@ -4,6 +4,7 @@ The folder is reopened by plain transformers in a process of its own, and its lo
 sides of the native switch.
 """
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from longrope.models import (
 )
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors
-from longrope.rope.hf_config import write_longrope
+from longrope.rope.hf_config import older_entries, write_longrope
 from longrope.runs.records import Score
 
 REOPEN = """
@@ -76,6 +77,7 @@ def export_hf(
     lists = native_lists(model, factors, settings, windows)
     folder.mkdir(parents=True, exist_ok=True)
     _save(model, lists, folder)
+    _state_for_older_readers(folder / "config.json")
     report = make_report(lists, _compare(model, lists, folder))
     check_agreement(report, folder, model.network.config.model_type)
     card = format_card(model, factors, report, origin or Origin(model.name), scores)
@@ -129,14 +131,26 @@ def _stating(model: LanguageModel, lists: NativeLists) -> Iterator[None]:
             setattr(config, name, value)
         yield
     except (StrictDataclassError, RuntimeError) as error:  # Gemma-4 has no one head_dim that longrope is checked by
+        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
         raise ExportError(
-            f"The config of the model type {config.model_type!r} cannot state these factors: {error}.",
+            f"The config of the model type {config.model_type!r} cannot state these factors: {reason}.",
             "Native longrope must be among what the model type can say.",
             "Run it with `longrope.rescaled` instead.",
         ) from None
     finally:
         for name, value in before.items():
             setattr(config, name, value)
+
+
+def _state_for_older_readers(path: Path) -> None:
+    """Repeat the RoPE of a config.json in the entries that runtimes before ``rope_parameters`` read.
+
+    transformers 4 and mlx-lm take a theta of 10,000 and no scaling where these are missing, without a word. They have
+    no entries for RoPE by layer type.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config |= older_entries(config.get("rope_parameters") or {})
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _compare(model: LanguageModel, lists: NativeLists, folder: Path) -> list[tuple[float, float]]:

@@ -180,6 +180,14 @@ def to_legacy(parameters: Config) -> dict[str, Any]:
     return {**top, "rope_scaling": None if kind == "default" else {"type": kind, "rope_type": kind, **scaling}}
 
 
+def older_entries(parameters: Config) -> dict[str, Any]:
+    """``to_legacy`` with the window before the scaling, which those runtimes read beside it; empty for layer types."""
+    if "rope_type" not in parameters:
+        return {}
+    windows = {name: parameters[name] for name in ("original_max_position_embeddings",) if name in parameters}
+    return to_legacy(parameters) | windows
+
+
 def _stated_parameters(config: Config) -> dict[str, Any]:
     parameters = config.get("rope_parameters") or from_legacy(config)
     if not parameters:
