@@ -46,7 +46,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "engine.attention": ("engine.kernels",),
     "engine.compiling": ("errors",),
     "engine.kv_cache": ("errors", "models"),
-    "engine.context": ("errors", "distributed", "engine.attention", "engine.kv_cache"),
+    "engine.adapters": (),
+    "engine.masks": ("errors",),
+    "engine.context": (
+        *("errors", "distributed", "engine.adapters", "engine.attention", "engine.kv_cache", "engine.masks"),
+    ),
     "engine.loss": ("models", "engine.compiling", "engine.kv_cache"),
     **dict.fromkeys(STEPS, (*NOUNS, *EDGES)),
     "pipeline": (*NOUNS, *EDGES, *STEPS),

@@ -13,10 +13,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from longrope.errors import ModelError
 from longrope.models import LanguageModel
 
+KEEPING_KEYS = {"full_attention", "sliding_attention", "chunked_attention"}  # kinds of layers, in transformers' words
+
 
 def decoder_layers(network: Any) -> list[nn.Module]:
     """The decoder's layers in their order."""
-    return [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers: list[nn.Module] = [part for part in network.modules() if isinstance(part, GradientCheckpointingLayer)]
+    if layers:
+        return layers
+    count = network.config.num_hidden_layers  # older families have layers without a class of transformers
+    lists = (part for part in decoder_of(network).children() if isinstance(part, nn.ModuleList))
+    return next((list(part) for part in lists if len(part) == count), [])
 
 
 def decoder_of(network: Any) -> Any:
@@ -27,7 +34,7 @@ def decoder_of(network: Any) -> Any:
 def remembers_keys_alone(network: Any) -> bool:
     """Whether its layers carry nothing from token to token but keys and values: no recurrence, no convolution."""
     kinds = set(getattr(network.config, "layer_types", None) or ())
-    return not network._is_stateful and kinds <= {"full_attention", "sliding_attention", "chunked_attention"}  # noqa: SLF001
+    return not network._is_stateful and kinds <= KEEPING_KEYS  # noqa: SLF001
 
 
 class LayerKeys:
