@@ -45,7 +45,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "engine.kernels": ("errors", "engine.hopper"),
     "engine.attention": ("engine.kernels",),
     "engine.compiling": ("errors",),
-    "engine.kv_cache": ("errors", "models"),
+    "engine.native_cache": ("errors",),
+    "engine.kv_cache": ("errors", "models", "engine.native_cache"),
     "engine.adapters": (),
     "engine.masks": ("errors",),
     "engine.context": (
@@ -70,7 +71,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         *("tuning.adapters", "tuning.training", "tuning.progress", "exports.lists", "exports.comparison"),
     ),
     "triton": ("engine.hopper",),
-    "transformers": ("models", "engine.context", "engine.kv_cache", "engine.loss"),
+    "transformers": ("models", "engine.context", "engine.kv_cache", "engine.loss", "engine.native_cache"),
     "lm_eval": ("evaluation.lm_eval",),
     "datasets": ("models", "data"),
     "safetensors": ("models", "tuning.adapters", "tuning.progress"),

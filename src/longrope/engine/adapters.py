@@ -74,7 +74,7 @@ def call_own_method(module: nn.Module, attention: Attention) -> Callable[..., An
 def know_positions(module: nn.Module, _: Attention, *, before: Callable[[Tensor], Any]) -> Callable[..., Any]:
     """A forward that asks us where its tokens stand, which it needs for its attention's temperature (Llama-4's)."""
     forward = module.forward
-    name = cache_argument(forward)
+    name = "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"  # before 5.20
 
     def run(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get(name) is None:
@@ -82,11 +82,6 @@ def know_positions(module: nn.Module, _: Attention, *, before: Callable[[Tensor]
         return forward(hidden_states, *args, **kwargs)
 
     return run
-
-
-def cache_argument(forward: Any) -> str:
-    """The name by which a forward takes transformers' cache; it was ``past_key_values`` before 5.20."""
-    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def adapt(network: Any, attention: Attention, before: Callable[[Tensor], Any]) -> dict[Any, Callable[..., Any]]:

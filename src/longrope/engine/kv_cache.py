@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from longrope.engine.native_cache import NativeCache
 from longrope.errors import ModelError
 from longrope.models import LanguageModel
 
@@ -112,31 +113,49 @@ class _Store:
 
 
 class KeyValueCache:
-    """Keys and values of all layers of one sequence, made with one set of factors; see ``LayerKeys``."""
+    """Keys and values of all layers of one sequence, made with one set of factors; see ``LayerKeys``.
+
+    Models whose layers carry more than those have transformers' own cache in it (``native``).
+    """
 
     def __init__(self, model: LanguageModel, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
-        """Reserve ``capacity`` tokens of memory, taken as layers first use it; refuse recurrent models (ModelError)."""
-        if not remembers_keys_alone(model.network):
+        """Reserve ``capacity`` tokens of memory, taken as layers first use it.
+
+        Raises:
+            ModelError: a model with recurrent layers that transformers' cache cannot continue, or whose states are to
+                be kept as 8-bit integers or in the CPU's memory.
+        """
+        self.capacity = capacity
+        self.native: NativeCache | None = None
+        self.layers: list[LayerKeys] = []
+        if remembers_keys_alone(model.network):
+            layers = decoder_layers(model.network)
+            self.layers = [LayerKeys(capacity, eight_bit=eight_bit, offload=offload) for _ in layers]
+            return
+        if eight_bit or offload:
             raise ModelError(
                 f"The model type {model.network.config.model_type!r} has recurrent layers.",
-                "A cache of ours holds keys and values alone.",
-                "Decode with transformers' own `generate`, inside `longrope.rescaled`.",
+                "Only keys and values can be kept as 8-bit integers or in the CPU's memory, not recurrent states.",
+                "Leave that setting out.",
             )
-        self.capacity = capacity
-        layers = decoder_layers(model.network)
-        self.layers = [LayerKeys(capacity, eight_bit=eight_bit, offload=offload) for _ in layers]
+        self.native = NativeCache(model.network)
 
     @property
     def tokens(self) -> int:
         """How many tokens are in it."""
-        return self.layers[0].tokens
+        return self.native.tokens if self.native else self.layers[0].tokens
 
     def rewind(self, tokens: int) -> None:
-        """Forget all but the first ``tokens``, so that another text can follow them."""
+        """Forget all but the first ``tokens``, so that another text can follow them.
+
+        Recurrent states go back only to where this was called before with all tokens (raises ModelError).
+        """
+        if self.native:
+            self.native.rewind(tokens)
         for layer in self.layers:
             layer.rewind(tokens)
 
     @property
     def num_bytes(self) -> int:
         """Bytes that it takes, on the device or (offloaded) in the CPU's memory."""
-        return sum(layer.num_bytes for layer in self.layers)
+        return self.native.num_bytes if self.native else sum(layer.num_bytes for layer in self.layers)
