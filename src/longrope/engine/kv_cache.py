@@ -19,12 +19,12 @@ KEEPING_KEYS = {"full_attention", "sliding_attention", "chunked_attention"}  # k
 
 def decoder_layers(network: Any) -> list[nn.Module]:
     """The decoder's layers in their order."""
-    layers: list[nn.Module] = [part for part in network.modules() if isinstance(part, GradientCheckpointingLayer)]
-    if layers:
-        return layers
+    lists = [list(part) for part in decoder_of(network).children() if isinstance(part, nn.ModuleList)]
+    for parts in ([layer for part in lists for layer in part], network.modules()):
+        if layers := [part for part in parts if isinstance(part, GradientCheckpointingLayer)]:
+            return list[nn.Module](layers)
     count = network.config.num_hidden_layers  # older families have layers without a class of transformers
-    lists = (part for part in decoder_of(network).children() if isinstance(part, nn.ModuleList))
-    return next((list(part) for part in lists if len(part) == count), [])
+    return next((part for part in lists if len(part) == count), [])
 
 
 def decoder_of(network: Any) -> Any:

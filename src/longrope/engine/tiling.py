@@ -84,10 +84,10 @@ def check_keys(network: Any, keys: LayerKeys, tokens: int) -> None:
 
 
 def _cut(value: Any, cut: slice, tokens: int) -> Any:
-    """The part of an argument of a layer that belongs to a tile: tensors [B, N, ...] are cut, alone or in tuples.
+    """The part of an argument of a layer that belongs to a tile.
 
-    Layers that share keys and values hand them over in a dict. Each tile has one of its own, kept in the dict that all
-    layers are given.
+    Tensors [B, N, ...] and [B, 1, N, ...] are cut, alone or in tuples. Layers that share keys and values hand them over
+    in a dict. Each tile has one of its own, kept in the dict that all layers are given.
     """
     if isinstance(value, MutableMapping) and cut != slice(0, tokens):
         return value.setdefault(cut.start, type(value)())
@@ -95,6 +95,8 @@ def _cut(value: Any, cut: slice, tokens: int) -> Any:
         return tuple(_cut(part, cut, tokens) for part in value)
     if isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == tokens:
         return value[:, cut]
+    if isinstance(value, Tensor) and value.ndim > 2 and value.shape[1:3] == (1, tokens):  # of all heads alike
+        return value[:, :, cut]
     return value
 
 
