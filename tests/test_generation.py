@@ -410,10 +410,22 @@ def test_factors_of_another_geometry_are_refused(make: Callable[[str], LanguageM
         generate(make("llama"), make_table(make("qwen3")), DOCUMENT, PROMPT)
 
 
-def test_recurrent_models_are_refused() -> None:
+def test_a_recurrent_model_answers_as_transformers_would() -> None:
+    """Greedily, token by token after a whole pass over all before; states have no 8-bit form."""
     model = pico.make_model("lfm2", layer_types=["conv", "full_attention"])
+    table = make_table(model)
+    answer = generate(model, table, DOCUMENT, PROMPT, settings=GenerationSettings(max_new_tokens=6))
+    tokens = encode_question(model.tokenizer, DOCUMENT, PROMPT)
+    prompt_tokens = len(tokens)
+    with rescaled(model, table.choose(len(tokens) + 6)):
+        while len(tokens) < prompt_tokens + 6:
+            tokens.append(int(model.network(torch.tensor([tokens]), use_cache=False).logits[0, -1].argmax()))
+    written = tokens[prompt_tokens:]
+    written = written[: written.index(0)] if 0 in written else written
+    assert answer.new_tokens == len(written)
+    assert answer.text == model.tokenizer.decode(written, skip_special_tokens=True)
     with pytest.raises(ModelError, match="'lfm2' has recurrent layers"):
-        generate(model, make_table(model), DOCUMENT, PROMPT)
+        generate(model, table, DOCUMENT, PROMPT, settings=GenerationSettings(eight_bit=True))
 
 
 @pytest.mark.parametrize(

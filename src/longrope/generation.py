@@ -97,7 +97,7 @@ def generate(
     """Answer a prompt about a document.
 
     Args:
-        model: one whose layers keep keys and values alone.
+        model: any whose layers keep keys and values alone, or go on right from transformers' own cache.
         factors: of which the smallest factor set that holds prompt and answer is taken; None runs without factors.
         document: put before the prompt, with a blank line between; as one user message if there is a chat template.
         prompt: the question, or the beginning of what a base model is to go on with.
@@ -109,7 +109,8 @@ def generate(
         TextsError: the document or the prompt is blank.
         FactorsError: prompt and planned answer are longer than the longest window of the factors (or than the trained
             window without factors), or the factors belong to another geometry.
-        ModelError: the model has recurrent layers, or gives logits that are no numbers.
+        ModelError: the model has recurrent layers that do not go on right from a cache, or gives logits that are no
+            numbers.
     """
     settings = settings or GenerationSettings()
     tokens = encode_question(model.tokenizer, document, prompt)

@@ -43,6 +43,7 @@ def plain_losses(network: Any, tokens: Tensor) -> Tensor:
         ("qwen2_moe", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
         ("gemma3_text", {"sliding_window": 8}),
         ("llama4_text", {}),
+        ("llama4_text", {"attention_chunk_size": 16}),
         ("moshi", {"sliding_window": 8}),  # its config has a window that its mask does not have
     ],
 )
@@ -55,13 +56,6 @@ def test_the_window_of_the_mask_changes_the_losses() -> None:
     """So the test above would see a window that is left out."""
     narrow, wide = (plain_losses(make_model("phimoe", sliding_window=n).network, TOKENS) for n in (8, None))
     assert (narrow - wide).abs().max() > 0.01
-
-
-def test_more_than_one_chunk_is_refused() -> None:
-    model = make_model("llama4_text", attention_chunk_size=16)
-    assert "chunked_attention" in model.network.config.layer_types
-    with pytest.raises(ModelError, match="within chunks of 16 tokens, and 48 are given"):
-        token_losses(model, TOKENS)
 
 
 def test_a_family_that_reads_its_mask_is_refused() -> None:

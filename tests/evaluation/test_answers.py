@@ -12,7 +12,6 @@ from longrope.data import Tokens
 from longrope.engine import decoding
 from longrope.engine.decoding import prefill
 from longrope.engine.kv_cache import KeyValueCache
-from longrope.errors import ModelError
 from longrope.evaluation.answers import answer_prompt, share_found
 from longrope.evaluation.needles import essays
 from longrope.evaluation.prompts.needles import build_needles
@@ -115,8 +114,13 @@ def test_the_saving_of_shared_texts_stands_in_the_records(
     assert sum(pushed) > 4 * scores[0].num_tokens
 
 
-def test_recurrent_models_are_refused(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_by_transformers_own_cache_are_the_same(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which models with recurrent layers have; each question begins right after the text again."""
+    questions = tuple(
+        Question(np.asarray(ask, np.int32), ("nowhere",), False, 6) for ask in ([5, 6, 7], [9], [5, 6, 7])
+    )
+    prompt = Prompt(np.arange(1, 60, dtype=np.int32), questions)
+    own = answer_prompt(model, prompt)
     monkeypatch.setattr("longrope.engine.kv_cache.remembers_keys_alone", lambda _: False)
-    text = text_of(model.tokenizer, 600)
-    with pytest.raises(ModelError, match="recurrent"):
-        measure_needles(model, text, text.windows(600, 1), 600, 10)
+    assert answer_prompt(model, prompt) == own
+    assert own[0] == own[2]

@@ -9,7 +9,6 @@ import sweep
 import torch
 import transformers
 
-FAULTS = {"gpt_neox_japanese"}  # to be mended; each then fails here
 PAGE = sweep.PAGE.read_text(encoding="utf-8")
 
 
@@ -23,10 +22,7 @@ def check_versions() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "family",
-    [pytest.param(name, marks=[pytest.mark.xfail(strict=True)] if name in FAULTS else []) for name in families.TYPES],
-)
+@pytest.mark.parametrize("family", families.TYPES)
 def test_family(family: str, tmp_path: Path) -> None:
     """Its steps are right or refused, and the page's row says so."""
     outcome = sweep.try_family(family, tmp_path)

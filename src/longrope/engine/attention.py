@@ -2,7 +2,11 @@
 
 Queries are the last positions of the keys: query i of Sq sees the keys up to Sk - Sq + i. Kernels that cannot align the
 causal triangle so take the prefix that all queries see and the triangle one after the other; the two outputs are merged
-by their log-sum-exps. Documents that are not to see each other are attended to one after the other.
+by their log-sum-exps. Documents that are not to see each other are attended to one after the other, and so are chunks.
+
+Sinks are logits, one a query head, that enter the sum of each softmax beside the scores and add nothing to the output.
+To kernels that do not know them they are applied afterwards, by the log-sum-exp; where gradients are taken, which torch
+has for no log-sum-exp, as one more key whose value is zero.
 
 Shape legend: B = batch, H = query heads, G = key/value heads, Sq = queries, Sk = keys, D = head dimension.
 """
@@ -25,30 +29,100 @@ SCORES_PER_BLOCK = 2**26  # attention scores that are held at once where no kern
 
 
 def attend_causal(
-    query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None, softcap: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    chunk: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
-    """Causal attention by a kernel, or in blocks where a sliding window or a soft cap has something to do."""
+    """Causal attention by a kernel, or in blocks where a sliding window or a soft cap has something to do.
+
+    Args:
+        query: [B, H, Sq, D], at the last positions of the keys.
+        key: [B, G, Sk, D].
+        value: [B, G, Sk, D'].
+        scale: of the scores.
+        window: how many positions a query sees, its own included; None for all before it.
+        chunk: tokens of the chunks, counted from the first key, out of which no query sees; None for no chunks.
+        softcap: scores become softcap * tanh(score / softcap).
+        sinks: [H] logits of the sinks.
+
+    Returns:
+        [B, H, Sq, D'].
+    """
+    width, room = value.shape[3], query.shape[3] - value.shape[3]
+    if room > 0:  # kernels take one size of heads
+        value = functional.pad(value, (0, room))
+    elif room < 0:
+        query, key = (functional.pad(x, (0, -room)) for x in (query, key))
     if softcap is not None or (window is not None and window < key.shape[2]):
-        return attend_in_blocks(query, key, value, scale=scale, window=window, softcap=softcap)
-    return attend(query, key, value, scale=scale)
+        work = partial(attend_in_blocks, scale=scale, window=window, softcap=softcap, sinks=sinks)
+    else:
+        work = partial(attend, scale=scale, sinks=sinks)
+    if chunk is not None and chunk < key.shape[2]:
+        work = partial(_attend_apart, range(0, key.shape[2], chunk), work)
+    output = work(query, key, value)
+    return output[..., :width] if room else output
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, sinks: Tensor | None = None) -> Tensor:
     """Causal attention [B, H, Sq, D] of queries that stand at the last positions of the keys [B, G, Sk, D]."""
     heads = Heads(query.shape[1], key.shape[1], query.shape[3])
-    graph = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    given = [x for x in (query, key, value, sinks) if x is not None]
+    graph = torch.is_grad_enabled() and any(x.requires_grad for x in given)
     decoding = query.shape[2] == 1 and not graph
     kernel, _ = choose_kernel(query.device, query.dtype, heads, decoding=decoding)
     if graph:
-        return _attend_with_graph(kernel, query, key, value, scale)
+        if sinks is None:
+            return _attend_with_graph(kernel, query, key, value, scale)
+        return _attend_with_sink_key(partial(_attend_with_graph, kernel), query, key, value, scale, sinks)
     if decoding:
-        return attend_one(kernel, query, key, value, scale=scale)
+        output, lse = attend_one(kernel, query, key, value, scale=scale)
+    else:
+        output, lse = _attend_without_graph(kernel, query, key, value, scale)
+    return output if sinks is None else beside_sinks(output, lse, sinks)
+
+
+def _attend_without_graph(
+    kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
     prefix = key.shape[2] - query.shape[2]
     if not prefix or kernel.aligns:
-        return partial_attention(kernel, query, key, value, causal=True, scale=scale)[0]
+        return partial_attention(kernel, query, key, value, causal=True, scale=scale)
     before = partial_attention(kernel, query, key[:, :, :prefix], value[:, :, :prefix], causal=False, scale=scale)
     own = partial_attention(kernel, query, key[:, :, prefix:], value[:, :, prefix:], causal=True, scale=scale)
-    return merge(before, own)
+    return merge(before, own), torch.logaddexp(before[1], own[1])
+
+
+def beside_sinks(output: Tensor, lse: Tensor, sinks: Tensor) -> Tensor:
+    """Attention [B, H, Sq, D] with sinks [H] from that without them and its log-sum-exp [B, H, Sq].
+
+    exp(score) / (exp(lse) + exp(sink)) is exp(score - lse) times the logistic function of lse - sink.
+    """
+    return (output * torch.sigmoid(lse - sinks[:, None].to(lse))[..., None]).to(output.dtype)
+
+
+def _attend_with_sink_key(
+    attention: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, scale: float, sinks: Tensor
+) -> Tensor:
+    """Attention with sinks as the scores of a first key, of value zero, which each query sees.
+
+    Vectors grow by as many entries as kernels align them to. In the first of these a query has sink / scale, the first
+    key 1 and all others 0.
+    """
+    added, dim, queries = 8, query.shape[3], query.shape[2]
+    logits = (sinks / scale).to(query.dtype)[:, None, None].expand(*query.shape[:3], 1)
+    query = functional.pad(torch.cat((query, logits), dim=3), (0, added - 1))
+    key, value = (functional.pad(x, (0, added, 1, 0)) for x in (key, value))
+    first = functional.one_hot(torch.tensor(dim, device=key.device), dim + added).to(key.dtype)
+    key = torch.cat((first.expand_as(key[:, :, :1]), key[:, :, 1:]), dim=2)
+    if queries == key.shape[2] - 1:  # one more query keeps the square, which all kernels take
+        query = functional.pad(query, (0, 0, 1, 0))
+    return attention(query, key, value, scale)[:, :, -queries:, :dim]
 
 
 def merge(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
@@ -91,24 +165,38 @@ def attend_within(
         key: [B, G, Sk, D].
         value: [B, G, Sk, D].
     """
-    end = key.shape[2]
-    begin = end - query.shape[2]
     rows = []
     for row, starts in enumerate(documents):
         own = slice(row, row + 1)
-        met = starts[bisect_right(starts, begin) - 1 : bisect_left(starts, end)]
-        parts = [
-            attention(query[own, :, max(a, begin) - begin : b - begin], key[own, :, a:b], value[own, :, a:b])
-            for a, b in pairwise((*met, end))
-        ]
-        rows.append(torch.cat(parts, dim=2))
+        rows.append(_attend_apart(starts, attention, query[own], key[own], value[own]))
     return torch.cat(rows)
 
 
-def attend_in_blocks(
-    query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None
+def _attend_apart(
+    starts: Sequence[int], attention: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor
 ) -> Tensor:
-    """Causal attention with a sliding window or capped scores, block by block of queries.
+    """Attention of each query to its own one of the parts that begin at these keys; parts without queries cost none."""
+    end = key.shape[2]
+    begin = end - query.shape[2]
+    met = starts[bisect_right(starts, begin) - 1 : bisect_left(starts, end)]
+    parts = [
+        attention(query[:, :, max(a, begin) - begin : b - begin], key[:, :, a:b], value[:, :, a:b])
+        for a, b in pairwise((*met, end))
+    ]
+    return torch.cat(parts, dim=2)
+
+
+def attend_in_blocks(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """Causal attention with a sliding window or capped scores, block by block of queries, each with the keys it sees.
 
     Work and memory grow with the pairs that the window lets see each other. Blocks that see equally many keys are taken
     several at a time.
@@ -120,6 +208,7 @@ def attend_in_blocks(
         scale: of the scores.
         window: how many positions a query sees, its own included; None for all before it.
         softcap: scores become softcap * tanh(score / softcap).
+        sinks: [H] logits of the sinks.
     """
     sq, sk = query.shape[2], key.shape[2]
     reach = min(window or sk, sk)
@@ -136,11 +225,11 @@ def attend_in_blocks(
         ends = max(before, 0), sk - sq + last
         given = [x[:, :, slice(*ends)].repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value)]
         if count == 1:
-            outputs.append(_masked(query[:, :, first:last], given[0], given[1], mask, scale, softcap))
+            outputs.append(_masked(query[:, :, first:last], given[0], given[1], mask, scale, softcap, sinks))
         else:
             asked = _in_blocks(query[:, :, first:last], block, block)
             key_part, value_part = (_in_blocks(x, block + reach - 1, block) for x in given)
-            found = _masked(asked, key_part, value_part, mask, scale, softcap)
+            found = _masked(asked, key_part, value_part, mask, scale, softcap, sinks)
             outputs.append(found.unflatten(0, (count, -1)).movedim(0, 2).flatten(2, 3))
         first = last
     return torch.cat(outputs, dim=2)
@@ -158,9 +247,22 @@ def _in_blocks(x: Tensor, size: int, step: int) -> Tensor:
     return x.unfold(2, size, step).movedim(2, 0).transpose(3, 4).flatten(0, 1)
 
 
-def _masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, softcap: float | None) -> Tensor:
-    if softcap is None:
+def _masked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scale: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    if softcap is None and sinks is None:
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-    scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scale / softcap)
-    shares = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1, dtype=torch.float32)
-    return shares.to(value.dtype) @ value
+    scores = query @ key.transpose(2, 3) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.masked_fill(~mask, -torch.inf)
+    if sinks is not None:
+        scores = torch.cat((scores, sinks[:, None, None].to(scores).expand(*scores.shape[:3], 1)), dim=3)
+    shares = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return shares[..., : key.shape[2]].to(value.dtype) @ value

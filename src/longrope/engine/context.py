@@ -1,30 +1,31 @@
 """The context of a running pass, and the attention function that transformers calls and that reads it.
 
-transformers calls attention by a name in the model's config. Ours is registered under a name for which transformers
-makes no mask; what the function needs beyond its arguments stands in the one active ``ForwardContext``.
+transformers calls attention by a name in the model's config. Ours is registered under a name of its own, and makes no
+mask; what the function needs beyond its arguments stands in the one active ``ForwardContext``.
 
 Shape legend: B = batch, N = tokens of a window, n = those of one process, H = hidden size, P = heads, G = key/value
 heads, Sk = keys, D = head dimension.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from longrope.distributed import Shard
+from longrope.engine.adapters import UNABLE, adapt
 from longrope.engine.attention import Documents, attend_causal, attend_within
 from longrope.engine.kv_cache import LayerKeys, decoder_of
+from longrope.engine.masks import Sight, describe_mask
 from longrope.errors import ModelError, describe_error
 
-ATTENTION = "longrope"  # transformers makes no mask for a name that it does not know
+ATTENTION = "longrope"
+HARMLESS = ("position_ids",)  # tensors that transformers hands down to attention, and that change nothing there
 Forwards = dict[Any, Callable[..., Any]]  # what modules are to call in the place of their own forwards
 
 _active: "ForwardContext | None" = None
@@ -53,22 +54,35 @@ class ForwardContext:
     shard: Shard | None = None
     layer_keys: LayerKeys | None = None
     attention_calls: int = 0
+    adapted: Forwards = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find the modules that need help to call our attention."""
+        self.adapted = adapt(self.network, attend_in_context, self._tokens_before)
+
+    def _tokens_before(self, hidden: Tensor) -> Any:
+        """How many tokens came before those of the module at work [B, n, H]: a number, or [n] of them one by one."""
+        if self.layer_keys is not None:
+            return self.layer_keys.tokens
+        if self.shard is None:
+            return 0
+        tokens = hidden.shape[1]
+        return (self.shard.positions(self.shard.ranks * tokens) - torch.arange(tokens)).to(hidden.device)
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Have the network call our attention, and these forwards of its modules, in this block alone.
 
         Raises:
-            ModelError: the network has an attention of its own, which wants a mask.
+            ModelError: the network has an attention of its own.
             RuntimeError: another pass is running.
         """
         global _active  # noqa: PLW0603  # the one owner of the active context
         if _active is not None:
             raise RuntimeError("a pass is running already, and passes do not nest")
-        if not self.network._can_set_attn_implementation():  # noqa: SLF001  # there is no public way to ask
-            raise _not_called(self.network)
+        _refuse_unable(self.network, adapted=bool(self.adapted))
         _register()
-        with _set_attention(self.network.config), _replaced(self.forwards):
+        with _set_attention(self.network.config), _replaced({**self.adapted, **self.forwards}):
             _active = self
             try:
                 yield
@@ -105,7 +119,7 @@ def active_context() -> ForwardContext:
     return _active
 
 
-def run_decoder(context: ForwardContext, given: dict[str, Tensor]) -> Tensor:
+def run_decoder(context: ForwardContext, given: dict[str, Any]) -> Tensor:
     """[B, n, H] states of the decoder, by our attention.
 
     Raises:
@@ -113,7 +127,7 @@ def run_decoder(context: ForwardContext, given: dict[str, Tensor]) -> Tensor:
     """
     try:
         with context.active():
-            hidden = decoder_of(context.network)(**given, use_cache=False).last_hidden_state
+            hidden = decoder_of(context.network)(**{"use_cache": False, **given}).last_hidden_state
     except (AttributeError, TypeError) as error:  # of the family's own code, which was not given a mask
         raise ModelError(
             f"The model type {context.network.config.model_type!r} fails in a long pass: {describe_error(error)}.",
@@ -123,6 +137,18 @@ def run_decoder(context: ForwardContext, given: dict[str, Tensor]) -> Tensor:
     if not context.attention_calls:
         raise _not_called(context.network)
     return hidden  # type: ignore[no-any-return]
+
+
+def _refuse_unable(network: Any, *, adapted: bool) -> None:
+    """Raise ModelError for a network whose attention cannot be ours."""
+    if reason := UNABLE.get(network.config.model_type):
+        raise ModelError(
+            f"The model type {network.config.model_type!r} {reason}.",
+            "A long pass makes no such mask: it would hold a number for each pair of tokens.",
+            "Use a model with causal attention.",
+        )
+    if not adapted and not network._can_set_attn_implementation():  # noqa: SLF001  # there is no public way to ask
+        raise _not_called(network)
 
 
 def _not_called(network: Any) -> ModelError:
@@ -135,8 +161,9 @@ def _not_called(network: Any) -> ModelError:
 
 @cache
 def _register() -> None:
-    """Register our attention with transformers, once, when the first pass begins."""
+    """Register our attention and its mask with transformers, once, when the first pass begins."""
     AttentionInterface.register(ATTENTION, torch.compiler.disable(attend_in_context))
+    AttentionMaskInterface.register(ATTENTION, describe_mask)
 
 
 @contextmanager
@@ -183,19 +210,26 @@ def attend_in_context(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Any = None,
     scaling: float | None = None,
-    dropout: float = 0.0,
+    sliding_window: int | None = None,
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it: query [B, P, n, D], key [B, G, Sk, D], value [B, G, Sk, E]; [B, n, P, E]."""
-    unknown = {"attention_mask": attention_mask, "dropout": dropout or None, "s_aux": others.get("s_aux")}
-    if found := [name for name, given in unknown.items() if given is not None]:
+    """Attention as transformers calls it: query [B, P, n, D], key [B, G, Sk, D], value [B, G, Sk, E]; [B, n, P, E].
+
+    ``s_aux`` [P], if given, are the logits of attention sinks.
+    """
+    sight = Sight(window=sliding_window) if attention_mask is None else attention_mask
+    known = (*HARMLESS, "s_aux")
+    unknown = [name for name, value in others.items() if isinstance(value, Tensor) and name not in known]
+    unknown += ["dropout"] * bool(others.get("dropout")) + ["attention_mask"] * (not isinstance(sight, Sight))
+    if unknown:
         raise ModelError(
-            f"{type(module).__name__} asks for attention with {found[0]}.",
-            "A long pass takes whole sequences, causal, without padding, dropout or attention sinks.",
-            "Give windows of one length; another model type is not supported yet.",
+            f"{type(module).__name__} asks for attention with {unknown[0]}.",
+            "A long pass knows causal attention with sliding windows, chunks, soft caps and sinks, without a mask that "
+            "the model makes for each pair of tokens, and without dropout.",
+            "Put the model into eval mode if it is in training; another model type is not supported.",
         )
     context = active_context()
     context.attention_calls += 1
@@ -208,11 +242,9 @@ def attend_in_context(
     elif shard:
         key, value = shard.gather(key), shard.gather(value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    window = others["sliding_window"] if "sliding_window" in others else _own_window(module)
-    _refuse_chunks(module, key.shape[2])
-    width = value.shape[-1]
-    query, key, value = _of_one_width(query, key, value)
-    work: Callable[..., Tensor] = partial(attend_causal, scale=scale, window=window, softcap=softcap)
+    work: Callable[..., Tensor] = partial(
+        attend_causal, scale=scale, window=sight.window, chunk=sight.chunk, softcap=softcap, sinks=others.get("s_aux")
+    )
     if context.documents is not None:
         work = partial(attend_within, context.documents, work)
     if shard:
@@ -222,37 +254,4 @@ def attend_in_context(
         output = torch.cat([work(own, key[:, :, :end], value[:, :, :end]) for own, end in parts], dim=2)
     else:
         output = work(query, key, value)
-    return output[..., :width].transpose(1, 2).contiguous(), None  # some models take a view of it
-
-
-def _own_window(module: nn.Module) -> int | None:
-    """The window of a layer that leaves it to transformers' mask: as its config states it, for its type of layer.
-
-    Which model types make such a mask stands in no config; it stands in the module of their layers.
-    """
-    config = getattr(module, "config", None)
-    masked = hasattr(sys.modules[type(module).__module__], "create_sliding_window_causal_mask")
-    if not masked or not getattr(config, "use_sliding_window", True):
-        return None
-    types = getattr(config, "layer_types", None)
-    slides = types is None or types[module.layer_idx] == "sliding_attention"
-    return getattr(config, "sliding_window", None) if slides else None
-
-
-def _refuse_chunks(module: nn.Module, keys: int) -> None:
-    """Refuse a layer that sees the chunk of its token alone (Llama 4), where there is more than one."""
-    config = getattr(module, "config", None)
-    types: Any = getattr(config, "layer_types", None) or ()
-    chunk = getattr(config, "attention_chunk_size", None)
-    if chunk and keys > chunk and "chunked_attention" in types and types[module.layer_idx] == "chunked_attention":
-        raise ModelError(
-            f"{type(module).__name__} attends within chunks of {chunk:,} tokens, and {keys:,} are given.",
-            "A long pass knows whole sequences and sliding windows.",
-            f"Give at most {chunk:,} tokens; another model type is not supported yet.",
-        )
-
-
-def _of_one_width(*heads: Tensor) -> tuple[Tensor, ...]:
-    """Queries, keys and values of one width, as kernels want them: zeros change no score and no entry of the output."""
-    widest = max(x.shape[-1] for x in heads)
-    return tuple(x if x.shape[-1] == widest else functional.pad(x, (0, widest - x.shape[-1])) for x in heads)
+    return output.transpose(1, 2).contiguous(), None  # some models take a view of it

@@ -16,7 +16,7 @@ from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.loss import logits_of
 from longrope.engine.memory import choose_tile
 from longrope.engine.passes import Tokens
-from longrope.engine.tiling import changed_layers, check_keys, layer_in_tiles, norms_in_tiles
+from longrope.engine.tiling import changed_layers, check_keys, layer_in_tiles, mlps_in_tiles, norms_in_tiles
 from longrope.errors import ModelError
 from longrope.models import LanguageModel, at_length
 
@@ -40,13 +40,19 @@ def prefill(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tenso
         )
     tile = choose_tile(model)[0]
     with torch.inference_mode(), many_variants(compiled=model.compiled), at_length(model, cache.capacity):
-        given = {
+        given: dict[str, Any] = {
             "input_ids": torch.as_tensor(tokens, dtype=torch.long).to(model.device),
             "position_ids": torch.arange(cache.tokens, end, device=model.device)[None],
         }
-        forwards = changed_layers(model.network, partial(layer_in_tiles, model, tile=tile, cache=cache))
+        if cache.native:
+            given |= cache.native.inputs
+            forwards = mlps_in_tiles(model.network, tile)
+        else:
+            forwards = changed_layers(model.network, partial(layer_in_tiles, model, tile=tile, cache=cache))
         forwards |= norms_in_tiles(model.network, tile)
         hidden = run_decoder(ForwardContext(model.network, forwards, shard=distributed.shard()), given)
+        if cache.native:
+            cache.native.tokens = end
         for keys in cache.layers:
             check_keys(model.network, keys, end)
         return logits_of(model.network, hidden[:, -1:])[:, 0].float()

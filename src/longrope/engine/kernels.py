@@ -231,7 +231,8 @@ def partial_attention(
     return kernel.run(query, key, value, causal=causal, scale=scale)
 
 
-def attend_one(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
+def attend_one(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
     """One query sees every key, so the query heads of a group serve as its queries and no key is read twice."""
     grouped = query.view(query.shape[0], key.shape[1], -1, query.shape[3])
-    return partial_attention(kernel, grouped, key, value, causal=False, scale=scale)[0].reshape(query.shape)
+    output, lse = partial_attention(kernel, grouped, key, value, causal=False, scale=scale)
+    return output.reshape(query.shape), lse.reshape(query.shape[:3])

@@ -10,13 +10,21 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from longrope.engine.native_cache import NativeCache
 from longrope.errors import ModelError
 from longrope.models import LanguageModel
+
+KEEPING_KEYS = {"full_attention", "sliding_attention", "chunked_attention"}  # kinds of layers, in transformers' words
 
 
 def decoder_layers(network: Any) -> list[nn.Module]:
     """The decoder's layers in their order."""
-    return [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
+    lists = [list(part) for part in decoder_of(network).children() if isinstance(part, nn.ModuleList)]
+    for parts in ([layer for part in lists for layer in part], network.modules()):
+        if layers := [part for part in parts if isinstance(part, GradientCheckpointingLayer)]:
+            return list[nn.Module](layers)
+    count = network.config.num_hidden_layers  # older families have layers without a class of transformers
+    return next((part for part in lists if len(part) == count), [])
 
 
 def decoder_of(network: Any) -> Any:
@@ -27,7 +35,7 @@ def decoder_of(network: Any) -> Any:
 def remembers_keys_alone(network: Any) -> bool:
     """Whether its layers carry nothing from token to token but keys and values: no recurrence, no convolution."""
     kinds = set(getattr(network.config, "layer_types", None) or ())
-    return not network._is_stateful and kinds <= {"full_attention", "sliding_attention", "chunked_attention"}  # noqa: SLF001
+    return not network._is_stateful and kinds <= KEEPING_KEYS  # noqa: SLF001
 
 
 class LayerKeys:
@@ -105,31 +113,49 @@ class _Store:
 
 
 class KeyValueCache:
-    """Keys and values of all layers of one sequence, made with one set of factors; see ``LayerKeys``."""
+    """Keys and values of all layers of one sequence, made with one set of factors; see ``LayerKeys``.
+
+    Models whose layers carry more than those have transformers' own cache in it (``native``).
+    """
 
     def __init__(self, model: LanguageModel, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
-        """Reserve ``capacity`` tokens of memory, taken as layers first use it; refuse recurrent models (ModelError)."""
-        if not remembers_keys_alone(model.network):
+        """Reserve ``capacity`` tokens of memory, taken as layers first use it.
+
+        Raises:
+            ModelError: a model with recurrent layers that transformers' cache cannot continue, or whose states are to
+                be kept as 8-bit integers or in the CPU's memory.
+        """
+        self.capacity = capacity
+        self.native: NativeCache | None = None
+        self.layers: list[LayerKeys] = []
+        if remembers_keys_alone(model.network):
+            layers = decoder_layers(model.network)
+            self.layers = [LayerKeys(capacity, eight_bit=eight_bit, offload=offload) for _ in layers]
+            return
+        if eight_bit or offload:
             raise ModelError(
                 f"The model type {model.network.config.model_type!r} has recurrent layers.",
-                "A cache of ours holds keys and values alone.",
-                "Decode with transformers' own `generate`, inside `longrope.rescaled`.",
+                "Only keys and values can be kept as 8-bit integers or in the CPU's memory, not recurrent states.",
+                "Leave that setting out.",
             )
-        self.capacity = capacity
-        layers = decoder_layers(model.network)
-        self.layers = [LayerKeys(capacity, eight_bit=eight_bit, offload=offload) for _ in layers]
+        self.native = NativeCache(model.network)
 
     @property
     def tokens(self) -> int:
         """How many tokens are in it."""
-        return self.layers[0].tokens
+        return self.native.tokens if self.native else self.layers[0].tokens
 
     def rewind(self, tokens: int) -> None:
-        """Forget all but the first ``tokens``, so that another text can follow them."""
+        """Forget all but the first ``tokens``, so that another text can follow them.
+
+        Recurrent states go back only to where this was called before with all tokens (raises ModelError).
+        """
+        if self.native:
+            self.native.rewind(tokens)
         for layer in self.layers:
             layer.rewind(tokens)
 
     @property
     def num_bytes(self) -> int:
         """Bytes that it takes, on the device or (offloaded) in the CPU's memory."""
-        return sum(layer.num_bytes for layer in self.layers)
+        return self.native.num_bytes if self.native else sum(layer.num_bytes for layer in self.layers)

@@ -3,7 +3,7 @@
 Shape legend: B = batch, N = tokens of a window, H = hidden size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import Any
 
@@ -54,7 +54,7 @@ def layer_in_tiles(
         forward = partial(compiling.compiled(forward.__func__), forward.__self__)
 
     def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        tokens = hidden.shape[1]
+        tokens = hidden.shape[-2]  # Gemma-3n has several states of each token before the rows
         if cache is None and tokens <= tile:
             return forward(hidden, *args, **kwargs)
         keys = cache.layers[index] if cache else LayerKeys(tokens)
@@ -63,8 +63,8 @@ def layer_in_tiles(
                 cut = slice(first, min(first + tile, tokens))
                 keys.begin_tile()
                 given = {name: _cut(value, cut, tokens) for name, value in kwargs.items()}
-                output = forward(hidden[:, cut], *(_cut(value, cut, tokens) for value in args), **given)
-                hidden[:, cut] = output[0] if isinstance(output, tuple) else output
+                output = forward(hidden[..., cut, :], *(_cut(value, cut, tokens) for value in args), **given)
+                hidden[..., cut, :] = output[0] if isinstance(output, tuple) else output
         if cache is None:
             check_keys(model.network, keys, tokens)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
@@ -84,7 +84,13 @@ def check_keys(network: Any, keys: LayerKeys, tokens: int) -> None:
 
 
 def _cut(value: Any, cut: slice, tokens: int) -> Any:
-    """The part of an argument of a layer that belongs to a tile: tensors [B, N, ...] are cut, alone or in tuples."""
+    """The part of an argument of a layer that belongs to a tile.
+
+    Tensors [B, N, ...] and [B, 1, N, ...] are cut, alone or in tuples. Layers that share keys and values hand them over
+    in a dict. Each tile has one of its own, kept in the dict that all layers are given.
+    """
+    if isinstance(value, MutableMapping) and cut != slice(0, tokens):
+        return value.setdefault(cut.start, type(value)())
     if isinstance(value, tuple):
         return tuple(_cut(part, cut, tokens) for part in value)
     if isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == tokens:

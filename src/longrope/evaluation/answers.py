@@ -33,7 +33,7 @@ def answer_prompt(model: LanguageModel, prompt: Prompt) -> list[Answer]:
     """Answer the questions of a prompt one by one, each right after its text, which is read once.
 
     Args:
-        model: run in its current state; its layers keep keys and values alone (raises ModelError otherwise).
+        model: run in its current state (raises ModelError if its layers do not go on right from a cache).
         prompt: text and questions.
     """
     most = max(len(question.tokens) + question.answer_tokens for question in prompt.questions)

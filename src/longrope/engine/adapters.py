@@ -1,0 +1,117 @@
+"""Families whose attention modules need help to call ours, by model type.
+
+Their own forwards run; what they call, or what they are given, is replaced while they do.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+Attention = Callable[..., tuple[Tensor, None]]  # ours, as transformers calls it
+Adapter = Callable[[nn.Module, Attention], Callable[..., Any]]
+UNABLE = {"doge": "computes a mask of its own for each pair of tokens, by which queries take their top keys"}
+
+
+class Offsets:
+    """Stands in for a cache of transformers where attention modules ask it how many tokens came before.
+
+    Args:
+        before: how many, or [n] for each of the module's n tokens by how much its position exceeds its place.
+    """
+
+    def __init__(self, before: Any) -> None:
+        """Answer with this."""
+        self._before = before
+
+    def get_seq_length(self, *_: Any) -> Any:
+        """How many tokens came before."""
+        return self._before
+
+    def update(self, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Keep nothing, for our attention does."""
+        return key, value
+
+
+def call_torch_attention(module: Any, attention: Attention) -> Callable[..., Any]:
+    """A forward whose calls of torch's ``scaled_dot_product_attention`` come to our attention (Falcon's)."""
+    forward, config = module.forward, copy.copy(module.config)
+    config._attn_implementation = "sdpa"  # noqa: SLF001  # by which the module chooses torch's function
+
+    class Redirect(TorchFunctionMode):
+        def __torch_function__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function is functional.scaled_dot_product_attention:
+                return attention(module, *args[:3], None)[0].transpose(1, 2)
+            return function(*args, **(kwargs or {}))
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _attribute(module, "config", config), Redirect():
+            return forward(*args, **kwargs)
+
+    return run
+
+
+def call_own_method(module: nn.Module, attention: Attention) -> Callable[..., Any]:
+    """A forward whose calls of the module's own method come to our attention (GPT-NeoX-Japanese's ``_attn``)."""
+    forward = module.forward
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, None]:
+        return attention(module, query, key, value, None)[0].transpose(1, 2), None
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _attribute(module, "_attn", attend):
+            return forward(*args, **kwargs)
+
+    return run
+
+
+def know_positions(module: nn.Module, _: Attention, *, before: Callable[[Tensor], Any]) -> Callable[..., Any]:
+    """A forward that asks us where its tokens stand, which it needs for its attention's temperature (Llama-4's)."""
+    forward = module.forward
+    name = "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"  # before 5.20
+
+    def run(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get(name) is None:
+            kwargs[name] = Offsets(before(hidden_states))
+        return forward(hidden_states, *args, **kwargs)
+
+    return run
+
+
+def adapt(network: Any, attention: Attention, before: Callable[[Tensor], Any]) -> dict[Any, Callable[..., Any]]:
+    """Other forwards of the attention modules of a network that need help.
+
+    Args:
+        network: of any family.
+        attention: ours.
+        before: hidden states of the module at work -> what ``Offsets`` is to answer.
+    """
+    rows: dict[str, tuple[str, Adapter]] = {
+        "falcon": ("FalconAttention", call_torch_attention),
+        "gpt_neox_japanese": ("GPTNeoXJapaneseAttention", call_own_method),
+        "llama4_text": ("Llama4TextAttention", partial(know_positions, before=before)),
+    }
+    name, adapter = rows.get(network.config.model_type, (None, None))
+    if adapter is None:
+        return {}
+    return {module: adapter(module, attention) for module in network.modules() if type(module).__name__ == name}
+
+
+@contextmanager
+def _attribute(module: nn.Module, name: str, value: Any) -> Iterator[None]:
+    """Give one instance another attribute in this block alone."""
+    own, before = name in module.__dict__, getattr(module, name)
+    module.__dict__[name] = value
+    try:
+        yield
+    finally:
+        if own:
+            module.__dict__[name] = before
+        else:
+            del module.__dict__[name]

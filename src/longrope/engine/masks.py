@@ -1,0 +1,67 @@
+"""What transformers' masks would show to a layer's queries, in numbers instead of an n-by-n mask.
+
+transformers makes masks by a function that is registered under the name of an attention. Ours makes none where a layer
+is causal, and says how far a layer sees where that is limited. It is the only place that knows of all limits: some
+families do not pass a sliding window to their attention, and none passes the size of its chunks.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from longrope.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Sight:
+    """How far each query of a layer sees.
+
+    Attributes:
+        window: how many positions, its own included.
+        chunk: tokens of the chunks, counted from the first token, out of which it does not see.
+    """
+
+    window: int | None = None
+    chunk: int | None = None
+
+    def __getitem__(self, _: Any) -> "Sight":
+        """What some of the queries see; Gemma-4 takes rows of its masks."""
+        return self
+
+
+def describe_mask(
+    *,
+    config: Any,
+    local_size: int | None = None,
+    attention_mask: Any = None,
+    use_vmap: bool = False,
+    allow_is_bidirectional_skip: bool | None = None,
+    **_: Any,
+) -> Sight | None:
+    """Stand in for a function that makes masks, as transformers calls it; None for a plain causal mask.
+
+    Args:
+        config: of the decoder.
+        local_size: the sliding window or the size of chunks.
+        attention_mask: padding.
+        use_vmap: whether the family adds a rule of its own to the mask.
+        allow_is_bidirectional_skip: given where tokens see later ones.
+
+    Raises:
+        ModelError: the mask is more than these.
+    """
+    found = {
+        "padding": attention_mask is not None,
+        "a rule of its own": use_vmap,
+        "later tokens": allow_is_bidirectional_skip is not None,
+    }
+    if names := [name for name, asked in found.items() if asked]:
+        raise ModelError(
+            f"The model type {config.model_type!r} asks for a mask with {names[0]}.",
+            "A long pass is causal and makes no mask; it knows sliding windows and chunks.",
+            "Use another model, and please report this model type.",
+        )
+    if local_size is None:
+        return None
+    if local_size == getattr(config, "attention_chunk_size", None) != getattr(config, "sliding_window", None):
+        return Sight(chunk=local_size)
+    return Sight(window=local_size)
