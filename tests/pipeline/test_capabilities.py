@@ -80,8 +80,8 @@ def shallow(family: str) -> LanguageModel:
 @pytest.mark.parametrize(
     ("family", "step", "reason"),
     [
-        ("falcon", "measure", "does not call the attention"),
-        ("lfm2", "generate", "recurrent layers"),
+        ("doge", "measure", "a mask of its own"),
+        ("doge", "generate", "a mask of its own"),
         ("gptj", HF, "states no RoPE parameters"),
     ],
 )
@@ -116,12 +116,12 @@ def test_a_config_that_does_not_keep_factors_is_refused() -> None:
 
 
 def test_a_search_that_cannot_work_ends_before_it_begins(recipe: Recipe, tmp_path: Path) -> None:
-    """Falcon's attention is not the library's: no text is scored, and nothing is written."""
-    families.build_network("falcon").save_pretrained(tmp_path / "falcon")
-    pico.make_tokenizer().save_pretrained(tmp_path / "falcon")
-    full = replace(recipe, model=str(tmp_path / "falcon"))
+    """Doge computes a mask of its own: no text is scored, and nothing is written."""
+    families.build_network("doge").save_pretrained(tmp_path / "doge")
+    pico.make_tokenizer().save_pretrained(tmp_path / "doge")
+    full = replace(recipe, model=str(tmp_path / "doge"))
     for command in (pipeline.extend, pipeline.compare, pipeline.search):
-        with pytest.raises(ModelError, match="does not call the attention"):
+        with pytest.raises(ModelError, match="a mask of its own"):
             command(full, RunDir(tmp_path / "run"))
     assert not list((tmp_path / "run").glob("*"))
 

@@ -50,7 +50,7 @@ def extend(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> l
         the best baseline last.
     """
     session = Session.load(recipe, run, callbacks)
-    check_capable(session.model, MEASURE, *_gradients(recipe), export_step("hf"))
+    _check_capable(session, MEASURE, *_gradients(recipe), export_step("hf"))
     check_stages(session)
     with session.begun():
         tasks = plan_tasks(session)
@@ -130,7 +130,7 @@ def compare(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> 
     The last scores compare each of them with the best baseline, token by token and passkey by passkey.
     """
     session = Session.load(recipe, run, callbacks)
-    check_capable(session.model, MEASURE, SEARCH)
+    _check_capable(session, MEASURE, SEARCH)
     with session.begun():
         searched = {method: _search(session, method) for method in ("evolution", "gradient")}
         original, *baselines = _subjects(session, registry.baselines())
@@ -146,9 +146,15 @@ def compare(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> 
 def search(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> RescaleFactors:
     """Search alone: the factors of a recipe, in a run directory that is resumed if it was begun."""
     session = Session.load(recipe, run, callbacks)
-    check_capable(session.model, MEASURE, *_gradients(recipe))
+    _check_capable(session, MEASURE, *_gradients(recipe))
     with session.begun():
         return _search_one(session)
+
+
+def _check_capable(session: Session, *steps: str) -> None:
+    """Try steps before a run begins; one that has begun was tried then."""
+    if not session.run.has(session.run.provenance):
+        check_capable(session.model, *steps)
 
 
 def _gradients(recipe: Recipe) -> tuple[str, ...]:
