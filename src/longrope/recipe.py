@@ -232,7 +232,8 @@ class MeasureRecipe(Settings, section="measure"):
             yarn, critical, ntk-scan.
         paired_windows: windows of the longest length on which its factors are compared with the best of them token by
             token; 0 takes as many as ``windows``.
-        needles: needles asked for at each length, spread over ten depths, up to ten in one text.
+        needles: needles asked for at each length, spread over ten depths.
+        needles_per_text: at most so many stand in one text, which is read once for them; the others distract from each.
         ruler_prompts: prompts of each of ruler's tasks at each length.
         qa_data: a file of questions about documents, of the form of SQuAD, for ruler's ``qa``; without it ``ruler``
             leaves that task out.
@@ -247,6 +248,7 @@ class MeasureRecipe(Settings, section="measure"):
     baselines: tuple[Annotated[str, listed(registry.baselines)], ...] = ()
     paired_windows: CountOrZero = 0
     needles: Count = 20
+    needles_per_text: Count = 10
     ruler_prompts: Count = 20
     qa_data: str = ""
     scan_passes: CountOrZero = 0

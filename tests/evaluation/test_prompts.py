@@ -189,6 +189,15 @@ def test_needles_of_the_map_stand_at_their_depths(kind: str) -> None:
         assert places == pytest.approx([start + depth * (len(rest) - start) for depth in depths], abs=1)
 
 
+def test_a_needle_can_stand_alone_in_its_text() -> None:
+    tokenizer = TOKENIZERS["byte-level"]
+    texts = np.stack([essay_of(tokenizer, 3000), essay_of(tokenizer, 3000)[::-1]])
+    built = build_needles(tokenizer, 3000, texts, 5, 5, 1)
+    assert [depths for _, depths in built] == [pytest.approx([0.05 + 0.1 * i]) for i in range(5)]
+    assert all(len(facts_of(tokenizer, prompt)) == len(prompt.questions) == 1 for prompt, _ in built)
+    assert len({prompt.questions[0].references for prompt, _ in built}) == 5
+
+
 def test_fewer_needles_share_a_short_text() -> None:
     """They take half of what opening, question and answer leave, but for a single one."""
     tokenizer = TOKENIZERS["byte-level"]

@@ -18,8 +18,8 @@ from longrope.runs.records import Score
 class Needles(Metric):
     """The share of needles found over all depths, then of each depth, with Wilson's intervals.
 
-    Up to ten needles stand in one text, which is read once for all of them. ``num_tokens`` of the score over all depths
-    counts the tokens that were pushed so; that of a single depth counts the text for each needle, as separate runs
+    Up to ``needles_per_text`` stand in one text, which is read once for all of them. ``num_tokens`` of the score over
+    all depths counts the tokens that were pushed so; that of a single depth counts the text for each needle, as separate runs
     would. So the sum over the depths, divided by the former, is what sharing saves.
 
     Samples, one of each for a needle: ``shares`` [K], ``depths`` [K], ``text_tokens`` and ``answer_tokens`` [K] pushed
@@ -87,4 +87,5 @@ def essays(text: TokenText, windows: Tokens, length: int) -> Tokens:
 def _built(context: Context) -> list[tuple[Prompt, list[float]]]:
     """The prompts, each with the depth of the needle of each of its questions."""
     running, length = essays(context.text, context.windows, context.length), context.length
-    return build_needles(context.subject.model.tokenizer, length, running, context.settings.needles, context.seed)
+    tokenizer, settings = context.subject.model.tokenizer, context.settings
+    return build_needles(tokenizer, length, running, settings.needles, context.seed, settings.needles_per_text)

@@ -95,11 +95,11 @@ class NeedleTask:
 
 
 def build_needles(
-    tokenizer: Any, length: int, essays: Tokens, count: int, seed: int
+    tokenizer: Any, length: int, essays: Tokens, count: int, seed: int, most_per_text: int = DEPTHS
 ) -> list[tuple[Prompt, list[float]]]:
     """Build prompts that ask for ``count`` needles in all, at ten depths in turn, 5 % to 95 %.
 
-    Up to ten needles stand in one text, as many as take no more than half of it; each is asked for by itself.
+    A text holds as many needles as take no more than half of it; each is asked for by itself.
 
     Args:
         tokenizer: the model's.
@@ -107,6 +107,7 @@ def build_needles(
         essays: [E, N] running texts to hide them in, taken in turn.
         count: how many needles.
         seed: of their names and numbers.
+        most_per_text: needles that one text may hold.
 
     Returns:
         Each prompt with the depth of the needle of each of its questions.
@@ -121,7 +122,7 @@ def build_needles(
     source = Source(tokenizer, length, essays[0], rng)
     room = measure_room(source, task.hidden(source, facts, questions, np.asarray(depths)))
     longest = max(len(encode(tokenizer, task.sentence(*fact))) for fact in facts)
-    per_text = max(1, min(DEPTHS, room // 2 // longest))
+    per_text = max(1, min(most_per_text, room // 2 // longest))
     prompts: list[tuple[Prompt, list[float]]] = []
     for first in range(0, count, per_text):
         cut = slice(first, first + per_text)
