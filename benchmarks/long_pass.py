@@ -4,8 +4,8 @@ Run: python benchmarks/long_pass.py MODEL TOKENS OUT.jsonl --lengths 8k,64k --wa
 
 MODEL is anything that `longrope` loads, or `llama-3-8b` for that shape with random weights; TOKENS a .npy of token ids
 (random ones where the file is missing). Under torchrun the processes share each window. One line a way and length;
-up to 128k the ways take turns, so that a GPU whose clock falls under load does so for all of them; with --rest each run
-begins that many seconds after the last, on a GPU that has cooled down:
+up to 128k the ways take --turns turns, so that a GPU whose clock falls under load does so for all of them; with --rest
+each run begins that many seconds after the last, on a GPU that has cooled down:
 
 * ours: longrope.engine.passes.token_losses, the loss of every token; with --gradient a step's forward and backward pass
   for all weights
@@ -14,7 +14,8 @@ begins that many seconds after the last, on a GPU that has cooled down:
 * plain: network(ids, labels=ids) as transformers does it by default (sdpa, a cache, all logits)
 * chunked: sdpa and no cache, everything whole but the logits, which are made 16,384 tokens at a time (as in the search
   of Microsoft's LongRoPE); with --gradient transformers' own activation checkpointing instead, and all logits
-* kernels: attention alone, a call for each layer by each kernel; beyond 128k one call, times the number of layers
+* kernels: attention alone, a call by each kernel for each layer without a sliding window; beyond 128k one call, times
+  their number
 * kernel: the same by the kernel that is chosen here
 """
 
@@ -53,7 +54,7 @@ LLAMA_3_8B = {
     "rope_theta": 500000.0,
 }
 CHUNK = 16384
-SHORT, TURNS = 2**17, 10  # up to this length passes are repeated so often
+SHORT = 2**17  # up to this length passes are repeated
 
 
 def main() -> None:
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--ways", default="ours,plain,chunked,kernels")
     parser.add_argument("--gradient", action="store_true")
     parser.add_argument("--rest", type=float, default=0.0)
+    parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--dtype", default="auto")
     asked = parser.parse_args()
     torch.manual_seed(0)
@@ -76,7 +78,8 @@ def main() -> None:
             print(describe_pass(model), flush=True)
         for length in (parse_tokens(text) for text in asked.lengths.split(",")):
             ids = read_tokens(asked.tokens, length, model)
-            for line in measure(asked.ways.split(","), model, ids, gradient=asked.gradient, rest=asked.rest):
+            settings = {"gradient": asked.gradient, "rest": asked.rest, "turns": asked.turns}
+            for line in measure(asked.ways.split(","), model, ids, **settings):
                 if distributed.is_main():
                     print({k: v for k, v in line.items() if k not in ("device", "torch", "transformers")}, flush=True)
                     with asked.out.open("a") as out:
@@ -104,12 +107,12 @@ def read_tokens(path: Path, length: int, model: LanguageModel) -> torch.Tensor:
 
 
 def measure(
-    ways: list[str], model: LanguageModel, ids: torch.Tensor, *, gradient: bool, rest: float
+    ways: list[str], model: LanguageModel, ids: torch.Tensor, *, gradient: bool, rest: float, turns: int
 ) -> list[dict[str, Any]]:
     """The lines of these ways at one length."""
     length = ids.shape[1]
     works = {way: partial(WAYS[way, gradient], model, ids) for way in ways if not way.startswith("kernel")}
-    found = run(works, model.device, repeats=TURNS if length <= SHORT else 1, rest=rest)
+    found = run(works, model.device, repeats=turns if length <= SHORT else 1, rest=rest)
     lines = [line_of(way, model, length, gradient=gradient) | {"rest_seconds": rest} | found[way] for way in works]
     for line in lines:
         if line["way"] in ("ours", "compiled") and not gradient and distributed.ranks() == 1:
@@ -122,6 +125,13 @@ def measure(
 def choose_kernel(model: LanguageModel) -> kernels.Kernel:
     """The kernel of passes without gradients."""
     return kernels.choose_kernel(model.device, model.network.dtype, heads_of(model))[0]
+
+
+def count_layers(model: LanguageModel) -> int:
+    """Layers that see the whole window; what those with a sliding window need grows with the length alone."""
+    config = model.network.config
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    return len(kinds) - kinds.count("sliding_attention")
 
 
 def list_kernels(model: LanguageModel, ways: list[str], *, gradient: bool) -> list[kernels.Kernel]:
@@ -137,7 +147,7 @@ def measure_kernels(
 ) -> list[dict[str, Any]]:
     """Attention alone by kernels that take the shape, all layers of it."""
     heads = heads_of(model)
-    layers = model.network.config.num_hidden_layers
+    layers = count_layers(model)
     shapes = [(1, count, length, heads.dim) for count in (heads.queries, heads.keys, heads.keys)]
     given = {"device": model.device, "dtype": model.network.dtype, "requires_grad": gradient}
     query, key, value = (torch.randn(shape, **given) for shape in shapes)  # type: ignore[call-overload]
@@ -209,7 +219,7 @@ def line_of(way: str, model: LanguageModel, length: int, *, gradient: bool) -> d
         "tokens": length,
         "processes": distributed.ranks(),
         "attention_flops": kernels.causal_flops(heads_of(model), length)
-        * model.network.config.num_hidden_layers
+        * count_layers(model)
         * (3.5 if gradient else 1),
         "tile_tokens": choose_tile(model)[0],
         "dtype": str(model.network.dtype),

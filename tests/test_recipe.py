@@ -68,7 +68,9 @@ UNUSUAL = Recipe(
         lora_alpha=38,
         lora_also=("norms",),
     ),
-    measure=MeasureRecipe((4096, 65536), ("ruler",), 21, 22, 23, ("yarn", "dynamic-ntk"), 25, 26, 27, "squad.json", 28),
+    measure=MeasureRecipe(
+        (4096, 65536), ("ruler",), 21, 22, 23, ("yarn", "dynamic-ntk"), 25, 26, 27, 28, "squad.json", 29
+    ),
     export=ExportRecipe(factor_sets="two", drop_start_tokens=True, base_model="someone/model"),
 )
 ISOLATED = Recipe("m", 65536, ("books",), tune=TuneRecipe(isolate_documents=True))  # allowed beside few others

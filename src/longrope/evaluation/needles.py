@@ -19,8 +19,8 @@ class Needles(Metric):
     """The share of needles found over all depths, then of each depth, with Wilson's intervals.
 
     Up to ``needles_per_text`` stand in one text, which is read once for all of them. ``num_tokens`` of the score over
-    all depths counts the tokens that were pushed so; that of a single depth counts the text for each needle, as separate runs
-    would. So the sum over the depths, divided by the former, is what sharing saves.
+    all depths counts the tokens that were pushed so; that of a single depth counts the text for each needle, as
+    separate runs would. So the sum over the depths, divided by the former, is what sharing saves.
 
     Samples, one of each for a needle: ``shares`` [K], ``depths`` [K], ``text_tokens`` and ``answer_tokens`` [K] pushed
     for its text and for question and answer, ``texts`` [K] the number of the text that it stands in, ``answers`` [K].
