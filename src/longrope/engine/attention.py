@@ -22,7 +22,17 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from longrope.engine.kernels import EFFICIENT, FLASH, Heads, Kernel, attend_one, choose_kernel, partial_attention
+from longrope.engine.kernels import (
+    EFFICIENT,
+    FLASH,
+    Heads,
+    Kernel,
+    attend_one,
+    choose_kernel,
+    partial_attention,
+    takes_windows,
+    window_attention,
+)
 
 Documents = Sequence[Sequence[int]]  # where they begin in each row of a batch: 0, then ascending
 SCORES_PER_BLOCK = 2**26  # attention scores that are held at once where no kernel streams them
@@ -59,7 +69,9 @@ def attend_causal(
         value = functional.pad(value, (0, room))
     elif room < 0:
         query, key = (functional.pad(x, (0, -room)) for x in (query, key))
-    if softcap is not None or (window is not None and window < key.shape[2]):
+    if window is not None and window < key.shape[2] and _takes_windows(query, key, value, softcap, sinks):
+        work = partial(attend_in_window, scale=scale, window=window, sinks=sinks)
+    elif softcap is not None or (window is not None and window < key.shape[2]):
         work = partial(attend_in_blocks, scale=scale, window=window, softcap=softcap, sinks=sinks)
     else:
         work = partial(attend, scale=scale, sinks=sinks)
@@ -184,6 +196,22 @@ def _attend_apart(
         for a, b in pairwise((*met, end))
     ]
     return torch.cat(parts, dim=2)
+
+
+def attend_in_window(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int, sinks: Tensor | None = None
+) -> Tensor:
+    """``attend_in_blocks`` by a kernel that knows windows."""
+    output, lse = window_attention(query, key, value, scale=scale, window=window)
+    return output if sinks is None else beside_sinks(output, lse, sinks)
+
+
+def _takes_windows(query: Tensor, key: Tensor, value: Tensor, softcap: float | None, sinks: Tensor | None) -> bool:
+    """Whether ``attend_in_window`` serves: it knows no soft caps, and sinks without gradients alone."""
+    graph = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (query, key, value, sinks))
+    if softcap is not None or (graph and sinks is not None):
+        return False
+    return takes_windows(query.device, query.dtype, Heads(query.shape[1], key.shape[1], query.shape[3]))
 
 
 def attend_in_blocks(

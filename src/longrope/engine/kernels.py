@@ -120,6 +120,41 @@ EFFICIENT = Kernel("memory-efficient", SDPBackend.EFFICIENT_ATTENTION, _run_effi
 CPU = Kernel("torch's CPU flash", SDPBackend.FLASH_ATTENTION, _run_cpu, aligns=False)
 
 
+def window_attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int) -> tuple[Tensor, Tensor]:
+    """Causal attention in a sliding window by torch's flash kernel: output and log-sum-exp, as a kernel's."""
+    found = aten._flash_attention_forward(  # noqa: SLF001
+        *(x.transpose(1, 2) for x in (query, key, value)),
+        cum_seq_q=None,
+        cum_seq_k=None,
+        max_q=query.shape[2],
+        max_k=key.shape[2],
+        dropout_p=0.0,
+        is_causal=True,
+        return_debug_mask=False,
+        scale=scale,
+        window_size_left=window - 1,
+        window_size_right=0,
+    )
+    return found[0].transpose(1, 2), found[1]
+
+
+@cache
+def takes_windows(device: torch.device, dtype: torch.dtype, heads: "Heads") -> bool:
+    """Whether ``window_attention`` takes a shape and gives the right numbers."""
+    if device.type != "cuda":
+        return False
+    queries, keys, window = CHECKED_TOKENS // 2, CHECKED_TOKENS, CHECKED_TOKENS // 4
+    query, key, value = _random_inputs((queries, keys), device, dtype, heads)
+    try:
+        output, _ = window_attention(query, key, value, scale=heads.dim**-0.5, window=window)
+    except RuntimeError:  # another number format, size of heads or GPU
+        return False
+    distance = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)
+    seen, exact = (distance >= 0) & (distance < window), (query.double(), key.double(), value.double())
+    expected = functional.scaled_dot_product_attention(*exact, attn_mask=seen, enable_gqa=heads.queries != heads.keys)
+    return bool((output.double() - expected).abs().max() < CHECKED_ERROR)
+
+
 @dataclass(frozen=True)
 class Heads:
     """What a kernel is chosen for: query heads, key/value heads and head dimension."""

@@ -6,6 +6,7 @@ Shape legend: B = batch, n = tokens, H = hidden size, V = vocabulary.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,7 +33,10 @@ def logit_chunks(model: LanguageModel, targets: Tensor, *, apart: bool = False) 
 
 def chunk_losses(network: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     """[B, n] float32 nats of targets [B, n] after hidden states [B, n, H]."""
-    logits = logits_of(network, hidden).float()
+    logits = logits_of(network, hidden)
+    if logits.is_cuda and not logits.requires_grad:
+        return import_module("longrope.engine.cross_entropy").fused_losses(logits, targets)  # type: ignore[no-any-return]
+    logits = logits.float()
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
 
 
