@@ -136,9 +136,12 @@ def make_config(family: str = "llama", *, rope: dict[str, Any] | None = None, **
 def make_network(family: str = "llama", *, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     """A random network of one family (see ``make_config``), ready to run."""
     torch.manual_seed(0)
+    config = make_config(family, **changes)
+    capped = getattr(config, "attn_logit_softcapping", None)  # which transformers before 5.18 ignored in sdpa
+    capping = {"attn_implementation": "eager"} if capped else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        network = AutoModelForCausalLM.from_config(make_config(family, **changes), dtype=dtype)
+        network = AutoModelForCausalLM.from_config(config, dtype=dtype, **capping)
     return network.eval().requires_grad_(False)
 
 
