@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import tables_bundled as bundled
+import tables_gemma as gemma
 import tables_searches as searches
 import tables_speed as speed
 import tables_training as training
@@ -25,6 +26,11 @@ TABLES: dict[str, Maker] = {
     "earlier-50": partial(searches.earlier_table, 50),
     "cost": searches.cost_table,
     "cost-needles": partial(searches.cost_table, run="smollm2-64k-needles"),
+    "gemma": gemma.compare_table,
+    "gemma-ratios": gemma.ratio_table,
+    "gemma-128k": gemma.reached_table,
+    "gemma-cost": partial(searches.cost_table, run=gemma.RUN),
+    "gemma-pass": speed.gemma_table,
     "depths": searches.depth_table,
     "exports": searches.exports_table,
     "variants": searches.variants_table,

@@ -168,7 +168,8 @@ def _label(records: Records, run: str, method: str) -> str:
 
 
 def _with_budget(records: Records, run: str, method: str) -> str:
-    return f"{SEARCHES[method]} ({_budget(records, run, method)})"
+    label = SEARCHES.get(method, "NTK, scanned base and attention factor")
+    return f"{label} ({_budget(records, run, method)})"
 
 
 def _budget(records: Records, run: str, method: str) -> str:
@@ -177,4 +178,5 @@ def _budget(records: Records, run: str, method: str) -> str:
     passes = sum(trial.token_passes for trial in trials if trial.kind == "search") // LAST
     if method == "longrope-evolution":
         return f"{passes} of the paper's {PAPER_PASSES:,} window passes"
-    return f"{sum(trial.kind == 'gradient' for trial in trials)} gradient steps, {passes} window passes"
+    steps = sum(trial.kind == "gradient" for trial in trials)
+    return f"{steps} gradient steps, {passes} window passes" if steps else f"{passes} window passes"

@@ -25,6 +25,33 @@ def pass_table(records: Records, name: str = "h200", kernel: str = "kernel cuDNN
     return table([*head, WAYS["plain"], WAYS["chunked"]], rows)
 
 
+def gemma_table(records: Records) -> str:
+    """Passes of Gemma-3-270M beside transformers' where it survives, and the kernel of its three global layers."""
+    before = {(line["tokens"], line["way"]): line for line in records.benchmark("gemma3-before")}
+    now = {(line["tokens"], line["way"]): line for line in records.benchmark("gemma3")}
+    rows = []
+    for tokens in sorted({tokens for tokens, _ in before}):
+        found = [lines.get((tokens, way)) for lines in (before, now) for way in ("ours", "kernel cuDNN")]
+        times = [_beside(*found[:2]), _beside(*found[2:])]
+        others = [before.get((tokens, way)) for way in ("plain", "chunked")]
+        rows.append([f"{tokens:,}", *times, *(_fate(line) for line in others)])
+    head = ["tokens", "before", "with the fused loss and windows by flash", WAYS["plain"], WAYS["chunked"]]
+    return table(head, rows)
+
+
+def _beside(ours: Line | None, kernel: Line | None) -> str:
+    if not ours or not kernel:
+        return "not run"
+    share = ours["median_seconds"] / kernel["median_seconds"]
+    return f"{ours['median_seconds']:.3g} s ({share:.2f} of the kernel's), {ours['peak_gib']:.1f} GiB"
+
+
+def _fate(line: Line | None) -> str:
+    if not line:
+        return "not run"
+    return f"{line['median_seconds']:.3g} s, {line['peak_gib']:.1f} GiB" if "seconds" in line else "out of memory"
+
+
 def step_table(records: Records) -> str:
     """What the gradients of all weights cost for one window; ours were measured later than the others."""
     rows = []

@@ -1,0 +1,55 @@
+"""Tables of Gemma-3-270M, from 32,768 tokens without a change of the weights."""
+
+from tables_cells import BASELINES, SEARCHES, Cell, Records, Row, bold, number, percent, table, with_interval
+
+RUN = "gemma3-64k"
+WINDOWS = {8192: "8k", 32768: "32k", 65536: "64k"}
+TARGET = 65536
+TAIL = "perplexity-last-32768"
+METHODS = BASELINES | {
+    "ntk-critical": "NTK by critical dimension",
+    "critical": "critical-pair rule",
+    "ntk-scan": "NTK, scanned base and attention factor",
+    **SEARCHES,
+}
+REACHED = "gemma3-128k"
+
+
+def compare_table(records: Records) -> str:
+    """Every method: perplexity at each length and of the last half of 64k, passkeys there, needles at each length."""
+    rows: list[list[str | Cell]] = []
+    for method, label in METHODS.items():
+        scores = records.scores(RUN, method)
+        cells = [number(scores["perplexity", length]) for length in WINDOWS]
+        cells += [number(scores[TAIL, TARGET]), percent(scores["passkey", TARGET])]
+        rows.append([label, *cells, *(percent(scores["needle", length]) for length in WINDOWS)])
+    for column in (3, 4):
+        winner = min((row[column] for row in rows), key=lambda cell: cell.scores[0].value)  # type: ignore[union-attr]
+        for row in rows:
+            row[column] = bold(winner) if row[column] is winner else row[column]  # type: ignore[arg-type]
+    head = [*WINDOWS.values(), "last 32k of 64k", "passkeys 64k", *(f"needles {name}" for name in WINDOWS.values())]
+    return table(["", *head], rows)
+
+
+def ratio_table(records: Records) -> str:
+    """Perplexity as a share of the original's at short lengths, and of the best baseline's at 64k; whole documents."""
+    rows: list[Row] = []
+    for method, label in METHODS.items():
+        if method in ("none", "dynamic-ntk"):
+            continue
+        scores = records.scores(RUN, method)
+        short = [with_interval(scores["ratio-to-none", length], 3) for length in (8192, 32768)]
+        paired = scores.get(("ratio-to-ntk-scan", TARGET))
+        rows.append([label, *short, with_interval(paired, 4) if paired else "1"])
+    return table(["", "8k, of the original's", "32k, of the original's", "64k, of the scanned NTK's"], rows)
+
+
+def reached_table(records: Records) -> str:
+    """What was measured of the run to 128k before it ended."""
+    rows: list[Row] = []
+    for method in ("none", "pi", "ntk", "ntk-critical"):
+        scores = records.scores(REACHED, method)
+        cells = [number(scores["perplexity", length]) for length in (32768, 131072)]
+        cells += [percent(scores[metric, 131072]) for metric in ("passkey", "needle")]
+        rows.append([METHODS[method], *cells, percent(scores["needle", 32768])])
+    return table(["", "32k", "128k", "passkeys 128k", "needles 128k", "needles 32k"], rows)

@@ -1,0 +1,64 @@
+"""What the docs say of Gemma-3-270M follows from its records."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from longrope.runs.records import Score, read_records
+
+ROOT = Path(__file__).parent.parent
+LOG = " ".join((ROOT / "docs/log.md").read_text().split())
+RESULTS = " ".join((ROOT / "docs/results.md").read_text().split())
+BASELINES = ("pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical", "ntk-scan")
+
+
+@pytest.fixture(scope="module")
+def scores() -> dict[tuple[str, str, int], Score]:
+    found = read_records(ROOT / "results/gemma3-64k/scores.jsonl", Score)
+    return {(score.method, score.metric, score.context_tokens): score for score in found}
+
+
+def test_the_gradient_search_is_set_beside_the_best_baseline(scores: dict[tuple[str, str, int], Score]) -> None:
+    paired = scores["longrope-gradient", "ratio-to-ntk-scan", 65536]
+    assert paired.low < 1 < paired.high
+    assert f"{paired.value:.4f} of the scan's ({paired.low:.3f}-{paired.high:.3f})" in LOG
+    tail = [scores[method, "perplexity-last-32768", 65536].value for method in ("longrope-gradient", "ntk-scan")]
+    assert f"over the last half of the window {tail[0] / tail[1]:.3f}" in LOG
+    others = [scores[method, "ratio-to-ntk-scan", 65536] for method in BASELINES if method != "ntk-scan"]
+    assert all(score.low > paired.high for score in others)
+    gains = [score.value / paired.value - 1 for score in others]
+    assert f"the gain is {100 * min(gains):.1f} to {100 * max(gains):.0f} %" in RESULTS
+    assert all(scores["longrope-gradient", "ratio-to-none", length].high < 1 for length in (8192, 32768))
+
+
+def test_needles_are_counted(scores: dict[tuple[str, str, int], Score]) -> None:
+    def found(method: str, length: int = 65536) -> int:
+        score = scores[method, "needle", length]
+        assert score.num_windows == 20
+        return round(20 * score.value)
+
+    nine = {found(method) for method in ("ntk-critical", "yarn", "longrope-evolution")}
+    assert nine == {9}
+    counts = f"{found('longrope-gradient')} of 20 by the searched factors, 9 by NTK by critical dimension, YaRN and the"
+    assert f"{counts} evolution, {found('ntk-scan')} by the scan" in LOG
+    assert f"found by the original in {found('none', 32768)} of 20 texts" in LOG
+    every = [
+        score.value for (method, metric, length), score in scores.items() if (metric, length) == ("passkey", 65536)
+    ]
+    assert sorted(every)[1:] == [1.0] * 9
+
+
+def test_the_pass_over_a_million_tokens_is_stated() -> None:
+    """Seconds, the share of the kernel's, and the peak, before and after."""
+    for name in ("gemma3-before", "gemma3"):
+        lines = [json.loads(line) for line in (ROOT / f"results/benchmarks/{name}.jsonl").read_text().splitlines()]
+        ours, kernel = (
+            next(x for x in lines if x["tokens"] == 2**20 and x["way"] == way) for way in ("ours", "kernel cuDNN")
+        )
+        share = f"{ours['seconds'] / kernel['seconds']:.2f} of"
+        assert re.search(rf"{ours['seconds']:.1f} seconds( at first)?, {re.escape(share)}", LOG)
+        (loss,) = (x["loss_nats"] for x in lines if x["tokens"] == 65536 and x["way"] == "ours")
+        assert f"{loss:.4f} {'nats before' if 'before' in name else 'now'}" in LOG
+    assert f"peak {ours['peak_gib']:.1f} GiB" in LOG
