@@ -5,7 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from longrope.engine.memory import estimate_memory
+from longrope.models import LanguageModel, read_tables
 from longrope.runs.records import Score, read_records
 
 ROOT = Path(__file__).parent.parent
@@ -62,3 +66,16 @@ def test_the_pass_over_a_million_tokens_is_stated() -> None:
         (loss,) = (x["loss_nats"] for x in lines if x["tokens"] == 65536 and x["way"] == "ours")
         assert f"{loss:.4f} {'nats before' if 'before' in name else 'now'}" in LOG
     assert f"peak {ours['peak_gib']:.1f} GiB" in LOG
+
+
+def test_the_estimated_memory_is_near_the_peak() -> None:
+    """A network of that shape that holds no numbers: two rotary tables, each with its cos and sin of all positions."""
+    sizes = {"hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18, "vocab_size": 262144}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "sliding_window": 512}
+    config = AutoConfig.for_model("gemma3_text", **sizes, **heads, max_position_embeddings=32768)
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model = LanguageModel(network, None, read_tables(config), "shape")
+    lines = (ROOT / "results/benchmarks/gemma3.jsonl").read_text().splitlines()
+    peak = next(x["peak_gib"] for x in map(json.loads, lines) if x["tokens"] == 2**20 and x["way"] == "ours")
+    assert estimate_memory(model, 2**20) / 2**30 == pytest.approx(peak, rel=0.1)

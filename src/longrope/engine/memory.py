@@ -70,21 +70,23 @@ def activation_room(model: LanguageModel) -> int:
 def estimate_memory(model: LanguageModel, tokens: int) -> int:
     """About how many bytes ``token_losses`` takes at its peak for one window, weights included.
 
-    A layer's part: the states of the window, its keys, values, cos and sin, and the activations of a tile or what its
-    kernel copies, whichever is more. The head's: the states, and a chunk of logits; in float32 with their logarithms
-    unless the loss is compiled.
+    A layer's part: the states of the window, its keys and values, cos and sin of every rotary table, and the
+    activations of a tile or what its kernel copies, whichever is more. The head's: the states, and a chunk of logits;
+    on a CPU in float32 with their logarithms unless the loss is compiled.
     """
-    network, spec = model.network, model.spec
+    network = model.network
+    turned = sum(table.geometry.rotary_dim for table in model.tables)
     weights = sum(weight.numel() * weight.dtype.itemsize for weight in network.parameters())
     states = tokens * network.config.hidden_size * network.dtype.itemsize
     heads = heads_of(model)
     kernel, _ = choose_kernel(model.device, network.dtype, heads)
-    kept = 2 * tokens * (heads.keys * heads.dim + spec.rotary_dim) * network.dtype.itemsize
+    kept = 2 * tokens * (heads.keys * heads.dim + turned) * network.dtype.itemsize
     activations = min(tokens, choose_tile(model)[0]) * _bytes_per_token(
         model, compiled=model.compiled and reads_in_tiles(model)
     )
     layer = kept + max(activations, kernel.copied * tokens * heads.keys * heads.dim)
-    head = (network.dtype.itemsize if model.compiled else 8) * min(LOGITS_PER_CHUNK, tokens * network.config.vocab_size)
+    fused = model.compiled or model.device.type == "cuda"
+    head = (network.dtype.itemsize if fused else 8) * min(LOGITS_PER_CHUNK, tokens * network.config.vocab_size)
     return int(weights + states + max(layer, head))
 
 
