@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from longrope.engine import context, memory
+from longrope.engine import loss as loss_head
 from longrope.engine.passes import weighted_loss_with_graph
 from longrope.models import LanguageModel
 from longrope.rope import RescaleFactors
@@ -33,6 +34,11 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is 
 def set_tile(monkeypatch: pytest.MonkeyPatch, tile: int, rows: int = len(TOKENS)) -> None:
     """So many tokens of each of the rows go through a layer at once."""
     monkeypatch.setattr(memory, "MOST_TILE_TOKENS", tile * rows)
+
+
+def set_chunk(monkeypatch: pytest.MonkeyPatch, logits: int = CHUNKS["uneven"]) -> None:
+    """So many logits are made at once."""
+    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", logits)
 
 
 def mean_loss_with_graph(model: LanguageModel, tokens: Tensor, tail_tokens: int = 0, **settings: Any) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from longrope.data import Tokens, TokenText
 from longrope.evaluation import find_metric
@@ -16,6 +18,8 @@ from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.rope import FactorTable, RescaleFactors
 from longrope.runs.records import Score
+
+PROBE_TOKENS = 24  # a network is asked for its tables, and tried, with a few
 
 
 def make_context(
@@ -85,6 +89,20 @@ def counted(model: LanguageModel) -> Iterator[Passes]:
     handle = model.network.get_input_embeddings().register_forward_pre_hook(passes)
     try:
         yield passes
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def no_passes() -> Iterator[None]:
+    """Any model that reads more tokens than a probe is an error."""
+
+    def refuse(module: nn.Module, given: tuple[Any, ...]) -> None:
+        assert not isinstance(module, nn.Embedding) or given[0].numel() <= PROBE_TOKENS, "a pass was made"
+
+    handle = register_module_forward_pre_hook(refuse)
+    try:
+        yield
     finally:
         handle.remove()
 

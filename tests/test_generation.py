@@ -14,13 +14,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from long_passes import set_tile
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import longrope
 from longrope import cli, generation
 from longrope.data import read_document
-from longrope.engine import memory
 from longrope.errors import FactorsError, ModelError, RecipeError, TextsError
 from longrope.generation import Generation, GenerationSettings, choose_token, encode_question, generate
 from longrope.models import LanguageModel, rescaled
@@ -91,7 +91,7 @@ def test_the_answer_is_that_of_transformers(
 ) -> None:
     """Under factors, with the document read at once or in tiles."""
     model = make(family)
-    monkeypatch.setattr(memory, "MOST_TILE_TOKENS", tile)
+    set_tile(monkeypatch, tile, rows=1)
     done = generate(model, make_table(model), DOCUMENT, PROMPT, settings=SHORT)
     factor_set = make_table(model).factor_sets[1]
     assert 128 < done.prompt_tokens + 12 <= 512
@@ -186,7 +186,7 @@ def test_reading_is_reported_tile_by_tile(
 ) -> None:
     model = make("llama")
     forced([END])
-    monkeypatch.setattr(memory, "MOST_TILE_TOKENS", 100)
+    set_tile(monkeypatch, 100, rows=1)
     read: list[tuple[int, int]] = []
     done = generate(model, make_table(model), DOCUMENT, PROMPT, settings=SHORT, on_read=lambda *n: read.append(n))
     total = done.prompt_tokens

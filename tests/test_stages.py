@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from measuring import no_passes
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -30,7 +31,6 @@ from longrope.pipeline import (
     estimate_stages,
     estimates,
     export_again,
-    exporting,
     extend,
     extension,
     plan_stages,
@@ -121,6 +121,11 @@ def set_of(folder: Path) -> RescaleFactors:
 def contents(folder: Path) -> dict[Path, bytes]:
     """Every file below a folder."""
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def written_at(folder: Path) -> dict[Path, int]:
+    """When each file below a folder was written, in nanoseconds."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
 def weights_of(model: LanguageModel) -> dict[str, Tensor]:
@@ -328,12 +333,12 @@ def test_factors_of_a_stage_that_cannot_serve_are_refused(
 # Begun again
 
 
-def test_a_finished_schedule_is_only_read(recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_schedule_is_only_read(recipe: Recipe, copied: RunDir) -> None:
     """Not one pass, for an estimate neither; every stage is told to be done, and every file stays."""
-    before, steps = contents(copied.path), list[str]()
-    monkeypatch.setattr(passes, "_run", never)
-    monkeypatch.setattr(exporting, "export_hf", never)
-    again = extend(recipe, copied, Callbacks(on_step=steps.append))
+    before, steps, exported = contents(copied.path), list[str](), written_at(copied.checkpoint)
+    with no_passes():
+        again = extend(recipe, copied, Callbacks(on_step=steps.append))
+    assert written_at(copied.checkpoint) == exported
     assert [replace(score, seconds=0.0) for score in again] == scores_of(copied)
     assert contents(copied.path) == before
     messages = [step for step in steps if step.startswith("stage ")]
@@ -390,14 +395,12 @@ def test_another_short_window_is_searched_without_any_other_stage(
 
 
 @pytest.mark.usefixtures("unopened")
-def test_a_schedule_that_was_changed_back_is_only_read(
-    recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_schedule_that_was_changed_back_is_only_read(recipe: Recipe, copied: RunDir) -> None:
     """Scores, too; the checkpoint alone is written again."""
     shorter, scheduled = replace(recipe, stages=(*STAGES[:-1], Stage(short=32))), copied.factors().read_bytes()
     extend(shorter, copied)
-    monkeypatch.setattr(passes, "_run", never)
-    extend(recipe, copied)
+    with no_passes():
+        extend(recipe, copied)
     assert copied.factors().read_bytes() == scheduled
 
 
@@ -413,9 +416,7 @@ def test_stages_that_go_on_from_a_finished_schedule_are_shown_with_it(recipe: Re
     assert last.startswith("carry-1k-")
 
 
-def test_a_run_of_an_earlier_version_goes_on_without_doing_anything_again(
-    recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_of_an_earlier_version_goes_on_without_doing_anything_again(recipe: Recipe, copied: RunDir) -> None:
     """Other names of keys and of a file; what its checkpoint was made of is written as it was then."""
     path = copied.path / "recipe.toml"
     now = path.read_text()
@@ -429,11 +430,11 @@ def test_a_run_of_an_earlier_version_goes_on_without_doing_anything_again(
     form = {"tiers": "single", "drop_start_tokens": True, "base_model": ""}
     assert copied.scheduled.read_text().partition(" ")[2] == json.dumps(form) + "\n"
     copied.scheduled.rename(copied.path / "walk.txt")
-    before = contents(copied.path)
-    monkeypatch.setattr(passes, "_run", never)
-    monkeypatch.setattr(exporting, "export_hf", never)
-    extend(recipe, copied)
+    before, exported = contents(copied.path), written_at(copied.checkpoint)
+    with no_passes():
+        extend(recipe, copied)
     after = contents(copied.path)
+    assert written_at(copied.checkpoint) == exported
     assert {name: after[name] for name in before if name.name not in ("recipe.toml", "report.html")} == {
         name: before[name] for name in before if name.name not in ("recipe.toml", "report.html")
     }
@@ -483,14 +484,12 @@ def test_what_a_schedule_cannot_change_is_refused_and_nothing_changes(key: str, 
 
 
 @pytest.mark.usefixtures("unopened")
-def test_a_schedule_exported_again_has_the_tuned_weights(
-    recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_schedule_exported_again_has_the_tuned_weights(recipe: Recipe, copied: RunDir) -> None:
     """And going on with the run leaves the form that was asked for last."""
-    monkeypatch.setattr(passes, "_run", never)
-    export_again(copied, ExportRecipe("two", drop_start_tokens=True))
-    assert_tuned(copied)
-    extend(recipe, copied)
+    with no_passes():
+        export_again(copied, ExportRecipe("two", drop_start_tokens=True))
+        assert_tuned(copied)
+        extend(recipe, copied)
     assert json.loads(copied.export_report.read_text())["factor_sets"] == "two"
 
 

@@ -10,6 +10,7 @@ import pico
 import pytest
 import torch
 import torch._dynamo
+from long_passes import set_tile
 from torch._dynamo import config as dynamo
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
@@ -63,7 +64,7 @@ def test_losses_are_those_of_the_plain_pass(family: str, monkeypatch: pytest.Mon
     factors = RescaleFactors(lambdas, 256, model.spec.fingerprint, start_tokens=5, attention_factor=1.1)
     seen = []
     for tile in (memory.MOST_TILE_TOKENS, 14, memory.MOST_TILE_TOKENS, 14):
-        monkeypatch.setattr(memory, "MOST_TILE_TOKENS", tile)
+        set_tile(monkeypatch, tile, rows=1)
         close(token_losses(compiled, TOKENS), token_losses(model, TOKENS))
         with rescaled(compiled, factors):
             scaled = token_losses(compiled, TOKENS)

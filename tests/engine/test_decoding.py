@@ -7,9 +7,9 @@ import numpy as np
 import pico
 import pytest
 import torch
+from long_passes import set_tile
 from torch import Tensor
 
-from longrope.engine import memory
 from longrope.engine.decoding import decode, prefill, read_prompt
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.models import LanguageModel
@@ -31,7 +31,7 @@ def say(tokens: list[int]) -> Callable[[Tensor], int]:
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
 @pytest.mark.parametrize("tile", [7, 65536])
 def test_greedy_decoding_is_that_of_transformers(family: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "MOST_TILE_TOKENS", tile)
+    set_tile(monkeypatch, tile, rows=1)
     model, ids = pico.make_model(family), torch.from_numpy(PROMPT)[None]
     found = model.network.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
     expected = [token for token in found[0, 20:].tolist() if token != END]
@@ -73,7 +73,7 @@ def test_a_prompt_is_read_tile_by_tile(monkeypatch: pytest.MonkeyPatch) -> None:
     """And reported so; the logits are those of reading it at once."""
     model: LanguageModel = pico.make_model()
     whole = read_prompt(model, PROMPT, KeyValueCache(model, 20))
-    monkeypatch.setattr(memory, "MOST_TILE_TOKENS", 8)
+    set_tile(monkeypatch, 8, rows=1)
     read: list[int] = []
     logits = read_prompt(model, list(PROMPT), KeyValueCache(model, 20), read.append)
     assert read == [8, 16, 20]

@@ -9,7 +9,6 @@ import pico
 import pytest
 import torch
 from long_passes import (
-    CHUNKS,
     DOCUMENTS,
     FAMILIES,
     TOKENS,
@@ -19,11 +18,11 @@ from long_passes import (
     make_factors,
     mean_loss_with_graph,
     needs_gpu,
+    set_chunk,
     set_tile,
 )
 from torch import Tensor
 
-from longrope.engine import loss as loss_head
 from longrope.engine.passes import token_losses, weighted_loss_with_graph
 from longrope.errors import LongRopeError, ModelError
 from longrope.models import LanguageModel, rescaled
@@ -75,7 +74,7 @@ def test_gradients_of_documents_are_those_of_each_alone(
     family: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of every weight and of lambda, whether layers run again in the backward pass or not."""
-    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
+    set_chunk(monkeypatch)
     set_tile(monkeypatch, 7)
     known, gradients = told_by_their_documents(), []
     shares = np.random.default_rng(4).random(known.shape) * known.numpy()

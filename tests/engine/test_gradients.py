@@ -7,7 +7,6 @@ import pico
 import pytest
 import torch
 from long_passes import (
-    CHUNKS,
     TOKENS,
     VOCABULARY,
     compute_losses,
@@ -16,13 +15,13 @@ from long_passes import (
     gradients,
     make_factors,
     mean_loss_with_graph,
+    set_chunk,
     set_tile,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from longrope.engine import attention, kernels, passes
-from longrope.engine import loss as loss_head
 from longrope.engine.passes import token_losses
 from longrope.models import LanguageModel, rescaled
 
@@ -34,7 +33,7 @@ def test_loss_and_gradients_are_those_of_plain_autograd(
 ) -> None:
     """Checkpoints and chunks change neither the loss nor what reaches lambda and the attention factor."""
     model = make(family)
-    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
+    set_chunk(monkeypatch)
     with rescaled(model, make_factors(model), learnable=True) as module:
         reference = compute_losses(model.network, TOKENS)[:, -tail_tokens:].mean()
         reference.backward()
@@ -70,7 +69,7 @@ def test_gradients_in_tiles(
 @pytest.mark.parametrize("family", ["llama", "phi3", "gemma2"])
 def test_gradients_of_weights(family: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every weight of a network that is tuned gets the gradient of plain autograd."""
-    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
+    set_chunk(monkeypatch)
     set_tile(monkeypatch, tile)
     gradients = []
     for plainly in (True, False):

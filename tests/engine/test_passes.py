@@ -21,12 +21,12 @@ from long_passes import (
     hooked,
     make_factors,
     mean_loss_with_graph,
+    set_chunk,
     set_tile,
 )
 from torch import Tensor
 
 from longrope.engine import attention, context
-from longrope.engine import loss as loss_head
 from longrope.engine.decoding import prefill
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.passes import token_losses
@@ -43,7 +43,7 @@ def test_token_losses_are_those_of_whole_logits(
 ) -> None:
     """One loss per token but the first, with the family's own caps and scales, however the logits are cut."""
     model = make(family)
-    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS[chunk])
+    set_chunk(monkeypatch, CHUNKS[chunk])
     losses = token_losses(model, TOKENS)
     assert losses.shape == (3, 47)
     assert losses.dtype == torch.float32
@@ -57,7 +57,7 @@ def test_token_losses_in_bfloat16(
 ) -> None:
     """bfloat16 logits become float32 before the loss; the mean is right to a hundredth, each entry to the rounding."""
     model = make(family, torch.bfloat16)
-    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
+    set_chunk(monkeypatch)
     losses, reference = token_losses(model, TOKENS), compute_losses(model.network, TOKENS)
     assert losses.dtype == torch.float32
     torch.testing.assert_close(losses.double(), reference, rtol=0.02, atol=0.1)
@@ -86,7 +86,7 @@ def test_head_that_asks_its_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_windows_do_not_see_each_other(make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses do not depend on the order of the windows or on how many go through at once."""
     model = make("llama")
-    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
+    set_chunk(monkeypatch)
     together = token_losses(model, TOKENS)
     torch.testing.assert_close(token_losses(model, TOKENS.flip(0)).flip(0), together, rtol=1e-5, atol=1e-5)
     alone = torch.cat([token_losses(model, row[None]) for row in TOKENS])
@@ -117,7 +117,7 @@ def test_no_logits_of_a_whole_window_are_made(
 ) -> None:
     """The head never gets more tokens than a chunk holds."""
     model, sizes = make("llama"), []
-    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS["uneven"])
+    set_chunk(monkeypatch)
     hook = model.network.lm_head.register_forward_hook(lambda _, __, output: sizes.append(tuple(output.shape)))
     try:
         token_losses(model, TOKENS)
@@ -208,7 +208,7 @@ def test_a_slice_of_the_losses(
     """Only what is asked for goes through the head, but for what makes its chunks alike."""
     model, given = make("llama"), []
     whole = token_losses(model, TOKENS)
-    monkeypatch.setattr(loss_head, "LOGITS_PER_CHUNK", CHUNKS[chunk])
+    set_chunk(monkeypatch, CHUNKS[chunk])
     with hooked(model.network.lm_head, lambda _, args: given.append(args[0].shape[1])):
         part = token_losses(model, TOKENS, at)
     assert part.shape == whole[:, at].shape

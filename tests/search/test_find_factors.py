@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measuring import no_passes
 from valleys import QUICK, InterruptError, as_factors, mean_loss, without_seconds
 
 from longrope.data import TokenText, load_texts
@@ -133,17 +134,13 @@ def test_factors_are_found_on_a_model_and_beat_the_baselines(
 
 @pytest.mark.parametrize("method", ["gradient", "evolution"])
 def test_a_finished_search_is_read_and_not_repeated(
-    method: str, model: LanguageModel, text: TokenText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, model: LanguageModel, text: TokenText, tmp_path: Path
 ) -> None:
     settings = replace(QUICK, method=method)
     found = find_factors(model, text, 128, run=RunDir(tmp_path), settings=settings)
     assert find_factors(model, text, 128, settings=settings) == found
-
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("evaluated again")
-
-    monkeypatch.setattr("longrope.search.score.rescaled", never)
-    assert find_factors(model, text, 128, run=RunDir(tmp_path), settings=settings) == found
+    with no_passes():
+        assert find_factors(model, text, 128, run=RunDir(tmp_path), settings=settings) == found
     with pytest.raises(RunError, match="trials of another search"):
         find_factors(model, text, 256, run=RunDir(tmp_path), settings=settings)
 

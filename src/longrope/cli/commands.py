@@ -10,47 +10,9 @@ from typing import Annotated
 import typer
 
 from longrope import __version__
-from longrope.cli.console import (
-    print_costs,
-    print_scores,
-    watching,
-)
+from longrope.cli import options
+from longrope.cli.console import print_costs, print_scores, watching
 from longrope.cli.launching import launched
-from longrope.cli.options import (
-    AsJson,
-    Assignments,
-    Batch,
-    Compiled,
-    ContextRanks,
-    Data,
-    Device,
-    DType,
-    Factors,
-    Lengths,
-    Lora,
-    MeasureData,
-    Method,
-    Metrics,
-    Model,
-    OptionalFactors,
-    OptionalModel,
-    Out,
-    Preset,
-    Rate,
-    RecipeFile,
-    RopeTable,
-    Seed,
-    Steps,
-    To,
-    TrainedWindow,
-    Tune,
-    check_measured,
-    check_tuned,
-    factors_file,
-    given_options,
-    measuring,
-    prepare,
-)
 from longrope.errors import RecipeError
 from longrope.lengths import parse_tokens
 from longrope.recipe import MeasureRecipe, Recipe, changed
@@ -73,7 +35,7 @@ def _print_version(asked: bool) -> None:
 
 
 @app.callback()
-def options(
+def describe_program(
     version: Annotated[  # its callback prints it
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
@@ -83,43 +45,43 @@ def options(
 
 @app.command()
 def extend(
-    model: OptionalModel = None,
-    to: To = None,
-    data: Data = None,
-    measure_data: MeasureData = None,
-    out: Out = None,
-    recipe: RecipeFile = None,
-    assignments: Assignments = None,
-    method: Method = None,
-    tune: Tune = False,
-    steps: Steps = None,
-    batch: Batch = None,
-    rate: Rate = None,
-    lora: Lora = None,
-    preset: Preset = None,
-    lengths: Lengths = None,
-    metrics: Metrics = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: DType = None,
-    rope_table: RopeTable = None,
-    trained_window: TrainedWindow = None,
-    compiled: Compiled = False,
-    context_ranks: ContextRanks = None,
-    as_json: AsJson = False,
+    model: options.OptionalModel = None,
+    to: options.To = None,
+    data: options.Data = None,
+    measure_data: options.MeasureData = None,
+    out: options.Out = None,
+    recipe: options.RecipeFile = None,
+    assignments: options.Assignments = None,
+    method: options.Method = None,
+    tune: options.Tune = False,
+    steps: options.Steps = None,
+    batch: options.Batch = None,
+    rate: options.Rate = None,
+    lora: options.Lora = None,
+    preset: options.Preset = None,
+    lengths: options.Lengths = None,
+    metrics: options.Metrics = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    dtype: options.DType = None,
+    rope_table: options.RopeTable = None,
+    trained_window: options.TrainedWindow = None,
+    compiled: options.Compiled = False,
+    context_ranks: options.ContextRanks = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Search factors, measure the result, export a checkpoint. With no arguments: the bundled model.
 
     It is a 4.7M-parameter model, taken from 256 to 2,048 tokens on the standard library's sources.
     """
-    given = given_options(locals())
+    given = options.given_options(locals())
     begun = out is not None and (out / "recipe.toml").exists()
     by_default = not (begun or any(given[key] for key in ("model", "to", "data", "recipe")))
-    full, path = prepare(**{**given, "recipe": DEFAULT_RECIPE} if by_default else given)
+    full, path = options.prepare(**{**given, "recipe": DEFAULT_RECIPE} if by_default else given)
     from longrope import pipeline
 
     full = pipeline.with_tuning(full) if tune else full
-    check_tuned(full, given)
+    options.check_tuned(full, given)
     with launched(full, context_ranks):
         run = RunDir(path)
         with watching(full, run) as watch:
@@ -137,26 +99,26 @@ def extend(
 
 @app.command()
 def compare(
-    model: OptionalModel = None,
-    to: To = None,
-    data: Data = None,
-    measure_data: MeasureData = None,
-    out: Out = None,
-    recipe: RecipeFile = None,
-    assignments: Assignments = None,
-    lengths: Lengths = None,
-    metrics: Metrics = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: DType = None,
-    rope_table: RopeTable = None,
-    trained_window: TrainedWindow = None,
-    compiled: Compiled = False,
-    context_ranks: ContextRanks = None,
-    as_json: AsJson = False,
+    model: options.OptionalModel = None,
+    to: options.To = None,
+    data: options.Data = None,
+    measure_data: options.MeasureData = None,
+    out: options.Out = None,
+    recipe: options.RecipeFile = None,
+    assignments: options.Assignments = None,
+    lengths: options.Lengths = None,
+    metrics: options.Metrics = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    dtype: options.DType = None,
+    rope_table: options.RopeTable = None,
+    trained_window: options.TrainedWindow = None,
+    compiled: options.Compiled = False,
+    context_ranks: options.ContextRanks = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure the original, all baselines and both LongRoPE searches side by side, and each against the best."""
-    full, path = prepare(**given_options(locals()), suffix="-compare")
+    full, path = options.prepare(**options.given_options(locals()), suffix="-compare")
     from longrope import pipeline
 
     with launched(full, context_ranks):
@@ -172,24 +134,24 @@ def compare(
 
 @app.command()
 def search(
-    model: OptionalModel = None,
-    to: To = None,
-    data: Data = None,
-    out: Out = None,
-    recipe: RecipeFile = None,
-    assignments: Assignments = None,
-    method: Method = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: DType = None,
-    rope_table: RopeTable = None,
-    trained_window: TrainedWindow = None,
-    compiled: Compiled = False,
-    context_ranks: ContextRanks = None,
-    as_json: AsJson = False,
+    model: options.OptionalModel = None,
+    to: options.To = None,
+    data: options.Data = None,
+    out: options.Out = None,
+    recipe: options.RecipeFile = None,
+    assignments: options.Assignments = None,
+    method: options.Method = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    dtype: options.DType = None,
+    rope_table: options.RopeTable = None,
+    trained_window: options.TrainedWindow = None,
+    compiled: options.Compiled = False,
+    context_ranks: options.ContextRanks = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Search rescale factors; write factors.json."""
-    full, path = prepare(**given_options(locals()))
+    full, path = options.prepare(**options.given_options(locals()))
     from longrope import pipeline
     from longrope.rope import dump_factors
 
@@ -202,30 +164,30 @@ def search(
 
 @app.command()
 def tune(
-    model: Model,
-    factors: Factors,
-    to: To = None,
-    data: Data = None,
-    out: Out = None,
-    recipe: RecipeFile = None,
-    assignments: Assignments = None,
-    steps: Steps = None,
-    batch: Batch = None,
-    rate: Rate = None,
-    lora: Lora = None,
-    preset: Preset = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: DType = None,
-    rope_table: RopeTable = None,
-    trained_window: TrainedWindow = None,
-    context_ranks: ContextRanks = None,
-    as_json: AsJson = False,
+    model: options.Model,
+    factors: options.Factors,
+    to: options.To = None,
+    data: options.Data = None,
+    out: options.Out = None,
+    recipe: options.RecipeFile = None,
+    assignments: options.Assignments = None,
+    steps: options.Steps = None,
+    batch: options.Batch = None,
+    rate: options.Rate = None,
+    lora: options.Lora = None,
+    preset: options.Preset = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    dtype: options.DType = None,
+    rope_table: options.RopeTable = None,
+    trained_window: options.TrainedWindow = None,
+    context_ranks: options.ContextRanks = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train the weights at the window of their factors, and export the checkpoint; an interrupted training goes on."""
-    given = given_options(locals())
+    given = options.given_options(locals())
     given.pop("factors")
-    full, path = prepare(**given, suffix="-tuned")
+    full, path = options.prepare(**given, suffix="-tuned")
     from longrope import pipeline
 
     with launched(full, context_ranks, factors):
@@ -240,25 +202,25 @@ def tune(
 
 @app.command()
 def measure(
-    model: Model,
-    factors: OptionalFactors = None,
-    data: Data = None,
-    measure_data: MeasureData = None,
-    lengths: Lengths = None,
-    metrics: Metrics = None,
+    model: options.Model,
+    factors: options.OptionalFactors = None,
+    data: options.Data = None,
+    measure_data: options.MeasureData = None,
+    lengths: options.Lengths = None,
+    metrics: options.Metrics = None,
     qa_data: Annotated[
         Path | None, typer.Option("--qa-data", help="Questions about documents for ruler's qa: SQuAD's JSON, or rows.")
     ] = None,
-    out: Out = None,
-    assignments: Assignments = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: DType = None,
-    rope_table: RopeTable = None,
-    trained_window: TrainedWindow = None,
-    compiled: Compiled = False,
-    context_ranks: ContextRanks = None,
-    as_json: AsJson = False,
+    out: options.Out = None,
+    assignments: options.Assignments = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    dtype: options.DType = None,
+    rope_table: options.RopeTable = None,
+    trained_window: options.TrainedWindow = None,
+    compiled: options.Compiled = False,
+    context_ranks: options.ContextRanks = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure perplexity, passkeys, needles and RULER by context window, retention of short ones, and benchmarks."""
     from longrope import pipeline
@@ -276,10 +238,10 @@ def measure(
         rope_table=rope_table or "",
         trained_window=parse_tokens(trained_window) if trained_window else 0,
         compiled=compiled,
-        measure=measuring(MeasureRecipe(), lengths, metrics, qa_data),
+        measure=options.measuring(MeasureRecipe(), lengths, metrics, qa_data),
     )
-    check_measured(assignments or ())
-    full, factors = changed(full, assignments or ()), factors_file(factors)
+    options.check_measured(assignments or ())
+    full, factors = changed(full, assignments or ()), options.factors_file(factors)
     with launched(full, context_ranks, factors):
         run = RunDir(out) if out else None
         with watching() as watch:

@@ -10,28 +10,9 @@ from typing import Annotated
 
 import typer
 
+from longrope.cli import options
 from longrope.cli.commands import app
-from longrope.cli.console import (
-    describe_answer,
-    format_number,
-    print_table,
-    reading,
-    watching,
-)
-from longrope.cli.options import (
-    AsJson,
-    Compiled,
-    Device,
-    DType,
-    Format,
-    Model,
-    OptionalFactors,
-    RopeTable,
-    Seed,
-    To,
-    TrainedWindow,
-    factors_file,
-)
+from longrope.cli.console import describe_answer, format_number, print_table, reading, watching
 from longrope.errors import RecipeError, RunError
 from longrope.lengths import parse_tokens
 from longrope.recipe import ExportRecipe
@@ -41,10 +22,10 @@ from longrope.runs.run_dir import RunDir
 
 @app.command()
 def generate(
-    model: Model,
+    model: options.Model,
     document: Annotated[Path, typer.Option("--document", help="UTF-8 text file (.gz too) to answer about.")],
     prompt: Annotated[str, typer.Option("--prompt", help="The question.")],
-    factors: OptionalFactors = None,
+    factors: options.OptionalFactors = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Of the answer, at most.")] = 256,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option("--top-p", help="Draw among the likeliest of this probability.")] = 1.0,
@@ -52,13 +33,13 @@ def generate(
     offload_cache: Annotated[
         bool, typer.Option("--offload-cache", help="Keys and values in the CPU's memory.")
     ] = False,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: DType = None,
-    rope_table: RopeTable = None,
-    trained_window: TrainedWindow = None,
-    compiled: Compiled = False,
-    as_json: AsJson = False,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    dtype: options.DType = None,
+    rope_table: options.RopeTable = None,
+    trained_window: options.TrainedWindow = None,
+    compiled: options.Compiled = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Answer a prompt about a long document, printed as it comes; one set of factors serves all of it."""
     from longrope import generation
@@ -70,7 +51,7 @@ def generate(
         max_new_tokens, temperature, top_p, seed or 0, eight_bit=eight_bit_cache, offload=offload_cache
     )
     text = read_document(document)
-    file = factors_file(factors)
+    file = options.factors_file(factors)
     table = load_factors(file) if file else None
     silence_loading()
     choices = {"device": device or "auto", "dtype": dtype or "auto", "rope_table": rope_table or ""}
@@ -96,13 +77,13 @@ def generate(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run directory with factors.")],
-    to: Format = "hf",
+    to: options.Format = "hf",
     factor_sets: Annotated[
         str, typer.Option("--factor-sets", help="single, or two: short factors and long factors.")
     ] = "single",
     drop_start_tokens: Annotated[bool, typer.Option("--drop-start-tokens", help="Drop them, and measure.")] = False,
     base_model: Annotated[str, typer.Option("--base-model", help="Its name on the hub, for the model card.")] = "",
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
     tiers: Annotated[str | None, typer.Option("--tiers", hidden=True, help="The former --factor-sets.")] = None,
 ) -> None:
     """Write the checkpoint of a run again, with other settings if asked; reopen it and compare."""
@@ -129,7 +110,7 @@ def report(
         Path | None, typer.Option("--out", help="The page; by default report.html in the run, or comparison.html here.")
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write what a run directory holds as one HTML page, or several runs beside each other."""
     from longrope.report import write_comparison, write_report
@@ -146,11 +127,11 @@ def report(
 
 @app.command()
 def inspect(
-    model: Model,
-    to: To = None,
-    rope_table: RopeTable = None,
-    trained_window: TrainedWindow = None,
-    as_json: AsJson = False,
+    model: options.Model,
+    to: options.To = None,
+    rope_table: options.RopeTable = None,
+    trained_window: options.TrainedWindow = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show a model's RoPE: its pairs, which complete a full period within the window, and what each method would do."""
     from longrope import pipeline
