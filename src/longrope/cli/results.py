@@ -95,31 +95,81 @@ def generate(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="A run directory with factors.")],
+    run: Annotated[Path | None, typer.Argument(help="A run directory with factors.")] = None,
     to: Format = "hf",
     factor_sets: Annotated[
         str, typer.Option("--factor-sets", help="single, or two: short factors and long factors.")
     ] = "single",
     drop_start_tokens: Annotated[bool, typer.Option("--drop-start-tokens", help="Drop them, and measure.")] = False,
     base_model: Annotated[str, typer.Option("--base-model", help="Its name on the hub, for the model card.")] = "",
+    factors: OptionalFactors = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Without a run: hub name, folder, or GGUF file to put factors into.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Without a run: the file or folder to write.")] = None,
+    layout: Annotated[
+        str, typer.Option("--layout", help="Of a GGUF file: static, one list; or longrope, a short and a long one.")
+    ] = "",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Of a GGUF file: write the weights anew in f32, f16, bf16 or q8_0.")
+    ] = "",
     as_json: AsJson = False,
     tiers: Annotated[str | None, typer.Option("--tiers", hidden=True, help="The former --factor-sets.")] = None,
 ) -> None:
-    """Write the checkpoint of a run again, with other settings if asked; reopen it and compare."""
-    from longrope import pipeline
+    """Write the checkpoint of a run again, or of a model with factors; reopen it and compare.
 
-    if to not in FORMATS:
-        raise RecipeError(f"The format {to!r} was asked for.", f"Known: {', '.join(FORMATS)}.", "Use --to hf.")
+    Of a GGUF file that was not tuned the weights stay byte for byte, unless --dtype is given.
+    """
+    from longrope import pipeline
+    from longrope.rope import load_factors
+
+    settings = ExportRecipe(tiers or factor_sets, drop_start_tokens, base_model)
+    options = {name: value for name, value in {"layout": layout, "dtype": dtype}.items() if value}
+    _check_format(to, options)
+    if run is None:
+        source, file, path = _without_run(model, factors, out)
+        with watching() as watch:
+            factor_set = load_factors(file).factor_sets[-1]
+            made = pipeline.export_model(source, factor_set, path, settings, watch, to=to, options=options)
+        print(made, end="") if as_json else print(f"checkpoint: {path}")
+        return
+    if alone := [flag for flag, value in (("--factors", factors), ("--model", model), ("--out", out)) if value]:
+        raise RecipeError(
+            f"A run and {' and '.join(alone)} are given.", "A run has a model and factors of its own.", "Leave one out."
+        )
     directory = RunDir(run)
     with watching(run=directory) as watch:
-        pipeline.export_again(
-            directory, ExportRecipe(tiers or factor_sets, drop_start_tokens, base_model), watch, to=to
-        )
+        pipeline.export_again(directory, settings, watch, to=to, options=options)
     written, report = directory.checkpoint, directory.export_report
     if to != "hf":
         written = directory.path / FORMATS[to].file
         report = written.with_name("export.json")
     print(report.read_text(encoding="utf-8") if as_json else f"checkpoint: {written}")
+
+
+def _without_run(model: str | None, factors: Path | None, out: Path | None) -> tuple[str, Path, Path]:
+    """The model, the file of factors and the path of an export that is of no run (raises RecipeError)."""
+    file = factors_file(factors)
+    if model and file and out:
+        return model, file, out
+    missing = [flag for flag, value in (("--model", model), ("--factors", file), ("--out", out)) if not value]
+    raise RecipeError(
+        f"No run is given, and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.",
+        "An export is of a run directory, or of a model with factors.",
+        "For example: longrope export --model MODEL.gguf --factors factors.json --to gguf --out NEW.gguf",
+    )
+
+
+def _check_format(to: str, options: dict[str, str]) -> None:
+    """Refuse an unknown format, and options of another one (raises RecipeError)."""
+    if to not in FORMATS:
+        raise RecipeError(f"The format {to!r} was asked for.", f"Known: {', '.join(FORMATS)}.", "Use --to hf.")
+    if options and to != "gguf":
+        raise RecipeError(
+            f"--{' and --'.join(options)} {'is' if len(options) == 1 else 'are'} given, and the format is {to}.",
+            "GGUF files alone have this choice.",
+            "Add --to gguf.",
+        )
 
 
 @app.command()
