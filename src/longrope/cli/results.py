@@ -42,9 +42,15 @@ from longrope.runs.run_dir import RunDir
 @app.command()
 def generate(
     model: Model,
-    document: Annotated[Path, typer.Option("--document", help="UTF-8 text file (.gz too) to answer about.")],
-    prompt: Annotated[str, typer.Option("--prompt", help="The question.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="The question; - reads it from standard input.")],
+    document: Annotated[
+        Path | None, typer.Option("--document", help="UTF-8 text file (.gz too) to answer about; - is standard input.")
+    ] = None,
     factors: OptionalFactors = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", help="File that keeps the document as it was read, for the next question about it."),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Of the answer, at most.")] = 256,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option("--top-p", help="Draw among the likeliest of this probability.")] = 1.0,
@@ -62,14 +68,13 @@ def generate(
 ) -> None:
     """Answer a prompt about a long document, printed as it comes; one set of factors serves all of it."""
     from longrope import generation
-    from longrope.data import read_document
     from longrope.models import load_model, silence_loading
     from longrope.rope import load_factors
 
     settings = generation.GenerationSettings(
         max_new_tokens, temperature, top_p, seed or 0, eight_bit=eight_bit_cache, offload=offload_cache
     )
-    text = read_document(document)
+    text, prompt = _read_inputs(document, prompt, cache)
     file = factors_file(factors)
     table = load_factors(file) if file else None
     silence_loading()
@@ -83,6 +88,7 @@ def generate(
             text,
             prompt,
             settings=settings,
+            cache=cache,
             on_text=(lambda _: None) if as_json else partial(print, end="", flush=True),
             on_read=on_read,
         )
@@ -91,6 +97,27 @@ def generate(
     else:
         print(flush=True)
         print(describe_answer(done), file=sys.stderr)
+
+
+def _read_inputs(document: Path | None, prompt: str, cache: Path | None) -> tuple[str, str]:
+    """The document, empty where a file has one, and the prompt; either may come from standard input."""
+    from longrope.data import read_document
+
+    piped = [flag for flag, value in (("--document", document), ("--prompt", prompt)) if f"{value}" == "-"]
+    if len(piped) > 1:
+        raise RecipeError(
+            "--document and --prompt are both -.", "Standard input holds one of them.", "Give a file with --document."
+        )
+    if document is None and not (cache and cache.exists()):
+        raise RecipeError(
+            f"--document is missing, and {f'there is no file {cache}' if cache else 'no --cache is given'}.",
+            "A document to answer about is needed.",
+            "Give a text file with --document.",
+        )
+    said = sys.stdin.read() if piped else ""
+    if piped == ["--document"]:
+        return said, prompt
+    return read_document(document) if document else "", said.rstrip("\n") if piped else prompt
 
 
 @app.command()
