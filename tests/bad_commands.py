@@ -107,6 +107,13 @@ COMMANDS = {
         ("elsewhere", "old --to onnx", "'onnx'"),
         ("nothing", "no-run", "no-run"),
         ("factor sets", "old --factor-sets three", "three"),
+        ("no run", "", "No run is given, and --model and --factors and --out are missing"),
+        ("no path", "--model {model} --factors good.json --to gguf", "--out is missing"),
+        ("two sources", "old --model {model}", "A run and --model are given"),
+        ("layout of a folder", "old --layout static", "--layout is given, and the format is hf"),
+        ("unknown layout", "--model {model} --factors good.json --to gguf --out x.gguf --layout flat", "'flat'"),
+        ("unknown dtype", "--model {model} --factors good.json --to gguf --out x.gguf --dtype q2", "'q2'"),
+        ("foreign factors", "--model {model} --factors foreign.json --to gguf --out x.gguf", "0123456789abcdef"),
     ],
 }
 

@@ -75,7 +75,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "transformers": ("models", "engine.context", "engine.kv_cache", "engine.loss", "engine.native_cache"),
     "lm_eval": ("evaluation.lm_eval",),
     "datasets": ("models", "data"),
-    "safetensors": ("models", "tuning.adapters", "tuning.progress"),
+    "safetensors": ("models", "tuning.adapters", "tuning.progress", "engine.saved_document"),
 }
 
 

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pico
 import pytest
 import torch
-from gguf import GGUFReader, GGUFWriter
+from gguf import GGUFReader, GGUFWriter, LlamaFileType, dequantize
+from llama_cpp import ask, tokenize
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
@@ -18,7 +20,9 @@ from transformers import AutoModelForCausalLM, ByT5Tokenizer, PreTrainedTokenize
 
 from longrope.errors import ExportError, FactorsError
 from longrope.exports import Origin, export_gguf
-from longrope.exports.gguf import LLAMA3_WORDS, pre_tokenizer_name, verify_file
+from longrope.exports.gguf import verify_file
+from longrope.exports.gguf_tokenizer import LLAMA3_WORDS, pre_tokenizer_name
+from longrope.exports.gguf_weights import as_stored
 from longrope.exports.lists import native_lists
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import ExportRecipe
@@ -100,10 +104,89 @@ def test_weights_keep_their_number_format(dtype: torch.dtype, size: int, tmp_pat
     assert max(report.difference_short, report.difference_long) < 1e-4
     _, tensors = read_file(tmp_path / "x.gguf")
     assert tensors["blk.1.attn_k.weight"].nbytes == 16 * 32 * size
-    assert {tensors[name].dtype for name in ("blk.0.attn_norm.weight", "rope_factors_long.weight")} == {np.dtype("f4")}
+    assert {tensors[name].dtype for name in ("blk.0.attn_norm.weight", "rope_freqs.weight")} == {np.dtype("f4")}
     plain = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="x.gguf", dtype=dtype)
     for name, weight in model.network.state_dict().items():
         assert torch.equal(plain.state_dict()[name], weight), name
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8_0"])
+@pytest.mark.parametrize("own", [torch.float32, torch.bfloat16])
+def test_weights_are_written_in_the_format_that_is_asked_for(own: torch.dtype, dtype: str, tmp_path: Path) -> None:
+    """Matrices alone; each number is as near as the format has one, and the check of the logits knows of it."""
+    model = pico.make_model("llama", dtype=own)
+    report = export_gguf(model, make_factors(model), tmp_path / "x.gguf", dtype=dtype)
+    assert max(report.difference_short, report.difference_long) < 1e-3
+    written, tensors = read_file(tmp_path / "x.gguf")
+    assert LlamaFileType(written["general.file_type"]).name.endswith(dtype.upper())
+    weights = {t.name: t for t in GGUFReader(tmp_path / "x.gguf").tensors}
+    up, norm = weights["blk.0.ffn_up.weight"], weights["blk.0.ffn_norm.weight"]
+    assert (up.tensor_type.name, norm.tensor_type.name) == (dtype.upper(), "F32")
+    assert tensors["rope_freqs.weight"].dtype == np.float32
+    wanted = model.network.state_dict()["model.layers.0.mlp.up_proj.weight"].float().numpy()
+    got, largest = dequantize(up.data, up.tensor_type), np.abs(wanted).max()
+    off = {"f32": 0, "f16": 2**-11 * largest, "bf16": 2**-8 * largest, "q8_0": largest / 127 * 0.51}
+    assert np.abs(got - wanted).max() <= off[dtype]
+
+
+def test_a_spoiled_quantized_file_is_noticed(model: LanguageModel, tmp_path: Path) -> None:
+    """The check compares with rounded weights, and not with whatever the file holds."""
+    factors, path = make_factors(model), tmp_path / "x.gguf"
+    export_gguf(model, factors, path, dtype="q8_0")
+    reader = GGUFReader(path, "r+")
+    row = tensor_of(reader, "rope_freqs")
+    row[-1] = 1.0
+    reader.data.flush()
+    with pytest.raises(ExportError, match="other logits than ours"):
+        verify_file(as_stored(gguf, model, "q8_0"), native_lists(model, factors, ExportRecipe(), None), path)
+
+
+def test_rows_that_blocks_do_not_divide_are_written_in_f16(tmp_path: Path) -> None:
+    """As llama.cpp's own converter does: 48 columns of the second matrix, of blocks of 32."""
+    model = pico.make_model("llama")
+    export_gguf(model, make_factors(model), tmp_path / "x.gguf", dtype="q8_0")
+    kinds = {t.name: t.tensor_type.name for t in GGUFReader(tmp_path / "x.gguf").tensors}
+    assert (kinds["blk.0.ffn_up.weight"], kinds["blk.0.ffn_down.weight"]) == ("Q8_0", "F16")
+
+
+def test_formats_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    """Numbers beyond float16, a format of no name; what was there before stays."""
+    model, path = pico.make_model("llama", dtype=torch.bfloat16), tmp_path / "x.gguf"
+    path.write_text("before")
+    with pytest.raises(ExportError, match="'q2_k'"):
+        export_gguf(model, make_factors(model), path, dtype="q2_k")
+    model.network.model.layers[1].mlp.up_proj.weight.data[0, 0] = 1e5
+    with pytest.raises(ExportError, match=r"layers\.1\.mlp\.up_proj\.weight has numbers up to 9.98e\+04"):
+        export_gguf(model, make_factors(model), path, dtype="f16")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
+
+
+def with_padding(model: LanguageModel) -> LanguageModel:
+    """Its tokenizer names one of its tokens for padding: Phi-3's default is beyond a small vocabulary.
+
+    Nor is the family in its name, by which llama.cpp looks for the special tokens of Phi-3.
+    """
+    model.tokenizer.pad_token = "<|end|>"
+    return replace(model, name="pico")
+
+
+@pytest.mark.parametrize("partial", [1.0, 0.5])
+@pytest.mark.parametrize("factor_sets", ["single", "two"])
+def test_phi3_is_written_in_its_own_layout(factor_sets: str, partial: float, tmp_path: Path) -> None:
+    """Projections in one matrix, halves apart, heads that turn in part; the static layout is not of its graph."""
+    model = with_padding(pico.make_model("phi3", max_position_embeddings=WINDOW, partial_rotary_factor=partial))
+    lambdas = LAMBDAS[: model.spec.num_pairs]
+    factors = RescaleFactors(lambdas, 4 * WINDOW, model.spec.fingerprint, attention_factor=1.2)
+    settings = ExportRecipe(factor_sets=factor_sets)
+    report = export_gguf(model, factors, tmp_path / "x.gguf", settings=settings)
+    assert max(report.difference_short, report.difference_long) < 1e-3
+    written, tensors = read_file(tmp_path / "x.gguf")
+    assert (written["general.architecture"], written["phi3.rope.scaling.type"]) == ("phi3", "longrope")
+    assert written["phi3.rope.dimension_count"] == 2 * len(lambdas)
+    state = model.network.state_dict()
+    assert np.array_equal(tensors["blk.1.attn_qkv.weight"], state["model.layers.1.self_attn.qkv_proj.weight"])
+    with pytest.raises(ExportError, match="longrope"):
+        export_gguf(model, factors, tmp_path / "y.gguf", layout="static")
 
 
 # Opened again
@@ -172,7 +255,7 @@ def test_start_tokens_are_dropped_only_when_asked(model: LanguageModel, tmp_path
     ("family", "changes", "found"),
     [
         ("qwen3", {}, "'qwen3'"),
-        ("phi3", {}, "'phi3'"),
+        ("olmo2", {}, "'olmo2'"),
         ("gpt_neox", {}, "'gpt_neox'"),
         ("mistral", {"sliding_window": 32}, "slides over 32 tokens"),
         ("llama", {"attention_bias": True}, "biases"),
@@ -357,7 +440,10 @@ def test_the_tokenizer_of_a_gguf_file_is_taken_over(tmp_path: Path) -> None:
     source = pico.save_gguf(tmp_path / "source.gguf", pico.make_network("llama"), describe)
     model = load_model(source, device="cpu")
     export_gguf(
-        replace(model, name="source, tuned"), make_factors(model), tmp_path / "x.gguf", origin=Origin(str(source))
+        replace(model, name="source, tuned"),
+        make_factors(model),
+        tmp_path / "x.gguf",
+        origin=Origin(str(source), tuned=True),
     )
     (before, _), (after, _) = read_file(source), read_file(tmp_path / "x.gguf")
     words = {name: value for name, value in before.items() if name.startswith("tokenizer.")}
@@ -370,34 +456,25 @@ def test_the_tokenizer_of_a_gguf_file_is_taken_over(tmp_path: Path) -> None:
 # llama.cpp itself
 
 
-@pytest.fixture(scope="module")
-def llama_cpp() -> Any:
-    """Its bindings build from source, so they are not among what the tests need."""
-    return pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-
-
 @pytest.mark.parametrize("factor_sets", ["single", "two"])
-def test_llama_cpp_gives_our_logits(factor_sets: str, model: LanguageModel, tmp_path: Path, llama_cpp: Any) -> None:
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+def test_llama_cpp_gives_our_logits(family: str, factor_sets: str, tmp_path: Path) -> None:
     """On both sides of the switch, which it makes by the size of its context."""
+    model = with_padding(pico.make_model(family, max_position_embeddings=WINDOW))
     factors = make_factors(model)
     export_gguf(model, factors, tmp_path / "x.gguf", settings=ExportRecipe(factor_sets=factor_sets))
     for length in (WINDOW, 2 * WINDOW):
         short = length == WINDOW and factor_sets == "two"
         with rescaled(model, replace(factors, lambdas=(1.0,) * 4) if short else factors):
-            ours = get_logits(model.network, TOKENS[:, :length])
-        exact = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
-        options = {"n_ctx": length, "logits_all": True, "n_threads": 1, "verbose": False}
-        runtime = llama_cpp.Llama(str(tmp_path / "x.gguf"), **options, **exact)
-        runtime.eval(TOKENS[0, :length].tolist())
-        theirs = torch.from_numpy(np.array(runtime.scores[:length], dtype=np.float32))[None]
-        assert gap(theirs, ours) < 1e-3
-        assert gap(theirs, get_logits(model.network, TOKENS[:, :length])) > 0.1
+            ours = get_logits(model.network, TOKENS[:, : length - 1])[0, -1].log_softmax(-1).numpy()
+        theirs = ask(tmp_path / "x.gguf", [TOKENS[0, : length - 1].tolist()], length)
+        plain = get_logits(model.network, TOKENS[:, : length - 1])[0, -1].log_softmax(-1).numpy()
+        assert np.abs(theirs - ours).max() < 0.01
+        assert np.abs(theirs - plain).max() > 0.1
 
 
 @pytest.mark.parametrize("name", make_named())
-def test_llama_cpp_cuts_texts_alike(name: str, model: LanguageModel, tmp_path: Path, llama_cpp: Any) -> None:
+def test_llama_cpp_cuts_texts_alike(name: str, model: LanguageModel, tmp_path: Path) -> None:
     named = replace(model, tokenizer=make_named()[name])
     export_gguf(named, make_factors(model), tmp_path / "x.gguf")
-    runtime = llama_cpp.Llama(str(tmp_path / "x.gguf"), vocab_only=True, verbose=False)
-    ids = named.tokenizer(TEXT)["input_ids"]
-    assert runtime.tokenize(TEXT.encode(), add_bos=True, special=True) == ids
+    assert tokenize(tmp_path / "x.gguf", TEXT) == named.tokenizer(TEXT)["input_ids"]

@@ -13,7 +13,7 @@ from longrope.rope import RescaleFactors
 OTHERS: dict[str, dict[str, Any]] = {
     "gemma2": {},
     "qwen3": {},
-    "phi3": {},
+    "olmo2": {},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
 }
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from longrope.data import Texts, load_texts
     from longrope.errors import LongRopeError
     from longrope.evaluation import measure
-    from longrope.exports import export_gguf, export_hf
+    from longrope.exports import export_gguf, export_hf, patch_gguf
     from longrope.generation import GenerationSettings, generate
     from longrope.models import LanguageModel, build_model, build_tokenizer, load_model, read_spec, rescaled
     from longrope.pipeline import compare, extend
@@ -33,6 +33,7 @@ _HOMES = {
     "LongRopeError": "errors",
     "export_gguf": "exports",
     "export_hf": "exports",
+    "patch_gguf": "exports",
     "FactorTable": "rope",
     "RescaleFactors": "rope",
     "baseline_factors": "rope",
@@ -80,6 +81,7 @@ __all__ = [
     "load_recipe",
     "load_texts",
     "measure",
+    "patch_gguf",
     "read_spec",
     "rescaled",
 ]

@@ -47,6 +47,10 @@ class ExportError(LongRopeError):
     """Factors that the target format cannot carry, or a checkpoint that reopens with other logits."""
 
 
+class CacheError(LongRopeError):
+    """A saved document that is torn, or that was read by another model or with other factors."""
+
+
 class ProcessLostError(LongRopeError):
     """Another process of the launch has died; the CLI exits with code 1, and the run can be resumed."""
 

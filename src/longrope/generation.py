@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from longrope.data import encode, opening_tokens
 from longrope.engine.decoding import decode, read_prompt
 from longrope.engine.kv_cache import KeyValueCache
-from longrope.errors import FactorsError, ModelError, RecipeError, TextsError
+from longrope.engine.saved_document import SavedDocument, describe_making, open_document, save_document
+from longrope.errors import CacheError, FactorsError, ModelError, RecipeError, TextsError
 from longrope.models import LanguageModel, rescaled
 from longrope.rope import FactorTable, RescaleFactors, as_table
 from longrope.settings import Count, CountOrZero, Settings, above, at_least
@@ -71,6 +73,7 @@ class Generation:
         prefill_seconds: to read the prompt.
         decode_seconds: to write the answer, from its first token on.
         cache_bytes: of keys and values.
+        reused_tokens: of the prompt, those whose keys and values came from a saved document.
     """
 
     text: str
@@ -82,6 +85,7 @@ class Generation:
     prefill_seconds: float
     decode_seconds: float
     cache_bytes: int
+    reused_tokens: int = 0
 
 
 def generate(
@@ -91,6 +95,7 @@ def generate(
     prompt: str,
     *,
     settings: GenerationSettings | None = None,
+    cache: str | Path | None = None,
     on_text: Callable[[str], None] = lambda _: None,
     on_read: Callable[[int, int], None] = lambda *_: None,
 ) -> Generation:
@@ -100,8 +105,11 @@ def generate(
         model: any whose layers keep keys and values alone, or go on right from transformers' own cache.
         factors: of which the smallest factor set that holds prompt and answer is taken; None runs without factors.
         document: put before the prompt, with a blank line between; as one user message if there is a chat template.
+            It may be empty if ``cache`` has one.
         prompt: the question, or the beginning of what a base model is to go on with.
         settings: greedy decoding of up to 256 tokens if left out.
+        cache: a file that keeps what was read: it is written if it is not there, and otherwise the document in it is
+            not read again.
         on_text: given each piece of the answer as it comes, whole characters only; together they are the text.
         on_read: given how many tokens of the prompt are read, and of how many.
 
@@ -111,20 +119,29 @@ def generate(
             window without factors), or the factors belong to another geometry.
         ModelError: the model has recurrent layers that do not go on right from a cache, or gives logits that are no
             numbers.
+        CacheError: the file is damaged, holds another document, or was made by another model or with other factors.
     """
     settings = settings or GenerationSettings()
+    file = Path(cache) if cache else None
+    saved = open_document(file) if file and file.exists() else None
+    document = _document_of(saved, document) if saved else document
     tokens = encode_question(model.tokenizer, document, prompt)
     most = settings.max_new_tokens
-    factor_set = _choose_factors(model, factors, len(tokens), most)
-    cache = KeyValueCache(model, len(tokens) + most, eight_bit=settings.eight_bit, offload=settings.offload)
+    factor_set = _choose_factors(model, _as_saved(saved, factors), len(tokens), most)
+    keys = KeyValueCache(model, len(tokens) + most, eight_bit=settings.eight_bit, offload=settings.offload)
+    named = factor_set.fingerprint if factor_set else ""
     written = _Written(model.tokenizer, on_text)
     rng = np.random.default_rng(settings.seed)
     choose: Callable[[Any], int] = lambda logits: choose_token(logits.cpu().numpy(), settings, rng)  # noqa: E731
     with rescaled(model, factor_set):
         began = time.perf_counter()
-        logits = read_prompt(model, tokens, cache, lambda read: on_read(read, len(tokens)))
+        made_with = describe_making(model, named, keys) if file else {}
+        reused = saved.restore(keys, model, tokens, made_with) if saved else 0
+        logits = read_prompt(model, tokens[reused:], keys, lambda read: on_read(read, len(tokens)))
         read = time.perf_counter()
-        for token in decode(model, logits, cache, choose, most):
+        if file and not saved:
+            save_document(file, document, tokens, keys, made_with)
+        for token in decode(model, logits, keys, choose, most):
             written.add(token)
         done = time.perf_counter()
     return Generation(
@@ -133,11 +150,32 @@ def generate(
         new_tokens=len(written.tokens),
         ended=len(written.tokens) < most,
         window_tokens=factor_set.target_window if factor_set else model.spec.trained_window,
-        factors_fingerprint=factor_set.fingerprint if factor_set else "",
+        factors_fingerprint=named,
         prefill_seconds=round(read - began, 3),
         decode_seconds=round(done - read, 3),
-        cache_bytes=cache.num_bytes,
+        cache_bytes=keys.num_bytes,
+        reused_tokens=reused,
     )
+
+
+def _document_of(saved: SavedDocument, document: str) -> str:
+    """The document of a file, which one that is given besides must be (raises CacheError)."""
+    if document and document != saved.text:
+        raise CacheError(
+            f"{saved.path} holds another document than the one of {len(document):,} characters that is given.",
+            f"A file holds one document; this one has {len(saved.text):,} characters.",
+            "Leave --document out, or give another file with --cache.",
+        )
+    return saved.text
+
+
+def _as_saved(
+    saved: SavedDocument | None, factors: FactorTable | RescaleFactors | None
+) -> FactorTable | RescaleFactors | None:
+    """Of several factor sets the one that a document was read with; a longer question may ask for another one."""
+    sets = as_table(factors).factor_sets if factors and saved else ()
+    same = [each for each in sets if saved and each.fingerprint == saved.made_with.get("factors")]
+    return same[0] if same else factors
 
 
 def encode_question(tokenizer: Any, document: str, prompt: str) -> list[int]:

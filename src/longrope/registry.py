@@ -314,7 +314,7 @@ FORMATS: dict[str, Format] = _by_name(
     Format(
         "gguf",
         "GGUF file for llama.cpp",
-        "longrope.exports:export_gguf",
+        "longrope.exports:write_gguf",
         "gguf/model.gguf",
         "longrope.exports.gguf:check_stated",
     ),

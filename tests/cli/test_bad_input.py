@@ -52,7 +52,7 @@ def test_a_missing_argument_is_named(command: Command) -> None:
     cases = {
         "measure": "model",
         "inspect": "model",
-        "export": "run",
+        "report": "runs",
         "extend --nonsense": "nonsense",
         "nonsense": "nonsense",
     }

@@ -93,9 +93,11 @@ def reading(model: Any) -> Iterator[Any]:
 
 def describe_answer(done: "Generation") -> str:
     """What an answer took, as one line."""
+    count = done.prompt_tokens - done.reused_tokens
+    before = f"{done.reused_tokens:,} tokens were read before, " if done.reused_tokens else ""
     return (
-        f"read {done.prompt_tokens:,} tokens in {done.prefill_seconds:.1f} s "
-        f"({done.prompt_tokens / max(done.prefill_seconds, 1e-3):,.0f} a second), wrote {done.new_tokens:,} in "
+        f"{before}read {count:,} tokens in {done.prefill_seconds:.1f} s "
+        f"({count / max(done.prefill_seconds, 1e-3):,.0f} a second), wrote {done.new_tokens:,} in "
         f"{done.decode_seconds:.1f} s ({done.new_tokens / max(done.decode_seconds, 1e-3):,.0f} a second)"
         f"{'' if done.ended else ', cut at --max-new-tokens'}; window {done.window_tokens:,} tokens, "
         f"{'factors ' + done.factors_fingerprint if done.factors_fingerprint else 'no factors'}, "

@@ -23,9 +23,15 @@ from longrope.runs.run_dir import RunDir
 @app.command()
 def generate(
     model: options.Model,
-    document: Annotated[Path, typer.Option("--document", help="UTF-8 text file (.gz too) to answer about.")],
-    prompt: Annotated[str, typer.Option("--prompt", help="The question.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="The question; - reads it from standard input.")],
+    document: Annotated[
+        Path | None, typer.Option("--document", help="UTF-8 text file (.gz too) to answer about; - is standard input.")
+    ] = None,
     factors: options.OptionalFactors = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", help="File that keeps the document as it was read, for the next question about it."),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Of the answer, at most.")] = 256,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option("--top-p", help="Draw among the likeliest of this probability.")] = 1.0,
@@ -43,14 +49,13 @@ def generate(
 ) -> None:
     """Answer a prompt about a long document, printed as it comes; one set of factors serves all of it."""
     from longrope import generation
-    from longrope.data import read_document
     from longrope.models import load_model, silence_loading
     from longrope.rope import load_factors
 
     settings = generation.GenerationSettings(
         max_new_tokens, temperature, top_p, seed or 0, eight_bit=eight_bit_cache, offload=offload_cache
     )
-    text = read_document(document)
+    text, prompt = _read_inputs(document, prompt, cache)
     file = options.factors_file(factors)
     table = load_factors(file) if file else None
     silence_loading()
@@ -64,6 +69,7 @@ def generate(
             text,
             prompt,
             settings=settings,
+            cache=cache,
             on_text=(lambda _: None) if as_json else partial(print, end="", flush=True),
             on_read=on_read,
         )
@@ -74,33 +80,104 @@ def generate(
         print(describe_answer(done), file=sys.stderr)
 
 
+def _read_inputs(document: Path | None, prompt: str, cache: Path | None) -> tuple[str, str]:
+    """The document, empty where a file has one, and the prompt; either may come from standard input."""
+    from longrope.data import read_document
+
+    piped = [flag for flag, value in (("--document", document), ("--prompt", prompt)) if f"{value}" == "-"]
+    if len(piped) > 1:
+        raise RecipeError(
+            "--document and --prompt are both -.", "Standard input holds one of them.", "Give a file with --document."
+        )
+    if document is None and not (cache and cache.exists()):
+        raise RecipeError(
+            f"--document is missing, and {f'there is no file {cache}' if cache else 'no --cache is given'}.",
+            "A document to answer about is needed.",
+            "Give a text file with --document.",
+        )
+    said = sys.stdin.read() if piped else ""
+    if piped == ["--document"]:
+        return said, prompt
+    return read_document(document) if document else "", said.rstrip("\n") if piped else prompt
+
+
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="A run directory with factors.")],
+    run: Annotated[Path | None, typer.Argument(help="A run directory with factors.")] = None,
     to: options.Format = "hf",
     factor_sets: Annotated[
         str, typer.Option("--factor-sets", help="single, or two: short factors and long factors.")
     ] = "single",
     drop_start_tokens: Annotated[bool, typer.Option("--drop-start-tokens", help="Drop them, and measure.")] = False,
     base_model: Annotated[str, typer.Option("--base-model", help="Its name on the hub, for the model card.")] = "",
+    factors: options.OptionalFactors = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Without a run: hub name, folder, or GGUF file to put factors into.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Without a run: the file or folder to write.")] = None,
+    layout: Annotated[
+        str, typer.Option("--layout", help="Of a GGUF file: static, one list; or longrope, a short and a long one.")
+    ] = "",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Of a GGUF file: write the weights anew in f32, f16, bf16 or q8_0.")
+    ] = "",
     as_json: options.AsJson = False,
     tiers: Annotated[str | None, typer.Option("--tiers", hidden=True, help="The former --factor-sets.")] = None,
 ) -> None:
-    """Write the checkpoint of a run again, with other settings if asked; reopen it and compare."""
-    from longrope import pipeline
+    """Write the checkpoint of a run again, or of a model with factors; reopen it and compare.
 
-    if to not in FORMATS:
-        raise RecipeError(f"The format {to!r} was asked for.", f"Known: {', '.join(FORMATS)}.", "Use --to hf.")
+    Of a GGUF file that was not tuned the weights stay byte for byte, unless --dtype is given.
+    """
+    from longrope import pipeline
+    from longrope.rope import load_factors
+
+    settings = ExportRecipe(tiers or factor_sets, drop_start_tokens, base_model)
+    chosen = {name: value for name, value in {"layout": layout, "dtype": dtype}.items() if value}
+    _check_format(to, chosen)
+    if run is None:
+        source, file, path = _without_run(model, factors, out)
+        with watching() as watch:
+            factor_set = load_factors(file).factor_sets[-1]
+            made = pipeline.export_model(source, factor_set, path, settings, watch, to=to, options=chosen)
+        print(made, end="") if as_json else print(f"checkpoint: {path}")
+        return
+    if alone := [flag for flag, value in (("--factors", factors), ("--model", model), ("--out", out)) if value]:
+        raise RecipeError(
+            f"A run and {' and '.join(alone)} are given.", "A run has a model and factors of its own.", "Leave one out."
+        )
     directory = RunDir(run)
     with watching(run=directory) as watch:
-        pipeline.export_again(
-            directory, ExportRecipe(tiers or factor_sets, drop_start_tokens, base_model), watch, to=to
-        )
+        pipeline.export_again(directory, settings, watch, to=to, options=chosen)
     written, report = directory.checkpoint, directory.export_report
     if to != "hf":
         written = directory.path / FORMATS[to].file
         report = written.with_name("export.json")
     print(report.read_text(encoding="utf-8") if as_json else f"checkpoint: {written}")
+
+
+def _without_run(model: str | None, factors: Path | None, out: Path | None) -> tuple[str, Path, Path]:
+    """The model, the file of factors and the path of an export that is of no run (raises RecipeError)."""
+    file = options.factors_file(factors)
+    if model and file and out:
+        return model, file, out
+    missing = [flag for flag, value in (("--model", model), ("--factors", file), ("--out", out)) if not value]
+    raise RecipeError(
+        f"No run is given, and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.",
+        "An export is of a run directory, or of a model with factors.",
+        "For example: longrope export --model MODEL.gguf --factors factors.json --to gguf --out NEW.gguf",
+    )
+
+
+def _check_format(to: str, options: dict[str, str]) -> None:
+    """Refuse an unknown format, and options of another one (raises RecipeError)."""
+    if to not in FORMATS:
+        raise RecipeError(f"The format {to!r} was asked for.", f"Known: {', '.join(FORMATS)}.", "Use --to hf.")
+    if options and to != "gguf":
+        raise RecipeError(
+            f"--{' and --'.join(options)} {'is' if len(options) == 1 else 'are'} given, and the format is {to}.",
+            "GGUF files alone have this choice.",
+            "Add --to gguf.",
+        )
 
 
 @app.command()

@@ -3,6 +3,7 @@
 Shape legend: B = batch, G = key/value heads, n = new tokens, D = head dimension.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -49,6 +50,7 @@ class LayerKeys:
 
     def __init__(self, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
         """Allocate memory when the first tokens come."""
+        self.eight_bit = eight_bit
         self._make = partial(_Store, capacity, eight_bit=eight_bit, offload=offload)
         self.calls: list[tuple[_Store, _Store]] = []
         self._next = 0
@@ -82,6 +84,23 @@ class LayerKeys:
         for store in (store for call in self.calls for store in call):
             store.seen = tokens
 
+    def state(self) -> dict[str, Tensor]:
+        """What is kept of all tokens, by the number of the call and what it is: ``0.keys``, ``0.keys.scales``."""
+        state: dict[str, Tensor] = {}
+        for number, call in enumerate(self.calls):
+            for name, store in zip(("keys", "values"), call, strict=True):
+                tensors = {name: store.buffer, f"{name}.scales": store.scales}
+                state |= {f"{number}.{key}": x[:, :, : store.seen] for key, x in tensors.items() if x is not None}
+        return state
+
+    def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Take what ``state`` gave, of the same settings, into an empty cache of a model on this device."""
+        assert not self.calls
+        while f"{(number := len(self.calls))}.keys" in state:
+            self.calls.append((self._make(), self._make()))
+            for name, store in zip(("keys", "values"), self.calls[-1], strict=True):
+                store.restore(state[f"{number}.{name}"], state.get(f"{number}.{name}.scales"), device)
+
 
 class _Store:
     def __init__(self, capacity: int, *, eight_bit: bool, offload: bool) -> None:
@@ -90,10 +109,18 @@ class _Store:
         self.buffer: Tensor | None = None
         self.scales: Tensor | None = None
 
+    def restore(self, kept: Tensor, scales: Tensor | None, device: torch.device) -> None:
+        self.seen = kept.shape[2]
+        self.buffer = self._space(kept, kept.shape[-1], kept.dtype, device)
+        self.buffer[:, :, : self.seen] = kept
+        if scales is not None:
+            self.scales = self._space(scales, 1, scales.dtype, device)
+            self.scales[:, :, : self.seen] = scales
+
     def extended(self, new: Tensor) -> Tensor:
         if self.buffer is None:
-            self.buffer = self._room(new, new.shape[-1], torch.int8 if self.eight_bit else new.dtype)
-            self.scales = self._room(new, 1, torch.float32) if self.eight_bit else None
+            self.buffer = self._space(new, new.shape[-1], torch.int8 if self.eight_bit else new.dtype, new.device)
+            self.scales = self._space(new, 1, torch.float32, new.device) if self.eight_bit else None
         cut = slice(self.seen, self.seen + new.shape[2])
         self.seen = cut.stop
         if self.scales is None:
@@ -105,11 +132,11 @@ class _Store:
         whole, sizes = (x[:, :, : self.seen].to(new.device, non_blocking=True) for x in (self.buffer, self.scales))
         return torch.mul(whole, sizes, out=torch.empty_like(whole, dtype=new.dtype))  # scaled in float32
 
-    def _room(self, like: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    def _space(self, like: Tensor, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         shape = (*like.shape[:2], self.capacity, width)
         if self.offload:
-            return torch.empty(shape, dtype=dtype, pin_memory=like.device.type == "cuda")
-        return torch.empty(shape, dtype=dtype, device=like.device)
+            return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+        return torch.empty(shape, dtype=dtype, device=device)
 
 
 class KeyValueCache:

@@ -2,7 +2,17 @@
 
 from longrope.exports.card import Origin
 from longrope.exports.comparison import ExportReport, dump_report
-from longrope.exports.gguf import export_gguf
+from longrope.exports.gguf import export_gguf, write_gguf
+from longrope.exports.gguf_patch import PatchReport, patch_gguf
 from longrope.exports.hf import export_hf
 
-__all__ = ["ExportReport", "Origin", "dump_report", "export_gguf", "export_hf"]
+__all__ = [
+    "ExportReport",
+    "Origin",
+    "PatchReport",
+    "dump_report",
+    "export_gguf",
+    "export_hf",
+    "patch_gguf",
+    "write_gguf",
+]

@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined, select_autoescape
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from longrope.exports.comparison import ExportReport
+from longrope.exports.gguf_weights import MODEL_TYPES
 from longrope.labels import Source, compared_with, is_part, label_of, metric_label, metric_row, write_interval
 from longrope.models import ASSETS, EMBEDDED, LanguageModel
 from longrope.registry import DIFFERENCE, ORIGINAL, baselines
@@ -26,7 +27,6 @@ from longrope.runs.records import Score
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets")
 VLLM_VERSION, LLAMA_CPP_VERSION = "vLLM 0.33.0", "llama-cpp-python 0.3.36"
-GGUF_TYPES = ("llama", "mistral")  # model types that llama.cpp's architecture `llama` holds
 VLLM_TYPES = (  # whose LongRoPE factors it reads
     "llama",
     "mistral",
@@ -114,7 +114,7 @@ def format_card(
         paired=[_describe_pair(score) for score in own if compared_with(score.metric)],
         other_below=report.factor_sets == "two" and any(s.context_tokens <= report.switch_tokens for s in own),
         vllm=VLLM_VERSION if model_type in VLLM_TYPES else "",
-        llama_cpp=LLAMA_CPP_VERSION if model_type in GGUF_TYPES else "",
+        llama_cpp=LLAMA_CPP_VERSION if model_type in MODEL_TYPES else "",
     )
     return str(ModelCard(text))  # parsed, so that metadata which the hub cannot read is an error
 

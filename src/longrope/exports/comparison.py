@@ -55,8 +55,8 @@ class ExportReport:
     transformers: str
 
 
-def dump_report(report: ExportReport) -> str:
-    """The JSON text of a report."""
+def dump_report(report: Any) -> str:
+    """The JSON text of a report, which is a dataclass."""
     return json.dumps(asdict(report), indent=1) + "\n"
 
 

@@ -1,21 +1,17 @@
-"""Export to a GGUF file that llama.cpp opens: weights as they are, tokenizer, and both lists as factor tensors.
+"""Export to a GGUF file that llama.cpp opens: a file with the factors put in, or the weights of a network.
 
-The file is opened again as `load_model` opens every GGUF file, and its logits are compared with ours on both sides of
-the switch. llama.cpp itself chooses the list by the size of its context, once, so its cache is never of two minds.
+A file of weights is opened again as `load_model` opens every GGUF file, and its logits are compared with ours on both
+sides of the switch. Of two lists llama.cpp itself chooses one by the size of its context, once, so that its cache never
+holds keys of both.
 """
 
-import json
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from longrope.data import Tokens
 from longrope.errors import ExportError
-from longrope.exports.card import GGUF_TYPES, Origin
+from longrope.exports.card import Origin
 from longrope.exports.comparison import (
     Arrays,
     ExportReport,
@@ -24,27 +20,38 @@ from longrope.exports.comparison import (
     logits_at,
     make_report,
 )
+from longrope.exports.gguf_layouts import choose_layout
+from longrope.exports.gguf_patch import PatchReport, check_slides, rope_entries, write_patched
+from longrope.exports.gguf_tokenizer import copy_tokenizer, write_tokenizer
+from longrope.exports.gguf_weights import MODEL_TYPES, as_stored, file_type, tensors_of
 from longrope.exports.lists import NativeLists, native_lists, stated_lists
+from longrope.exports.unfinished import unfinished_file
 from longrope.models import LanguageModel, load_model
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors
-from longrope.rope.gguf_metadata import write_longrope
 
-ARCHITECTURE = "llama"  # of llama.cpp
-FILE_TYPES = {"torch.float32": "ALL_F32", "torch.float16": "MOSTLY_F16", "torch.bfloat16": "MOSTLY_BF16"}
-BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-LLAMA3_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {  # llama.cpp's names of what tokenizers does before the merges
-    "gpt-2": [BYTE_LEVEL],
-    "smollm": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL],
-    "llama-bpe": [
-        {"type": "Split", "pattern": {"Regex": LLAMA3_WORDS}, "behavior": "Isolated", "invert": False},
-        BYTE_LEVEL | {"use_regex": False},
-    ],
-}
+
+def write_gguf(
+    model: LanguageModel,
+    factors: RescaleFactors,
+    path: str | Path,
+    *,
+    settings: ExportRecipe | None = None,
+    windows: Tokens | None = None,
+    origin: Origin | None = None,
+    layout: str = "",
+    dtype: str = "",
+) -> ExportReport | PatchReport:
+    """Patch the GGUF file that a model was loaded from, or write its weights if they were tuned or ``dtype`` is given.
+
+    The arguments are those of ``export_gguf``.
+    """
+    settings, origin = settings or ExportRecipe(), origin or Origin(model.name)
+    if origin.tuned or dtype or not origin.base_model.endswith(".gguf"):
+        options: dict[str, Any] = {"windows": windows, "origin": origin, "layout": layout, "dtype": dtype}
+        return export_gguf(model, factors, path, settings=settings, **options)
+    lists = native_lists(model, factors, settings, windows)
+    return write_patched(Path(origin.base_model), model.spec, lists, Path(path), layout)
 
 
 def export_gguf(
@@ -55,26 +62,32 @@ def export_gguf(
     settings: ExportRecipe | None = None,
     windows: Tokens | None = None,
     origin: Origin | None = None,
+    layout: str = "",
+    dtype: str = "",
 ) -> ExportReport:
-    """Write a GGUF file, open it again, and compare.
+    """Write the weights of a model as a GGUF file, open it again, and compare.
 
     Args:
-        model: a Llama or Mistral, as it was loaded, or tuned.
+        model: a Llama, Mistral or Phi-3, as it was loaded, or tuned.
         factors: one set of factors.
-        path: where to write; its name ends in ``.gguf``.
+        path: where to write; its name ends in ``.gguf``. A file that is there is replaced once the new one is checked.
         settings: one or two factor sets, and whether start tokens may be dropped.
         windows: [W, N] measuring windows, needed to measure what dropping start tokens changes.
         origin: of the weights, by default what the model was loaded from; the tokenizer of a GGUF file is taken over.
+        layout: ``static`` or ``longrope``; if empty, the static one where it can hold the factors.
+        dtype: f32, f16, bf16 or q8_0; the model's own if empty.
 
     Raises:
         ExportError: llama.cpp cannot hold this model, its tokenizer or its factors, or the file gives other logits.
     """
     settings, path, origin = settings or ExportRecipe(), Path(path), origin or Origin(model.name)
-    _check_supported(model, path)
+    _check_supported(model, factors, path)
+    gguf, kind = _library(), file_type(model, dtype)
     lists = native_lists(model, factors, settings, windows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(model, lists, path, origin)
-    return verify_file(model, lists, path)
+    layout = choose_layout(MODEL_TYPES[model.network.config.model_type], lists.factor_sets, layout)
+    with unfinished_file(path) as unfinished:
+        _write(gguf, model, lists, unfinished, origin, layout=layout, dtype=dtype, kind=kind)
+        return verify_file(as_stored(gguf, model, dtype), lists, unfinished)
 
 
 def verify_file(model: LanguageModel, lists: NativeLists, path: Path) -> ExportReport:
@@ -87,58 +100,32 @@ def verify_file(model: LanguageModel, lists: NativeLists, path: Path) -> ExportR
 
 def check_stated(model: LanguageModel, factors: RescaleFactors) -> None:
     """Raise LongRopeError if llama.cpp cannot hold a model or factors; nothing is written."""
-    _check_supported(model, Path("model.gguf"))
+    _check_supported(model, factors, Path("model.gguf"))
+    file_type(model, "")
     native_lists(model, factors, ExportRecipe(), None)
 
 
-def _check_supported(model: LanguageModel, path: Path) -> None:
+def _check_supported(model: LanguageModel, factors: RescaleFactors, path: Path) -> None:
     """Refuse what the architecture cannot hold, before anything is written (raises ExportError)."""
     network, config, spec = model.network, model.network.config, model.spec
-    sliding = getattr(config, "sliding_window", None)
+    architecture = MODEL_TYPES.get(config.model_type)
     activation = getattr(config, "hidden_act", None)
+    partly = spec.rotary_dim != spec.head_dim and architecture != "phi3"
     reasons = {
-        f"The model type is {config.model_type!r}.": config.model_type not in GGUF_TYPES,
-        f"The model's attention slides over {sliding} tokens.": bool(sliding),
+        f"The model type is {config.model_type!r}.": architecture is None,
         f"The model's activation is {activation!r}.": activation != "silu",
         "The model's projections have biases.": any(name.endswith(".bias") for name in network.state_dict()),
-        f"The model rotates {spec.rotary_dim} of {spec.head_dim} entries.": spec.rotary_dim != spec.head_dim,
-        f"The weights are {network.dtype}.": str(network.dtype) not in FILE_TYPES,
+        f"The model rotates {spec.rotary_dim} of {spec.head_dim} entries.": partly,
         f"The file's name {path.name!r} does not end in .gguf.": path.suffix != ".gguf",
     }
     for reason, refused in reasons.items():
         if refused:
             raise ExportError(
                 reason,
-                "A GGUF file is written of plain Llama and Mistral models in float32, float16 or bfloat16.",
-                "Export a folder with --to hf.",
+                "Weights are written of plain Llama, Mistral and Phi-3 models: of these llama.cpp uses the factors.",
+                "Export a folder with --to hf, or patch a GGUF file of the model.",
             )
-
-
-def _write(model: LanguageModel, lists: NativeLists, path: Path, origin: Origin) -> None:
-    gguf = _library()
-    config, writer = model.network.config, gguf.GGUFWriter(path, ARCHITECTURE)
-    writer.add_name(f"{origin.title}, context window {lists.long.target_window}")
-    writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[str(model.network.dtype)]])
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(model.spec.head_dim)
-    writer.add_value_length(model.spec.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    _write_rope(gguf, writer, model, lists)
-    if origin.base_model.endswith(".gguf"):
-        _copy_tokenizer(gguf, writer, Path(origin.base_model))
-    else:
-        _write_tokenizer(gguf, writer, model)
-    for name, (array, kind) in _tensors(gguf, model).items():
-        writer.add_tensor(name, array, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    check_slides(getattr(config, "sliding_window", None), factors.target_window)
 
 
 def _library() -> Any:
@@ -151,95 +138,47 @@ def _library() -> Any:
     return gguf
 
 
-def _write_rope(gguf: Any, writer: Any, model: LanguageModel, lists: NativeLists) -> None:
-    metadata, tensors = write_longrope(model.spec, stated_lists(model.spec, lists))
+def _write(
+    gguf: Any,
+    model: LanguageModel,
+    lists: NativeLists,
+    path: Path,
+    origin: Origin,
+    *,
+    layout: str,
+    dtype: str,
+    kind: str,
+) -> None:
+    config = model.network.config
+    architecture = MODEL_TYPES[config.model_type]
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_name(f"{origin.title}, context window {lists.long.target_window}")
+    writer.add_file_type(gguf.LlamaFileType[kind])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(model.spec.head_dim)
+    writer.add_value_length(model.spec.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     kinds = {int: gguf.GGUFValueType.UINT32, float: gguf.GGUFValueType.FLOAT32, str: gguf.GGUFValueType.STRING}
+    metadata, rows = rope_entries(model.spec, stated_lists(model.spec, lists), layout)
     for key, value in metadata.items():
-        writer.add_key_value(f"{ARCHITECTURE}.{key}", value, kinds[type(value)])
-    for name, factors in tensors.items():
-        writer.add_tensor(name, factors)
-
-
-def _tensors(gguf: Any, model: LanguageModel) -> dict[str, tuple[NDArray[Any], Any]]:
-    """The weights by llama.cpp's names, in their own number format; vectors in float32, as it demands."""
-    config, kinds = model.network.config, gguf.GGMLQuantizationType
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    kind = kinds[FILE_TYPES[str(model.network.dtype)].rpartition("_")[2]]
-    tensors = {}
-    for name, weight in model.network.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            continue
-        array = weight.float().cpu().numpy()
-        projection = name.split(".")[-2]
-        if projection in heads:
-            array = _pairs_side_by_side(array, heads[projection])
-        own = kinds.F32 if array.ndim == 1 else kind
-        tensors[names.get_name(name, (".weight",))] = (gguf.quants.quantize(array, own), own)
-    return tensors
-
-
-def _pairs_side_by_side(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Rows [heads * d, N] of a projection from transformers' order, entry i beside i + d/2, to 2i beside 2i + 1."""
-    rows, columns = weight.shape
-    return np.ascontiguousarray(
-        weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
-    )
-
-
-def _copy_tokenizer(gguf: Any, writer: Any, source: Path) -> None:
-    """Take over every word that a GGUF file says of its tokenizer; transformers understands less of it."""
-    for name, field in gguf.GGUFReader(source).fields.items():
-        if name.startswith("tokenizer."):
-            nested = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(name, field.contents(), field.types[0], sub_type=nested)
-
-
-def _write_tokenizer(gguf: Any, writer: Any, model: LanguageModel) -> None:
-    """A byte-level BPE tokenizer whose words llama.cpp cuts as tokenizers does (raises ExportError for others)."""
-    tokenizer, size = model.tokenizer, model.network.config.vocab_size
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre_tokenizer_name(tokenizer))
-    tokens = {index: (token, gguf.TokenType.NORMAL) for token, index in tokenizer.get_vocab().items()}
-    for index, added in tokenizer.added_tokens_decoder.items():
-        kind = gguf.TokenType.CONTROL if added.special else gguf.TokenType.USER_DEFINED
-        tokens[index] = (added.content, kind)
-    known = [tokens.get(index, (f"[PAD{index}]", gguf.TokenType.UNUSED)) for index in range(size)]
-    writer.add_token_list([token for token, _ in known])
-    writer.add_token_types([kind for _, kind in known])
-    with TemporaryDirectory() as scratch:
-        tokenizer.save_pretrained(scratch)
-        special = gguf.SpecialVocab(scratch, load_merges=True, n_vocab=size)
-    ids = tokenizer("a")["input_ids"]
-    special.add_special_token = {"bos": ids[0] == tokenizer.bos_token_id, "eos": ids[-1] == tokenizer.eos_token_id}
-    special.add_to_gguf(writer, quiet=True)
-
-
-def pre_tokenizer_name(tokenizer: Any) -> str:
-    """llama.cpp's name of how a byte-level BPE tokenizer cuts a text before its merges.
-
-    Raises:
-        ExportError: it is another kind of tokenizer, or cuts in a way that has no name here.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise _unnamed(f"{type(tokenizer).__name__}, which is none of the library tokenizers")
-    described = json.loads(backend.to_str())
-    merges, cut = described["model"], described["pre_tokenizer"] or {"type": "none"}
-    steps = [{k: v for k, v in step.items() if k != "trim_offsets"} for step in cut.get("pretokenizers", [cut])]
-    plain = merges["type"] == "BPE" and not described["normalizer"] and not merges.get("byte_fallback")
-    for name, known in PRE_TOKENIZERS.items():
-        if plain and steps == known and merges.get("ignore_merges", False) == (name == "llama-bpe"):
-            return name
-    raise _unnamed(f"{merges['type']} that cuts by {' and '.join(step['type'] for step in steps)}")
-
-
-def _unnamed(found: str) -> ExportError:
-    return ExportError(
-        f"The tokenizer is a {found}.",
-        f"llama.cpp's names are known here for byte-level BPE that cuts as {', '.join(PRE_TOKENIZERS)} do.",
-        "Export a folder with --to hf, or load the model from a GGUF file, whose tokenizer is taken over.",
-    )
+        writer.add_key_value(f"{architecture}.{key}", value, kinds[type(value)])
+    for name, row in rows.items():
+        writer.add_tensor(name, row)
+    if origin.base_model.endswith(".gguf"):
+        copy_tokenizer(gguf, writer, Path(origin.base_model))
+    else:
+        write_tokenizer(gguf, writer, model)
+    for tensor in tensors_of(gguf, model, dtype):
+        writer.add_tensor(tensor.own_name, tensor.data, raw_dtype=tensor.kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _reopen(path: Path, device: str, probe: Arrays) -> Arrays:

@@ -53,13 +53,22 @@ def native_lists(
     dropped, change = factors.start_tokens, 0.0
     if dropped:
         factors, change = _without_start_tokens(model, factors, settings, windows)
-    native, switch = model.spec.native, model.spec.trained_window
-    if settings.factor_sets == "single":
-        return NativeLists("single", factors, factors, switch, dropped, change)
+    lists = lists_of(model.spec, factors, settings.factor_sets)
+    return replace(lists, start_tokens_dropped=dropped, loss_change_nats=change)
+
+
+def lists_of(spec: RopeSpec, factors: RescaleFactors, factor_sets: str) -> NativeLists:
+    """Make the lists of a checkpoint from factors without start tokens; for a geometry alone, else as above."""
+    factors.check_spec(spec)
+    if factors.start_tokens:
+        raise _start_tokens(factors)
+    native, switch = spec.native, spec.trained_window
+    if factor_sets == "single":
+        return NativeLists("single", factors, factors, switch, 0, 0.0)
     if native and native.short is not None:
         switch = _own_switch(factors, native)
-    own = replace(factors, lambdas=(1.0,) * model.spec.num_pairs, target_window=switch)
-    return NativeLists("two", own, factors, switch, dropped, change)
+    own = replace(factors, lambdas=(1.0,) * spec.num_pairs, target_window=switch)
+    return NativeLists("two", own, factors, switch, 0, 0.0)
 
 
 def _own_switch(factors: RescaleFactors, native: NativeScaling) -> int:
@@ -94,11 +103,7 @@ def _without_start_tokens(
     model: LanguageModel, factors: RescaleFactors, settings: ExportRecipe, windows: Tokens | None
 ) -> tuple[RescaleFactors, float]:
     if not settings.drop_start_tokens or windows is None:
-        raise ExportError(
-            f"The factors leave the first {factors.start_tokens} tokens alone (start tokens).",
-            "Native longrope, in transformers and every other runtime, cannot express that.",
-            "Export with --drop-start-tokens and texts to measure on; the difference is measured and written down.",
-        )
+        raise _start_tokens(factors)
     plain = replace(factors, start_tokens=0)
     losses = []
     for tried in (factors, plain):
@@ -106,3 +111,11 @@ def _without_start_tokens(
             rows = [token_losses(model, row[None]).double() for row in windows]
         losses.append(torch.cat(rows).mean().item())
     return plain, losses[1] - losses[0]
+
+
+def _start_tokens(factors: RescaleFactors) -> ExportError:
+    return ExportError(
+        f"The factors leave the first {factors.start_tokens} tokens alone (start tokens).",
+        "Native longrope, in transformers and every other runtime, cannot express that.",
+        "Export with --drop-start-tokens and texts to measure on; the difference is measured and written down.",
+    )

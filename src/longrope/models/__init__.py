@@ -4,8 +4,9 @@ from longrope.models.building import build_model, build_tokenizer
 from longrope.models.checks import check_moves_logits
 from longrope.models.devices import choose_device, choose_dtype, describe_device
 from longrope.models.geometry import config_entries, read_spec, read_tables, with_entries
+from longrope.models.gguf_geometry import read_gguf_spec
 from longrope.models.language_model import LanguageModel, save_model
-from longrope.models.loading import ASSETS, EMBEDDED, load_config, load_model, silence_loading
+from longrope.models.loading import ASSETS, EMBEDDED, load_config, load_model, read_gguf_file, silence_loading
 from longrope.models.rescaling import at_length, rescaled
 from longrope.models.rotary import RescaledRotary
 from longrope.models.shallow import make_shallow
@@ -32,6 +33,8 @@ __all__ = [
     "load_config",
     "load_model",
     "make_shallow",
+    "read_gguf_file",
+    "read_gguf_spec",
     "read_spec",
     "read_tables",
     "rescaled",

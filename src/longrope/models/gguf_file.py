@@ -42,6 +42,11 @@ class TensorPlace:
         known = {int(kind): kind.name for kind in GGMLQuantizationType}
         return known.get(self.type_number, f"type {self.type_number}")
 
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in the file; 0 of a type that the gguf package does not know."""
+        return _count_bytes(self)
+
 
 @dataclass(frozen=True)
 class GgufFile:
@@ -74,6 +79,10 @@ class GgufFile:
         before = f"{self.architecture}."
         return {key.removeprefix(before): value for key, value in self.metadata.items() if key.startswith(before)}
 
+    def read_bytes(self, place: TensorPlace) -> NDArray[np.uint8]:
+        """The bytes of one tensor of this file, read when they are used."""
+        return np.memmap(self.path, np.uint8, "r", self.data_start + place.offset, (place.num_bytes,))
+
     def read_tensor(self, place: TensorPlace) -> NDArray[Any]:
         """Dequantize one tensor of this file, into float32 where it is quantized.
 
@@ -83,9 +92,8 @@ class GgufFile:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
         kind = GGMLQuantizationType(place.type_number)
-        raw = np.memmap(self.path, np.uint8, "r", self.data_start + place.offset, (_count_bytes(place),))
         width = GGML_QUANT_SIZES[kind][1] * gcd(_count_blocks(place), BLOCKS_AT_ONCE)
-        return dequantize(np.asarray(raw).reshape(-1, width), kind).reshape(place.shape)
+        return dequantize(np.asarray(self.read_bytes(place)).reshape(-1, width), kind).reshape(place.shape)
 
     def write_header(self, path: Path) -> None:
         """Write a file that states the same, without the arrays of the tokenizer and with zeros for tensors (a hole).
@@ -99,7 +107,7 @@ class GgufFile:
         counts = struct.pack("<IQQ", max(VERSIONS), len(self.tensors), len(entries))
         header = MAGIC + counts + b"".join(entries) + self.tensor_table
         start = _aligned(len(header), self.metadata)
-        ends = [place.offset + _count_bytes(place) for place in self.tensors]
+        ends = [place.offset + place.num_bytes for place in self.tensors]
         with path.open("wb") as stream:
             stream.write(header)
             stream.truncate(start + max(ends, default=0))
@@ -126,7 +134,7 @@ def read_gguf(path: Path) -> GgufFile:
             "The whole file is needed.",
             "Join the parts with llama.cpp's llama-gguf-split --merge, and give the file that it writes.",
         )
-    if any(read.data_start + place.offset + _count_bytes(place) > size for place in read.tensors):
+    if any(read.data_start + place.offset + place.num_bytes > size for place in read.tensors):
         raise _cut_off(path)
     return read
 

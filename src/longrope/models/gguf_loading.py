@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from longrope.models.geometry import config_entries
 from longrope.models.gguf_checks import check_gguf_keys
 from longrope.models.gguf_file import GgufFile, check_types
+from longrope.models.gguf_geometry import read_rope_rows
 from longrope.rope import gguf_metadata
 from longrope.rope.hf_config import read_head_dim
 
@@ -41,6 +42,9 @@ def load_gguf_config(file: GgufFile) -> Any:
         check_gguf_keys(file, config)
     if hasattr(config, "rope_parameters"):
         config.rope_parameters = _with_stated_rope(file, config)
+        switch = config.rope_parameters.get("original_max_position_embeddings")
+        if switch and hasattr(config, "original_max_position_embeddings"):
+            config.original_max_position_embeddings = switch  # Phi-3's default would go before the one of the file
     return config
 
 
@@ -98,10 +102,8 @@ def _read_weights(file: GgufFile, skeleton: Any, dtype: torch.dtype) -> dict[str
 
 def _with_stated_rope(file: GgufFile, config: Any) -> dict[str, Any]:
     """The config's ``rope_parameters`` with what the file states; layers that slide have a base of their own."""
-    tensors = {place.name: place for place in file.tensors if place.name.startswith("rope")}
-    rows = {name: file.read_tensor(place).astype(np.float64).tolist() for name, place in tensors.items()}
     head_dim = read_head_dim(config_entries(config))
-    stated = gguf_metadata.read_parameters(file.stated, rows, head_dim, str(file.path))
+    stated = gguf_metadata.read_parameters(file.stated, read_rope_rows(file), head_dim, str(file.path))
     before = config.rope_parameters
     if GLOBAL not in before:
         return {**before, **stated}

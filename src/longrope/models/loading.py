@@ -149,6 +149,13 @@ def _load_tokenizer(source: str | Path, config: Any) -> Any:
         return AutoTokenizer.from_pretrained(_locate(source), config=config, trust_remote_code=False)
 
 
+def read_gguf_file(source: str | Path) -> GgufFile:
+    """What a GGUF file states, without its weights (raises ModelError for all other sources)."""
+    if file := _gguf(source):
+        return file
+    raise ModelError(f"{source} is no GGUF file.", "A file that ends in .gguf is needed.", "Correct the path.")
+
+
 def silence_loading() -> None:
     """Turn off the progress bars and warnings that transformers prints while it loads."""
     transformers.utils.logging.disable_progress_bar()

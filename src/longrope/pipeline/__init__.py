@@ -1,7 +1,7 @@
 """The steps in order: search, tune, measure, export, in a run directory that is resumed. Read ``extension`` first."""
 
 from longrope.pipeline.estimates import Cost, estimate_stages, search_costs
-from longrope.pipeline.exporting import export_again
+from longrope.pipeline.exporting import export_again, export_model
 from longrope.pipeline.extension import compare, extend, longest_window, measure_only, search, tune
 from longrope.pipeline.inspection import inspect
 from longrope.pipeline.session import Callbacks, Session
@@ -14,6 +14,7 @@ __all__ = [
     "compare",
     "estimate_stages",
     "export_again",
+    "export_model",
     "extend",
     "inspect",
     "longest_window",

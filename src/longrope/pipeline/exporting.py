@@ -1,13 +1,15 @@
 """The checkpoint of a run, and files of it in other formats: written, opened again and compared."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from longrope import distributed, registry
 from longrope.errors import RunError
-from longrope.exports import Origin, dump_report, export_hf
+from longrope.exports import Origin, dump_report, export_hf, patch_gguf
+from longrope.models import load_model
 from longrope.pipeline.session import Callbacks, Session, load_inputs
 from longrope.pipeline.stages import Task, plan_tasks, run_tasks, tune_at_target
 from longrope.recipe import ExportRecipe
@@ -32,21 +34,37 @@ def _export(session: Session, factors: RescaleFactors) -> None:
     run.write_text(run.export_report, dump_report(report))
 
 
-def export_file(session: Session, factors: RescaleFactors, to: registry.Format) -> None:
+def export_file(
+    session: Session, factors: RescaleFactors, to: registry.Format, options: Mapping[str, str] | None = None
+) -> None:
     """Write and check a file of a run in another format than its checkpoint, with a report beside it."""
     run = session.run
     path = run.path / to.file
     session.report(f"export to {path}, open it again, compare")
     with run.replacing(path.parent) as folder:
-        options = _export_options(session, factors)
-        report = registry.resolve(to.write)(session.model, factors, folder / path.name, **options)
+        given = _export_options(session, factors) | dict(options or {})
+        report = registry.resolve(to.write)(session.model, factors, folder / path.name, **given)
         run.write_text(folder / "export.json", dump_report(report))
 
 
-def export_again(run: RunDir, settings: ExportRecipe, callbacks: Callbacks | None = None, *, to: str = "hf") -> None:
+def export_again(
+    run: RunDir,
+    settings: ExportRecipe,
+    callbacks: Callbacks | None = None,
+    *,
+    to: str = "hf",
+    options: Mapping[str, str] | None = None,
+) -> None:
     """Export a finished run once more, with these settings, in a format of the registry.
 
     It has the run's longest factors, and its own weights if it has some.
+
+    Args:
+        run: the directory.
+        settings: the factor sets, and what the model card says.
+        callbacks: what is reported.
+        to: the name of the format.
+        options: what the format alone takes: ``layout`` and ``dtype`` of GGUF files.
 
     Raises:
         RunError: the directory holds no run, its stages are not finished, or another process holds it.
@@ -64,10 +82,45 @@ def export_again(run: RunDir, settings: ExportRecipe, callbacks: Callbacks | Non
         elif run.has(run.tuning):
             session = session.with_model(tune_at_target(session, factors))
         if to != "hf":
-            export_file(session, factors, registry.FORMATS[to])
+            export_file(session, factors, registry.FORMATS[to], options)
             return
         run.remove(run.export_report)
         export(session, factors)
+
+
+def export_model(
+    source: str,
+    factors: RescaleFactors,
+    path: Path,
+    settings: ExportRecipe,
+    callbacks: Callbacks | None = None,
+    *,
+    to: str,
+    options: Mapping[str, str] | None = None,
+) -> str:
+    """Export a model with factors, outside of any run; return the report as JSON.
+
+    A GGUF file that is to stay one is patched, unless ``dtype`` is among the options: its weights are not loaded.
+
+    Args:
+        source: hub name, folder or GGUF file.
+        factors: one factor set.
+        path: the file or the folder to write.
+        settings: the factor sets, and what the model card says.
+        callbacks: what is reported.
+        to: the name of a format.
+        options: as of ``export_again``.
+    """
+    report, given = (callbacks or Callbacks()).on_step, dict(options or {})
+    if to == "gguf" and source.endswith(".gguf") and not given.get("dtype"):
+        report(f"patch {source}, write {path}, compare")
+        return dump_report(patch_gguf(source, factors, path, settings=settings, layout=given.get("layout", "")))
+    report(f"export to {path}, open it again, compare")
+    origin = Origin(source, hub_name=settings.base_model)
+    written = registry.resolve(registry.FORMATS[to].write)(
+        load_model(source), factors, path, settings=settings, origin=origin, **given
+    )
+    return dump_report(written)
 
 
 def _scores_of(run: RunDir, factor_set: RescaleFactors) -> list[Score]:

@@ -56,20 +56,35 @@ def read_parameters(
 
 
 def write_longrope(spec: RopeSpec, lists: FactorLists) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
-    """The metadata and the tensors of a file that carries these factors.
+    """The metadata and the tensors of a file that carries both lists of these factors.
 
     No scaling factor is among them, by which llama.cpp would divide the positions besides; without a scaling type it
     would not look at the tensors.
     """
     metadata = {
-        WINDOW: lists.target_window,
-        DIMENSION: spec.rotary_dim,
-        THETA: spec.theta,
+        **_shape(spec, lists),
         TYPE: "longrope",
         ORIGINAL: lists.switch_tokens,
         ATTENTION: lists.attention_factor,
     }
     return metadata, {name: np.asarray(row, np.float32) for name, row in {SHORT: lists.short, LONG: lists.long}.items()}
+
+
+def write_static(spec: RopeSpec, lists: FactorLists) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+    """The metadata and the tensor of a file that carries the long list of these factors for every length.
+
+    Any scaling type would keep llama.cpp from the tensor, or scale the positions besides, so there is none.
+    """
+    return {**_shape(spec, lists), ATTENTION: lists.attention_factor}, {DIVISORS: np.asarray(lists.long, np.float32)}
+
+
+def _shape(spec: RopeSpec, lists: FactorLists) -> dict[str, Any]:
+    return {WINDOW: lists.target_window, DIMENSION: spec.rotary_dim, THETA: spec.theta}
+
+
+def is_scaling(name: str) -> bool:
+    """Whether a key (without the architecture's name) or a tensor belongs to a scaling, which factors take over."""
+    return name.startswith(SCALING) or name in (OLD_FACTOR, DIVISORS, SHORT, LONG)
 
 
 def _read_scaling(stated: Mapping[str, Any], tensors: Mapping[str, Sequence[float]], source: str) -> dict[str, Any]:

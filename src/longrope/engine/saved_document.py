@@ -1,0 +1,197 @@
+"""A document that a model has read, in a file: its text, its tokens, and their keys and values.
+
+Another question about it then reads nothing but itself. Keys are of the factors, the weights and the number format that
+made them, so all of these are written down and compared. The file is a safetensors file with a checksum.
+"""
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from longrope.engine.kv_cache import KeyValueCache
+from longrope.errors import CacheError, describe_error
+from longrope.models import LanguageModel
+
+FORMAT = "longrope-document/1"
+SAMPLED = 256  # numbers of each weight that name a model
+NEEDED = "A saved document serves the model, the factors and the settings that it was read with."
+
+
+@dataclass(frozen=True)
+class SavedDocument:
+    """What a file says of itself, without its keys and values.
+
+    Attributes:
+        path: the file.
+        text: the document.
+        tokens: [n] of the document and the question that it was read with.
+        made_with: model, factors and settings, each by its name.
+        checksums: CRC-32 of every tensor.
+    """
+
+    path: Path
+    text: str
+    tokens: NDArray[np.int32]
+    made_with: Mapping[str, str]
+    checksums: Mapping[str, int]
+
+    def restore(self, cache: KeyValueCache, model: LanguageModel, tokens: Sequence[int], now: Mapping[str, str]) -> int:
+        """Put keys and values of the tokens that a prompt shares with this document into an empty cache.
+
+        Args:
+            cache: with space for the document.
+            model: that is to go on.
+            tokens: of the whole prompt.
+            now: what the cache is made with, by ``describe_making``.
+
+        Returns:
+            How many tokens of the prompt are in the cache: all but one at most, for the last one gives the logits.
+
+        Raises:
+            CacheError: the document was read with something else, or the file is damaged.
+        """
+        pairs = {
+            key: (now.get(key, "nothing"), self.made_with.get(key, "nothing")) for key in {**now, **self.made_with}
+        }
+        if changed := "; ".join(f"{key} {new} (was {old})" for key, (new, old) in pairs.items() if new != old):
+            raise CacheError(
+                f"{self.path} was read with something else: {changed}.", NEEDED, "Give another file with --cache."
+            )
+        count = min(len(self.tokens), len(tokens) - 1)
+        differs = np.flatnonzero(self.tokens[:count] != np.asarray(tokens[:count]))
+        shared = int(differs[0]) if len(differs) else count
+        state = dict(_read_tensors(self.path, self.checksums, ("document", "tokens"), apart=True))
+        for number, layer in enumerate(cache.layers):
+            place = f"layers.{number}."
+            own = {name.removeprefix(place): x for name, x in state.items() if name.startswith(place)}
+            layer.restore({name: x[:, :, :shared] for name, x in own.items()} if shared else {}, model.device)
+        return shared
+
+
+def describe_making(model: LanguageModel, factors: str, cache: KeyValueCache) -> dict[str, str]:
+    """What decides keys and values of given tokens, each by a name that users read.
+
+    Args:
+        model: run with the factors.
+        factors: their fingerprint, empty without.
+        cache: that keeps them; its capacity is the planned length, by which a model may choose its own frequencies.
+
+    Raises:
+        CacheError: a model with recurrent states, which are not kept token by token.
+    """
+    if cache.native:
+        raise CacheError(
+            f"The model type {model.network.config.model_type!r} has recurrent layers.",
+            "Only keys and values are saved.",
+            "Leave --cache out.",
+        )
+    by_length = [table.geometry for table in model.tables if table.geometry.by_length]
+    own = [spec.frequencies_at(cache.capacity).tolist() for spec in by_length] if not factors else []
+    stored = cache.layers[0].eight_bit
+    return {
+        "model": _name_weights(model),
+        "factors": factors or "none",
+        "frequencies": hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16] if own else "of the factors",
+        "numbers": f"{str(model.network.dtype).removeprefix('torch.')}{', 8-bit cache' if stored else ''}",
+    }
+
+
+def save_document(
+    path: Path, text: str, tokens: Sequence[int], cache: KeyValueCache, made_with: Mapping[str, str]
+) -> None:
+    """Write what a cache holds after a prompt was read; the file appears whole, or not at all.
+
+    Raises:
+        CacheError: the operating system does not let it be written.
+    """
+    tensors = {"document": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
+    tensors["tokens"] = torch.tensor(list(tokens), dtype=torch.int32)
+    for number, layer in enumerate(cache.layers):
+        tensors |= {f"layers.{number}.{name}": x.cpu().contiguous() for name, x in layer.state().items()}
+    checksums = json.dumps({name: _checksum(tensor) for name, tensor in tensors.items()})
+    metadata = {"format": FORMAT, "made_with": json.dumps(dict(made_with)), "checksums": checksums}
+    unfinished = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, unfinished, metadata)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise CacheError(
+            f"{path} cannot be written ({describe_error(error)}).",
+            f"It takes {sum(x.nbytes for x in tensors.values()) / 2**20:,.0f} MiB.",
+            "Make space, or give another path with --cache.",
+        ) from error
+
+
+def open_document(path: Path) -> SavedDocument:
+    """Read what a file says of itself (raises CacheError for a file that is damaged or none of these)."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise _damaged(path, "it is no saved document")
+        made_with, checksums = (json.loads(metadata[name]) for name in ("made_with", "checksums"))
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        if isinstance(error, CacheError):
+            raise
+        raise _damaged(path, describe_error(error)) from error
+    read = dict(_read_tensors(path, checksums, ("document", "tokens")))
+    text = read["document"].numpy().tobytes().decode()
+    return SavedDocument(path, text, read["tokens"].numpy(), made_with, checksums)
+
+
+def _read_tensors(
+    path: Path, checksums: Mapping[str, int], names: Sequence[str], *, apart: bool = False
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of these names, or all others, compared with their checksums."""
+    try:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118  # it is no mapping
+                if (name in names) == apart:
+                    continue
+                tensor = file.get_tensor(name)
+                if _checksum(tensor) != checksums.get(name):
+                    raise _damaged(path, f"{name} has another checksum")
+                yield name, tensor
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, describe_error(error)) from error
+
+
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data) if tensor.numel() else 0
+
+
+def _damaged(path: Path, reason: str) -> CacheError:
+    return CacheError(
+        f"{path} cannot be used as a saved document: {reason}.",
+        "A whole file that --cache wrote is needed.",
+        "Remove it, and give the document again, or give another path with --cache.",
+    )
+
+
+def _name_weights(model: LanguageModel) -> str:
+    """Sixteen hex digits of the geometry and of numbers that are spread over every weight."""
+    digest = hashlib.sha256(f"{model.network.config.model_type} {model.spec.fingerprint}".encode())
+    state: dict[str, Any] = model.network.state_dict()
+    for name, weight in state.items():
+        flat = weight.flatten()
+        sampled = flat[:: max(1, flat.numel() // SAMPLED)][:SAMPLED].float().cpu().numpy()
+        digest.update(f"{name} {tuple(weight.shape)}".encode() + sampled.tobytes())
+    return digest.hexdigest()[:16]
