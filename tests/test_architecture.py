@@ -50,8 +50,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "engine.kv_cache": ("errors", "models", "engine.native_cache"),
     "engine.adapters": (),
     "engine.masks": ("errors",),
+    "engine.indexers": ("engine.attention",),
     "engine.context": (
-        *("errors", "distributed", "engine.adapters", "engine.attention", "engine.kv_cache", "engine.masks"),
+        *("errors", "distributed", "engine.adapters", "engine.attention", "engine.indexers", "engine.kv_cache"),
+        "engine.masks",
     ),
     "engine.loss": ("models", "engine.compiling", "engine.cross_entropy", "engine.kv_cache"),
     **dict.fromkeys(STEPS, (*NOUNS, *EDGES)),

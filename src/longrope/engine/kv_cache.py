@@ -14,7 +14,9 @@ from longrope.engine.native_cache import NativeCache
 from longrope.errors import ModelError
 from longrope.models import LanguageModel
 
-KEEPING_KEYS = {"full_attention", "sliding_attention", "chunked_attention"}  # kinds of layers, in transformers' words
+KEEPING_KEYS = {  # kinds of layers, in transformers' words
+    *("full_attention", "sliding_attention", "chunked_attention", "indexed_attention", "minimax_m3_sparse"),
+}
 
 
 def decoder_layers(network: Any) -> list[nn.Module]:
@@ -39,7 +41,7 @@ def remembers_keys_alone(network: Any) -> bool:
 
 
 class LayerKeys:
-    """Keys and values of one layer, of each call of attention that it makes for a tile: of one in all models but a few.
+    """Keys and values of one layer, of each call of attention that it makes for a tile, and the keys of its indexer.
 
     Args:
         capacity: tokens that will come at most.
@@ -49,8 +51,9 @@ class LayerKeys:
 
     def __init__(self, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
         """Allocate memory when the first tokens come."""
+        self.capacity = capacity
         self._make = partial(_Store, capacity, eight_bit=eight_bit, offload=offload)
-        self.calls: list[tuple[_Store, _Store]] = []
+        self.calls: list[list[_Store]] = []
         self._next = 0
 
     @property
@@ -65,16 +68,16 @@ class LayerKeys:
         return sum(x.nbytes for store in stores for x in (store.buffer, store.scales) if x is not None)
 
     def begin_tile(self) -> None:
-        """Expect the first call of attention for new tokens."""
+        """Expect the first call for new tokens."""
         self._next = 0
 
-    def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Take those of new tokens [B, G, n, D] at the next call of attention; return those of all tokens so far."""
+    def update(self, *new: Tensor) -> tuple[Tensor, ...]:
+        """Take those of new tokens [B, G, n, D] at the next call; return those of all tokens so far."""
         if self._next == len(self.calls):
-            self.calls.append((self._make(), self._make()))
-        keys, values = self.calls[self._next]
+            self.calls.append([self._make() for _ in new])
+        stores = self.calls[self._next]
         self._next += 1
-        return keys.extended(key), values.extended(value)
+        return tuple(store.extended(part) for store, part in zip(stores, new, strict=True))
 
     def rewind(self, tokens: int) -> None:
         """Forget those of all tokens after the first ones; the next tokens take their place."""
