@@ -48,12 +48,18 @@ def config_entries(config: Any, layer_type: str | None = None) -> dict[str, Any]
 
 
 def with_entries(config: Any, changed: dict[str, Any], layer_type: str | None) -> dict[str, Any]:
-    """What must change of a whole config for the RoPE of one layer type (None: of all) to be stated anew."""
+    """What must change of a whole config for the RoPE of one layer type (None: of all) to be stated anew.
+
+    transformers checks the lists of longrope against the head dimension of the whole config. Where that differs by
+    layer (Gemma-4), it raises an error unless the config allows to read it.
+    """
     if layer_type is None:
         return changed
     own = {**config.rope_parameters, layer_type: changed["rope_parameters"]}
     others = {name: value for name, value in changed.items() if name != "head_dim"}  # that of all types
-    return {**others, "rope_parameters": own}
+    by_layer = "head_dim" in (getattr(config, "per_layer_attributes", None) or ())
+    allowed = {"allow_global_per_layer_attribute_access": True} if by_layer else {}
+    return {**allowed, **others, "rope_parameters": own}
 
 
 def _layer_types(config: Any) -> list[str | None]:
