@@ -3,6 +3,7 @@
 Shape legend: B = batch, G = key/value heads, n = new tokens, D = head dimension.
 """
 
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -118,22 +119,23 @@ class _Store:
 class KeyValueCache:
     """Keys and values of all layers of one sequence, made with one set of factors; see ``LayerKeys``.
 
-    Models whose layers carry more than those have transformers' own cache in it (``native``).
+    Layers that a pass calls several times (Dory, HRM) have keys and values of each time. Models whose layers carry more
+    than those have transformers' own cache in it (``native``).
     """
 
     def __init__(self, model: LanguageModel, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
         """Reserve ``capacity`` tokens of memory, taken as layers first use it.
 
         Raises:
-            ModelError: a model with recurrent layers that transformers' cache cannot continue, or whose states are to
-                be kept as 8-bit integers or in the CPU's memory.
+            ModelError: a model with recurrent layers whose states are to be kept as 8-bit integers or in the CPU's
+                memory.
         """
         self.capacity = capacity
         self.native: NativeCache | None = None
-        self.layers: list[LayerKeys] = []
+        self._make = partial(LayerKeys, capacity, eight_bit=eight_bit, offload=offload)
+        self._calls: dict[int, list[LayerKeys]] = {}
+        self._called = Counter[int]()
         if remembers_keys_alone(model.network):
-            layers = decoder_layers(model.network)
-            self.layers = [LayerKeys(capacity, eight_bit=eight_bit, offload=offload) for _ in layers]
             return
         if eight_bit or offload:
             raise ModelError(
@@ -144,9 +146,28 @@ class KeyValueCache:
         self.native = NativeCache(model.network)
 
     @property
+    def layers(self) -> list[LayerKeys]:
+        """Of every layer, and of each time that a pass calls it."""
+        return [keys for calls in self._calls.values() for keys in calls]
+
+    @property
     def tokens(self) -> int:
         """How many tokens are in it."""
-        return self.native.tokens if self.native else self.layers[0].tokens
+        if self.native:
+            return self.native.tokens
+        return self.layers[0].tokens if self._calls else 0
+
+    def begin_pass(self) -> None:
+        """Expect the first call of every layer."""
+        self._called.clear()
+
+    def keys_of(self, layer: int) -> LayerKeys:
+        """Those of the next call of a layer."""
+        calls, number = self._calls.setdefault(layer, []), self._called[layer]
+        self._called[layer] += 1
+        if number == len(calls):
+            calls.append(self._make())
+        return calls[number]
 
     def rewind(self, tokens: int) -> None:
         """Forget all but the first ``tokens``, so that another text can follow them.

@@ -59,7 +59,7 @@ def layer_in_tiles(
         tokens = hidden.shape[axis]
         if cache is None and tokens <= tile:
             return forward(hidden, *args, **kwargs)
-        keys = cache.layers[index] if cache else LayerKeys(tokens)
+        keys = cache.keys_of(index) if cache else LayerKeys(tokens)
         others = []
         with active_context().caching(keys):
             for first in range(0, tokens, tile):
@@ -89,7 +89,7 @@ def check_keys(network: Any, keys: LayerKeys, tokens: int) -> None:
         raise ModelError(
             f"A layer of the model type {network.config.model_type!r} has read {tokens:,} tokens and kept the keys of "
             f"{keys.tokens:,}.",
-            "Tiles and caches need layers that carry keys and values alone and are called once.",
+            "Tiles and caches need layers that carry keys and values alone.",
             "Read shorter texts, and please report this model type.",
         )
 
