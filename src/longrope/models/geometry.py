@@ -10,6 +10,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
 from longrope.errors import LongRopeError, ModelError, converting_errors
 from longrope.models.layouts import computes, pairing_of, read_layout
+from longrope.models.parts import as_registered
 from longrope.models.tables import Place, choose_table, find_places, find_users, make_alone, sliding_layers
 from longrope.rope import Layout, RopeSpec, RotaryTable
 from longrope.rope.hf_config import ENTRIES, read_geometry, refusal
@@ -104,11 +105,12 @@ def _read_tables(config: Any) -> tuple[RotaryTable, ...]:
 
 def _build_skeleton(config: Any) -> Any:
     """The network of a config without weights."""
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    registered = as_registered(config)
+    if type(registered) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise refusal(config_entries(config), "has no causal language model class in transformers")
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return AutoModelForCausalLM.from_config(registered)
     except Exception as error:
         reason = f"cannot be built by transformers from this config ({_first_line(error)})"
         raise refusal(config_entries(config), reason) from error
