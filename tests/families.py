@@ -75,7 +75,15 @@ CHANGES: dict[str, dict[str, Any]] = {
         "rope_parameters": {"full_attention": FULL_ROPE | {"mrope_section": [4, 2, 2]}},
         "num_key_value_heads": 2,
     },
-    "deepseek_v4": {"head_dim": 64},  # of which it turns an eighth
+    "deepseek_v4": {
+        "head_dim": 64,  # of which it turns an eighth
+        "layer_types": ["sliding_attention", "heavily_compressed_attention", "compressed_sparse_attention"],
+        "mlp_layer_types": ["moe"] * 3,
+        "num_hidden_layers": 3,
+        "compress_rates": {"heavily_compressed_attention": 8, "compressed_sparse_attention": 4},
+        "sliding_window": 10,
+        "index_topk": 4,
+    },
     "dots3_note_text": {
         "use_sliding_window": False,  # its sliding layers have sizes of their own
         "layer_types": ["indexed_attention"] * 2,

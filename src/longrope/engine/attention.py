@@ -258,11 +258,11 @@ def attend_in_blocks(
         ends = max(before, 0), sk - sq + last
         given = [x[:, :, slice(*ends)].repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value)]
         if count == 1:
-            outputs.append(_masked(query[:, :, first:last], given[0], given[1], mask, scale, softcap, sinks))
+            outputs.append(attend_masked(query[:, :, first:last], given[0], given[1], mask, scale, softcap, sinks))
         else:
             asked = _in_blocks(query[:, :, first:last], block, block)
             key_part, value_part = (_in_blocks(x, block + reach - 1, block) for x in given)
-            found = _masked(asked, key_part, value_part, mask, scale, softcap, sinks)
+            found = attend_masked(asked, key_part, value_part, mask, scale, softcap, sinks)
             outputs.append(found.unflatten(0, (count, -1)).movedim(0, 2).flatten(2, 3))
         first = last
     return torch.cat(outputs, dim=2)
@@ -298,7 +298,7 @@ def attend_chosen(
 
     def work(asked: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
         mask = torch.zeros(*seen.shape[:3], key.shape[2], dtype=torch.bool, device=key.device)
-        return _masked(asked, key, value, mask.scatter_(3, seen.long(), value=True), scale, softcap, sinks)
+        return attend_masked(asked, key, value, mask.scatter_(3, seen.long(), value=True), scale, softcap, sinks)
 
     outputs = []
     for first in range(0, query.shape[2], rows):
@@ -320,7 +320,7 @@ def _in_blocks(x: Tensor, size: int, step: int) -> Tensor:
     return x.unfold(2, size, step).movedim(2, 0).transpose(3, 4).flatten(0, 1)
 
 
-def _masked(
+def attend_masked(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -329,6 +329,7 @@ def _masked(
     softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:
+    """Attention [B, H, Sq, D] of queries to the keys [B, H, Sk, D] that a mask [B or 1, H or 1, Sq, Sk] shows them."""
     if softcap is None and sinks is None:
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     scores = query @ key.transpose(2, 3) * scale

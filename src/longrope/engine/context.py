@@ -20,8 +20,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from longrope.distributed import Shard
 from longrope.engine.adapters import UNABLE, adapt
 from longrope.engine.attention import Documents, attend_causal, attend_within
+from longrope.engine.compressing import Compressed, adapt_compressors, attend_compressed
 from longrope.engine.indexers import adapt_indexers
-from longrope.engine.kv_cache import LayerKeys, decoder_of
+from longrope.engine.kv_cache import LayerKeys, decoder_of, remembers_keys_alone
 from longrope.engine.masks import Sight, describe_mask
 from longrope.errors import ModelError, describe_error
 
@@ -48,6 +49,7 @@ class ForwardContext:
         layer_keys: where the layer at work keeps keys and values, for tiles and caches; None where it sees all tokens.
         attention_calls: how often our attention was called.
         given: rows and tokens that the decoder is given.
+        compressed: what the compressor of the layer at work has made, until its attention takes it.
     """
 
     network: Any
@@ -57,13 +59,17 @@ class ForwardContext:
     layer_keys: LayerKeys | None = None
     attention_calls: int = 0
     given: tuple[int, int] = (0, 0)
+    compressed: Compressed | None = None
     adapted: Forwards = field(init=False)
-    indexers: Forwards = field(init=False)
+    choosing: Forwards = field(init=False)
 
     def __post_init__(self) -> None:
         """Find the modules that need help to call our attention."""
         self.adapted = adapt(self.network, attend_in_context, self._tokens_before)
-        self.indexers = adapt_indexers(self.network, self)
+        self.choosing = {**adapt_indexers(self.network, self), **adapt_compressors(self.network, self._keep_compressed)}
+
+    def _keep_compressed(self, made: Compressed) -> None:
+        self.compressed = made
 
     def _tokens_before(self, hidden: Tensor) -> Any:
         """How many tokens came before those of the module at work [B, n, H]: a number, or [n] of them one by one."""
@@ -100,9 +106,9 @@ class ForwardContext:
         global _active  # noqa: PLW0603  # the one owner of the active context
         if _active is not None:
             raise RuntimeError("a pass is running already, and passes do not nest")
-        _refuse_unable(self.network, adapted=bool(self.adapted))
+        _refuse_unable(self.network, adapted=bool(self.adapted), shared=self.shard is not None)
         _register()
-        with _set_attention(self.network.config), _replaced({**self.adapted, **self.indexers, **self.forwards}):
+        with _set_attention(self.network.config), _replaced({**self.adapted, **self.choosing, **self.forwards}):
             _active = self
             try:
                 yield
@@ -160,13 +166,19 @@ def run_decoder(context: ForwardContext, given: dict[str, Any]) -> Tensor:
     return hidden  # type: ignore[no-any-return]
 
 
-def _refuse_unable(network: Any, *, adapted: bool) -> None:
+def _refuse_unable(network: Any, *, adapted: bool, shared: bool) -> None:
     """Raise ModelError for a network whose attention cannot be ours."""
     if reason := UNABLE.get(network.config.model_type):
         raise ModelError(
             f"The model type {network.config.model_type!r} {reason}.",
             "A long pass makes no such mask: it would hold a number for each pair of tokens.",
             "Use a model with causal attention.",
+        )
+    if shared and not remembers_keys_alone(network):
+        raise ModelError(
+            f"The model type {network.config.model_type!r} has layers that carry more than keys and values.",
+            "Processes that share a window exchange keys and values alone.",
+            "Give each process windows of its own: --context-ranks 1.",
         )
     if not adapted and not network._can_set_attn_implementation():  # noqa: SLF001  # there is no public way to ask
         raise _not_called(network)
@@ -263,6 +275,10 @@ def attend_in_context(
     elif shard:
         key, value = shard.gather(key), shard.gather(value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if (made := context.compressed) is not None:
+        context.compressed = None
+        output = attend_compressed(query, key, value, made, scale=scale, window=sight.window, sinks=others.get("s_aux"))
+        return output.transpose(1, 2).contiguous(), None
     chosen = next((others[name] for name in ("indices", "block_indices") if others.get(name) is not None), sight.chosen)
     work: Callable[..., Tensor] = partial(
         attend_causal, scale=scale, window=sight.window, chunk=sight.chunk, softcap=softcap, sinks=others.get("s_aux")

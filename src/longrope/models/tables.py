@@ -164,7 +164,9 @@ def find_users(network: Any, places: list[Place]) -> dict[Place, set[int]]:
     outside = [place for place in places if place not in inside]
     types = {place.layer_type for place in outside} - {None}
     for place, number in inside.items():  # called by their own layer alone
-        if place.layer_type not in types:  # else a table of that name is handed to the layers, too, which shows its users
+        if (
+            place.layer_type not in types
+        ):  # else a table of that name is handed to the layers, too, which shows its users
             marks.users.setdefault(place, set()).add(number)
     for path in {place.path for place in outside}:
         module = network.get_submodule(path)
