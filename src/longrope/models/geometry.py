@@ -12,6 +12,7 @@ from longrope.errors import LongRopeError, ModelError, converting_errors
 from longrope.models.layouts import computes, pairing_of, read_layout
 from longrope.models.parts import as_registered
 from longrope.models.tables import Place, choose_table, find_places, find_users, make_alone, sliding_layers
+from longrope.models.unsupported import refuse_unsupported
 from longrope.rope import Layout, RopeSpec, RotaryTable
 from longrope.rope.hf_config import ENTRIES, read_geometry, refusal
 
@@ -80,6 +81,7 @@ def _of_layer_type(config: Any, layer_type: str) -> Any:
 
 
 def _read_tables(config: Any) -> tuple[RotaryTable, ...]:
+    refuse_unsupported(config)
     for layer_type in _layer_types(config):  # before transformers is to build what cannot be
         read_geometry(config_entries(config, layer_type))
     small = _shallow(config)

@@ -7,6 +7,8 @@ from typing import Any
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from longrope.models.unsupported import refuse_unsupported
+
 NAMES_OF_TEXT = {  # in a model of several parts, and in a causal language model
     r"^(language|text)_model\.lm_head\.": "lm_head.",
     r"^(language|text)_model\.model\.": "model.",
@@ -26,7 +28,8 @@ OF_TEXT = (
 
 
 def text_part(config: Any) -> Any:
-    """The config of the text part of a model; the config itself where it has no parts."""
+    """The config of the text part of a model; the config itself where it has no parts (see ``refuse_unsupported``)."""
+    refuse_unsupported(config)
     part = config.get_text_config(decoder=True)
     if part is not config and hasattr(config, "tie_word_embeddings"):  # the whole model decides it
         part.tie_word_embeddings = config.tie_word_embeddings
