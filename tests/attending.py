@@ -27,6 +27,15 @@ SMALL: dict[str, Any] = {
 MIXED = {"layer_types": ["sliding_attention", "full_attention"] * 2, "head_dim": 16}
 SHARING = {**MIXED, "vocab_size_per_layer_input": 320, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 2}
 YARN_LIKE = {"rope_type": "default", "rope_theta": 1e4, "original_max_position_embeddings": 16}
+LATENT = {
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
+    **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "index_head_dim", "head_dim"), 16),
+    **dict.fromkeys(("moe_intermediate_size", "n_routed_experts"), 4),
+    **dict.fromkeys(("n_group", "topk_group", "n_shared_experts"), 1),
+    "num_key_value_heads": 4,
+    "index_n_heads": 8,
+    "index_topk": 10,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "falcon": {"alibi": False},
     "gpt_neox_japanese": {},
@@ -58,6 +67,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "rope_parameters": {**YARN_LIKE, "llama_4_scaling_beta": 0.3},
     },
     "qwen2_moe": {"use_sliding_window": True, "max_window_layers": 2},  # its window stands in its masks alone
+    "deepseek_v32": LATENT,
+    "glm_moe_dsa": {**LATENT, "indexer_types": ["full", "shared"] * 2},
+    "hy_v4": {**LATENT, "indexer_types": ["full", "shared"] * 2},
+    "minimax_m3_vl_text": {
+        "layer_types": ["full_attention", "minimax_m3_sparse"] * 2,
+        "mlp_layer_types": ["dense"] * 4,
+        "dense_intermediate_size": 32,
+        "head_dim": 16,
+        "index_n_heads": 2,
+        "index_head_dim": 8,
+        "index_block_size": 4,
+        "index_topk_blocks": 3,
+    },
 }
 LINEAR = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
 MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_chunk_size": 8}
@@ -84,6 +106,8 @@ CHANGES: dict[str, dict[str, Any]] = {  # what each of these attends by; without
     "llama4_text": {"attention_chunk_size": 48},
     "ministral3": {"rope_parameters": {**YARN_LIKE, "llama_4_scaling_beta": 0.0}},
     "qwen2_moe": {"sliding_window": 48},
+    **{family: {"index_topk": 48} for family in ("deepseek_v32", "glm_moe_dsa", "hy_v4")},
+    "minimax_m3_vl_text": {"index_topk_blocks": 12},
 }
 
 

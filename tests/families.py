@@ -39,11 +39,11 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
     **dict.fromkeys(("num_experts_per_tok", "top_k_experts"), 2),
     **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace", "num_dense_layers", "n_shared_experts"), 1),
-    # latent attention, and indexers that choose all tokens of the tests
+    # latent attention, and indexers that choose some tokens of the tests
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "o_lora_rank"), 16),
     **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "index_head_dim"), 16),
-    "index_n_heads": 2,
-    "index_topk": 128,
+    "index_n_heads": 8,
+    "index_topk": 12,
     # recurrent layers
     **dict.fromkeys(("linear_num_value_heads", "linear_num_heads"), 4),
     "linear_num_key_heads": 2,
@@ -75,7 +75,15 @@ CHANGES: dict[str, dict[str, Any]] = {
         "rope_parameters": {"full_attention": FULL_ROPE | {"mrope_section": [4, 2, 2]}},
         "num_key_value_heads": 2,
     },
-    "deepseek_v4": {"head_dim": 64},  # of which it turns an eighth
+    "deepseek_v4": {
+        "head_dim": 64,  # of which it turns an eighth
+        "layer_types": ["sliding_attention", "heavily_compressed_attention", "compressed_sparse_attention"],
+        "mlp_layer_types": ["moe"] * 3,
+        "num_hidden_layers": 3,
+        "compress_rates": {"heavily_compressed_attention": 8, "compressed_sparse_attention": 4},
+        "sliding_window": 10,
+        "index_topk": 4,
+    },
     "dots3_note_text": {
         "use_sliding_window": False,  # its sliding layers have sizes of their own
         "layer_types": ["indexed_attention"] * 2,
@@ -110,12 +118,18 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "mellum": {"layer_types": ["full_attention", "sliding_attention"]},
     "mimo_v2_flash": {"rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), HALF_ROPE)},
-    "minimax_m3_vl_text": {"mlp_layer_types": ["dense", "sparse"]},
+    "minimax_m3_vl_text": {
+        "mlp_layer_types": ["dense", "sparse"],
+        "layer_types": ["full_attention", "minimax_m3_sparse"],
+        "index_n_heads": 2,  # as many as key/value heads
+        "index_block_size": 4,
+        "index_topk_blocks": 3,
+    },
     "qwen4_exp_text": {
-        "indexer_n_heads": 2,
+        "indexer_n_heads": 8,
         "indexer_kv_heads": 1,
         "indexer_head_dim": 16,
-        "indexer_budget": 128,
+        "indexer_budget": 12,
         "indexer_compress_ratio": 4,
     },
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},

@@ -307,14 +307,14 @@ def test_gradients_of_blocks(heads: tuple[int, int], lengths: tuple[int, int], s
 def test_blocks_hold_no_more_scores_than_asked(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block of queries reads the keys of its window alone, and at most twice the scores that may be held."""
     sizes, keys = [], []
-    plain = attention._masked
+    plain = attention.attend_masked
 
     def note(query: Tensor, key: Tensor, *others: Tensor) -> Tensor:
         sizes.append(query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2])
         keys.append(key.shape[2])
         return plain(query, key, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(attention, "_masked", note)
+    monkeypatch.setattr(attention, "attend_masked", note)
     monkeypatch.setattr(attention, "SCORES_PER_BLOCK", 2 * 4 * 100)
     attend_in_blocks(*make_inputs((4, 2), (90, 90)), scale=SCALE, window=window)
     assert len(sizes) > 5

@@ -109,13 +109,3 @@ def test_a_model_that_calls_itself_stateful_is_not_cut(
         token_losses(model, TOKENS)
     assert seen == [48]
     assert KeyValueCache(model, 48).native
-
-
-def test_layers_that_are_called_twice_cannot_be_cached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HRM goes over its layers again and again: right in tiles, and refused where one cache would hold all rounds."""
-    model = pico.make_model("hrm_text", num_layers_per_stack=1)
-    set_tile(monkeypatch, 7)
-    losses = token_losses(model, TOKENS)
-    torch.testing.assert_close(losses.double(), compute_losses(model.network, TOKENS), rtol=2e-5, atol=2e-5)
-    with pytest.raises(ModelError, match="called once"):
-        prefill(model, TOKENS[:1], KeyValueCache(model, 480))

@@ -1,15 +1,17 @@
-"""Families whose attention modules need help to call ours, by model type.
+"""Families whose modules need help to call our attention, or to go on by one token, by model type.
 
 Their own forwards run; what they call, or what they are given, is replaced while they do.
 """
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -84,8 +86,32 @@ def know_positions(module: nn.Module, _: Attention, *, before: Callable[[Tensor]
     return run
 
 
+def limit_time_steps(module: Any, _: Attention) -> Callable[..., Any]:
+    """A forward by which single tokens have the least time step that others have (Zamba2's).
+
+    transformers limits them where it reads several tokens, and not where it goes on by one. A step is softplus(x + b)
+    with the last columns x of what the module's first projection gives, so its limit is one of x.
+    """
+    forward, project = module.forward, module.in_proj.forward
+    least = module.time_step_limit[0]
+
+    def limited(hidden: Tensor) -> Tensor:
+        projected: Tensor = project(hidden)
+        steps = projected[..., -module.num_heads :]
+        limit = (math.log(math.expm1(least)) - module.dt_bias).to(steps.dtype)
+        return torch.cat((projected[..., : -module.num_heads], torch.maximum(steps, limit)), dim=-1)
+
+    def run(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if hidden_states.shape[1] > 1 or not least:
+            return forward(hidden_states, *args, **kwargs)
+        with _attribute(module.in_proj, "forward", limited):
+            return forward(hidden_states, *args, **kwargs)
+
+    return run
+
+
 def adapt(network: Any, attention: Attention, before: Callable[[Tensor], Any]) -> dict[Any, Callable[..., Any]]:
-    """Other forwards of the attention modules of a network that need help.
+    """Other forwards of the modules of a network that need help.
 
     Args:
         network: of any family.
@@ -96,6 +122,7 @@ def adapt(network: Any, attention: Attention, before: Callable[[Tensor], Any]) -
         "falcon": ("FalconAttention", call_torch_attention),
         "gpt_neox_japanese": ("GPTNeoXJapaneseAttention", call_own_method),
         "llama4_text": ("Llama4TextAttention", partial(know_positions, before=before)),
+        "zamba2": ("Zamba2MambaMixer", limit_time_steps),
     }
     name, adapter = rows.get(network.config.model_type, (None, None))
     if adapter is None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from longrope.engine.kernels import (
     EFFICIENT,
@@ -48,8 +49,9 @@ def attend_causal(
     chunk: int | None = None,
     softcap: float | None = None,
     sinks: Tensor | None = None,
+    chosen: Tensor | None = None,
 ) -> Tensor:
-    """Causal attention by a kernel, or in blocks where a sliding window or a soft cap has something to do.
+    """Causal attention by a kernel, or in blocks where a window, a soft cap or an indexer has something to do.
 
     Args:
         query: [B, H, Sq, D], at the last positions of the keys.
@@ -60,6 +62,7 @@ def attend_causal(
         chunk: tokens of the chunks, counted from the first key, out of which no query sees; None for no chunks.
         softcap: scores become softcap * tanh(score / softcap).
         sinks: [H] logits of the sinks.
+        chosen: what each query sees alone (see ``attend_chosen``).
 
     Returns:
         [B, H, Sq, D'].
@@ -69,7 +72,9 @@ def attend_causal(
         value = functional.pad(value, (0, room))
     elif room < 0:
         query, key = (functional.pad(x, (0, -room)) for x in (query, key))
-    if window is not None and window < key.shape[2] and _takes_windows(query, key, value, softcap, sinks):
+    if chosen is not None:
+        work = partial(attend_chosen, chosen=chosen, scale=scale, softcap=softcap, sinks=sinks)
+    elif window is not None and window < key.shape[2] and _takes_windows(query, key, value, softcap, sinks):
         work = partial(attend_in_window, scale=scale, window=window, sinks=sinks)
     elif softcap is not None or (window is not None and window < key.shape[2]):
         work = partial(attend_in_blocks, scale=scale, window=window, softcap=softcap, sinks=sinks)
@@ -253,13 +258,53 @@ def attend_in_blocks(
         ends = max(before, 0), sk - sq + last
         given = [x[:, :, slice(*ends)].repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value)]
         if count == 1:
-            outputs.append(_masked(query[:, :, first:last], given[0], given[1], mask, scale, softcap, sinks))
+            outputs.append(attend_masked(query[:, :, first:last], given[0], given[1], mask, scale, softcap, sinks))
         else:
             asked = _in_blocks(query[:, :, first:last], block, block)
             key_part, value_part = (_in_blocks(x, block + reach - 1, block) for x in given)
-            found = _masked(asked, key_part, value_part, mask, scale, softcap, sinks)
+            found = attend_masked(asked, key_part, value_part, mask, scale, softcap, sinks)
             outputs.append(found.unflatten(0, (count, -1)).movedim(0, 2).flatten(2, 3))
         first = last
+    return torch.cat(outputs, dim=2)
+
+
+def attend_chosen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    chosen: Tensor,
+    scale: float,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """Attention of each query to some keys alone, block by block of queries; blocks are recomputed for gradients.
+
+    Args:
+        query: [B, H, Sq, D], at the last positions of the keys.
+        key: [B, G, Sk, D].
+        value: [B, G, Sk, D].
+        chosen: [B, Sq, C] or, for each key/value head, [B, G, Sq, C] the keys that a query sees, none later than it.
+        scale: of the scores.
+        softcap: scores become softcap * tanh(score / softcap).
+        sinks: [H] logits of the sinks.
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    chosen = chosen[:, None] if chosen.ndim == 3 else chosen.repeat_interleave(groups, dim=1)
+    before = key.shape[2] - query.shape[2]
+    rows = max(1, SCORES_PER_BLOCK // (query.shape[0] * query.shape[1] * key.shape[2]))
+    graph = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+
+    def work(asked: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
+        mask = torch.zeros(*seen.shape[:3], key.shape[2], dtype=torch.bool, device=key.device)
+        return attend_masked(asked, key, value, mask.scatter_(3, seen.long(), value=True), scale, softcap, sinks)
+
+    outputs = []
+    for first in range(0, query.shape[2], rows):
+        cut = slice(first, min(first + rows, query.shape[2]))
+        given = (query[:, :, cut], *(x[:, :, : before + cut.stop] for x in (key, value)), chosen[:, :, cut])
+        outputs.append(checkpoint(work, *given, use_reentrant=False) if graph else work(*given))
     return torch.cat(outputs, dim=2)
 
 
@@ -275,7 +320,7 @@ def _in_blocks(x: Tensor, size: int, step: int) -> Tensor:
     return x.unfold(2, size, step).movedim(2, 0).transpose(3, 4).flatten(0, 1)
 
 
-def _masked(
+def attend_masked(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -284,6 +329,7 @@ def _masked(
     softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:
+    """Attention [B, H, Sq, D] of queries to the keys [B, H, Sk, D] that a mask [B or 1, H or 1, Sq, Sk] shows them."""
     if softcap is None and sinks is None:
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     scores = query @ key.transpose(2, 3) * scale

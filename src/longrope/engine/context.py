@@ -20,7 +20,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from longrope.distributed import Shard
 from longrope.engine.adapters import UNABLE, adapt
 from longrope.engine.attention import Documents, attend_causal, attend_within
-from longrope.engine.kv_cache import LayerKeys, decoder_of
+from longrope.engine.compressing import Compressed, adapt_compressors, attend_compressed
+from longrope.engine.indexers import adapt_indexers
+from longrope.engine.kv_cache import LayerKeys, decoder_of, remembers_keys_alone
 from longrope.engine.masks import Sight, describe_mask
 from longrope.errors import ModelError, describe_error
 
@@ -46,6 +48,8 @@ class ForwardContext:
         shard: this process's part of the windows; None where it has them whole.
         layer_keys: where the layer at work keeps keys and values, for tiles and caches; None where it sees all tokens.
         attention_calls: how often our attention was called.
+        given: rows and tokens that the decoder is given.
+        compressed: what the compressor of the layer at work has made, until its attention takes it.
     """
 
     network: Any
@@ -54,11 +58,18 @@ class ForwardContext:
     shard: Shard | None = None
     layer_keys: LayerKeys | None = None
     attention_calls: int = 0
+    given: tuple[int, int] = (0, 0)
+    compressed: Compressed | None = None
     adapted: Forwards = field(init=False)
+    choosing: Forwards = field(init=False)
 
     def __post_init__(self) -> None:
         """Find the modules that need help to call our attention."""
         self.adapted = adapt(self.network, attend_in_context, self._tokens_before)
+        self.choosing = {**adapt_indexers(self.network, self), **adapt_compressors(self.network, self._keep_compressed)}
+
+    def _keep_compressed(self, made: Compressed) -> None:
+        self.compressed = made
 
     def _tokens_before(self, hidden: Tensor) -> Any:
         """How many tokens came before those of the module at work [B, n, H]: a number, or [n] of them one by one."""
@@ -67,7 +78,22 @@ class ForwardContext:
         if self.shard is None:
             return 0
         tokens = hidden.shape[1]
-        return (self.shard.positions(self.shard.ranks * tokens) - torch.arange(tokens)).to(hidden.device)
+        return (self.slots(tokens, self.shard.ranks * tokens) - torch.arange(tokens)).to(hidden.device)
+
+    def slots(self, tokens: int, total: int) -> Tensor:
+        """[n] int64, on the CPU: where the tokens at hand stand among all of them so far."""
+        return self.shard.positions(total) if self.shard else torch.arange(total - tokens, total)
+
+    def longest(self, total: int) -> int:
+        """How many tokens the sequence may come to that has so many so far."""
+        return total if self.layer_keys is None else self.layer_keys.capacity
+
+    def keys_of_all(self, new: Tensor) -> Tensor:
+        """[B, Sk, D] keys of all tokens so far from those [B, n, D] of the tokens at hand, which are kept."""
+        if self.layer_keys is not None:
+            (kept,) = self.layer_keys.update(new[:, None])
+            return kept[:, 0]
+        return self.shard.gather(new[:, None])[:, 0] if self.shard else new
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -80,9 +106,9 @@ class ForwardContext:
         global _active  # noqa: PLW0603  # the one owner of the active context
         if _active is not None:
             raise RuntimeError("a pass is running already, and passes do not nest")
-        _refuse_unable(self.network, adapted=bool(self.adapted))
+        _refuse_unable(self.network, adapted=bool(self.adapted), shared=self.shard is not None)
         _register()
-        with _set_attention(self.network.config), _replaced({**self.adapted, **self.forwards}):
+        with _set_attention(self.network.config), _replaced({**self.adapted, **self.choosing, **self.forwards}):
             _active = self
             try:
                 yield
@@ -125,6 +151,7 @@ def run_decoder(context: ForwardContext, given: dict[str, Any]) -> Tensor:
     Raises:
         ModelError: the decoder does not call our attention, or does with its mask what cannot be done without one.
     """
+    context.given = tuple(given["input_ids"].shape)
     try:
         with context.active():
             hidden = decoder_of(context.network)(**{"use_cache": False, **given}).last_hidden_state
@@ -139,13 +166,19 @@ def run_decoder(context: ForwardContext, given: dict[str, Any]) -> Tensor:
     return hidden  # type: ignore[no-any-return]
 
 
-def _refuse_unable(network: Any, *, adapted: bool) -> None:
+def _refuse_unable(network: Any, *, adapted: bool, shared: bool) -> None:
     """Raise ModelError for a network whose attention cannot be ours."""
     if reason := UNABLE.get(network.config.model_type):
         raise ModelError(
             f"The model type {network.config.model_type!r} {reason}.",
             "A long pass makes no such mask: it would hold a number for each pair of tokens.",
             "Use a model with causal attention.",
+        )
+    if shared and not remembers_keys_alone(network):
+        raise ModelError(
+            f"The model type {network.config.model_type!r} has layers that carry more than keys and values.",
+            "Processes that share a window exchange keys and values alone.",
+            "Give each process windows of its own: --context-ranks 1.",
         )
     if not adapted and not network._can_set_attn_implementation():  # noqa: SLF001  # there is no public way to ask
         raise _not_called(network)
@@ -218,10 +251,10 @@ def attend_in_context(
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: query [B, P, n, D], key [B, G, Sk, D], value [B, G, Sk, E]; [B, n, P, E].
 
-    ``s_aux`` [P], if given, are the logits of attention sinks.
+    ``s_aux`` [P], if given, are the logits of attention sinks; ``indices`` or ``block_indices`` what an indexer chose.
     """
     sight = Sight(window=sliding_window) if attention_mask is None else attention_mask
-    known = (*HARMLESS, "s_aux")
+    known = (*HARMLESS, "s_aux", "indices", "block_indices")
     unknown = [name for name, value in others.items() if isinstance(value, Tensor) and name not in known]
     unknown += ["dropout"] * bool(others.get("dropout")) + ["attention_mask"] * (not isinstance(sight, Sight))
     if unknown:
@@ -242,16 +275,24 @@ def attend_in_context(
     elif shard:
         key, value = shard.gather(key), shard.gather(value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if (made := context.compressed) is not None:
+        context.compressed = None
+        output = attend_compressed(query, key, value, made, scale=scale, window=sight.window, sinks=others.get("s_aux"))
+        return output.transpose(1, 2).contiguous(), None
+    chosen = next((others[name] for name in ("indices", "block_indices") if others.get(name) is not None), sight.chosen)
     work: Callable[..., Tensor] = partial(
         attend_causal, scale=scale, window=sight.window, chunk=sight.chunk, softcap=softcap, sinks=others.get("s_aux")
     )
-    if context.documents is not None:
+    if chosen is not None and not chosen.shape[-1]:
+        chosen = None
+    if context.documents is not None and chosen is None:  # an indexer chooses within a document
         work = partial(attend_within, context.documents, work)
     if shard:
         chunk = key.shape[2] // (2 * shard.ranks)
         ends = ((shard.rank + 1) * chunk, (2 * shard.ranks - shard.rank) * chunk)  # of its head and tail chunk
-        parts = zip(query.chunk(2, dim=2), ends, strict=True)
-        output = torch.cat([work(own, key[:, :, :end], value[:, :, :end]) for own, end in parts], dim=2)
+        seen = [{"chosen": part} for part in chosen.chunk(2, dim=-2)] if chosen is not None else [{}, {}]
+        parts = zip(query.chunk(2, dim=2), ends, seen, strict=True)
+        output = torch.cat([work(own, key[:, :, :end], value[:, :, :end], **x) for own, end, x in parts], dim=2)
     else:
-        output = work(query, key, value)
+        output = work(query, key, value, **({} if chosen is None else {"chosen": chosen}))
     return output.transpose(1, 2).contiguous(), None  # some models take a view of it

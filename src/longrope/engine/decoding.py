@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,12 @@ from longrope.engine.loss import logits_of
 from longrope.engine.memory import choose_tile
 from longrope.engine.passes import Tokens
 from longrope.engine.tiling import changed_layers, check_keys, layer_in_tiles, mlps_in_tiles, norms_in_tiles
-from longrope.errors import ModelError
+from longrope.errors import LongRopeError, ModelError, describe_error
 from longrope.models import LanguageModel, at_length
+
+PROBE_TOKENS, PROBE_PIECES = 24, (0, 9, 17, 18, 19, 23)  # long pieces and single tokens, as prompts and answers come
+MOST_ERROR, MOST_ERROR_IN_16_BITS = 1e-3, 0.3  # of logits, by their standard deviation; roundings of 16 bits are large
+REMEDY = "Decode with transformers' own `generate`, inside `longrope.rescaled`, if it is right there."
 
 
 def prefill(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tensor:
@@ -28,8 +33,11 @@ def prefill(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tenso
         [1, V] float32 logits of what follows the last one.
 
     Raises:
-        ModelError: the cache has no space for them.
+        ModelError: the cache has no space for them, or is transformers' own and the model does not go on right from it.
     """
+    if cache.native and not cache.native.checked:
+        check_continues(model)
+        cache.native.checked = True
     count = tokens.shape[1]
     end = cache.tokens + count
     if end > cache.capacity:
@@ -39,6 +47,7 @@ def prefill(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tenso
             "Make a larger one.",
         )
     tile = choose_tile(model)[0]
+    cache.begin_pass()
     with torch.inference_mode(), many_variants(compiled=model.compiled), at_length(model, cache.capacity):
         given: dict[str, Any] = {
             "input_ids": torch.as_tensor(tokens, dtype=torch.long).to(model.device),
@@ -110,3 +119,48 @@ def decode(
         yield token
         if count < most_tokens:
             logits = prefill(model, np.asarray([[token]]), cache)[0]
+
+
+def check_continues(model: LanguageModel) -> None:
+    """Raise ModelError unless pieces of a text that are read into transformers' own cache have the logits of one pass.
+
+    For models whose layers carry more than keys and values. Tried on a few tokens, with the factors at work.
+    """
+    network, kind = model.network, model.network.config.model_type
+    tokens = (torch.arange(PROBE_TOKENS, device=model.device) * 37 % network.config.vocab_size)[None]
+    try:
+        with torch.inference_mode(), at_length(model, PROBE_TOKENS):
+            whole = network(tokens, use_cache=False).logits[0].double()
+        pieces = torch.cat(list(_read_pieces(model, tokens)))
+    except LongRopeError:
+        raise
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        raise ModelError(
+            f"The model type {kind!r} cannot be decoded: {describe_error(error)}.",
+            "Its layers carry more than keys and values, so it must go on from transformers' own cache.",
+            REMEDY,
+        ) from error
+    ends = [end - 1 for _, end in _spans()]
+    error_found = ((pieces - whole[ends]).abs().max() / whole.std()).item()
+    exact = network.dtype.itemsize > 2 or hasattr(network, "_setup_cache")  # by which modules keep states themselves
+    allowed = MOST_ERROR if exact else MOST_ERROR_IN_16_BITS
+    if not error_found <= allowed:  # NaN, too
+        raise ModelError(
+            f"The model type {kind!r} does not go on right from a cache: its logits are off by {error_found:.2g} of "
+            "their standard deviation.",
+            f"Pieces of a text must have the logits of the whole, within {allowed:g}; its layers carry more than keys "
+            "and values, and transformers does not keep all of it from piece to piece.",
+            REMEDY,
+        )
+
+
+def _spans() -> list[tuple[int, int]]:
+    return list(pairwise((*PROBE_PIECES, PROBE_TOKENS)))
+
+
+def _read_pieces(model: LanguageModel, tokens: Tensor) -> Iterator[Tensor]:
+    cache = KeyValueCache(model, PROBE_TOKENS)
+    assert cache.native
+    cache.native.checked = True
+    for begin, end in _spans():
+        yield prefill(model, tokens[:, begin:end], cache).double()

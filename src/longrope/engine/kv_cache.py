@@ -3,6 +3,7 @@
 Shape legend: B = batch, G = key/value heads, n = new tokens, D = head dimension.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -15,7 +16,9 @@ from longrope.engine.native_cache import NativeCache
 from longrope.errors import ModelError
 from longrope.models import LanguageModel
 
-KEEPING_KEYS = {"full_attention", "sliding_attention", "chunked_attention"}  # kinds of layers, in transformers' words
+KEEPING_KEYS = {  # kinds of layers, in transformers' words
+    *("full_attention", "sliding_attention", "chunked_attention", "indexed_attention", "minimax_m3_sparse"),
+}
 
 
 def decoder_layers(network: Any) -> list[nn.Module]:
@@ -40,7 +43,7 @@ def remembers_keys_alone(network: Any) -> bool:
 
 
 class LayerKeys:
-    """Keys and values of one layer, of each call of attention that it makes for a tile: of one in all models but a few.
+    """Keys and values of one layer, of each call of attention that it makes for a tile, and the keys of its indexer.
 
     Args:
         capacity: tokens that will come at most.
@@ -51,8 +54,9 @@ class LayerKeys:
     def __init__(self, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
         """Allocate memory when the first tokens come."""
         self.eight_bit = eight_bit
+        self.capacity = capacity
         self._make = partial(_Store, capacity, eight_bit=eight_bit, offload=offload)
-        self.calls: list[tuple[_Store, _Store]] = []
+        self.calls: list[list[_Store]] = []
         self._next = 0
 
     @property
@@ -67,16 +71,16 @@ class LayerKeys:
         return sum(x.nbytes for store in stores for x in (store.buffer, store.scales) if x is not None)
 
     def begin_tile(self) -> None:
-        """Expect the first call of attention for new tokens."""
+        """Expect the first call for new tokens."""
         self._next = 0
 
-    def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Take those of new tokens [B, G, n, D] at the next call of attention; return those of all tokens so far."""
+    def update(self, *new: Tensor) -> tuple[Tensor, ...]:
+        """Take those of new tokens [B, G, n, D] at the next call; return those of all tokens so far."""
         if self._next == len(self.calls):
-            self.calls.append((self._make(), self._make()))
-        keys, values = self.calls[self._next]
+            self.calls.append([self._make() for _ in new])
+        stores = self.calls[self._next]
         self._next += 1
-        return keys.extended(key), values.extended(value)
+        return tuple(store.extended(part) for store, part in zip(stores, new, strict=True))
 
     def rewind(self, tokens: int) -> None:
         """Forget those of all tokens after the first ones; the next tokens take their place."""
@@ -85,21 +89,22 @@ class LayerKeys:
             store.seen = tokens
 
     def state(self) -> dict[str, Tensor]:
-        """What is kept of all tokens, by the number of the call and what it is: ``0.keys``, ``0.keys.scales``."""
+        """What is kept of all tokens, by the number of the call and the place in it: ``0.1``, ``0.1.scales``."""
         state: dict[str, Tensor] = {}
         for number, call in enumerate(self.calls):
-            for name, store in zip(("keys", "values"), call, strict=True):
-                tensors = {name: store.buffer, f"{name}.scales": store.scales}
-                state |= {f"{number}.{key}": x[:, :, : store.seen] for key, x in tensors.items() if x is not None}
+            for place, store in enumerate(call):
+                tensors = {f"{number}.{place}": store.buffer, f"{number}.{place}.scales": store.scales}
+                state |= {name: x[:, :, : store.seen] for name, x in tensors.items() if x is not None}
         return state
 
     def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         """Take what ``state`` gave, of the same settings, into an empty cache of a model on this device."""
         assert not self.calls
-        while f"{(number := len(self.calls))}.keys" in state:
-            self.calls.append((self._make(), self._make()))
-            for name, store in zip(("keys", "values"), self.calls[-1], strict=True):
-                store.restore(state[f"{number}.{name}"], state.get(f"{number}.{name}.scales"), device)
+        while (call := f"{len(self.calls)}.") + "0" in state:
+            kept = [name for name in state if name.startswith(call) and not name.endswith("scales")]
+            self.calls.append([self._make() for _ in kept])
+            for place, store in enumerate(self.calls[-1]):
+                store.restore(state[f"{call}{place}"], state.get(f"{call}{place}.scales"), device)
 
 
 class _Store:
@@ -142,22 +147,23 @@ class _Store:
 class KeyValueCache:
     """Keys and values of all layers of one sequence, made with one set of factors; see ``LayerKeys``.
 
-    Models whose layers carry more than those have transformers' own cache in it (``native``).
+    Layers that a pass calls several times (Dory, HRM) have keys and values of each time. Models whose layers carry more
+    than those have transformers' own cache in it (``native``).
     """
 
     def __init__(self, model: LanguageModel, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
         """Reserve ``capacity`` tokens of memory, taken as layers first use it.
 
         Raises:
-            ModelError: a model with recurrent layers that transformers' cache cannot continue, or whose states are to
-                be kept as 8-bit integers or in the CPU's memory.
+            ModelError: a model with recurrent layers whose states are to be kept as 8-bit integers or in the CPU's
+                memory.
         """
         self.capacity = capacity
         self.native: NativeCache | None = None
-        self.layers: list[LayerKeys] = []
+        self._make = partial(LayerKeys, capacity, eight_bit=eight_bit, offload=offload)
+        self._calls: dict[int, list[LayerKeys]] = {}
+        self._called = Counter[int]()
         if remembers_keys_alone(model.network):
-            layers = decoder_layers(model.network)
-            self.layers = [LayerKeys(capacity, eight_bit=eight_bit, offload=offload) for _ in layers]
             return
         if eight_bit or offload:
             raise ModelError(
@@ -168,9 +174,28 @@ class KeyValueCache:
         self.native = NativeCache(model.network)
 
     @property
+    def layers(self) -> list[LayerKeys]:
+        """Of every layer, and of each time that a pass calls it."""
+        return [keys for calls in self._calls.values() for keys in calls]
+
+    @property
     def tokens(self) -> int:
         """How many tokens are in it."""
-        return self.native.tokens if self.native else self.layers[0].tokens
+        if self.native:
+            return self.native.tokens
+        return self.layers[0].tokens if self._calls else 0
+
+    def begin_pass(self) -> None:
+        """Expect the first call of every layer."""
+        self._called.clear()
+
+    def keys_of(self, layer: int) -> LayerKeys:
+        """Those of the next call of a layer."""
+        calls, number = self._calls.setdefault(layer, []), self._called[layer]
+        self._called[layer] += 1
+        if number == len(calls):
+            calls.append(self._make())
+        return calls[number]
 
     def rewind(self, tokens: int) -> None:
         """Forget all but the first ``tokens``, so that another text can follow them.

@@ -5,8 +5,11 @@ is causal, and says how far a layer sees where that is limited. It is the only p
 families do not pass a sliding window to their attention, and none passes the size of its chunks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from longrope.errors import ModelError
 
@@ -18,14 +21,22 @@ class Sight:
     Attributes:
         window: how many positions, its own included.
         chunk: tokens of the chunks, counted from the first token, out of which it does not see.
+        chosen: [B, n, C] or, for each key/value head, [B, G, n, C] the tokens that an indexer lets it see.
+        dtype: of the masks that families ask for it.
     """
 
     window: int | None = None
     chunk: int | None = None
+    chosen: Tensor | None = None
+    dtype: torch.dtype = torch.bool
 
     def __getitem__(self, _: Any) -> "Sight":
         """What some of the queries see; Gemma-4 takes rows of its masks."""
         return self
+
+    def __and__(self, other: "Sight") -> "Sight":
+        """What both let a query see, of which the other one is by an indexer (Qwen4)."""
+        return replace(self, chosen=other.chosen)
 
 
 def describe_mask(
@@ -37,7 +48,9 @@ def describe_mask(
     allow_is_bidirectional_skip: bool | None = None,
     **_: Any,
 ) -> Sight | None:
-    """Stand in for a function that makes masks, as transformers calls it; None for a plain causal mask.
+    """Stand in for a function that makes masks, as transformers calls it.
+
+    A plain causal mask is None, but where an indexer asks for one.
 
     Args:
         config: of the decoder.
@@ -61,7 +74,7 @@ def describe_mask(
             "Use another model, and please report this model type.",
         )
     if local_size is None:
-        return None
+        return Sight() if "indexed_attention" in (getattr(config, "layer_types", None) or ()) else None
     if local_size == getattr(config, "attention_chunk_size", None) != getattr(config, "sliding_window", None):
         return Sight(chunk=local_size)
     return Sight(window=local_size)

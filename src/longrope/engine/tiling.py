@@ -54,22 +54,33 @@ def layer_in_tiles(
         forward = partial(compiling.compiled(forward.__func__), forward.__self__)
 
     def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        tokens = hidden.shape[-2]  # Gemma-3n has several states of each token before the rows
+        # several states of each token stand before the rows in Gemma-3n, and after the tokens in HY-V4
+        axis = 1 if hidden.shape[:2] == active_context().given else hidden.ndim - 2
+        tokens = hidden.shape[axis]
         if cache is None and tokens <= tile:
             return forward(hidden, *args, **kwargs)
-        keys = cache.layers[index] if cache else LayerKeys(tokens)
+        keys = cache.keys_of(index) if cache else LayerKeys(tokens)
+        others = []
         with active_context().caching(keys):
             for first in range(0, tokens, tile):
                 cut = slice(first, min(first + tile, tokens))
                 keys.begin_tile()
                 given = {name: _cut(value, cut, tokens) for name, value in kwargs.items()}
-                output = forward(hidden[..., cut, :], *(_cut(value, cut, tokens) for value in args), **given)
-                hidden[..., cut, :] = output[0] if isinstance(output, tuple) else output
+                part = hidden.narrow(axis, first, cut.stop - first)
+                output = forward(part, *(_cut(value, cut, tokens) for value in args), **given)
+                part.copy_(output[0] if isinstance(output, tuple) else output)
+                others.append(output[1:] if isinstance(output, tuple) else ())
         if cache is None:
             check_keys(model.network, keys, tokens)
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+        return (hidden, *map(_joined, zip(*others, strict=True))) if isinstance(output, tuple) else hidden
 
     return run
+
+
+def _joined(parts: tuple[Any, ...]) -> Any:
+    """What a layer returns for its tiles beside hidden states: later layers are given what an indexer chose."""
+    last = parts[-1]
+    return torch.cat(parts, dim=1) if isinstance(last, Tensor) and last.dtype == torch.int32 else last
 
 
 def check_keys(network: Any, keys: LayerKeys, tokens: int) -> None:
@@ -78,7 +89,7 @@ def check_keys(network: Any, keys: LayerKeys, tokens: int) -> None:
         raise ModelError(
             f"A layer of the model type {network.config.model_type!r} has read {tokens:,} tokens and kept the keys of "
             f"{keys.tokens:,}.",
-            "Tiles and caches need layers that carry keys and values alone and are called once.",
+            "Tiles and caches need layers that carry keys and values alone.",
             "Read shorter texts, and please report this model type.",
         )
 

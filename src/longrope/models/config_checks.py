@@ -12,6 +12,7 @@ from typing import Any
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from longrope.errors import ModelError
+from longrope.models.parts import as_registered
 
 CONCERNS = re.compile(
     "rope|rotary|alibi|sliding|window|position|yarn|ntk|logn|attn|attention|mscale|softcap|temperature|sinks?$"
@@ -115,7 +116,7 @@ def _declared(config: Any) -> set[str]:
 
 def _code_of(config: Any) -> str:
     """The source of the modules that define the config and the network of a model type."""
-    kinds = [type(config), MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)]
+    kinds = [type(config), MODEL_FOR_CAUSAL_LM_MAPPING.get(type(as_registered(config)), None)]
     modules = [inspect.getmodule(kind) for kind in kinds if kind is not None]
     return "\n".join(inspect.getsource(module) for module in modules if module is not None)
 

@@ -10,7 +10,9 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
 from longrope.errors import LongRopeError, ModelError, converting_errors
 from longrope.models.layouts import computes, pairing_of, read_layout
+from longrope.models.parts import as_registered
 from longrope.models.tables import Place, choose_table, find_places, find_users, make_alone, sliding_layers
+from longrope.models.unsupported import refuse_unsupported
 from longrope.rope import Layout, RopeSpec, RotaryTable
 from longrope.rope.hf_config import ENTRIES, read_geometry, refusal
 
@@ -48,12 +50,18 @@ def config_entries(config: Any, layer_type: str | None = None) -> dict[str, Any]
 
 
 def with_entries(config: Any, changed: dict[str, Any], layer_type: str | None) -> dict[str, Any]:
-    """What must change of a whole config for the RoPE of one layer type (None: of all) to be stated anew."""
+    """What must change of a whole config for the RoPE of one layer type (None: of all) to be stated anew.
+
+    transformers checks the lists of longrope against the head dimension of the whole config. Where that differs by
+    layer (Gemma-4), it raises an error unless the config allows to read it.
+    """
     if layer_type is None:
         return changed
     own = {**config.rope_parameters, layer_type: changed["rope_parameters"]}
     others = {name: value for name, value in changed.items() if name != "head_dim"}  # that of all types
-    return {**others, "rope_parameters": own}
+    by_layer = "head_dim" in (getattr(config, "per_layer_attributes", None) or ())
+    allowed = {"allow_global_per_layer_attribute_access": True} if by_layer else {}
+    return {**allowed, **others, "rope_parameters": own}
 
 
 def _layer_types(config: Any) -> list[str | None]:
@@ -73,6 +81,7 @@ def _of_layer_type(config: Any, layer_type: str) -> Any:
 
 
 def _read_tables(config: Any) -> tuple[RotaryTable, ...]:
+    refuse_unsupported(config)
     for layer_type in _layer_types(config):  # before transformers is to build what cannot be
         read_geometry(config_entries(config, layer_type))
     small = _shallow(config)
@@ -86,23 +95,33 @@ def _read_tables(config: Any) -> tuple[RotaryTable, ...]:
     slides = sliding_layers(config)
     found: dict[tuple[Any, ...], RotaryTable] = {}
     for place in sorted(users, key=lambda place: (min(users[place]), places.index(place))):
-        own = users[place]
-        table = _read_table(place, modules[place], config)
-        key = (table.path, table.layer_type, table.geometry)
-        before = found[key].layers if key in found else ()
-        found[key] = replace(table, layers=tuple(sorted({*before, *own})))
+        table = replace(_read_table(place, modules[place], config), layers=tuple(sorted(users[place])))
+        key = (table.name, table.geometry)
+        found[key] = _joined(found[key], table) if key in found else table
+    for place in places:  # other modules of a table that layers are known to use
+        if place not in users and place.layer_type in {table.layer_type for table in found.values()} - {None}:
+            table = _read_table(place, modules[place], config)
+            key = (table.name, table.geometry)
+            found[key] = _joined(found[key], table) if key in found else table
     if len(found) == 1 and small.num_hidden_layers < config.num_hidden_layers:  # few layers stood for all
         found = {key: replace(table, layers=tuple(range(config.num_hidden_layers))) for key, table in found.items()}
     return tuple(replace(table, slides=slides >= set(table.layers)) for table in found.values())
 
 
+def _joined(one: RotaryTable, other: RotaryTable) -> RotaryTable:
+    """One table that two modules hold."""
+    paths = dict.fromkeys((*one.path.split(", "), *other.path.split(", ")))
+    return replace(one, path=", ".join(paths), layers=tuple(sorted({*one.layers, *other.layers})))
+
+
 def _build_skeleton(config: Any) -> Any:
     """The network of a config without weights."""
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    registered = as_registered(config)
+    if type(registered) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise refusal(config_entries(config), "has no causal language model class in transformers")
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return AutoModelForCausalLM.from_config(registered)
     except Exception as error:
         reason = f"cannot be built by transformers from this config ({_first_line(error)})"
         raise refusal(config_entries(config), reason) from error

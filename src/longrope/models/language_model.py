@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from longrope.models.parts import as_registered
 from longrope.models.tables import choose_table
 from longrope.rope import RopeSpec, RotaryTable
 
@@ -53,4 +54,6 @@ class LanguageModel:
 def save_model(model: LanguageModel, folder: Path) -> None:
     """Write config, safetensors weights and tokenizer, as transformers opens them."""
     model.network.save_pretrained(folder)
+    if (registered := as_registered(model.network.config)) is not model.network.config:
+        registered.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)

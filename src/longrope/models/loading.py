@@ -21,7 +21,7 @@ from longrope.models.geometry import read_tables
 from longrope.models.gguf_file import GgufFile, read_gguf
 from longrope.models.gguf_loading import load_gguf_config, load_gguf_network, load_gguf_tokenizer
 from longrope.models.language_model import LanguageModel
-from longrope.models.parts import NAMES_OF_TEXT, describe_part, text_part, without_other_parts
+from longrope.models.parts import NAMES_OF_TEXT, as_registered, describe_part, text_part, without_other_parts
 from longrope.models.tables import choose_table, describe_choice
 from longrope.models.trained_window import describe_window, with_trained_window
 from longrope.models.vocabulary import fit_tokenizer
@@ -93,7 +93,7 @@ def _load_network(source: str | Path, config: Any, dtype: torch.dtype, *, is_par
         check_folder(source)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             _locate(source),
-            config=config,
+            config=as_registered(config),
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,

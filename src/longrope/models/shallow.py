@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 from longrope.errors import ModelError
 from longrope.models.geometry import read_tables
 from longrope.models.language_model import LanguageModel
+from longrope.models.parts import as_registered
 from longrope.models.tables import choose_table
 from longrope.models.trained_window import with_trained_window
 
@@ -29,8 +30,9 @@ def make_shallow(config: Any, rope_table: str = "", trained_window: int = 0) -> 
         ModelError: its layers are too wide to be built for a question, or its tables cannot be read.
     """
     small = _shrink(config)
+    registered = as_registered(small)
     with torch.device("meta"):
-        size = sum(weight.numel() for weight in AutoModelForCausalLM.from_config(small).parameters())
+        size = sum(weight.numel() for weight in AutoModelForCausalLM.from_config(registered).parameters())
     if size > MOST_WEIGHTS:
         raise ModelError(
             f"Even with few layers the model has {size:,} weights.",
@@ -39,7 +41,7 @@ def make_shallow(config: Any, rope_table: str = "", trained_window: int = 0) -> 
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network: Any = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
+        network: Any = AutoModelForCausalLM.from_config(registered, dtype=torch.float32)
         for weight in network.parameters():
             if not weight.any():  # zeros of gates and biases would hide what they do
                 torch.nn.init.normal_(weight, std=0.2)

@@ -52,7 +52,8 @@ def find_places(network: nn.Module) -> list[Place]:
 
 def modules_of(network: nn.Module, table: RotaryTable) -> Iterator[tuple[nn.Module, str, Any]]:
     """(parent, name in it, rotary module) of each module that holds a table."""
-    pattern = re.compile(re.escape(table.path).replace(r"\*", r"\d+"))
+    paths = (re.escape(path).replace(r"\*", r"\d+") for path in table.path.split(", "))
+    pattern = re.compile("|".join(paths))
     for path, parent in network.named_modules(remove_duplicate=False):
         for name, child in parent.named_children():
             if pattern.fullmatch(f"{path}.{name}".lstrip(".")):
@@ -137,6 +138,14 @@ class _Marks:
         parts = given.values() if isinstance(given, dict) else given if isinstance(given, tuple | list) else ()
         return set().union(*(self.within(part) for part in parts))
 
+    def alone(self, given: Any, place: Place) -> Any:
+        """What a layer is given, in which the numbers of one place alone can be traced."""
+        if isinstance(given, Tensor):
+            return given if self.made.get(id(given)) in (None, place) else given.detach()
+        if isinstance(given, dict):
+            return {name: self.alone(part, place) for name, part in given.items()}
+        return type(given)(self.alone(part, place) for part in given) if isinstance(given, tuple | list) else given
+
 
 class _AllSeen(Exception):  # noqa: N818  # it ends a pass that has shown enough
     pass
@@ -152,9 +161,13 @@ def find_users(network: Any, places: list[Place]) -> dict[Place, set[int]]:
     layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
     marks = _Marks()
     inside = {place: _layer_number(place.path) for place in places if _within_layer(place.path, layers, network)}
-    for place, number in inside.items():  # called by their own layer alone
-        marks.users.setdefault(place, set()).add(number)
     outside = [place for place in places if place not in inside]
+    types = {place.layer_type for place in outside} - {None}
+    for place, number in inside.items():  # called by their own layer alone
+        if (
+            place.layer_type not in types
+        ):  # else a table of that name is handed to the layers, too, which shows its users
+            marks.users.setdefault(place, set()).add(number)
     for path in {place.path for place in outside}:
         module = network.get_submodule(path)
         module.forward = _marking(marks, path, make_alone(module, network.config))
@@ -218,10 +231,10 @@ def _recording(marks: _Marks, layer: nn.Module, number: int, last: int) -> Calla
 
     def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         bound = signature.bind(hidden, *args, **kwargs).arguments
-        given = {**bound, **bound.pop("kwargs", {})}
+        given = {**bound.pop("kwargs", {}), **bound}
         for name, value in given.items():
             for place in marks.within(value):
-                if _reaches_attention(layer, name, given, hidden):
+                if _reaches_attention(layer, name, {**given, name: marks.alone(value, place)}, hidden):
                     marks.users.setdefault(place, set()).add(number)
         if number == last:
             raise _AllSeen
@@ -238,6 +251,8 @@ def _reaches_attention(layer: nn.Module, name: str, given: dict[str, Any], hidde
     wanted = _parameters(takers[0])
     first, *_ = wanted
     arguments = {key: value for key, value in given.items() if key in wanted and key != first}
+    if hidden.ndim == 4:  # several states of a token, of which attention is given one
+        hidden = hidden[:, :, 0] if hidden.shape[:2] == (1, TOKENS) else hidden[0]
     with suppress(Exception):  # an attention that cannot be called so is taken to use its angles
         output = takers[0](hidden, **arguments)
         return bool((output[0] if isinstance(output, tuple) else output).requires_grad)

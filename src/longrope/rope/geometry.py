@@ -182,7 +182,8 @@ class RotaryTable:
 
     Attributes:
         path: dotted name of the rotary module in the network, such as ``model.rotary_emb``; with ``*`` in the place of
-            numbers where several modules hold the same table (``model.layers.*.self_attn.rotary_emb``).
+            numbers where several modules hold the same table (``model.layers.*.self_attn.rotary_emb``), and with commas
+            between names where modules of several places do.
         layers: numbers of the layers that use it.
         geometry: what it computes.
         layer_type: which of a module's tables it is, where one module holds one for each type of layer.

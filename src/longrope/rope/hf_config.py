@@ -102,8 +102,9 @@ def write_longrope(config: Config, spec: RopeSpec, lists: FactorLists) -> dict[s
     own = config.get("rope_parameters")
     if own is None:
         raise ExportError(
-            f"The model type {config.get('model_type')!r} states no RoPE parameters in its config.",
-            "Its own code fixes them, so a config cannot state factors.",
+            f"The model type {config.get('model_type')!r} states no RoPE parameters in its config: transformers' code "
+            "for it computes a table with a fixed base, which no checkpoint holds.",
+            "A config cannot state factors there.",
             "Run it with `longrope.rescaled` instead.",
         )
     native = {
