@@ -53,7 +53,6 @@ class LayerKeys:
 
     def __init__(self, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
         """Allocate memory when the first tokens come."""
-        self.eight_bit = eight_bit
         self.capacity = capacity
         self._make = partial(_Store, capacity, eight_bit=eight_bit, offload=offload)
         self.calls: list[list[_Store]] = []
@@ -158,7 +157,7 @@ class KeyValueCache:
             ModelError: a model with recurrent layers whose states are to be kept as 8-bit integers or in the CPU's
                 memory.
         """
-        self.capacity = capacity
+        self.capacity, self.eight_bit = capacity, eight_bit
         self.native: NativeCache | None = None
         self._make = partial(LayerKeys, capacity, eight_bit=eight_bit, offload=offload)
         self._calls: dict[int, list[LayerKeys]] = {}
@@ -196,6 +195,27 @@ class KeyValueCache:
         if number == len(calls):
             calls.append(self._make())
         return calls[number]
+
+    def state(self) -> dict[str, Tensor]:
+        """What is kept of all tokens, by the number of the layer and of its call, then as ``LayerKeys.state``."""
+        return {
+            f"{layer}.{time}.{name}": x
+            for layer, calls in self._calls.items()
+            for time, keys in enumerate(calls)
+            for name, x in keys.state().items()
+        }
+
+    def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Take what ``state`` gave, of the same settings, into an empty cache of a model on this device."""
+        by_call: dict[tuple[int, int], dict[str, Tensor]] = {}
+        for name, x in state.items():
+            layer, time, own = name.split(".", 2)
+            by_call.setdefault((int(layer), int(time)), {})[own] = x
+        self.begin_pass()
+        for layer, _ in sorted(by_call):
+            self.keys_of(layer)
+        for (layer, time), own_state in by_call.items():
+            self._calls[layer][time].restore(own_state, device)
 
     def rewind(self, tokens: int) -> None:
         """Forget all but the first ``tokens``, so that another text can follow them.

@@ -26,6 +26,7 @@ from longrope.errors import CacheError, describe_error
 from longrope.models import LanguageModel
 
 FORMAT = "longrope-document/1"
+KEPT = "layers."  # before the names of keys and values
 SAMPLED = 256  # numbers of each weight that name a model
 NEEDED = "A saved document serves the model, the factors and the settings that it was read with."
 
@@ -73,11 +74,9 @@ class SavedDocument:
         count = min(len(self.tokens), len(tokens) - 1)
         differs = np.flatnonzero(self.tokens[:count] != np.asarray(tokens[:count]))
         shared = int(differs[0]) if len(differs) else count
-        state = dict(_read_tensors(self.path, self.checksums, ("document", "tokens"), apart=True))
-        for number, layer in enumerate(cache.layers):
-            place = f"layers.{number}."
-            own = {name.removeprefix(place): x for name, x in state.items() if name.startswith(place)}
-            layer.restore({name: x[:, :, :shared] for name, x in own.items()} if shared else {}, model.device)
+        state = _read_tensors(self.path, self.checksums, ("document", "tokens"), apart=True)
+        if shared:
+            cache.restore({name.removeprefix(KEPT): x[:, :, :shared] for name, x in state}, model.device)
         return shared
 
 
@@ -100,12 +99,11 @@ def describe_making(model: LanguageModel, factors: str, cache: KeyValueCache) ->
         )
     by_length = [table.geometry for table in model.tables if table.geometry.by_length]
     own = [spec.frequencies_at(cache.capacity).tolist() for spec in by_length] if not factors else []
-    stored = cache.layers[0].eight_bit
     return {
         "model": _name_weights(model),
         "factors": factors or "none",
         "frequencies": hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16] if own else "of the factors",
-        "numbers": f"{str(model.network.dtype).removeprefix('torch.')}{', 8-bit cache' if stored else ''}",
+        "numbers": f"{str(model.network.dtype).removeprefix('torch.')}{', 8-bit cache' if cache.eight_bit else ''}",
     }
 
 
@@ -119,8 +117,7 @@ def save_document(
     """
     tensors = {"document": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
     tensors["tokens"] = torch.tensor(list(tokens), dtype=torch.int32)
-    for number, layer in enumerate(cache.layers):
-        tensors |= {f"layers.{number}.{name}": x.cpu().contiguous() for name, x in layer.state().items()}
+    tensors |= {f"{KEPT}{name}": x.cpu().contiguous() for name, x in cache.state().items()}
     checksums = json.dumps({name: _checksum(tensor) for name, tensor in tensors.items()})
     metadata = {"format": FORMAT, "made_with": json.dumps(dict(made_with)), "checksums": checksums}
     unfinished = path.with_name(path.name + ".partial")
