@@ -209,13 +209,11 @@ class KeyValueCache:
         """Take what ``state`` gave, of the same settings, into an empty cache of a model on this device."""
         by_call: dict[tuple[int, int], dict[str, Tensor]] = {}
         for name, x in state.items():
-            layer, time, own = name.split(".", 2)
-            by_call.setdefault((int(layer), int(time)), {})[own] = x
+            number, time, own = name.split(".", 2)
+            by_call.setdefault((int(number), int(time)), {})[own] = x
         self.begin_pass()
-        for layer, _ in sorted(by_call):
-            self.keys_of(layer)
-        for (layer, time), own_state in by_call.items():
-            self._calls[layer][time].restore(own_state, device)
+        for at in sorted(by_call):
+            self.keys_of(at[0]).restore(by_call[at], device)
 
     def rewind(self, tokens: int) -> None:
         """Forget all but the first ``tokens``, so that another text can follow them.
