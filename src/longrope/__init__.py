@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from longrope.runs.run_dir import RunDir
     from longrope.search import find_factors
     from longrope.tuning import fine_tune
+    from longrope.verification.checking import verify
 
 __version__ = "0.1.0"
 _HOMES = {
@@ -55,6 +56,7 @@ _HOMES = {
     "Texts": "data",
     "load_texts": "data",
     "fine_tune": "tuning",
+    "verify": "verification.checking",
 }
 __all__ = [
     "FactorTable",
@@ -84,6 +86,7 @@ __all__ = [
     "patch_gguf",
     "read_spec",
     "rescaled",
+    "verify",
 ]
 
 

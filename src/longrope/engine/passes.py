@@ -102,6 +102,22 @@ def greedy_answers(model: LanguageModel, tokens: Tokens, answer_tokens: int) -> 
         return (likeliest == done.ids[:, -answer_tokens:]).all(-1).cpu()
 
 
+def last_log_probabilities(model: LanguageModel, tokens: Tokens, count: int) -> Tensor:
+    """Log-probabilities of what follows each of the last ``count`` tokens of a sequence.
+
+    Args:
+        model: run in its current state.
+        tokens: [1, N] token ids.
+        count: at most N.
+
+    Returns:
+        [count, V] float32 nats on the CPU.
+    """
+    with torch.inference_mode():
+        hidden = _run(model, tokens).pick(slice(tokens.shape[1] - count, tokens.shape[1]))
+        return logits_of(model.network, hidden)[0].float().log_softmax(-1).cpu()
+
+
 def weighted_loss_with_graph(
     model: LanguageModel,
     tokens: Tokens,

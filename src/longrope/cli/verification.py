@@ -1,0 +1,80 @@
+"""The command that opens checkpoints in other runtimes."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longrope.cli.commands import app
+from longrope.cli.console import print_table, watching
+from longrope.cli.options import AsJson, Device, DType
+from longrope.lengths import parse_tokens
+from longrope.verification.clients import CLIENTS
+
+
+@app.command()
+def verify(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Hugging Face folder or GGUF file.")],
+    clients: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="CLIENT",
+            help=f"{', '.join(CLIENTS)}, or the address of an OpenAI-compatible server (http://localhost:8000/v1); "
+            "repeatable. What is not installed gets an environment of its own.",
+            show_default="those at hand",
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            help="Checkpoint that states the scaling to be applied.",
+            show_default="the export's record beside PATH, else PATH's own config",
+        ),
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            "--lengths", help="Prompts to compare: 4k,8k,12k.", show_default="below, at and above the original window"
+        ),
+    ] = None,
+    device: Device = None,
+    dtype: DType = None,
+    as_json: AsJson = False,
+) -> None:
+    """Open checkpoints in other runtimes, and tell from their log-probabilities whether each applies the RoPE scaling.
+
+    Exit codes: 0 every client applied it, 1 at least one did not, or refused the checkpoint, 2 bad input.
+
+    applied: its log-probabilities are ours. original: the scaling is ignored. other scaling: neither; what it is like
+    is named if known. unclear: the candidates are too much alike. refused: the client's own message follows.
+    Differences are the largest of a log-probability from ours, in nats, at the end of prompts of these lengths.
+    """
+    from longrope.verification.checking import APPLIED, format_row, verify
+
+    with watching() as watch:
+        done = [
+            result
+            for path in paths
+            for result in verify(
+                path,
+                clients or (),
+                reference=reference,
+                lengths=[parse_tokens(length) for length in lengths.split(",")] if lengths else (),
+                device=device or "auto",
+                dtype=dtype or "float32",
+                on_message=watch.on_step,
+            )
+        ]
+    if as_json:
+        print(json.dumps([asdict(result) for result in done], indent=1))
+    else:
+        header = ["checkpoint", "client", "verdict", "tokens: difference in nats"]
+        notes = [f"{each.client}: {each.message}" for each in done if each.message]
+        rows = [(each.checkpoint, *format_row(each)) for each in done]
+        print_table("verify", header, rows, "\n".join(dict.fromkeys(notes)))
+    if any(result.verdict != APPLIED for result in done):
+        raise typer.Exit(1)

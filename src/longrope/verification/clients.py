@@ -1,0 +1,119 @@
+"""The clients that a checkpoint can be opened in: a row and a script for each. To add one, write both."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from longrope.errors import RecipeError
+
+SERVERS = ("http://", "https://")  # begin the name of a client that is a server
+FOLDER, FILE = "folder", "GGUF file"
+
+
+@dataclass(frozen=True)
+class Client:
+    """A runtime that opens checkpoints.
+
+    Attributes:
+        name: on the command line.
+        opens: what it is made for: folders, GGUF files, or both.
+        script: the module in ``verification.scripts`` that runs it; empty for a server.
+        module: of its library; where it can be imported, the script runs with this Python.
+        requirements: for pip, where it cannot; none where it must be installed by hand.
+        alone: whether its dependencies clash with ours, so that it always has an environment of its own.
+        chooses_by: what a runtime with two lists of factors chooses by: the ``length`` of each sequence, or the
+            ``window`` that it was started with, so that shorter sequences may have the long list, too.
+        tolerance_nats: the largest difference of a log-probability from ours that its number formats explain.
+        quick: whether an export opens its checkpoint in it where it is at hand.
+    """
+
+    name: str
+    opens: tuple[str, ...]
+    script: str = ""
+    module: str = ""
+    requirements: tuple[str, ...] = ()
+    alone: bool = False
+    chooses_by: Literal["length", "window"] = "window"
+    tolerance_nats: float = 0.02
+    quick: bool = True
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether its script can run with this Python."""
+        return not self.alone and bool(self.module) and find_spec(self.module) is not None
+
+
+CLIENTS: dict[str, Client] = {
+    row.name: row
+    for row in (
+        Client("transformers", (FOLDER,), "run_transformers", "transformers", chooses_by="length"),
+        Client(
+            "transformers-4.57",
+            (FOLDER,),
+            "run_transformers",
+            requirements=("transformers==4.57.6",),
+            alone=True,
+            chooses_by="length",
+        ),
+        Client(  # it rounds what is multiplied with quantized weights to 8 bits
+            "llama.cpp", (FILE,), "run_llama_cpp", "xllamacpp", ("xllamacpp",), tolerance_nats=0.3
+        ),
+        Client(  # it takes the long list for all lengths
+            "mlx-lm", (FOLDER,), "run_mlx", "mlx_lm", ("mlx-lm", "mlx" if sys.platform == "darwin" else "mlx[cpu]")
+        ),
+        Client("vllm", (FOLDER,), "run_vllm", "vllm", tolerance_nats=0.3, quick=False),
+    )
+}
+
+
+def find_client(name: str) -> Client:
+    """The client of a name, or the server at an address (raises RecipeError)."""
+    if name.startswith(SERVERS):
+        return Client(name, (FOLDER, FILE), tolerance_nats=0.3)
+    if name not in CLIENTS:
+        raise RecipeError(
+            f"The client {name!r} was asked for.",
+            f"Known: {', '.join(CLIENTS)}, and servers by their address, such as http://localhost:8000/v1.",
+            "Choose some of them with --with.",
+        )
+    return CLIENTS[name]
+
+
+def kind_of(path: Path) -> str:
+    """Whether a checkpoint is a folder or a GGUF file (raises RecipeError for anything else)."""
+    if path.is_dir() and (path / "config.json").is_file():
+        return FOLDER
+    if path.is_file() and path.suffix == ".gguf":
+        return FILE
+    found = "is a folder without config.json" if path.is_dir() else "is no .gguf file" if path.exists() else "is absent"
+    raise RecipeError(
+        f"{path} {found}.",
+        "A checkpoint to open is needed: a Hugging Face folder, or a GGUF file.",
+        "Give the folder of config.json (of a run directory: RUN/hf), or the file.",
+    )
+
+
+def clients_at_hand(path: Path) -> tuple[Client, ...]:
+    """The clients made for a checkpoint that can run with this Python, without those that take long to start."""
+    kind = kind_of(path)
+    return tuple(row for row in CLIENTS.values() if kind in row.opens and row.quick and row.at_hand)
+
+
+def chosen_clients(path: Path, names: Sequence[str]) -> tuple[Client, ...]:
+    """The clients of these names, each once; without names those at hand.
+
+    Raises:
+        RecipeError: an unknown name, or none is given and none is at hand.
+    """
+    if chosen := tuple(find_client(name) for name in dict.fromkeys(names)) or clients_at_hand(path):
+        return chosen
+    kind = kind_of(path)
+    raise RecipeError(
+        f"{path} is a {kind}, and no client that opens one is installed.",
+        f"Clients for it: {', '.join(row.name for row in CLIENTS.values() if kind in row.opens)}.",
+        "Name one, which is then installed into an environment of its own: --with "
+        f"{next(row.name for row in CLIENTS.values() if kind in row.opens and row.requirements)}.",
+    )

@@ -1,0 +1,36 @@
+"""Open a folder in vLLM and write its log-probabilities (see ``scripts``).
+
+vLLM chooses the list of factors by its ``max_model_len``, once, so the window here holds the longest prompt.
+"""
+
+import json
+import sys
+from importlib.metadata import version
+
+
+def main(request_path: str, answer_path: str) -> None:
+    """Answer a request: a new token after each of the last positions of each prompt."""
+    from vllm import LLM, SamplingParams
+
+    with open(request_path, encoding="utf-8") as file:  # noqa: PTH123  # as short as a script for one client is
+        request = json.load(file)
+    prompts, positions = request["prompts"], request["positions"]
+    engine = LLM(
+        model=request["path"],
+        dtype=request["dtype"],
+        max_model_len=max(map(len, prompts)) + 1,
+        max_logprobs=request["top"],
+        enforce_eager=True,
+    )
+    settings = SamplingParams(max_tokens=1, temperature=0, logprobs=request["top"])
+    ends = [range(len(prompt) - positions + 1, len(prompt) + 1) for prompt in prompts]
+    asked = [{"prompt_token_ids": prompt[:end]} for prompt, of in zip(prompts, ends, strict=True) for end in of]
+    best = [output.outputs[0].logprobs[0] for output in engine.generate(asked, settings)]
+    rows = [[(token, entry.logprob) for token, entry in row.items()] for row in best]
+    answers = [rows[first : first + positions] for first in range(0, len(rows), positions)]
+    with open(answer_path, "w", encoding="utf-8") as file:  # noqa: PTH123
+        json.dump({"versions": {"vllm": version("vllm")}, "answers": answers}, file)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
