@@ -1,7 +1,5 @@
 """The command that opens checkpoints in other runtimes."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +52,7 @@ def verify(
     Differences are the largest of a log-probability from ours, in nats, at the end of prompts of these lengths.
     """
     from longrope.verification.checking import APPLIED, format_row, verify
+    from longrope.verification.exported import dump_verifications
 
     with watching() as watch:
         done = [
@@ -70,7 +69,7 @@ def verify(
             )
         ]
     if as_json:
-        print(json.dumps([asdict(result) for result in done], indent=1))
+        print(dump_verifications(done), end="")
     else:
         header = ["checkpoint", "client", "verdict", "tokens: difference in nats"]
         notes = [f"{each.client}: {each.message}" for each in done if each.message]

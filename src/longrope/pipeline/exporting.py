@@ -16,6 +16,7 @@ from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors, load_factors
 from longrope.runs.records import Score
 from longrope.runs.run_dir import RunDir
+from longrope.verification.exported import add_to_card, verify_export
 
 
 def export(session: Session, factors: RescaleFactors) -> None:
@@ -31,6 +32,7 @@ def _export(session: Session, factors: RescaleFactors) -> None:
     scores = _scores_of(run, factors)
     with run.replacing(run.checkpoint) as folder:
         report = export_hf(session.model, factors, folder, scores=scores, **_export_options(session, factors))
+        add_to_card(folder / "README.md", verify_export(folder, session.model, report.switch_tokens, session.report))
     run.write_text(run.export_report, dump_report(report))
 
 
@@ -45,6 +47,7 @@ def export_file(
         given = _export_options(session, factors) | dict(options or {})
         report = registry.resolve(to.write)(session.model, factors, folder / path.name, **given)
         run.write_text(folder / "export.json", dump_report(report))
+        verify_export(folder / path.name, session.model, report.switch_tokens, session.report)
 
 
 def export_again(

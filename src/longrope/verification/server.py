@@ -36,6 +36,7 @@ class _StatusError(RefusedError):
     """An answer with another status than 200."""
 
     def __init__(self, status: int, text: str) -> None:
+        """Keep the status."""
         super().__init__(f"status {status}: {text[:300]}")
         self.status = status
 
@@ -66,8 +67,15 @@ class _Server:
         return choice
 
     def next_tokens(self, prompt: Sequence[int]) -> Row:
-        """Token ids with log-probabilities of what follows a prompt; empty if the server gives none."""
-        given = _as_text(self.tokenizer, prompt) if self.texts else list(prompt)
+        """Token ids with log-probabilities of what follows a prompt; empty if the server gives none.
+
+        Empty, too, for a prompt that is no whole number of words, so that its text has other tokens.
+        """
+        given: str | list[int] = list(prompt)
+        if self.texts:
+            given = _as_text(self.tokenizer, prompt)
+            if self.tokenizer(given)["input_ids"] != list(prompt):
+                return []
         stated = self.complete(given, max_tokens=1, logprobs=self.top).get("logprobs") or {}
         if content := stated.get("content"):  # of the newer interface
             entries = content[0].get("top_logprobs") or []
@@ -95,23 +103,21 @@ def ask(
         RefusedError: it cannot be reached or refuses a prompt, with its own message.
         NoLogProbabilitiesError: it gives none.
     """
-    server = _with_log_probabilities(
-        _Server.find(address, tokenizer), prompts[0][: len(prompts[0]) - positions + 1], top
-    )
-    rows = [
-        [server.next_tokens(prompt[:end]) for end in range(len(prompt) - positions + 1, len(prompt) + 1)]
-        for prompt in prompts
-    ]
+    ends = [[prompt[:end] for end in range(len(prompt) - positions + 1, len(prompt) + 1)] for prompt in prompts]
+    server = _with_log_probabilities(_Server.find(address, tokenizer), ends[0], top)
+    rows = [[server.next_tokens(prompt) for prompt in of] for of in ends]
+    if not all(any(row) for row in rows):
+        raise RefusedError("it takes prompts as text alone, and their text has other tokens")
     return Answers(rows, {}), f"model {server.model}" + (", prompts sent as text" if server.texts else "")
 
 
-def _with_log_probabilities(server: _Server, prompt: Sequence[int], top: int) -> _Server:
+def _with_log_probabilities(server: _Server, prompts: Sequence[Sequence[int]], top: int) -> _Server:
     """The server, asked in the first way in which it gives log-probabilities: prompts as token ids, or as text."""
     refused: _StatusError | None = None
     for texts, count in ((False, top), (False, FEWEST), (True, top), (True, FEWEST)):
         asked = replace(server, texts=texts, top=count)
         try:
-            if asked.next_tokens(prompt):
+            if any(asked.next_tokens(prompt) for prompt in (prompts if texts else prompts[:1])):
                 return asked
             refused = None
         except _StatusError as error:
