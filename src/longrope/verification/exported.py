@@ -53,7 +53,7 @@ def verify_export(
         return []
     for each in done:
         client, verdict, differences = format_row(each)
-        on_message(f"{client}: {verdict}{': ' if each.message else ''}{each.message}, {differences or 'no answer'}")
+        on_message(f"opened in {client}: {verdict}; {each.message or differences}")
     return done
 
 
