@@ -115,6 +115,14 @@ COMMANDS = {
         ("unknown dtype", "--model {model} --factors good.json --to gguf --out x.gguf --dtype q2", "'q2'"),
         ("foreign factors", "--model {model} --factors foreign.json --to gguf --out x.gguf", "0123456789abcdef"),
     ],
+    "verify": [
+        ("nothing", "nowhere", "nowhere is absent"),
+        ("a run directory", "old", "old is a folder without config.json"),
+        ("unknown client", "{model} --with lama", "'lama' was asked for. Known: transformers, "),
+        ("no scaling", "{model} --with transformers", "states no RoPE scaling"),
+        ("no reference", "{model} --with transformers --reference nowhere", "nowhere is absent"),
+        ("wrong length", "{model} --lengths 64q", "'64q'"),
+    ],
 }
 
 

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from serving import Json, Refusal, serving
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from serving import Json, Refusal, Stand, serving
 
 import longrope
 from longrope.models import LanguageModel
@@ -20,51 +18,6 @@ from longrope.verification.truth import Truth
 from longrope.verification.turnings import ORIGINAL, usual_faults
 
 DEMO = Path(__file__).parents[2] / "results" / "demo"
-
-
-class Stand:
-    """A server of a checkpoint in transformers: with its scaling, or without.
-
-    ``texts`` refuses token ids, ``most`` more log-probabilities, ``newer`` answers in the form with token ids, and
-    ``window`` refuses longer prompts.
-    """
-
-    def __init__(  # noqa: D107
-        self, folder: Path, *, scaled: bool = True, texts: bool = False, most: int = 20, **given: Any
-    ) -> None:
-        self.network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        if not scaled:
-            rotary = self.network.base_model.rotary_emb
-            theta = self.network.config.rope_parameters["rope_theta"]
-            self.network.config.rope_parameters = {"rope_type": "default", "rope_theta": theta}
-            self.network.base_model.rotary_emb = type(rotary)(self.network.config)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.texts, self.most, self.newer = texts, most, given.get("newer", False)
-        self.window = given.get("window", 10**6)
-        self.asked: list[Json] = []
-
-    def __call__(self, path: str, posted: Json) -> Json:
-        if path == "models":
-            return {"data": [{"id": "the-model"}]}
-        if path != "completions":
-            raise Refusal(404)
-        self.asked.append(posted)
-        prompt = posted["prompt"]
-        if isinstance(prompt, list) and self.texts:
-            raise Refusal(400, "prompt must be a string")
-        if posted["logprobs"] > self.most:
-            raise Refusal(400, f"logprobs must be at most {self.most}")
-        ids = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
-        if len(ids) > self.window:
-            raise Refusal(400, f"maximum context length is {self.window} tokens")
-        with torch.inference_mode():
-            best = self.network(torch.tensor([ids])).logits[0, -1].log_softmax(-1).topk(posted["logprobs"])
-        pairs = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-        if self.newer:
-            top = [{"id": i, "token": self.tokenizer.decode([i]), "logprob": value} for i, value in pairs]
-            return {"choices": [{"text": "", "logprobs": {"content": [{"top_logprobs": top}]}}]}
-        written = {self.tokenizer.decode([i]): value for i, value in pairs}
-        return {"choices": [{"text": "", "logprobs": {"top_logprobs": [written]}}]}
 
 
 def check(folder: Path, stand: Callable[[str, Json], Json]) -> Verification:

@@ -1,0 +1,36 @@
+"""``longrope verify``: its table, its JSON, and its exit codes."""
+
+import json
+from pathlib import Path
+
+import pico
+import pytest
+from commands import Command
+from serving import Stand, serving
+
+
+@pytest.fixture(scope="module")
+def yarn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pico Llama with YaRN, as a checkpoint of somebody else."""
+    scaling = {"rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0, "original_max_position_embeddings": 64}
+    folder = tmp_path_factory.mktemp("yarn")
+    return pico.save_pico(folder, rope=scaling, max_position_embeddings=256)
+
+
+@pytest.mark.parametrize(("scaled", "verdict", "code"), [(True, "applied", 0), (False, "original", 1)])
+def test_the_exit_code_is_the_verdict(scaled: bool, verdict: str, code: int, yarn: Path, command: Command) -> None:
+    with serving(Stand(yarn, scaled=scaled, newer=True)) as address:
+        result = command("verify", yarn, "--with", address, "--json")
+    assert result.code == code
+    [done] = json.loads(result.out)
+    assert (done["verdict"], done["client"], done["truth"]) == (verdict, address, "its own config")
+    assert [finding["tokens"] for finding in done["findings"]] == [32, 64, 128]
+
+
+def test_the_table_has_a_row_for_each_checkpoint_and_client(yarn: Path, command: Command) -> None:
+    with serving(Stand(yarn)) as address, serving(Stand(yarn, window=50)) as small:
+        result = command("verify", yarn, "--with", address, "--with", small, "--lengths", "48,80")
+    assert result.code == 1, "one of them refuses the longer prompt"
+    rows = [line for line in result.out.splitlines() if "http://" in line and line.startswith("│")]
+    assert [row.split("│")[3].strip() for row in rows] == ["applied", "refused"]
+    assert "maximum context length is 50 tokens" in result.out
