@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_the_key_is_sent(monkeypatch: pytest.MonkeyPatch, exported: dict[str, Pa
     monkeypatch.setenv("OPENAI_API_KEY", "a-key")
     connections: list[dict[str, str]] = []
 
-    class Connection(server.HTTPConnection):
+    class Connection(HTTPConnection):
         def request(self, *given: Any, **named: Any) -> None:
             connections.append(given[3])
             super().request(*given, **named)

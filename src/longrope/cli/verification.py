@@ -9,12 +9,18 @@ from longrope.cli.commands import app
 from longrope.cli.console import print_table, watching
 from longrope.cli.options import AsJson, Device, DType
 from longrope.lengths import parse_tokens
-from longrope.verification.clients import CLIENTS
+from longrope.verification.clients import CLIENTS, suited_clients
 
 
 @app.command()
 def verify(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Hugging Face folder or GGUF file.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH...",
+            help="Hugging Face folder or GGUF file; of several, each client gets those it is made for.",
+        ),
+    ],
     clients: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,9 +64,10 @@ def verify(
         done = [
             result
             for path in paths
+            if (names := suited_clients(path, paths, clients or ())) or not clients
             for result in verify(
                 path,
-                clients or (),
+                names,
                 reference=reference,
                 lengths=[parse_tokens(length) for length in lengths.split(",")] if lengths else (),
                 device=device or "auto",

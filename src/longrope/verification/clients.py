@@ -117,3 +117,24 @@ def chosen_clients(path: Path, names: Sequence[str]) -> tuple[Client, ...]:
         "Name one, which is then installed into an environment of its own: --with "
         f"{next(row.name for row in CLIENTS.values() if kind in row.opens and row.requirements)}.",
     )
+
+
+def suited_clients(path: Path, paths: Sequence[Path], names: Sequence[str]) -> tuple[str, ...]:
+    """Of the clients that are asked for, those to open one of several checkpoints in.
+
+    Those are the ones that are made for its kind; of one checkpoint alone, all of them.
+
+    Raises:
+        RecipeError: an unknown name, or one that is made for none of the checkpoints.
+    """
+    if len(paths) == 1:
+        return tuple(names)
+    kinds = {kind_of(each) for each in paths}
+    for client in map(find_client, names):
+        if not kinds & set(client.opens):
+            raise RecipeError(
+                f"The client {client.name} opens {' and '.join(client.opens)}s, and none is given.",
+                "Each client must have a checkpoint to open.",
+                "Leave it out, or add a checkpoint.",
+            )
+    return tuple(name for name in names if kind_of(path) in find_client(name).opens)

@@ -1,0 +1,79 @@
+"""Real runtimes from PyPI: the bundled model in both layouts, with the demo's factors, and faults planted there."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import sweep
+
+import longrope
+from longrope.exports import export_gguf, export_hf, hf
+from longrope.recipe import ExportRecipe
+from longrope.rope import su_attention_factor
+from longrope.verification.checking import Verification, verify
+from longrope.verification.truth import write_record
+
+pytestmark = pytest.mark.slow
+FACTORS = Path(__file__).parents[2] / "results" / "demo" / "factors.json"
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``single``, ``two``, ``single.gguf`` and ``two.gguf``; read it only.
+
+    The attention factor is the one that follows from the window: mlx-lm knows no other.
+    """
+    out = tmp_path_factory.mktemp("checkpoints")
+    model = longrope.load_model("nano", device="cpu")
+    factors = replace(
+        longrope.load_factors(FACTORS).factor_sets[-1], attention_factor=su_attention_factor(2048 / 256, 256)
+    )
+    for layout in ("single", "two"):
+        settings = ExportRecipe(factor_sets=layout)
+        with mock.patch.object(hf, "_reopen", sweep._reopen_here):
+            export_hf(model, factors, out / layout, settings=settings)
+        path = out / layout / "tokenizer_config.json"  # transformers 4 does not know the class of transformers 5
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+        export_gguf(model, factors, out / f"{layout}.gguf", settings=settings)
+        for written in (out / layout, out / f"{layout}.gguf"):
+            write_record(written, model.spec, 256)
+    return out
+
+
+def check(path: Path, *clients: str) -> dict[str, Verification]:
+    return {done.client: done for done in verify(path, clients, device="cpu")}
+
+
+def test_transformers_4_and_mlx_apply_both_layouts(checkpoints: Path) -> None:
+    for layout in ("single", "two"):
+        done = check(checkpoints / layout, "transformers-4.57", "mlx-lm")
+        assert [each.verdict for each in done.values()] == ["applied"] * 2, done
+        assert done["transformers-4.57"].versions["transformers"].startswith("4.57.")
+        lists = [finding.as_ for finding in done["mlx-lm"].findings]
+        assert lists == (["scaling"] * 3 if layout == "single" else ["long factors"] * 3), "it has one list alone"
+
+
+def test_llama_cpp_applies_both_layouts(checkpoints: Path) -> None:
+    """Its context of 256 tokens takes the short list, a larger one the long list."""
+    single = check(checkpoints / "single.gguf", "llama.cpp")["llama.cpp"]
+    assert single.verdict == "applied"
+    two = check(checkpoints / "two.gguf", "llama.cpp")["llama.cpp"]
+    assert [finding.as_ for finding in two.findings] == ["short factors", "long factors", "long factors"]
+    assert max(finding.difference_nats for finding in (*single.findings, *two.findings)) < 0.03
+
+
+def test_faults_are_found_in_other_runtimes(checkpoints: Path, tmp_path: Path) -> None:
+    """A folder without the entries that older readers know, and a file that holds other factors than it should."""
+    folder = Path(shutil.copytree(checkpoints / "single", tmp_path / "new-entries-alone"))
+    config = json.loads((folder / "config.json").read_text())
+    for name in ("rope_scaling", "rope_theta", "original_max_position_embeddings"):
+        config.pop(name, None)
+    (folder / "config.json").write_text(json.dumps(config))
+    done = check(folder, "transformers", "transformers-4.57", "mlx-lm")
+    assert [each.verdict for each in done.values()] == ["applied", "original", "original"]
+    [other] = verify(checkpoints / "two.gguf", ["llama.cpp"], reference=checkpoints / "single", device="cpu")
+    assert other.verdict == "other scaling"
+    assert [finding.verdict for finding in other.findings] == ["other scaling", "applied", "applied"]
