@@ -20,6 +20,7 @@ from longrope.models.folders import check_folder, check_stated, check_tokenizer,
 from longrope.models.geometry import read_tables
 from longrope.models.gguf_file import GgufFile, read_gguf
 from longrope.models.gguf_loading import load_gguf_config, load_gguf_network, load_gguf_tokenizer
+from longrope.models.hub import at_hand
 from longrope.models.language_model import LanguageModel
 from longrope.models.parts import NAMES_OF_TEXT, as_registered, describe_part, text_part, without_other_parts
 from longrope.models.tables import choose_table, describe_choice
@@ -43,9 +44,10 @@ def load_model(
     """Load a causal language model and check that its RoPE is one that we can rescale.
 
     Args:
-        source: a hub name, a folder with safetensors weights, a folder with a PEFT adapter (which is merged into its
-            base), a GGUF file (which is dequantized), or ``nano``, which comes with the package. Pickled weights and
-            code that comes with a model are never loaded. Of a model of text and images the text part is loaded.
+        source: a hub name, a place on the hub (``hf://OWNER/NAME@REVISION/PATH``), a folder with safetensors weights,
+            a folder with a PEFT adapter (which is merged into its base), a GGUF file (which is dequantized), or
+            ``nano``, which comes with the package. Pickled weights and code that comes with a model are never loaded.
+            Of a model of text and images the text part is loaded.
         device: ``cpu``, ``cuda``, or ``auto``.
         dtype: ``float32``, ``bfloat16``, ``float16``, ``float64``, or ``auto``.
         compiled: run it through torch.compile (see ``LanguageModel``).
@@ -59,6 +61,7 @@ def load_model(
     """
     place, place_reason = choose_device(device)
     number_format, format_reason = choose_dtype(dtype, place)
+    name, source = str(source), at_hand(source)
     adapter = find_adapter(source)
     base = adapter.base if adapter else source
     whole = _load_whole_config(base)
@@ -80,7 +83,7 @@ def load_model(
             *left_out,
         ),
     )
-    model = LanguageModel(network, tokenizer, tables, str(source), choices, compiled, rope_table)
+    model = LanguageModel(network, tokenizer, tables, name, choices, compiled, rope_table)
     check_moves_logits(model)
     return model
 
@@ -118,6 +121,7 @@ def load_config(source: str | Path) -> Any:
 
     Of a GGUF file it has the RoPE scaling that the file declares.
     """
+    source = at_hand(source)
     adapter = find_adapter(source)
     return text_part(_load_whole_config(adapter.base if adapter else source))
 
