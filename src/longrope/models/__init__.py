@@ -2,6 +2,7 @@
 
 from longrope.models.building import build_model, build_tokenizer
 from longrope.models.checks import check_moves_logits
+from longrope.models.config_checks import describe_passed_over
 from longrope.models.devices import choose_device, choose_dtype, describe_device
 from longrope.models.geometry import config_entries, read_spec, read_tables, with_entries
 from longrope.models.gguf_geometry import read_gguf_spec
@@ -29,6 +30,7 @@ __all__ = [
     "config_entries",
     "describe_choice",
     "describe_device",
+    "describe_passed_over",
     "describe_table",
     "describe_window",
     "load_config",

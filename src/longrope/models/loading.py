@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from longrope.errors import ModelError, converting_errors
 from longrope.models.adapters import find_adapter, merge_adapter
 from longrope.models.checks import check_moves_logits
-from longrope.models.config_checks import check_config
+from longrope.models.config_checks import check_config, describe_passed_over
 from longrope.models.devices import choose_device, choose_dtype
 from longrope.models.folders import check_folder, check_stated, check_tokenizer, has_tokenizer
 from longrope.models.geometry import read_tables
@@ -80,6 +80,7 @@ def load_model(
             *describe_part(config, whole),
             *describe_choice(tables, table),
             *describe_window(table, trained_window),
+            *describe_passed_over(config),
             *left_out,
         ),
     )
