@@ -52,9 +52,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "engine.masks": ("errors",),
     "engine.indexers": ("engine.attention",),
     "engine.compressing": ("engine.attention",),
+    "engine.biases": ("engine.attention", "engine.masks"),
     "engine.context": (
         *("errors", "distributed", "engine.adapters", "engine.attention", "engine.indexers", "engine.kv_cache"),
-        *("engine.compressing", "engine.masks"),
+        *("engine.biases", "engine.compressing", "engine.masks"),
     ),
     "engine.loss": ("models", "engine.compiling", "engine.cross_entropy", "engine.kv_cache"),
     **dict.fromkeys(STEPS, (*NOUNS, *EDGES)),

@@ -144,14 +144,6 @@ def test_processes_share_windows_of_these_families(tmp_path: Path) -> None:
 # What is refused
 
 
-def test_a_mask_for_each_pair_of_tokens_is_refused_before_anything_runs() -> None:
-    """Doge's, which is no mask of all tokens before a query."""
-    model = as_model(make_network("doge"))
-    for read in (token_losses, lambda model, tokens: prefill(model, tokens[:1], KeyValueCache(model, 48))):
-        with pytest.raises(ModelError, match="'doge' computes a mask of its own for each pair of tokens"):
-            read(model, TOKENS)
-
-
 def test_attention_to_later_tokens_is_refused() -> None:
     """A config that turns causality off would be read as a causal one."""
     model = as_model(make_network("gemma3_text"))

@@ -3,11 +3,11 @@
 import sys
 import traceback
 
-from longrope.cli import results, verification  # their commands come after those of a run
+from longrope.cli import results, uploading, verification  # their commands come after those of a run
 from longrope.cli.commands import DEFAULT_RECIPE, app
 from longrope.errors import LongRopeError, ProcessLostError, wants_traceback
 
-__all__ = ["DEFAULT_RECIPE", "app", "main", "results", "verification"]
+__all__ = ["DEFAULT_RECIPE", "app", "main", "results", "uploading", "verification"]
 INTERRUPTED = 130
 
 

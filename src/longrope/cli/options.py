@@ -28,8 +28,10 @@ def _setting(flag: str, key: str, text: str) -> Any:
 
 
 _METRICS = ", ".join(name for name in metrics() if not name.startswith("ruler-"))
-Model = Annotated[str, typer.Argument(help="Hub name, folder, or GGUF file.")]
-OptionalModel = Annotated[str | None, typer.Argument(help="Hub name, folder, or GGUF file.")]
+Model = Annotated[str, typer.Argument(help="Hub name (OWNER/NAME@REVISION/FOLDER, too), folder, or GGUF file.")]
+OptionalModel = Annotated[
+    str | None, typer.Argument(help="Hub name (OWNER/NAME@REVISION/FOLDER, too), folder, or GGUF file.")
+]
 To = Annotated[str | None, typer.Option("--to", help="The window to reach: 64k = 65536.")]
 Data = Annotated[list[str] | None, typer.Option("--data", help="Text file or folder to search on; repeatable.")]
 MeasureData = Annotated[

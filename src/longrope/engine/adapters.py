@@ -18,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 
 Attention = Callable[..., tuple[Tensor, None]]  # ours, as transformers calls it
 Adapter = Callable[[nn.Module, Attention], Callable[..., Any]]
-UNABLE = {"doge": "computes a mask of its own for each pair of tokens, by which queries take their top keys"}
 
 
 class Offsets:

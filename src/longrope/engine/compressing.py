@@ -132,10 +132,10 @@ def _compress(
 
 
 def attend_compressed(
+    compressed: Compressed,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    compressed: Compressed,
     *,
     scale: float,
     window: int | None = None,
@@ -144,10 +144,10 @@ def attend_compressed(
     """Attention to the last tokens and to compressed entries, block by block; blocks are recomputed for gradients.
 
     Args:
+        compressed: the entries.
         query: [B, H, n, D], at the last positions of the single tokens.
         key: [B, G, m + E, D] of single tokens, then of entries.
         value: [B, G, m + E, D].
-        compressed: the entries.
         scale: of the scores.
         window: how many single tokens a query sees, its own included.
         sinks: [H] logits of the sinks.

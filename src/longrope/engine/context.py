@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from longrope.distributed import Shard
-from longrope.engine.adapters import UNABLE, adapt
+from longrope.engine.adapters import adapt
 from longrope.engine.attention import Documents, attend_causal, attend_within
+from longrope.engine.biases import KeyBias, adapt_biases, attend_biased
 from longrope.engine.compressing import Compressed, adapt_compressors, attend_compressed
 from longrope.engine.indexers import adapt_indexers
 from longrope.engine.kv_cache import LayerKeys, decoder_of, remembers_keys_alone
@@ -27,6 +28,7 @@ from longrope.engine.masks import Sight, describe_mask
 from longrope.errors import ModelError, describe_error
 
 ATTENTION = "longrope"
+CHOSEN = ("indices", "block_indices")  # what transformers hands down of an indexer's choice
 HARMLESS = ("position_ids",)  # tensors that transformers hands down to attention, and that change nothing there
 Forwards = dict[Any, Callable[..., Any]]  # what modules are to call in the place of their own forwards
 
@@ -49,7 +51,7 @@ class ForwardContext:
         layer_keys: where the layer at work keeps keys and values, for tiles and caches; None where it sees all tokens.
         attention_calls: how often our attention was called.
         given: rows and tokens that the decoder is given.
-        compressed: what the compressor of the layer at work has made, until its attention takes it.
+        handed: what a module of the layer at work has made for its attention, until that takes it.
     """
 
     network: Any
@@ -59,17 +61,21 @@ class ForwardContext:
     layer_keys: LayerKeys | None = None
     attention_calls: int = 0
     given: tuple[int, int] = (0, 0)
-    compressed: Compressed | None = None
+    handed: Compressed | KeyBias | None = None
     adapted: Forwards = field(init=False)
     choosing: Forwards = field(init=False)
 
     def __post_init__(self) -> None:
         """Find the modules that need help to call our attention."""
         self.adapted = adapt(self.network, attend_in_context, self._tokens_before)
-        self.choosing = {**adapt_indexers(self.network, self), **adapt_compressors(self.network, self._keep_compressed)}
+        self.choosing = {
+            **adapt_indexers(self.network, self),
+            **adapt_compressors(self.network, self._hand_over),
+            **adapt_biases(self.network, self._hand_over),
+        }
 
-    def _keep_compressed(self, made: Compressed) -> None:
-        self.compressed = made
+    def _hand_over(self, made: Compressed | KeyBias) -> None:
+        self.handed = made
 
     def _tokens_before(self, hidden: Tensor) -> Any:
         """How many tokens came before those of the module at work [B, n, H]: a number, or [n] of them one by one."""
@@ -168,12 +174,6 @@ def run_decoder(context: ForwardContext, given: dict[str, Any]) -> Tensor:
 
 def _refuse_unable(network: Any, *, adapted: bool, shared: bool) -> None:
     """Raise ModelError for a network whose attention cannot be ours."""
-    if reason := UNABLE.get(network.config.model_type):
-        raise ModelError(
-            f"The model type {network.config.model_type!r} {reason}.",
-            "A long pass makes no such mask: it would hold a number for each pair of tokens.",
-            "Use a model with causal attention.",
-        )
     if shared and not remembers_keys_alone(network):
         raise ModelError(
             f"The model type {network.config.model_type!r} has layers that carry more than keys and values.",
@@ -253,8 +253,36 @@ def attend_in_context(
 
     ``s_aux`` [P], if given, are the logits of attention sinks; ``indices`` or ``block_indices`` what an indexer chose.
     """
+    context = active_context()
+    handed, context.handed = context.handed, None
+    if isinstance(handed, KeyBias):
+        attention_mask, value = handed.sight, torch.cat((value, handed.terms[..., None]), dim=3)
     sight = Sight(window=sliding_window) if attention_mask is None else attention_mask
-    known = (*HARMLESS, "s_aux", "indices", "block_indices")
+    _refuse_unknown(module, sight, others)
+    context.attention_calls += 1
+    kind = query.device.type
+    if torch.is_autocast_enabled(kind):  # where cos and sin made float32 of query and key
+        query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
+    if context.layer_keys is not None:
+        key, value = context.layer_keys.update(key, value)
+    elif context.shard:
+        key, value = context.shard.gather(key), context.shard.gather(value)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    work: Callable[..., Tensor] = partial(
+        attend_causal, scale=scale, window=sight.window, chunk=sight.chunk, softcap=softcap, sinks=others.get("s_aux")
+    )
+    if isinstance(handed, Compressed):
+        work = partial(attend_compressed, handed, scale=scale, window=sight.window, sinks=others.get("s_aux"))
+    elif isinstance(handed, KeyBias):
+        work = partial(attend_biased, scale=scale, window=sight.window, keep=handed.keep)
+    chosen = next((others[name] for name in CHOSEN if others.get(name) is not None), sight.chosen)
+    output = _attend(context, work, query, key, value, chosen if chosen is not None and chosen.shape[-1] else None)
+    return output.transpose(1, 2).contiguous(), None  # some models take a view of it
+
+
+def _refuse_unknown(module: nn.Module, sight: Any, others: dict[str, Any]) -> None:
+    """Raise ModelError for attention that a long pass does not know."""
+    known = (*HARMLESS, "s_aux", *CHOSEN)
     unknown = [name for name, value in others.items() if isinstance(value, Tensor) and name not in known]
     unknown += ["dropout"] * bool(others.get("dropout")) + ["attention_mask"] * (not isinstance(sight, Sight))
     if unknown:
@@ -264,35 +292,24 @@ def attend_in_context(
             "the model makes for each pair of tokens, and without dropout.",
             "Put the model into eval mode if it is in training; another model type is not supported.",
         )
-    context = active_context()
-    context.attention_calls += 1
-    kind = query.device.type
-    if torch.is_autocast_enabled(kind):  # where cos and sin made float32 of query and key
-        query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
-    shard = context.shard
-    if context.layer_keys is not None:
-        key, value = context.layer_keys.update(key, value)
-    elif shard:
-        key, value = shard.gather(key), shard.gather(value)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if (made := context.compressed) is not None:
-        context.compressed = None
-        output = attend_compressed(query, key, value, made, scale=scale, window=sight.window, sinks=others.get("s_aux"))
-        return output.transpose(1, 2).contiguous(), None
-    chosen = next((others[name] for name in ("indices", "block_indices") if others.get(name) is not None), sight.chosen)
-    work: Callable[..., Tensor] = partial(
-        attend_causal, scale=scale, window=sight.window, chunk=sight.chunk, softcap=softcap, sinks=others.get("s_aux")
-    )
-    if chosen is not None and not chosen.shape[-1]:
-        chosen = None
+
+
+def _attend(
+    context: ForwardContext,
+    work: Callable[..., Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    chosen: Tensor | None,
+) -> Tensor:
+    """Attention [B, P, n, E] within documents and to the keys of all processes, or to those that an indexer chose."""
     if context.documents is not None and chosen is None:  # an indexer chooses within a document
         work = partial(attend_within, context.documents, work)
-    if shard:
-        chunk = key.shape[2] // (2 * shard.ranks)
-        ends = ((shard.rank + 1) * chunk, (2 * shard.ranks - shard.rank) * chunk)  # of its head and tail chunk
-        seen = [{"chosen": part} for part in chosen.chunk(2, dim=-2)] if chosen is not None else [{}, {}]
-        parts = zip(query.chunk(2, dim=2), ends, seen, strict=True)
-        output = torch.cat([work(own, key[:, :, :end], value[:, :, :end], **x) for own, end, x in parts], dim=2)
-    else:
-        output = work(query, key, value, **({} if chosen is None else {"chosen": chosen}))
-    return output.transpose(1, 2).contiguous(), None  # some models take a view of it
+    if context.shard is None:
+        return work(query, key, value, **({} if chosen is None else {"chosen": chosen}))
+    shard = context.shard
+    chunk = key.shape[2] // (2 * shard.ranks)
+    ends = ((shard.rank + 1) * chunk, (2 * shard.ranks - shard.rank) * chunk)  # of its head and tail chunk
+    seen = [{}, {}] if chosen is None else [{"chosen": part} for part in chosen.chunk(2, dim=-2)]
+    parts = zip(query.chunk(2, dim=2), ends, seen, strict=True)
+    return torch.cat([work(own, key[:, :, :end], value[:, :, :end], **x) for own, end, x in parts], dim=2)

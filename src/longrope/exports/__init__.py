@@ -5,6 +5,7 @@ from longrope.exports.comparison import ExportReport, dump_report
 from longrope.exports.gguf import export_gguf, write_gguf
 from longrope.exports.gguf_patch import PatchReport, patch_gguf
 from longrope.exports.hf import export_hf
+from longrope.exports.upload import upload
 
 __all__ = [
     "ExportReport",
@@ -14,5 +15,6 @@ __all__ = [
     "export_gguf",
     "export_hf",
     "patch_gguf",
+    "upload",
     "write_gguf",
 ]

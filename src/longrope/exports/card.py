@@ -20,7 +20,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from longrope.exports.comparison import ExportReport
 from longrope.exports.gguf_weights import MODEL_TYPES
 from longrope.labels import Source, compared_with, is_part, label_of, metric_label, metric_row, write_interval
-from longrope.models import ASSETS, EMBEDDED, LanguageModel
+from longrope.models import ASSETS, EMBEDDED, LanguageModel, read_place
 from longrope.registry import DIFFERENCE, ORIGINAL, baselines
 from longrope.rope import RescaleFactors
 from longrope.runs.records import Score
@@ -63,11 +63,13 @@ class Origin:
         """The name on the hub, empty if none is known."""
         if self.hub_name or self.base_model == EMBEDDED or Path(self.base_model).exists():
             return self.hub_name
+        place = read_place(self.base_model)
+        name = place.repo if place else self.base_model
         try:
-            validate_repo_id(self.base_model)
+            validate_repo_id(name)
         except HFValidationError:
             return ""
-        return self.base_model
+        return name
 
 
 @dataclass(frozen=True)

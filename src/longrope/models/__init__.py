@@ -2,9 +2,11 @@
 
 from longrope.models.building import build_model, build_tokenizer
 from longrope.models.checks import check_moves_logits
+from longrope.models.config_checks import describe_passed_over
 from longrope.models.devices import choose_device, choose_dtype, describe_device
 from longrope.models.geometry import config_entries, read_spec, read_tables, with_entries
 from longrope.models.gguf_geometry import read_gguf_spec
+from longrope.models.hub import read_place
 from longrope.models.language_model import LanguageModel, save_model
 from longrope.models.loading import ASSETS, EMBEDDED, load_config, load_model, read_gguf_file, silence_loading
 from longrope.models.rescaling import at_length, rescaled
@@ -28,6 +30,7 @@ __all__ = [
     "config_entries",
     "describe_choice",
     "describe_device",
+    "describe_passed_over",
     "describe_table",
     "describe_window",
     "load_config",
@@ -35,6 +38,7 @@ __all__ = [
     "make_shallow",
     "read_gguf_file",
     "read_gguf_spec",
+    "read_place",
     "read_spec",
     "read_tables",
     "rescaled",

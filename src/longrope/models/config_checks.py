@@ -37,6 +37,11 @@ KEYS_BY_TYPE: dict[str, set[str]] = {
 }
 KEYS_BY_TYPE["su"] = KEYS_BY_TYPE["longrope"]
 OF_ANY_TYPE = set().union(*KEYS_BY_TYPE.values())
+PASSED_OVER = {  # keys of published checkpoints that transformers does not read, by kind
+    "yarn": {"attn_factor"},  # DeepSeek-R1-0528-Qwen3-8B
+    "dynamic": {"beta_fast", "beta_slow", "mscale", "mscale_all_dim"},  # HunYuan, beside its alpha
+}
+ELSEWHERE = {"attn_factor": "; vLLM multiplies cos and sin by it"}
 
 
 def check_config(source: str | Path, stated: Mapping[str, Any], config: Any) -> None:
@@ -58,6 +63,18 @@ def check_config(source: str | Path, stated: Mapping[str, Any], config: Any) -> 
             f"transformers does not read this for a {config.model_type!r} model, and would compute other attention.",
             "Remove it from config.json if the model was trained without it; otherwise the model cannot be loaded.",
         )
+
+
+def describe_passed_over(config: Any) -> tuple[str, ...]:
+    """The keys of a model's scaling that are read as transformers reads them: not at all."""
+    stated = [
+        f"{key} = {value!r} of the {scaling['rope_type']} scaling is not read, as in transformers"
+        + ELSEWHERE.get(key, "")
+        for scaling in _scalings(getattr(config, "rope_parameters", None))
+        for key, value in scaling.items()
+        if key in PASSED_OVER.get(scaling.get("rope_type", ""), ())
+    ]
+    return tuple(dict.fromkeys(stated))
 
 
 def _check_sizes(source: str | Path, config: Any) -> None:
@@ -83,10 +100,10 @@ def _check_sizes(source: str | Path, config: Any) -> None:
 def _unread_keys(stated: Mapping[str, Any], config: Any) -> Iterator[tuple[str, Any]]:
     """Keys that remained attributes without a meaning, and those of a scaling that its kind does not have."""
     code = _code_of(config)
-    known = _declared(config) | SHARED_KEYS
+    declared = _declared(config) | SHARED_KEYS
     for key, value in stated.items():
         concerns = CONCERNS.search(key.lower()) and not HOW_IT_RUNS.search(key.lower())
-        if not concerns or key in known or not hasattr(config, key) or value in NEUTRAL or _is_named(key, code):
+        if not concerns or key in declared or not hasattr(config, key) or value in NEUTRAL or _is_named(key, code):
             continue
         if key not in RESTATED or value != (stated.get(RESTATED[key]) or value + 1):
             yield key, value
@@ -95,7 +112,8 @@ def _unread_keys(stated: Mapping[str, Any], config: Any) -> Iterator[tuple[str, 
         for key, value in scaling.items() if kind in KEYS_BY_TYPE else ():
             neutral = value in (None, False) or (value == 1 and "factor" in key)
             of_the_model = key not in OF_ANY_TYPE and _is_named(key, code)
-            if key not in SCALING_KEYS | KEYS_BY_TYPE[kind] and not neutral and not of_the_model:
+            known = SCALING_KEYS | KEYS_BY_TYPE[kind] | PASSED_OVER.get(kind, set())
+            if key not in known and not neutral and not of_the_model:
                 yield f"{key} in the {kind} scaling", value
 
 

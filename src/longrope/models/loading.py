@@ -14,12 +14,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from longrope.errors import ModelError, converting_errors
 from longrope.models.adapters import find_adapter, merge_adapter
 from longrope.models.checks import check_moves_logits
-from longrope.models.config_checks import check_config
+from longrope.models.config_checks import check_config, describe_passed_over
 from longrope.models.devices import choose_device, choose_dtype
 from longrope.models.folders import check_folder, check_stated, check_tokenizer, has_tokenizer
 from longrope.models.geometry import read_tables
 from longrope.models.gguf_file import GgufFile, read_gguf
 from longrope.models.gguf_loading import load_gguf_config, load_gguf_network, load_gguf_tokenizer
+from longrope.models.hub import at_hand
 from longrope.models.language_model import LanguageModel
 from longrope.models.parts import NAMES_OF_TEXT, as_registered, describe_part, text_part, without_other_parts
 from longrope.models.tables import choose_table, describe_choice
@@ -43,9 +44,10 @@ def load_model(
     """Load a causal language model and check that its RoPE is one that we can rescale.
 
     Args:
-        source: a hub name, a folder with safetensors weights, a folder with a PEFT adapter (which is merged into its
-            base), a GGUF file (which is dequantized), or ``nano``, which comes with the package. Pickled weights and
-            code that comes with a model are never loaded. Of a model of text and images the text part is loaded.
+        source: a hub name, a place on the hub (``hf://OWNER/NAME@REVISION/PATH``), a folder with safetensors weights,
+            a folder with a PEFT adapter (which is merged into its base), a GGUF file (which is dequantized), or
+            ``nano``, which comes with the package. Pickled weights and code that comes with a model are never loaded.
+            Of a model of text and images the text part is loaded.
         device: ``cpu``, ``cuda``, or ``auto``.
         dtype: ``float32``, ``bfloat16``, ``float16``, ``float64``, or ``auto``.
         compiled: run it through torch.compile (see ``LanguageModel``).
@@ -59,6 +61,7 @@ def load_model(
     """
     place, place_reason = choose_device(device)
     number_format, format_reason = choose_dtype(dtype, place)
+    name, source = str(source), at_hand(source)
     adapter = find_adapter(source)
     base = adapter.base if adapter else source
     whole = _load_whole_config(base)
@@ -77,10 +80,11 @@ def load_model(
             *describe_part(config, whole),
             *describe_choice(tables, table),
             *describe_window(table, trained_window),
+            *describe_passed_over(config),
             *left_out,
         ),
     )
-    model = LanguageModel(network, tokenizer, tables, str(source), choices, compiled, rope_table)
+    model = LanguageModel(network, tokenizer, tables, name, choices, compiled, rope_table)
     check_moves_logits(model)
     return model
 
@@ -118,6 +122,7 @@ def load_config(source: str | Path) -> Any:
 
     Of a GGUF file it has the RoPE scaling that the file declares.
     """
+    source = at_hand(source)
     adapter = find_adapter(source)
     return text_part(_load_whole_config(adapter.base if adapter else source))
 

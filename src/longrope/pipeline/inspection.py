@@ -6,6 +6,7 @@ from longrope.errors import LongRopeError, ModelError, converting_errors
 from longrope.models import (
     choose_table,
     describe_choice,
+    describe_passed_over,
     describe_table,
     describe_window,
     load_config,
@@ -41,8 +42,9 @@ def inspect(
     report = {"model": source, **describe_rope(table.geometry, window), "scaling": describe_scaling(table.geometry)}
     if len(tables) > 1:
         report["tables"] = [describe_table(each) for each in tables]
-    if choices := (*describe_choice(tables, table), *describe_window(table, trained_window)):
-        report["choices"] = list(choices)
+    choices = [*describe_choice(tables, table), *describe_window(table, trained_window), *describe_passed_over(config)]
+    if choices:
+        report["choices"] = choices
     report["steps"] = _describe_steps(config, rope_table, trained_window)
     return report
 

@@ -1,0 +1,21 @@
+"""The command that sends a checkpoint to the hub."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longrope.cli.commands import app
+
+
+@app.command()
+def upload(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Run directory, exported folder, or GGUF file.")],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the hub; made if it is not there.")],
+    revision: Annotated[str, typer.Option("--revision", help="Branch; made if it is not there.")] = "",
+    private: Annotated[bool, typer.Option("--private", help="Of a new repository.")] = False,
+) -> None:
+    """Send a checkpoint to the Hugging Face hub."""
+    from longrope import exports
+
+    print(f"sent: {exports.upload(path, repo, revision=revision, private=private)}")
