@@ -111,6 +111,8 @@ COMMANDS = {
         ("no path", "--model {model} --factors good.json --to gguf", "--out is missing"),
         ("two sources", "old --model {model}", "A run and --model are given"),
         ("layout of a folder", "old --layout static", "--layout is given, and the format is hf"),
+        ("shards of a GGUF", "old --to gguf --max-shard-size 2GB", "--max-shard-size is given, and the format is gguf"),
+        ("size of shards", "old --max-shard-size 2", "export.max_shard_size"),
         ("unknown layout", "--model {model} --factors good.json --to gguf --out x.gguf --layout flat", "'flat'"),
         ("unknown dtype", "--model {model} --factors good.json --to gguf --out x.gguf --dtype q2", "'q2'"),
         ("foreign factors", "--model {model} --factors foreign.json --to gguf --out x.gguf", "0123456789abcdef"),

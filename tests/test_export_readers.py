@@ -85,16 +85,6 @@ def test_both_spellings_are_one_config(family: str, tmp_path: Path) -> None:
     assert scaling[0] == scaling[1] == whole["rope_parameters"]
 
 
-def test_factors_of_one_layer_type_have_no_older_entries(tmp_path: Path) -> None:
-    """They would be read as those of all layers."""
-    layers: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 32}
-    export(pico.make_model("gemma3_text", head_dim=16, query_pre_attn_scalar=16, **layers), tmp_path)
-    config = read_config(tmp_path)
-    assert config["rope_parameters"]["full_attention"]["rope_type"] == "longrope"
-    assert config["rope_parameters"]["sliding_attention"]["rope_type"] == "default"
-    assert not {"rope_theta", "rope_scaling", "original_max_position_embeddings"} & config.keys()
-
-
 # Models of other kinds
 
 

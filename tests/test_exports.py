@@ -134,7 +134,7 @@ def test_checkpoint_that_does_not_reopen_is_an_error(tmp_path: Path, monkeypatch
     """What the fresh process could not open is told with its own words, and not as a success."""
     native = save_model
 
-    def save_without_weights(model: LanguageModel, folder: Path) -> None:
+    def save_without_weights(model: LanguageModel, folder: Path, *_: Any) -> None:
         native(model, folder)
         (folder / "model.safetensors").unlink()
 
@@ -393,7 +393,7 @@ def test_corrupted_export_is_noticed(
     """A config.json that says anything else than the factors, slightly or wholly, is not reported as a success."""
     native = save_model
 
-    def save(model: LanguageModel, folder: Path) -> None:
+    def save(model: LanguageModel, folder: Path, *_: Any) -> None:
         native(model, folder)
         config = read_config(folder)
         corrupt(config["rope_parameters"])
@@ -429,7 +429,7 @@ def test_lost_factor_of_the_slowest_pair_is_noticed(
     """A pair that hardly turns in the trained window, whose factor matters only far away, is looked at too."""
     native = save_model
 
-    def save(model: LanguageModel, folder: Path) -> None:
+    def save(model: LanguageModel, folder: Path, *_: Any) -> None:
         native(model, folder)
         config = read_config(folder)
         config["rope_parameters"]["long_factor"][-1] = config["rope_parameters"]["short_factor"][-1] = 1.0
@@ -459,7 +459,7 @@ def test_corrupted_weights_are_noticed(tmp_path: Path, monkeypatch: pytest.Monke
     """Weights that were lost on the way (here: one layer's) are noticed too."""
     native = save_model
 
-    def save(model: LanguageModel, folder: Path) -> None:
+    def save(model: LanguageModel, folder: Path, *_: Any) -> None:
         other = pico.make_model("llama")
         other.network.config.rope_parameters = model.network.config.rope_parameters
         other.network.model.layers[1].self_attn.q_proj.weight.mul_(0.5)

@@ -12,7 +12,19 @@ import tomli_w
 from longrope import registry
 from longrope.errors import RecipeError
 from longrope.schedule import Stage, Standing, check_stages, standings
-from longrope.settings import Count, CountOrZero, Settings, above, assign, at_least, below, build, listed, one_of
+from longrope.settings import (
+    FILE_SIZE,
+    Count,
+    CountOrZero,
+    Settings,
+    above,
+    assign,
+    at_least,
+    below,
+    build,
+    listed,
+    one_of,
+)
 
 __all__ = [
     "PRESETS",
@@ -270,11 +282,13 @@ class ExportRecipe(Settings, section="export"):
             the original frequencies up to the trained window and needs a runtime that switches.
         drop_start_tokens: write a checkpoint although runtimes cannot carry start tokens, with the measured difference.
         base_model: the base model's name on the hub, for the model card, where it was loaded from a file or folder.
+        max_shard_size: the largest file of weights, such as 2GB or 500MB.
     """
 
     factor_sets: Annotated[str, one_of("single", "two")] = "single"
     drop_start_tokens: bool = False
     base_model: str = ""
+    max_shard_size: Annotated[str, FILE_SIZE] = "5GB"
 
 
 @dataclass(frozen=True)

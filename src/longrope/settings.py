@@ -76,6 +76,10 @@ def listed(names: Callable[[], Sequence[str]]) -> Bound:
     return Bound(holds, lambda: f"One of {', '.join(names())} is needed.")
 
 
+FILE_SIZE = Bound(
+    lambda value: re.fullmatch(r"0*[1-9][0-9]*[KMGT]i?B", value) is not None,
+    lambda: "A whole number with a unit is needed, such as 2GB, 500MB or 4GiB.",
+)
 Count = Annotated[int, at_least(1)]
 CountOrZero = Annotated[int, at_least(0)]
 

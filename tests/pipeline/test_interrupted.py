@@ -58,7 +58,7 @@ def interrupted_in(module: Any, name: str, count: int = 1) -> Callable[[pytest.M
 def interrupted_in_a_half_written_checkpoint(patch: pytest.MonkeyPatch) -> Callbacks:
     """The config is there, the weights are not."""
 
-    def write_half(_: Any, folder: Path) -> None:
+    def write_half(_: Any, folder: Path, *_rest: Any) -> None:
         (folder / "config.json").write_text("{}")
         raise InterruptError
 

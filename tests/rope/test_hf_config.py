@@ -15,7 +15,8 @@ from transformers import AutoConfig
 from longrope.errors import ModelError
 from longrope.models import config_entries, load_config, read_spec
 from longrope.rope import FactorLists, NativeScaling, RopeSpec
-from longrope.rope.hf_config import from_legacy, read_geometry, to_legacy, write_longrope
+from longrope.rope.hf_config import read_geometry, write_longrope
+from longrope.rope.hf_legacy import from_legacy, to_legacy
 
 WINDOW, TARGET = 64, 256
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": WINDOW}

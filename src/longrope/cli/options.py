@@ -95,6 +95,9 @@ OptionalFactors = Annotated[
     Path | None,
     typer.Option("--factors", help=f"factors.json, or a run directory; without: the {label_of(ORIGINAL)}."),
 ]
+MaxShardSize = Annotated[
+    str | None, _setting("--max-shard-size", "export.max_shard_size", "The largest file of weights, such as 2GB.")
+]
 Format = Annotated[
     str, typer.Option("--to", help="; ".join(f"{row.name}: {row.label}" for row in FORMATS.values()) + ".")
 ]

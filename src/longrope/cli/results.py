@@ -110,6 +110,7 @@ def export(
     ] = "single",
     drop_start_tokens: Annotated[bool, typer.Option("--drop-start-tokens", help="Drop them, and measure.")] = False,
     base_model: Annotated[str, typer.Option("--base-model", help="Its name on the hub, for the model card.")] = "",
+    max_shard_size: options.MaxShardSize = None,
     factors: options.OptionalFactors = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Without a run: hub name, folder, or GGUF file to put factors into.")
@@ -131,9 +132,10 @@ def export(
     from longrope import pipeline
     from longrope.rope import load_factors
 
-    settings = ExportRecipe(tiers or factor_sets, drop_start_tokens, base_model)
+    shard_size = {"max_shard_size": max_shard_size} if max_shard_size else {}
+    settings = ExportRecipe(tiers or factor_sets, drop_start_tokens, base_model, **shard_size)
     chosen = {name: value for name, value in {"layout": layout, "dtype": dtype}.items() if value}
-    _check_format(to, chosen)
+    _check_format(to, chosen, shard_size)
     if run is None:
         source, file, path = _without_run(model, factors, out)
         with watching() as watch:
@@ -168,16 +170,18 @@ def _without_run(model: str | None, factors: Path | None, out: Path | None) -> t
     )
 
 
-def _check_format(to: str, options: dict[str, str]) -> None:
+def _check_format(to: str, of_gguf: dict[str, str], of_hf: dict[str, str]) -> None:
     """Refuse an unknown format, and options of another one (raises RecipeError)."""
     if to not in FORMATS:
         raise RecipeError(f"The format {to!r} was asked for.", f"Known: {', '.join(FORMATS)}.", "Use --to hf.")
-    if options and to != "gguf":
-        raise RecipeError(
-            f"--{' and --'.join(options)} {'is' if len(options) == 1 else 'are'} given, and the format is {to}.",
-            "GGUF files alone have this choice.",
-            "Add --to gguf.",
-        )
+    for given, only in ((of_gguf, "gguf"), (of_hf, "hf")):
+        if given and to != only:
+            flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise RecipeError(
+                f"{flags} {'is' if len(given) == 1 else 'are'} given, and the format is {to}.",
+                f"The format {only} alone has this choice.",
+                f"Add --to {only}, or leave it out.",
+            )
 
 
 @app.command()

@@ -4,7 +4,6 @@ The folder is reopened by plain transformers in a process of its own, and its lo
 sides of the native switch.
 """
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from longrope.errors import ExportError
 from longrope.exports.card import Origin, format_card
 from longrope.exports.comparison import Arrays, ExportReport, check_agreement, compare_logits, make_report
 from longrope.exports.lists import NativeLists, native_lists, stated_lists
+from longrope.exports.portable import make_portable
 from longrope.models import (
     LanguageModel,
     choose_table,
@@ -32,7 +32,7 @@ from longrope.models import (
 )
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors
-from longrope.rope.hf_config import older_entries, write_longrope
+from longrope.rope.hf_config import write_longrope
 from longrope.runs.records import Score
 
 REOPEN = """
@@ -65,7 +65,7 @@ def export_hf(
         model: the model, as it was loaded, or tuned.
         factors: one set of factors.
         folder: where to write.
-        settings: one or two factor sets, and whether start tokens may be dropped.
+        settings: one or two factor sets, whether start tokens may be dropped, the size of the files.
         windows: [W, N] measuring windows, needed to measure what dropping start tokens changes.
         origin: of the weights, for the card; by default what the model was loaded from.
         scores: what was measured, for the card.
@@ -76,8 +76,8 @@ def export_hf(
     settings, folder = settings or ExportRecipe(), Path(folder)
     lists = native_lists(model, factors, settings, windows)
     folder.mkdir(parents=True, exist_ok=True)
-    _save(model, lists, folder)
-    _state_for_older_readers(folder / "config.json")
+    _save(model, lists, folder, settings.max_shard_size)
+    make_portable(folder, factors.target_window)
     report = make_report(lists, _compare(model, lists, folder))
     check_agreement(report, folder, model.network.config.model_type)
     card = format_card(model, factors, report, origin or Origin(model.name), scores)
@@ -105,9 +105,9 @@ def check_stated(model: LanguageModel, factors: RescaleFactors) -> None:
         )
 
 
-def _save(model: LanguageModel, lists: NativeLists, folder: Path) -> None:
+def _save(model: LanguageModel, lists: NativeLists, folder: Path, max_shard_size: str) -> None:
     with _stating(model, lists):
-        save_model(model, folder)
+        save_model(model, folder, max_shard_size)
 
 
 @contextmanager
@@ -140,17 +140,6 @@ def _stating(model: LanguageModel, lists: NativeLists) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(config, name, value)
-
-
-def _state_for_older_readers(path: Path) -> None:
-    """Repeat the RoPE of a config.json in the entries that runtimes before ``rope_parameters`` read.
-
-    transformers 4 and mlx-lm take a theta of 10,000 and no scaling where these are missing, without a word. They have
-    no entries for RoPE by layer type.
-    """
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config |= older_entries(config.get("rope_parameters") or {})
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _compare(model: LanguageModel, lists: NativeLists, folder: Path) -> list[tuple[float, float]]:

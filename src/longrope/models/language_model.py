@@ -51,9 +51,9 @@ class LanguageModel:
         return {token for token in (*listed, self.tokenizer.eos_token_id) if token is not None}
 
 
-def save_model(model: LanguageModel, folder: Path) -> None:
-    """Write config, safetensors weights and tokenizer, as transformers opens them."""
-    model.network.save_pretrained(folder)
+def save_model(model: LanguageModel, folder: Path, max_shard_size: str = "5GB") -> None:
+    """Write config, safetensors weights in files of at most this size, and tokenizer, as transformers opens them."""
+    model.network.save_pretrained(folder, max_shard_size=max_shard_size)
     if (registered := as_registered(model.network.config)) is not model.network.config:
         registered.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)

@@ -27,7 +27,7 @@ from longrope.models.tables import choose_table, describe_choice
 from longrope.models.trained_window import describe_window, with_trained_window
 from longrope.models.vocabulary import fit_tokenizer
 from longrope.models.weights import check_complete, check_finite, check_gguf_complete
-from longrope.rope.hf_config import with_present_names
+from longrope.rope.hf_legacy import with_present_names
 
 EMBEDDED, ASSETS = "nano", Path(__file__).parents[1] / "assets"  # the name of the model that comes with the package
 

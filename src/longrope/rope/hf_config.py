@@ -1,4 +1,4 @@
-"""RoPE in the configs of Hugging Face: ``rope_parameters``, and the legacy ``rope_scaling``, read and written as dicts.
+"""RoPE in the configs of Hugging Face: ``rope_parameters``, read and written as dicts; ``hf_legacy`` has older ones.
 
 A dict is the content of a config.json, or the same entries of a config object. transformers computes the angles; here
 only what it is given stands, so that nothing is known in one place and written in another.
@@ -15,6 +15,7 @@ import numpy as np
 
 from longrope.errors import ExportError, ModelError
 from longrope.rope.geometry import FactorLists, NativeScaling, RopeSpec
+from longrope.rope.hf_legacy import from_legacy
 from longrope.rope.scaling import (
     Lambdas,
     llama3_lambdas,
@@ -40,9 +41,6 @@ SCALING_KEYS = (  # of the scalings that longrope takes the place of; whatever e
     *("beta_fast", "beta_slow", "truncate", "mscale", "mscale_all_dim", "low_freq_factor", "high_freq_factor", "alpha"),
 )
 TEMPERATURE = "llama_4_scaling_beta"  # queries grow by the position as a multiple of the window before the scaling
-LEGACY_SHARES = ("partial_rotary_factor", "rotary_pct")
-LEGACY_BASES = ("rope_theta", "rotary_emb_base")
-FIXED_BASE = 10_000.0  # of GPT-J and CodeGen, which state the rotated width and no base
 NEEDED = {  # what a kind of scaling cannot do without
     "linear": ("factor",),
     "dynamic": ("factor",),
@@ -142,51 +140,6 @@ def _own_switch(config: Config, lists: FactorLists) -> int:
             "Export a single factor set.",
         )
     return read_switch(config)
-
-
-def from_legacy(config: Config) -> dict[str, Any] | None:
-    """The ``rope_parameters`` of a config of the years before them, None if it states no base of the frequencies."""
-    base = next((config[name] for name in LEGACY_BASES if config.get(name) is not None), None)
-    if base is None and config.get("rotary_dim") and "rope_parameters" not in config:
-        return {"rope_type": "default", "rope_theta": FIXED_BASE, "rotary_dim": config["rotary_dim"]}
-    if base is None:
-        return None
-    scaling = dict(config.get("rope_scaling") or {})
-    older, newer = scaling.pop("type", None), scaling.pop("rope_type", None)
-    parameters = {"rope_type": newer or older or "default", "rope_theta": base, **scaling}
-    share = next((config[name] for name in LEGACY_SHARES if config.get(name) is not None), None)
-    return parameters if share is None else {**parameters, "partial_rotary_factor": share}
-
-
-def with_present_names(config: Config) -> dict[str, Any] | None:
-    """A config whose scaling is called ``su``, as the first Phi-3 checkpoints called longrope, by its present name.
-
-    Returns:
-        None for all other configs.
-    """
-    for key in ("rope_scaling", "rope_parameters"):
-        scaling = config.get(key) or {}
-        if "su" in (scaling.get("type"), scaling.get("rope_type")):
-            named = {name: value for name, value in scaling.items() if name not in ("type", "rope_type")}
-            return {**config, key: {**named, "rope_type": "longrope"}}
-    return None
-
-
-def to_legacy(parameters: Config) -> dict[str, Any]:
-    """``rope_parameters`` as the entries of a config that runtimes before them read; ``from_legacy`` undoes it."""
-    apart = ("rope_type", "rope_theta", "partial_rotary_factor")
-    kind = parameters["rope_type"]
-    scaling = {name: value for name, value in parameters.items() if name not in apart}
-    top = {name: parameters[name] for name in apart[1:] if name in parameters}
-    return {**top, "rope_scaling": None if kind == "default" else {"type": kind, "rope_type": kind, **scaling}}
-
-
-def older_entries(parameters: Config) -> dict[str, Any]:
-    """``to_legacy`` with the window before the scaling, which those runtimes read beside it; empty for layer types."""
-    if "rope_type" not in parameters:
-        return {}
-    windows = {name: parameters[name] for name in ("original_max_position_embeddings",) if name in parameters}
-    return to_legacy(parameters) | windows
 
 
 def _stated_parameters(config: Config) -> dict[str, Any]:
