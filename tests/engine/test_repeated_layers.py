@@ -13,6 +13,7 @@ from transformers import DynamicCache
 
 from longrope.engine.decoding import prefill
 from longrope.engine.kv_cache import KeyValueCache, decoder_layers
+from longrope.engine.native_cache import cache_argument
 from longrope.engine.passes import token_losses
 from longrope.models import LanguageModel, read_tables
 
@@ -84,9 +85,8 @@ def test_single_tokens_have_the_least_time_step_of_a_whole_text() -> None:
         whole = network(TOKENS, use_cache=False).logits[0, 39:]
         cache = DynamicCache(config=network.config)
         spans = [(0, 40), *((n, n + 1) for n in range(40, 48))]
-        own = [
-            network(TOKENS[:, a:b], cache=cache, position_ids=torch.arange(a, b)[None]).logits[0, -1] for a, b in spans
-        ]
+        given = {cache_argument(network): cache, "use_cache": True}
+        own = [network(TOKENS[:, a:b], position_ids=torch.arange(a, b)[None], **given).logits[0, -1] for a, b in spans]
     assert (torch.stack(own) - whole).abs().max() > 0.1 * whole.std()
     found = read(model, KeyValueCache(model, 48), 0, *range(40, 49))
     torch.testing.assert_close(torch.stack(found), whole, rtol=1e-3, atol=1e-3)
