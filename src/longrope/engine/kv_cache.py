@@ -17,7 +17,8 @@ from longrope.errors import ModelError
 from longrope.models import LanguageModel
 
 KEEPING_KEYS = {  # kinds of layers, in transformers' words
-    *("full_attention", "sliding_attention", "chunked_attention", "indexed_attention", "minimax_m3_sparse"),
+    *("full_attention", "sliding_attention", "chunked_attention"),
+    *("indexed_attention", "deepseek_sparse_attention", "minimax_m3_sparse"),
 }
 
 
