@@ -43,6 +43,12 @@ def remembers_keys_alone(network: Any) -> bool:
     return not network._is_stateful and kinds <= KEEPING_KEYS  # noqa: SLF001
 
 
+def describe_others(network: Any) -> str:
+    """What a network has besides layers that carry keys and values alone."""
+    kinds = getattr(network.config, "layer_types", None) or ()
+    return "layers with compressed tokens" if any("compressed" in kind for kind in kinds) else "recurrent layers"
+
+
 class LayerKeys:
     """Keys and values of one layer, of each call of attention that it makes for a tile, and the keys of its indexer.
 
@@ -167,8 +173,8 @@ class KeyValueCache:
             return
         if eight_bit or offload:
             raise ModelError(
-                f"The model type {model.network.config.model_type!r} has recurrent layers.",
-                "Only keys and values can be kept as 8-bit integers or in the CPU's memory, not recurrent states.",
+                f"The model type {model.network.config.model_type!r} has {describe_others(model.network)}.",
+                "Only keys and values can be kept as 8-bit integers or in the CPU's memory.",
                 "Leave that setting out.",
             )
         self.native = NativeCache(model.network)
