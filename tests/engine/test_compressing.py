@@ -90,7 +90,7 @@ def test_pieces_have_the_logits_of_the_whole() -> None:
 def test_processes_do_not_share_its_windows() -> None:
     """Entries are made of tokens that stand side by side."""
     model, shard = make_model(), distributed.Shard(0, 2, None)
-    with pytest.raises(ModelError, match="'deepseek_v4' has layers that carry more than keys and values"):
+    with pytest.raises(ModelError, match="'deepseek_v4' has layers with compressed tokens"):
         run_decoder(ForwardContext(model.network, {}, shard=shard), {"input_ids": TOKENS})
 
 

@@ -33,12 +33,11 @@ def test_recurrent_gemma_is_read_where_its_config_states_a_window() -> None:
 
 
 def test_what_the_reasons_say_of_transformers_code() -> None:
-    """Blt has four rotary modules in four parts; RoFormer's table is a weight; the assistants ask for states."""
+    """Blt has four rotary modules in four parts; RoFormer's table is a weight; an assistant asks for states."""
     blt = families.build_network("blt")
     places = {name.split(".")[1] for name, _ in blt.named_modules() if name.endswith("rotary_emb")}
     assert places == {"local_encoder", "global_transformer", "local_decoder", "patcher"}
     roformer = families.build_network("roformer")
     assert [name for name, _ in roformer.named_parameters() if name.endswith("embed_positions.weight")]
-    for family in ("gemma4_assistant", "gemma4_unified_assistant"):
-        with pytest.raises(ValueError, match="shared_kv_states cannot be None"):
-            families.build_network(family)(input_ids=None)
+    with pytest.raises(ValueError, match="shared_kv_states cannot be None"):
+        families.build_network("gemma4_assistant")(input_ids=None)

@@ -23,7 +23,7 @@ from longrope.engine.attention import Documents, attend_causal, attend_within
 from longrope.engine.biases import KeyBias, adapt_biases, attend_biased
 from longrope.engine.compressing import Compressed, adapt_compressors, attend_compressed
 from longrope.engine.indexers import adapt_indexers
-from longrope.engine.kv_cache import LayerKeys, decoder_of, remembers_keys_alone
+from longrope.engine.kv_cache import LayerKeys, decoder_of, describe_others, remembers_keys_alone
 from longrope.engine.masks import Sight, describe_mask
 from longrope.errors import ModelError, describe_error
 
@@ -176,7 +176,7 @@ def _refuse_unable(network: Any, *, adapted: bool, shared: bool) -> None:
     """Raise ModelError for a network whose attention cannot be ours."""
     if shared and not remembers_keys_alone(network):
         raise ModelError(
-            f"The model type {network.config.model_type!r} has layers that carry more than keys and values.",
+            f"The model type {network.config.model_type!r} has {describe_others(network)}.",
             "Processes that share a window exchange keys and values alone.",
             "Give each process windows of its own: --context-ranks 1.",
         )

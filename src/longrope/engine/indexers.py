@@ -74,6 +74,7 @@ class TokenIndexer:
         """Call this indexer's own forward, in this pass."""
         self.module, self.context, self.forward = module, context, module.forward
         self.names = list(inspect.signature(type(module).forward).parameters)[1:]
+        self.cache = "cache" if "cache" in self.names else "past_key_values"  # before 5.20
         self.heads = next(getattr(module, name) for name in ("n_heads", "num_heads") if hasattr(module, name))
 
     @property
@@ -111,14 +112,14 @@ class TokenIndexer:
         """[B, n, D] the indexer's keys of the tokens at hand."""
         kept = _Cache()
         seen = torch.ones(1, 1, 1, dtype=torch.bool, device=given["hidden_states"].device)
-        self.forward(**{**given, "attention_mask": seen, "cache": kept})
+        self.forward(**{**given, "attention_mask": seen, self.cache: kept})
         assert kept.keys is not None
         return kept.keys
 
     def choose(self, given: Given, keys: Tensor, own: Tensor) -> Tensor:
         """[B, q, C] tokens for queries that stand at these places [q] among the keys [B, T, D]."""
         seen = torch.arange(keys.shape[1], device=own.device) <= own[:, None]
-        found = self.forward(**{**given, "attention_mask": seen[None], "cache": _Cache(keys)})
+        found = self.forward(**{**given, "attention_mask": seen[None], self.cache: _Cache(keys)})
         return _filled(found, own, self.most)
 
 
@@ -137,13 +138,13 @@ class BlockIndexer(TokenIndexer):
     def make_keys(self, given: Given) -> Tensor:
         """[B, n, D] the indexer's keys of the tokens at hand."""
         kept = _Cache()
-        self.forward(**{**given, "position_ids": torch.zeros_like(given["position_ids"]), "cache": kept})
+        self.forward(**{**given, "position_ids": torch.zeros_like(given["position_ids"]), self.cache: kept})
         assert kept.keys is not None
         return kept.keys
 
     def choose(self, given: Given, keys: Tensor, own: Tensor) -> Tensor:
         """[B, G, q, C] tokens for queries that stand at these places [q] among the keys [B, T, D]."""
-        blocks = self.forward(**{**given, "position_ids": own.expand(len(keys), -1), "cache": _Cache(keys)})
+        blocks = self.forward(**{**given, "position_ids": own.expand(len(keys), -1), self.cache: _Cache(keys)})
         return _filled(_tokens_of(blocks, self.module.block_size, own), own, self.most)
 
 

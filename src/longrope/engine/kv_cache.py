@@ -17,7 +17,8 @@ from longrope.errors import ModelError
 from longrope.models import LanguageModel
 
 KEEPING_KEYS = {  # kinds of layers, in transformers' words
-    *("full_attention", "sliding_attention", "chunked_attention", "indexed_attention", "minimax_m3_sparse"),
+    *("full_attention", "sliding_attention", "chunked_attention"),
+    *("indexed_attention", "deepseek_sparse_attention", "minimax_m3_sparse"),
 }
 
 
@@ -40,6 +41,12 @@ def remembers_keys_alone(network: Any) -> bool:
     """Whether its layers carry nothing from token to token but keys and values: no recurrence, no convolution."""
     kinds = set(getattr(network.config, "layer_types", None) or ())
     return not network._is_stateful and kinds <= KEEPING_KEYS  # noqa: SLF001
+
+
+def describe_others(network: Any) -> str:
+    """What a network has besides layers that carry keys and values alone."""
+    kinds = getattr(network.config, "layer_types", None) or ()
+    return "layers with compressed tokens" if any("compressed" in kind for kind in kinds) else "recurrent layers"
 
 
 class LayerKeys:
@@ -166,8 +173,8 @@ class KeyValueCache:
             return
         if eight_bit or offload:
             raise ModelError(
-                f"The model type {model.network.config.model_type!r} has recurrent layers.",
-                "Only keys and values can be kept as 8-bit integers or in the CPU's memory, not recurrent states.",
+                f"The model type {model.network.config.model_type!r} has {describe_others(model.network)}.",
+                "Only keys and values can be kept as 8-bit integers or in the CPU's memory.",
                 "Leave that setting out.",
             )
         self.native = NativeCache(model.network)

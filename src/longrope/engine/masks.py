@@ -13,6 +13,9 @@ from torch import Tensor
 
 from longrope.errors import ModelError
 
+# kinds of layers that have an indexer, by their present name and by those before transformers 5.20
+INDEXED = {"indexed_attention", "deepseek_sparse_attention", "qwen_sparse_attention"}
+
 
 @dataclass(frozen=True)
 class Sight:
@@ -33,6 +36,10 @@ class Sight:
     def __getitem__(self, _: Any) -> "Sight":
         """What some of the queries see; Gemma-4 takes rows of its masks."""
         return self
+
+    def is_floating_point(self) -> bool:
+        """As a mask of booleans says it, which Qwen4 asked before transformers 5.20."""
+        return False
 
     def __and__(self, other: "Sight") -> "Sight":
         """What both let a query see, of which the other one is by an indexer (Qwen4)."""
@@ -74,7 +81,7 @@ def describe_mask(
             "Use another model, and please report this model type.",
         )
     if local_size is None:
-        return Sight() if "indexed_attention" in (getattr(config, "layer_types", None) or ()) else None
+        return None if INDEXED.isdisjoint(getattr(config, "layer_types", None) or ()) else Sight()
     if local_size == getattr(config, "attention_chunk_size", None) != getattr(config, "sliding_window", None):
         return Sight(chunk=local_size)
     return Sight(window=local_size)

@@ -28,7 +28,7 @@ from longrope.engine.attention import Documents
 from longrope.engine.compiling import many_variants
 from longrope.engine.context import ForwardContext, run_decoder
 from longrope.engine.kernels import choose_kernel
-from longrope.engine.kv_cache import remembers_keys_alone
+from longrope.engine.kv_cache import describe_others, remembers_keys_alone
 from longrope.engine.loss import chunk_losses, compiled_losses, logit_chunks, logits_of
 from longrope.engine.memory import (
     activation_room,
@@ -285,7 +285,7 @@ def _kept_apart(network: Any, documents: Documents | None, shape: Sequence[int])
         return None
     if not remembers_keys_alone(network):
         raise ModelError(
-            f"The model type {network.config.model_type!r} has recurrent layers.",
+            f"The model type {network.config.model_type!r} has {describe_others(network)}.",
             "They carry a state from document to document, so documents cannot be kept apart.",
             "Train it without tune.isolate_documents.",
         )

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from longrope.engine.kv_cache import KeyValueCache
+from longrope.engine.kv_cache import KeyValueCache, describe_others
 from longrope.errors import CacheError, describe_error
 from longrope.models import LanguageModel
 
@@ -93,7 +93,7 @@ def describe_making(model: LanguageModel, factors: str, cache: KeyValueCache) ->
     """
     if cache.native:
         raise CacheError(
-            f"The model type {model.network.config.model_type!r} has recurrent layers.",
+            f"The model type {model.network.config.model_type!r} has {describe_others(model.network)}.",
             "Only keys and values are saved.",
             "Leave --cache out.",
         )
