@@ -1,0 +1,40 @@
+"""The passkeys that a patched file answers in llama.cpp: the records, and what the docs say of them."""
+
+import re
+
+import pytest
+from documents import DOCS, RESULTS, lines
+
+from longrope.registry import METHODS
+from longrope.rope import RopeSpec, baseline_factors, load_factors
+
+FOLDER = "smollm2-32k-gguf"
+SPEC = RopeSpec(head_dim=64, rotary_dim=64, theta=1e5, trained_window=8192)  # SmolLM2's
+
+
+def test_the_factors_are_those_of_the_formula() -> None:
+    factors = load_factors(RESULTS / FOLDER / "factors.json")
+    assert "critical" in METHODS
+    assert factors == baseline_factors(SPEC, "critical", 4 * SPEC.trained_window)
+
+
+def test_both_files_are_asked_for_ten_depths() -> None:
+    """The same passkeys, beyond the trained window; the original file is refused."""
+    answers = lines(f"{FOLDER}/answers.jsonl")
+    names = sorted({line["file"] for line in answers})
+    assert names == ["SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-32k.gguf"]
+    original, patched = ([line for line in answers if line["file"] == name] for name in names)
+    assert [(line["depth"], line["key"]) for line in original] == [(line["depth"], line["key"]) for line in patched]
+    assert sorted(line["depth"] for line in patched) == pytest.approx([(i + 0.5) / 10 for i in range(10)])
+    assert {line["context_tokens"] for line in answers} == {9000}
+    assert all(line["right"] == (line["answer"].strip() == line["key"]) for line in answers)
+    assert all("exceeds the available context size (8192 tokens)" in line["answer"] for line in original)
+
+
+def test_the_docs_say_what_the_records_do() -> None:
+    right = sum(line["right"] for line in lines(f"{FOLDER}/answers.jsonl"))
+    text = " ".join(DOCS["docs/serving.md"].split())
+    assert re.findall(r"answers (\d+) of 10 passkeys", text) == [str(right)]
+    unscaled = lines(f"{FOLDER}/unscaled.jsonl")
+    found = re.findall(r"(\d+) of (\d+) at 12,288", text)
+    assert found == [(str(sum(line["right"] for line in unscaled)), str(len(unscaled)))]
