@@ -1,9 +1,29 @@
-"""A brute-force softmax in float64 that knows no kernel, no group and no block, and inputs for it and for attention."""
+"""A brute-force softmax in float64 that knows no kernel, no group and no block, with inputs and cases for it."""
 
+import pytest
 import torch
 from torch import Tensor
 
 SCALE = 0.3
+HEADS = {"grouped": (4, 2), "one key head": (4, 1), "as many key heads": (3, 3)}
+LENGTHS = {
+    "whole": (37, 37),
+    "tail": (5, 37),
+    "half": (18, 36),
+    "all but one": (36, 37),
+    "one": (1, 37),
+    "first": (1, 1),
+}
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+every_head = pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
+every_length = pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+
+
+def assert_right(given: Tensor, expected: Tensor, tolerance: float = 0.0) -> None:
+    """To the rounding of its number format, or to a given tolerance."""
+    tolerance = tolerance or TOLERANCE[given.dtype]
+    torch.testing.assert_close(given.double().cpu(), expected.cpu(), rtol=tolerance, atol=tolerance)
 
 
 def make_inputs(

@@ -1,18 +1,21 @@
 """Measure one metric of a pico model, and count the tokens that go through it; for tests of the evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from longrope.data import Tokens, TokenText
 from longrope.evaluation import find_metric
+from longrope.evaluation.answers import Answer
 from longrope.evaluation.metric import Context, Subject
+from longrope.evaluation.prompts.prompt import Prompt
 from longrope.evaluation.samples import SampleCache
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
@@ -66,6 +69,16 @@ def passkey_context(model: LanguageModel, table: FactorTable | None, length: int
     """A measurement of passkeys, which needs no text: ``count`` of them."""
     windows = np.zeros((1, length), np.int32)
     return make_context(model, table, windows, passkeys=given.pop("count", 20), **given)
+
+
+def answer_passkeys(patch: pytest.MonkeyPatch, answers: Callable[..., torch.Tensor]) -> None:
+    """Let a function (of a model, prompts with their answers [B, N] and the tokens of an answer) say what is right."""
+    patch.setattr("longrope.evaluation.passkey.greedy_answers", answers)
+
+
+def answer_prompts(patch: pytest.MonkeyPatch, answer: Callable[[LanguageModel, Prompt], list[Answer]]) -> None:
+    """Let a function answer the questions of each prompt."""
+    patch.setattr("longrope.evaluation.answers.answer_prompt", answer)
 
 
 class Passes:

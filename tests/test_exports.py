@@ -52,6 +52,11 @@ def reopened_here(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     monkeypatch.setattr("subprocess.run", run)
 
 
+def save_by(patch: pytest.MonkeyPatch, save: Callable[[LanguageModel, Path], None]) -> None:
+    """Let a function write the checkpoints of exports."""
+    patch.setattr(hf, "save_model", save)
+
+
 def make_factors(model: LanguageModel, **fields: Any) -> RescaleFactors:
     settings = {"target_window": 256, "attention_factor": 1.2, **fields}
     return RescaleFactors(LAMBDAS[model.spec.num_pairs], spec_fingerprint=model.spec.fingerprint, **settings)
@@ -138,7 +143,7 @@ def test_checkpoint_that_does_not_reopen_is_an_error(tmp_path: Path, monkeypatch
         native(model, folder)
         (folder / "model.safetensors").unlink()
 
-    monkeypatch.setattr(hf, "save_model", save_without_weights)
+    save_by(monkeypatch, save_without_weights)
     model = pico.make_model("llama")
     with pytest.raises(ExportError, match="cannot reopen") as caught:
         export_hf(model, make_factors(model), tmp_path)
@@ -217,7 +222,7 @@ def test_config_that_cannot_say_it_is_an_export_error(tmp_path: Path, monkeypatc
     def refuse(*_: Any) -> None:
         raise StrictDataclassClassValidationError("validate_rope", ValueError("no lists here"))
 
-    monkeypatch.setattr(hf, "save_model", refuse)
+    save_by(monkeypatch, refuse)
     with pytest.raises(ExportError, match="'llama' cannot state these factors"):
         export_hf(model, make_factors(model), tmp_path)
     assert model.network.config.rope_parameters == {"rope_type": "default", "rope_theta": 1e4}
@@ -400,7 +405,7 @@ def test_corrupted_export_is_noticed(
         (folder / "config.json").write_text(json.dumps(config))
 
     model = pico.make_model("llama")
-    monkeypatch.setattr(hf, "save_model", save)
+    save_by(monkeypatch, save)
     with pytest.raises(ExportError, match="other logits than ours"):
         export_hf(model, make_factors(model), tmp_path, settings=TWO)
 
@@ -438,7 +443,7 @@ def test_lost_factor_of_the_slowest_pair_is_noticed(
     model = pico.make_model("llama", rope={"rope_theta": 1e6}, max_position_embeddings=window, head_dim=head_dim)
     lambdas = (1.0,) * (head_dim // 2 - 1) + (target / window,)
     factors = RescaleFactors(lambdas, target, model.spec.fingerprint)
-    monkeypatch.setattr(hf, "save_model", save)
+    save_by(monkeypatch, save)
     with pytest.raises(ExportError, match="other logits than ours"):
         export_hf(model, factors, tmp_path)
 
@@ -465,7 +470,7 @@ def test_corrupted_weights_are_noticed(tmp_path: Path, monkeypatch: pytest.Monke
         other.network.model.layers[1].self_attn.q_proj.weight.mul_(0.5)
         native(other, folder)
 
-    monkeypatch.setattr(hf, "save_model", save)
+    save_by(monkeypatch, save)
     model = pico.make_model("llama")
     with pytest.raises(ExportError, match="other logits than ours"):
         export_hf(model, make_factors(model), tmp_path)
@@ -479,7 +484,7 @@ def test_failed_save_leaves_the_model_as_it_was(tmp_path: Path, monkeypatch: pyt
     def fail(*_: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(hf, "save_model", fail)
+    save_by(monkeypatch, fail)
     with pytest.raises(OSError, match="No space"):
         export_hf(model, make_factors(model), tmp_path)
     assert model.network.config.to_dict() == config

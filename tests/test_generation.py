@@ -3,7 +3,7 @@
 import gzip
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,18 @@ def answer_of_transformers(
 
 
 @pytest.fixture
-def forced(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], None]:
-    """Make the model say these tokens, whatever it would say."""
+def forced(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], list[Any]]:
+    """Make the model say these tokens, whatever it would say; its logits are kept in the list that is returned."""
 
-    def force(tokens: list[int]) -> None:
-        left = iter(tokens)
-        monkeypatch.setattr(generation, "choose_token", lambda *_: next(left))
+    def force(tokens: list[int]) -> list[Any]:
+        left, seen = iter(tokens), list[Any]()
+
+        def choose(logits: Any, *_: object) -> int:
+            seen.append(logits)
+            return next(left)
+
+        monkeypatch.setattr(generation, "choose_token", choose)
+        return seen
 
     return force
 
@@ -152,7 +158,7 @@ def test_one_factor_set_alone_may_be_given(make: Callable[[str], LanguageModel])
 
 @pytest.mark.parametrize("stated", [END, [200, END], None])
 def test_the_answer_ends_at_an_end_token(
-    stated: Any, forced: Callable[[list[int]], None], monkeypatch: pytest.MonkeyPatch
+    stated: Any, forced: Callable[[list[int]], list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the generation config, which may know several, or the tokenizer; it is no part of the answer."""
     model = pico.make_model("llama")
@@ -168,7 +174,9 @@ def test_the_answer_ends_at_an_end_token(
             assert (done.text, done.new_tokens) == ("wind", len(model.tokenizer("wind")["input_ids"]))
 
 
-def test_what_it_took_is_reported(make: Callable[[str], LanguageModel], forced: Callable[[list[int]], None]) -> None:
+def test_what_it_took_is_reported(
+    make: Callable[[str], LanguageModel], forced: Callable[[list[int]], list[Any]]
+) -> None:
     model = make("llama")
     forced([40, 41, 42, END])
     read: list[tuple[int, int]] = []
@@ -182,7 +190,7 @@ def test_what_it_took_is_reported(make: Callable[[str], LanguageModel], forced: 
 
 
 def test_reading_is_reported_tile_by_tile(
-    make: Callable[[str], LanguageModel], forced: Callable[[list[int]], None], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[str], LanguageModel], forced: Callable[[list[int]], list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make("llama")
     forced([END])
@@ -208,22 +216,15 @@ def test_an_offloaded_cache_gives_the_same_answer(make: Callable[[str], Language
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_eight_bits_keep_the_logits(
-    family: str, make: Callable[[str], LanguageModel], monkeypatch: pytest.MonkeyPatch
+    family: str, make: Callable[[str], LanguageModel], forced: Callable[[list[int]], list[Any]]
 ) -> None:
     """After the whole prompt and at each token that is then forced: within a twentieth of their spread, in the mean."""
     model = make(family)
-    logits: dict[bool, list[Any]] = {False: [], True: []}
-    for eight_bit, seen in logits.items():
-        left = iter([*range(40, 51), END])
-
-        def choose(given: Any, *_: Any, seen: list[Any] = seen, left: Iterator[int] = left) -> int:
-            seen.append(given)
-            return next(left)
-
-        monkeypatch.setattr(generation, "choose_token", choose)
+    logits: dict[bool, list[Any]] = {}
+    for eight_bit in (False, True):
+        logits[eight_bit] = forced([*range(40, 51), END])
         wanted = GenerationSettings(12, eight_bit=eight_bit)
         done = generate(model, make_table(model), DOCUMENT, PROMPT, settings=wanted)
-        logits[eight_bit] = seen
         head_dim = model.spec.head_dim
         entries = 2 * 2 * 2 * head_dim * (done.prompt_tokens + 12)
         if family not in ("phi3", "gpt_neox"):  # which have other numbers of key heads here
@@ -289,7 +290,7 @@ def stream(tokenizer: Any, tokens: list[int]) -> tuple[str, list[str]]:
 
 
 def test_characters_of_many_bytes_come_whole(
-    make: Callable[[str], LanguageModel], forced: Callable[[list[int]], None]
+    make: Callable[[str], LanguageModel], forced: Callable[[list[int]], list[Any]]
 ) -> None:
     """Though each of their bytes is a token of its own."""
     model = make("llama")
@@ -306,7 +307,7 @@ def test_characters_of_many_bytes_come_whole(
 
 
 def test_a_character_that_is_cut_is_reported_at_the_end(
-    make: Callable[[str], LanguageModel], forced: Callable[[list[int]], None]
+    make: Callable[[str], LanguageModel], forced: Callable[[list[int]], list[Any]]
 ) -> None:
     model = make("llama")
     forced(model.tokenizer("ab🌧")["input_ids"])

@@ -39,7 +39,9 @@ def test_the_nano_model_reaches_64_times_its_window(tmp_path: Path) -> None:
     full = os.environ.get("LONGROPE_FULL") == "1"
     if not full:
         stages = tuple(replace(stage, steps=24) if stage.steps == 200 else stage for stage in recipe.stages)
-        recipe = replace(recipe, stages=stages, measure=replace(recipe.measure, windows=2))
+        gradient = replace(recipe.search.gradient, steps=4)
+        search = replace(recipe.search, validation_windows=2, gradient=gradient)
+        recipe = replace(recipe, stages=stages, search=search, measure=replace(recipe.measure, windows=2))
     scores = extend(recipe, run)
     values = {(score.metric, score.method, score.context_tokens): score for score in scores}
     start, end = values["perplexity", "none", 256], values["perplexity", "longrope-tuned", 16384]

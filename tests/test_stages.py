@@ -20,7 +20,6 @@ from transformers import AutoModelForCausalLM
 
 from longrope import pipeline
 from longrope.data import Texts, load_texts
-from longrope.engine import passes
 from longrope.errors import LongRopeError, RecipeError, RunError, TextsError
 from longrope.evaluation.perplexity import window_losses
 from longrope.evaluation.statistics import perplexity
@@ -32,11 +31,9 @@ from longrope.pipeline import (
     estimates,
     export_again,
     extend,
-    extension,
     plan_stages,
     plan_tasks,
     run_tasks,
-    stages,
 )
 from longrope.pipeline.stages import TUNED
 from longrope.recipe import (
@@ -373,14 +370,11 @@ def test_other_steps_of_the_tuning_do_it_and_what_follows_again(recipe: Recipe, 
 
 
 @pytest.mark.usefixtures("unopened")
-def test_another_short_window_is_searched_without_any_other_stage(
-    recipe: Recipe, copied: RunDir, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = contents(copied.stages)
-    monkeypatch.setattr(passes, "weighted_loss_with_graph", never)
-    monkeypatch.setattr(stages, "find_factors", never)
-    monkeypatch.setattr("longrope.tuning.training.Training.step", never)
-    extend(replace(recipe, stages=(*STAGES[:-1], Stage(short=32))), copied)
+def test_another_short_window_is_searched_without_any_other_stage(recipe: Recipe, copied: RunDir) -> None:
+    before, trials = contents(copied.stages), list[Trial]()
+    shorter = replace(recipe, stages=(*STAGES[:-1], Stage(short=32)))
+    extend(shorter, copied, Callbacks(on_trial=trials.append, on_train=never))
+    assert {trial.method for trial in trials} == {"longrope-recovered"}
     after = contents(copied.stages)
     assert {path: after[path] for path in before} == before
     assert {path.parts[0][:12] for path in after.keys() - before.keys()} == {"5-recover-32"}
@@ -500,16 +494,14 @@ def test_a_schedule_that_is_not_finished_is_not_exported(copied: RunDir) -> None
 
 
 @pytest.mark.usefixtures("unopened")
-def test_a_tuning_alone_exported_again_has_the_tuned_weights(
-    recipe: Recipe, run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tuning_alone_exported_again_has_the_tuned_weights(recipe: Recipe, run: RunDir, tmp_path: Path) -> None:
     """It has a file of factors instead of a search, so none is made."""
     plain = replace(recipe, stages=(), target_tokens=TUNED_AT)
     alone = RunDir(tmp_path)
     tuned = pipeline.tune(plain, folders_of(run)[0] / "factors.json", alone)
     factors = alone.factors().read_bytes()
-    monkeypatch.setattr(extension, "find_factors", never)
-    export_again(alone, ExportRecipe("two", drop_start_tokens=True))
+    with no_passes():
+        export_again(alone, ExportRecipe("two", drop_start_tokens=True))
     network = AutoModelForCausalLM.from_pretrained(alone.checkpoint)
     for name, weight in network.named_parameters():
         assert torch.equal(weight, tuned.network.get_parameter(name)), name
@@ -606,10 +598,8 @@ def test_a_stage_that_cannot_fit_is_refused_with_numbers_before_anything_is_done
     """Memory is between what the searches need and what the tuning needs."""
     monkeypatch.setattr(estimates, "estimate_training_memory", lambda *_, adapters: 2**21 if adapters else 9 * 2**30)
     monkeypatch.setattr(estimates, "free_memory", lambda _: 3 * 2**30)
-    for name in ("find_factors", "fine_tune"):
-        monkeypatch.setattr(stages, name, never)
     with pytest.raises(RecipeError) as caught:
-        extend(recipe, RunDir(tmp_path))
+        extend(recipe, RunDir(tmp_path), Callbacks(on_trial=never, on_train=never))
     assert caught.value.found.startswith("tune 128: about ")
     assert "9.0 GiB at the peak (3.0 GiB are free)" in caught.value.found
     assert "lora_rank" in caught.value.remedy

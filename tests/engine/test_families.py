@@ -70,9 +70,7 @@ def test_a_family_that_reads_its_mask_is_refused(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("queries", "keys", "window"), [(1000, 1000, 16), (900, 1300, 33), (5, 70, 64), (1, 40, 7), (64, 64, 64)]
 )
-def test_blocks_taken_together_see_what_each_would(
-    queries: int, keys: int, window: int, softcap: float | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_taken_together_see_what_each_would(queries: int, keys: int, window: int, softcap: float | None) -> None:
     """And have the same gradients, however many scores are held at once."""
     rng = torch.Generator().manual_seed(6)
     query = torch.randn(2, 4, queries, 8, generator=rng, dtype=torch.float64, requires_grad=True)
@@ -85,10 +83,9 @@ def test_blocks_taken_together_see_what_each_would(
     slope = torch.randn(expected.shape, generator=rng, dtype=torch.float64)
     slopes = torch.autograd.grad(expected, (query, key, value), slope)
     for most in (2**26, 2**16, 1):
-        monkeypatch.setattr("longrope.engine.attention.SCORES_PER_BLOCK", most)
         if most == 1 and queries > 100:  # block by block of one query: the small cases show it
             continue
-        found = attend_in_blocks(query, key, value, scale=1 / 3, window=window, softcap=softcap)
+        found = attend_in_blocks(query, key, value, scale=1 / 3, window=window, softcap=softcap, most_scores=most)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
         for ours, theirs in zip(torch.autograd.grad(found, (query, key, value), slope), slopes, strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)

@@ -1,6 +1,7 @@
 """What is reported before a pass: its kernel for one token, and its seconds."""
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,9 @@ class Clock:
 
     now = 0.0
 
-    def __init__(self, patch: pytest.MonkeyPatch, linear: float, squared: float, warm_up: float = 0.0) -> None:
-        """Take the place of the time and of the pass."""
+    def __init__(self, linear: float, squared: float, warm_up: float = 0.0) -> None:
+        """Of a pass over N tokens: linear * N + squared * N**2 seconds."""
         self.linear, self.squared, self.warm_up, self.read = linear, squared, warm_up, list[int]()
-        patch.setattr("longrope.engine.passes.time.perf_counter", lambda: self.now)
-        patch.setattr(passes, "token_losses", self.run)
 
     def run(self, _: Any, ids: Any) -> None:
         """A pass; the first over a length takes longer."""
@@ -52,22 +51,23 @@ class Clock:
 
 @pytest.mark.parametrize("tokens", [100, 4096, 65536, 2**21])
 @pytest.mark.parametrize(("linear", "squared"), [(1e-3, 0.0), (1e-4, 1e-7), (0.0, 1e-6)])
-def test_seconds_of_a_pass_are_extrapolated_from_short_ones(
-    linear: float, squared: float, tokens: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_seconds_of_a_pass_are_extrapolated_from_short_ones(linear: float, squared: float, tokens: int) -> None:
     """Exactly where a part grows with the tokens and one with their square; what warms up does not count."""
-    clock = Clock(monkeypatch, linear, squared, warm_up=10.0)
+    clock = Clock(linear, squared, warm_up=10.0)
     expected = linear * tokens + squared * tokens**2
-    assert seconds_of_pass(pico.make_model(), tokens) == pytest.approx(expected, rel=1e-6)
+    found = seconds_of_pass(pico.make_model(), tokens, run=clock.run, clock=lambda: clock.now)
+    assert found == pytest.approx(expected, rel=1e-6)
     assert max(clock.read) <= min(tokens, 4096)
 
 
-def test_seconds_of_a_pass_are_never_negative(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_of_a_pass_are_never_negative() -> None:
     """Where a longer pass was faster by chance, the estimate still grows with the window."""
-    clock = Clock(monkeypatch, 0.0, 0.0)
-    clock.run = lambda _, ids: setattr(clock, "now", clock.now + 1.0)  # type: ignore[method-assign]
-    monkeypatch.setattr(passes, "token_losses", clock.run)
-    assert 0 < seconds_of_pass(pico.make_model(), 65536) < seconds_of_pass(pico.make_model(), 131072)
+    model, ticks = pico.make_model(), count()  # every pass takes a second
+    one, twice = (
+        seconds_of_pass(model, tokens, run=lambda *_: None, clock=lambda: float(next(ticks)))
+        for tokens in (65536, 131072)
+    )
+    assert 0 < one < twice
 
 
 class WorkClock(TorchDispatchMode):
@@ -87,11 +87,10 @@ class WorkClock(TorchDispatchMode):
         return made
 
 
-def test_seconds_of_a_pass_are_about_those_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_of_a_pass_are_about_those_that_it_takes() -> None:
     """Of one twice as long as the longest that is tried, by the work that is done in place of seconds."""
     model, tokens = pico.make_model(), 8192
     with WorkClock() as clock:
-        monkeypatch.setattr("longrope.engine.passes.time.perf_counter", lambda: clock.now)
-        estimated, began = seconds_of_pass(model, tokens), clock.now
+        estimated, began = seconds_of_pass(model, tokens, clock=lambda: clock.now), clock.now
         token_losses(model, np.arange(tokens)[None] % 300)
     assert estimated == pytest.approx(clock.now - began, rel=1e-4)

@@ -126,17 +126,16 @@ def test_no_logits_of_a_whole_window_are_made(
     assert sizes == [(3, 7, VOCABULARY)] * 7  # all alike; the last one shares two tokens with the one before it
 
 
-def test_network_is_whole_after_the_pass(make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_is_whole_after_the_pass(make: Callable[..., LanguageModel]) -> None:
     """The decoder that stood aside for the head is back, an exception included."""
     model = make("llama")
     decoder, names = model.network.model, [name for name, _ in model.network.named_modules()]
 
-    def fail(_: Tensor) -> Tensor:
+    def fail(*_: object) -> None:
         raise RuntimeError("no memory")
 
     token_losses(model, TOKENS)
-    monkeypatch.setattr(model.network.lm_head, "forward", fail)
-    with pytest.raises(RuntimeError, match="no memory"):
+    with hooked(model.network.lm_head, fail), pytest.raises(RuntimeError, match="no memory"):
         token_losses(model, TOKENS)
     assert model.network.model is decoder
     assert [name for name, _ in model.network.named_modules()] == names

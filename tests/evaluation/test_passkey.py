@@ -11,7 +11,7 @@ import numpy as np
 import pico
 import pytest
 import torch
-from measuring import Passes, compared, passkey_context, scores_of
+from measuring import Passes, answer_passkeys, compared, passkey_context, scores_of
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -176,7 +176,7 @@ def test_a_copying_reader_scores_one_and_a_constant_one_nothing(
     kind: str, copies: bool, share: float, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = TOKENIZERS[kind]
-    monkeypatch.setattr("longrope.evaluation.passkey.greedy_answers", SampleBuilder(tokenizer, copies=copies).answers)
+    answer_passkeys(monkeypatch, SampleBuilder(tokenizer, copies=copies).answers)
     scores = scores_of("passkey", passkey_context(replace(model, tokenizer=tokenizer), None, 700))
     assert [score.value for score in scores] == [share] * 11
     assert [score.num_windows for score in scores] == [20] + [2] * 10
@@ -191,7 +191,7 @@ def test_depths_are_scored_apart(model: LanguageModel, monkeypatch: pytest.Monke
         key = tokenizer.decode(tokens[0, -answer_tokens:]).strip()
         return torch.tensor([key in tokenizer.decode(tokens[0, tokens.shape[1] // 2 : -answer_tokens])])
 
-    monkeypatch.setattr("longrope.evaluation.passkey.greedy_answers", forgetful)
+    answer_passkeys(monkeypatch, forgetful)
     scores = {score.metric: score for score in scores_of("passkey", passkey_context(model, None, 6000))}
     assert scores["passkey"].value == 0.5
     by_depth = [scores[f"passkey-depth-{depth:.2f}"].value for depth in np.arange(0.05, 1, 0.1)]
@@ -244,7 +244,7 @@ def test_a_difference_is_that_of_two_measured_shares(model: LanguageModel, monke
         return torch.tensor([key in right[active[0]]])
 
     monkeypatch.setattr("longrope.evaluation.metric.rescaled", spy_factors)
-    monkeypatch.setattr("longrope.evaluation.passkey.greedy_answers", spy_answers)
+    answer_passkeys(monkeypatch, spy_answers)
     cache = SampleCache()
     pi, yarn = (
         passkey_context(model, table, 700, method=name, seed=3, cache=cache)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from measuring import make_context, scores_of
+from measuring import answer_prompts, make_context, scores_of
 from ruler_prompts import (
     REFERENCES,
     SampleBuilder,
@@ -25,7 +25,7 @@ from ruler_prompts import (
 )
 
 from longrope.data import Tokens, TokenText
-from longrope.evaluation import answers, find_metric, ruler
+from longrope.evaluation import find_metric, ruler
 from longrope.evaluation.answers import Answer
 from longrope.evaluation.needles import essays
 from longrope.evaluation.prompts import build_prompt
@@ -137,7 +137,7 @@ def test_each_prompt_takes_another_essay(model: LanguageModel, monkeypatch: pyte
         return build_prompt(tokenizer, task, length, essay, **given)
 
     monkeypatch.setattr(ruler, "build_prompt", build_noted)
-    monkeypatch.setattr(answers, "answer_prompt", lambda *_: [Answer("", 0.0, 1)])
+    answer_prompts(monkeypatch, lambda *_: [Answer("", 0.0, 1)])
     text = TokenText(np.arange(3000, dtype=np.int32) % 300, "measure")
     windows, settings = text.windows(900, 3), MeasureRecipe(ruler_prompts=5)
     measure_ruler(model, text, windows, "niah_single_2", 450, settings)
@@ -148,7 +148,7 @@ def test_each_prompt_takes_another_essay(model: LanguageModel, monkeypatch: pyte
 def test_the_mean_is_over_tasks(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each task counts the same; the tokens, prompts and seconds of all are added."""
     text = text_of(model.tokenizer, 1600)
-    monkeypatch.setattr(answers, "answer_prompt", lambda _, prompt: [Answer("", len(prompt.text) % 4 / 4, 30)])
+    answer_prompts(monkeypatch, lambda _, prompt: [Answer("", len(prompt.text) % 4 / 4, 30)])
     context = make_context(model, None, text.windows(1600, 2), text=text, seed=3, ruler_prompts=3)
     tasks = {name: find_metric(name) for name in find_metric("ruler").parts(context.settings)}
     assert list(tasks) == [f"ruler-{task}" for task in RULER_TASKS if task != "qa"]

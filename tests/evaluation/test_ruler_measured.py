@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from measuring import answer_prompts
 from ruler_prompts import hub_rows, measure_ruler, squad, text_of
 from typer.testing import CliRunner
 
@@ -35,7 +36,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         answered.append(str(len(prompt.text)))
         return [Answer("", float((len(answered) + i) % 3 == 0), 30) for i in range(len(prompt.questions))]
 
-    monkeypatch.setattr(answers, "answer_prompt", answer)
+    answer_prompts(monkeypatch, answer)
     return answered
 
 
@@ -94,10 +95,10 @@ def test_an_interruption_loses_the_task_in_hand_at_most(
             raise KeyboardInterrupt
         return right(*given)
 
-    monkeypatch.setattr(answers, "answer_prompt", interrupted)
+    answer_prompts(monkeypatch, interrupted)
     with pytest.raises(KeyboardInterrupt) if before < 22 else pytest.MonkeyPatch.context():
         measure(model, None, text, settings=settings, run=run)
-    monkeypatch.setattr(answers, "answer_prompt", right)
+    answer_prompts(monkeypatch, right)
     measure(model, None, text, settings=settings, run=run)
     assert len(quick) == 22 + before % 2
     written = [score.metric for score in read_records(run.scores, Score)]

@@ -4,7 +4,7 @@ Shape legend: B = batch, H = query heads, G = key/value heads, Sq = queries, Sk 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
@@ -168,12 +168,9 @@ def list_kernels(device: torch.device) -> tuple[Kernel, ...]:
     """The kernels that may serve on a device: torch's own, ours for Hopper, FlashAttention 3 where it is installed."""
     if device.type != "cuda":
         return (CPU,)
+    is_hopper = torch.cuda.is_available() and torch.cuda.get_device_capability(device) == (9, 0)
     installed = any(find_spec(name) for name in FLASH_3_MODULES)
-    return (CUDNN, FLASH, EFFICIENT) + (HOPPER,) * _is_hopper(device) + (FLASH_3,) * installed
-
-
-def _is_hopper(device: torch.device) -> bool:
-    return torch.cuda.is_available() and torch.cuda.get_device_capability(device) == (9, 0)
+    return (CUDNN, FLASH, EFFICIENT) + (HOPPER,) * is_hopper + (FLASH_3,) * installed
 
 
 def choose_kernel(
@@ -197,25 +194,46 @@ def choose_kernel(
 
 @cache
 def _measure_kernels(device: torch.device, dtype: torch.dtype, heads: Heads, *, decoding: bool) -> tuple[Kernel, str]:
+    def measure(kernel: Kernel) -> float:
+        check_kernel(kernel, device, dtype, heads)
+        return _speed(kernel, device, dtype, heads, decoding=decoding)
+
+    trial = f"one query and {TRIAL_KEYS:,} keys" if decoding else f"{TRIAL_TOKENS:,} tokens"
+    shape = f"{heads} in {dtype} on {torch.cuda.get_device_name(device)}"
+    return fastest_kernel(list_kernels(device), measure, trial, shape)
+
+
+def fastest_kernel(
+    candidates: Sequence[Kernel], measure: Callable[[Kernel], float], trial: str, shape: str
+) -> tuple[Kernel, str]:
+    """Return the fastest of the kernels that work, and the reason.
+
+    Args:
+        candidates: in this order.
+        measure: its TFLOP/s; raises RuntimeError, NotImplementedError or ImportError where the kernel does not work.
+        trial: what is measured, for the reason.
+        shape: what they are tried on, for the error.
+
+    Raises:
+        ModelError: no kernel takes the shape.
+    """
     speeds: dict[Kernel, float] = {}
     failures = []
-    for kernel in list_kernels(device):
+    for kernel in candidates:
         try:
-            check_kernel(kernel, device, dtype, heads)
-            speeds[kernel] = _speed(kernel, device, dtype, heads, decoding=decoding)
+            speeds[kernel] = measure(kernel)
         except (RuntimeError, NotImplementedError, ImportError) as error:
             said, _, _ = str(error).partition("\n")
             failures.append(f"{kernel.name}: {said}")
     if not speeds:
         raise ModelError(
-            f"No attention kernel on {torch.cuda.get_device_name(device)} takes {heads} in {dtype}.",
+            f"No attention kernel takes {shape}.",
             f"Tried {'; '.join(failures)}.",
             "Load the model with --dtype bfloat16.",
         )
     best = max(speeds, key=lambda kernel: speeds[kernel])
     measured = ", ".join(f"{kernel.name} {speed:.0f}" for kernel, speed in speeds.items())
     failed = "".join(f"; no {failure}" for failure in failures)
-    trial = f"one query and {TRIAL_KEYS:,} keys" if decoding else f"{TRIAL_TOKENS:,} tokens"
     return best, f"{best.name} attention ({measured} TFLOP/s on {trial} here{failed})"
 
 
