@@ -155,7 +155,7 @@ def weighted_loss_with_graph(
     score = partial(checkpoint, chunk_losses, use_reentrant=False) if recompute else chunk_losses
     first = int(weights.any(axis=0).argmax())
     keep = not offload and attention_bytes(model, tokens.shape[0] * tokens.shape[1]) <= activation_room(model)
-    change_layer = partial(recomputed, offload=offload, keep=keep) if recompute else None
+    change_layer = partial(recomputed, model, offload=offload, keep=keep) if recompute else None
     done = _run(model, tokens, change_layer, documents=documents, positions=positions)
     hidden, targets, _ = done.scored(slice(first, None))
     given = torch.as_tensor(weights, dtype=torch.float32).to(hidden.device)

@@ -19,12 +19,17 @@ from torch.utils.checkpoint import (
 
 from longrope.engine.context import active_context
 from longrope.engine.kernels import OPERATIONS
+from longrope.models import LanguageModel, modules_in_layers, placed
 
 
-def recomputed(forward: Any, _index: int, *, offload: bool, keep: bool) -> Callable[..., Any]:
+def recomputed(model: LanguageModel, forward: Any, _index: int, *, offload: bool, keep: bool) -> Callable[..., Any]:
     """A layer whose activations are made again in the backward pass, in eval mode too, in the context of its pass.
 
+    A rotary module that the layer calls itself is then the one of the pass, also where ``rescaled`` or ``at_length``
+    has put another one back.
+
     Args:
+        model: that the layer is of.
         forward: of the layer.
         offload: keep the layer's input in the CPU's memory.
         keep: keep the output of its attention, most of the work and little of the memory.
@@ -33,9 +38,10 @@ def recomputed(forward: Any, _index: int, *, offload: bool, keep: bool) -> Calla
 
     def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         context = active_context()  # of this pass; when its backward pass runs, it is no longer active
+        rotary = modules_in_layers(model)
 
         def work(hidden: Tensor, device: torch.device, *args: Any, **kwargs: Any) -> Any:
-            with context.resumed():
+            with context.resumed(), placed(rotary):
                 return forward(hidden.to(device), *args, **kwargs)
 
         kept = hidden.cpu() if offload else hidden

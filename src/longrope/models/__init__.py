@@ -9,7 +9,7 @@ from longrope.models.gguf_geometry import read_gguf_spec
 from longrope.models.hub import read_place
 from longrope.models.language_model import LanguageModel, save_model
 from longrope.models.loading import ASSETS, EMBEDDED, load_config, load_model, read_gguf_file, silence_loading
-from longrope.models.rescaling import at_length, rescaled
+from longrope.models.rescaling import at_length, modules_in_layers, placed, rescaled
 from longrope.models.rotary import RescaledRotary
 from longrope.models.shallow import make_shallow
 from longrope.models.tables import choose_table, describe_choice, describe_table
@@ -36,6 +36,8 @@ __all__ = [
     "load_config",
     "load_model",
     "make_shallow",
+    "modules_in_layers",
+    "placed",
     "read_gguf_file",
     "read_gguf_spec",
     "read_place",

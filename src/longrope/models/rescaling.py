@@ -6,13 +6,17 @@ back at its end; no class is patched and no modelling code is forked.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
+from torch import nn
 
 from longrope.models.language_model import LanguageModel
 from longrope.models.rotary import RescaledRotary
 from longrope.models.tables import modules_of
 from longrope.rope import RescaleFactors, RotaryTable, unscaled
+
+Placed = list[tuple[nn.Module, str, Any]]  # (parent, name in it, rotary module)
 
 
 @contextmanager
@@ -65,6 +69,31 @@ def at_length(model: LanguageModel, tokens: int) -> Iterator[None]:
         yield
 
 
+def modules_in_layers(model: LanguageModel) -> Placed:
+    """The rotary modules that layers call themselves, as they are at this moment (Moshi); most models have none.
+
+    Where such a layer is computed again after ``rescaled`` or ``at_length`` has ended, they are to be ``placed``.
+    """
+    within = [table for table in model.tables if "*" in table.path]
+    return [place for table in within for place in modules_of(model.network, table)]
+
+
+@contextmanager
+def placed(modules: Placed) -> Iterator[None]:
+    """Have these rotary modules at their places inside a ``with`` block, and at its end those that were there."""
+    before = [(parent, name, getattr(parent, name)) for parent, name, _ in modules]
+    _place(modules)
+    try:
+        yield
+    finally:
+        _place(before)
+
+
+def _place(modules: Placed) -> None:
+    for parent, name, module in modules:
+        setattr(parent, name, module)
+
+
 def _depends_on_length(model: LanguageModel, table: RotaryTable, tokens: int) -> bool:
     """Whether a module would choose by the positions at hand, or has no angles for all of them (GPT-J's table)."""
     rows = getattr(next(modules_of(model.network, table))[2], "embed_positions", None)
@@ -95,10 +124,5 @@ def _installed(
     ours = isinstance(before, RescaledRotary) and before.layer_type == table.layer_type
     native = before.native if ours else before
     module = RescaledRotary(native, table, factors, learnable=learnable, precision=precision).to(model.device)
-    for parent, name, _ in places:
-        setattr(parent, name, module)
-    try:
+    with placed([(parent, name, module) for parent, name, _ in places]):
         yield module
-    finally:
-        for parent, name, own in places:
-            setattr(parent, name, own)

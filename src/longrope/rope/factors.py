@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -132,6 +132,15 @@ class RescaleFactors:
 
     def check_spec(self, spec: RopeSpec) -> None:
         """Raise FactorsError unless these factors were made for this geometry."""
+        growth = spec.native.growth if spec.native else 0
+        if growth and self.spec_fingerprint == replace(spec, native=None).fingerprint:
+            raise FactorsError(
+                f"These factors are for plain RoPE (geometry {self.spec_fingerprint}).",
+                f"The model carries dynamic NTK (factor {growth:g}), which earlier versions read as plain RoPE. "
+                "Factors are now relative to it at their target window, so the same numbers would mean other angles.",
+                "Run `longrope search` again; or set the rope_type in config.json to 'default', by which these factors "
+                "mean what they meant.",
+            )
         if len(self.lambdas) != spec.num_pairs or self.spec_fingerprint != spec.fingerprint:
             raise FactorsError(
                 f"These factors hold {len(self.lambdas)} lambdas for the rotary geometry {self.spec_fingerprint}.",
