@@ -14,6 +14,7 @@ import tables_gemma as gemma
 import tables_searches as searches
 import tables_speed as speed
 import tables_training as training
+import tables_verify as verify
 from tables_cells import ROOT, Records
 
 Maker = Callable[[Records], str]
@@ -31,6 +32,7 @@ TABLES: dict[str, Maker] = {
     "gemma-128k": gemma.reached_table,
     "gemma-cost": partial(searches.cost_table, run=gemma.RUN),
     "gemma-pass": speed.gemma_table,
+    "verify": verify.verify_table,
     "depths": searches.depth_table,
     "exports": searches.exports_table,
     "variants": searches.variants_table,
