@@ -38,7 +38,7 @@ def _export(session: Session, factors: RescaleFactors) -> None:
         add_to_card(folder / "README.md", verify_export(folder, session.model, report.switch_tokens, session.report))
     run.write_text(run.export_report, dump_report(report))
     if report.short_cost:
-        session.report(describe_short(report.short_cost, report.factor_sets))
+        session.report(f"short texts: {describe_short(report.short_cost, report.factor_sets)}")
 
 
 def export_file(
