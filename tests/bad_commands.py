@@ -105,6 +105,7 @@ COMMANDS = {
     "search": [("no model", "--to 256 --data {data}", "MODEL is missing")],
     "export": [
         ("elsewhere", "old --to onnx", "'onnx'"),
+        ("snippets of nothing", "no-run --to snippet", "has no checkpoint"),
         ("nothing", "no-run", "no-run"),
         ("factor sets", "old --factor-sets three", "three"),
         ("no run", "", "No run is given, and --model and --factors and --out are missing"),

@@ -99,7 +99,10 @@ MaxShardSize = Annotated[
     str | None, _setting("--max-shard-size", "export.max_shard_size", "The largest file of weights, such as 2GB.")
 ]
 Format = Annotated[
-    str, typer.Option("--to", help="; ".join(f"{row.name}: {row.label}" for row in FORMATS.values()) + ".")
+    str,
+    typer.Option(
+        "--to", help="; ".join(f"{row.name}: {row.label}" for row in FORMATS.values()) + "; snippet: settings as text."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 

@@ -135,6 +135,9 @@ def export(
     shard_size = {"max_shard_size": max_shard_size} if max_shard_size else {}
     settings = ExportRecipe(tiers or factor_sets, drop_start_tokens, base_model, **shard_size)
     chosen = {name: value for name, value in {"layout": layout, "dtype": dtype}.items() if value}
+    if to == "snippet" and run:
+        _print_snippets(RunDir(run))
+        return
     _check_format(to, chosen, shard_size)
     if run is None:
         source, file, path = _without_run(model, factors, out)
@@ -155,6 +158,18 @@ def export(
         written = directory.path / FORMATS[to].file
         report = written.with_name("export.json")
     print(report.read_text(encoding="utf-8") if as_json else f"checkpoint: {written}")
+
+
+def _print_snippets(run: RunDir) -> None:
+    """The RoPE settings of a run's checkpoint for other projects (raises RunError where there is none)."""
+    from longrope.exports.snippets import format_snippets
+
+    config = run.checkpoint / "config.json"
+    if not (config.is_file() and run.export_report.exists()):
+        raise RunError(
+            f"{run.path} has no checkpoint.", "Its settings are to be printed.", f"Run `longrope export {run.path}`."
+        )
+    print(format_snippets(json.loads(config.read_text(encoding="utf-8")), run.recipe().model))
 
 
 def _without_run(model: str | None, factors: Path | None, out: Path | None) -> tuple[str, Path, Path]:

@@ -5,12 +5,14 @@ from longrope.exports.comparison import ExportReport, dump_report
 from longrope.exports.gguf import export_gguf, write_gguf
 from longrope.exports.gguf_patch import PatchReport, patch_gguf
 from longrope.exports.hf import export_hf
+from longrope.exports.short_cost import describe_short
 from longrope.exports.upload import upload
 
 __all__ = [
     "ExportReport",
     "Origin",
     "PatchReport",
+    "describe_short",
     "dump_report",
     "export_gguf",
     "export_hf",

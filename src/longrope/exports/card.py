@@ -19,6 +19,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from longrope.exports.comparison import ExportReport
 from longrope.exports.gguf_weights import MODEL_TYPES
+from longrope.exports.short_cost import describe_short
 from longrope.labels import Source, compared_with, is_part, label_of, metric_label, metric_row, write_interval
 from longrope.models import ASSETS, EMBEDDED, LanguageModel, read_place
 from longrope.registry import DIFFERENCE, ORIGINAL, baselines
@@ -111,6 +112,10 @@ def format_card(
         factors=factors,
         attention_factor=factors.attention_factor * model.spec.attention_factor,
         report=report,
+        layer_type=model.table.layer_type,
+        short_line=describe_short(report.short_cost, report.factor_sets).partition(": longrope export")[0]
+        if report.short_cost
+        else "",
         own_switch=model.spec.native.switch_tokens if model.spec.native and model.spec.native.short else 0,
         table=result_table(scores, own, origin),
         paired=[_describe_pair(score) for score in own if compared_with(score.metric)],

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from longrope.errors import ExportError
 from longrope.exports.lists import NativeLists
+from longrope.exports.short_cost import ShortCost
 from longrope.models import LanguageModel, rescaled
 
 PROBE_TOKENS = 64  # spread over all positions, so that a wrong factor of the slowest pair shows
@@ -43,6 +44,7 @@ class ExportReport:
         start_tokens_dropped: start tokens that the checkpoint does not carry.
         loss_change_nats: what dropping them changed in the mean loss per token on the measuring windows.
         transformers: the version that reopened it.
+        short_cost: perplexities on short texts; None if none were at hand.
     """
 
     factor_sets: str
@@ -54,11 +56,14 @@ class ExportReport:
     start_tokens_dropped: int
     loss_change_nats: float
     transformers: str
+    short_cost: ShortCost | None = None
 
 
 def dump_report(report: Any) -> str:
-    """The JSON text of a report, which is a dataclass."""
-    return json.dumps(asdict(report), indent=1) + "\n"
+    """The JSON text of a report, which is a dataclass; what short texts cost stands among the rest."""
+    content = asdict(report)
+    content |= content.pop("short_cost", None) or {}
+    return json.dumps(content, indent=1) + "\n"
 
 
 def compare_logits(

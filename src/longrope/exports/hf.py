@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from longrope.exports.card import Origin, format_card
 from longrope.exports.comparison import Arrays, ExportReport, check_agreement, compare_logits, make_report
 from longrope.exports.lists import NativeLists, native_lists, stated_lists
 from longrope.exports.portable import make_portable
+from longrope.exports.short_cost import measure_short
 from longrope.models import (
     LanguageModel,
     choose_table,
@@ -56,6 +58,7 @@ def export_hf(
     *,
     settings: ExportRecipe | None = None,
     windows: Tokens | None = None,
+    short_windows: Tokens | None = None,
     origin: Origin | None = None,
     scores: Sequence[Score] = (),
 ) -> ExportReport:
@@ -67,6 +70,7 @@ def export_hf(
         folder: where to write.
         settings: one or two factor sets, whether start tokens may be dropped, the size of the files.
         windows: [W, N] measuring windows, needed to measure what dropping start tokens changes.
+        short_windows: [W, N] held-out windows of no more than the trained window, for what short texts cost.
         origin: of the weights, for the card; by default what the model was loaded from.
         scores: what was measured, for the card.
 
@@ -79,6 +83,8 @@ def export_hf(
     _save(model, lists, folder, settings.max_shard_size)
     make_portable(folder, factors.target_window)
     report = make_report(lists, _compare(model, lists, folder))
+    if short_windows is not None:
+        report = replace(report, short_cost=measure_short(model, lists, short_windows))
     check_agreement(report, folder, model.network.config.model_type)
     card = format_card(model, factors, report, origin or Origin(model.name), scores)
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from longrope import distributed, registry
-from longrope.errors import RunError
-from longrope.exports import Origin, dump_report, export_hf, patch_gguf
+from longrope.data import Tokens
+from longrope.errors import RunError, TextsError
+from longrope.exports import Origin, describe_short, dump_report, export_hf, patch_gguf
+from longrope.exports.short_cost import MOST_TOKENS, WINDOWS
 from longrope.models import load_model
 from longrope.pipeline.session import Callbacks, Session, load_inputs
 from longrope.pipeline.stages import Task, plan_tasks, run_tasks, tune_at_target
@@ -31,9 +33,12 @@ def _export(session: Session, factors: RescaleFactors) -> None:
     session.report(f"export to {run.checkpoint}, reopen in plain transformers, compare")
     scores = _scores_of(run, factors)
     with run.replacing(run.checkpoint) as folder:
-        report = export_hf(session.model, factors, folder, scores=scores, **_export_options(session, factors))
+        options = _export_options(session, factors) | {"short_windows": _short_windows(session)}
+        report = export_hf(session.model, factors, folder, scores=scores, **options)
         add_to_card(folder / "README.md", verify_export(folder, session.model, report.switch_tokens, session.report))
     run.write_text(run.export_report, dump_report(report))
+    if report.short_cost:
+        session.report(f"short texts: {describe_short(report.short_cost, report.factor_sets)}")
 
 
 def export_file(
@@ -144,6 +149,15 @@ def _export_options(session: Session, factors: RescaleFactors) -> dict[str, Any]
         windows = session.texts.measure.windows(recipe.target_tokens, recipe.measure.windows)
     origin = Origin(recipe.model, tuned=model.name != recipe.model, hub_name=recipe.export.base_model)
     return {"settings": recipe.export, "windows": windows, "origin": origin}
+
+
+def _short_windows(session: Session) -> Tokens | None:
+    """Held-out windows of the trained window, or of as many tokens as short texts have; None without text."""
+    length = min(session.model.spec.trained_window, MOST_TOKENS)
+    try:
+        return session.texts.measure.windows(length, WINDOWS)
+    except TextsError:
+        return None
 
 
 def _check_finished(run: RunDir, tasks: Sequence[Task]) -> None:

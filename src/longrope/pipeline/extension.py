@@ -90,8 +90,11 @@ def _extend(session: Session, tasks: Sequence[Task]) -> Progress:
 
 
 def _form_of(settings: ExportRecipe) -> str:
-    """The settings of a checkpoint with the keys of earlier versions, so that the checkpoints of their runs stay."""
-    return json.dumps({"tiers" if key == "factor_sets" else key: value for key, value in asdict(settings).items()})
+    """The settings of a checkpoint as earlier versions wrote them, so that the checkpoints of their runs stay."""
+    form = {"tiers" if key == "factor_sets" else key: value for key, value in asdict(settings).items()}
+    if settings.max_shard_size == ExportRecipe().max_shard_size:
+        del form["max_shard_size"]
+    return json.dumps(form)
 
 
 def _method(extended: Progress) -> str:
