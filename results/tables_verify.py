@@ -13,7 +13,7 @@ LAYOUTS = {
 def verify_table(records: Records) -> str:
     """Each runtime and layout: the verdict, and the largest difference in nats below, at and above the window."""
     rows: list[Row] = []
-    for done in records.content("verify/verify.json"):
+    for done in records.lines("verify/verify.jsonl"):
         versions = ", ".join(f"{name} {number}" for name, number in done["versions"].items())
         cells = [_as_said(finding, done["verdict"]) for finding in done["findings"]]
         rows.append([f"{done['client']} ({versions})", LAYOUTS[done["checkpoint"]], done["verdict"], *cells])
