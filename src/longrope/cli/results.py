@@ -161,15 +161,28 @@ def export(
 
 
 def _print_snippets(run: RunDir) -> None:
-    """The RoPE settings of a run's checkpoint for other projects (raises RunError where there is none)."""
+    """The RoPE settings of a run's checkpoint for other projects.
+
+    Raises:
+        RunError: there is no checkpoint, or its weights were tuned.
+    """
     from longrope.exports.snippets import format_snippets
+    from longrope.models import ASSETS, EMBEDDED
 
     config = run.checkpoint / "config.json"
     if not (config.is_file() and run.export_report.exists()):
         raise RunError(
             f"{run.path} has no checkpoint.", "Its settings are to be printed.", f"Run `longrope export {run.path}`."
         )
-    print(format_snippets(json.loads(config.read_text(encoding="utf-8")), run.recipe().model))
+    recipe = run.recipe()
+    if run.train.exists() or any(stage.kind == "tune" for stage in recipe.stages):
+        raise RunError(
+            f"The weights of {run.path} were tuned.",
+            "Settings carry factors alone, and these belong to the tuned weights.",
+            f"Give the folder {run.checkpoint} as the model, which has both.",
+        )
+    base = str(ASSETS / EMBEDDED) if recipe.model == EMBEDDED else recipe.model
+    print(format_snippets(json.loads(config.read_text(encoding="utf-8")), base))
 
 
 def _without_run(model: str | None, factors: Path | None, out: Path | None) -> tuple[str, Path, Path]:
