@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 HEAVY = {"torch", "transformers"}
-NEEDS = {"longrope.engine.hopper": "triton"}  # that comes with torch for GPUs
+NEEDS = {f"longrope.engine.{name}": "triton" for name in ("cross_entropy", "hopper")}  # it comes with torch for GPUs
 
 
 def check_light(name: str) -> None:
