@@ -68,7 +68,7 @@ UNUSUAL = Recipe(
     measure=MeasureRecipe(
         (4096, 65536), ("ruler",), 21, 22, 23, ("yarn", "dynamic-ntk"), 25, 26, 27, 28, "squad.json", 29
     ),
-    export=ExportRecipe(factor_sets="two", drop_start_tokens=True, base_model="someone/model"),
+    export=ExportRecipe("two", drop_start_tokens=True, base_model="someone/model", max_shard_size="2GB"),
 )
 ISOLATED = Recipe("m", 65536, ("books",), tune=TuneRecipe(isolate_documents=True))  # allowed beside few others
 

@@ -96,6 +96,11 @@ def kind_of(path: Path) -> str:
     )
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether it is something that clients are made for."""
+    return (path / "config.json").is_file() or (path.is_file() and path.suffix == ".gguf")
+
+
 def clients_at_hand(path: Path) -> tuple[Client, ...]:
     """The clients made for a checkpoint that can run with this Python, without those that take long to start."""
     kind = kind_of(path)
