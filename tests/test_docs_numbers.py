@@ -219,7 +219,7 @@ def test_durations_are_those_of_the_records() -> None:
     """Sums over stages, steps and scores, without the time to load models and texts."""
     demo = [x for x in lines("demo/scores.jsonl") if "-depth-" not in x["metric"]] + lines("demo/trials.jsonl")
     assert 60 < sum(x["seconds"] for x in demo) < 120
-    assert "on two CPU cores in under two minutes" in README
+    assert "on two CPU cores in about two minutes" in README
     nano = minutes_of_stages("nano-16k") + sum(x["seconds"] for x in lines("nano-16k/scores.jsonl")) / 60
     assert nano == pytest.approx(11, abs=0.5)
     assert "in about eleven minutes of one core" in TEXT
