@@ -29,7 +29,7 @@ TABLES: dict[str, Maker] = {
     "cost-needles": partial(searches.cost_table, run="smollm2-64k-needles"),
     "gemma": gemma.compare_table,
     "gemma-ratios": gemma.ratio_table,
-    "gemma-128k": gemma.reached_table,
+    "gemma-128k": gemma.longer_table,
     "gemma-cost": partial(searches.cost_table, run=gemma.RUN),
     "gemma-pass": speed.gemma_table,
     "verify": verify.verify_table,

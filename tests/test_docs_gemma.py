@@ -15,6 +15,8 @@ from longrope.runs.records import Score, read_records
 ROOT = Path(__file__).parent.parent
 LOG = " ".join((ROOT / "docs/log.md").read_text().split())
 RESULTS = " ".join((ROOT / "docs/results.md").read_text().split())
+COSTS = json.loads((ROOT / "results/gemma3-128k/costs.json").read_text())
+PERFORMANCE = " ".join((ROOT / "docs/performance.md").read_text().split())
 BASELINES = ("pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical", "ntk-scan")
 
 
@@ -54,6 +56,21 @@ def test_needles_are_counted(scores: dict[tuple[str, str, int], Score]) -> None:
     assert sorted(every)[1:] == [1.0] * 9
 
 
+def test_at_128k_a_formula_wins() -> None:
+    found = read_records(ROOT / "results/gemma3-128k/scores.jsonl", Score)
+    paired = {score.method: score for score in found if score.metric == "ratio-to-ntk-critical"}
+    ours = paired["longrope-gradient"]
+    assert ours.low > 1
+    share = f"{ours.value:.4f} of its perplexity ({ours.low:.4f}-{ours.high:.4f})"
+    assert share in RESULTS
+    assert share in LOG
+    assert all(score.low > ours.high for name, score in paired.items() if name in BASELINES and name != "ntk-critical")
+    keys = {score.method: score.value for score in found if (score.metric, score.context_tokens) == ("passkey", 131072)}
+    assert {name for name, share in keys.items() if share == 1} == {"longrope-evolution", "pi"}
+    held_out = {line["method"]: line["validation_loss_nats"] for line in COSTS}
+    assert f"({held_out['longrope-gradient']:.4f} nats, {held_out['ntk-scan']:.4f})" in LOG
+
+
 def test_the_pass_over_a_million_tokens_is_stated() -> None:
     """Seconds, the share of the kernel's, and the peak, before and after."""
     for name in ("gemma3-before", "gemma3"):
@@ -66,6 +83,10 @@ def test_the_pass_over_a_million_tokens_is_stated() -> None:
         (loss,) = (x["loss_nats"] for x in lines if x["tokens"] == 65536 and x["way"] == "ours")
         assert f"{loss:.4f} {'nats before' if 'before' in name else 'now'}" in LOG
     assert f"peak {ours['peak_gib']:.1f} GiB" in LOG
+    lines = [json.loads(line) for line in (ROOT / "results/benchmarks/gemma3-h100.jsonl").read_text().splitlines()]
+    seconds = {line["way"]: line["seconds"] for line in lines if line["tokens"] == 2**20}
+    share = seconds["ours"] / seconds["kernel cuDNN"]
+    assert f"One H100 takes {seconds['ours']:.1f} seconds for 1,048,576 tokens, {share:.2f} of" in PERFORMANCE
 
 
 def test_the_estimated_memory_is_near_the_peak() -> None:
