@@ -3,6 +3,7 @@
 import copy
 import re
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -87,6 +88,9 @@ def _read_tables(config: Any) -> tuple[RotaryTable, ...]:
     small = _shallow(config)
     skeleton = _build_skeleton(small)
     places = find_places(skeleton)
+    if not places:  # the first layers may have none, without an entry that we know to say so
+        small, skeleton = config, _build_skeleton(config)
+        places = find_places(skeleton)
     if not places:
         raise refusal(config_entries(config), "has no rotary position embedding, or one of its own kind")
     modules = {place: skeleton.get_submodule(place.path) for place in places}
@@ -144,10 +148,25 @@ def _read_table(place: Place, module: Any, config: Any) -> RotaryTable:
         raise
     except Exception as error:
         raise refusal(stated, f"has a rotary module of another kind ({type(error).__name__}: {error})") from error
+    native = geometry.native
+    if layout is None and native and native.short:
+        below = geometry.frequencies_at(native.switch_tokens)
+        if read_layout(alone, place.layer_type, below, tokens):
+            raise _never_long(stated["model_type"], native.switch_tokens)
     if layout is None or wrong:
         raise refusal(stated, f"computes other angles than its config states{_where(geometry, wrong)}")
     path = re.sub(r"(?<=\.)\d+(?=\.)", "*", place.path)
     return RotaryTable(path, (), replace(geometry, pairing=pairing_of(layout)), place.layer_type, layout)
+
+
+def _never_long(model_type: str, switch: int) -> ModelError:
+    """As of PhiMoE, whose rotary module asks for its frequencies without a length."""
+    return ModelError(
+        f"The model type {model_type!r} in transformers {version('transformers')} turns sequences of more than "
+        f"{switch:,} tokens by its short factors, although its config states long ones for them.",
+        "Factors are searched relative to the model's own, so these must be at work.",
+        "Take another version of transformers if one applies the long factors, or another model.",
+    )
 
 
 def _wrong_lengths(module: Any, layer_type: str | None, layout: Layout, geometry: RopeSpec) -> list[int]:
