@@ -6,13 +6,13 @@ interleaved pairs, sliding windows, capped and scaled logits.
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -166,7 +166,12 @@ def write_config(folder: Path, **content: Any) -> Path:
 
 
 def save_gguf(
-    path: Path, network: Any, describe: Callable[[GGUFWriter], None] = lambda _: None, **tensors: NDArray[np.float32]
+    path: Path,
+    network: Any,
+    describe: Callable[[GGUFWriter], None] = lambda _: None,
+    packed: Mapping[str, tuple[NDArray[np.uint8], GGMLQuantizationType]] | None = None,
+    /,
+    **tensors: NDArray[np.float32],
 ) -> Path:
     """Write a pico Llama as llama.cpp would: metadata, byte-level tokenizer, float32 tensors by its names.
 
@@ -174,6 +179,7 @@ def save_gguf(
         path: the .gguf file.
         network: a Llama in float32.
         describe: adds further metadata.
+        packed: what stands in the place of some tensors, by their names: [rows, bytes of a row] and the type.
         tensors: further tensors, by name without ``.weight``.
     """
     config, writer = network.config, GGUFWriter(path, "llama")
@@ -188,7 +194,9 @@ def save_gguf(
         block = f"blk.{name.split('.')[2]}." if "layers" in name else ""
         weight = value.numpy()
         weight = _neighbour_pairs(weight, heads[kind]) if kind in heads else weight
-        writer.add_tensor(f"{block}{GGUF_NAMES[kind]}.weight", weight)
+        full = f"{block}{GGUF_NAMES[kind]}.weight"
+        blocks, raw = (packed or {}).get(full, (weight, None))
+        writer.add_tensor(full, blocks, raw_dtype=raw)
     for name, array in tensors.items():
         writer.add_tensor(f"{name}.weight", array)
     close_gguf(writer)

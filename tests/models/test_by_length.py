@@ -182,6 +182,6 @@ def test_a_module_that_never_takes_its_long_list_is_refused() -> None:
     """PhiMoE in transformers states long factors and turns by the short ones at every length."""
     lists = {**LISTS, "short_mscale": 1.2, "long_mscale": 1.2}
     config = pico.make_config("phimoe", rope=lists, max_position_embeddings=256, num_local_experts=2)
-    with pytest.raises(ModelError, match="'phimoe' .* more than 64 tokens by its short factors, although") as caught:
+    with pytest.raises(ModelError, match=r"'phimoe' .* more than 64 tokens by its short factors, although") as caught:
         read_spec(config)
     assert "another version of transformers" in caught.value.remedy
