@@ -28,6 +28,8 @@ from torch.utils.checkpoint import checkpoint
 
 from longrope import cli, distributed, pipeline
 from longrope.data import TokenText
+from longrope.engine.decoding import read_prompt
+from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.passes import greedy_answers, token_losses, weighted_loss_with_graph
 from longrope.errors import LongRopeError, TextsError
 from longrope.evaluation import measure
@@ -261,6 +263,7 @@ def passes_of(family: str) -> dict[str, torch.Tensor]:
         greedy = model.network(torch.from_numpy(tokens), use_cache=False).logits[0, -2].argmax()
         tokens[0, -1] = greedy
         found["answers"] = greedy_answers(model, tokens, 1)
+        found["after a prompt"] = read_prompt(model, tokens[0], KeyValueCache(model, WINDOW))  # whole in every process
         ways: dict[str, dict[str, Any]] = {
             "whole": {},
             "within documents": {"documents": DOCUMENTS},

@@ -300,6 +300,7 @@ def test_passes_over_shared_windows_are_those_over_whole_ones(launch: Launch, ra
     whole = passes_of(family)
     assert whole["losses"].shape == (2, WINDOW - 1)
     assert whole["answers"].tolist()[0] is True
+    assert whole["after a prompt"].std() > 0.01
     assert (whole["losses within documents"] - whole["losses"]).abs().amax(1).min() > 0.01
     assert (whole["losses at positions"] - whole["losses"]).abs().amax(1)[1] > 0.01
     for rank, shared in enumerate(launch.all(f"shared_passes {ranks}")):

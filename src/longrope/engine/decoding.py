@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longrope import distributed
 from longrope.engine.compiling import many_variants
 from longrope.engine.context import ForwardContext, run_decoder
 from longrope.engine.kv_cache import KeyValueCache
@@ -28,6 +27,8 @@ REMEDY = "Decode with transformers' own `generate`, inside `longrope.rescaled`, 
 
 def prefill(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tensor:
     """Read tokens [1, n] after those in the cache, in tiles, and keep their keys and values there.
+
+    Processes that share sequences elsewhere have this one whole each.
 
     Returns:
         [1, V] float32 logits of what follows the last one.
@@ -59,7 +60,7 @@ def prefill(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tenso
         else:
             forwards = changed_layers(model.network, partial(layer_in_tiles, model, tile=tile, cache=cache))
         forwards |= norms_in_tiles(model.network, tile)
-        hidden = run_decoder(ForwardContext(model.network, forwards, shard=distributed.shard()), given)
+        hidden = run_decoder(ForwardContext(model.network, forwards), given)
         if cache.native:
             cache.native.tokens = end
         for keys in cache.layers:
