@@ -214,10 +214,10 @@ def test_every_step_is_reported_with_its_tokens() -> None:
 
 
 def test_network_comes_back_as_load_model_leaves_it() -> None:
-    """The model that was given, in eval mode and without gradients, even if it came otherwise."""
+    """The network that was given, in eval mode and without gradients, even if it came otherwise."""
     model = pico.make_model()
     model.network.train().requires_grad_(True)
-    assert fine_tune(model, None, TEXT, settings=QUICK) is model
+    assert fine_tune(model, None, TEXT, settings=QUICK).network is model.network
     assert not any(module.training for module in model.network.modules())
     assert not any(weight.requires_grad for weight in model.network.parameters())
 

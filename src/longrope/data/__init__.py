@@ -3,23 +3,45 @@
 from longrope.data.contamination import check_unsearched, fingerprint, sketch
 from longrope.data.documents import encode, opening_token, opening_tokens
 from longrope.data.needles import encode_answer, plant_needles
+from longrope.data.sketches import (
+    Hashes,
+    Overlap,
+    TextSketch,
+    check_untrained,
+    decode_pieces,
+    dump_sketch,
+    hash_windows,
+    parse_sketch,
+    run_hashes,
+    sketch_documents,
+)
 from longrope.data.sources import read_document
 from longrope.data.splits import Texts, load_texts
 from longrope.data.windows import Starts, Tokens, TokenText
 
 __all__ = [
+    "Hashes",
+    "Overlap",
     "Starts",
+    "TextSketch",
     "Texts",
     "TokenText",
     "Tokens",
     "check_unsearched",
+    "check_untrained",
+    "decode_pieces",
+    "dump_sketch",
     "encode",
     "encode_answer",
     "fingerprint",
+    "hash_windows",
     "load_texts",
     "opening_token",
     "opening_tokens",
+    "parse_sketch",
     "plant_needles",
     "read_document",
+    "run_hashes",
     "sketch",
+    "sketch_documents",
 ]

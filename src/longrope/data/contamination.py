@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from longrope.data.sketches import hash_runs
 from longrope.data.windows import Tokens
 from longrope.errors import TextsError
 
@@ -26,7 +26,7 @@ def sketch(windows: Tokens) -> tuple[int, ...]:
 
     Kept with the factors that were searched on these windows; ``check_unsearched`` compares other texts with it.
     """
-    hashes = np.unique(np.concatenate([_shingle_hashes(window) for window in windows]))
+    hashes = np.unique(np.concatenate([hash_runs(window, SHINGLE_TOKENS) for window in windows]))
     return tuple(hashes[:SKETCH_SIZE].tolist())
 
 
@@ -40,26 +40,10 @@ def check_unsearched(windows: Tokens, searched: Sequence[int]) -> None:
     known = np.asarray(sorted(searched), dtype=np.uint64)
     present = np.zeros(len(known), dtype=bool)
     for window in windows:
-        present |= np.isin(known, _shingle_hashes(window))
+        present |= np.isin(known, hash_runs(window, SHINGLE_TOKENS))
     if (share := present.mean()) > 0.01:
         raise TextsError(
             f"About {share:.0%} of the text that these factors were searched on stands in the text to measure on.",
             "A measurement needs text that no search has seen.",
             "Give other texts with --measure-data.",
         )
-
-
-def _shingle_hashes(tokens: Tokens) -> NDArray[np.uint64]:
-    """Hashes of every run of 48 tokens: a polynomial hash by prefix sums modulo 2 ** 64, then mixed."""
-    if len(tokens) < SHINGLE_TOKENS:
-        return np.zeros(0, np.uint64)
-    base, inverse = np.uint64(0x9E3779B97F4A7C15), np.uint64(pow(0x9E3779B97F4A7C15, -1, 2**64))
-    with np.errstate(over="ignore"):
-        powers = np.cumprod(np.full(len(tokens), base, np.uint64))
-        unpowers = np.cumprod(np.full(len(tokens), inverse, np.uint64))
-        sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((tokens.astype(np.uint64) + np.uint64(1)) * powers)])
-        hashes = (sums[SHINGLE_TOKENS:] - sums[:-SHINGLE_TOKENS]) * unpowers[: len(tokens) - SHINGLE_TOKENS + 1]
-        hashes ^= hashes >> np.uint64(31)
-        hashes *= np.uint64(0xBF58476D1CE4E5B9)
-        hashes ^= hashes >> np.uint64(27)
-    return np.unique(hashes)

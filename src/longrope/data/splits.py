@@ -49,6 +49,7 @@ def load_texts(sources: Sequence[str | Path], tokenizer: Any, *, measure: Sequen
     """
     report = TextsReport()
     held_out = list(unique_documents(measure, tokenizer, set(), report)) if measure else []
+    held_out_files = tuple(map(str, report.files))
     seen = {digest for digest, _ in held_out}
     documents = [tokens for _, tokens in unique_documents(sources, tokenizer, seen, report)]
     bos = opening_token(tokenizer)
@@ -61,10 +62,14 @@ def load_texts(sources: Sequence[str | Path], tokenizer: Any, *, measure: Sequen
             "Give files or folders with --data (and --measure-data).",
         )
     shares = {"search": 0.5, "tune": 0.5} if measure else SHARES
-    parts = {name: TokenText(tokens, name, bos, starts) for name, (tokens, starts) in _split(documents, shares).items()}
+    files = [str(path) for path in report.files[len(held_out) :]]
+    parts = {
+        name: TokenText(tokens, name, bos, starts, tuple(files[number] for number in numbers if files))
+        for name, (tokens, starts, numbers) in _split(documents, shares).items()
+    }
     if measure:
         tokens, borders = _join([tokens for _, tokens in held_out])
-        parts["measure"] = TokenText(tokens, "measure", bos, borders[:-1])
+        parts["measure"] = TokenText(tokens, "measure", bos, borders[:-1], held_out_files)
     report.documents = {name: len(part.documents) if len(part.tokens) else 0 for name, part in parts.items()}
     report.tokens = {name: len(part.tokens) for name, part in parts.items()}
     return Texts(**parts, report=report)
@@ -76,11 +81,11 @@ def _join(documents: list[Tokens]) -> tuple[Tokens, Starts]:
     return np.concatenate([np.zeros(0, np.int32), *documents]), borders
 
 
-def _split(documents: list[Tokens], shares: dict[str, float]) -> dict[str, tuple[Tokens, Starts]]:
+def _split(documents: list[Tokens], shares: dict[str, float]) -> dict[str, tuple[Tokens, Starts, list[int]]]:
     """Cut the stream of documents at the given shares, moved to the nearest document border if that is near enough.
 
     Returns:
-        The tokens of each part, and where documents begin in them.
+        The tokens of each part, where documents begin in them, and which ones these are.
     """
     stream, borders = _join(documents)
     parts, first = {}, 0
@@ -89,6 +94,8 @@ def _split(documents: list[Tokens], shares: dict[str, float]) -> dict[str, tuple
         border = int(borders[np.argmin(np.abs(borders - ideal))])
         near = abs(border - ideal) <= 0.1 * shares[name] * len(stream)
         last = border if near and border > first else ideal
-        inside = borders[(borders > first) & (borders < last)] - first
-        parts[name], first = (stream[first:last], np.concatenate([np.zeros(1, np.int64), inside])), last
+        inside = borders[(borders > first) & (borders < last)]
+        starts = np.concatenate([np.full(1, first, np.int64), inside])
+        numbers = np.searchsorted(borders[1:-1], starts, side="right").tolist()
+        parts[name], first = (stream[first:last], starts - first, numbers), last
     return parts

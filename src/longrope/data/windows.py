@@ -24,12 +24,14 @@ class TokenText:
         bos: token id that the tokenizer puts before every text, or None; it then opens every window.
         documents: [D] int64, where each document begins in ``tokens``; by default all of them are one. A file is a
             document, and what a split leaves of one is a document, too.
+        files: [D] the file of each document, for errors; empty where they are not known.
     """
 
     tokens: Tokens
     name: str
     bos: int | None = None
     documents: Starts = field(default_factory=lambda: np.zeros(1, np.int64))
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse documents that do not follow one another (raises TextsError)."""
@@ -77,6 +79,10 @@ class TokenText:
         numbers = np.zeros(len(self.tokens), np.int32)
         numbers[self.documents[1:]] = 1
         return replace(self, tokens=np.cumsum(numbers, dtype=np.int32), bos=None if self.bos is None else 0)
+
+    def name_of(self, document: int) -> str:
+        """What a document is called in messages: its file, or else its number from 1."""
+        return self.files[document] if self.files else f"document {document + 1:,} of the {self.name} text"
 
     def _opened(self, cut: Tokens) -> Tokens:
         return np.concatenate([np.full((len(cut), 1), self.bos, np.int32), cut], axis=1)

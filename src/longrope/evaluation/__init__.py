@@ -7,7 +7,7 @@ Measuring fills the sample cache; all scores are computed from it.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from longrope.data import TokenText, check_unsearched
+from longrope.data import TokenText, check_unsearched, check_untrained, hash_windows
 from longrope.evaluation.metric import Context, Metric, Subject
 from longrope.evaluation.samples import SampleCache
 from longrope.models import LanguageModel
@@ -169,6 +169,10 @@ class Evaluation:
         documents = self.text.numbered().windows(lengths[-1], count)
         for factors in subject.table.factor_sets if subject.table else ():
             check_unsearched(windows, factors.searched)
+        if subject.model.tuned_on:
+            check_untrained(
+                hash_windows(self.text, windows, documents, subject.model.tokenizer), subject.model.tuned_on
+            )
         for length in lengths:
             yield Context(
                 subject=subject,

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longrope.data import Tokens
+from longrope.data import Tokens, dump_sketch
 from longrope.errors import ExportError
 from longrope.exports.card import Origin
 from longrope.exports.comparison import (
@@ -27,6 +27,7 @@ from longrope.exports.gguf_weights import MODEL_TYPES, as_stored, file_type, ten
 from longrope.exports.lists import NativeLists, native_lists, stated_lists
 from longrope.exports.unfinished import unfinished_file
 from longrope.models import LanguageModel, load_model
+from longrope.models.tuned_on import GGUF_KEY
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors
 
@@ -167,6 +168,8 @@ def _write(
     metadata, rows = rope_entries(model.spec, stated_lists(model.spec, lists), layout)
     for key, value in metadata.items():
         writer.add_key_value(f"{architecture}.{key}", value, kinds[type(value)])
+    if model.tuned_on:
+        writer.add_string(GGUF_KEY, dump_sketch(model.tuned_on))
     for name, row in rows.items():
         writer.add_tensor(name, row)
     if origin.base_model.endswith(".gguf"):

@@ -1,13 +1,15 @@
 """A loaded language model: its network, its tokenizer and its rotary tables."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from longrope.data import TextSketch
 from longrope.models.parts import as_registered
 from longrope.models.tables import choose_table
+from longrope.models.tuned_on import write_tuned_on
 from longrope.rope import RopeSpec, RotaryTable
 
 
@@ -17,7 +19,8 @@ class LanguageModel:
 
     ``choices`` are the automatic choices of its loading, with their reasons. ``compiled``: without gradients losses go
     through torch.compile, and layers where one process has a window whole. ``rope_table`` names the table that factors
-    act on, where it is not that of the layers that see the whole window.
+    act on, where it is not that of the layers that see the whole window. ``tuned_on`` is a sketch of the texts that its
+    weights were tuned on by this package.
     """
 
     network: Any
@@ -27,6 +30,7 @@ class LanguageModel:
     choices: tuple[str, ...] = ()
     compiled: bool = False
     rope_table: str = ""
+    tuned_on: TextSketch = field(default_factory=TextSketch, compare=False)
 
     @property
     def table(self) -> RotaryTable:
@@ -52,8 +56,12 @@ class LanguageModel:
 
 
 def save_model(model: LanguageModel, folder: Path, max_shard_size: str = "5GB") -> None:
-    """Write config, safetensors weights in files of at most this size, and tokenizer, as transformers opens them."""
+    """Write config, safetensors weights in files of at most this size, and tokenizer, as transformers opens them.
+
+    Beside them lies a sketch of what the weights were tuned on.
+    """
     model.network.save_pretrained(folder, max_shard_size=max_shard_size)
     if (registered := as_registered(model.network.config)) is not model.network.config:
         registered.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
+    write_tuned_on(folder, model.tuned_on)

@@ -25,6 +25,7 @@ from longrope.models.language_model import LanguageModel
 from longrope.models.parts import NAMES_OF_TEXT, as_registered, describe_part, text_part, without_other_parts
 from longrope.models.tables import choose_table, describe_choice
 from longrope.models.trained_window import describe_window, with_trained_window
+from longrope.models.tuned_on import read_tuned_on
 from longrope.models.vocabulary import fit_tokenizer
 from longrope.models.weights import check_complete, check_finite, check_gguf_complete
 from longrope.rope.hf_legacy import with_present_names
@@ -84,7 +85,9 @@ def load_model(
             *left_out,
         ),
     )
-    model = LanguageModel(network, tokenizer, tables, name, choices, compiled, rope_table)
+    tuned_on = read_tuned_on(base if _gguf(base) else _locate(base), _gguf(base))
+    tuned_on = tuned_on.merged(read_tuned_on(adapter.folder)) if adapter else tuned_on
+    model = LanguageModel(network, tokenizer, tables, name, choices, compiled, rope_table, tuned_on)
     check_moves_logits(model)
     return model
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from longrope import distributed
-from longrope.data import TokenText, fingerprint
+from longrope.data import TextSketch, TokenText, decode_pieces, fingerprint, sketch_documents
 from longrope.engine.kv_cache import decoder_layers
 from longrope.models import LanguageModel, rescaled
+from longrope.models.tuned_on import write_tuned_on
 from longrope.recipe import TuneRecipe
 from longrope.rope import RescaleFactors
 from longrope.runs.identity import hash_inputs
@@ -62,7 +63,7 @@ def fine_tune(
         on_step: called after every step.
 
     Returns:
-        The model that was given, in eval mode and without gradients.
+        The network that was given, in eval mode and without gradients, in a model that knows what it was tuned on.
 
     Raises:
         TextsError: the text is shorter than a window.
@@ -72,8 +73,9 @@ def fine_tune(
     """
     settings = settings or TuneRecipe()
     batches = cut_batches(model, factors, text, settings, seed)
-    log = TrainLog(run.train if run else None)
-    with adapted(model.network, settings, seed, run.adapters if run and distributed.is_main() else None) as weights:
+    log, tuned = TrainLog(run.train if run else None), replace(model, tuned_on=_sketch(model, batches, settings))
+    folder = run.adapters if run and distributed.is_main() else None
+    with adapted(model.network, settings, seed, folder) as weights:
         checkpoint = Checkpoint(run.tuning if run else None, _identify(model, weights, factors, text, settings, seed))
         begun_at, tensors = checkpoint.read()
         model.network.requires_grad_(False).eval()
@@ -90,7 +92,9 @@ def fine_tune(
                     weight.data.copy_(distributed.full_tensor(own[name].detach()))
         if begun_at < settings.steps:
             checkpoint.save(settings.steps, {f"weight/{name}": weight for name, weight in weights.items()})
-    return model
+    if folder and settings.lora_rank:
+        write_tuned_on(folder, tuned.tuned_on)
+    return tuned
 
 
 def cut_batches(
@@ -99,6 +103,13 @@ def cut_batches(
     """The windows that ``fine_tune`` reads."""
     length = settings.window_tokens or (factors.target_window if factors else model.spec.trained_window)
     return Batches.cut(text, length, settings.batch_windows, seed, prefer_documents=settings.prefer_documents)
+
+
+def _sketch(model: LanguageModel, batches: Batches, settings: TuneRecipe) -> TextSketch:
+    """A sketch of what a training reads and of what the weights were tuned on before."""
+    read = batches.read_documents(settings.steps)
+    pieces = ([piece for tokens in document for piece in decode_pieces(model.tokenizer, tokens)] for document in read)
+    return model.tuned_on.merged(sketch_documents(pieces))
 
 
 def check_training(model: LanguageModel, text: TokenText, settings: TuneRecipe) -> None:

@@ -63,6 +63,18 @@ class Batches:
         parts = [self.text.tokens[first:last] for first, last in self._spans(row)]
         return np.concatenate([np.asarray(opening, np.int32), *parts])
 
+    def read_documents(self, steps: int) -> Iterator[list[Tokens]]:
+        """What so many steps read of each document of the text, in stretches that belong together."""
+        marks = np.zeros(len(self.text.tokens) + 1, np.int64)
+        for row in range(min(steps * self.batch_windows, self.epoch_windows)):  # an epoch has every window once
+            for first, last in self._spans(row):
+                marks[first] += 1
+                marks[last] -= 1
+        read = np.cumsum(marks)[:-1] > 0
+        for start, end in zip(self.text.documents, (*self.text.documents[1:], len(read)), strict=True):
+            edges = start + np.flatnonzero(np.diff(read[start:end], prepend=False, append=False))
+            yield [self.text.tokens[first:last] for first, last in edges.reshape(-1, 2)]
+
     def documents(self, row: int) -> tuple[int, ...]:
         """Where documents begin in a window of the training: first 0, and the opening token is of the first one."""
         places, before = [], int(self.text.bos is not None)
