@@ -105,13 +105,14 @@ class SearchRecipe(Settings, section="search"):
     """How factors are searched.
 
     Attributes:
-        method: ``gradient`` or ``evolution``.
+        method: ``gradient`` or ``evolution``; or a baseline in the place of a search: ntk-scan, or by its formula pi,
+            ntk, yarn or critical, which leaves short windows the model's own RoPE.
         validation_windows: windows held out from the search, by which the best is chosen.
         tail_tokens: score only the last so many tokens of a window; 0 scores all.
         needle_weight: weight of the mean loss over answers about needles planted in the windows; 0 plants none.
     """
 
-    method: Annotated[str, listed(lambda: tuple(registry.searches()))] = "gradient"
+    method: Annotated[str, listed(registry.factor_methods)] = "gradient"
     validation_windows: Count = 2
     tail_tokens: CountOrZero = 0
     needle_weight: Weight = 0.0

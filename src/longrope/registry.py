@@ -45,7 +45,8 @@ class Method:
         baseline: it is measured beside what a search finds, by ``compare`` and where ``measure.baselines`` lists it.
             One of factors without a formula is made as ``longrope.search.scan.scan_base`` is, from a model and a text.
         start: a search may start from it, so it has one set of factors for all lengths.
-        search: its name in ``search.method``; empty if it is no search of factors for a long window.
+        search: its name in ``search.method``, where others have their own; empty if it is no search of factors for a
+            long window.
     """
 
     name: str
@@ -334,6 +335,16 @@ def baselines() -> tuple[str, ...]:
 def starts() -> tuple[str, ...]:
     """The methods that a search may start from."""
     return tuple(row.name for row in METHODS.values() if row.start)
+
+
+def scans() -> tuple[str, ...]:
+    """The baselines whose factors are scanned on a text; they are of weights that nobody has tuned."""
+    return tuple(row.name for row in METHODS.values() if row.baseline and row.kind == "factors" and not row.formula)
+
+
+def factor_methods() -> tuple[str, ...]:
+    """What ``search.method`` may be: a search, or a baseline that gives one set of factors in place of one."""
+    return (*searches(), *starts(), *scans())
 
 
 def searches() -> dict[str, str]:

@@ -11,7 +11,7 @@ from longrope.errors import RecipeError
 from longrope.labels import label_of
 from longrope.lengths import format_tokens, parse_tokens
 from longrope.recipe import PRESETS, MeasureRecipe, Recipe, changed, load_recipe
-from longrope.registry import FORMATS, ORIGINAL, metrics, searches
+from longrope.registry import FORMATS, ORIGINAL, factor_methods, metrics
 from longrope.runs.run_dir import RunDir
 from longrope.settings import hints_of
 
@@ -47,7 +47,7 @@ Assignments = Annotated[
         help="Any setting of the recipe by its key: search.gradient.steps=40, measure.lengths=8k,64k; repeatable.",
     ),
 ]
-Method = Annotated[str | None, _setting("--method", "search.method", f"{' or '.join(searches())}.")]
+Method = Annotated[str | None, _setting("--method", "search.method", f"One of {', '.join(factor_methods())}.")]
 Lengths = Annotated[
     str | None,
     typer.Option("--lengths", help="Windows to measure: 8k,16k,64k.", show_default="the trained and the target window"),

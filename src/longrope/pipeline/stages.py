@@ -10,15 +10,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from longrope import registry
 from longrope.data import Texts, fingerprint
 from longrope.lengths import format_tokens
 from longrope.models import LanguageModel, load_config, read_spec
 from longrope.pipeline.session import Session
 from longrope.recipe import Recipe, Stage, TuneRecipe
-from longrope.rope import FactorTable, RescaleFactors, compose, counted_from, extrapolate, relative_to, tuned_spec
+from longrope.rope import (
+    FactorTable,
+    RescaleFactors,
+    compose,
+    counted_from,
+    extrapolate,
+    relative_to,
+    tuned_spec,
+    unscaled,
+)
 from longrope.runs.identity import hash_inputs
 from longrope.runs.run_dir import RunDir, is_finished
-from longrope.search import check_search, check_short_search, find_factors, search_short_window
+from longrope.search import check_scannable, check_search, check_short_search, find_factors, search_short_window
 from longrope.tuning import check_training, fine_tune
 
 TUNED = ", tuned "  # in the name of a model, before what its weights were made of
@@ -95,6 +105,7 @@ def check_stages(session: Session) -> None:
     for at in recipe.standings():
         stage, window = at.stage, at.stage.window_tokens
         if stage.kind == "search":
+            check_scannable(recipe.search.method, tuned=at.tuned > 0)
             trained = at.tuned or model.spec.trained_window
             check_search(model, texts.search, window, trained_window=trained, settings=recipe.search)
         elif stage.kind == "short":
@@ -196,6 +207,8 @@ def _find_factors(session: Session, stage: Stage, progress: Progress) -> Rescale
     given["on_trial"] = session.callbacks.on_trial
     if stage.kind == "search":
         return find_factors(model, text, window, tuned_with=progress.tuned_with, **given)
+    if stage.kind == "short" and recipe.search.method in registry.starts():
+        return replace(unscaled(model.spec, window), table=progress.longest.table)
     if stage.kind == "short":
         return search_short_window(model, text, window, progress.longest, **given)
     tuned_with, longest = progress.tuned_with, progress.longest

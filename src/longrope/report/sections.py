@@ -6,7 +6,7 @@ from typing import Any
 
 from longrope.labels import NOT_REACHED, Source, is_part, label_of
 from longrope.lengths import format_tokens
-from longrope.registry import baselines
+from longrope.registry import baselines, starts
 from longrope.report.contents import Contents
 from longrope.report.curves import search_section, training_section
 from longrope.report.factors import factor_section
@@ -49,10 +49,12 @@ def tell_run(run: Contents, *, named: bool) -> list[str]:
     """What was extended, and how, in words; with the model's name or without."""
     sentences = [f"{run.model if named else 'The model'}{_tell_windows(run)}."]
     if run.recipe and run.factors:
-        search = SEARCHES.get(run.recipe.search.method, run.recipe.search.method)
+        method = run.recipe.search.method
+        search = SEARCHES.get(method, label_of(method))
         searched = [found for found in run.factors if found.chosen_by not in baselines()]
         by = search if len({found.source.known_as for found in searched}) < 2 else " and by ".join(SEARCHES.values())
-        sentences.append(f"The rescale factors of its RoPE were chosen by {by}, on {', '.join(run.recipe.data)}.")
+        chosen = f"are those of {by}" if method in starts() else f"were chosen by {by}, on {', '.join(run.recipe.data)}"
+        sentences.append(f"The rescale factors of its RoPE {chosen}.")
         sentences += [f"They come from {label}." for label in dict.fromkeys(map(_tell_chosen, searched)) if label]
     if run.recipe and run.scores:
         other = ", ".join(run.recipe.measure_data)

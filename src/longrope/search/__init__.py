@@ -9,7 +9,7 @@ import numpy as np
 from longrope.data import TokenText, sketch
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
-from longrope.registry import METHODS, resolve, searches
+from longrope.registry import METHODS, resolve, scans, searches
 from longrope.registry import starts as starting_points
 from longrope.rope import (
     RescaleFactors,
@@ -22,7 +22,7 @@ from longrope.rope import (
 )
 from longrope.runs.records import Trial
 from longrope.runs.run_dir import RunDir
-from longrope.search.checks import check_search, check_short_search
+from longrope.search.checks import check_scannable, check_search, check_short_search
 from longrope.search.descend import descend
 from longrope.search.evolve import evolve
 from longrope.search.scan import scan_base
@@ -30,7 +30,15 @@ from longrope.search.score import TrialLog, WindowObjective, cut_windows
 from longrope.search.short_context import search_short_window
 from longrope.search.space import FactorSpace
 
-__all__ = ["check_search", "check_short_search", "cut_windows", "find_factors", "scan_base", "search_short_window"]
+__all__ = [
+    "check_scannable",
+    "check_search",
+    "check_short_search",
+    "cut_windows",
+    "find_factors",
+    "scan_base",
+    "search_short_window",
+]
 STARTS = ("pi", "ntk", "yarn")  # the paper's
 OWN = ("gradient", "evolution")  # searches of this module; another one has a row with a function of these arguments
 
@@ -56,24 +64,33 @@ def find_factors(
             their window counts as trained (the second search, section 3.3).
         run: where trials and factors go; what its trials know already is not evaluated again (raises RunError if they
             are those of another search).
-        settings: method and its numbers; the gradient search by default.
+        settings: method and its numbers; the gradient search by default. A baseline's method gives its factors without
+            a search, or by a scan.
         seed: decides the order of the windows and every random choice.
         on_trial: called after every evaluation.
 
     Returns:
-        Factors that are best by the validation windows, and never worse there than PI, NTK or YaRN.
+        Factors that are best by the validation windows, and never worse there than PI, NTK or YaRN; or those of the
+        baseline that the settings name.
 
     Raises:
         FactorsError: the target is not beyond the trained window.
         TextsError: the text is too short, or the window for its needles.
         ModelError: the model has no finite loss with any of the factors that the search starts from.
+        RecipeError: tuned weights are to be scanned.
     """
     settings = settings or SearchRecipe()
+    if settings.method in starting_points():
+        return _by_formula(model, text, target_tokens, tuned_with, settings)
+    if settings.method in scans():
+        check_scannable(settings.method, tuned=tuned_with is not None)
+        return _call(
+            settings.method, model, text, target_tokens, run=run, settings=settings, seed=seed, on_trial=on_trial
+        )
     method = searches()[settings.method]
     if settings.method not in OWN:
         given: dict[str, Any] = {"tuned_with": tuned_with, "run": run, "settings": settings, "seed": seed}
-        found: RescaleFactors = resolve(METHODS[method].make)(model, text, target_tokens, on_trial=on_trial, **given)
-        return found
+        return _call(method, model, text, target_tokens, on_trial=on_trial, **given)
     spec = tuned_spec(model.spec, tuned_with)
     check_search(model, text, target_tokens, trained_window=spec.trained_window, settings=settings)
     names = STARTS if settings.method == "evolution" else starting_points()
@@ -94,6 +111,26 @@ def find_factors(
     if run:
         run.write_factors(found, method)
     return found
+
+
+def _call(method: str, *args: Any, **given: Any) -> RescaleFactors:
+    """What the function of a row finds."""
+    found: RescaleFactors = resolve(METHODS[method].make)(*args, **given)
+    return found
+
+
+def _by_formula(
+    model: LanguageModel,
+    text: TokenText,
+    target_tokens: int,
+    tuned_with: RescaleFactors | None,
+    settings: SearchRecipe,
+) -> RescaleFactors:
+    """The factors of a method by its formula, in the place of a search; it needs the text of one all the same."""
+    spec = tuned_spec(model.spec, tuned_with)
+    check_search(model, text, target_tokens, trained_window=spec.trained_window, settings=settings)
+    (found,) = baseline_factors(spec, settings.method, target_tokens).factor_sets
+    return replace(compose(counted_from(model.spec, tuned_with), found, model.spec), table=model.rope_table)
 
 
 def _make_objective(

@@ -3,9 +3,10 @@
 import numpy as np
 
 from longrope.data import TokenText, plant_needles
-from longrope.errors import FactorsError
+from longrope.errors import FactorsError, RecipeError
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
+from longrope.registry import factor_methods, scans, starts
 from longrope.search.short_context import count_held_out
 
 
@@ -37,7 +38,19 @@ def check_search(
         plant_needles(windows[0], model.tokenizer, np.random.default_rng(0))
 
 
+def check_scannable(method: str, *, tuned: bool) -> None:
+    """Raise RecipeError if a scan is to find factors for tuned weights; its grid is that of the original ones."""
+    if tuned and method in scans():
+        raise RecipeError(
+            f"search.method = {method!r} for weights that were tuned.",
+            f"One of {', '.join(name for name in factor_methods() if name not in scans())} is needed.",
+            "Change search.method, or let no search follow a tuning.",
+        )
+
+
 def check_short_search(text: TokenText, window_tokens: int, longest_tokens: int, settings: SearchRecipe) -> None:
-    """Raise TextsError if a text is too short for the short-context search after ``longest_tokens``."""
+    """Raise TextsError if a text is too short for the short-context search after ``longest_tokens``, if one is made."""
+    if settings.method in starts():
+        return
     needed = count_held_out(window_tokens, longest_tokens, settings) + 1
     text.windows(window_tokens, needed, minimum=needed)

@@ -1,0 +1,70 @@
+"""A baseline in the place of a search: its factors, without a pass."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from measuring import no_passes
+
+from longrope.data import TokenText, load_texts
+from longrope.errors import RecipeError
+from longrope.models import LanguageModel, load_model
+from longrope.recipe import GradientRecipe, Recipe, SearchRecipe, Stage
+from longrope.registry import factor_methods
+from longrope.rope import baseline_factors, compose, extension_ratio, tuned_spec, yarn_lambdas
+from longrope.search import find_factors, scan_base
+from longrope.search.cost import count_passes, count_short_passes
+
+TARGET = 128
+
+
+@pytest.fixture(scope="module")
+def model(pico_folder: Path) -> LanguageModel:
+    """A pico model with a window of 64."""
+    return load_model(str(pico_folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def text(model: LanguageModel, text_folders: tuple[Path, Path]) -> TokenText:
+    """Something to search on."""
+    return load_texts([text_folders[0]], model.tokenizer).search
+
+
+def settings(method: str) -> SearchRecipe:
+    return SearchRecipe(method=method, validation_windows=1, gradient=GradientRecipe(steps=2, scan_windows=1))
+
+
+@pytest.mark.parametrize("method", ["pi", "ntk", "yarn", "critical"])
+def test_a_formula_gives_its_own_factors_without_a_pass(method: str, model: LanguageModel, text: TokenText) -> None:
+    with no_passes(0):
+        found = find_factors(model, text, TARGET, settings=settings(method))
+    assert found == baseline_factors(model.spec, method, TARGET).factor_sets[0]
+    assert (found.method, found.chosen_by, found.searched) == (method, "", ())
+    assert count_passes(settings(method), TARGET) == count_short_passes(settings(method), 64, TARGET) == 0
+
+
+def test_a_second_search_by_a_formula_goes_on_from_the_factors_of_the_tuning(
+    model: LanguageModel, text: TokenText
+) -> None:
+    """YaRN once more, of a model whose window is that of the tuning, on top of the factors that it was tuned with."""
+    first = find_factors(model, text, TARGET, settings=settings("critical"))
+    second = find_factors(model, text, 4 * TARGET, tuned_with=first, settings=settings("yarn"))
+    tuned = tuned_spec(model.spec, first)
+    assert (tuned.trained_window, extension_ratio(tuned, 4 * TARGET)) == (TARGET, 4)
+    lambdas = yarn_lambdas(model.spec.theta, model.spec.num_pairs, tuned.plain_window, 4)
+    assert np.allclose(second.lambdas, np.asarray(first.lambdas) * lambdas)
+    assert second == compose(first, baseline_factors(tuned, "yarn", 4 * TARGET).factor_sets[0], model.spec)
+
+
+def test_a_scan_stands_in_the_place_of_a_search_of_the_original_alone(model: LanguageModel, text: TokenText) -> None:
+    found = find_factors(model, text, TARGET, settings=settings("ntk-scan"))
+    assert found == scan_base(model, text, TARGET, settings=settings("ntk-scan"))
+    with pytest.raises(RecipeError, match="tuned"):
+        find_factors(model, text, 2 * TARGET, tuned_with=found, settings=settings("ntk-scan"))
+
+
+def test_what_has_a_set_for_each_length_is_no_method_of_a_search() -> None:
+    assert set(factor_methods()) == {"gradient", "evolution", "pi", "ntk", "yarn", "critical", "ntk-scan"}
+    with pytest.raises(RecipeError, match=r"search\.method = 'dynamic-ntk'"):
+        SearchRecipe(method="dynamic-ntk")
+    assert Recipe("m", TARGET, ("d",), stages=(Stage(search=TARGET),), search=settings("yarn")).stages
