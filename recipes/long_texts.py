@@ -44,9 +44,9 @@ def plain(page: str) -> str:
     return "\n".join(line for raw in "".join(reader.pieces).splitlines() if (line := raw.strip()))
 
 
-def read_chapters(stem: Path) -> list[str]:
-    """The compressed blocks of a SWORD commentary, one a chapter; the first two are its title and preface."""
-    index, blocks = (stem.with_name(f"{stem.name}.cz{kind}").read_bytes() for kind in "sz")
+def read_chapters(stem: Path, unit: str = "c") -> list[str]:
+    """The compressed blocks of a SWORD commentary, one a chapter (``c``) or a book (``b``); its title comes first."""
+    index, blocks = (stem.with_name(f"{stem.name}.{unit}z{kind}").read_bytes() for kind in "sz")
     places = struct.iter_unpack("<III", index)  # where each block begins, its size packed and unpacked
     return [zlib.decompress(blocks[start : start + size]).decode() for start, size, _ in places]
 

@@ -52,6 +52,7 @@ from longrope.runs.records import Score, TrainStep, Trial, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.search import find_factors, search_short_window
 from longrope.search.cost import count_passes
+from longrope.settings import build
 from longrope.tuning import fine_tune
 
 SHORT, TUNED_AT, SEARCHED, TARGET, STEPS = 64, 128, 256, 512, 4
@@ -319,7 +320,7 @@ def test_another_stage_of_factors_trains_again_and_none_keeps_its_name(recipe: R
     ],
 )
 def test_factors_of_a_stage_that_cannot_serve_are_refused(
-    given: list[dict[str, int]], found: str, needed: str, recipe: Recipe
+    given: list[dict[str, Any]], found: str, needed: str, recipe: Recipe
 ) -> None:
     with pytest.raises(RecipeError) as caught:
         replace(recipe, stages=tuple(Stage(**stage) for stage in given))
@@ -527,7 +528,7 @@ def test_a_tuning_alone_exported_again_has_the_tuned_weights(recipe: Recipe, run
     ],
 )
 def test_stages_that_cannot_be_are_refused(
-    given: list[dict[str, int]], found: str, needed: str, recipe: Recipe
+    given: list[dict[str, Any]], found: str, needed: str, recipe: Recipe
 ) -> None:
     with pytest.raises(RecipeError) as caught:
         replace(recipe, stages=tuple(Stage(**stage) for stage in given))
@@ -537,13 +538,13 @@ def test_stages_that_cannot_be_are_refused(
 
 
 @pytest.mark.parametrize("given", [{"search": -64}, {"search": 64, "extrapolate": -1}])
-def test_a_stage_has_no_window_below_zero(given: dict[str, int]) -> None:
+def test_a_stage_has_no_window_below_zero(given: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=r"stages\.(search|extrapolate) = -"):
         Stage(**given)
 
 
 @pytest.mark.parametrize("given", [{}, {"search": 64, "tune": 64}])
-def test_a_stage_is_of_exactly_one_kind(given: dict[str, int]) -> None:
+def test_a_stage_is_of_exactly_one_kind(given: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match="Exactly one of search, tune, extrapolate, short"):
         Stage(**given)
 
@@ -551,9 +552,9 @@ def test_a_stage_is_of_exactly_one_kind(given: dict[str, int]) -> None:
 @pytest.mark.parametrize("key", ["steps", "factors_of"])
 def test_only_a_tuning_has_steps_and_names_factors(key: str) -> None:
     with pytest.raises(RecipeError, match=f"Only a tuning has {key}"):
-        Stage(search=64, **{key: 3})
+        build(Stage, {"search": 64, key: 3})
     with pytest.raises(RecipeError, match=f"stages.{key} = -1"):
-        Stage(tune=64, **{key: -1})
+        build(Stage, {"tune": 64, key: -1})
 
 
 def test_a_warm_up_longer_than_the_steps_of_one_stage_is_refused_with_the_recipe(recipe: Recipe) -> None:

@@ -20,7 +20,7 @@ from longrope.settings import (
     above,
     assign,
     at_least,
-    below,
+    between,
     build,
     listed,
     one_of,
@@ -148,7 +148,7 @@ class TuneRecipe(Settings, section="tune"):
             none.
         short_share: share of the windows that are read as short ones of the model's trained window, with its own RoPE,
             among long ones with rescaled RoPE (mixed windows, LongRoPE2, arXiv 2502.20082, section 3.3). What is left
-            of such a window is not read.
+            of such a window is not read. With 1 the factors are never trained with.
         needle_weight: weight of the mean loss over answers about needles planted in the windows; 0 plants none.
         lora_rank: train low-rank adapters of all matrices in the layers (LoRA) and merge them; 0 trains all weights.
         lora_alpha: their scale is alpha / rank; 0 takes twice the rank.
@@ -169,7 +169,7 @@ class TuneRecipe(Settings, section="tune"):
     prefer_documents: bool = False
     isolate_documents: bool = False
     skipped_positions: CountOrZero = 0
-    short_share: Annotated[float, below(0, 1)] = 0.0
+    short_share: Annotated[float, between(0, 1)] = 0.0
     needle_weight: Weight = 0.0
     lora_rank: CountOrZero = 0
     lora_alpha: CountOrZero = 0
@@ -192,6 +192,12 @@ class TuneRecipe(Settings, section="tune"):
             )
         if self.skipped_positions:
             self._check_skips()
+        if self.needle_weight and self.short_share == 1:
+            raise RecipeError(
+                f"tune.needle_weight = {self.needle_weight:g} with tune.short_share = 1.",
+                "Needles are planted in long windows, and all are read as short ones.",
+                "Leave out one of the two.",
+            )
         if self.needle_weight and self.isolate_documents:
             raise RecipeError(
                 f"tune.needle_weight = {self.needle_weight:g} with tune.isolate_documents.",
@@ -335,6 +341,12 @@ class Recipe(Settings):
     def standings(self) -> list[Standing]:
         """Each stage, or one search where none is listed, with what there is when it begins."""
         return list(standings(self.stages or (Stage(search=self.target_tokens),)))
+
+    def searching(self, stage: Stage) -> SearchRecipe:
+        """The settings of one search stage, for a long window or a short one."""
+        formula = registry.starts()[0]  # every one leaves a short window the model's own RoPE
+        named = formula if stage.method == registry.ORIGINAL else stage.method
+        return replace(self.search, method=named) if named else self.search
 
     def tuning(self, stage: Stage) -> TuneRecipe:
         """The settings of one tuning stage."""

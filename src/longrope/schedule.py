@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from longrope.errors import RecipeError
 from longrope.lengths import format_tokens
-from longrope.settings import CountOrZero, Settings
+from longrope.registry import ORIGINAL, factor_methods
+from longrope.settings import CountOrZero, Settings, listed
 
 KINDS = ("search", "tune", "extrapolate", "short")
 RECORDED = {"extrapolate": "carry", "short": "recover"}  # in records and folders, after keys of earlier versions
@@ -33,6 +35,8 @@ class Stage(Settings, section="stages"):
         factors_of: of a tuning: the number of the earlier stage whose factors it trains with, counted from 1; 0 takes
             the longest that were found for the current weights. Stages run in order, so searches that stand before
             the first tuning are of the original model, and each of them can serve a tuning of its own (section 3.3).
+        method: of a search or short: what gives the factors in the place of ``search.method``. For a short window
+            ``none`` is the model's own RoPE.
     """
 
     search: CountOrZero = 0
@@ -41,6 +45,7 @@ class Stage(Settings, section="stages"):
     short: CountOrZero = 0
     steps: CountOrZero = 0
     factors_of: CountOrZero = 0
+    method: Annotated[str, listed(lambda: ("", ORIGINAL, *factor_methods()))] = ""
 
     def check(self) -> None:
         """Refuse a stage that is none of the four or several, or has what only a tuning has (raises RecipeError)."""
@@ -54,6 +59,12 @@ class Stage(Settings, section="stages"):
             number = getattr(self, key)
             if number and self.kind != "tune":
                 raise RecipeError(f"A {self.kind} stage has {key} = {number}.", f"Only a tuning has {key}.", "Drop it.")
+        if self.method and (self.kind not in ("search", "short") or (self.kind, self.method) == ("search", ORIGINAL)):
+            raise RecipeError(
+                f"A {self.kind} stage has method = {self.method!r}.",
+                f"A search has one of {', '.join(factor_methods())}; a short stage {ORIGINAL}, too; others have none.",
+                "Correct or drop it.",
+            )
 
     @property
     def kind(self) -> str:
@@ -74,6 +85,7 @@ class Stage(Settings, section="stages"):
         """As records have it: ``tune 64k, 100 steps``."""
         words = [f"{self.recorded_kind} {format_tokens(self.window_tokens)}"]
         words += [f"{self.steps} steps"] if self.steps else []
+        words += [f"by {self.method}"] if self.method else []
         words += [f"factors of stage {self.factors_of}"] if self.factors_of else []
         return ", ".join(words)
 

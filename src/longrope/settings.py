@@ -53,9 +53,9 @@ def above(low: float, most: float) -> Bound:
     return Bound(lambda value: low < value <= most, lambda: f"A number above {low:g} and up to {most:g} is needed.")
 
 
-def below(least: float, high: float) -> Bound:
-    """A number from ``least`` on, below ``high``."""
-    return Bound(lambda value: least <= value < high, lambda: f"A number from {least:g} on, below {high:g}, is needed.")
+def between(least: float, most: float) -> Bound:
+    """A number from ``least`` to ``most``, both included."""
+    return Bound(lambda value: least <= value <= most, lambda: f"A number from {least:g} to {most:g} is needed.")
 
 
 def one_of(*names: str) -> Bound:

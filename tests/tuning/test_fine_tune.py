@@ -582,7 +582,7 @@ def test_factors_of_another_geometry_are_refused() -> None:
         ({"clip_norm": 0.0}, "tune.clip_norm = 0.0"),
         ({"checkpoint_every": 0}, "tune.checkpoint_every = 0"),
         ({"short_share": -0.1}, "tune.short_share = -0.1"),
-        ({"short_share": 1.0}, "tune.short_share = 1.0"),
+        ({"short_share": 1.1}, "tune.short_share = 1.1"),
         ({"short_share": math.nan}, "tune.short_share = nan"),
         ({"skipped_positions": -1, "window_tokens": 64}, "tune.skipped_positions = -1"),
         ({"skipped_positions": 64, "window_tokens": 64}, "tune.skipped_positions = 64 with tune.window_tokens = 64"),

@@ -21,6 +21,7 @@ from longrope.runs.run_dir import RunDir
 
 Arrays = dict[str, NDArray[Any]]
 SECONDS = "seconds"  # the name of the array that says how long the others took
+KEY = "key"  # and of the one that says what they are of: what ``SampleCache.get`` was asked for
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,10 @@ class SampleCache:
         if kept is None:
             began = time.perf_counter()
             kept = make()
+            kept[KEY] = np.asarray(key)
             kept[SECONDS] = np.asarray(distributed.on_main(lambda: time.perf_counter() - began))
             if self.run:
                 self.run.write_samples(name, kept)
             else:
                 self._in_memory[name] = kept
-        return {name: array for name, array in kept.items() if name != SECONDS}, float(kept[SECONDS])
+        return {name: array for name, array in kept.items() if name not in (KEY, SECONDS)}, float(kept[SECONDS])

@@ -78,11 +78,12 @@ def _estimate_search(recipe: Recipe, model: LanguageModel, stage: Stage, seconds
     tokens = stage.window_tokens
     if stage.kind == "extrapolate":
         return Cost(stage.label, 0.0, 0, free_memory(model))
-    evaluations = count_passes(recipe.search, tokens)
+    settings = recipe.searching(stage)
+    evaluations = count_passes(settings, tokens)
     if stage.kind == "short":
-        evaluations = count_short_passes(recipe.search, tokens, recipe.target_tokens)
+        evaluations = count_short_passes(settings, tokens, recipe.target_tokens)
     peak = estimate_memory(model, tokens)
-    if recipe.search.method == "gradient" or stage.kind == "short":
+    if settings.method == "gradient" or stage.kind == "short":
         peak = max(peak, estimate_training_memory(model, tokens, adapters=True))
     return Cost(stage.label, evaluations * seconds(tokens) / distributed.workers(), peak, free_memory(model))
 

@@ -162,7 +162,8 @@ def _check_capable(session: Session, *steps: str) -> None:
 
 def _gradients(recipe: Recipe) -> tuple[str, ...]:
     """The step that needs gradients, where a recipe does."""
-    needed = recipe.search.method == "gradient" or any(stage.kind == "tune" for stage in recipe.stages)
+    methods = {recipe.searching(at.stage).method for at in recipe.standings()}
+    needed = "gradient" in methods or any(stage.kind == "tune" for stage in recipe.stages)
     return (SEARCH,) if needed else ()
 
 

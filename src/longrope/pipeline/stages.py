@@ -105,11 +105,11 @@ def check_stages(session: Session) -> None:
     for at in recipe.standings():
         stage, window = at.stage, at.stage.window_tokens
         if stage.kind == "search":
-            check_scannable(recipe.search.method, tuned=at.tuned > 0)
+            check_scannable(recipe.searching(stage).method, tuned=at.tuned > 0)
             trained = at.tuned or model.spec.trained_window
-            check_search(model, texts.search, window, trained_window=trained, settings=recipe.search)
+            check_search(model, texts.search, window, trained_window=trained, settings=recipe.searching(stage))
         elif stage.kind == "short":
-            check_short_search(texts.search, window, max(at.windows), recipe.search)
+            check_short_search(texts.search, window, max(at.windows), recipe.searching(stage))
         elif stage.kind == "tune":
             check_training(model, texts.tune, recipe.tuning(stage))
 
@@ -203,11 +203,11 @@ def _do(session: Session, task: Task, progress: Progress) -> Progress:
 
 def _find_factors(session: Session, stage: Stage, progress: Progress) -> RescaleFactors:
     recipe, model, text, window = session.recipe, session.model, session.texts.search, stage.window_tokens
-    given: dict[str, Any] = {"run": session.run, "settings": recipe.search, "seed": recipe.seed}
+    given: dict[str, Any] = {"run": session.run, "settings": recipe.searching(stage), "seed": recipe.seed}
     given["on_trial"] = session.callbacks.on_trial
     if stage.kind == "search":
         return find_factors(model, text, window, tuned_with=progress.tuned_with, **given)
-    if stage.kind == "short" and recipe.search.method in registry.starts():
+    if stage.kind == "short" and given["settings"].method in registry.starts():
         return replace(unscaled(model.spec, window), table=progress.longest.table)
     if stage.kind == "short":
         return search_short_window(model, text, window, progress.longest, **given)
@@ -256,6 +256,6 @@ def _inputs(stage: Stage, recipe: Recipe, texts: Texts) -> dict[str, str]:
     if stage.kind == "extrapolate":
         return {}
     text = texts.tune if stage.kind == "tune" else texts.search
-    settings = asdict(recipe.tuning(stage) if stage.kind == "tune" else recipe.search)
+    settings = asdict(recipe.tuning(stage) if stage.kind == "tune" else recipe.searching(stage))
     flat = json.dumps(settings, sort_keys=True)
     return {"seed": str(recipe.seed), "text": fingerprint(text.tokens), "dtype": recipe.dtype, "settings": flat}

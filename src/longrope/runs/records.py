@@ -75,6 +75,8 @@ class TrainStep:
         peak_share: operations that the model needs for the step, those of a recomputation left out, over the most that
             its GPUs can do in that time, dense and in bfloat16; 0 where one of the two is not known.
         memory_gib: the most memory of its device that the first process has held so far; 0 on a CPU.
+        texts_fingerprint: of the batch's windows, before needles are planted and short ones divided: trainings on the
+            same tokens have the same. Empty in the records of earlier versions.
     """
 
     step: int
@@ -87,6 +89,7 @@ class TrainStep:
     tokens_per_second: float = 0.0
     peak_share: float = 0.0
     memory_gib: float = 0.0
+    texts_fingerprint: str = ""
 
 
 @dataclass(frozen=True)

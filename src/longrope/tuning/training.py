@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from longrope import distributed
+from longrope.data import fingerprint
 from longrope.engine.passes import weighted_loss_with_graph
 from longrope.errors import LongRopeError, RecipeError
 from longrope.models import LanguageModel, rescaled
@@ -123,7 +124,8 @@ class Training:
         self._tokens_seen += scored
         seconds = time.perf_counter() - began
         values = (self.done - 1, loss_nats, scored, self._tokens_seen, rate, gradient_norm, seconds)
-        return TrainStep(*values, *self._speed(rows, seconds))
+        read = fingerprint(self._batches.at(self.done - 1))
+        return TrainStep(*values, *self._speed(rows, seconds), texts_fingerprint=read)
 
     def _speed(self, rows: Sequence[int], seconds: float) -> tuple[float, float, float]:
         """Tokens a second, the share of the GPUs' peak, and GiB of memory at the peak, for a step on these rows."""

@@ -1,0 +1,155 @@
+"""Run directories beside each other, such as one model trained alike with several factors: paired comparisons.
+
+A run keeps what its scores were computed from (the loss of every token, the answer to every prompt), so runs that
+measured the same tokens and prompts are compared token by token and prompt by prompt, without a model.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from longrope.errors import RunError
+from longrope.evaluation.samples import KEY, Arrays
+from longrope.evaluation.statistics import ratio_interval, share_difference
+from longrope.runs.records import Score, TrainStep, read_records
+from longrope.runs.run_dir import RunDir
+
+PROMPTS = {"passkey": ("passkeys", "right"), "needle": ("needles", "shares")}  # metric -> samples, and their array
+LOSSES = "losses"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one run found at a length, beside another run on the same tokens or prompts.
+
+    Attributes:
+        run, reference: names of the two directories.
+        metric: ``perplexity`` and ``perplexity-last-K``, whose ``value`` is the ratio of the first run's to the
+            reference's; ``passkey`` and ``needle``, whose value is the difference of the shares found.
+        context_tokens: the length.
+        value, low, high: with the ends of its paired 95 % interval.
+        pairs: tokens or prompts.
+        resampled: ``documents`` or ``blocks``; empty for prompts.
+        texts_fingerprint: of the windows or prompts.
+    """
+
+    run: str
+    reference: str
+    metric: str
+    context_tokens: int
+    value: float
+    low: float
+    high: float
+    pairs: int
+    resampled: str
+    texts_fingerprint: str
+
+
+def found_scores(run: RunDir) -> list[Score]:
+    """The scores of what a run has found: of its last weights with its factors (raises RunError if there are none)."""
+    table, scores = run.read_factors(), run.read_scores()
+    found = [score for score in scores if table and score.factors_fingerprint == table.fingerprint]
+    if not found:
+        raise RunError(
+            f"{run.path} holds no scores of factors that it has found.",
+            "A finished run of `longrope extend` is needed.",
+            "Start it again with --out; what is done is kept.",
+        )
+    last = found[-1]
+    return [score for score in found if (score.model, score.method) == (last.model, last.method)]
+
+
+def pair_runs(run: RunDir, reference: RunDir) -> list[Comparison]:
+    """Compare what a run has found with what another one has, at every length and by every metric of both.
+
+    Args:
+        run: a finished run.
+        reference: the run that it is compared with.
+
+    Raises:
+        RunError: one of them is not finished, they were trained on other windows or measured on other texts, or the
+            samples of one are missing.
+    """
+    check_trained_alike(run, reference)
+    others = {_place(score): score for score in found_scores(reference)}
+    return [
+        comparison
+        for score in found_scores(run)
+        if (other := others.get(_place(score)))
+        for comparison in _compare(run, score, reference, other)
+    ]
+
+
+def check_trained_alike(run: RunDir, reference: RunDir) -> None:
+    """Raise RunError where two runs trained on other windows, or on the same in another order."""
+    if _trained_on(run) != _trained_on(reference):
+        raise RunError(
+            f"{run.path} and {reference.path} were trained on different windows.",
+            "Both must be trained on the same windows in the same order.",
+            "Give both the same texts, window, steps and seed.",
+        )
+
+
+def _trained_on(run: RunDir) -> list[str]:
+    folders = sorted(run.stages.glob("*-tune-*"), key=lambda path: int(path.name.partition("-")[0]))
+    places = [run.path, *(path for path in folders)]
+    return [step.texts_fingerprint for path in places for step in read_records(path / run.train.name, TrainStep)]
+
+
+def _place(score: Score) -> tuple[str, int]:
+    return score.metric, score.context_tokens
+
+
+def _compare(run: RunDir, score: Score, reference: RunDir, other: Score) -> Iterator[Comparison]:
+    """One comparison; none of a metric that has no pairs, and of one depth."""
+    kind, name = PROMPTS.get(score.metric, (LOSSES, LOSSES))
+    if kind == LOSSES and score.metric != "perplexity" and not score.metric.startswith("perplexity-last-"):
+        return
+    _check_same_texts(run, score, reference, other)
+    ours, theirs = _samples(run, score, kind), _samples(reference, other, kind)
+    if kind == LOSSES:
+        tail = int(score.metric.removeprefix("perplexity").removeprefix("-last-") or 0)
+        losses, of_other, documents = (
+            array[:, -tail:] for array in (ours[name].astype(float), theirs[name].astype(float), ours["documents"])
+        )
+        interval = ratio_interval(losses, of_other, documents, score.seed)
+        pairs = losses.size
+    else:
+        interval, pairs = share_difference(ours[name] == 1, theirs[name] == 1), len(ours[name])
+    names = run.path.name, reference.path.name
+    yield Comparison(*names, *_place(score), *interval[:3], pairs, interval.resampled, score.texts_fingerprint)
+
+
+def _check_same_texts(run: RunDir, score: Score, reference: RunDir, other: Score) -> None:
+    if score.texts_fingerprint != other.texts_fingerprint:
+        raise RunError(
+            f"The {score.metric} at {score.context_tokens:,} tokens of {run.path} and {reference.path} are of other "
+            f"texts ({score.texts_fingerprint} and {other.texts_fingerprint}).",
+            "What is paired must be measured on the same tokens and prompts.",
+            "Measure both with the same measure_data, lengths, windows and seed.",
+        )
+
+
+def _samples(run: RunDir, score: Score, kind: str) -> Arrays:
+    """The samples that a score was computed from (raises RunError if the run does not hold them)."""
+    table = run.read_factors()
+    fingerprint = table.choose(score.context_tokens).fingerprint if table else ""
+    for path in sorted(run.samples(kind).parent.glob(f"{kind}-*.npz")):
+        arrays = run.read_samples(path.stem) or {}
+        model, _, method, factors, *inputs = arrays.pop(KEY, np.asarray([""] * 4)).tolist()
+        named = (model, method, factors) == (score.model, score.method, fingerprint)
+        if named and _is_of(score, kind, inputs, arrays):
+            return arrays
+    raise RunError(
+        f"{run.path} holds no {kind} of its {score.metric} at {score.context_tokens:,} tokens.",
+        "The samples of a run, as it has written them beside its scores, are needed.",
+        "Measure again in a new directory.",
+    )
+
+
+def _is_of(score: Score, kind: str, inputs: Sequence[str], arrays: Arrays) -> bool:
+    """Whether samples of the right model, method and factors are those of a score's texts."""
+    if kind != LOSSES:
+        return inputs[0] == score.texts_fingerprint
+    return inputs[0] == str(score.context_tokens) and len(arrays[LOSSES]) == score.num_windows

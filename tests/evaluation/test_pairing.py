@@ -1,0 +1,169 @@
+"""One model trained alike with several factors, each in a run of its own: same windows, and compared token by token."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pico
+import pytest
+
+from longrope.errors import RecipeError, RunError
+from longrope.evaluation.pairing import pair_runs
+from longrope.evaluation.statistics import perplexity, ratio_interval
+from longrope.models import load_model
+from longrope.pipeline import extend
+from longrope.recipe import ExportRecipe, GradientRecipe, MeasureRecipe, Recipe, SearchRecipe, Stage, TuneRecipe
+from longrope.rope import baseline_factors, load_factors, unscaled
+from longrope.runs.records import TrainStep, read_records
+from longrope.runs.run_dir import RunDir
+
+SHORT, TARGET, STEPS = 224, 1344, 3  # passkeys need 180 tokens, needles of a training 1,236
+TAIL = 100
+Arms = dict[str, RunDir]
+
+
+def steps_of(run: RunDir) -> list[TrainStep]:
+    (folder,) = run.stages.glob("2-tune-*")
+    return read_records(folder / "train.jsonl", TrainStep)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, text_folders: tuple[Path, Path]) -> Recipe:
+    """One arm: YaRN's factors, a training with needles, the model's own RoPE for its window."""
+    return Recipe(
+        str(
+            pico.save_pico(
+                tmp_path_factory.mktemp("pico") / "longer", max_position_embeddings=SHORT, num_hidden_layers=1
+            )
+        ),
+        TARGET,
+        (str(text_folders[0]),),
+        (str(text_folders[1]),),
+        device="cpu",
+        stages=(Stage(search=TARGET), Stage(tune=TARGET), Stage(short=SHORT, method="none")),
+        search=SearchRecipe(method="yarn", validation_windows=1, gradient=GradientRecipe(steps=1, scan_windows=1)),
+        tune=TuneRecipe(
+            steps=STEPS, batch_windows=1, learning_rate=3e-3, warmup_steps=1, short_share=0.4, needle_weight=0.5
+        ),
+        measure=MeasureRecipe(
+            lengths=(SHORT, TARGET), metrics=("perplexity", "passkey"), windows=2, tail_tokens=TAIL, passkeys=10
+        ),
+        export=ExportRecipe(drop_start_tokens=True),
+    )
+
+
+@pytest.fixture(scope="module")
+def arms(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Arms:
+    """The same training with three kinds of factors, and in the model's own window alone; read them only."""
+    folder, recipes = tmp_path_factory.mktemp("arms"), {"yarn": recipe}
+    recipes["critical"] = replace(recipe, search=replace(recipe.search, method="critical"))
+    recipes["own"] = replace(recipe, tune=replace(recipe.tune, short_share=1.0, needle_weight=0.0))
+    with pytest.MonkeyPatch.context() as patch:
+        from longrope.exports import hf
+        from longrope.pipeline import exporting
+
+        patch.setattr(hf, "_compare", lambda *_: [(0.0, 0.0), (0.0, 0.0)])
+        patch.setattr(exporting, "verify_export", lambda *_: [])
+        for name, own in recipes.items():
+            extend(own, RunDir(folder / name))
+    return {name: RunDir(folder / name) for name in recipes}
+
+
+def test_an_arm_trains_with_the_factors_of_its_method(arms: Arms, recipe: Recipe) -> None:
+    spec = load_model(recipe.model, device="cpu").spec
+    for name in ("yarn", "critical"):
+        (factors,) = baseline_factors(spec, name, TARGET).factor_sets
+        short, long = load_factors(arms[name].factors()).factor_sets
+        assert (long.lambdas, long.attention_factor, long.method) == (factors.lambdas, factors.attention_factor, name)
+        assert short == unscaled(spec, SHORT), "its own window keeps the model's own RoPE"
+        (folder,) = arms[name].stages.glob("2-tune-*")
+        assert load_factors(folder / "factors.json").factor_sets == (long,)
+    first = {name: steps_of(run)[0].loss_nats for name, run in arms.items()}
+    assert len(set(first.values())) == len(arms), "the factors act in the first step"
+
+
+def test_all_arms_train_on_the_same_windows_in_the_same_order(arms: Arms) -> None:
+    read = {name: [step.texts_fingerprint for step in steps_of(run)] for name, run in arms.items()}
+    assert len(set(read["yarn"])) == STEPS
+    assert all(read[name] == read["yarn"] for name in arms)
+    assert [step.num_tokens for step in steps_of(arms["own"])] == [TARGET // SHORT * (SHORT - 1)] * STEPS
+    long, mixed = TARGET - 1, TARGET // SHORT * (SHORT - 1)
+    assert [step.num_tokens for step in steps_of(arms["critical"])] == [long, long, mixed]
+
+
+def losses(run: RunDir, length: int, value: float) -> np.ndarray:
+    """The losses that a run has kept of a perplexity."""
+    kept = (np.load(path)["losses"].astype(float) for path in run.path.glob("samples/losses-*.npz"))
+    (found,) = (x for x in kept if x.shape[1] == length - 1 and np.isclose(perplexity(x), value, rtol=1e-9))
+    return np.asarray(found)
+
+
+def test_arms_are_paired_token_by_token_and_passkey_by_passkey(arms: Arms) -> None:
+    found = {(c.metric, c.context_tokens): c for c in pair_runs(arms["critical"], arms["yarn"])}
+    tail = f"perplexity-last-{TAIL}"
+    metrics = ("perplexity", tail, "passkey")
+    assert set(found) == {(metric, length) for metric in metrics for length in (SHORT, TARGET)}
+    scores = {
+        name: {(s.metric, s.context_tokens): s for s in arms[name].read_scores() if s.method == "longrope-tuned"}
+        for name in ("critical", "yarn")
+    }
+    for place in (("perplexity", SHORT), ("perplexity", TARGET)):
+        values = [scores[name][place].value for name in ("critical", "yarn")]
+        ours, theirs = (losses(arms[name], place[1], v) for name, v in zip(("critical", "yarn"), values, strict=True))
+        one = found[place]
+        assert one.value == pytest.approx(values[0] / values[1])
+        assert (one.low, one.high) == ratio_interval(ours, theirs, np.zeros(ours.shape), 0)[1:3]
+        assert (one.pairs, one.resampled) == (ours.size, "blocks")
+        if place[1] == TARGET:
+            last = found[tail, TARGET]
+            assert last.value == pytest.approx(perplexity(ours[:, -TAIL:]) / perplexity(theirs[:, -TAIL:]))
+    shares = [scores[name]["passkey", TARGET].value for name in ("critical", "yarn")]
+    assert found["passkey", TARGET].value == pytest.approx(shares[0] - shares[1])
+    assert (found["passkey", TARGET].pairs, found["passkey", TARGET].run) == (10, "critical")
+
+
+def test_a_run_beside_itself_differs_in_nothing(arms: Arms) -> None:
+    values = {
+        c.metric: (c.value, c.low, c.high) for c in pair_runs(arms["yarn"], arms["yarn"]) if c.metric != "passkey"
+    }
+    assert set(values.values()) == {(1.0, 1.0, 1.0)}
+
+
+@pytest.fixture
+def copied(arms: Arms, tmp_path: Path) -> RunDir:
+    """A finished run of one's own."""
+    shutil.copytree(arms["yarn"].path, tmp_path / "yarn")
+    return RunDir(tmp_path / "yarn")
+
+
+def test_runs_that_trained_on_other_windows_are_not_paired(arms: Arms, copied: RunDir) -> None:
+    (log,) = copied.stages.glob("2-tune-*/train.jsonl")
+    first, *rest = log.read_text().splitlines(keepends=True)
+    log.write_text("".join([*rest, first]))
+    with pytest.raises(RunError, match="were trained on different windows"):
+        pair_runs(arms["critical"], copied)
+
+
+def test_runs_that_were_measured_on_other_texts_are_not_paired(arms: Arms, copied: RunDir) -> None:
+    scores = copied.read_scores()
+    copied.scores.write_text("")
+    copied.append(*(replace(score, texts_fingerprint="0" * 16) for score in scores))
+    with pytest.raises(
+        RunError, match=r"The .* tokens of .*critical and .*yarn are of other texts \(.*0000000000000000\)"
+    ):
+        pair_runs(arms["critical"], copied)
+
+
+def test_a_run_without_its_samples_or_scores_is_refused(arms: Arms, copied: RunDir) -> None:
+    shutil.rmtree(copied.path / "samples")
+    with pytest.raises(RunError, match=r"holds no .* of its .* at 224 tokens"):
+        pair_runs(copied, arms["critical"])
+    copied.scores.unlink()
+    with pytest.raises(RunError, match="holds no scores of factors that it has found"):
+        pair_runs(arms["critical"], copied)
+
+
+def test_needles_are_refused_where_every_window_is_read_as_short_ones() -> None:
+    with pytest.raises(RecipeError, match=r"tune\.needle_weight = 0\.5 with tune\.short_share = 1"):
+        TuneRecipe(short_share=1.0, needle_weight=0.5)
