@@ -10,7 +10,7 @@ import pytest
 from longrope.data import (
     TextSketch,
     TokenText,
-    check_untrained,
+    check_apart,
     dump_sketch,
     hash_windows,
     parse_sketch,
@@ -40,12 +40,13 @@ def runs_of(text: str) -> set[str]:
 TRAINED = [make_prose(6000, seed) for seed in range(3)]
 SKETCH = sketch_documents([text] for text in TRAINED)
 OTHER = [make_prose(6000, seed) for seed in (20, 21)]
+MANY = {f"file-{seed}.txt": run_hashes([make_prose(6000, seed)]) for seed in range(30, 50)}
 LICENCE = make_prose(400, 99)
 
 
 def check(*texts: str, sketch: TextSketch = SKETCH) -> float:
     """The share of texts that was trained on, or the refusal."""
-    return check_untrained({f"file-{i}.txt": run_hashes([text]) for i, text in enumerate(texts)}, sketch).share
+    return check_apart({f"file-{i}.txt": run_hashes([text]) for i, text in enumerate(texts)}, sketch, "tune").share
 
 
 COPIES = {
@@ -65,7 +66,7 @@ COPIES = {
 
 @pytest.mark.parametrize("case", COPIES)
 def test_trained_text_is_refused_as(case: str) -> None:
-    with pytest.raises(TextsError, match=r"trained on text that is to be measured: about \d+% of file-0\.txt"):
+    with pytest.raises(TextsError, match=r"also text to tune on: about \d+% of file-0\.txt"):
         check(COPIES[case])
 
 
@@ -74,9 +75,9 @@ def test_one_trained_file_among_many_is_refused_by_its_name(case: str) -> None:
     """Where it is a small share of all, and has more than 20,000 letters in common."""
     if len(runs_of(COPIES[case]) & runs_of(TRAINED[0])) <= 20_000:
         pytest.skip("too little in common")
-    others = [make_prose(6000, seed) for seed in range(30, 50)]
-    with pytest.raises(TextsError, match=r"of file-20\.txt, [3-5]\.\d% of all"):
-        check(*others, COPIES[case])
+    documents = {**MANY, "copy.txt": run_hashes([COPIES[case]])}
+    with pytest.raises(TextsError, match=r"of copy\.txt, [3-5]\.\d% of all"):
+        check_apart(documents, SKETCH, "tune")
 
 
 def test_other_text_of_the_same_kind_passes() -> None:

@@ -41,7 +41,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[LanguageModel, RunD
 def check_refuses(model: LanguageModel) -> None:
     """The text of the training is refused, also after a line of another; another text is measured."""
     for text in (make_text(1), make_text(1, before="One more line.\n")):
-        with pytest.raises(TextsError, match=r"trained on text that is to be measured: about \d+% of 1\.txt"):
+        with pytest.raises(TextsError, match=r"also text to tune on: about \d+% of 1\.txt"):
             measure(model, None, text, settings=MEASURED)
     assert measure(model, None, make_text(2), settings=MEASURED)
 
@@ -77,7 +77,7 @@ def test_the_sketch_travels_with_adapters(tuned: tuple[LanguageModel, RunDir], t
     (tmp_path / "adapter_config.json").write_text(json.dumps({**stated, "base_model_name_or_path": str(base)}))
     both = load_model(tmp_path, device="cpu")
     for text in (make_text(1), make_text(3)):
-        with pytest.raises(TextsError, match="trained on text"):
+        with pytest.raises(TextsError, match="also text to tune on"):
             measure(both, None, text, settings=replace(MEASURED, windows=1))
 
 

@@ -7,12 +7,14 @@ from longrope.data.sketches import (
     Hashes,
     Overlap,
     TextSketch,
-    check_untrained,
+    all_runs,
+    check_apart,
     decode_pieces,
     dump_sketch,
     hash_windows,
     parse_sketch,
     run_hashes,
+    sketch_common,
     sketch_documents,
 )
 from longrope.data.sources import read_document
@@ -27,8 +29,9 @@ __all__ = [
     "Texts",
     "TokenText",
     "Tokens",
+    "all_runs",
+    "check_apart",
     "check_unsearched",
-    "check_untrained",
     "decode_pieces",
     "dump_sketch",
     "encode",
@@ -43,5 +46,6 @@ __all__ = [
     "read_document",
     "run_hashes",
     "sketch",
+    "sketch_common",
     "sketch_documents",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from longrope.data.sketches import hash_runs
+from longrope.data.sketches import ALL_HASHES, Overlap, TextSketch, hash_runs
 from longrope.data.windows import Tokens
 from longrope.errors import TextsError
 
@@ -30,20 +30,23 @@ def sketch(windows: Tokens) -> tuple[int, ...]:
     return tuple(hashes[:SKETCH_SIZE].tolist())
 
 
-def check_unsearched(windows: Tokens, searched: Sequence[int]) -> None:
-    """Raise TextsError if more than 1 % of the searched text stands in these windows.
+def check_unsearched(windows: Tokens, searched: Sequence[int]) -> Overlap:
+    """Refuse windows that were searched on; return how much of them was, where a sketch tells it.
 
-    One shared licence header or table of contents passes; a page in common does not.
+    Raises:
+        TextsError: more than 1 % of the searched text stands in these windows, or more than a tenth of them in it. One
+            shared licence header or table of contents passes; a page in common does not.
     """
     if not searched:
-        return
+        return Overlap(0, 0, 0)
     known = np.asarray(sorted(searched), dtype=np.uint64)
-    present = np.zeros(len(known), dtype=bool)
-    for window in windows:
-        present |= np.isin(known, hash_runs(window, SHINGLE_TOKENS))
-    if (share := present.mean()) > 0.01:
+    runs = np.unique(np.concatenate([hash_runs(window, SHINGLE_TOKENS) for window in windows]))
+    overlap = TextSketch(known, int(known[-1]) if len(known) == SKETCH_SIZE else ALL_HASHES).overlap(runs)
+    if (share := np.isin(known, runs).mean()) > 0.01 or overlap.is_large:
         raise TextsError(
-            f"About {share:.0%} of the text that these factors were searched on stands in the text to measure on.",
+            f"About {share:.0%} of the text that these factors were searched on stands in the text to measure on, "
+            f"and is about {overlap.share:.0%} of it.",
             "A measurement needs text that no search has seen.",
             "Give other texts with --measure-data.",
         )
+    return overlap

@@ -94,9 +94,9 @@ class Overlap(NamedTuple):
         return lower > MOST_SHARED
 
 
-def run_hashes(texts: Iterable[str]) -> Hashes:
-    """The different hashes [R] of the runs of texts, ascending."""
-    found = [hash_runs(_letters(text), RUN_CHARACTERS) for text in texts]
+def run_hashes(texts: Iterable[str], limit: int = ALL_HASHES) -> Hashes:
+    """The different hashes [R] of the runs of texts, ascending; none above the limit."""
+    found = [hash_runs(_letters(text), RUN_CHARACTERS, limit) for text in texts]
     return np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
 
 
@@ -105,8 +105,7 @@ def sketch_documents(documents: Iterable[Iterable[str]]) -> TextSketch:
     hashes, counts = np.zeros(0, np.uint64), np.zeros(0, np.int64)
     limit, waiting, number = ALL_HASHES, list[Hashes](), 0
     for document in documents:
-        runs = run_hashes(document)
-        waiting.append(runs[runs <= np.uint64(limit)])
+        waiting.append(run_hashes(document, limit))
         number += len(waiting[-1])
         if number > 4 * SKETCH_HASHES:
             hashes, counts, limit = _counted(hashes, counts, waiting, limit)
@@ -177,19 +176,43 @@ def hash_windows(text: TokenText, windows: Tokens, documents: Tokens, tokenizer:
     return found
 
 
-def check_untrained(documents: Mapping[str, Hashes], trained: TextSketch) -> Overlap:
-    """Refuse documents to measure on that were trained on; return how much of all of them was.
+def sketch_common(runs: Hashes, text: TokenText, tokenizer: Any) -> TextSketch:
+    """A sketch of what a text has in common with another one, which is given by the hashes of its runs."""
+    asked = _smallest(runs, ALL_HASHES)
+    ends = (*text.documents[1:], len(text.tokens))
+    found = TextSketch(limit=asked.limit)
+    for batch in _batched(text.tokens[first:last] for first, last in zip(text.documents, ends, strict=True)):
+        pieces = (piece for tokens in batch for piece in decode_pieces(tokenizer, tokens))
+        present = np.isin(asked.hashes, run_hashes(pieces, asked.limit), assume_unique=True)
+        found = found.merged(TextSketch(asked.hashes[present], asked.limit))
+    return found
+
+
+def _batched(documents: Iterable[Tokens]) -> Iterator[list[Tokens]]:
+    """Documents in groups of many tokens."""
+    batch, number = list[Tokens](), 0
+    for document in documents:
+        batch.append(document)
+        number += len(document)
+        if number >= DECODED_AT_ONCE:
+            yield batch
+            batch, number = [], 0
+    yield batch
+
+
+def check_apart(documents: Mapping[str, Hashes], other: TextSketch, purpose: str) -> Overlap:
+    """Refuse documents to measure on that stand in other texts; return how much of all of them does.
 
     Args:
         documents: the hashes of the runs of each document, by its name.
-        trained: a sketch of the texts that the weights were trained on.
+        other: a sketch of the other texts.
+        purpose: what these are for: ``search``, or ``tune``.
 
     Raises:
         TextsError: more than a tenth of all of it, or of one document with more than 20,000 characters in common.
     """
-    whole = np.unique(np.concatenate([np.zeros(0, np.uint64), *documents.values()]))
-    overlap = trained.overlap(whole)
-    parts = {name: trained.overlap(runs) for name, runs in documents.items()}
+    overlap = other.overlap(all_runs(documents))
+    parts = {name: other.overlap(runs) for name, runs in documents.items()}
     large = {
         name: part
         for name, part in parts.items()
@@ -200,14 +223,19 @@ def check_untrained(documents: Mapping[str, Hashes], trained: TextSketch) -> Ove
     name, worst = max((large or parts).items(), key=lambda item: item[1].characters)
     more = f" and {len(large) - 1:,} more" if len(large) > 1 else ""
     raise TextsError(
-        f"The weights were trained on text that is to be measured: about {worst.share:.0%} of {name}{more}, "
+        f"Text to measure on is also text to {purpose} on: about {worst.share:.0%} of {name}{more}, "
         f"{overlap.share:.1%} of all.",
-        f"At most {MOST_SHARED:.0%} may have been trained on; copies with changes count.",
+        f"At most {MOST_SHARED:.0%} of it may be; copies with changes count.",
         "Leave it out, or give other texts with --measure-data.",
     )
 
 
-def hash_runs(values: NDArray[Any], length: int) -> Hashes:
+def all_runs(documents: Mapping[str, Hashes]) -> Hashes:
+    """The different hashes of the runs of all documents."""
+    return np.unique(np.concatenate([np.zeros(0, np.uint64), *documents.values()]))
+
+
+def hash_runs(values: NDArray[Any], length: int, limit: int = ALL_HASHES) -> Hashes:
     """The different hashes of every run of ``length`` numbers: a polynomial by prefix sums modulo 2 ** 64, mixed."""
     if len(values) < length:
         return np.zeros(0, np.uint64)
@@ -220,7 +248,7 @@ def hash_runs(values: NDArray[Any], length: int) -> Hashes:
         hashes ^= hashes >> np.uint64(31)
         hashes *= np.uint64(0xBF58476D1CE4E5B9)
         hashes ^= hashes >> np.uint64(27)
-    return np.unique(hashes)
+    return np.unique(hashes[hashes <= np.uint64(limit)])
 
 
 def _letters(text: str) -> NDArray[np.uint32]:

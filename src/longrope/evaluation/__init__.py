@@ -7,7 +7,7 @@ Measuring fills the sample cache; all scores are computed from it.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from longrope.data import TokenText, check_unsearched, check_untrained, hash_windows
+from longrope.data import TokenText, check_apart, check_unsearched, hash_windows
 from longrope.evaluation.metric import Context, Metric, Subject
 from longrope.evaluation.samples import SampleCache
 from longrope.models import LanguageModel
@@ -97,6 +97,10 @@ class Evaluation:
             scores += self._measure(metric, contexts[-1], known)
         return scores
 
+    def longest(self, subject: Subject) -> int:
+        """The longest length that is measured, in tokens."""
+        return self._lengths(subject)[-1]
+
     def describe_windows(self, subject: Subject) -> list[str]:
         """Say how many windows are measured and compared on, of how many that the settings ask for.
 
@@ -169,10 +173,8 @@ class Evaluation:
         documents = self.text.numbered().windows(lengths[-1], count)
         for factors in subject.table.factor_sets if subject.table else ():
             check_unsearched(windows, factors.searched)
-        if subject.model.tuned_on:
-            check_untrained(
-                hash_windows(self.text, windows, documents, subject.model.tokenizer), subject.model.tuned_on
-            )
+        if known := subject.model.tuned_on:
+            check_apart(hash_windows(self.text, windows, documents, subject.model.tokenizer), known, "tune")
         for length in lengths:
             yield Context(
                 subject=subject,

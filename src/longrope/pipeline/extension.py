@@ -15,6 +15,7 @@ from longrope.models import LanguageModel
 from longrope.pipeline.capabilities import MEASURE, SEARCH, check_capable, export_step
 from longrope.pipeline.estimates import check_costs, estimate_stages, estimate_tuning, search_costs
 from longrope.pipeline.exporting import export
+from longrope.pipeline.guarding import check_known, check_parts
 from longrope.pipeline.session import Callbacks, Session, load_inputs, record_provenance
 from longrope.pipeline.stages import (
     Progress,
@@ -52,6 +53,7 @@ def extend(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> l
     session = Session.load(recipe, run, callbacks)
     _check_capable(session, MEASURE, *_gradients(recipe), export_step("hf"))
     check_stages(session)
+    _check_texts(session)
     with session.begun():
         tasks = plan_tasks(session)
         _estimate(session, tasks)
@@ -134,6 +136,7 @@ def compare(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> 
     """
     session = Session.load(recipe, run, callbacks)
     _check_capable(session, MEASURE, SEARCH)
+    _check_texts(session)
     with session.begun():
         searched = {method: _search(session, method) for method in ("evolution", "gradient")}
         original, *baselines = _subjects(session, registry.baselines())
@@ -158,6 +161,13 @@ def _check_capable(session: Session, *steps: str) -> None:
     """Try steps before a run begins; one that has begun was tried then."""
     if not session.run.has(session.run.provenance):
         check_capable(session.model, *steps)
+
+
+def _check_texts(session: Session) -> None:
+    """Report what the parts of the texts share, before anything takes time (raises TextsError if it is too much)."""
+    recipe, tuned = session.recipe, any(stage.kind == "tune" for stage in session.recipe.stages)
+    longest = max(measured_lengths(recipe, session.model))
+    check_parts(session.model, session.texts, longest, recipe.measure.windows, tuned=tuned, report=session.report)
 
 
 def _gradients(recipe: Recipe) -> tuple[str, ...]:
@@ -293,4 +303,6 @@ def measure_only(
         subject = name_subject(model, table)
         for line in evaluation.describe_windows(subject):
             callbacks.on_step(line)
+        length, count = evaluation.longest(subject), recipe.measure.windows
+        check_known(model, subject.table, texts.measure, length, count, callbacks.on_step)
         return evaluation.measure(subject)
