@@ -30,6 +30,7 @@ UNUSUAL = Recipe(
     target_tokens=2**21,
     data=("one", "two/ü", "three"),
     measure_data=("other",),
+    factors=("theirs.json", "phi/config.json"),
     seed=17,
     dtype="bfloat16",
     device="cuda",

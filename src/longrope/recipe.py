@@ -307,6 +307,8 @@ class Recipe(Settings):
         target_tokens: the window to reach.
         data: files and folders to search on (and to measure on, in disjoint parts, unless ``measure_data`` is given).
         measure_data: files and folders of another source to measure on.
+        factors: files of factors from elsewhere, each measured as a method of its own: lists in JSON, a config.json of
+            the longrope type, or a factors.json.
         seed: decides every random choice.
         dtype: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU).
         device: cpu, cuda, or auto.
@@ -329,6 +331,7 @@ class Recipe(Settings):
     trained_window: CountOrZero = 0
     compiled: bool = False
     stages: tuple[Stage, ...] = ()
+    factors: tuple[str, ...] = ()
     search: SearchRecipe = field(default_factory=SearchRecipe)
     tune: TuneRecipe = field(default_factory=TuneRecipe)
     measure: MeasureRecipe = field(default_factory=MeasureRecipe)

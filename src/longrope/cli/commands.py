@@ -103,6 +103,7 @@ def compare(
     to: options.To = None,
     data: options.Data = None,
     measure_data: options.MeasureData = None,
+    factors: options.FactorsFromElsewhere = None,
     out: options.Out = None,
     recipe: options.RecipeFile = None,
     assignments: options.Assignments = None,

@@ -95,6 +95,14 @@ OptionalFactors = Annotated[
     Path | None,
     typer.Option("--factors", help=f"factors.json, or a run directory; without: the {label_of(ORIGINAL)}."),
 ]
+FactorsFromElsewhere = Annotated[
+    str | None,
+    typer.Option(
+        "--factors",
+        help="Factors from elsewhere to measure, too: files with commas between them, of lists in JSON, a config.json "
+        "of the longrope type, or a factors.json.",
+    ),
+]
 MaxShardSize = Annotated[
     str | None, _setting("--max-shard-size", "export.max_shard_size", "The largest file of weights, such as 2GB.")
 ]
@@ -163,6 +171,8 @@ def _overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
         key: given[key] for key in ("model", "seed", "device", "dtype", "rope_table") if given.get(key) is not None
     }
     plain |= {key: tuple(given[key]) for key in ("data", "measure_data") if given.get(key)}
+    if given.get("factors"):
+        plain["factors"] = tuple(given["factors"].split(","))
     if given.get("compiled"):
         plain["compiled"] = True
     if given.get("trained_window"):

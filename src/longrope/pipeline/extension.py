@@ -28,7 +28,7 @@ from longrope.pipeline.stages import (
 )
 from longrope.recipe import ExportRecipe, Recipe
 from longrope.report import write_report
-from longrope.rope import FactorTable, RescaleFactors, baseline_factors, load_factors
+from longrope.rope import FactorTable, RescaleFactors, baseline_factors, load_factors, read_given
 from longrope.runs.records import Score
 from longrope.runs.run_dir import RunDir
 from longrope.search import find_factors
@@ -54,6 +54,7 @@ def extend(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> l
     _check_capable(session, MEASURE, *_gradients(recipe), export_step("hf"))
     check_stages(session)
     _check_texts(session)
+    given = _given(session)
     with session.begun():
         tasks = plan_tasks(session)
         _estimate(session, tasks)
@@ -61,7 +62,7 @@ def extend(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> l
         evaluation = _evaluation(session, original)
         for line in evaluation.describe_windows(original):
             session.report(line)
-        scores = _measure(session, evaluation, [original, *baselines])
+        scores = _measure(session, evaluation, [original, *baselines, *given])
         best = _best_baseline(evaluation, baselines, scores)
         if best:
             evaluation.prepare(best)
@@ -132,15 +133,18 @@ def tune(recipe: Recipe, factors: Path, run: RunDir, callbacks: Callbacks | None
 def compare(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> list[Score]:
     """Measure every method on the same windows: the original model, all baselines, and both LongRoPE searches.
 
-    The last scores compare each of them with the best baseline, token by token and passkey by passkey.
+    Factors from elsewhere that the recipe names are measured, too, each as a method with the name of its file. The last
+    scores compare each method with the best baseline, token by token and passkey by passkey.
     """
     session = Session.load(recipe, run, callbacks)
     _check_capable(session, MEASURE, SEARCH)
     _check_texts(session)
+    given = _given(session)
     with session.begun():
         searched = {method: _search(session, method) for method in ("evolution", "gradient")}
         original, *baselines = _subjects(session, registry.baselines())
-        subjects = [original, *baselines, *(name_subject(session.model, factors) for factors in searched.values())]
+        found = [name_subject(session.model, factors) for factors in searched.values()]
+        subjects = [original, *baselines, *given, *found]
         evaluation = _evaluation(session, original)
         scores = _measure(session, evaluation, subjects)
         scores += _compare_with_best(session, evaluation, subjects, _best_baseline(evaluation, baselines, scores))
@@ -225,6 +229,17 @@ def _evaluation(session: Session, original: Subject) -> Evaluation:
 def _subjects(session: Session, names: Sequence[str]) -> list[Subject]:
     """The original model, and baselines by name."""
     return [name_subject(session.model, None), *(_baseline(session, name) for name in names)]
+
+
+def _given(session: Session) -> list[Subject]:
+    """Factors from elsewhere that the recipe names, each a method with the name of its file."""
+    model, recipe = session.model, session.recipe
+    subjects = []
+    for one in read_given(recipe.factors, model.spec, recipe.target_tokens):
+        one.table.choose(max(measured_lengths(recipe, model)))
+        session.report(f"{one}")
+        subjects.append(name_subject(model, one.table, one.name))
+    return subjects
 
 
 def _baseline(session: Session, name: str) -> Subject:

@@ -3,6 +3,7 @@
 from longrope.rope.baselines import baseline_factors
 from longrope.rope.factors import FactorTable, RescaleFactors, as_table, dump_factors, load_factors, unscaled
 from longrope.rope.geometry import FactorLists, Layout, NativeScaling, RopeSpec, RotaryTable, extension_ratio
+from longrope.rope.given import GivenFactors, read_given
 from longrope.rope.scaling import (
     Lambdas,
     critical_lambdas,
@@ -21,6 +22,7 @@ from longrope.rope.transform import at_window, compose, counted_from, extrapolat
 __all__ = [
     "FactorLists",
     "FactorTable",
+    "GivenFactors",
     "Lambdas",
     "Layout",
     "NativeScaling",
@@ -42,6 +44,7 @@ __all__ = [
     "ntk_critical_lambdas",
     "ntk_lambdas",
     "pi_lambdas",
+    "read_given",
     "rebased_lambdas",
     "relative_to",
     "su_attention_factor",

@@ -209,8 +209,10 @@ def is_finished(folder: Path) -> bool:
 def _resumable(before: Recipe, now: Recipe) -> bool:
     """Whether a run can go on so: by the same recipe, or by a schedule of other stages from the same model and texts.
 
-    A tail of another length is no part of scores that are there already.
+    A tail of another length is no part of scores that are there already. Other factors from elsewhere change nothing of
+    what was done.
     """
+    now = replace(now, factors=before.factors)
     if not (before.stages and now.stages):
         return before == now
     free = {key: getattr(now, key) for key in ("target_tokens", "stages", "search", "tune", "measure", "export")}
