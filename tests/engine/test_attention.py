@@ -7,8 +7,9 @@ import torch
 from attention_oracle import SCALE, assert_right, every_head, every_length, make_inputs, oracle
 from torch import Tensor
 
-from longrope.engine.attention import attend, attend_in_blocks, attend_within, merge
+from longrope.engine.attention import attend, attend_in_blocks, attend_within
 from longrope.engine.kernels import CPU, Kernel, partial_attention
+from longrope.engine.merging import merge
 
 
 def unaligned() -> Kernel:

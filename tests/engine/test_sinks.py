@@ -7,7 +7,8 @@ import torch
 from attention_oracle import SCALE, make_inputs
 from torch import Tensor
 
-from longrope.engine.attention import attend, attend_causal, attend_within, beside_sinks
+from longrope.engine.attention import attend, attend_causal, attend_within
+from longrope.engine.merging import beside_sinks
 
 LENGTHS = [(1, 1), (1, 9), (5, 5), (5, 9), (9, 9)]
 HEADS = [(4, 4), (4, 2), (3, 1)]

@@ -34,6 +34,7 @@ from longrope.engine.kernels import (
     takes_windows,
     window_attention,
 )
+from longrope.engine.merging import beside_sinks, merge
 
 Documents = Sequence[Sequence[int]]  # where they begin in each row of a batch: 0, then ascending
 SCORES_PER_BLOCK = 2**26  # attention scores that are held at once where no kernel streams them
@@ -111,27 +112,18 @@ def attend(
     if decoding:
         output, lse = attend_one(kernel, query, key, value, scale=scale)
     else:
-        output, lse = _attend_without_graph(kernel, query, key, value, scale)
+        output, lse = attend_aligned(kernel, query, key, value, scale)
     return output if sinks is None else beside_sinks(output, lse, sinks)
 
 
-def _attend_without_graph(
-    kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
+def attend_aligned(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Causal attention without gradients, queries at the last positions of the keys, and its log-sum-exp."""
     prefix = key.shape[2] - query.shape[2]
     if not prefix or kernel.aligns:
         return partial_attention(kernel, query, key, value, causal=True, scale=scale)
     before = partial_attention(kernel, query, key[:, :, :prefix], value[:, :, :prefix], causal=False, scale=scale)
     own = partial_attention(kernel, query, key[:, :, prefix:], value[:, :, prefix:], causal=True, scale=scale)
     return merge(before, own), torch.logaddexp(before[1], own[1])
-
-
-def beside_sinks(output: Tensor, lse: Tensor, sinks: Tensor) -> Tensor:
-    """Attention [B, H, Sq, D] with sinks [H] from that without them and its log-sum-exp [B, H, Sq].
-
-    exp(score) / (exp(lse) + exp(sink)) is exp(score - lse) times the logistic function of lse - sink.
-    """
-    return (output * torch.sigmoid(lse - sinks[:, None].to(lse))[..., None]).to(output.dtype)
 
 
 def _attend_with_sink_key(
@@ -151,12 +143,6 @@ def _attend_with_sink_key(
     if queries == key.shape[2] - 1:  # one more query keeps the square, which all kernels take
         query = functional.pad(query, (0, 0, 1, 0))
     return attention(query, key, value, scale)[:, :, -queries:, :dim]
-
-
-def merge(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
-    """Attention over two disjoint sets of keys from the outputs and log-sum-exps over each."""
-    share = torch.sigmoid(one[1] - other[1])[..., None]  # in float32: a lone key among many has a tiny share
-    return torch.lerp(other[0].float(), one[0].float(), share).to(one[0].dtype)
 
 
 def _attend_with_graph(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

@@ -25,6 +25,7 @@ from longrope.engine.compressing import Compressed, adapt_compressors, attend_co
 from longrope.engine.indexers import adapt_indexers
 from longrope.engine.kv_cache import LayerKeys, decoder_of, describe_others, remembers_keys_alone
 from longrope.engine.masks import Sight, describe_mask
+from longrope.engine.parted import NearExact, attend_in_parts, near_exact_of
 from longrope.errors import ModelError, describe_error
 
 ATTENTION = "longrope"
@@ -52,6 +53,7 @@ class ForwardContext:
         attention_calls: how often our attention was called.
         given: rows and tokens that the decoder is given.
         handed: what a module of the layer at work has made for its attention, until that takes it.
+        near: by which near keys are exact and far ones have coarser positions; None where all keep their own.
     """
 
     network: Any
@@ -62,11 +64,13 @@ class ForwardContext:
     attention_calls: int = 0
     given: tuple[int, int] = (0, 0)
     handed: Compressed | KeyBias | None = None
+    near: NearExact | None = field(init=False)
     adapted: Forwards = field(init=False)
     choosing: Forwards = field(init=False)
 
     def __post_init__(self) -> None:
-        """Find the modules that need help to call our attention."""
+        """Find what the network is read with, and the modules that need help to call our attention."""
+        self.near = near_exact_of(self.network)
         self.adapted = adapt(self.network, attend_in_context, self._tokens_before)
         self.choosing = {
             **adapt_indexers(self.network, self),
@@ -276,6 +280,12 @@ def attend_in_context(
     elif isinstance(handed, KeyBias):
         work = partial(attend_biased, scale=scale, window=sight.window, keep=handed.keep)
     chosen = next((others[name] for name in CHOSEN if others.get(name) is not None), sight.chosen)
+    if context.near and context.near.concerns(module, whole=sight.window is None and sight.chunk is None):
+        context.near.check(module, apart=bool(context.documents), other=handed is not None or chosen is not None)
+        if context.near.parts is None:
+            query, key = context.near.moved_on(query, key)
+        else:
+            work = partial(attend_in_parts, near=context.near, scale=scale, softcap=softcap, sinks=others.get("s_aux"))
     output = _attend(context, work, query, key, value, chosen if chosen is not None and chosen.shape[-1] else None)
     return output.transpose(1, 2).contiguous(), None  # some models take a view of it
 

@@ -38,6 +38,7 @@ from longrope.engine.memory import (
     heads_of,
     reads_in_tiles,
 )
+from longrope.engine.parted import check_own_positions
 from longrope.engine.recomputing import recomputed
 from longrope.engine.tiling import LayerChange, changed_layers, layer_in_tiles, mlps_in_tiles, norms_in_tiles
 from longrope.errors import LongRopeError, ModelError
@@ -258,6 +259,7 @@ def _run(
     ids = torch.as_tensor(tokens, dtype=torch.long).to(model.device)
     given = {"input_ids": ids}
     if positions is not None:
+        check_own_positions(model.network)
         given["position_ids"] = torch.as_tensor(positions, dtype=torch.long).to(model.device)
     shard = distributed.shard()
     if shard:
