@@ -4,6 +4,7 @@ What transformers 4.57.6 makes of these folders was seen once by hand; here the 
 """
 
 import json
+import logging
 import os
 import stat
 from pathlib import Path
@@ -20,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from longrope.errors import RecipeError
 from longrope.exports import export_hf, hf
 from longrope.exports.portable import portable_tokenizer
-from longrope.models import LanguageModel, rescaled
+from longrope.models import LanguageModel, load_config, rescaled
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors
 from longrope.rope.hf_legacy import older_entries
@@ -71,12 +72,15 @@ def test_layer_types_in_both_spellings(family: str, tmp_path: Path) -> None:
 
 def test_layer_types_that_the_older_spelling_has_no_words_for() -> None:
     """Neither a younger model type, nor factors of the sliding layers, nor a base that older readers do not ask for."""
-    plain, scaled = {"rope_type": "default", "rope_theta": 1e4}, {"rope_type": "longrope", "rope_theta": 1e4}
+    plain, lists = {"rope_type": "default", "rope_theta": 1e4}, dict[str, Any](short_factor=[2.0], long_factor=[2.0])
+    lists |= {"attention_factor": 0.5, "original_max_position_embeddings": 64}
+    scaled: dict[str, Any] = {"rope_type": "longrope", "rope_theta": 1e4, **lists}
     whole = {"full_attention": scaled, "sliding_attention": plain}
     other = {"full_attention": scaled, "sliding_attention": {**plain, "rope_theta": 1e5}}
-    assert older_entries({"model_type": "olmo3", "rope_parameters": whole})["rope_theta"] == 1e4
+    olmo = {"model_type": "olmo3", "max_position_embeddings": 256}
+    assert older_entries({**olmo, "rope_parameters": whole})["rope_theta"] == 1e4
     assert older_entries({"model_type": "mellum", "rope_parameters": whole}) == {}
-    assert older_entries({"model_type": "olmo3", "rope_parameters": other}) == {}
+    assert older_entries({**olmo, "rope_parameters": other}) == {}
     swapped = {"full_attention": plain, "sliding_attention": scaled}
     assert older_entries({"model_type": "gemma3_text", "rope_parameters": swapped}) == {}
 
@@ -175,3 +179,50 @@ def test_a_size_that_is_none(size: str) -> None:
     """Said before anything is written."""
     with pytest.raises(RecipeError, match="max_shard_size"):
         ExportRecipe(max_shard_size=size)
+
+
+# The attention factor, where readers derive one
+
+
+@pytest.mark.parametrize(("attention", "sets"), [(1.2, "single"), (1.0, "single"), (SU, "single"), (SU, "two")])
+def test_readers_that_derive_an_attention_factor_derive_ours(attention: float, sets: str, tmp_path: Path) -> None:
+    """By the formula of mlx-lm and vLLM, so that the keys for vLLM, of which transformers warns, are left out."""
+    config = export(pico.make_model("llama"), tmp_path, attention, factor_sets=sets)
+    scaling, window = config["rope_scaling"], config["max_position_embeddings"]
+    original = scaling["original_max_position_embeddings"]
+    ratio = window / original
+    derived = 1.0 if ratio <= 1 else np.sqrt(1 + np.log(ratio) / np.log(original))
+    assert derived == pytest.approx(attention, rel=2e-4)
+    assert not {"short_mscale", "long_mscale"} & set(scaling)
+    assert scaling["attention_factor"] == attention
+    assert config["original_max_position_embeddings"] == 64
+    assert config["rope_parameters"]["original_max_position_embeddings"] == 64
+    assert load_config(tmp_path).original_max_position_embeddings == 64
+    if sets == "two":
+        assert original == 64, "where the lists switch"
+
+
+@pytest.mark.parametrize(("attention", "sets"), [(0.9, "single"), (1.2, "two")])
+def test_attention_factors_that_no_window_gives_are_stated_for_vllm(
+    attention: float, sets: str, tmp_path: Path
+) -> None:
+    """Below one, or of two lists, whose switch is the window before the scaling."""
+    scaling = export(pico.make_model("llama"), tmp_path, attention, factor_sets=sets)["rope_scaling"]
+    assert [scaling[name] for name in ("short_mscale", "long_mscale")] == [attention] * 2
+    assert scaling["original_max_position_embeddings"] == 64
+
+
+@pytest.mark.parametrize(("sets", "warned"), [("single", False), ("two", True)])
+def test_transformers_warns_of_keys_that_vllm_alone_needs(
+    sets: str, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of two lists, whose attention factor vLLM would not derive."""
+    export(pico.make_model("llama"), tmp_path, factor_sets=sets)
+    logger = logging.getLogger("transformers.modeling_rope_utils")
+    logger.addHandler(caplog.handler)
+    try:
+        caplog.clear()
+        AutoConfig.from_pretrained(tmp_path)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert any("mscale" in record.getMessage() for record in caplog.records) == warned

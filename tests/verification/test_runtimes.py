@@ -22,15 +22,17 @@ FACTORS = Path(__file__).parents[2] / "results" / "demo" / "factors.json"
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``single``, ``two``, ``single.gguf`` and ``two.gguf``; read it only.
+    """A folder with ``single``, ``two``, ``single.gguf``, ``two.gguf`` and ``own``, which is single; read it only.
 
-    The attention factor is the one that follows from the window: mlx-lm knows no other.
+    The attention factor is the one that follows from the window, but of ``own``: mlx-lm knows no other of two lists.
     """
     out = tmp_path_factory.mktemp("checkpoints")
     model = longrope.load_model("nano", device="cpu")
-    factors = replace(
-        longrope.load_factors(FACTORS).factor_sets[-1], attention_factor=su_attention_factor(2048 / 256, 256)
-    )
+    own = longrope.load_factors(FACTORS).factor_sets[-1]
+    with mock.patch.object(hf, "_reopen", sweep._reopen_here):
+        export_hf(model, own, out / "own")
+    write_record(out / "own", model.spec, 256)
+    factors = replace(own, attention_factor=su_attention_factor(2048 / 256, 256))
     for layout in ("single", "two"):
         settings = ExportRecipe(factor_sets=layout)
         with mock.patch.object(hf, "_reopen", sweep._reopen_here):
@@ -50,6 +52,13 @@ def test_transformers_4_and_mlx_apply_two_lists(checkpoints: Path) -> None:
     assert [each.verdict for each in done.values()] == ["applied"] * 2, done
     assert done["transformers-4.57"].versions["transformers"].startswith("4.57.")
     assert [finding.as_ for finding in done["mlx-lm"].findings] == ["long factors"] * 3, "it has one list alone"
+
+
+def test_mlx_applies_an_attention_factor_of_its_own_of_a_single_list(checkpoints: Path) -> None:
+    """It derives the factor from the windows, and those are stated so that it is ours."""
+    [done] = verify(checkpoints / "own", ["mlx-lm"], device="cpu")
+    assert done.verdict == "applied"
+    assert max(finding.difference_nats for finding in done.findings) < 0.005
 
 
 def test_llama_cpp_applies_both_layouts(checkpoints: Path) -> None:

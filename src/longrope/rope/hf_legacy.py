@@ -19,6 +19,9 @@ LAYER_TYPED = (*LOCAL_BASES, "olmo3")  # whose rope_scaling was that of the laye
 OWN_NAMES = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}
 BARE = ("type", "short_factor", "long_factor")
 ONLY_BARE = ("phi3",)  # whose config in transformers 4 refuses any other number of keys
+MSCALES = ("short_mscale", "long_mscale")
+TWO_MSCALES = ("phimoe",)  # model types that read them in the place of one attention factor
+DERIVED_TOLERANCE = 2e-4  # of the attention factor, for the window before the scaling is a whole number
 
 
 def from_legacy(config: Config) -> dict[str, Any] | None:
@@ -63,7 +66,7 @@ def older_entries(config: Config) -> dict[str, Any]:
 
     They are ``to_legacy``, the window before the scaling, and what some model types call by other names. Phi-3's
     scaling has three keys alone where readers derive the attention factor that it has; with another factor all keys
-    stand, which transformers 4 refuses for Phi-3.
+    stand, which transformers 4 refuses for Phi-3. Of the other types see ``_deriving``.
 
     Returns:
         Empty where that spelling has no words: factors by layer type, of types that are younger than it, or factors
@@ -83,15 +86,28 @@ def older_entries(config: Config) -> dict[str, Any]:
     entries |= {old: entries[name] for name, old in OWN_NAMES.get(model_type, {}).items() if name in entries}
     if "original_max_position_embeddings" in parameters:
         entries["original_max_position_embeddings"] = parameters["original_max_position_embeddings"]
-    if model_type in ONLY_BARE and _attention_is_derived(config, parameters):
-        entries["rope_scaling"] = {name: entries["rope_scaling"][name] for name in BARE}
+    if parameters["rope_type"] == "longrope" and model_type not in TWO_MSCALES:
+        entries["rope_scaling"] = _deriving(config, parameters, entries["rope_scaling"])
     return entries
 
 
-def _attention_is_derived(config: Config, parameters: Config) -> bool:
-    """Whether readers that are not given the attention factor of longrope lists derive the same one."""
-    if parameters["rope_type"] != "longrope":
-        return False
-    switch = parameters["original_max_position_embeddings"]
-    derived = su_attention_factor(config["max_position_embeddings"] / switch, switch)
-    return math.isclose(parameters["attention_factor"], derived, rel_tol=1e-6)
+def _deriving(config: Config, parameters: Config, scaling: dict[str, Any]) -> dict[str, Any]:
+    """Longrope's scaling in a form of which readers that derive the attention factor derive the one that it has.
+
+    mlx-lm and vLLM derive it as sqrt(ln W / ln L), with the whole window W and L that the scaling itself states as the
+    window before it. A single list switches nowhere, so its L may be the one that gives the factor; what was the window
+    before stands at the top of the config. Then the keys of vLLM, of which transformers warns, are not needed.
+    Where no L gives the factor, the scaling stays as it is.
+    """
+    window, attention = config["max_position_embeddings"], parameters["attention_factor"]
+    original = parameters["original_max_position_embeddings"]
+    bare = config.get("model_type") in ONLY_BARE
+    if parameters["short_factor"] == parameters["long_factor"] and attention >= 1 and not bare:
+        original = round(window ** (1 / attention**2))
+    derived = su_attention_factor(window / original, original) if original > 1 else math.inf
+    if not math.isclose(attention, derived, rel_tol=1e-6 if bare else DERIVED_TOLERANCE):
+        return scaling
+    if bare:
+        return {name: scaling[name] for name in BARE}
+    kept = {name: value for name, value in scaling.items() if name not in MSCALES}
+    return {**kept, "original_max_position_embeddings": original}
