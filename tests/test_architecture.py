@@ -22,8 +22,8 @@ PACKAGE = "longrope"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 NOUNS = (
-    *("errors", "lengths", "registry", "labels", "settings", "schedule"),
-    *("rope", "recipe"),
+    *("errors", "lengths", "rows", "registry", "labels", "settings", "schedule"),
+    *("rope", "tune_recipe", "recipe"),
 )
 EDGES = ("distributed", "runs", "models", "data", "engine")
 STEPS = ("search", "tuning", "evaluation", "exports", "report", "generation")

@@ -18,8 +18,8 @@ from longrope.exports.comparison import make_report
 from longrope.exports.lists import native_lists
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
-from longrope.registry import Format, Method, Metric
 from longrope.rope import FactorTable, RescaleFactors, RopeSpec, as_table
+from longrope.rows import Format, Method, Metric
 from longrope.runs.records import Score
 
 METHOD = Method(

@@ -8,7 +8,8 @@ import math
 import re
 from typing import NamedTuple
 
-from longrope.registry import DIFFERENCE, METHODS, METRICS, RATIO, Metric
+from longrope.registry import DIFFERENCE, METHODS, METRICS, RATIO
+from longrope.rows import Metric
 
 LABELS = {"training": "training loss"}  # shown beside methods
 SEARCHES = {

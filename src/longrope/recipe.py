@@ -1,6 +1,5 @@
 """The recipe of a run: everything that decides its result, as frozen dataclasses, TOML in and out."""
 
-import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,11 +19,11 @@ from longrope.settings import (
     above,
     assign,
     at_least,
-    between,
     build,
     listed,
     one_of,
 )
+from longrope.tune_recipe import PRESETS, TuneRecipe
 
 __all__ = [
     "PRESETS",
@@ -118,120 +117,6 @@ class SearchRecipe(Settings, section="search"):
     needle_weight: Weight = 0.0
     evolution: EvolutionRecipe = field(default_factory=EvolutionRecipe)
     gradient: GradientRecipe = field(default_factory=GradientRecipe)
-
-
-@dataclass(frozen=True)
-class TuneRecipe(Settings, section="tune"):
-    """How weights are trained.
-
-    Steps, batch, rate and decay are by default the paper's for Llama-2 at 128k (arXiv 2402.13753, section 4.1). For
-    Mistral it has a constant rate of 1e-6 and batches of 64 windows of 16k.
-
-    Attributes:
-        window_tokens: 0 takes the target window of the factors, or the trained window if there are none.
-        steps: optimizer steps.
-        batch_windows: windows of one step; its loss is the mean over all their scored tokens.
-        windows_at_once: how many of them go through the model together; fewer take less memory.
-        learning_rate: the highest, reached when the warm-up ends.
-        warmup_steps: steps before that, at evenly rising rates.
-        schedule: ``linear`` or ``cosine`` decay to 0 after the warm-up, or ``constant``.
-        weight_decay: AdamW's, of matrices alone: norms, biases and embeddings (with a head that shares them) have none.
-        clip_norm: gradients of a larger norm over all weights are scaled down to it; inf never does.
-        checkpoint_every: steps between two checkpoints.
-        recompute: compute activations a second time in the backward pass instead of keeping them.
-        prefer_documents: windows that lie within one document come first in every epoch; what is left of documents, and
-            short ones, are packed one after the other and follow.
-        isolate_documents: documents of a window do not see each other, and positions begin anew in each; the first
-            token of each but the first is not scored.
-        skipped_positions: a longer window whose positions these windows imitate: each is cut in two at a random place,
-            and its second part stands a random number of positions later (PoSE, arXiv 2309.10400, section 3). 0 skips
-            none.
-        short_share: share of the windows that are read as short ones of the model's trained window, with its own RoPE,
-            among long ones with rescaled RoPE (mixed windows, LongRoPE2, arXiv 2502.20082, section 3.3). What is left
-            of such a window is not read. With 1 the factors are never trained with.
-        needle_weight: weight of the mean loss over answers about needles planted in the windows; 0 plants none.
-        lora_rank: train low-rank adapters of all matrices in the layers (LoRA) and merge them; 0 trains all weights.
-        lora_alpha: their scale is alpha / rank; 0 takes twice the rank.
-        lora_also: what is trained whole beside the adapters: some of ``norms`` and ``embeddings``.
-    """
-
-    window_tokens: Annotated[int, at_least(2, or_zero=True)] = 0
-    steps: Count = 400
-    batch_windows: Count = 32
-    windows_at_once: Count = 1
-    learning_rate: Annotated[float, above(0, 1)] = 2e-5
-    warmup_steps: CountOrZero = 20
-    schedule: Annotated[str, one_of("linear", "cosine", "constant")] = "linear"
-    weight_decay: Weight = 0.0
-    clip_norm: Annotated[float, above(0, math.inf)] = 1.0
-    checkpoint_every: Count = 100
-    recompute: bool = True
-    prefer_documents: bool = False
-    isolate_documents: bool = False
-    skipped_positions: CountOrZero = 0
-    short_share: Annotated[float, between(0, 1)] = 0.0
-    needle_weight: Weight = 0.0
-    lora_rank: CountOrZero = 0
-    lora_alpha: CountOrZero = 0
-    lora_also: tuple[Annotated[str, one_of("norms", "embeddings")], ...] = ()
-
-    def check(self) -> None:
-        """Refuse settings of a training that exclude each other (raises RecipeError naming both)."""
-        self._check_adapters()
-        if self.warmup_steps >= self.steps:
-            raise RecipeError(
-                f"tune.warmup_steps = {self.warmup_steps} with tune.steps = {self.steps}.",
-                "The warm-up must end before the last step.",
-                "Give more steps, or fewer of warm-up.",
-            )
-        if self.windows_at_once > self.batch_windows:
-            raise RecipeError(
-                f"tune.windows_at_once = {self.windows_at_once} with tune.batch_windows = {self.batch_windows}.",
-                "No more windows than a batch has can go through the model together.",
-                "Give a smaller tune.windows_at_once.",
-            )
-        if self.skipped_positions:
-            self._check_skips()
-        if self.needle_weight and self.short_share == 1:
-            raise RecipeError(
-                f"tune.needle_weight = {self.needle_weight:g} with tune.short_share = 1.",
-                "Needles are planted in long windows, and all are read as short ones.",
-                "Leave out one of the two.",
-            )
-        if self.needle_weight and self.isolate_documents:
-            raise RecipeError(
-                f"tune.needle_weight = {self.needle_weight:g} with tune.isolate_documents.",
-                "Questions at the end of a window must see the facts in its other documents.",
-                "Leave out one of the two.",
-            )
-
-    @property
-    def reach_tokens(self) -> int:
-        """The window whose positions are seen: that of the windows, or the longer one that they imitate."""
-        return max(self.window_tokens, self.skipped_positions)
-
-    def _check_adapters(self) -> None:
-        for key in ("lora_alpha", "lora_also"):
-            if getattr(self, key) and not self.lora_rank:
-                raise RecipeError(
-                    f"tune.{key} = {getattr(self, key)} with tune.lora_rank = 0.",
-                    "Without a rank there are no adapters: all weights are trained.",
-                    "Give tune.lora_rank, or leave the other out.",
-                )
-
-    def _check_skips(self) -> None:
-        if not self.window_tokens or self.skipped_positions <= self.window_tokens:
-            raise RecipeError(
-                f"tune.skipped_positions = {self.skipped_positions} with tune.window_tokens = {self.window_tokens}.",
-                "The window whose positions are imitated must be longer than the one that is read.",
-                "Give a shorter tune.window_tokens, or leave tune.skipped_positions out.",
-            )
-        if self.isolate_documents:
-            raise RecipeError(
-                f"tune.skipped_positions = {self.skipped_positions} with tune.isolate_documents.",
-                "Positions either begin anew in each document or imitate those of one longer window.",
-                "Leave out one of the two.",
-            )
 
 
 @dataclass(frozen=True)
@@ -354,12 +239,6 @@ class Recipe(Settings):
     def tuning(self, stage: Stage) -> TuneRecipe:
         """The settings of one tuning stage."""
         return replace(self.tune, window_tokens=stage.window_tokens, steps=stage.steps or self.tune.steps)
-
-
-PRESETS = {  # arXiv 2402.13753, section 4.1; the paper's global batches, at the steps of its first stage
-    "llama2": TuneRecipe(steps=400, batch_windows=32, learning_rate=2e-5, schedule="linear"),
-    "mistral": TuneRecipe(16 * 1024, steps=400, batch_windows=64, learning_rate=1e-6, schedule="constant"),
-}
 
 
 def load_recipe(path: str | Path) -> Recipe:

@@ -25,8 +25,8 @@ from longrope.evaluation.statistics import document_interval, share_interval
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
 from longrope.registry import METRICS
-from longrope.registry import Metric as MetricRow
 from longrope.rope import FactorTable, RescaleFactors, baseline_factors
+from longrope.rows import Metric as MetricRow
 from longrope.runs.records import Score, read_records
 from longrope.runs.run_dir import RunDir
 

@@ -11,8 +11,9 @@ from handmade import make_run, read_page, score
 from longrope.cli.console import print_scores
 from longrope.exports import Origin
 from longrope.exports.card import result_table
-from longrope.registry import METHODS, METRICS, Method, Metric
+from longrope.registry import METHODS, METRICS
 from longrope.report import write_report
+from longrope.rows import Method, Metric
 from longrope.runs.records import Score
 
 TOY = Method("toy", "a toy", colours=("#123456", "#abcdef"), dash="1 9", marker="diamond")

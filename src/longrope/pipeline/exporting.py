@@ -16,6 +16,7 @@ from longrope.pipeline.session import Callbacks, Session, load_inputs
 from longrope.pipeline.stages import Task, plan_tasks, run_tasks, tune_at_target
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors, load_factors
+from longrope.rows import Format
 from longrope.runs.records import Score
 from longrope.runs.run_dir import RunDir
 from longrope.verification.exported import add_to_card, verify_export
@@ -42,7 +43,7 @@ def _export(session: Session, factors: RescaleFactors) -> None:
 
 
 def export_file(
-    session: Session, factors: RescaleFactors, to: registry.Format, options: Mapping[str, str] | None = None
+    session: Session, factors: RescaleFactors, to: Format, options: Mapping[str, str] | None = None
 ) -> None:
     """Write and check a file of a run in another format than its checkpoint, with a report beside it."""
     run = session.run

@@ -5,8 +5,9 @@ Colour never stands alone: each method has a dash and a marker of its own, so th
 
 import zlib
 
-from longrope.registry import METHODS, Method
+from longrope.registry import METHODS
 from longrope.report.charts.style import Colors, Style, style_sheet
+from longrope.rows import Method
 
 TRAINING: Colors = ("#c2255c", "#f783ac")  # the loss of a training
 SPARE_COLORS = (  # light and dark; of methods that have no colour of their own, and of runs beside each other
