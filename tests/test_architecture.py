@@ -59,7 +59,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("errors", "distributed", "engine.adapters", "engine.attention", "engine.indexers", "engine.kv_cache"),
         *("engine.biases", "engine.compressing", "engine.masks", "engine.parted"),
     ),
-    "engine.loss": ("models", "engine.compiling", "engine.cross_entropy", "engine.kv_cache"),
+    "engine.loss": ("models", "engine.cross_entropy", "engine.kv_cache"),
     **dict.fromkeys(STEPS, (*NOUNS, *EDGES)),
     "verification": (*NOUNS, *EDGES, "evaluation"),
     "verification.scripts": (),

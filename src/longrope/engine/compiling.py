@@ -1,4 +1,4 @@
-"""torch.compile for the layers and the loss of passes without gradients."""
+"""torch.compile for the layers of passes without gradients."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

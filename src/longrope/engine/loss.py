@@ -3,7 +3,6 @@
 Shape legend: B = batch, n = tokens, H = hidden size, V = vocabulary.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,22 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
-from longrope.engine import compiling
 from longrope.engine.kv_cache import decoder_of
 from longrope.models import LanguageModel
 
 LOGITS_PER_CHUNK = 2**28  # 1 GiB of float32
-LOGITS_PER_PART = 1024  # at most
 
 
-def logit_chunks(model: LanguageModel, targets: Tensor, *, apart: bool = False) -> Iterator[slice]:
-    """Parts of about one size, or of just one (for which alone a compiler works), the last one overlapping."""
+def logit_chunks(model: LanguageModel, targets: Tensor) -> Iterator[slice]:
+    """Parts of about one size, whose logits are held at once."""
     rows, tokens = targets.shape
     count = -(-tokens * rows * model.network.config.vocab_size // LOGITS_PER_CHUNK)
     size = -(-tokens // max(1, count))
     for first in range(0, tokens, max(1, size)):
-        last = min(first + size, tokens)
-        yield slice(first if apart else last - size, last)
+        yield slice(first, min(first + size, tokens))
 
 
 def chunk_losses(network: Any, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -38,20 +34,6 @@ def chunk_losses(network: Any, hidden: Tensor, targets: Tensor) -> Tensor:
         return import_module("longrope.engine.cross_entropy").fused_losses(logits, targets)  # type: ignore[no-any-return]
     logits = logits.float()
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-
-
-def compiled_losses(network: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    """The same, compiled: the head gives logits in its own format, and float32 exists in registers alone."""
-    logits = logits_of(network, hidden)
-    part = math.gcd(logits.shape[-1], LOGITS_PER_PART)
-    return compiling.compiled(loss_by_sums)(logits, targets, part)  # type: ignore[no-any-return]
-
-
-def loss_by_sums(logits: Tensor, targets: Tensor, part: int) -> Tensor:
-    """Cross entropy in a form for which a compiler reads the logits once: sums of parts that fit its registers."""
-    logits = logits.float()
-    parts = logits.reshape(*logits.shape[:-1], -1, part)
-    return parts.logsumexp(-1).logsumexp(-1) - logits.gather(-1, targets[..., None])[..., 0]
 
 
 def logits_of(network: Any, hidden: Tensor) -> Tensor:

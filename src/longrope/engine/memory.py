@@ -72,7 +72,7 @@ def estimate_memory(model: LanguageModel, tokens: int) -> int:
 
     A layer's part: the states of the window, its keys and values, cos and sin of every rotary table, and the
     activations of a tile or what its kernel copies, whichever is more. The head's: the states, and a chunk of logits;
-    on a CPU in float32 with their logarithms unless the loss is compiled.
+    on a CPU in float32 with their logarithms.
     """
     network = model.network
     turned = sum(table.geometry.rotary_dim for table in model.tables)
@@ -85,8 +85,9 @@ def estimate_memory(model: LanguageModel, tokens: int) -> int:
         model, compiled=model.compiled and reads_in_tiles(model)
     )
     layer = kept + max(activations, kernel.copied * tokens * heads.keys * heads.dim)
-    fused = model.compiled or model.device.type == "cuda"
-    head = (network.dtype.itemsize if fused else 8) * min(LOGITS_PER_CHUNK, tokens * network.config.vocab_size)
+    head = (network.dtype.itemsize if model.device.type == "cuda" else 8) * min(
+        LOGITS_PER_CHUNK, tokens * network.config.vocab_size
+    )
     return int(weights + states + max(layer, head))
 
 

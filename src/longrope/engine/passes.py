@@ -29,7 +29,7 @@ from longrope.engine.compiling import many_variants
 from longrope.engine.context import ForwardContext, run_decoder
 from longrope.engine.kernels import choose_kernel
 from longrope.engine.kv_cache import describe_others, remembers_keys_alone
-from longrope.engine.loss import chunk_losses, compiled_losses, logit_chunks, logits_of
+from longrope.engine.loss import chunk_losses, logit_chunks, logits_of
 from longrope.engine.memory import (
     activation_room,
     attention_bytes,
@@ -76,11 +76,9 @@ def token_losses(
     with torch.inference_mode():
         done = _run(model, tokens, documents=documents, positions=positions)
         hidden, targets, chosen = done.scored(at)
-        score = compiled_losses if model.compiled else chunk_losses
         losses = torch.empty(targets.shape, device=hidden.device)
-        with many_variants(compiled=model.compiled):
-            for cut in logit_chunks(model, targets):
-                losses[:, cut] = score(model.network, hidden[:, cut], targets[:, cut])
+        for cut in logit_chunks(model, targets):
+            losses[:, cut] = chunk_losses(model.network, hidden[:, cut], targets[:, cut])
         return done.joined(losses)[:, chosen].cpu()
 
 
@@ -162,7 +160,7 @@ def weighted_loss_with_graph(
     given = torch.as_tensor(weights, dtype=torch.float32).to(hidden.device)
     shares = done.own(given) if done.shard else given[:, first:]
     total = torch.zeros((), device=hidden.device)
-    for cut in logit_chunks(model, targets, apart=True):
+    for cut in logit_chunks(model, targets):
         total = total + (score(model.network, hidden[:, cut], targets[:, cut]) * shares[:, cut]).sum()
     return total
 
@@ -171,8 +169,10 @@ def describe_pass(model: LanguageModel, *, decoding: bool = False) -> str:
     """The choices of a pass, or of one and decoding after it, and their reasons: compiler, attention kernels, tiles."""
     choose = partial(choose_kernel, model.device, model.network.dtype, heads_of(model))
     reasons = [choose(decoding=True)[1]] if decoding else []
-    parts = "layers" if decoding else "layers and losses" if reads_in_tiles(model) else "losses alone"
-    compiled = [f"{parts} compiled (as asked)"] if model.compiled else []
+    done = (
+        "compiled (as asked)" if decoding or reads_in_tiles(model) else "not compiled, for each works on whole windows"
+    )
+    compiled = [f"layers {done}"] if model.compiled else []
     return "; ".join(dict.fromkeys((*compiled, choose()[1], *reasons, choose_tile(model)[1])))
 
 

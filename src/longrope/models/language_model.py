@@ -17,10 +17,10 @@ from longrope.rope import RopeSpec, RotaryTable
 class LanguageModel:
     """A loaded model: transformers' network and tokenizer, its rotary tables, and the name it was loaded by.
 
-    ``choices`` are the automatic choices of its loading, with their reasons. ``compiled``: without gradients losses go
-    through torch.compile, and layers where one process has a window whole. ``rope_table`` names the table that factors
-    act on, where it is not that of the layers that see the whole window. ``tuned_on`` is a sketch of the texts that its
-    weights were tuned on by this package.
+    ``choices`` are the automatic choices of its loading, with their reasons. ``compiled``: without gradients layers
+    go through torch.compile where one process has a window whole. ``rope_table`` names the table that factors act on,
+    where it is not that of the layers that see the whole window. ``tuned_on`` is a sketch of
+    the texts that its weights were tuned on by this package.
     """
 
     network: Any
