@@ -1,8 +1,14 @@
 """A brute-force softmax in float64 that knows no kernel, no group and no block, with inputs and cases for it."""
 
+from typing import Any
+from unittest.mock import patch
+
 import pytest
 import torch
 from torch import Tensor
+
+from longrope.engine import attention
+from longrope.engine.kernels import Kernel
 
 SCALE = 0.3
 HEADS = {"grouped": (4, 2), "one key head": (4, 1), "as many key heads": (3, 3)}
@@ -40,6 +46,18 @@ def make_inputs(
     shapes = [(rows, heads[0], lengths[0], dim)] + [(rows, heads[1], lengths[1], dim)] * 2
     query, key, value = (torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes)
     return query, key, value
+
+
+def attend_by(kernel: Kernel, *given: Tensor, scale: float) -> Tensor:
+    """Our attention by a kernel in the place of the fastest one."""
+    with patch.object(attention, "choose_kernel", lambda *_, **__: (kernel, "")):
+        return attention.attend(*given, scale=scale)
+
+
+def attend_holding(scores: int, *given: Tensor, **settings: Any) -> Tensor:
+    """Our attention in blocks that hold about so many scores at once."""
+    with patch.object(attention, "SCORES_PER_BLOCK", scores):
+        return attention.attend_in_blocks(*given, **settings)
 
 
 def oracle(

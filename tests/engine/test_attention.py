@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from attention_oracle import SCALE, assert_right, every_head, every_length, make_inputs, oracle
+from attention_oracle import SCALE, assert_right, attend_by, every_head, every_length, make_inputs, oracle
 from torch import Tensor
 
 from longrope.engine.attention import attend, attend_in_blocks, attend_within
@@ -61,7 +61,7 @@ def test_attend(heads: tuple[int, int], lengths: tuple[int, int]) -> None:
 @every_length
 def test_attend_with_a_kernel_that_can_do_less(heads: tuple[int, int], lengths: tuple[int, int]) -> None:
     given = make_inputs(heads, lengths)
-    assert_right(attend(*given, scale=SCALE, kernel=unaligned()), oracle(*given)[0])
+    assert_right(attend_by(unaligned(), *given, scale=SCALE), oracle(*given)[0])
 
 
 @pytest.mark.parametrize("lengths", [(37, 37), (5, 37), (1, 37)])
@@ -76,7 +76,7 @@ def test_attend_with_a_kernel_that_aligns(lengths: tuple[int, int]) -> None:
 
     kernel = Kernel("able", CPU.backend, run, aligns=True)
     given = make_inputs((4, 2), lengths)
-    assert_right(attend(*given, scale=SCALE, kernel=kernel), oracle(*given)[0])
+    assert_right(attend_by(kernel, *given, scale=SCALE), oracle(*given)[0])
     assert len(calls) == 1
     assert calls[0][1] == lengths[1]
 
@@ -92,7 +92,7 @@ def test_one_query_reads_every_key_once(aligns: bool) -> None:
 
     kernel = Kernel("noted", CPU.backend, run, aligns=aligns, groups=False)
     given = make_inputs((6, 2), (1, 37))
-    assert_right(attend(*given, scale=SCALE, kernel=kernel), oracle(*given)[0])
+    assert_right(attend_by(kernel, *given, scale=SCALE), oracle(*given)[0])
     assert calls == [((2, 2, 3, 8), (2, 2, 37, 8), False)]
 
 
@@ -130,7 +130,7 @@ def test_attend_with_graph(heads: tuple[int, int], lengths: tuple[int, int]) -> 
 
 def test_gradients_reach_keys_that_were_repeated() -> None:
     given = [x.requires_grad_() for x in make_inputs((4, 2), (37, 37))]
-    found = torch.autograd.grad(attend(*given, scale=SCALE, kernel=unaligned()).sum(), given)
+    found = torch.autograd.grad(attend_by(unaligned(), *given, scale=SCALE).sum(), given)
     for ours, plain in zip(found, torch.autograd.grad(oracle(*given)[0].sum(), given), strict=True):
         assert_right(ours, plain.double())
 

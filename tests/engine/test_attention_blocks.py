@@ -4,11 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from attention_oracle import SCALE, assert_right, every_head, every_length, make_inputs, oracle
+from attention_oracle import SCALE, assert_right, attend_holding, every_head, every_length, make_inputs, oracle
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-
-from longrope.engine.attention import attend_in_blocks
 
 every_block = pytest.mark.parametrize(
     "most_scores", [1, 2 * 4 * 3, 2 * 4 * 37 * 5, 2**26], ids=["one", "few", "five whole", "all"]
@@ -24,7 +22,7 @@ def test_attend_in_blocks(
 ) -> None:
     """Windows shorter and longer than a block and than the keys, whatever a block holds."""
     given = make_inputs((4, 2), lengths)
-    output = attend_in_blocks(*given, scale=SCALE, window=window, softcap=softcap, most_scores=most_scores)
+    output = attend_holding(most_scores, *given, scale=SCALE, window=window, softcap=softcap)
     assert output.shape == given[0].shape
     assert_right(output, oracle(*given, window=window, softcap=softcap)[0])
 
@@ -41,7 +39,7 @@ def test_caps_and_windows_matter() -> None:
 @pytest.mark.parametrize("softcap", [None, 0.5])
 def test_blocks_in_bfloat16(softcap: float | None) -> None:
     given = make_inputs((4, 2), (37, 37), dtype=torch.bfloat16)
-    output = attend_in_blocks(*given, scale=SCALE, window=9, softcap=softcap, most_scores=300)
+    output = attend_holding(300, *given, scale=SCALE, window=9, softcap=softcap)
     assert output.dtype == torch.bfloat16
     assert_right(output, oracle(*given, window=9, softcap=softcap)[0])
 
@@ -54,7 +52,7 @@ def test_gradients_of_blocks(
     heads: tuple[int, int], lengths: tuple[int, int], softcap: float | None, most_scores: int
 ) -> None:
     given = [x.requires_grad_() for x in make_inputs(heads, lengths)]
-    output = attend_in_blocks(*given, scale=SCALE, window=9, softcap=softcap, most_scores=most_scores)
+    output = attend_holding(most_scores, *given, scale=SCALE, window=9, softcap=softcap)
     expected = oracle(*given, window=9, softcap=softcap)[0]
     found = torch.autograd.grad(output.sum(), given)
     for ours, plain in zip(found, torch.autograd.grad(expected.sum(), given), strict=True):
@@ -82,7 +80,7 @@ class Sizes(TorchFunctionMode):
 def test_blocks_hold_no_more_scores_than_asked(window: int | None) -> None:
     """A block of queries reads the keys of its window alone, and at most twice the scores that may be held."""
     with Sizes() as sizes:
-        attend_in_blocks(*make_inputs((4, 2), (90, 90)), scale=SCALE, window=window, most_scores=2 * 4 * 100)
+        attend_holding(2 * 4 * 100, *make_inputs((4, 2), (90, 90)), scale=SCALE, window=window)
     assert len(sizes.scores) > 5
     assert max(sizes.scores) < 2 * 2 * 4 * 100
     if window:

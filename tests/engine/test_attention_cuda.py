@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from attention_oracle import TOLERANCE, assert_right, make_inputs, needs_gpu, oracle
+from attention_oracle import TOLERANCE, assert_right, attend_by, attend_holding, make_inputs, needs_gpu, oracle
 
 from longrope.engine import kernels
-from longrope.engine.attention import attend, attend_in_blocks
 from longrope.engine.kernels import Heads, Kernel, partial_attention
 
 KERNELS = {kernel.name: kernel for kernel in kernels.list_kernels(torch.device("cuda"))}
@@ -52,10 +51,10 @@ def test_cuda_attend(
         pytest.skip(f"{name} takes no {dtype}")
     given = make_inputs(shape[0], lengths, dim=shape[1], dtype=dtype, device="cuda")
     with torch.no_grad():
-        assert_right(attend(*given, scale=0.1, kernel=KERNELS[name]), oracle(*given, scale=0.1)[0])
+        assert_right(attend_by(KERNELS[name], *given, scale=0.1), oracle(*given, scale=0.1)[0])
     for x in given:
         x.requires_grad_()
-    output, expected = attend(*given, scale=0.1, kernel=KERNELS[name]), oracle(*given, scale=0.1)[0]
+    output, expected = attend_by(KERNELS[name], *given, scale=0.1), oracle(*given, scale=0.1)[0]
     assert_right(output.detach(), expected.detach())
     found = torch.autograd.grad(output.float().sum(), given)
     for ours, plain in zip(found, torch.autograd.grad(expected.sum(), given), strict=True):
@@ -68,7 +67,7 @@ def test_cuda_attend(
 @pytest.mark.parametrize("lengths", [(150, 150), (40, 150), (1, 150)])
 def test_cuda_blocks(lengths: tuple[int, int], softcap: float | None) -> None:
     given = make_inputs((8, 2), lengths, dim=64, dtype=torch.bfloat16, device="cuda")
-    output = attend_in_blocks(*given, scale=0.1, window=33, softcap=softcap, most_scores=20_000)
+    output = attend_holding(20_000, *given, scale=0.1, window=33, softcap=softcap)
     assert_right(output, oracle(*given, scale=0.1, window=33, softcap=softcap)[0])
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import families
 import pytest
 import torch
+from attention_oracle import attend_holding
 from torch import Tensor
 from torch.nn import functional
 
-from longrope.engine.attention import attend_in_blocks
 from longrope.engine.indexers import INDEXERS
 from longrope.engine.passes import token_losses
 from longrope.errors import ModelError
@@ -85,7 +85,7 @@ def test_blocks_taken_together_see_what_each_would(queries: int, keys: int, wind
     for most in (2**26, 2**16, 1):
         if most == 1 and queries > 100:  # block by block of one query: the small cases show it
             continue
-        found = attend_in_blocks(query, key, value, scale=1 / 3, window=window, softcap=softcap, most_scores=most)
+        found = attend_holding(most, query, key, value, scale=1 / 3, window=window, softcap=softcap)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
         for ours, theirs in zip(torch.autograd.grad(found, (query, key, value), slope), slopes, strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)

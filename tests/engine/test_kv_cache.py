@@ -12,9 +12,7 @@ from long_passes import (
     TOKENS,
     VOCABULARY,
     every_family,
-    get_gradients,
     make_factors,
-    mean_loss_with_graph,
     needs_gpu,
     set_tile,
 )
@@ -183,7 +181,7 @@ def test_a_cache_that_is_full_is_reported(make: Callable[..., LanguageModel]) ->
 
 @needs_gpu
 def test_cuda_offload_keeps_nothing_on_the_gpu() -> None:
-    """An offloaded cache and offloaded hidden states give the same numbers as ones on the GPU."""
+    """An offloaded cache gives the same numbers as one on the GPU."""
     model = pico.make_model("llama", dtype=torch.bfloat16)
     model.network.to("cuda")
     caches = [KeyValueCache(model, 48, offload=offload) for offload in (False, True)]
@@ -191,10 +189,3 @@ def test_cuda_offload_keeps_nothing_on_the_gpu() -> None:
     assert torch.equal(there, here)
     assert caches[0].layers[0].calls[0][0].buffer.is_cuda  # type: ignore[union-attr]
     assert caches[1].layers[0].calls[0][0].buffer.is_pinned()  # type: ignore[union-attr]
-    losses = []
-    for offload in (False, True):
-        with rescaled(model, make_factors(model), learnable=True) as module:
-            loss = mean_loss_with_graph(model, TOKENS, offload=offload)
-            loss.backward()
-            losses.append((loss.item(), get_gradients(module).tolist()))
-    assert losses[0] == losses[1]

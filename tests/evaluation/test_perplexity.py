@@ -95,11 +95,12 @@ def test_the_tail_is_the_end_of_each_window(model: LanguageModel, text: TokenTex
         assert score.num_tokens == 3 * tail
 
 
-def test_batches_do_not_change_losses(model: LanguageModel, text: TokenText) -> None:
+def test_batches_do_not_change_losses(model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch) -> None:
     windows = text.windows(64, 11)
     together = window_losses(model, None, windows)
     for tokens in (1, 64, 200, 64 * 5):
-        np.testing.assert_allclose(window_losses(model, None, windows, tokens_per_batch=tokens), together, atol=1e-5)
+        monkeypatch.setattr(perplexity_module, "TOKENS_PER_BATCH", tokens)
+        np.testing.assert_allclose(window_losses(model, None, windows), together, atol=1e-5)
 
 
 def test_the_order_of_windows_does_not_change_perplexity(model: LanguageModel, text: TokenText) -> None:
@@ -132,12 +133,15 @@ def test_perplexity_of_uneven_windows_is_the_brute_force_one(
     assert [s.num_windows for s in scores if s.metric == "perplexity"] == [10, 5, 5]
 
 
-def test_each_window_has_its_losses_in_any_order_and_batch(model: LanguageModel, text: TokenText) -> None:
+def test_each_window_has_its_losses_in_any_order_and_batch(
+    model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To the bit in another order, and to float32's rounding of a sum in batches of another size."""
     windows, order = text.windows(61, 11), np.random.default_rng(0).permutation(11)
     losses = window_losses(model, None, windows)
     assert (window_losses(model, None, windows[order]) == losses[order]).all()
-    smaller = window_losses(model, None, windows[order], tokens_per_batch=61 * 3)
+    monkeypatch.setattr(perplexity_module, "TOKENS_PER_BATCH", 61 * 3)
+    smaller = window_losses(model, None, windows[order])
     np.testing.assert_allclose(smaller, losses[order], rtol=2e-6, atol=2e-6)
 
 

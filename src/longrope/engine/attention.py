@@ -87,24 +87,13 @@ def attend_causal(
     return output[..., :width] if room else output
 
 
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    scale: float,
-    sinks: Tensor | None = None,
-    kernel: Kernel | None = None,
-) -> Tensor:
-    """Causal attention [B, H, Sq, D] of queries that stand at the last positions of the keys [B, G, Sk, D].
-
-    By the kernel that is given, or by the fastest one.
-    """
+def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, sinks: Tensor | None = None) -> Tensor:
+    """Causal attention [B, H, Sq, D] of queries at the end of the keys [B, G, Sk, D], by the fastest kernel."""
     heads = Heads(query.shape[1], key.shape[1], query.shape[3])
     given = [x for x in (query, key, value, sinks) if x is not None]
     graph = torch.is_grad_enabled() and any(x.requires_grad for x in given)
     decoding = query.shape[2] == 1 and not graph
-    kernel = kernel or choose_kernel(query.device, query.dtype, heads, decoding=decoding)[0]
+    kernel, _ = choose_kernel(query.device, query.dtype, heads, decoding=decoding)
     if graph:
         if sinks is None:
             return _attend_with_graph(kernel, query, key, value, scale)
@@ -225,7 +214,6 @@ def attend_in_blocks(
     window: int | None = None,
     softcap: float | None = None,
     sinks: Tensor | None = None,
-    most_scores: int | None = None,
 ) -> Tensor:
     """Causal attention with a sliding window or capped scores, block by block of queries, each with the keys it sees.
 
@@ -240,14 +228,12 @@ def attend_in_blocks(
         window: how many positions a query sees, its own included; None for all before it.
         softcap: scores become softcap * tanh(score / softcap).
         sinks: [H] logits of the sinks.
-        most_scores: how many are held at once, about; ``SCORES_PER_BLOCK`` by default.
     """
-    most_scores = most_scores or SCORES_PER_BLOCK
     sq, sk = query.shape[2], key.shape[2]
     reach = min(window or sk, sk)
     rows = query.shape[0] * query.shape[1]
-    block = max(1, min(sq, reach, most_scores // (rows * reach)))
-    most = max(1, most_scores // (rows * block * (block + reach - 1)))  # blocks at once
+    block = max(1, min(sq, reach, SCORES_PER_BLOCK // (rows * reach)))
+    most = max(1, SCORES_PER_BLOCK // (rows * block * (block + reach - 1)))  # blocks at once
     outputs = []
     first = 0
     while first < sq:

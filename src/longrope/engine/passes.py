@@ -10,7 +10,7 @@ Shape legend: B = batch, N = tokens of a window, n = those of one process, H = h
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -123,7 +123,6 @@ def weighted_loss_with_graph(
     weights: NDArray[np.float64],
     *,
     recompute: bool | None = None,
-    offload: bool = False,
     documents: Documents | None = None,
     positions: Tokens | None = None,
 ) -> Tensor:
@@ -139,7 +138,6 @@ def weighted_loss_with_graph(
         recompute: checkpoint every layer and every chunk of logits, so that memory holds one hidden state per layer,
             and one output of its attention where memory allows; otherwise all activations are kept, which saves the
             second pass forward. None keeps them where memory allows.
-        offload: keep those hidden states in the CPU's memory.
         documents: as in ``token_losses``.
         positions: as in ``token_losses``.
 
@@ -153,8 +151,8 @@ def weighted_loss_with_graph(
             recompute = bool(shard.total(torch.tensor(float(recompute), device=model.device)))
     score = partial(checkpoint, chunk_losses, use_reentrant=False) if recompute else chunk_losses
     first = int(weights.any(axis=0).argmax())
-    keep = not offload and attention_bytes(model, tokens.shape[0] * tokens.shape[1]) <= activation_room(model)
-    change_layer = partial(recomputed, model, offload=offload, keep=keep) if recompute else None
+    keep = attention_bytes(model, tokens.shape[0] * tokens.shape[1]) <= activation_room(model)
+    change_layer = partial(recomputed, model, keep=keep) if recompute else None
     done = _run(model, tokens, change_layer, documents=documents, positions=positions)
     hidden, targets, _ = done.scored(slice(first, None))
     given = torch.as_tensor(weights, dtype=torch.float32).to(hidden.device)
@@ -176,30 +174,22 @@ def describe_pass(model: LanguageModel, *, decoding: bool = False) -> str:
     return "; ".join(dict.fromkeys((*compiled, choose()[1], *reasons, choose_tile(model)[1])))
 
 
-def seconds_of_pass(
-    model: LanguageModel,
-    tokens: int,
-    *,
-    run: Callable[..., object] = token_losses,
-    clock: Callable[[], float] = time.perf_counter,
-) -> float:
+def seconds_of_pass(model: LanguageModel, tokens: int) -> float:
     """About how long a pass over one window takes, by two short ones: it has a part that grows with the square.
 
     Args:
         model: that is run.
         tokens: of the window.
-        run: the pass, of the model and token ids [1, N].
-        clock: in seconds.
     """
     longer = min(tokens, 2 * PROBE_TOKENS if model.device.type != "cuda" else 16 * PROBE_TOKENS)
     lengths = (max(2, longer // 2), max(2, longer))
     seconds = []
     for length in lengths:
         ids = np.arange(length)[None] % model.network.config.vocab_size
-        run(model, ids)  # the first one warms up
-        began = clock()
-        run(model, ids)
-        seconds.append(clock() - began)
+        token_losses(model, ids)  # the first one warms up
+        began = time.perf_counter()
+        token_losses(model, ids)
+        seconds.append(time.perf_counter() - began)
     squared = max(0.0, (seconds[1] - 2 * seconds[0]) / (lengths[1] ** 2 - 2 * lengths[0] ** 2))
     linear = max(0.0, seconds[1] / lengths[1] - squared * lengths[1])
     return float(linear * tokens + squared * tokens**2)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -22,7 +21,7 @@ from longrope.engine.kernels import OPERATIONS
 from longrope.models import LanguageModel, modules_in_layers, placed
 
 
-def recomputed(model: LanguageModel, forward: Any, _index: int, *, offload: bool, keep: bool) -> Callable[..., Any]:
+def recomputed(model: LanguageModel, forward: Any, _index: int, *, keep: bool) -> Callable[..., Any]:
     """A layer whose activations are made again in the backward pass, in eval mode too, in the context of its pass.
 
     A rotary module that the layer calls itself is then the one of the pass, also where ``rescaled`` or ``at_length``
@@ -31,7 +30,6 @@ def recomputed(model: LanguageModel, forward: Any, _index: int, *, offload: bool
     Args:
         model: that the layer is of.
         forward: of the layer.
-        offload: keep the layer's input in the CPU's memory.
         keep: keep the output of its attention, most of the work and little of the memory.
     """
     contexts = partial(create_selective_checkpoint_contexts, _keep_attention) if keep else noop_context_fn
@@ -40,12 +38,11 @@ def recomputed(model: LanguageModel, forward: Any, _index: int, *, offload: bool
         context = active_context()  # of this pass; when its backward pass runs, it is no longer active
         rotary = modules_in_layers(model)
 
-        def work(hidden: Tensor, device: torch.device, *args: Any, **kwargs: Any) -> Any:
+        def work(*args: Any, **kwargs: Any) -> Any:
             with context.resumed(), placed(rotary):
-                return forward(hidden.to(device), *args, **kwargs)
+                return forward(*args, **kwargs)
 
-        kept = hidden.cpu() if offload else hidden
-        return checkpoint(work, kept, hidden.device, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+        return checkpoint(work, hidden, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     return run
 

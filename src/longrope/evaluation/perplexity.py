@@ -123,16 +123,14 @@ def score_ratio(metric: str, ours: Samples, theirs: Samples) -> Score:
     return joined(ours, theirs).score(metric, interval, num_tokens=losses.size, num_windows=len(losses))
 
 
-def window_losses(
-    model: LanguageModel, factors: RescaleFactors | None, windows: Tokens, *, tokens_per_batch: int = TOKENS_PER_BATCH
-) -> NDArray[np.float64]:
+def window_losses(model: LanguageModel, factors: RescaleFactors | None, windows: Tokens) -> NDArray[np.float64]:
     """[W, N - 1] losses in nats of windows [W, N] under one factor set (None: the original model).
 
     Raises:
         ModelError: a loss is not finite.
     """
     share = math.ceil(len(windows) / distributed.workers())
-    rows = max(1, min(share, tokens_per_batch // windows.shape[1]))
+    rows = max(1, min(share, TOKENS_PER_BATCH // windows.shape[1]))
     batches = [windows[first : first + rows] for first in range(0, len(windows), rows)]
     with rescaled(model, factors):
         losses = np.concatenate(distributed.map_ranks(batches, lambda batch: token_losses(model, batch).numpy()))

@@ -94,8 +94,9 @@ def block_interval(losses: Losses, seed: int) -> tuple[float, float]:
     return _bootstrap(sums, counts, seed, 0.025)
 
 
-def wilson_interval(successes: float, trials: int, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
     """95 % Wilson score interval of a share (Wilson 1927); successes in part count in part."""
+    z = Z_95
     share, spread = successes / trials, z * z / trials
     centre = share + spread / 2
     reach = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
@@ -117,7 +118,7 @@ def share_difference(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> Inte
     return Interval((gained - lost) / len(ours), *difference_interval(gained, lost, len(ours)))
 
 
-def difference_interval(gained: int, lost: int, pairs: int, z: float = Z_95) -> tuple[float, float]:
+def difference_interval(gained: int, lost: int, pairs: int) -> tuple[float, float]:
     """95 % score interval of the difference of two shares of the same pairs (Tango 1998, Statistics in Medicine 17).
 
     It holds the differences that a score test of the paired counts does not refuse. Where all pairs agree it stays
@@ -127,7 +128,6 @@ def difference_interval(gained: int, lost: int, pairs: int, z: float = Z_95) -> 
         gained: pairs that the first alone has right.
         lost: pairs that the second alone has right.
         pairs: all of them.
-        z: quantile of the normal distribution.
     """
     value = (gained - lost) / pairs
 
@@ -136,7 +136,7 @@ def difference_interval(gained: int, lost: int, pairs: int, z: float = Z_95) -> 
         root = math.sqrt(max(0.0, linear**2 + 8 * pairs * lost * difference * (1 - difference)))
         share_lost = (root - linear) / (4 * pairs)  # the likeliest share of lost pairs, given the difference
         variance = pairs * (2 * share_lost + difference * (1 - difference))
-        return (gained - lost - pairs * difference) ** 2 > z * z * max(0.0, variance)
+        return (gained - lost - pairs * difference) ** 2 > Z_95**2 * max(0.0, variance)
 
     return _bisect(refused, value, -1.0), _bisect(refused, value, 1.0)
 

@@ -29,6 +29,7 @@ SCANNED_STEPS = (  # then one after the other, added where the scan stands
     ("free pairs", (-0.15, 0.15)),
     ("end", (0.2,)),
 )
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of Adam
 WORTHWHILE = 0.01  # of the loss: a smaller gain does not pay for start tokens, which no other runtime can carry
 Vector = NDArray[np.float64]
 
@@ -39,9 +40,6 @@ class Adam:
 
     parameters: Vector
     rates: Vector
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
         """Begin with empty moments."""
@@ -50,10 +48,10 @@ class Adam:
     def step(self, gradient: Vector, scale: float = 1.0) -> None:
         """Move once against the gradient, with all rates times ``scale``."""
         self.steps += 1
-        self.first = self.beta1 * self.first + (1 - self.beta1) * gradient
-        self.second = self.beta2 * self.second + (1 - self.beta2) * gradient**2
-        mean = self.first / (1 - self.beta1**self.steps)
-        spread = np.sqrt(self.second / (1 - self.beta2**self.steps)) + self.epsilon
+        self.first = BETA1 * self.first + (1 - BETA1) * gradient
+        self.second = BETA2 * self.second + (1 - BETA2) * gradient**2
+        mean = self.first / (1 - BETA1**self.steps)
+        spread = np.sqrt(self.second / (1 - BETA2**self.steps)) + EPSILON
         self.parameters = self.parameters - scale * self.rates * mean / spread
 
 

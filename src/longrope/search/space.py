@@ -60,12 +60,6 @@ class FactorSpace:
         steps = np.rint(np.clip(project_monotone(np.asarray(lambdas) * STEPS_PER_UNIT), low, high)).astype(int)
         return Candidate(tuple(steps.tolist()), start_tokens, origin)
 
-    def random(self, rng: Generator) -> Candidate:
-        """A candidate whose lambdas are uniform draws from the grid, sorted."""
-        low, high = self.bounds
-        steps = np.sort(rng.integers(low, high + 1, self.num_pairs))
-        return Candidate(tuple(steps.tolist()), int(rng.choice(self.start_tokens)), "random")
-
     def mutate(self, parent: Candidate, rng: Generator, probability: float) -> Candidate:
         """Redraw each coordinate with this probability between the nearest other values; likewise the start tokens.
 
