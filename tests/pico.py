@@ -7,6 +7,8 @@ interleaved pairs, sliding windows, capped and scaled logits.
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +82,12 @@ def make_text(words: int, seed: int = 0) -> str:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of 320 entries."""
+    """A byte-level BPE tokenizer of 320 entries, of one's own."""
+    return deepcopy(_train_tokenizer())
+
+
+@cache
+def _train_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

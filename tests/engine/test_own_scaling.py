@@ -1,7 +1,5 @@
 """A model's own scaling in passes, tiles and caches, and where layers that turn by themselves are computed again."""
 
-from itertools import permutations
-
 import numpy as np
 import pico
 import pytest
@@ -26,11 +24,12 @@ from longrope.engine.passes import token_losses, weighted_loss_with_graph
 from longrope.models import LanguageModel, rescaled
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
+ORDER = (48, 64, 48, 65, 48, 160, 64, 65, 64, 160, 65, 160, 48)  # each length once after every other
 IN_LAYERS = ("longrope in layers", "dynamic in layers")
 
 
 @every_kind
-@pytest.mark.parametrize("tile", [7, 64, 1000])
+@pytest.mark.parametrize("tile", [7, 1000])
 def test_factors_of_one_and_their_neighbours_are_the_original(
     kind: str, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,13 +37,12 @@ def test_factors_of_one_and_their_neighbours_are_the_original(
     set_tile(monkeypatch, tile, rows=1)
     model = make_model(kind)
     expected = {tokens: pass_by_hand(kind, tokens)[0] for tokens in LENGTHS}
-    for order in permutations(LENGTHS, 2):
-        for tokens in order:
-            for excess in EXCESSES:
-                factors = None if excess is None else factors_near_ones(model, tokens, excess)
-                with rescaled(model, factors):
-                    found = token_losses(model, make_ids(tokens))[0]
-                torch.testing.assert_close(found, expected[tokens], atol=2e-4, rtol=1e-4)
+    for tokens in ORDER:
+        for excess in EXCESSES:
+            factors = None if excess is None else factors_near_ones(model, tokens, excess)
+            with rescaled(model, factors):
+                found = token_losses(model, make_ids(tokens))[0]
+            torch.testing.assert_close(found, expected[tokens], atol=2e-4, rtol=1e-4)
 
 
 @every_kind
