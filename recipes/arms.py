@@ -1,0 +1,129 @@
+"""Train one model alike with several factor sets, each an arm of its own, and show all of them in one table.
+
+Run: python recipes/arms.py RECIPE OUT [ARM ...] [--gpus 0,1,2,3] [--reference yarn]
+
+An arm is ``longrope extend --recipe RECIPE`` with the settings that ``ARMS`` has for it, in the run directory OUT/ARM:
+the same steps, windows, needles and seed, other factors. ``ARM@1`` is the same with the seed 1. One arm runs on each of
+the GPUs, the next as soon as one is free; an arm that was interrupted goes on, a finished one is not repeated. Then
+every arm is compared with the reference of its seed, token by token and prompt by prompt: OUT/arms.jsonl.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from queue import Queue
+
+from longrope.cli.console import print_table
+from longrope.evaluation.pairing import Comparison, found_scores, pair_runs
+from longrope.labels import label_of, metric_label, split_depth, write_interval
+from longrope.lengths import format_tokens
+from longrope.registry import ORIGINAL
+from longrope.report import write_comparison
+from longrope.runs.run_dir import RunDir
+
+OWN = ("search.method=yarn", "tune.short_share=1", "tune.needle_weight=0")  # the factors are never trained with
+ARMS = {
+    "searched": (),
+    "yarn": ("search.method=yarn",),
+    "critical": ("search.method=critical",),
+    "ntk": ("search.method=ntk",),
+    "pi": ("search.method=pi",),
+    "scan": ("search.method=ntk-scan",),
+    "own": OWN,  # the model's own RoPE in its own window, on the same tokens: what mere adaptation to them gives
+    "searched-bare": ("tune.needle_weight=0",),
+    "yarn-bare": ("search.method=yarn", "tune.needle_weight=0"),
+}
+Pair = Callable[[RunDir, RunDir], list[Comparison]]
+FORMATS = {"passkey": "difference-to-", "needle": "difference-to-"}  # how a difference is written; ratios are numbers
+
+
+def command(recipe: Path, out: Path, arm: str) -> list[str]:
+    """What trains and measures one arm."""
+    name, _, seed = arm.partition("@")
+    settings = [part for setting in ARMS[name] for part in ("--set", setting)]
+    settings += ["--seed", seed] if seed else []
+    return [sys.executable, "-m", "longrope", "extend", "--recipe", f"{recipe}", "--out", f"{out / arm}", *settings]
+
+
+def run_arms(recipe: Path, out: Path, arms: list[str], gpus: list[str]) -> list[str]:
+    """Run the arms, one on each GPU at a time; return those that failed. What each prints goes to OUT/ARM.log."""
+    free: Queue[str] = Queue()
+    for gpu in gpus:
+        free.put(gpu)
+
+    def run(arm: str) -> bool:
+        gpu = free.get()
+        print(f"{arm}: begins{f' on GPU {gpu}' if gpu else ''}", flush=True)
+        environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}
+        with (out / f"{arm}.log").open("a") as log:
+            done = subprocess.run(command(recipe, out, arm), env=environment, stdout=log, stderr=log, check=False)
+        free.put(gpu)
+        print(f"{arm}: {'done' if done.returncode == 0 else f'failed, see {log.name}'}", flush=True)
+        return done.returncode == 0
+
+    with ThreadPoolExecutor(len(gpus)) as pool:
+        return [arm for arm, good in zip(arms, pool.map(run, arms), strict=True) if not good]
+
+
+def compare_arms(out: Path, arms: list[str], reference: str, pair: Pair = pair_runs) -> list[Comparison]:
+    """Every arm beside the reference of its seed, where that is among them."""
+    found = []
+    for arm in arms:
+        name, at, seed = arm.partition("@")
+        beside = f"{reference}{at}{seed}"
+        if name != reference and beside in arms:
+            found += pair(RunDir(out / arm), RunDir(out / beside))
+    return found
+
+
+def show(out: Path, arms: list[str], found: list[Comparison], reference: str) -> None:
+    """A table for each metric: a row for each arm, with its value and its comparison at every length."""
+    scores = {arm: {(s.metric, s.context_tokens): s for s in found_scores(RunDir(out / arm))} for arm in arms}
+    original = (score for score in RunDir(out / arms[0]).read_scores() if score.method == ORIGINAL)
+    scores = {label_of(ORIGINAL): {(s.metric, s.context_tokens): s for s in original}, **scores}
+    paired = {(c.run, c.metric, c.context_tokens): c for c in found}
+    places = sorted({place for own in scores.values() for place in own if not split_depth(place[0])[1]})
+    for metric in dict.fromkeys(metric for metric, _ in places):
+        lengths = [length for name, length in places if name == metric]
+        rows = []
+        for arm in scores:
+            cells = []
+            for length in lengths:
+                score, beside = scores[arm].get((metric, length)), paired.get((arm, metric, length))
+                cells.append(write_interval(metric, score.value, score.low, score.high) if score else "")
+                written = FORMATS.get(metric, "ratio-to-")
+                cells.append(write_interval(written, beside.value, beside.low, beside.high) if beside else "")
+            rows.append([arm, *cells])
+        head = [cell for length in lengths for cell in (format_tokens(length), f"beside {reference}")]
+        print_table(metric_label(metric), ["arm", *head], rows)
+
+
+def main(arguments: list[str]) -> None:
+    """Run the arms that are asked for, compare, and show."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("arms", nargs="*", help=f"some of {', '.join(ARMS)}; all if left out")
+    parser.add_argument("--gpus", default="", help="numbers of GPUs, as CUDA_VISIBLE_DEVICES has them")
+    parser.add_argument("--reference", default="yarn", choices=ARMS)
+    given = parser.parse_args(arguments)
+    arms = given.arms or list(ARMS)
+    if unknown := [arm for arm in arms if arm.partition("@")[0] not in ARMS]:
+        parser.error(f"unknown arms: {', '.join(unknown)}")
+    given.out.mkdir(parents=True, exist_ok=True)
+    if failed := run_arms(given.recipe, given.out, arms, given.gpus.split(",")):
+        sys.exit(f"failed: {', '.join(failed)}; the same command goes on where they stopped")
+    found = compare_arms(given.out, arms, given.reference)
+    (given.out / "arms.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in found))
+    show(given.out, arms, found, given.reference)
+    print(f"report: {write_comparison([RunDir(given.out / arm) for arm in arms], given.out / 'arms.html')}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
