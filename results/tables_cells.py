@@ -46,10 +46,17 @@ class Records:
 
     folder: Path = ROOT / "results"
 
+    def has(self, run: str) -> bool:
+        """Whether there are scores of a run."""
+        return (self.folder / run / "scores.jsonl").exists()
+
+    def every_score(self, run: str) -> list[Score]:
+        """The scores of all methods of a run, in the order in which they were measured."""
+        return read_records(self.folder / run / "scores.jsonl", Score)
+
     def scores(self, run: str, method: str) -> dict[tuple[str, int], Score]:
         """The scores of one method of a run, by metric and length."""
-        scores = read_records(self.folder / run / "scores.jsonl", Score)
-        return {(score.metric, score.context_tokens): score for score in scores if score.method == method}
+        return {(s.metric, s.context_tokens): s for s in self.every_score(run) if s.method == method}
 
     def trials(self, run: str, method: str) -> list[Trial]:
         """The trials of one search of a run."""

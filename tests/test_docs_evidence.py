@@ -1,0 +1,81 @@
+"""The table of results/evidence-64k, made of records that are written here."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from documents import RESULTS  # noqa: F401  # puts results/ on the path
+from tables_cells import MixedTextsError, Records
+from tables_evidence import RUN, TAIL, TARGET, WINDOW, evidence_table
+
+from longrope.evaluation.pairing import Comparison
+from longrope.runs.records import Score, append_record
+
+
+def score(metric: str, length: int, value: float, method: str, texts: str = "t", factors_method: str = "") -> Score:
+    return Score(
+        metric, value, value - 0.01, value + 0.01, method, length, 10, 1, 0, "m", texts, "f", 1.0, "", factors_method
+    )
+
+
+def write(folder: Path, *scores: Score) -> None:
+    folder.mkdir(parents=True)
+    for one in scores:
+        append_record(folder / "scores.jsonl", one)
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Records:
+    """Two methods and the original without training, two arms with it."""
+    write(
+        tmp_path / RUN / "compare",
+        score("perplexity", WINDOW, 20.0, "none"),
+        score("perplexity", TARGET, 900.0, "none"),
+        score("perplexity", WINDOW, 22.0, "yarn"),
+        score("perplexity", TARGET, 30.0, "yarn"),
+        score("needle", TARGET, 0.05, "yarn", "n"),
+        score("perplexity", WINDOW, 21.0, "longrope-gradient"),
+        score("perplexity", TARGET, 25.0, "longrope-gradient"),
+        score("needle", TARGET, 0.04, "longrope-gradient", "n"),
+        score("ratio-to-yarn", TARGET, 0.8333, "longrope-gradient"),
+    )
+    for name, value in {"searched": 17.0, "yarn": 16.5}.items():
+        write(
+            tmp_path / RUN / name,
+            score("perplexity", TARGET, 900.0, "none"),
+            score("perplexity", TARGET, value, "longrope-tuned", factors_method=name),
+            score(TAIL, TARGET, value - 1, "longrope-tuned", factors_method=name),
+        )
+    line = Comparison("searched", "yarn", "perplexity", TARGET, 1.03, 1.02, 1.04, 9, "documents", "t")
+    other = Comparison("searched", "yarn", "needle", TARGET, 0.1, 0.0, 0.2, 9, "", "n")
+    (tmp_path / RUN / "arms.jsonl").write_text("".join(json.dumps(asdict(x)) + "\n" for x in (other, line)))
+    return Records(tmp_path)
+
+
+def test_every_method_has_its_row_and_a_loss_stands_there_like_a_win(records: Records) -> None:
+    rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in evidence_table(records).splitlines()]
+    assert rows[0][:4] == ["", "8k", "64k", "last 8k of 64k"]
+    assert rows[2:] == [
+        ["original model", "20.00", "900", "", "", "", "", "", ""],
+        ["YaRN", "22.00", "30.00", "", "", "", "", "**5% (4-6)**", ""],
+        [
+            "LongRoPE, gradient",
+            "**21.00**",
+            "**25.00**",
+            "",
+            "",
+            "",
+            "",
+            "4% (3-5)",
+            "0.8333 (0.8233-0.8433) of YaRN's",
+        ],
+        ["searched factors, trained", "", "17.00", "16.00", *[""] * 4, "1.0300 (1.0200-1.0400) of YaRN's, trained"],
+        ["YaRN, trained", "", "**16.50**", "**15.50**", *[""] * 4, ""],
+    ]
+
+
+def test_arms_that_were_measured_on_another_text_are_refused(records: Records) -> None:
+    write(records.folder / RUN / "critical", score("perplexity", TARGET, 1.0, "longrope-tuned", "other"))
+    with pytest.raises(MixedTextsError):
+        evidence_table(records)
