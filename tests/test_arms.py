@@ -1,13 +1,24 @@
 """The trainings that recipes/arms.py sets beside each other: what an arm changes, and what it is compared with."""
 
 import importlib.util
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pico
 import pytest
 
-from longrope.recipe import Recipe, changed, load_recipe
+from longrope.recipe import (
+    MeasureRecipe,
+    Recipe,
+    SearchRecipe,
+    Stage,
+    TuneRecipe,
+    changed,
+    dump_recipe,
+    load_recipe,
+)
 from longrope.registry import factor_methods
 from longrope.runs.run_dir import RunDir
 
@@ -70,3 +81,34 @@ def test_the_two_recipes_of_the_evidence_read_the_same_texts_and_search_alike(re
     assert [getattr(compared, key) for key in same] == [getattr(recipe, key) for key in same]
     assert compared.search.gradient == recipe.search.gradient
     assert compared.search.tail_tokens == recipe.search.tail_tokens
+
+
+@pytest.mark.slow
+def test_arms_are_run_compared_and_shown_by_one_command(
+    arms: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On a pico model, with two arms at the same time."""
+    model, texts = pico.save_pico(tmp_path / "pico", num_hidden_layers=1), pico.save_texts(tmp_path / "texts")
+    small = Recipe(
+        f"{model}",
+        128,
+        (f"{texts[0]}",),
+        (f"{texts[1]}",),
+        device="cpu",
+        stages=(Stage(search=128), Stage(tune=128), Stage(short=64, method="none")),
+        search=SearchRecipe(validation_windows=1),
+        tune=TuneRecipe(steps=2, batch_windows=1, warmup_steps=1),
+        measure=MeasureRecipe(lengths=(64, 128), metrics=("perplexity",), windows=2, tail_tokens=32),
+    )
+    path, out = tmp_path / "small.toml", tmp_path / "out"
+    path.write_text(dump_recipe(small))
+    arms.main([f"{path}", f"{out}", "critical", "yarn", "--gpus", ","])
+    lines = [json.loads(line) for line in (out / "arms.jsonl").read_text().splitlines()]
+    found = {(line["run"], line["reference"], line["metric"], line["context_tokens"]) for line in lines}
+    metrics = ("perplexity", "perplexity-last-32")
+    assert found == {("critical", "yarn", metric, length) for metric in metrics for length in (64, 128)}
+    printed = capfd.readouterr().out
+    (line,) = (line for line in lines if (line["metric"], line["context_tokens"]) == ("perplexity", 128))
+    assert f"{line['value']:.4g} ({line['low']:.4g}-{line['high']:.4g})" in printed
+    assert "original model" in printed
+    assert (out / "arms.html").read_text().startswith("<!doctype html>")
