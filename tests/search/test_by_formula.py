@@ -64,7 +64,7 @@ def test_a_scan_stands_in_the_place_of_a_search_of_the_original_alone(model: Lan
 
 
 def test_what_has_a_set_for_each_length_is_no_method_of_a_search() -> None:
-    assert set(factor_methods()) == {"gradient", "evolution", "pi", "ntk", "yarn", "critical", "ntk-scan"}
+    assert {"gradient", "evolution", "pi", "ntk", "yarn", "critical", "ntk-scan"} <= set(factor_methods())
     with pytest.raises(RecipeError, match=r"search\.method = 'dynamic-ntk'"):
         SearchRecipe(method="dynamic-ntk")
     assert Recipe("m", TARGET, ("d",), stages=(Stage(search=TARGET),), search=settings("yarn")).stages
