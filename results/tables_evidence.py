@@ -1,4 +1,4 @@
-"""The table of SmolLM2-135M at 65,536 tokens: every method without training, and every factor set trained alike."""
+"""Tables of factor sets that were trained alike: SmolLM2-135M at 65,536 tokens, with every method without training."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from tables_cells import ORIGINAL, Cell, Line, Records, Row, bold, number, percent_with_interval, table, with_interval
 
 from longrope.labels import Source, label_of
+from longrope.lengths import format_tokens
 from longrope.runs.records import Score
 
 RUN, UNTRAINED, PAIRED = "evidence-64k", "compare", "arms.jsonl"
 WINDOW, TARGET = 8192, 65536
-TAIL = f"perplexity-last-{WINDOW}"
 ARMS = {  # folders of trained arms, in the order of their rows
     "searched": "searched factors",
     "yarn": "YaRN",
@@ -43,16 +43,24 @@ class Column:
     best: Callable[[Sequence[float]], float] | None = None
 
 
-COLUMNS = (
-    Column("8k", "perplexity", WINDOW, number, min),
-    Column("64k", "perplexity", TARGET, number, min),
-    Column("last 8k of 64k", TAIL, TARGET, number, min),
-    Column("8k, of the original's", "ratio-to-none", WINDOW, lambda score: with_interval(score, 3)),
-    Column("passkeys 64k", "passkey", TARGET, percent_with_interval, max),
-    Column("needles 8k", "needle", WINDOW, percent_with_interval, max),
-    Column("needles 64k", "needle", TARGET, percent_with_interval, max),
-    # More measures go here, a column each: effective length, LongPPL, shuffled far context.
-)
+def columns(window: int, target: int, tail: int) -> tuple[Column, ...]:
+    """What is shown of a model trained on a window and extended to a target, with the last tokens of its windows."""
+    near, far, last = (format_tokens(length) for length in (window, target, tail))
+    return (
+        Column(near, "perplexity", window, number, min),
+        Column(far, "perplexity", target, number, min),
+        Column(f"last {last} of {far}", f"perplexity-last-{tail}", target, number, min),
+        Column(f"{near}, of the original's", "ratio-to-none", window, lambda score: with_interval(score, 3)),
+        Column(f"passkeys {far}", "passkey", target, percent_with_interval, max),
+        Column(f"needles {near}", "needle", window, percent_with_interval, max),
+        Column(f"needles {far}", "needle", target, percent_with_interval, max),
+        # More measures go here, a column each: effective length, LongPPL, shuffled far context.
+    )
+
+
+COLUMNS = columns(WINDOW, TARGET, WINDOW)
+NANO, NANO_TARGET = "nano-16k", 16384
+NANO_COLUMNS = columns(256, NANO_TARGET, 2048)
 
 
 def evidence_table(records: Records) -> str:
@@ -64,16 +72,49 @@ def evidence_table(records: Records) -> str:
     compared = _by_method(records.every_score(f"{RUN}/{UNTRAINED}"))
     untrained = {source.label: found for source, found in compared.items()}
     pairs = {label: _ratio_to_best(found) for label, found in untrained.items()}
-    arms = {name: records.every_score(f"{RUN}/{name}") for name in ARMS if records.has(f"{RUN}/{name}")}
-    trained = {f"{ARMS[name]}, trained": _trained(scores) for name, scores in arms.items()}
-    wanted = ("perplexity", TARGET, "yarn")
-    beside = {
-        f"{ARMS[line['run']]}, trained": f"{_interval(line)} of YaRN's, trained"
-        for line in records.lines(f"{RUN}/{PAIRED}")
-        if (line["metric"], line["context_tokens"], line["reference"]) == wanted and line["run"] in ARMS
-    }
-    rows = [*_rows(untrained, pairs), *_rows(trained, beside)]
+    trained = {f"{ARMS[name]}, trained": _trained(scores) for name, scores in _arms(records, RUN).items()}
+    beside = {f"{ARMS[arm]}, trained": f"{text}, trained" for arm, text in _beside(records, RUN, TARGET).items()}
+    rows = [*_rows(COLUMNS, untrained, pairs), *_rows(COLUMNS, trained, beside)]
     return table(["", *(column.heading for column in COLUMNS), "64k, paired"], rows)
+
+
+def nano_arms_table(records: Records) -> str:
+    """The bundled model and the arms of its schedule to 64 times its window."""
+    arms = _arms(records, NANO)
+    (first, *_) = arms.values()
+    original = {(s.metric, s.context_tokens): s for s in first if s.method == "none"}
+    trained = {ARMS[name]: _trained(scores) for name, scores in arms.items()}
+    beside = {ARMS[arm]: text for arm, text in _beside(records, NANO, NANO_TARGET).items()}
+    rows = _rows(NANO_COLUMNS, {ORIGINAL: original, **trained}, beside)
+    return table(["", *(column.heading for column in NANO_COLUMNS), "16k, paired"], rows)
+
+
+def seeds_table(records: Records, run: str = RUN, target: int = TARGET) -> str:
+    """The perplexity of arms as a share of YaRN's of the same seed on the same tokens, a column for each seed."""
+    found = {
+        tuple((line["run"] + "@0").split("@")[:2]): _interval(line)
+        for line in records.lines(f"{run}/{PAIRED}")
+        if (line["metric"], line["context_tokens"]) == ("perplexity", target)
+    }
+    seeds = sorted({seed for _, seed in found})
+    arms = [name for name in ARMS if any((name, seed) in found for seed in seeds[1:])]
+    rows = [[ARMS[name], *(found.get((name, seed), "") for seed in seeds)] for name in arms]
+    return table(["share of YaRN's perplexity, trained alike", *(f"seed {seed}" for seed in seeds)], rows)
+
+
+def _arms(records: Records, run: str) -> dict[str, list[Score]]:
+    """The scores of the arms that there are, of the first seed."""
+    return {name: records.every_score(f"{run}/{name}") for name in ARMS if records.has(f"{run}/{name}")}
+
+
+def _beside(records: Records, run: str, target: int) -> dict[str, str]:
+    """How the perplexity of each arm at the target compares with YaRN's, trained alike."""
+    return {
+        line["run"]: f"{_interval(line)} of YaRN's"
+        for line in records.lines(f"{run}/{PAIRED}")
+        if (line["metric"], line["context_tokens"], line["reference"]) == ("perplexity", target, "yarn")
+        and line["run"] in ARMS
+    }
 
 
 def _by_method(scores: Sequence[Score]) -> dict[Source, Found]:
@@ -96,16 +137,16 @@ def _ratio_to_best(found: Found) -> str:
     return ""
 
 
-def _rows(found: dict[str, Found], pairs: dict[str, str]) -> list[Row]:
+def _rows(columns: Sequence[Column], found: dict[str, Found], pairs: dict[str, str]) -> list[Row]:
     """A row for each label; what a row has no score of stays empty, and the original is in no competition."""
     best = {}
-    for column in COLUMNS:
+    for column in columns:
         values = [own[at].value for label, own in found.items() if (at := _place(column)) in own and label != ORIGINAL]
         best[column.heading] = column.best(values) if column.best and values else None
     rows: list[Row] = []
     for label, own in found.items():
         cells: list[str | Cell] = []
-        for column in COLUMNS:
+        for column in columns:
             score = own.get(_place(column))
             cell = column.write(score) if score else ""
             wins = score and score.value == best[column.heading] and label != ORIGINAL

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from documents import RESULTS  # noqa: F401  # puts results/ on the path
 from tables_cells import MixedTextsError, Records
-from tables_evidence import RUN, TAIL, TARGET, WINDOW, evidence_table
+from tables_evidence import NANO, NANO_TARGET, RUN, TARGET, WINDOW, evidence_table, nano_arms_table, seeds_table
 
 from longrope.evaluation.pairing import Comparison
 from longrope.runs.records import Score, append_record
+
+TAIL = f"perplexity-last-{WINDOW}"
 
 
 def score(metric: str, length: int, value: float, method: str, texts: str = "t", factors_method: str = "") -> Score:
@@ -23,6 +25,11 @@ def write(folder: Path, *scores: Score) -> None:
     folder.mkdir(parents=True)
     for one in scores:
         append_record(folder / "scores.jsonl", one)
+
+
+def write_pairs(folder: Path, *lines: Comparison) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "arms.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
 
 
 @pytest.fixture
@@ -49,7 +56,7 @@ def records(tmp_path: Path) -> Records:
         )
     line = Comparison("searched", "yarn", "perplexity", TARGET, 1.03, 1.02, 1.04, 9, "documents", "t")
     other = Comparison("searched", "yarn", "needle", TARGET, 0.1, 0.0, 0.2, 9, "", "n")
-    (tmp_path / RUN / "arms.jsonl").write_text("".join(json.dumps(asdict(x)) + "\n" for x in (other, line)))
+    write_pairs(tmp_path / RUN, other, line)
     return Records(tmp_path)
 
 
@@ -73,6 +80,30 @@ def test_every_method_has_its_row_and_a_loss_stands_there_like_a_win(records: Re
         ["searched factors, trained", "", "17.00", "16.00", *[""] * 4, "1.0300 (1.0200-1.0400) of YaRN's, trained"],
         ["YaRN, trained", "", "**16.50**", "**15.50**", *[""] * 4, ""],
     ]
+
+
+def test_the_bundled_model_has_a_row_for_itself_and_for_each_arm(tmp_path: Path) -> None:
+    for name, value in {"yarn": 8.5, "searched": 8.25}.items():
+        own = score("perplexity", NANO_TARGET, value, "longrope-tuned", factors_method=name)
+        write(tmp_path / NANO / name, score("perplexity", NANO_TARGET, 142.0, "none"), own)
+    write_pairs(
+        tmp_path / NANO, Comparison("searched", "yarn", "perplexity", NANO_TARGET, 0.97, 0.96, 0.98, 9, "", "t")
+    )
+    rows = [line.split("|")[1:4] for line in nano_arms_table(Records(tmp_path)).splitlines()[2:]]
+    shown = [[cell.strip() for cell in row] for row in rows]
+    assert shown == [["original model", "", "142"], ["searched factors", "", "**8.25**"], ["YaRN", "", "8.50"]]
+    assert nano_arms_table(Records(tmp_path)).splitlines()[3].endswith("| 0.9700 (0.9600-0.9800) of YaRN's |")
+
+
+def test_a_seed_is_compared_with_yarn_of_the_same_seed(tmp_path: Path) -> None:
+    pairs = [("searched", "yarn", 0.97), ("searched@1", "yarn@1", 0.98), ("ntk", "yarn", 1.2)]
+    lines = (
+        Comparison(run, beside, "perplexity", TARGET, x, x - 0.01, x + 0.01, 9, "", "t") for run, beside, x in pairs
+    )
+    write_pairs(tmp_path / RUN, *lines)
+    shown = seeds_table(Records(tmp_path)).splitlines()
+    assert shown[0] == "| share of YaRN's perplexity, trained alike | seed 0 | seed 1 |"
+    assert shown[2:] == ["| searched factors | 0.9700 (0.9600-0.9800) | 0.9800 (0.9700-0.9900) |"]
 
 
 def test_arms_that_were_measured_on_another_text_are_refused(records: Records) -> None:
