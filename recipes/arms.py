@@ -39,6 +39,7 @@ ARMS = {
     "searched-bare": ("tune.needle_weight=0",),
     "yarn-bare": ("search.method=yarn", "tune.needle_weight=0"),
 }
+BARE = "-bare"  # ends the name of an arm without needles
 Pair = Callable[[RunDir, RunDir], list[Comparison]]
 FORMATS = {"passkey": "difference-to-", "needle": "difference-to-"}  # how a difference is written; ratios are numbers
 
@@ -72,12 +73,12 @@ def run_arms(recipe: Path, out: Path, arms: list[str], gpus: list[str]) -> list[
 
 
 def compare_arms(out: Path, arms: list[str], reference: str, pair: Pair = pair_runs) -> list[Comparison]:
-    """Every arm beside the reference of its seed, where that is among them."""
+    """Every arm beside the reference of its seed, one without needles beside that without, where it is among them."""
     found = []
     for arm in arms:
         name, at, seed = arm.partition("@")
-        beside = f"{reference}{at}{seed}"
-        if name != reference and beside in arms:
+        beside = f"{reference}{BARE if name.endswith(BARE) else ''}{at}{seed}"
+        if beside in arms and arm != beside:
             found += pair(RunDir(out / arm), RunDir(out / beside))
     return found
 

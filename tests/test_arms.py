@@ -69,8 +69,9 @@ def test_every_arm_is_compared_with_the_reference_of_its_own_seed(arms: Any, tmp
     def pair(run: RunDir, beside: RunDir) -> list[tuple[str, str]]:
         return [(run.path.name, beside.path.name)]
 
-    asked = ["searched", "yarn", "yarn@1", "searched@1", "critical@2"]
-    assert arms.compare_arms(tmp_path, asked, "yarn", pair) == [("searched", "yarn"), ("searched@1", "yarn@1")]
+    asked = ["searched", "yarn", "yarn@1", "searched@1", "critical@2", "searched-bare", "yarn-bare"]
+    pairs = [("searched", "yarn"), ("searched@1", "yarn@1"), ("searched-bare", "yarn-bare")]
+    assert arms.compare_arms(tmp_path, asked, "yarn", pair) == pairs
 
 
 def test_the_two_recipes_of_the_evidence_read_the_same_texts_and_search_alike(recipe: Recipe) -> None:
