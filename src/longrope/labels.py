@@ -8,7 +8,7 @@ import math
 import re
 from typing import NamedTuple
 
-from longrope.registry import DIFFERENCE, METHODS, METRICS, RATIO
+from longrope.registry import METHODS, METRICS
 from longrope.rows import Metric
 
 LABELS = {"training": "training loss"}  # shown beside methods
@@ -116,7 +116,8 @@ def is_part(metric: str) -> bool:
 
 def compared_with(metric: str) -> str:
     """The method that a paired comparison is with; empty for a metric that is none."""
-    return next((metric.removeprefix(prefix) for prefix in (RATIO, DIFFERENCE) if metric.startswith(prefix)), "")
+    prefixes = [row.recorded_as for row in METRICS.values() if row.recorded_as.endswith("-to-")]
+    return next((metric.removeprefix(prefix) for prefix in prefixes if metric.startswith(prefix)), "")
 
 
 def write_value(metric: str, value: float) -> str:

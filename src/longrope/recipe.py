@@ -127,10 +127,14 @@ class MeasureRecipe(Settings, section="measure"):
         lengths: context windows in tokens; empty means the trained window and the target.
         metrics: ``perplexity`` and ``passkey``; ``prefix-perplexity`` of the first tokens of each window, which one
             pass gives for all lengths; ``retention`` (perplexity as a share of the original's) at lengths within the
-            trained window; ``needle``; ``ruler`` (all of its tasks and their mean) and ``ruler-TASK`` (one of them);
-            ``harness:TASK``, a benchmark of lm-evaluation-harness by its name or its file.
+            trained window; ``far-context`` (the same last tokens read with the trained window alone and with all before
+            them) and its controls ``far-shuffled`` and ``far-replaced``; ``needle``; ``ruler`` (all of its tasks and
+            their mean) and ``ruler-TASK`` (one of them); ``harness:TASK``, a benchmark of lm-evaluation-harness by its
+            name or its file.
         windows: windows of the longest length; the shorter ones divide the same text.
         tail_tokens: perplexity is also given over the last so many tokens of each window.
+        last_tokens: how many tokens at the end of each window ``far-context`` and its controls score; 0 takes all that
+            the trained window predicts.
         passkeys: passkeys asked for at each length, spread over ten depths.
         baselines: those that ``longrope extend`` measures beside its own factors: pi, ntk, ntk-critical, dynamic-ntk,
             yarn, critical, ntk-scan.
@@ -156,6 +160,7 @@ class MeasureRecipe(Settings, section="measure"):
     ruler_prompts: Count = 20
     qa_data: str = ""
     scan_passes: CountOrZero = 0
+    last_tokens: CountOrZero = 0
 
     def check(self) -> None:
         """Refuse a metric whose data are not given (raises RecipeError naming the key)."""

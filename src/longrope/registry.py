@@ -21,6 +21,7 @@ HARNESS = "harness:"  # begins the name of a benchmark of lm-evaluation-harness,
 BENCHMARK = f"{HARNESS}TASK"
 ORIGINAL = "none"  # the method of the original model, in records
 RATIO, DIFFERENCE = "ratio-to-", "difference-to-"  # begin the names of paired comparisons with the method that follows
+LAST_TOKENS = "last-tokens-"  # begins the names of what is about the same last tokens, whatever is read before them
 
 
 def _by_name(*rows: Any) -> dict[str, Any]:
@@ -204,6 +205,35 @@ METRICS: dict[str, Metric] = _by_name(
         for task in RULER_TASKS
     ),
     Metric(
+        "far-context",
+        "Perplexity of the last tokens, relative to near context alone",
+        section="far",
+        measure="longrope.evaluation.far_context:FarContext",
+    ),
+    Metric("far-context-last-", "The same over the last {} tokens", section="far"),
+    Metric(
+        "far-context-original",
+        "Perplexity of the last tokens, relative to the original model with near context alone",
+        section="far",
+    ),
+    Metric(LAST_TOKENS, "Perplexity of the same last {} tokens", section="perplexity", log=True),
+    *(
+        row
+        for name, words in {
+            "far-shuffled": "shuffled far context",
+            "far-replaced": "another text as far context",
+        }.items()
+        for row in (
+            Metric(
+                name,
+                f"Perplexity of the last tokens, relative to {words}",
+                section="far",
+                measure="longrope.evaluation.far_context:FarControl",
+            ),
+            Metric(f"{name}-perplexity", f"Perplexity of the last tokens with {words}", section="far", log=True),
+        )
+    ),
+    Metric(
         BENCHMARK,
         "{}",
         format="benchmark",
@@ -212,6 +242,7 @@ METRICS: dict[str, Metric] = _by_name(
         record=HARNESS,
     ),
     Metric(RATIO, "Perplexity relative to {}", section="paired"),
+    Metric(f"{LAST_TOKENS}{RATIO}", "Perplexity of the last tokens relative to {}", section="paired"),
     Metric(DIFFERENCE, "Passkeys found, difference from {}", format="difference", section="paired"),
 )
 FORMATS: dict[str, Format] = _by_name(

@@ -6,7 +6,7 @@ from functools import partial
 
 from longrope.labels import compared_with, label_of, metric_label, metric_row, split_depth
 from longrope.lengths import format_tokens
-from longrope.registry import DIFFERENCE
+from longrope.registry import DIFFERENCE, LAST_TOKENS, RATIO
 from longrope.report.charts.axes import Axis, linear_axis, log_axis, share_axis
 from longrope.report.charts.heat import Cell, HeatMap, HeatMaps, draw_heat
 from longrope.report.charts.lines import LineChart, Point, Series
@@ -32,6 +32,11 @@ RATIOS = (
     "A method's perplexity as a share of another's on the same windows, paired token by token: below 1 it is lower. "
     "Bars are 95 % intervals of the comparison."
 )
+COMPARISONS = {  # of methods: how their metrics begin, and the name, title, axis and reference of a figure
+    RATIO: ("ratios", "Ratio of perplexities", "ratio", 1.0),
+    f"{LAST_TOKENS}{RATIO}": ("last-ratios", "Ratio of perplexities of the last tokens", "ratio", 1.0),
+    DIFFERENCE: ("differences", "Difference of passkeys found", "difference of shares", 0.0),
+}
 HEADER = ("tokens", "value", "from", "to", "windows", "tokens scored", "seconds")
 
 
@@ -42,6 +47,7 @@ def measured_sections(runs: Sequence[Contents]) -> list[Section]:
         retrieval_section(runs),
         ruler_section(runs),
         retention_section(runs),
+        far_section(runs),
         benchmark_section(runs),
         paired_section(runs),
         other_section(runs),
@@ -134,17 +140,26 @@ def retention_section(runs: Sequence[Contents]) -> Section:
     return Section("retention", title, needs, (RATIOS,), figures)
 
 
+def far_section(runs: Sequence[Contents]) -> Section:
+    """The same last tokens with near context alone, with far context, and with other far context."""
+    metrics = _of_section(runs, "far")
+    words = (
+        "The last tokens of each window are read with near context alone, and with all before them.",
+        "Below 1 the far context helps; shuffled or replaced, it should help less. Intervals are paired by token.",
+    )
+    figures = tuple(_length_figure(metric, metric_label(metric), ways_of(runs, metric)) for metric in metrics)
+    tables = tuple(_metric_table(runs, metric) for metric in metrics)
+    needs = "the use of far context needs `longrope measure --metrics far-context`"
+    return Section("far", "Use of far context", needs, words, figures, tables)
+
+
 def paired_section(runs: Sequence[Contents]) -> Section:
     """Perplexities as shares of a baseline's, and differences of the shares of passkeys that both were asked for."""
     paired = _of_section(runs, "paired")
-    differences = [metric for metric in paired if metric.startswith(DIFFERENCE)]
-    ratios = [metric for metric in paired if metric not in differences]
     figures = []
-    if ratios:
-        figures.append(_paired_figure(runs, "ratios", "Ratio of perplexities", ratios, "ratio", 1.0))
-    if differences:
-        title = "Difference of passkeys found"
-        figures.append(_paired_figure(runs, "differences", title, differences, "difference of shares", 0.0))
+    for begins, (name, title, label, reference) in COMPARISONS.items():
+        if own := [metric for metric in paired if metric.startswith(begins)]:
+            figures.append(_paired_figure(runs, name, title, own, label, reference))
     needs = "paired ratios need scores ratio-to-METHOD"
     return Section("ratios", "Paired with its baselines", needs, (RATIOS,), tuple(figures))
 
