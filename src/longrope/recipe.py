@@ -128,9 +128,9 @@ class MeasureRecipe(Settings, section="measure"):
         metrics: ``perplexity`` and ``passkey``; ``prefix-perplexity`` of the first tokens of each window, which one
             pass gives for all lengths; ``retention`` (perplexity as a share of the original's) at lengths within the
             trained window; ``far-context`` (the same last tokens read with the trained window alone and with all before
-            them) and its controls ``far-shuffled`` and ``far-replaced``; ``needle``; ``ruler`` (all of its tasks and
-            their mean) and ``ruler-TASK`` (one of them); ``harness:TASK``, a benchmark of lm-evaluation-harness by its
-            name or its file.
+            them) and its controls ``far-shuffled`` and ``far-replaced``; ``needle``; ``prose-needle`` (numbers,
+            names, sentences at random depths); ``ruler`` (all of its tasks and their mean) and ``ruler-TASK`` (one of
+            them); ``harness:TASK``, a benchmark of lm-evaluation-harness by its name or its file.
         windows: windows of the longest length; the shorter ones divide the same text.
         tail_tokens: perplexity is also given over the last so many tokens of each window.
         last_tokens: how many tokens at the end of each window ``far-context`` and its controls score; 0 takes all that
@@ -140,7 +140,7 @@ class MeasureRecipe(Settings, section="measure"):
             yarn, critical, ntk-scan.
         paired_windows: windows of the longest length on which its factors are compared with the best of them token by
             token; 0 takes as many as ``windows``.
-        needles: needles asked for at each length, spread over ten depths.
+        needles: needles asked for at each length, spread over ten depths, or in prose at random ones.
         needles_per_text: at most so many stand in one text, which is read once for them; the others distract from each.
         ruler_prompts: prompts of each of ruler's tasks at each length.
         qa_data: a file of questions about documents, of the form of SQuAD, for ruler's ``qa``; without it ``ruler``

@@ -21,6 +21,7 @@ HARNESS = "harness:"  # begins the name of a benchmark of lm-evaluation-harness,
 BENCHMARK = f"{HARNESS}TASK"
 ORIGINAL = "none"  # the method of the original model, in records
 RATIO, DIFFERENCE = "ratio-to-", "difference-to-"  # begin the names of paired comparisons with the method that follows
+PROSE = "prose-needle"
 LAST_TOKENS = "last-tokens-"  # begins the names of what is about the same last tokens, whatever is read before them
 
 
@@ -193,6 +194,18 @@ METRICS: dict[str, Metric] = _by_name(
         hub="accuracy",
         measure="longrope.evaluation.needles:Needles",
     ),
+    Metric(
+        PROSE,
+        "Needles in prose found",
+        format="share",
+        section="retrieval",
+        hub="accuracy",
+        measure="longrope.evaluation.prose:ProseNeedles",
+    ),
+    *(
+        Metric(f"{PROSE}-{kind}", f"Needles in prose found, {kind}s", format="share", section="retrieval")
+        for kind in ("number", "name", "sentence")
+    ),
     Metric("ruler", "RULER", format="share", section="ruler", measure="longrope.evaluation.ruler:RulerMean"),
     *(
         Metric(
@@ -243,6 +256,9 @@ METRICS: dict[str, Metric] = _by_name(
     ),
     Metric(RATIO, "Perplexity relative to {}", section="paired"),
     Metric(f"{LAST_TOKENS}{RATIO}", "Perplexity of the last tokens relative to {}", section="paired"),
+    Metric(
+        f"{PROSE}-{DIFFERENCE}", "Needles in prose found, difference from {}", format="difference", section="paired"
+    ),
     Metric(DIFFERENCE, "Passkeys found, difference from {}", format="difference", section="paired"),
 )
 FORMATS: dict[str, Format] = _by_name(

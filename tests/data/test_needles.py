@@ -10,6 +10,7 @@ from split_documents import unique_text
 
 from longrope.data import (
     TokenText,
+    encode_answer,
     opening_token,
     plant_needles,
 )
@@ -62,3 +63,13 @@ def test_needles_are_decided_by_their_random_state(tokenizer: Any) -> None:
 def test_needles_that_would_fill_the_window_are_refused(tokenizer: Any) -> None:
     with pytest.raises(TextsError, match=r"Needles would take \d+ tokens of a window of 600"):
         plant_needles(unique_text(600).tokens % 300, tokenizer, np.random.default_rng(0))
+
+
+def test_an_answer_that_the_tokenizer_cannot_write_is_refused() -> None:
+    """Its unknown token would stand for every number, so any answer would be right."""
+    texts = ["the river turns the mill and what is the pass key of it"]
+    tokenizer = pico.make_word_piece(texts, 90, alphabet="abcdefghijklmnopqrstuvwxyz")
+    assert tokenizer.unk_token_id in tokenizer("48213")["input_ids"]
+    with pytest.raises(TextsError, match=r"'48213' with '\[UNK\]'"):
+        encode_answer(tokenizer, "the key is", "48213")
+    assert encode_answer(tokenizer, "the key is", "river")[1] == 1

@@ -17,11 +17,20 @@ def encode_answer(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], 
 
     A tokenizer may join the two; what differs from the prompt alone belongs to the answer, but for white space before
     it: a model that would say " the number 48213" has found the key, too.
+
+    Raises:
+        TextsError: the tokenizer has no tokens for the answer, so that its unknown token stands for any.
     """
     asked, answered = encode(tokenizer, prompt), encode(tokenizer, f"{prompt} {answer}")
     first = next((i for i, (a, b) in enumerate(zip(asked, answered, strict=False)) if a != b), len(asked))
     while not tokenizer.decode(answered[first]).strip():
         first += 1
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in answered[first:]:
+        raise TextsError(
+            f"The tokenizer writes {answer!r} with {tokenizer.unk_token!r}.",
+            "The vocabulary must hold all characters of an answer, or any other answer would be right, too.",
+            "Leave out what asks for such answers (passkeys, needles), or take a model with another tokenizer.",
+        )
     return answered, len(answered) - first
 
 

@@ -36,6 +36,30 @@ def prefill(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tenso
     Raises:
         ModelError: the cache has no space for them, or is transformers' own and the model does not go on right from it.
     """
+    return _read_on(model, tokens, cache, 1)[:, 0]
+
+
+def follows_greedily(model: LanguageModel, tokens: Tokens, answer_tokens: int, cache: KeyValueCache) -> bool:
+    """Whether greedy decoding after what is in the cache, and a question, would begin with an answer.
+
+    By teacher forcing: it does so exactly when each token of the answer is the likeliest after all before it.
+
+    Args:
+        model: run in its current state.
+        tokens: [n] of the question and the answer.
+        answer_tokens: how many of the last ones are the answer, fewer than n.
+        cache: of the text before the question; with space for all n.
+
+    Raises:
+        ModelError: as of ``prefill``.
+    """
+    ids = torch.as_tensor(tokens, dtype=torch.long)
+    likeliest = _read_on(model, ids[None], cache, answer_tokens + 1)[0, :-1].argmax(-1)
+    return bool((likeliest.cpu() == ids[-answer_tokens:].cpu()).all())
+
+
+def _read_on(model: LanguageModel, tokens: Tokens, cache: KeyValueCache, last: int) -> Tensor:
+    """Read tokens [1, n] into a cache; return [1, last, V] float32 logits of what follows each of the last ones."""
     if cache.native and not cache.native.checked:
         check_continues(model)
         cache.native.checked = True
@@ -65,7 +89,7 @@ def prefill(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tenso
             cache.native.tokens = end
         for keys in cache.layers:
             check_keys(model.network, keys, end)
-        return logits_of(model.network, hidden[:, -1:])[:, 0].float()
+        return logits_of(model.network, hidden[:, -last:]).float()
 
 
 def read_prompt(

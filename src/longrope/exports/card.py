@@ -177,7 +177,8 @@ def _has_row(score: Score) -> bool:
 
 def _describe_pair(score: Score) -> str:
     """A paired comparison in words."""
-    how = "on the same passkeys" if score.metric.startswith(DIFFERENCE) else "paired token by token"
+    things = "passkeys" if score.metric.startswith(DIFFERENCE) else "needles"
+    how = f"on the same {things}" if DIFFERENCE in score.metric else "paired token by token"
     return f"{_label(score)}: {_cell(score)}, {how}."
 
 

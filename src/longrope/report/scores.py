@@ -6,7 +6,7 @@ from functools import partial
 
 from longrope.labels import compared_with, label_of, metric_label, metric_row, split_depth
 from longrope.lengths import format_tokens
-from longrope.registry import DIFFERENCE, LAST_TOKENS, RATIO
+from longrope.registry import DIFFERENCE, LAST_TOKENS, PROSE, RATIO
 from longrope.report.charts.axes import Axis, linear_axis, log_axis, share_axis
 from longrope.report.charts.heat import Cell, HeatMap, HeatMaps, draw_heat
 from longrope.report.charts.lines import LineChart, Point, Series
@@ -36,6 +36,7 @@ COMPARISONS = {  # of methods: how their metrics begin, and the name, title, axi
     RATIO: ("ratios", "Ratio of perplexities", "ratio", 1.0),
     f"{LAST_TOKENS}{RATIO}": ("last-ratios", "Ratio of perplexities of the last tokens", "ratio", 1.0),
     DIFFERENCE: ("differences", "Difference of passkeys found", "difference of shares", 0.0),
+    f"{PROSE}-{DIFFERENCE}": ("prose-differences", "Difference of needles in prose", "difference of shares", 0.0),
 }
 HEADER = ("tokens", "value", "from", "to", "windows", "tokens scored", "seconds")
 
@@ -154,7 +155,7 @@ def far_section(runs: Sequence[Contents]) -> Section:
 
 
 def paired_section(runs: Sequence[Contents]) -> Section:
-    """Perplexities as shares of a baseline's, and differences of the shares of passkeys that both were asked for."""
+    """Perplexities as shares of a baseline's, and differences of the shares of prompts that both were given."""
     paired = _of_section(runs, "paired")
     figures = []
     for begins, (name, title, label, reference) in COMPARISONS.items():
