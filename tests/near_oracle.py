@@ -81,7 +81,7 @@ def attend(
     """
     owner = [head // (query.shape[1] // key.shape[1]) for head in range(query.shape[1])]
     query, key, value = query.double(), key[:, owner].double(), value[:, owner].double()
-    width = 2 * len(rates)
+    width, positions = 2 * len(rates), positions.to(query.device)
 
     def numbers(x: Tensor) -> Tensor:
         x = x[..., :width]
@@ -94,7 +94,7 @@ def attend(
         scores = scores + temperature * (product * torch.exp(1j * rate * positions)).real
     scores = scores * scale
     scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
-    places = torch.arange(scores.shape[-1])
+    places = torch.arange(scores.shape[-1], device=query.device)
     seen = places <= places[:, None]
     if window is not None:
         seen &= places > places[:, None] - window

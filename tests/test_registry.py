@@ -54,8 +54,8 @@ def test_a_path_that_names_no_function_is_refused(path: str) -> None:
 
 def test_the_lists_of_names_are_those_of_the_papers_and_ours() -> None:
     """Written out here, in the order in which tables show them."""
-    assert registry.baselines() == ("pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical", "ntk-scan")
-    assert registry.formulas() == registry.baselines()[:-1]
+    assert registry.formulas() == ("pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical")
+    assert registry.baselines() == (*registry.formulas(), "ntk-scan", "dca", "self-extend", "jet-long")
     assert registry.starts() == ("pi", "ntk", "yarn", "critical")
     assert registry.searches() == {"gradient": "longrope-gradient", "evolution": "longrope-evolution"}
     assert tuple(FORMATS) == ("hf", "gguf")
@@ -86,7 +86,8 @@ def test_every_formula_has_the_attention_factor_that_its_row_states(name: str) -
 
 
 def test_every_baseline_states_its_attention_factor() -> None:
-    assert {METHODS[name].attention for name in registry.baselines()} == {*ATTENTION, "scanned"}
+    stated = {METHODS[name].attention for name in registry.baselines()}
+    assert stated == {*ATTENTION, "scanned", "0.05 ln s + 1"}  # the last is that of DCA, which has no factors
     assert label_of("ntk-critical") == "NTK by critical dimension"
     assert label_of("ntk-scan") == "NTK, scanned base and attention factor"
 

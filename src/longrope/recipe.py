@@ -111,7 +111,7 @@ class SearchRecipe(Settings, section="search"):
         needle_weight: weight of the mean loss over answers about needles planted in the windows; 0 plants none.
     """
 
-    method: Annotated[str, listed(registry.factor_methods)] = "gradient"
+    method: Annotated[str, listed(registry.factor_methods, registry.describe_measured_alone)] = "gradient"
     validation_windows: Count = 2
     tail_tokens: CountOrZero = 0
     needle_weight: Weight = 0.0
@@ -137,7 +137,7 @@ class MeasureRecipe(Settings, section="measure"):
             the trained window predicts.
         passkeys: passkeys asked for at each length, spread over ten depths.
         baselines: those that ``longrope extend`` measures beside its own factors: pi, ntk, ntk-critical, dynamic-ntk,
-            yarn, critical, ntk-scan.
+            yarn, critical, ntk-scan, dca, self-extend, jet-long.
         paired_windows: windows of the longest length on which its factors are compared with the best of them token by
             token; 0 takes as many as ``windows``.
         needles: needles asked for at each length, spread over ten depths, or in prose at random ones.

@@ -124,6 +124,42 @@ METHODS: dict[str, Method] = _by_name(
         attention="scanned",
         baseline=True,
     ),
+    Method(
+        "dca",
+        label="DCA",
+        source="dual chunk attention, arXiv 2402.17463",
+        kind="attention",
+        make="longrope.engine.near_exact:dca",
+        colours=("#5f3dc4", "#a993f5"),
+        dash="3 2",
+        marker="cross",
+        attention="0.05 ln s + 1",
+        baseline=True,
+    ),
+    Method(
+        "self-extend",
+        label="Self-Extend",
+        source="arXiv 2401.01325",
+        kind="attention",
+        make="longrope.engine.near_exact:self_extend",
+        colours=("#2f7a1e", "#86cf6f"),
+        dash="9 2 2 2",
+        marker="plus",
+        attention="1",
+        baseline=True,
+    ),
+    Method(
+        "jet-long",
+        label="Jet-Long",
+        source="arXiv 2607.07740",
+        kind="attention",
+        make="longrope.engine.near_exact:jet_long",
+        colours=("#84501c", "#d9a066"),
+        dash="1 2 4 2",
+        marker="down",
+        attention="1",
+        baseline=True,
+    ),
     Method("scan", label="scan of curves", make="longrope.search:find_factors", attention="scanned"),
     Method(
         "longrope-gradient",
@@ -291,6 +327,12 @@ def starts() -> tuple[str, ...]:
 def scans() -> tuple[str, ...]:
     """The baselines whose factors are scanned on a text; they are of weights that nobody has tuned."""
     return tuple(row.name for row in METHODS.values() if row.baseline and row.kind == "factors" and not row.formula)
+
+
+def describe_measured_alone() -> str:
+    """A sentence on the methods that no checkpoint carries."""
+    names = " and ".join(row.name for row in METHODS.values() if row.kind == "attention" and row.baseline)
+    return f"Measured, not exportable: {names}, since no format of checkpoints states how attention is changed."
 
 
 def factor_methods() -> tuple[str, ...]:

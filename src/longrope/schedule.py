@@ -6,7 +6,7 @@ from typing import Annotated
 
 from longrope.errors import RecipeError
 from longrope.lengths import format_tokens
-from longrope.registry import ORIGINAL, factor_methods
+from longrope.registry import ORIGINAL, describe_measured_alone, factor_methods
 from longrope.settings import CountOrZero, Settings, listed
 
 KINDS = ("search", "tune", "extrapolate", "short")
@@ -45,7 +45,7 @@ class Stage(Settings, section="stages"):
     short: CountOrZero = 0
     steps: CountOrZero = 0
     factors_of: CountOrZero = 0
-    method: Annotated[str, listed(lambda: ("", ORIGINAL, *factor_methods()))] = ""
+    method: Annotated[str, listed(lambda: ("", ORIGINAL, *factor_methods()), describe_measured_alone)] = ""
 
     def check(self) -> None:
         """Refuse a stage that is none of the four or several, or has what only a tuning has (raises RecipeError)."""

@@ -63,17 +63,18 @@ def one_of(*names: str) -> Bound:
     return listed(lambda: names)
 
 
-def listed(names: Callable[[], Sequence[str]]) -> Bound:
+def listed(names: Callable[[], Sequence[str]], note: Callable[[], str] | None = None) -> Bound:
     """One of the names that a function gives, so that it may look at the registry when it is asked.
 
-    A name that ends in ``:TASK`` allows every text that begins with what stands before ``TASK`` and goes on.
+    A name that ends in ``:TASK`` allows every text that begins with what stands before ``TASK`` and goes on. The note
+    is a sentence for an error, on names that are missing.
     """
 
     def holds(value: str) -> bool:
         prefixes = tuple(name.removesuffix("TASK") for name in names() if name.endswith(":TASK"))
         return value in names() or (value.startswith(prefixes) and value not in prefixes)
 
-    return Bound(holds, lambda: f"One of {', '.join(names())} is needed.")
+    return Bound(holds, lambda: f"One of {', '.join(names())} is needed.{f' {note()}' if note else ''}")
 
 
 FILE_SIZE = Bound(

@@ -31,6 +31,8 @@ from longrope.runs.records import Score, Trial, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.search.cost import compare_costs
 
+NEAR_EXACT = ("dca", "self-extend", "jet-long")  # baselines of attention
+
 
 @pytest.mark.usefixtures("unopened")
 def test_a_search_alone_is_what_a_schedule_begins_with(
@@ -98,7 +100,7 @@ def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_pa
     searches = (SCAN, "longrope-evolution", "longrope-gradient")
     sources = [
         Source("none"),
-        *map(Source, FORMULAS),
+        *map(Source, (*FORMULAS, *NEAR_EXACT)),
         *(load_factors(run.factors(s)).factor_sets[0].source for s in searches),
     ]
     wanted = {(m, n, k) for m in sources for n in settings.lengths for k in ("perplexity", "perplexity-last-16")}
@@ -115,7 +117,7 @@ def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_pa
     baselines = {name: baseline_factors(model.spec, name, TARGET, settings.lengths) for name in FORMULAS}
     searched = {method: load_factors(run.factors(method)) for method in searches}
     tables = {method: table.fingerprint for method, table in {**baselines, **searched}.items()}
-    assert fingerprints == {("none", ""), *tables.items()}
+    assert fingerprints == {("none", ""), *tables.items(), *((name, "") for name in NEAR_EXACT)}
     values = {(score.method, score.context_tokens): score.value for score in scores if score.metric == "perplexity"}
     text = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data).measure
     pieces = text.divided(text.windows(TARGET, 2), 192)
@@ -131,7 +133,7 @@ def test_comparing_ends_with_every_method_against_the_best_closed_form(recipe: R
     settings = MeasureRecipe(lengths=(192, TARGET), windows=2, tail_tokens=0, passkeys=10)
     scores = compare(replace(recipe, measure=settings), RunDir(tmp_path))
     values = {(s.metric, s.source.known_as): s.value for s in scores if s.context_tokens == TARGET}
-    baselines = (*FORMULAS, SCAN)
+    baselines = (*FORMULAS, SCAN, *NEAR_EXACT)
     best = min(baselines, key=lambda name: values["perplexity", name])
     others = [name for name in ("none", *baselines, "longrope-evolution", "longrope-gradient") if name != best]
     paired = scores[-2 * len(others) :]

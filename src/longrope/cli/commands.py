@@ -205,6 +205,7 @@ def tune(
 def measure(
     model: options.Model,
     factors: options.OptionalFactors = None,
+    method: options.Baseline = None,
     data: options.Data = None,
     measure_data: options.MeasureData = None,
     lengths: options.Lengths = None,
@@ -228,6 +229,8 @@ def measure(
 
     if not (data or measure_data):
         raise RecipeError("No text was given.", "Perplexity needs some.", "Give --data or --measure-data.")
+    if factors and method:
+        raise RecipeError("--factors and --method are given.", "One method is measured.", "Leave one of them out.")
     full = Recipe(
         model,
         target_tokens=1,
@@ -246,5 +249,5 @@ def measure(
     with launched(full, context_ranks, factors):
         run = RunDir(out) if out else None
         with watching() as watch:
-            scores = pipeline.measure_only(full, factors, run, watch)
+            scores = pipeline.measure_only(full, factors, run, watch, baseline=method or "")
         print_scores(scores, as_json=as_json)

@@ -11,7 +11,7 @@ from longrope.errors import RecipeError
 from longrope.labels import label_of
 from longrope.lengths import format_tokens, parse_tokens
 from longrope.recipe import PRESETS, MeasureRecipe, Recipe, changed, load_recipe
-from longrope.registry import FORMATS, ORIGINAL, factor_methods, metrics
+from longrope.registry import FORMATS, ORIGINAL, baselines, factor_methods, metrics
 from longrope.runs.run_dir import RunDir
 from longrope.settings import hints_of
 
@@ -102,6 +102,9 @@ FactorsFromElsewhere = Annotated[
         help="Factors from elsewhere to measure, too: files with commas between them, of lists in JSON, a config.json "
         "of the longrope type, or a factors.json.",
     ),
+]
+Baseline = Annotated[
+    str | None, typer.Option("--method", help=f"A baseline in the place of factors: {', '.join(baselines())}.")
 ]
 MaxShardSize = Annotated[
     str | None, _setting("--max-shard-size", "export.max_shard_size", "The largest file of weights, such as 2GB.")

@@ -281,7 +281,8 @@ def attend_in_context(
         work = partial(attend_biased, scale=scale, window=sight.window, keep=handed.keep)
     chosen = next((others[name] for name in CHOSEN if others.get(name) is not None), sight.chosen)
     if context.near and context.near.concerns(module, whole=sight.window is None and sight.chunk is None):
-        context.near.check(module, apart=bool(context.documents), other=handed is not None or chosen is not None)
+        other, widths = handed is not None or chosen is not None, (key.shape[3], value.shape[3])
+        context.near.check(module, apart=bool(context.documents), other=other, widths=widths)
         if context.near.parts is None:
             query, key = context.near.moved_on(query, key)
         else:

@@ -104,8 +104,21 @@ class NearExact:
         begin = key.shape[2] - query.shape[2]
         return self.turning.turned(query, begin, self.moved), self.turning.turned(key, 0, self.moved)
 
-    def check(self, module: Any, *, apart: bool, other: bool) -> None:
-        """Raise ModelError for documents that are kept apart, and for attention to chosen or compressed keys."""
+    def check(self, module: Any, *, apart: bool, other: bool, widths: tuple[int, int]) -> None:
+        """Raise ModelError for documents that are kept apart, and for attention to other keys than those of all tokens.
+
+        Args:
+            module: whose attention it is.
+            apart: whether documents are kept apart.
+            other: whether it attends to chosen or compressed keys.
+            widths: entries of a key and of a value.
+        """
+        if widths[0] != widths[1]:
+            raise ModelError(
+                f"The model's values have {widths[1]} entries a head, and its keys {widths[0]}.",
+                "Where entries of queries and keys are rotated is known where both are equal.",
+                "Use a method of factors.",
+            )
         if apart or other:
             found = (
                 "Documents are to be kept apart" if apart else f"{type(module).__name__} does not attend to all keys"
@@ -158,9 +171,9 @@ def attend_in_parts(
         [B, H, Sq, D].
 
     Raises:
-        ModelError: gradients are asked for, or values have another width than keys.
+        ModelError: gradients are asked for.
     """
-    _refuse(query, key, value)
+    _refuse_gradients(query, key, value)
     assert near.parts is not None
     begin, turned = key.shape[2] - query.shape[2], _TurnedKeys(near.turning, key)
     whole = torch.empty_like(query)
@@ -257,16 +270,10 @@ def attend_in_band(
     return torch.cat(outputs, dim=2), torch.cat(sums, dim=2)
 
 
-def _refuse(query: Tensor, key: Tensor, value: Tensor) -> None:
+def _refuse_gradients(query: Tensor, key: Tensor, value: Tensor) -> None:
     if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
         raise ModelError(
             "Gradients are asked for while near keys are exact and far ones have coarser positions.",
             "DCA, Self-Extend and Jet-Long are measured, without gradients.",
             "Search and train with factors.",
-        )
-    if value.shape[3] != key.shape[3]:
-        raise ModelError(
-            f"The model's values have {value.shape[3]} entries a head, and its keys {key.shape[3]}.",
-            "Where entries of queries and keys are rotated is known where both are equal.",
-            "Use a method of factors.",
         )

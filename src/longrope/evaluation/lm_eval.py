@@ -63,9 +63,8 @@ class Benchmark(Metric):
     per_length = False
 
     def names(self, context: Context) -> tuple[str, ...]:
-        """Those of the benchmark's own metrics."""
-        del context
-        return self._known[0]
+        """Those of the benchmark's own metrics; none of a method of attention, which the harness's model has not."""
+        return () if context.subject.attention else self._known[0]
 
     def inputs(self, context: Context) -> str:
         """The questions, the examples that may stand before them, and how they are put."""

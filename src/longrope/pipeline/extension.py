@@ -12,6 +12,7 @@ from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Subject
 from longrope.evaluation.samples import SampleCache
 from longrope.models import LanguageModel
+from longrope.pipeline.baselines import make_baseline, make_baselines
 from longrope.pipeline.capabilities import MEASURE, SEARCH, check_capable, export_step
 from longrope.pipeline.estimates import check_costs, estimate_stages, estimate_tuning, search_costs
 from longrope.pipeline.exporting import export
@@ -28,7 +29,7 @@ from longrope.pipeline.stages import (
 )
 from longrope.recipe import ExportRecipe, Recipe
 from longrope.report import write_report
-from longrope.rope import FactorTable, RescaleFactors, baseline_factors, load_factors, read_given
+from longrope.rope import RescaleFactors, load_factors, read_given
 from longrope.runs.records import Score
 from longrope.runs.run_dir import RunDir
 from longrope.search import find_factors
@@ -58,7 +59,8 @@ def extend(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> l
     with session.begun():
         tasks = plan_tasks(session)
         _estimate(session, tasks)
-        original, *baselines = _subjects(session, recipe.measure.baselines)
+        original = name_subject(session.model, None)
+        baselines = make_baselines(session, recipe.measure.baselines, measured_lengths(recipe, session.model))
         evaluation = _evaluation(session, original)
         for line in evaluation.describe_windows(original):
             session.report(line)
@@ -142,7 +144,8 @@ def compare(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> 
     given = _given(session)
     with session.begun():
         searched = {method: _search(session, method) for method in ("evolution", "gradient")}
-        original, *baselines = _subjects(session, registry.baselines())
+        original, lengths = name_subject(session.model, None), measured_lengths(recipe, session.model)
+        baselines = make_baselines(session, registry.baselines(), lengths, leave_out=True)
         found = [name_subject(session.model, factors) for factors in searched.values()]
         subjects = [original, *baselines, *given, *found]
         evaluation = _evaluation(session, original)
@@ -226,11 +229,6 @@ def _evaluation(session: Session, original: Subject) -> Evaluation:
     return Evaluation(session.texts.measure, settings, original, SampleCache(session.run), recipe.seed)
 
 
-def _subjects(session: Session, names: Sequence[str]) -> list[Subject]:
-    """The original model, and baselines by name."""
-    return [name_subject(session.model, None), *(_baseline(session, name) for name in names)]
-
-
 def _given(session: Session) -> list[Subject]:
     """Factors from elsewhere that the recipe names, each a method with the name of its file."""
     model, recipe = session.model, session.recipe
@@ -240,36 +238,6 @@ def _given(session: Session) -> list[Subject]:
         session.report(f"{one}")
         subjects.append(name_subject(model, one.table, one.name))
     return subjects
-
-
-def _baseline(session: Session, name: str) -> Subject:
-    """A baseline as it is measured, by what its row says that it changes."""
-    row, model = registry.METHODS[name], session.model
-    if row.kind == "attention":
-        return Subject(model, None, name, attention=registry.resolve(row.make))
-    if row.kind == "weights":
-        return Subject(registry.resolve(row.make)(model, session.recipe.target_tokens), None, name)
-    return name_subject(model, _baseline_factors(session, name))
-
-
-def _baseline_factors(session: Session, name: str) -> FactorTable | RescaleFactors:
-    """The factors of a baseline: by its formula, or scanned on the windows that the searches have."""
-    row, recipe, model = registry.METHODS[name], session.recipe, session.model
-    if row.formula:
-        return baseline_factors(model.spec, name, recipe.target_tokens, measured_lengths(recipe, model))
-    session.report(f"scan factors for {recipe.target_tokens:,} tokens: {row.label}")
-    made: RescaleFactors = registry.resolve(row.make)(
-        model,
-        session.texts.search,
-        recipe.target_tokens,
-        run=session.run,
-        settings=recipe.search,
-        seed=recipe.seed,
-        passes=recipe.measure.scan_passes,
-        on_trial=session.callbacks.on_trial,
-        on_message=session.report,
-    )
-    return made
 
 
 def _measure(session: Session, evaluation: Evaluation, subjects: Sequence[Subject]) -> list[Score]:
@@ -304,9 +272,17 @@ def _best_baseline(evaluation: Evaluation, baselines: Sequence[Subject], scores:
 
 
 def measure_only(
-    recipe: Recipe, factors: Path | None, run: RunDir | None = None, callbacks: Callbacks | None = None
+    recipe: Recipe,
+    factors: Path | None,
+    run: RunDir | None = None,
+    callbacks: Callbacks | None = None,
+    *,
+    baseline: str = "",
 ) -> list[Score]:
-    """Measure a model with factors from a file, or the original; the recipe's search and export are not used."""
+    """Measure a model with factors from a file, by a baseline made for the longest of the lengths, or the original.
+
+    The recipe's search and export are not used.
+    """
     callbacks = callbacks or Callbacks()
     table = load_factors(factors) if factors else None
     model, texts = load_inputs(recipe, callbacks)
@@ -316,6 +292,9 @@ def measure_only(
         original = Subject(model, None, "none")
         evaluation = Evaluation(texts.measure, recipe.measure, original, SampleCache(run), recipe.seed)
         subject = name_subject(model, table)
+        if baseline:
+            lengths = recipe.measure.lengths or (model.spec.trained_window,)
+            subject = make_baseline(model, baseline, lengths, max(lengths))
         for line in evaluation.describe_windows(subject):
             callbacks.on_step(line)
         length, count = evaluation.longest(subject), recipe.measure.windows

@@ -31,7 +31,9 @@ def baseline_factors(spec: RopeSpec, method: str, target_tokens: int, lengths: I
     """
     if method not in (known := registry.formulas()):
         raise FactorsError(
-            f"The method {method!r} has no closed form.", f"Known: {', '.join(known)}.", "Choose one of them."
+            f"The method {method!r} has no closed form.",
+            f"Known: {', '.join(known)}. {registry.describe_measured_alone()}",
+            "Choose one of them.",
         )
     made = registry.resolve(registry.METHODS[method].make)(spec, target_tokens, lengths)
     return FactorTable(tuple(replace(factor_set, method=method) for factor_set in as_table(made).factor_sets))
