@@ -43,6 +43,7 @@ UNUSUAL = Recipe(
         validation_windows=7,
         tail_tokens=512,
         needle_weight=0.25,
+        choose_by="loss",
         evolution=EvolutionRecipe(11, 12, 13, 14, 15, 0.1 + 0.2, 16, 18),
         gradient=GradientRecipe(19, 1e-3, 0.7, "yarn", 24, 20),
     ),

@@ -109,12 +109,16 @@ class SearchRecipe(Settings, section="search"):
         validation_windows: windows held out from the search, by which the best is chosen.
         tail_tokens: score only the last so many tokens of a window; 0 scores all.
         needle_weight: weight of the mean loss over answers about needles planted in the windows; 0 plants none.
+        choose_by: ``needles`` chooses among the best candidates by the tail of the held-out windows (``tail_tokens``,
+            or their second half), and among those that it does not separate by answers about needles planted there,
+            if a window is long enough for them; ``loss`` chooses by the loss that is searched by.
     """
 
     method: Annotated[str, listed(registry.factor_methods, registry.describe_measured_alone)] = "gradient"
     validation_windows: Count = 2
     tail_tokens: CountOrZero = 0
     needle_weight: Weight = 0.0
+    choose_by: Annotated[str, one_of("needles", "loss")] = "needles"
     evolution: EvolutionRecipe = field(default_factory=EvolutionRecipe)
     gradient: GradientRecipe = field(default_factory=GradientRecipe)
 

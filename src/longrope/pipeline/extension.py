@@ -198,13 +198,16 @@ def longest_window(recipe: Recipe, factors: Path | None = None) -> int:
 
 
 def _search(session: Session, method: str) -> RescaleFactors:
-    recipe = session.recipe
+    """The factors by one search; those of a finished one are read, also where an earlier version made them."""
+    recipe, run = session.recipe, session.run
+    if run.has(finished := run.factors(registry.searches().get(method, method))):
+        return distributed.on_main(partial(load_factors, finished)).factor_sets[0]
     session.report(f"search factors for {recipe.target_tokens:,} tokens by {method}")
     return find_factors(
         session.model,
         session.texts.search,
         recipe.target_tokens,
-        run=session.run,
+        run=run,
         settings=replace(recipe.search, method=method),
         seed=recipe.seed,
         on_trial=session.callbacks.on_trial,

@@ -24,7 +24,8 @@ class Trial:
         model: the name that it was loaded by, and the factors that its weights were tuned with if they were.
         texts_fingerprint: of the search and validation windows.
         step: generation of the evolution, or step of the descent.
-        kind: ``search`` (on search windows), ``gradient`` (one backward pass) or ``validation`` (held-out windows).
+        kind: ``search`` (on search windows), ``gradient`` (one backward pass), ``validation`` (held-out windows), or,
+            for the last choice, ``tail`` (of the held-out windows) or ``needles`` (answers about needles in them).
         origin: where the candidate came from (pi, ntk, yarn, critical, scan, mutation, crossover, gradient,
             start-tokens; share-S in the search for a short window; grid, refined and finalist in the scan).
         lambdas, start_tokens, attention_factor: the candidate, relative to the factors that the weights were tuned with
@@ -35,6 +36,7 @@ class Trial:
         token_passes: tokens pushed through the model, a backward pass with recomputation counted as three more.
         seconds: wall clock.
         gradient: d loss / d (lambdas, log attention_factor), for ``gradient`` trials; a descent resumes from it.
+        parts: what the loss of a ``tail`` or ``needles`` trial is the mean of: blocks of the tails, or windows.
     """
 
     method: str
@@ -51,6 +53,7 @@ class Trial:
     token_passes: int
     seconds: float
     gradient: tuple[float, ...] = ()
+    parts: tuple[float, ...] = ()
 
     @property
     def is_found(self) -> bool:

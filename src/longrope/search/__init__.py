@@ -23,6 +23,7 @@ from longrope.rope import (
 from longrope.runs.records import Trial
 from longrope.runs.run_dir import RunDir
 from longrope.search.checks import check_scannable, check_search, check_short_search
+from longrope.search.choice import Choose, make_choice
 from longrope.search.descend import descend
 from longrope.search.evolve import evolve
 from longrope.search.scan import scan_base
@@ -70,8 +71,8 @@ def find_factors(
         on_trial: called after every evaluation.
 
     Returns:
-        Factors that are best by the validation windows, and never worse there than PI, NTK or YaRN; or those of the
-        baseline that the settings name.
+        Factors that are best by the validation windows (``choose_by`` of the settings says how), where PI, NTK and YaRN
+        take part; or those of the baseline that the settings name.
 
     Raises:
         FactorsError: the target is not beyond the trained window.
@@ -97,16 +98,18 @@ def find_factors(
     starts = [baseline_factors(spec, name, target_tokens).factor_sets[0] for name in names]
     ratio = extension_ratio(spec, target_tokens)
     base = counted_from(model.spec, tuned_with)
-    objective, sketched = _make_objective(model, text, target_tokens, base, settings, seed)
+    objective, choose, sketched = _prepare(model, text, target_tokens, base, settings, seed)
     log = TrialLog(run.trials if run else None, method, objective.model_name, objective.fingerprint, on_trial)
     most = 0 if base else target_tokens - 1  # composed factors keep the start tokens of those before
     if settings.method == "evolution":
         space = FactorSpace(spec.num_pairs, ratio, max_start_tokens=most)
         attention = su_attention_factor(ratio, spec.trained_window)
         evolution = settings.evolution.filled(target_tokens)
-        found = evolve(objective, space, starts, evolution, attention_factor=attention, seed=seed, log=log)
+        found = evolve(
+            objective, space, starts, evolution, attention_factor=attention, seed=seed, log=log, choose=choose
+        )
     else:
-        found = descend(objective, spec, starts, settings.gradient, max_start_tokens=most, log=log)
+        found = descend(objective, spec, starts, settings.gradient, max_start_tokens=most, log=log, choose=choose)
     found = replace(compose(base, found, model.spec), searched=sketched, table=model.rope_table)
     if run:
         run.write_factors(found, method)
@@ -133,15 +136,15 @@ def _by_formula(
     return replace(compose(counted_from(model.spec, tuned_with), found, model.spec), table=model.rope_table)
 
 
-def _make_objective(
+def _prepare(
     model: LanguageModel,
     text: TokenText,
     target_tokens: int,
     base: RescaleFactors | None,
     settings: SearchRecipe,
     seed: int,
-) -> tuple[WindowObjective, tuple[int, ...]]:
-    """The objective of a search on windows of a text, and a sketch of these windows."""
+) -> tuple[WindowObjective, Choose, tuple[int, ...]]:
+    """The objective of a search on windows of a text, its last choice, and a sketch of these windows."""
     wanted, scored = settings.gradient.steps, settings.gradient.scan_windows
     if settings.method == "evolution":
         wanted = scored = settings.evolution.filled(target_tokens).windows
@@ -150,4 +153,5 @@ def _make_objective(
     objective = WindowObjective.prepare(
         model, searched, held_out, scored, settings.tail_tokens, settings.needle_weight, seed, tuned_with=base
     )
-    return objective, sketch(np.concatenate([searched, held_out]))
+    choose = make_choice(model, held_out, settings, seed, base)
+    return objective, choose, sketch(np.concatenate([searched, held_out]))

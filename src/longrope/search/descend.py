@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from longrope.recipe import GradientRecipe
 from longrope.rope import RescaleFactors, RopeSpec, critical_lambdas, extension_ratio, yarn_lambdas
+from longrope.runs.records import Trial
+from longrope.search.choice import Choose, choose_by_loss
 from longrope.search.score import Objective, TrialLog
 
 SHARPNESS = 50.0  # of softplus: increments of log lambda above a few hundredths move freely, below they come to rest
@@ -63,6 +65,7 @@ def descend(
     *,
     max_start_tokens: int,
     log: TrialLog,
+    choose: Choose = choose_by_loss,
 ) -> RescaleFactors:
     """Search by gradient; return the best by the held-out windows.
 
@@ -74,6 +77,7 @@ def descend(
         settings: steps, rates, and where to begin: at one of ``starts`` by name, or by a ``scan``.
         max_start_tokens: how many start tokens may be tried.
         log: where the trials go; a log that has some is resumed.
+        choose: the last choice among the validated candidates.
 
     Raises:
         ModelError: none of the starts has a finite loss.
@@ -85,7 +89,9 @@ def descend(
     start = by_name[settings.start]
     ratio = extension_ratio(spec, start.target_window)
     descend_from(objective, start, settings, log, origin=settings.start, critical_pair=spec.critical_pair, ratio=ratio)
-    return _try_start_tokens(objective, list(by_name.values()), settings.steps, max_start_tokens, log)
+    known = list(by_name.values())
+    _try_start_tokens(objective, known, settings.steps, max_start_tokens, log)
+    return log.choose(choose(log, _worthwhile(log.validated), known), known)
 
 
 def descend_from(
@@ -165,16 +171,18 @@ def _scan(objective: Objective, spec: RopeSpec, start: RescaleFactors, log: Tria
 
 def _try_start_tokens(
     objective: Objective, known: Sequence[RescaleFactors], step: int, most: int, log: TrialLog
-) -> RescaleFactors:
-    """Take the best factors so far, with start tokens if the held-out windows show a worthwhile gain."""
-    best = log.best_validated
-    chosen = log.choose(best, known)
-    tried = [replace(chosen, start_tokens=n) for n in START_TOKENS_TRIED if n <= most]
-    log.evaluate_many(step, "validation", [("start-tokens", factors) for factors in tried], objective.validation_loss)
-    winner = log.best_validated
-    if best.loss_nats - winner.loss_nats > WORTHWHILE * best.loss_nats:
-        return replace(chosen, start_tokens=winner.start_tokens)
-    return chosen
+) -> None:
+    """Validate the best factors so far with numbers of start tokens."""
+    best = log.choose(log.best_validated, known)
+    tried = [("start-tokens", replace(best, start_tokens=n)) for n in START_TOKENS_TRIED if n <= most]
+    log.evaluate_many(step, "validation", tried, objective.validation_loss)
+
+
+def _worthwhile(validated: Sequence[Trial]) -> list[Trial]:
+    """The validated trials, those with start tokens only where their loss is below all others by a worthwhile gain."""
+    without = [trial for trial in validated if not trial.start_tokens]
+    most = min(trial.loss_nats for trial in without) * (1 - WORTHWHILE)
+    return [*without, *(trial for trial in validated if trial.start_tokens and trial.loss_nats < most)]
 
 
 def lambdas_of(increments: Vector, critical_pair: int, ratio: float) -> Vector:

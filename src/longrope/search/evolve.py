@@ -7,7 +7,8 @@ import numpy as np
 
 from longrope.recipe import EvolutionRecipe
 from longrope.rope import RescaleFactors
-from longrope.search.score import Objective, TrialLog
+from longrope.search.choice import Choose, choose_by_loss
+from longrope.search.score import Losses, TrialLog
 from longrope.search.space import Candidate, FactorSpace
 
 ATTEMPTS_FOR_A_NEW_ONE = 8
@@ -17,7 +18,7 @@ ATTEMPTS_FOR_A_NEW_ONE = 8
 class _Scores:
     """The losses of the candidates seen so far, each evaluated once."""
 
-    objective: Objective
+    objective: Losses
     template: RescaleFactors
     log: TrialLog
     losses: dict[tuple[tuple[int, ...], int], float] = field(default_factory=dict)
@@ -42,7 +43,7 @@ class _Scores:
 
 
 def evolve(
-    objective: Objective,
+    objective: Losses,
     space: FactorSpace,
     starts: Sequence[RescaleFactors],
     settings: EvolutionRecipe,
@@ -50,6 +51,7 @@ def evolve(
     attention_factor: float,
     seed: int,
     log: TrialLog,
+    choose: Choose = choose_by_loss,
 ) -> RescaleFactors:
     """Search by mutation and crossover of the best; return the best by the held-out windows.
 
@@ -57,11 +59,12 @@ def evolve(
         objective: the score.
         space: the feasible set.
         starts: PI, NTK and YaRN factors. The population begins with them and mutations of them; with their own
-            attention factors they stand for selection, too, so on the held-out windows the result is never worse.
+            attention factors they stand for selection, too, so by the last choice the result is never worse.
         settings: population, parents, mutations, crossovers, generations (no zeros left: see ``filled``).
         attention_factor: the one of every candidate; the paper does not search it.
         seed: decides every random choice.
         log: where the trials go; a log that has some is resumed.
+        choose: the last choice among the validated candidates.
 
     Raises:
         ModelError: none of the starts has a finite loss.
@@ -83,7 +86,7 @@ def evolve(
         if due and parents[0].key not in validated:
             validated.add(parents[0].key)
             scores.validate(parents[0], generation)
-    return log.choose(log.best_validated, starts)
+    return log.choose(choose(log, log.validated, starts), starts)
 
 
 def _breed(

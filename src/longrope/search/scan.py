@@ -1,8 +1,7 @@
 """The scan of two numbers, a baseline: the base theta * s ** e of NTK-aware scaling, and the attention factor m.
 
 A grid of both is scored on the search windows, then points closer and closer to the best one. Held-out windows choose
-among the best points of different parts of the grid, NTK-aware scaling and NTK by critical dimension, so the result is
-never worse there than these two.
+among the best points of different parts of the grid, NTK-aware scaling and NTK by critical dimension.
 """
 
 import json
@@ -30,8 +29,9 @@ from longrope.rope import (
 from longrope.runs.records import Trial
 from longrope.runs.run_dir import RunDir
 from longrope.search.checks import check_search
+from longrope.search.choice import Choose, choose_by_loss, make_choice
 from longrope.search.cost import count_passes
-from longrope.search.score import Objective, TrialLog, WindowObjective, cut_windows
+from longrope.search.score import Losses, TrialLog, WindowObjective, cut_windows
 
 METHOD = "ntk-scan"
 EXPONENTS = (0.5, 1.0, 1.25, 1.75, 2.0, 2.5, 3.0)  # and those of the two formulas
@@ -81,7 +81,7 @@ class Scanned:
         factors: the best by the held-out windows.
         exponent: e of their base theta * s ** e.
         theta: that base.
-        passes: passes over a window that the scan took.
+        passes: passes over a window that the scan took, those of the last choice aside.
         budget: the passes that it might take.
         edges: the numbers whose best value is the first or the last of the scanned ones: a better one may lie beyond.
     """
@@ -136,7 +136,7 @@ def scan_base(
         on_message: called with what was found, as one line.
 
     Returns:
-        The best factors by the held-out windows, never worse there than NTK and NTK by critical dimension.
+        The best factors by the held-out windows, where NTK and NTK by critical dimension take part.
 
     Raises:
         FactorsError: the target is not beyond the trained window.
@@ -154,7 +154,8 @@ def scan_base(
         model, searched, held_out, windows, settings.tail_tokens, settings.needle_weight, seed, tuned_with=base
     )
     log = TrialLog(run.trials if run else None, METHOD, objective.model_name, objective.fingerprint, on_trial)
-    found = scan.search(objective, log, budget, windows, len(held_out))
+    choose = make_choice(model, held_out, settings, seed, base)
+    found = scan.search(objective, log, budget, windows, len(held_out), choose)
     factors = replace(compose(base, found.factors, model.spec), searched=sketch(np.concatenate([searched, held_out])))
     on_message(str(found))
     if run:
@@ -208,7 +209,15 @@ class Scan:
         """The passes of all evaluations on held-out windows."""
         return (len(self.starts) + FINALISTS) * held_out
 
-    def search(self, objective: Objective, log: TrialLog, budget: int, windows: int, held_out: int) -> Scanned:
+    def search(
+        self,
+        objective: Losses,
+        log: TrialLog,
+        budget: int,
+        windows: int,
+        held_out: int,
+        choose: Choose = choose_by_loss,
+    ) -> Scanned:
         """Score the grid, then points closer and closer to the best while the budget lasts, and choose.
 
         Args:
@@ -217,6 +226,7 @@ class Scan:
             budget: passes over a window.
             windows: of one search evaluation.
             held_out: windows of one evaluation on held-out windows.
+            choose: the last choice among the validated candidates.
 
         Raises:
             ModelError: neither start has a finite loss.
@@ -236,7 +246,8 @@ class Scan:
         last = [("finalist", self.factors(point)) for point in finalists]
         log.evaluate_many(step, "validation", last, objective.validation_loss)
         passes = len(self.losses) * windows + (len(self.starts) + len(last)) * held_out
-        return self._choose(log, finalists, passes, budget)
+        best = choose(log, log.validated, list(self.starts.values()))
+        return self._choose(log, best, finalists, passes, budget)
 
     def factors(self, point: Point) -> RescaleFactors:
         """The factors of a point; those of the two formulas are exactly theirs."""
@@ -261,16 +272,16 @@ class Scan:
             best.setdefault(min(grid, key=lambda other: math.dist(point, other)), point)
         return [point for point in best.values() if point not in self.starts][:FINALISTS]
 
-    def _score(self, points: Iterable[Point], origin: str, step: int, objective: Objective, log: TrialLog) -> None:
+    def _score(self, points: Iterable[Point], origin: str, step: int, objective: Losses, log: TrialLog) -> None:
         """Score those points that have no loss."""
         new = [point for point in points if point not in self.losses]
         candidates = [(origin, self.factors(point)) for point in new]
         trials = log.evaluate_many(step, "search", candidates, objective.search_loss)
         self.losses |= {point: trial.loss_nats for point, trial in zip(new, trials, strict=True)}
 
-    def _choose(self, log: TrialLog, finalists: Sequence[Point], passes: int, budget: int) -> Scanned:
-        """The best by the held-out windows."""
-        factors = log.choose(log.best_validated, list(self.starts.values()))
+    def _choose(self, log: TrialLog, best: Trial, finalists: Sequence[Point], passes: int, budget: int) -> Scanned:
+        """What was found, by its chosen trial."""
+        factors = log.choose(best, list(self.starts.values()))
         acting = (factors.lambdas, factors.attention_factor)
         point = next(
             point

@@ -25,22 +25,27 @@ BACKWARD_PASSES = 4  # forward, forward again (recomputation), and a backward pa
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The loss in nats, and what it cost; ``gradient`` [P + 1] is d loss / d (lambdas, ln a)."""
+    """The loss in nats, and what it cost; ``gradient`` [P + 1] is d loss / d (lambdas, ln a), ``parts`` its terms."""
 
     loss_nats: float
     num_tokens: int
     token_passes: int
     gradient: tuple[float, ...] = ()
+    parts: tuple[float, ...] = ()
 
 
-class Objective(Protocol):
-    """What a search is handed. It knows no model."""
+class Losses(Protocol):
+    """What a search without gradients is handed. It knows no model."""
 
     def search_loss(self, factors: RescaleFactors) -> Evaluation:
         """The loss on the search windows."""
 
     def validation_loss(self, factors: RescaleFactors) -> Evaluation:
         """The loss on windows held out from the search."""
+
+
+class Objective(Losses, Protocol):
+    """What a search by gradient is handed."""
 
     def gradient(self, factors: RescaleFactors, step: int) -> Evaluation:
         """The loss on the search window of this step, with its gradient."""
@@ -250,7 +255,10 @@ class TrialLog:
 
     def _recall(self, asked: Trial) -> Trial:
         trial = self._known[len(self.made)]
-        if replace(trial, loss_nats=math.inf, num_tokens=0, token_passes=0, seconds=0.0, gradient=()) != asked:
+        if (
+            replace(trial, loss_nats=math.inf, num_tokens=0, token_passes=0, seconds=0.0, gradient=(), parts=())
+            != asked
+        ):
             raise RunError(
                 f"{self.path} holds the trials of another search (trial {len(self.made) + 1} differs).",
                 "A search is resumed only with the settings, texts and model that began it.",
@@ -263,11 +271,11 @@ class TrialLog:
         self.on_trial(trial)
         return trial
 
-    def validate(self, step: int, origin: str, factors: RescaleFactors, objective: Objective) -> Trial:
+    def validate(self, step: int, origin: str, factors: RescaleFactors, objective: Losses) -> Trial:
         """Evaluate on the held-out windows."""
         return self.evaluate(step, "validation", origin, factors, lambda: objective.validation_loss(factors))
 
-    def validate_starts(self, starts: Sequence[tuple[str, RescaleFactors]], objective: Objective) -> list[Trial]:
+    def validate_starts(self, starts: Sequence[tuple[str, RescaleFactors]], objective: Losses) -> list[Trial]:
         """Evaluate the starting candidates of a search on the held-out windows; the trials, in their order.
 
         Args:
@@ -310,9 +318,14 @@ class TrialLog:
         )
 
     @property
+    def validated(self) -> list[Trial]:
+        """The trials on the held-out windows, in order."""
+        return [trial for trial in self.made if trial.kind == "validation"]
+
+    @property
     def best_validated(self) -> Trial:
         """The trial with the lowest loss on the held-out windows, the earliest of equals."""
-        return min((trial for trial in self.made if trial.kind == "validation"), key=lambda trial: trial.loss_nats)
+        return min(self.validated, key=lambda trial: trial.loss_nats)
 
 
 def _evaluate(work: Callable[[RescaleFactors], Evaluation], task: tuple[Trial, RescaleFactors]) -> Trial:
@@ -328,4 +341,5 @@ def _evaluate(work: Callable[[RescaleFactors], Evaluation], task: tuple[Trial, R
         token_passes=result.token_passes,
         seconds=time.perf_counter() - began,
         gradient=result.gradient if np.isfinite([loss, *result.gradient]).all() else (),
+        parts=result.parts,
     )
