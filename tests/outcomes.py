@@ -11,8 +11,8 @@ from longrope.runs.records import Score, Trial, read_records
 from longrope.runs.run_dir import RunDir
 
 METHODS = ("gradient", "evolution")
-FORMULAS = ("pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical")
-SCAN, GRADIENT = "ntk-scan", "longrope-gradient"
+FORMULAS = ("pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical", "critical-real")
+SCAN, LONGROPE2, GRADIENT = "ntk-scan", "longrope2", "longrope-gradient"
 TARGET = 256
 
 

@@ -54,8 +54,9 @@ def test_a_path_that_names_no_function_is_refused(path: str) -> None:
 
 def test_the_lists_of_names_are_those_of_the_papers_and_ours() -> None:
     """Written out here, in the order in which tables show them."""
-    assert registry.formulas() == ("pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical")
-    assert registry.baselines() == (*registry.formulas(), "ntk-scan", "dca", "self-extend", "jet-long")
+    formulas = ("pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical", "critical-real")
+    assert registry.formulas() == formulas
+    assert registry.baselines() == (*formulas, "ntk-scan", "longrope2", "dca", "self-extend", "jet-long")
     assert registry.starts() == ("pi", "ntk", "yarn", "critical")
     assert registry.searches() == {"gradient": "longrope-gradient", "evolution": "longrope-evolution"}
     assert tuple(FORMATS) == ("hf", "gguf")

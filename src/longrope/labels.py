@@ -16,6 +16,7 @@ SEARCHES = {
     "longrope-gradient": "the gradient search",
     "longrope-evolution": "the evolutionary search",
     "longrope-recovered": "the short-context search",
+    "longrope2": "LongRoPE2's search",
     "ntk-scan": "the scan of base and attention factor",
 }
 NOT_REACHED = "not reached"  # the cost of a loss that a baseline stays above

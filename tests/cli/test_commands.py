@@ -217,8 +217,8 @@ def test_compare_prints_every_method(command: Command, recipe_file: Path) -> Non
     result = command("compare", "--recipe", recipe_file, "--out", "run")
     assert result.code == 0, result.err
     scores = read_records(RunDir("run").scores, Score)
-    formulas = {"pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical"}
-    methods = {"none", *formulas, "ntk-scan", "longrope-evolution", "longrope-gradient"}
+    formulas = {"pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical", "critical-real"}
+    methods = {"none", *formulas, "ntk-scan", "longrope2", "longrope-evolution", "longrope-gradient"}
     assert {score.source.known_as for score in scores} == methods
     scores_table, costs_table = re.split(r"^cost\s*$", result.out, flags=re.MULTILINE)
     for score in scores:

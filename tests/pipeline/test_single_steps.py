@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
-from outcomes import FORMULAS, SCAN, TARGET, Countdown, InterruptError, Outcome, outcome, read_lines, written_scores
+from outcomes import (
+    FORMULAS,
+    LONGROPE2,
+    SCAN,
+    TARGET,
+    Countdown,
+    InterruptError,
+    Outcome,
+    outcome,
+    read_lines,
+    written_scores,
+)
 
 from longrope import pipeline
 from longrope.data import load_texts
@@ -97,7 +108,7 @@ def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_pa
     full, run = replace(recipe, measure=settings), RunDir(tmp_path)
     every = compare(full, run)
     scores = [score for score in every if "ratio" not in score.metric]
-    searches = (SCAN, "longrope-evolution", "longrope-gradient")
+    searches = (SCAN, LONGROPE2, "longrope-evolution", "longrope-gradient")
     sources = [
         Source("none"),
         *map(Source, (*FORMULAS, *NEAR_EXACT)),
@@ -133,7 +144,7 @@ def test_comparing_ends_with_every_method_against_the_best_closed_form(recipe: R
     settings = MeasureRecipe(lengths=(192, TARGET), windows=2, tail_tokens=0, passkeys=10)
     scores = compare(replace(recipe, measure=settings), RunDir(tmp_path))
     values = {(s.metric, s.source.known_as): s.value for s in scores if s.context_tokens == TARGET}
-    baselines = (*FORMULAS, SCAN, *NEAR_EXACT)
+    baselines = (*FORMULAS, SCAN, LONGROPE2, *NEAR_EXACT)
     best = min(baselines, key=lambda name: values["perplexity", name])
     others = [name for name in ("none", *baselines, "longrope-evolution", "longrope-gradient") if name != best]
     paired = scores[-2 * len(others) :]

@@ -19,6 +19,8 @@ from longrope.rope.scaling import (
     yarn_lambdas,
 )
 
+REAL_TURNS = 10  # in the trained window: pairs of fewer turns are trained too little (LongRoPE2, section 3.2)
+
 
 def baseline_factors(spec: RopeSpec, method: str, target_tokens: int, lengths: Iterable[int] = ()) -> FactorTable:
     """The factors of a baseline by its formula, for a target window; searches start from the same ones.
@@ -64,8 +66,17 @@ def yarn_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> Fac
 
 def critical_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
     """The critical-pair rule with LongRoPE's attention factor."""
+    return _critical(spec, target_tokens, turns=1)
+
+
+def real_critical_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
+    """The same from the first pair on that turns less than ten times: the real critical pair lies before the other."""
+    return _critical(spec, target_tokens, turns=REAL_TURNS)
+
+
+def _critical(spec: RopeSpec, target_tokens: int, turns: float) -> FactorTable:
     ratio = extension_ratio(spec, target_tokens)
-    lambdas = critical_lambdas(spec.num_pairs, spec.critical_pair, ratio)
+    lambdas = critical_lambdas(spec.num_pairs, spec.pair_turning(turns), ratio)
     return _one_set(spec, target_tokens, lambdas, su_attention_factor(ratio, spec.trained_window))
 
 

@@ -144,8 +144,12 @@ class RopeSpec:
     @property
     def critical_pair(self) -> int:
         """The first pair whose period exceeds the trained window, P if none (LongRoPE2, section 3.1)."""
-        longer = np.flatnonzero(self.wavelengths > self.trained_window)
-        return int(longer[0]) if len(longer) else self.num_pairs
+        return self.pair_turning(1)
+
+    def pair_turning(self, turns: float) -> int:
+        """The first pair that turns less than so many times within the trained window, P if none."""
+        fewer = np.flatnonzero(self.trained_window / self.wavelengths < turns)
+        return int(fewer[0]) if len(fewer) else self.num_pairs
 
     @property
     def plain_window(self) -> float:

@@ -9,6 +9,7 @@ from longrope.runs.records import Trial
 from longrope.search.score import BACKWARD_PASSES
 from longrope.search.short_context import SHARES, count_held_out, count_short
 
+OTHER_LOSS = ("longrope2",)  # methods that minimise another loss than the searches, which is not compared with theirs
 SCANNED = 20  # curves that the gradient search looks at before it descends, about
 
 
@@ -47,7 +48,7 @@ def compare_costs(trials: Iterable[Trial], stage: str = "") -> list[SearchCost]:
     Starting points that are validated are not reached.
     """
     by_method: dict[str, list[Trial]] = {}
-    for trial in trials:
+    for trial in (trial for trial in trials if trial.method not in OTHER_LOSS):
         by_method.setdefault(trial.method, []).append(trial)
     found = {method: [trial.loss_nats for trial in own if trial.is_found] for method, own in by_method.items()}
     best = {method: min(losses) for method, losses in found.items() if losses}
