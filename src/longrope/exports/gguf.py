@@ -23,7 +23,7 @@ from longrope.exports.comparison import (
 from longrope.exports.gguf_layouts import choose_layout
 from longrope.exports.gguf_patch import PatchReport, check_slides, rope_entries, write_patched
 from longrope.exports.gguf_tokenizer import copy_tokenizer, write_tokenizer
-from longrope.exports.gguf_weights import MODEL_TYPES, as_stored, file_type, tensors_of
+from longrope.exports.gguf_weights import FORMATS, MODEL_TYPES, as_stored, choose_format, tensors_of
 from longrope.exports.lists import NativeLists, native_lists, stated_lists
 from longrope.exports.unfinished import unfinished_file
 from longrope.models import LanguageModel, load_model
@@ -76,18 +76,18 @@ def export_gguf(
         windows: [W, N] measuring windows, needed to measure what dropping start tokens changes.
         origin: of the weights, by default what the model was loaded from; the tokenizer of a GGUF file is taken over.
         layout: ``static`` or ``longrope``; if empty, the static one where it can hold the factors.
-        dtype: f32, f16, bf16 or q8_0; the model's own if empty.
+        dtype: f32, f16, bf16 or q8_0; if empty, the narrowest of the first three that holds the weights to the bit.
 
     Raises:
         ExportError: llama.cpp cannot hold this model, its tokenizer or its factors, or the file gives other logits.
     """
     settings, path, origin = settings or ExportRecipe(), Path(path), origin or Origin(model.name)
     _check_supported(model, factors, path)
-    gguf, kind = _library(), file_type(model, dtype)
+    gguf, dtype = _library(), choose_format(model, dtype)
     lists = native_lists(model, factors, settings, windows)
     layout = choose_layout(MODEL_TYPES[model.network.config.model_type], lists.factor_sets, layout)
     with unfinished_file(path) as unfinished:
-        _write(gguf, model, lists, unfinished, origin, layout=layout, dtype=dtype, kind=kind)
+        _write(gguf, model, lists, unfinished, origin, layout=layout, dtype=dtype)
         return verify_file(as_stored(gguf, model, dtype), lists, unfinished)
 
 
@@ -102,7 +102,7 @@ def verify_file(model: LanguageModel, lists: NativeLists, path: Path) -> ExportR
 def check_stated(model: LanguageModel, factors: RescaleFactors) -> None:
     """Raise LongRopeError if llama.cpp cannot hold a model or factors; nothing is written."""
     _check_supported(model, factors, Path("model.gguf"))
-    file_type(model, "")
+    choose_format(model)
     native_lists(model, factors, ExportRecipe(), None)
 
 
@@ -148,13 +148,12 @@ def _write(
     *,
     layout: str,
     dtype: str,
-    kind: str,
 ) -> None:
     config = model.network.config
     architecture = MODEL_TYPES[config.model_type]
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name(f"{origin.title}, context window {lists.long.target_window}")
-    writer.add_file_type(gguf.LlamaFileType[kind])
+    writer.add_file_type(gguf.LlamaFileType[FORMATS[dtype]])
     writer.add_vocab_size(config.vocab_size)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from longrope.errors import ExportError
@@ -14,6 +15,7 @@ from longrope.models import LanguageModel
 MODEL_TYPES = {"llama": "llama", "mistral": "llama", "phi3": "phi3"}  # transformers' type -> llama.cpp's architecture
 OWN_FORMATS = {"torch.float32": "f32", "torch.float16": "f16", "torch.bfloat16": "bf16"}
 FORMATS = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}  # -> type of the file
+NARROWER = {"bf16": torch.bfloat16, "f16": torch.float16}  # than f32, into which a CPU loads weights of all formats
 WHOLE = {"f16": ("f16",), "bf16": ("bf16", "f32"), "f32": ("f32",)}  # own format -> those that hold it to the bit
 LARGEST_F16 = 65504
 
@@ -37,12 +39,12 @@ class Tensor:
     heads: int
 
 
-def file_type(model: LanguageModel, dtype: str) -> str:
-    """The gguf package's name of a file's type (raises ExportError for a number format that is none of ours)."""
-    return FORMATS[_format(model, dtype)]
+def choose_format(model: LanguageModel, dtype: str = "") -> str:
+    """The number format of a file's matrices: the one that is asked for, or the narrowest that holds them to the bit.
 
-
-def _format(model: LanguageModel, dtype: str) -> str:
+    Raises:
+        ExportError: a number format that is none of ours.
+    """
     chosen = dtype or OWN_FORMATS.get(str(model.network.dtype), "")
     if chosen not in FORMATS:
         raise ExportError(
@@ -50,17 +52,21 @@ def _format(model: LanguageModel, dtype: str) -> str:
             f"Known: {', '.join(FORMATS)}.",
             "Use --dtype f32, or export a folder with --to hf.",
         )
+    if chosen == "f32" and not dtype:
+        matrices = [weight for weight in model.network.state_dict().values() if weight.ndim > 1]
+        fitting = (name for name, kind in NARROWER.items() if all(torch.equal(w.to(kind).float(), w) for w in matrices))
+        return next(fitting, chosen)
     return chosen
 
 
-def tensors_of(gguf: Any, model: LanguageModel, dtype: str = "") -> Iterator[Tensor]:
+def tensors_of(gguf: Any, model: LanguageModel, dtype: str) -> Iterator[Tensor]:
     """The weights one after the other; vectors in float32, as llama.cpp demands.
 
     Args:
         gguf: the package.
         model: of a type in ``MODEL_TYPES``.
-        dtype: of the matrices: f32, f16, bf16, or q8_0 (8 bits and a scale for every 32 numbers); the network's own if
-            empty. Rows that blocks do not divide are written in f16.
+        dtype: of the matrices: f32, f16, bf16, or q8_0 (8 bits and a scale for every 32 numbers). Rows that blocks do
+            not divide are written in f16.
 
     Raises:
         ExportError: a weight is too large for f16.
@@ -69,7 +75,7 @@ def tensors_of(gguf: Any, model: LanguageModel, dtype: str = "") -> Iterator[Ten
     architecture = MODEL_TYPES[config.model_type]
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], config.num_hidden_layers)
     turned = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    kind = kinds[_format(model, dtype).upper()]
+    kind = kinds[dtype.upper()]
     for name, weight in model.network.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -87,12 +93,12 @@ def tensors_of(gguf: Any, model: LanguageModel, dtype: str = "") -> Iterator[Ten
         yield Tensor(name, names.get_name(name, (".weight",)), gguf.quants.quantize(array, own), own, heads)
 
 
-def as_stored(gguf: Any, model: LanguageModel, dtype: str = "") -> LanguageModel:
+def as_stored(gguf: Any, model: LanguageModel, dtype: str) -> LanguageModel:
     """The model with the weights that a file of another number format gives back, in float32.
 
     The model itself is returned where that format holds its weights to the bit.
     """
-    if _format(model, dtype) in WHOLE.get(OWN_FORMATS.get(str(model.network.dtype), ""), ()):
+    if dtype in WHOLE.get(OWN_FORMATS.get(str(model.network.dtype), ""), ()):
         return model
     network = copy.deepcopy(model.network).float()
     weights = network.state_dict()
