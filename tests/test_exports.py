@@ -485,7 +485,7 @@ def test_failed_save_leaves_the_model_as_it_was(tmp_path: Path, monkeypatch: pyt
         raise OSError("No space left on device")
 
     save_by(monkeypatch, fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ExportError, match="No space"):
         export_hf(model, make_factors(model), tmp_path)
     assert model.network.config.to_dict() == config
     assert torch.equal(get_logits(model.network, TOKENS), before)

@@ -151,7 +151,7 @@ def check_agreement(report: ExportReport, path: Path, model_type: str) -> None:
     differences = (report.difference_short, report.difference_long)
     if not all(difference <= tolerance for difference in differences):  # so that NaN fails, too
         raise ExportError(
-            f"The checkpoint in {path} gives other logits than ours when transformers {report.transformers} "
+            f"The checkpoint for {path} gives other logits than ours when transformers {report.transformers} "
             f"reopens it (by {differences[0]:.3g} and {differences[1]:.3g} of their standard deviation, "
             "below and above the switch).",
             f"At most {tolerance:.3g} is rounding.",

@@ -23,6 +23,7 @@ from longrope.exports.comparison import Arrays, ExportReport, check_agreement, c
 from longrope.exports.lists import NativeLists, native_lists, stated_lists
 from longrope.exports.portable import make_portable
 from longrope.exports.short_cost import measure_short
+from longrope.exports.unfinished import unfinished_folder
 from longrope.models import (
     LanguageModel,
     choose_table,
@@ -41,8 +42,9 @@ REOPEN = """
 import sys, numpy as np, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, probe, out, device = sys.argv[1:]
-AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+own_code = dict(trust_remote_code=False)
+AutoTokenizer.from_pretrained(folder, **own_code)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **own_code).to(device).eval()
 inputs = {k: torch.from_numpy(v).to(device) for k, v in np.load(probe).items()}
 given = dict(input_ids=inputs["tokens"], attention_mask=torch.ones_like(inputs["tokens"]), use_cache=False)
 sides = [k for k in inputs if k != "tokens"]
@@ -67,7 +69,7 @@ def export_hf(
     Args:
         model: the model, as it was loaded, or tuned.
         factors: one set of factors.
-        folder: where to write.
+        folder: where to write, once all is checked; other files there stay.
         settings: one or two factor sets, whether start tokens may be dropped, the size of the files.
         windows: [W, N] measuring windows, needed to measure what dropping start tokens changes.
         short_windows: [W, N] held-out windows of no more than the trained window, for what short texts cost.
@@ -79,15 +81,15 @@ def export_hf(
     """
     settings, folder = settings or ExportRecipe(), Path(folder)
     lists = native_lists(model, factors, settings, windows)
-    folder.mkdir(parents=True, exist_ok=True)
-    _save(model, lists, folder, settings.max_shard_size)
-    make_portable(folder, factors.target_window)
-    report = make_report(lists, _compare(model, lists, folder))
-    if short_windows is not None:
-        report = replace(report, short_cost=measure_short(model, lists, short_windows))
-    check_agreement(report, folder, model.network.config.model_type)
-    card = format_card(model, factors, report, origin or Origin(model.name), scores)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    with unfinished_folder(folder) as unfinished:
+        _save(model, lists, unfinished, settings.max_shard_size)
+        make_portable(unfinished, factors.target_window)
+        report = make_report(lists, _compare(model, lists, unfinished))
+        if short_windows is not None:
+            report = replace(report, short_cost=measure_short(model, lists, short_windows))
+        check_agreement(report, folder, model.network.config.model_type)
+        card = format_card(model, factors, report, origin or Origin(model.name), scores)
+        (unfinished / "README.md").write_text(card, encoding="utf-8")
     return report
 
 
@@ -161,7 +163,7 @@ def _reopen(folder: Path, device: str, probe: Arrays) -> Arrays:
         if done.returncode:
             *_, said = "", *done.stderr.strip().splitlines()
             raise ExportError(
-                f"Plain transformers cannot reopen {folder} (exit code {done.returncode}): {said[:300]}",
+                f"Plain transformers cannot reopen the checkpoint (exit code {done.returncode}): {said[:300]}",
                 "The checkpoint must open in a process that knows only transformers.",
                 "This model type may not support native longrope; run it with `longrope.rescaled` instead.",
             )

@@ -191,14 +191,17 @@ class RunDir:
     def replacing(self, folder: Path) -> Iterator[Path]:
         """Fill a folder under another name and move it into place at the end, replacing an older one.
 
-        The process that writes the folder does this alone.
+        The process that writes the folder does this alone. If the block fails, nothing of it is left.
         """
         unfinished = folder.with_name(folder.name + ".partial")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        yield unfinished
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.replace(folder)
+        try:
+            yield unfinished
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.replace(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def is_finished(folder: Path) -> bool:

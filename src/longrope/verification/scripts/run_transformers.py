@@ -20,7 +20,9 @@ def main(request_path: str, answer_path: str) -> None:
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=name, dtype=getattr(torch, request["dtype"]), trust_remote_code=False
     )
-    AutoTokenizer.from_pretrained(folder, gguf_file=name)  # some versions do not know its class
+    AutoTokenizer.from_pretrained(
+        folder, gguf_file=name, trust_remote_code=False
+    )  # some versions do not know its class
     network = loaded.to(request["device"]).eval()
     answers = []
     for prompt in request["prompts"]:
