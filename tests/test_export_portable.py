@@ -23,7 +23,7 @@ from longrope.exports import export_hf, hf
 from longrope.exports.portable import portable_tokenizer
 from longrope.models import LanguageModel, load_config, rescaled
 from longrope.recipe import ExportRecipe
-from longrope.rope import RescaleFactors
+from longrope.rope import RescaleFactors, load_factors
 from longrope.rope.hf_legacy import older_entries
 
 SU = (1 + np.log(4) / np.log(64)) ** 0.5  # for 256 instead of 64 tokens, by the formula of Phi-3's checkpoints
@@ -226,3 +226,10 @@ def test_transformers_warns_of_keys_that_vllm_alone_needs(
     finally:
         logger.removeHandler(caplog.handler)
     assert any("mscale" in record.getMessage() for record in caplog.records) == warned
+
+
+def test_the_docs_state_the_demos_window() -> None:
+    root = Path(__file__).parents[1]
+    demo = load_factors(root / "results" / "demo" / "factors.json").factor_sets[-1]
+    original = round(demo.target_window ** (1 / demo.attention_factor**2))
+    assert f"({original} for the demo, whose window was 256;" in (root / "docs" / "verify.md").read_text()

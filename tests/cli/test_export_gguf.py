@@ -51,6 +51,7 @@ def test_a_gguf_file_is_patched(command: Command, source: Path, factors: Rescale
     assert native.lambdas == LAMBDAS
 
 
+@pytest.mark.usefixtures("unopened")
 def test_weights_are_written_anew_where_a_number_format_is_asked_for(
     command: Command, source: Path, factors: RescaleFactors, pico_folder: Path, tmp_path: Path
 ) -> None:

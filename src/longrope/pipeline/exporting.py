@@ -11,7 +11,7 @@ from longrope.data import Tokens
 from longrope.errors import RunError, TextsError
 from longrope.exports import Origin, describe_short, dump_report, export_hf, patch_gguf
 from longrope.exports.short_cost import MOST_TOKENS, WINDOWS
-from longrope.models import load_model
+from longrope.models import load_model, read_gguf_file, read_gguf_spec
 from longrope.pipeline.session import Callbacks, Session, load_inputs
 from longrope.pipeline.stages import Task, plan_tasks, run_tasks, tune_at_target
 from longrope.recipe import ExportRecipe
@@ -20,6 +20,7 @@ from longrope.rows import Format
 from longrope.runs.records import Score
 from longrope.runs.run_dir import RunDir
 from longrope.verification.exported import add_to_card, verify_export
+from longrope.verification.truth import write_record
 
 
 def export(session: Session, factors: RescaleFactors) -> None:
@@ -109,7 +110,8 @@ def export_model(
 ) -> str:
     """Export a model with factors, outside of any run; return the report as JSON.
 
-    A GGUF file that is to stay one is patched, unless ``dtype`` is among the options: its weights are not loaded.
+    A GGUF file that is to stay one is patched, unless ``dtype`` is among the options: its weights are not loaded, and
+    no client opens it. What every checkpoint is to apply is written down beside it.
 
     Args:
         source: hub name, folder or GGUF file.
@@ -123,12 +125,17 @@ def export_model(
     report, given = (callbacks or Callbacks()).on_step, dict(options or {})
     if to == "gguf" and source.endswith(".gguf") and not given.get("dtype"):
         report(f"patch {source}, write {path}, compare")
-        return dump_report(patch_gguf(source, factors, path, settings=settings, layout=given.get("layout", "")))
+        patched = patch_gguf(source, factors, path, settings=settings, layout=given.get("layout", ""))
+        write_record(path, read_gguf_spec(read_gguf_file(source)), patched.switch_tokens)
+        return dump_report(patched)
     report(f"export to {path}, open it again, compare")
-    origin = Origin(source, hub_name=settings.base_model)
+    model, origin = load_model(source), Origin(source, hub_name=settings.base_model)
     written = registry.resolve(registry.FORMATS[to].write)(
-        load_model(source), factors, path, settings=settings, origin=origin, **given
+        model, factors, path, settings=settings, origin=origin, **given
     )
+    done = verify_export(path, model, written.switch_tokens, report)
+    if to == "hf":
+        add_to_card(path / "README.md", done)
     return dump_report(written)
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from longrope.errors import ExportError, LongRopeError
-from longrope.models import LanguageModel, config_entries, load_config, read_spec
+from longrope.models import LanguageModel, config_entries, load_config, read_gguf_file, read_gguf_spec, read_spec
 from longrope.rope import NativeScaling, RopeSpec
 from longrope.rope.hf_config import read_switch
-from longrope.verification.clients import kind_of
+from longrope.verification.clients import FILE, kind_of
 
 FORMAT = "longrope-rope/1"
 RECORD = "longrope.json"
@@ -56,7 +56,8 @@ def write_record(checkpoint: Path, original: RopeSpec, switch_tokens: int) -> No
         original: the geometry of the model that was extended.
         switch_tokens: the original window.
     """
-    stated = read_spec(load_config(checkpoint))
+    is_file = kind_of(checkpoint) == FILE
+    stated = read_gguf_spec(read_gguf_file(checkpoint)) if is_file else read_spec(load_config(checkpoint))
     content = {"format": FORMAT, "stated": asdict(stated), "original": asdict(original), "switch_tokens": switch_tokens}
     record_path(checkpoint).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
