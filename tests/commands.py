@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from longrope import pipeline
+from longrope.labels import metric_label
 from longrope.recipe import Recipe
 from longrope.runs.records import Score
 
@@ -38,7 +39,7 @@ def assert_shown(out: str, score: Score) -> None:
     if "depth" in score.metric:
         return
     cell = f"{score.value:.4g} ({score.low:.4g}-{score.high:.4g})"
-    assert cell in table_row(out, score.source.label, f"{score.metric} (95 % interval)")
+    assert cell in table_row(out, score.source.label, f"{metric_label(score.metric)} (95 % interval)")
 
 
 def note_recipes(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:

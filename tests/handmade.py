@@ -47,21 +47,21 @@ SCORES = [
     score("<i>own</i> & co", 1024, "ratio-to-yarn", 0.9125, 0.89062, 0.9375),
 ]
 CAPTIONS: dict[str, list[tuple[str, ...]]] = {
-    "perplexity (95 % interval)": [
+    "Perplexity (95 % interval)": [
         ("method", "64 tokens", "1,024 tokens"),
         ("original model", "12.35 (11.25-13.88)", "1.235e+06 (1e+06-2e+06)"),
         ("<i>own</i> & co", "", "14.5 (13.06-15.75)"),
     ],
-    "passkey (95 % interval)": [
+    "Passkeys found (95 % interval)": [
         ("method", "1,024 tokens"),
         ("original model", "0% (0%-16%)"),
         ("<i>own</i> & co", "85% (64%-95%)"),
     ],
-    "ratio-to-yarn (95 % interval)": [
+    "Perplexity relative to YaRN (95 % interval)": [
         ("method", "1,024 tokens"),
         ("<i>own</i> & co", "0.9125 (0.8906-0.9375)"),
     ],
-    "passkey at 1,024 tokens, by depth": [
+    "Passkeys found at 1,024 tokens, by depth": [
         ("method", "0.05", "0.15"),
         ("original model", "0%", "0%"),
         ("<i>own</i> & co", "100%", "50%"),

@@ -25,7 +25,7 @@ NOUNS = (
     *("errors", "lengths", "rows", "registry", "labels", "settings", "schedule"),
     *("rope", "tune_recipe", "recipe"),
 )
-EDGES = ("distributed", "runs", "models", "data", "engine")
+EDGES = ("distributed", "runs", "models", "data", "engine", "verdict")
 STEPS = ("search", "tuning", "evaluation", "exports", "report", "generation")
 
 # Room -> the rooms that it may import, besides itself.
@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "distributed.fsdp": ("distributed.state", "distributed.failures"),
     "distributed.launch": ("errors", "distributed.state", "distributed.failures"),
     "runs": (*NOUNS, "distributed"),
+    "verdict": (*NOUNS, "runs"),
     "models": (*NOUNS, "data"),
     "data": NOUNS,
     "engine": (*NOUNS, "distributed", "models"),

@@ -19,6 +19,7 @@ from longrope.data import load_texts
 from longrope.models import load_model, read_spec
 from longrope.recipe import Recipe, Stage, changed, load_recipe
 from longrope.registry import FORMATS
+from longrope.report import describe_outcome
 from longrope.rope import RescaleFactors, dump_factors, load_factors
 from longrope.runs.records import Score, Trial, read_records
 from longrope.runs.run_dir import RunDir
@@ -220,13 +221,13 @@ def test_compare_prints_every_method(command: Command, recipe_file: Path) -> Non
     formulas = {"pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical", "critical-real"}
     methods = {"none", *formulas, "ntk-scan", "longrope2", "longrope-evolution", "longrope-gradient"}
     assert {score.source.known_as for score in scores} == methods
-    scores_table, costs_table = re.split(r"^cost\s*$", result.out, flags=re.MULTILINE)
+    scores_table, costs_table = re.split(r"^What the searches took\s*$", result.out, flags=re.MULTILINE)
     for score in scores:
         assert_shown(scores_table, score)
+    assert result.out.splitlines()[-1] == describe_outcome(RunDir("run"))
     costs = json.loads(Path("run/costs.json").read_text())
     assert [cost["method"] for cost in costs] == ["longrope-evolution", "longrope-gradient", "ntk-scan"]
-    for cost in costs:
-        assert table_row(costs_table, cost["method"])[1] == f"{cost['trials']:,}"
+    assert table_row(costs_table, "trials")[1:] == [f"{cost['trials']:,}" for cost in costs]
     Path("run/costs.json").unlink()
     again = command("compare", "--out", "run", "--json")
     assert len(json.loads(again.out)) == len(scores)

@@ -20,8 +20,8 @@ def test_a_page_shows_every_score_with_its_interval(extended: RunDir) -> None:
     path = write_report(extended)
     assert path == extended.path / "report.html"
     tables = read_page(path).tables
-    assert tables["Perplexity (95 % interval)"] == CAPTIONS["perplexity (95 % interval)"]
-    assert tables["Passkeys found (95 % interval)"] == CAPTIONS["passkey (95 % interval)"]
+    assert tables["Perplexity (95 % interval)"] == CAPTIONS["Perplexity (95 % interval)"]
+    assert tables["Passkeys found (95 % interval)"] == CAPTIONS["Passkeys found (95 % interval)"]
     assert not list(extended.path.glob("*.partial"))
 
 
@@ -51,19 +51,19 @@ def test_a_page_tells_what_was_run(extended: RunDir) -> None:
     assert texts["title"] == ["models/<b>bold</b>&co to 1,024 tokens"]
     assert texts["h1"] == ["models/<b>bold</b>&co, read at 1,024 tokens"]
     assert texts["pre"][-1] == (extended.path / "recipe.toml").read_text()
-    assert "were chosen by gradient descent, on books/<search>. It was measured on other parts" in texts["p"][0]
+    assert "were chosen by gradient descent, on books/<search>. It was measured on other parts" in texts["p"][1]
 
 
 def test_a_page_says_whether_weights_were_trained(extended: RunDir) -> None:
     """By the records of the run, or by those of one of its stages."""
-    assert texts_of(extended, "p")[0].endswith("No weight of the model was changed.")
+    assert texts_of(extended, "p")[1].endswith("No weight of the model was changed.")
     step = TrainStep(0, 2.0, 100, 100, 1e-5, 1.0, 0.5)
     (stage := extended.path / "stages" / "1-tune").mkdir(parents=True)
     append_record(stage / "train.jsonl", step)
-    assert texts_of(extended, "p")[0].endswith("Its weights were trained, in 1 recorded steps.")
+    assert texts_of(extended, "p")[1].endswith("Its weights were trained, in 1 recorded steps.")
     shutil.rmtree(stage)
     append_records(extended.train, [step, replace(step, step=1)])
-    assert texts_of(extended, "p")[0].endswith("Its weights were trained, in 2 recorded steps.")
+    assert texts_of(extended, "p")[1].endswith("Its weights were trained, in 2 recorded steps.")
 
 
 def test_a_page_does_not_want_what_its_stages_show(extended: RunDir) -> None:
@@ -168,5 +168,5 @@ def test_a_run_that_went_on_to_longer_windows_shows_the_longest_everywhere(tmp_p
     texts = read_page(write_report(run, tmp_path / "report.html")).texts
     assert texts["title"][0].endswith(" to 262,144 tokens")
     assert texts["h1"][0].endswith(", read at 262,144 tokens")
-    assert "is read here at up to 262,144 tokens" in texts["p"][0]
+    assert "is read here at up to 262,144 tokens" in texts["p"][1]
     assert any("at 262,144 tokens" in text for text in texts["li"])

@@ -105,8 +105,8 @@ def test_a_page_says_what_a_scan_found_and_whether_it_is_finished(extended: RunD
     assert "attention factor 1.1726." in messages
     unfinished = f"It is unfinished: the best {' and the '.join(edges)} lies on the edge of the grid."
     assert messages.endswith(unfinished) if edges else "unfinished" not in messages
-    assert "were chosen by gradient descent, on books/<search>." in texts[0]
-    assert "They come from" not in texts[0]
+    assert "were chosen by gradient descent, on books/<search>." in texts[1]
+    assert "They come from" not in texts[1]
 
 
 def test_a_page_states_the_attention_factor_of_each_method(extended: RunDir) -> None:

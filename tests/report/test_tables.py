@@ -47,7 +47,9 @@ def test_what_was_not_measured_is_an_empty_cell() -> None:
     scores = [score("pi", 64, "perplexity", 2.0), score("none", 128, "perplexity", 3.0)]
     perplexity, tail = score_tables([*scores, score("pi", 256, "perplexity-last-16", 4.0)])
     assert perplexity.rows == (("PI", "2 (0-1)", ""), ("original model", "", "3 (0-1)"))
-    assert tail == ScoreTable("perplexity-last-16 (95 % interval)", ("method", "256 tokens"), (("PI", "4 (0-1)"),))
+    assert tail == ScoreTable(
+        "Perplexity over the last 16 tokens (95 % interval)", ("method", "256 tokens"), (("PI", "4 (0-1)"),)
+    )
 
 
 def test_numbers_are_written_as_their_metrics_are() -> None:
@@ -79,7 +81,7 @@ def test_depths_are_shown_for_the_longest_window_alone() -> None:
     ]
     _, depths = score_tables(scores)
     rows = (("PI", "75%", "25%"),)
-    assert depths == ScoreTable("passkey at 256 tokens, by depth", ("method", "0.05", "0.95"), rows)
+    assert depths == ScoreTable("Passkeys found at 256 tokens, by depth", ("method", "0.05", "0.95"), rows)
 
 
 def test_needles_have_a_table_of_depths_of_their_own() -> None:
@@ -92,10 +94,12 @@ def test_needles_have_a_table_of_depths_of_their_own() -> None:
     ]
     task, passkey, needle = score_tables(scores)
     assert task.rows == (("PI", "20% (10%-30%)"),)
-    assert passkey == ScoreTable("passkey at 64 tokens, by depth", ("method", "0.05"), (("PI", "100%"),))
-    assert needle == ScoreTable("needle at 128 tokens, by depth", ("method", "0.05", "0.95"), (("PI", "50%", "25%"),))
+    assert passkey == ScoreTable("Passkeys found at 64 tokens, by depth", ("method", "0.05"), (("PI", "100%"),))
+    assert needle == ScoreTable(
+        "Needles found at 128 tokens, by depth", ("method", "0.05", "0.95"), (("PI", "50%", "25%"),)
+    )
 
 
 def test_without_keys_there_is_no_table_of_depths() -> None:
-    assert [table.title for table in score_tables(SCORES[:2])] == ["perplexity (95 % interval)"]
+    assert [table.title for table in score_tables(SCORES[:2])] == ["Perplexity (95 % interval)"]
     assert score_tables([]) == []

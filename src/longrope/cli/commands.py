@@ -11,7 +11,7 @@ import typer
 
 from longrope import __version__
 from longrope.cli import options
-from longrope.cli.console import print_costs, print_scores, watching
+from longrope.cli.console import print_costs, print_outcome, print_scores, watching
 from longrope.cli.launching import launched
 from longrope.errors import RecipeError
 from longrope.lengths import parse_tokens
@@ -93,6 +93,7 @@ def extend(
         print_scores(scores, as_json=as_json)
         if not as_json:
             print(f"factors: {run.factors()}\ncheckpoint: {run.checkpoint}\nreport: {run.path / 'report.html'}")
+            print_outcome(run)
         if by_default and not as_json:
             print(NEXT)
 
@@ -131,6 +132,7 @@ def compare(
         if not as_json:
             print_costs(costs)
             print(f"report: {run.path / 'report.html'}")
+            print_outcome(run)
 
 
 @app.command()

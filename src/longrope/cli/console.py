@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from longrope.errors import LongRopeError
-from longrope.labels import NOT_REACHED
+from longrope.labels import NOT_REACHED, label_of
 
 if TYPE_CHECKING:
     from longrope.generation import Generation
@@ -116,12 +116,24 @@ def print_scores(scores: Sequence["Score"], *, as_json: bool) -> None:
         print_table(table.title, table.header, table.rows, table.note)
 
 
+def print_outcome(run: "RunDir") -> None:
+    """The verdict of a run in one sentence, if there is one."""
+    from longrope.report import describe_outcome
+
+    if sentence := describe_outcome(run):
+        print(sentence)
+
+
 def print_costs(costs: Iterable["SearchCost"]) -> None:
-    """A row for each search."""
-    rows = [{name: value for name, value in asdict(cost).items() if name != "stage"} for cost in costs]
+    """A column for each search, as on the page."""
+    found = [asdict(cost) for cost in costs]
+    names = [name for name in (found[0] if found else {}) if name not in ("method", "stage")]
+    rows = [
+        (name.replace("_", " "), *(NOT_REACHED if cost[name] is None else format_number(cost[name]) for cost in found))
+        for name in names
+    ]
     if rows:
-        written = ([NOT_REACHED if x is None else format_number(x) for x in cost.values()] for cost in rows)
-        print_table("cost", list(rows[0]), written)
+        print_table("What the searches took", ["search", *(label_of(cost["method"]) for cost in found)], rows)
 
 
 def format_number(value: object) -> str:

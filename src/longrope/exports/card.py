@@ -4,6 +4,7 @@ It computes nothing: every number is in the scores or in the report of the expor
 was read in the source of the versions below, which it names; nothing checks it against later ones.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from jinja2 import Environment, StrictUndefined, select_autoescape
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from longrope.exports.comparison import ExportReport
+from longrope.exports.comparison import ExportReport, dump_report
 from longrope.exports.gguf_weights import MODEL_TYPES
 from longrope.exports.short_cost import describe_short
 from longrope.labels import Source, compared_with, is_part, label_of, metric_label, metric_row, write_interval
@@ -25,6 +26,7 @@ from longrope.models import ASSETS, EMBEDDED, LanguageModel, read_place
 from longrope.registry import DIFFERENCE, ORIGINAL, baselines
 from longrope.rope import RescaleFactors
 from longrope.runs.records import Score
+from longrope.verdict import conclude, describe_verdict
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets")
 VLLM_VERSION, LLAMA_CPP_VERSION = "vLLM 0.33.0", "llama-cpp-python 0.3.36"
@@ -105,6 +107,7 @@ def format_card(
         keep_trailing_newline=True,
     ).from_string(template)
     text = page.render(
+        verdict=_verdict(scores, own, report),
         metadata=_metadata(origin, described, factors).to_yaml(),
         origin=origin,
         window=factors.target_window,
@@ -126,6 +129,12 @@ def format_card(
     return str(ModelCard(text))  # parsed, so that metadata which the hub cannot read is an error
 
 
+def _verdict(scores: Sequence[Score], own: Sequence[Score], report: ExportReport) -> str:
+    """What the page of the run begins with, too; empty where nothing can be compared."""
+    verdict = conclude(scores, json.loads(dump_report(report)), own=own) if own else None
+    return describe_verdict(verdict) if verdict else ""
+
+
 def _is_own(score: Score, model: LanguageModel, factors: RescaleFactors) -> bool:
     """Whether a score is of these weights and factors; a baseline's is not, also where the search chose the same."""
     is_baseline = score.method in baselines() and score.chosen_by != factors.chosen_by
@@ -144,7 +153,7 @@ def result_table(scores: Sequence[Score], own: Sequence[Score], origin: Origin) 
     if own:
         columns |= {"tuned, not rescaled": (Source(ORIGINAL), own[0].model)} if origin.tuned else {}
         columns |= {best[0].label: best for best in _best_baseline(scores, rows)}
-        columns |= {"rescaled": (own[0].source, own[0].model)}
+        columns |= {own[0].source.label: (own[0].source, own[0].model)}
     known = {(*_place(s), s.source, s.model): s for s in scores}
     known |= {(*_place(s), s.source, s.model): s for s in own}
     cells = {

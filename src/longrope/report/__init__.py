@@ -18,8 +18,19 @@ from longrope.report.palette import figure_style
 from longrope.report.sections import all_sections, facts_of, tell_run
 from longrope.report.tables import ScoreTable, score_tables
 from longrope.runs.run_dir import RunDir
+from longrope.verdict import conclude, describe_verdict
 
-__all__ = ["ScoreTable", "score_tables", "write_comparison", "write_report"]
+__all__ = ["ScoreTable", "describe_outcome", "score_tables", "write_comparison", "write_report"]
+
+
+def describe_outcome(run: RunDir) -> str:
+    """The verdict of a run in one sentence, which its page begins with; empty where nothing can be compared."""
+    return _describe(read_run(run))
+
+
+def _describe(contents: Contents) -> str:
+    verdict = conclude(contents.scores, contents.export)
+    return describe_verdict(verdict) if verdict else ""
 
 
 def write_report(run: RunDir, path: Path | None = None) -> Path:
@@ -63,7 +74,7 @@ def _render(runs: Sequence[Contents]) -> str:
     )
     sections = all_sections(runs)
     return page.render(
-        runs=[(run, tell_run(run, named=len(runs) > 1), facts_of(run)) for run in runs],
+        runs=[(run, _describe(run), tell_run(run, named=len(runs) > 1), facts_of(run)) for run in runs],
         sections=[section for section in sections if not section.is_empty],
         missing=[section.needs for section in sections if section.is_empty and section.needs],
         style=Markup(figure_style() + _asset("page.css")),  # noqa: S704  # our own files

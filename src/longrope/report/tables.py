@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from longrope.labels import split_depth, write_interval, write_value
+from longrope.labels import metric_label, split_depth, write_interval, write_value
 from longrope.runs.records import Score
 
 RESAMPLED = {"documents": "whole documents", "blocks": "blocks of consecutive tokens"}
@@ -23,7 +23,10 @@ class ScoreTable:
 def score_tables(scores: Sequence[Score]) -> list[ScoreTable]:
     """A table for each metric, with a row for each method and an interval in each cell."""
     metrics = dict.fromkeys(score.metric for score in scores if not split_depth(score.metric)[1])
-    tables = [score_table(f"{metric} (95 % interval)", [s for s in scores if s.metric == metric]) for metric in metrics]
+    tables = [
+        score_table(f"{metric_label(metric)} (95 % interval)", [s for s in scores if s.metric == metric])
+        for metric in metrics
+    ]
     return tables + _depth_tables(scores)
 
 
@@ -56,7 +59,9 @@ def _depth_tables(scores: Sequence[Score]) -> list[ScoreTable]:
         depths = sorted({score.metric for score in own})
         cells = {(score.source.label, score.metric): write_value(score.metric, score.value) for score in own}
         header = ("method", *(split_depth(metric)[1] for metric in depths))
-        tables.append(ScoreTable(f"{task} at {longest:,} tokens, by depth", header, _rows(own, cells, depths)))
+        tables.append(
+            ScoreTable(f"{metric_label(task)} at {longest:,} tokens, by depth", header, _rows(own, cells, depths))
+        )
     return tables
 
 

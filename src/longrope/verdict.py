@@ -1,0 +1,216 @@
+"""The verdict of a run in one sentence: which method won what by how much, and what it costs at short lengths.
+
+The terminal, the page and the model card ask here, so that they say the same: data first (``conclude``), words last
+(``describe_verdict``). Methods differ where the interval of a paired comparison leaves out "alike"; where records hold
+no paired comparison of a metric, where their own intervals do not overlap, and the sentence says so.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from longrope.labels import Source, compared_with, is_part, metric_label, metric_row, write_interval
+from longrope.labels import write_value as write
+from longrope.registry import DIFFERENCE, ORIGINAL, RATIO, baselines
+from longrope.runs.records import Score
+
+COMPARED = {RATIO: "perplexity", DIFFERENCE: "passkey"}  # what a paired comparison is of
+LOWER_WINS = "perplexity"
+SHARES = ("retrieval", "ruler")  # sections of metrics of which more is better
+Outcome = Literal["ahead", "behind", "alike"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of two methods at one length.
+
+    Attributes:
+        metric: its name in records.
+        ours, theirs: the values; None where one has no record of its own.
+        pair: the paired comparison; None where there is none, and their own intervals decide.
+        outcome: of ours, against theirs.
+    """
+
+    metric: str
+    ours: Score | None
+    theirs: Score | None
+    pair: Score | None
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class ShortTexts:
+    """Perplexity at a short length as a share of the original model's.
+
+    Attributes:
+        context_tokens: the length.
+        ratio, low, high: with a 95 % interval where it is a paired one, else without ends (NaN).
+        exported: whether it is that of the exported checkpoint.
+    """
+
+    context_tokens: int
+    ratio: float
+    low: float = math.nan
+    high: float = math.nan
+    exported: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How the best of what was found compares with the best baseline.
+
+    Attributes:
+        context_tokens: the longest length that both were measured at.
+        ours: what was found.
+        theirs: the best baseline by perplexity; the original model where no baseline was measured.
+        comparisons: by metric.
+        short: what it costs at a short length, as far as it was measured.
+    """
+
+    context_tokens: int
+    ours: Source
+    theirs: Source
+    comparisons: tuple[Comparison, ...]
+    short: ShortTexts | None
+
+
+def conclude(
+    scores: Sequence[Score], export: Mapping[str, Any] | None = None, *, own: Sequence[Score] | None = None
+) -> Verdict | None:
+    """The verdict of the scores of a run; None where nothing was found, or nothing else was measured.
+
+    Args:
+        scores: all of them.
+        export: the content of ``export.json``, whose short texts come before those of the scores.
+        own: those among the scores that a checkpoint has; by default those of all methods that are no baseline.
+    """
+    found = [score for score in (scores if own is None else own) if own is not None or _is_found(score)]
+    others = [score for score in scores if _is_baseline(score)] or [s for s in scores if s.method == ORIGINAL]
+    paired = [score for score in found if compared_with(score.metric) not in ("", ORIGINAL)]
+    lengths = {s.context_tokens for s in found} & {s.context_tokens for s in others} if others else set()
+    length = max((s.context_tokens for s in paired), default=max(lengths, default=0))
+    here, there = ([s for s in some if s.context_tokens == length] for some in (found, others))
+    ours, theirs = _best(here), _best(there, {compared_with(score.metric) for score in paired})
+    if not ours or not theirs:
+        return None
+    mine, yours = ([s for s in some if s.source == source] for some, source in ((here, ours), (there, theirs)))
+    comparisons = tuple(_compare(mine, yours))
+    short = _exported(export) or _measured([s for s in found if s.source == ours], scores, length)
+    return Verdict(length, ours, theirs, comparisons, short) if comparisons else None
+
+
+def describe_verdict(verdict: Verdict) -> str:
+    """A verdict as one sentence."""
+    alone = verdict.theirs.method == ORIGINAL
+    theirs = f"the {verdict.theirs.label}" if alone else f"the best baseline, {verdict.theirs.label}"
+    said: dict[Outcome, str] = {
+        "ahead": f"{verdict.ours.label} is ahead in",
+        "behind": f"the {'original model' if alone else 'baseline'} is ahead in",
+        "alike": "there is no difference beyond the intervals in",
+    }
+    clauses = []
+    for outcome, words in said.items():
+        if named := [_describe(each) for each in verdict.comparisons if each.outcome == outcome]:
+            listed = " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
+            clauses.append(f"{words} {listed}")
+    clauses += ["no baseline was measured"] * alone + [_describe_short(verdict.short)]
+    compared = f"At {verdict.context_tokens:,} tokens, {verdict.ours.label} against {theirs}"
+    return f"{compared}: {'; '.join(clauses)}."
+
+
+def _describe(comparison: Comparison) -> str:
+    """One metric: both values, and the paired comparison."""
+    metric, pair = comparison.metric, comparison.pair
+    values = [write(metric, score.value) for score in (comparison.ours, comparison.theirs) if score]
+    notes = [" against ".join(values)] if len(values) == 2 else []
+    kind = "ratio" if pair and pair.metric.startswith(RATIO) else "difference"
+    notes.append(f"{kind} {write_interval(pair.metric, pair.value, pair.low, pair.high)}" if pair else "unpaired")
+    label = metric_label(metric)
+    return f"{label if label.isupper() else label[0].lower() + label[1:]} [{', '.join(notes)}]"
+
+
+def _describe_short(short: ShortTexts | None) -> str:
+    if short is None:
+        return "what it costs at short lengths was not measured"
+    where = "of the exported checkpoint " if short.exported else ""
+    at = f"perplexity {where}at {short.context_tokens:,} tokens"
+    paired = math.isfinite(short.high - short.low)
+    ends = f", {short.low - 1:+.1%} to {short.high - 1:+.1%}" if paired else ", unpaired" * (not short.exported)
+    if paired and short.low <= 1 <= short.high:
+        return f"{at} does not differ from the original model's beyond the interval ({short.ratio - 1:+.1%}{ends})"
+    return f"{at} differs from the original model's by {short.ratio - 1:+.1%}{f' ({ends[2:]})' if ends else ''}"
+
+
+def _is_baseline(score: Score) -> bool:
+    return score.method in baselines() and score.chosen_by in ("", *baselines())
+
+
+def _is_found(score: Score) -> bool:
+    return score.method != ORIGINAL and not _is_baseline(score)
+
+
+def _best(scores: Sequence[Score], among: Iterable[str] = ()) -> Source | None:
+    """The method of the lowest perplexity, or else of the highest share, if possible among those of these names."""
+    named = [score for score in scores if score.method in set(among)] or scores
+    for metric in dict.fromkeys((LOWER_WINS, *(score.metric for score in named if _counts(score.metric)))):
+        if own := [score for score in named if score.metric == metric]:
+            sign = 1 if metric == LOWER_WINS else -1
+            return min(own, key=lambda score: sign * score.value).source
+    return None
+
+
+def _counts(metric: str) -> bool:
+    """Whether a metric is a result of its own that a verdict is about."""
+    whole = not is_part(metric) and metric_row(metric).recorded_as == metric
+    return metric == LOWER_WINS or (whole and metric_row(metric).section in SHARES and not metric.startswith("ruler-"))
+
+
+def _compare(ours: Sequence[Score], theirs: Sequence[Score]) -> Iterable[Comparison]:
+    """What two methods share, by metric; each with one method alone."""
+    name = theirs[0].method
+    pairs = {COMPARED[kind]: score for score in ours for kind in COMPARED if score.metric == f"{kind}{name}"}
+    mine, yours = ({score.metric: score for score in scores} for scores in (ours, theirs))
+    both = [metric for metric in mine if _counts(metric) and metric in yours]
+    for metric in dict.fromkeys((*pairs, *both)):
+        a, b, pair = mine.get(metric), yours.get(metric), pairs.get(metric)
+        if pair:
+            outcome = _outcome(metric, pair.low, pair.high, *[metric == LOWER_WINS] * 2)
+        elif a and b and a.texts_fingerprint == b.texts_fingerprint:
+            outcome = _outcome(metric, a.low, a.high, b.low, b.high)
+        else:
+            continue
+        yield Comparison(metric, a, b, pair, outcome)
+
+
+def _outcome(metric: str, low: float, high: float, their_low: float, their_high: float) -> Outcome:
+    """What two intervals say; NaN says nothing."""
+    if high < their_low:
+        return "ahead" if metric == LOWER_WINS else "behind"
+    if low > their_high:
+        return "behind" if metric == LOWER_WINS else "ahead"
+    return "alike"
+
+
+def _exported(export: Mapping[str, Any] | None) -> ShortTexts | None:
+    """What short texts cost in the layout of a checkpoint."""
+    tokens = (export or {}).get("short_tokens")
+    if not export or not tokens:
+        return None
+    perplexity = export[f"perplexity_{export.get('factor_sets', 'single')}"]
+    return ShortTexts(tokens, perplexity / export["perplexity_original"], exported=True) if perplexity else None
+
+
+def _measured(own: Sequence[Score], scores: Sequence[Score], length: int) -> ShortTexts | None:
+    """The same by the shortest length that was measured: paired with the original model, or else beside it."""
+    least: Callable[[Score], int] = lambda score: score.context_tokens  # noqa: E731
+    if retained := [score for score in own if score.metric == f"{RATIO}{ORIGINAL}"]:
+        score = min(retained, key=least)
+        return ShortTexts(score.context_tokens, score.value, score.low, score.high)
+    plain = [score for score in own if score.metric == LOWER_WINS and score.context_tokens < length]
+    for score in sorted(plain, key=least):
+        key = (ORIGINAL, LOWER_WINS, score.context_tokens, score.texts_fingerprint)
+        for other in scores:
+            if (other.method, other.metric, other.context_tokens, other.texts_fingerprint) == key:
+                return ShortTexts(score.context_tokens, score.value / other.value)
+    return None

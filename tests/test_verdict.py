@@ -1,0 +1,215 @@
+"""The verdict of a run: by records written by hand, and by those of published runs, whose numbers stand here."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longrope.report import describe_outcome
+from longrope.report.contents import read_run
+from longrope.runs.records import Score, append_records
+from longrope.runs.run_dir import RunDir
+from longrope.verdict import Verdict, conclude, describe_verdict
+
+RESULTS = Path(__file__).parents[1] / "results"
+GRADIENT: dict[str, Any] = {"method": "longrope-gradient", "chosen_by": "longrope-gradient"}
+
+
+def score(metric: str, value: float, low: float, high: float, tokens: int = 512, **fields: Any) -> Score:
+    known: dict[str, Any] = {"method": "yarn", "num_tokens": 100, "num_windows": 3, "seed": 0, "model": "pico"}
+    known |= {"texts_fingerprint": metric, "factors_fingerprint": "f", "seconds": 1.0, "context_tokens": tokens}
+    return Score(metric, value, low, high, **(known | fields))
+
+
+BASELINES = [score("perplexity", 5.0, 4.0, 6.0), score("perplexity", 7.0, 6.0, 8.0, method="pi")]
+FOUND = score("perplexity", 4.5, 3.5, 5.5, **GRADIENT)
+ORIGINAL = score("perplexity", 100.0, 80.0, 120.0, method="none")
+
+
+def pair(low: float, value: float, high: float, kind: str = "ratio-to-", other: str = "yarn") -> Score:
+    return score(f"{kind}{other}", value, low, high, **GRADIENT)
+
+
+def outcomes(verdict: Verdict | None) -> dict[str, str]:
+    assert verdict
+    return {each.metric: each.outcome for each in verdict.comparisons}
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "outcome"),
+    [(0.85, 0.9, 0.95, "ahead"), (1.01, 1.1, 1.2, "behind"), (0.98, 0.99, 1.01, "alike"), (1.0, 1.1, 1.2, "alike")],
+)
+def test_the_paired_interval_decides(low: float, value: float, high: float, outcome: str) -> None:
+    """Not the overlap of the methods' own intervals, which is large here."""
+    verdict = conclude([*BASELINES, FOUND, pair(low, value, high)])
+    assert outcomes(verdict) == {"perplexity": outcome}
+    assert verdict
+    said = describe_verdict(verdict)
+    expected = {
+        "ahead": "LongRoPE, gradient against the best baseline, YaRN: LongRoPE, gradient is ahead in perplexity [",
+        "behind": "LongRoPE, gradient against the best baseline, YaRN: the baseline is ahead in perplexity [",
+        "alike": "the best baseline, YaRN: there is no difference beyond the intervals in perplexity [",
+    }
+    assert expected[outcome] in said
+    assert f"[4.5 against 5, ratio {value:.4g} ({low:.4g}-{high:.4g})]" in said
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"), [(0.1, 0.5, "ahead"), (-0.5, -0.1, "behind"), (-0.1, 0.5, "alike")]
+)
+def test_more_passkeys_are_better(low: float, high: float, outcome: str) -> None:
+    keys = pair(low, (low + high) / 2, high, "difference-to-")
+    verdict = conclude([*BASELINES, FOUND, pair(0.8, 0.9, 1.1), keys])
+    assert outcomes(verdict) == {"perplexity": "alike", "passkey": outcome}
+
+
+def test_without_a_pair_the_intervals_of_both_decide() -> None:
+    """And the sentence says that they are not paired; other texts are not compared."""
+    needles = [score("needle", 0.2, 0.1, 0.3), score("needle", 0.6, 0.4, 0.8, **GRADIENT)]
+    verdict = conclude([*BASELINES, FOUND, *needles])
+    assert outcomes(verdict) == {"perplexity": "alike", "needle": "ahead"}
+    assert verdict
+    assert "is ahead in needles found [60% against 20%, unpaired]" in describe_verdict(verdict)
+    others = [replace(each, texts_fingerprint=each.method) for each in needles]
+    assert outcomes(conclude([*BASELINES, FOUND, *others])) == {"perplexity": "alike"}
+
+
+def test_the_best_of_what_was_found_is_compared_with_the_best_baseline() -> None:
+    evolved: dict[str, Any] = {"method": "longrope-evolution", "chosen_by": "longrope-evolution"}
+    other = [score("perplexity", 4.0, 3.0, 5.0, **evolved), score("ratio-to-yarn", 0.8, 0.7, 0.9, **evolved)]
+    verdict = conclude([*BASELINES, FOUND, pair(0.85, 0.9, 0.95), *other])
+    assert verdict
+    assert (verdict.ours.method, verdict.theirs.method) == ("longrope-evolution", "yarn")
+
+
+def test_a_scan_is_a_baseline() -> None:
+    scanned: dict[str, Any] = {"method": "ntk-scan", "chosen_by": "ntk-scan"}
+    assert conclude([*BASELINES, score("perplexity", 1.0, 1.0, 1.0, **scanned)]) is None
+
+
+def test_without_baselines_the_original_model_is_what_is_compared_with() -> None:
+    verdict = conclude([ORIGINAL, FOUND])
+    assert verdict
+    said = describe_verdict(verdict)
+    assert said.startswith("At 512 tokens, LongRoPE, gradient against the original model: LongRoPE, gradient is ahead")
+    assert "; no baseline was measured; " in said
+
+
+def test_nothing_to_compare_has_no_verdict() -> None:
+    for scores in ([], [FOUND], BASELINES, [replace(FOUND, context_tokens=64), *BASELINES]):
+        assert conclude(scores) is None
+
+
+SHORT = [score("perplexity", 2.2, 2.0, 2.4, 64, **GRADIENT), score("perplexity", 2.0, 1.8, 2.2, 64, method="none")]
+
+
+def test_what_it_costs_at_short_lengths() -> None:
+    """By the exported checkpoint, else by paired retention, else by both perplexities."""
+    scores = [*BASELINES, FOUND, pair(0.85, 0.9, 0.95)]
+    retained = score("ratio-to-none", 1.05, 1.02, 1.08, 64, **GRADIENT)
+    export = {
+        "factor_sets": "two",
+        "short_tokens": 48,
+        "perplexity_original": 2.0,
+        "perplexity_single": 9.0,
+        "perplexity_two": 2.5,
+    }
+    said = [
+        describe_verdict(verdict)
+        for verdict in (
+            conclude(scores),
+            conclude([*scores, *SHORT]),
+            conclude([*scores, *SHORT, retained]),
+            conclude([*scores, replace(retained, low=0.99)]),
+            conclude([*scores, *SHORT, retained], export),
+            conclude([*scores, *SHORT], {"factor_sets": "single", "target_window": 512}),
+        )
+        if verdict
+    ]
+    within = "beyond the interval"
+    assert [sentence.rpartition("; ")[2] for sentence in said] == [
+        "what it costs at short lengths was not measured.",
+        "perplexity at 64 tokens differs from the original model's by +10.0% (unpaired).",
+        "perplexity at 64 tokens differs from the original model's by +5.0% (+2.0% to +8.0%).",
+        f"perplexity at 64 tokens does not differ from the original model's {within} (+5.0%, -1.0% to +8.0%).",
+        "perplexity of the exported checkpoint at 48 tokens differs from the original model's by +25.0%.",
+        "perplexity at 64 tokens differs from the original model's by +10.0% (unpaired).",
+    ]
+
+
+def test_one_sentence_of_one_line() -> None:
+    verdict = conclude([*BASELINES, FOUND, pair(0.8, 0.9, 1.1), pair(0, 0.1, 0.2, "difference-to-"), *SHORT])
+    assert verdict
+    said = describe_verdict(verdict)
+    assert said.endswith(".")
+    assert "\n" not in said
+    assert ". " not in said
+    assert set(asdict(verdict)) == {"context_tokens", "ours", "theirs", "comparisons", "short"}
+
+
+PUBLISHED = {
+    "gemma3-64k": (
+        "At 65,536 tokens, LongRoPE, gradient against the best baseline, NTK, scanned base and attention factor: there "
+        "is no difference beyond the intervals in perplexity [11.95 against 11.96, ratio 0.9993 (0.9975-1.001)], "
+        "passkeys found [100% against 100%, difference +0% (-28% to +28%)] and needles found [40% against 30%, "
+        "unpaired]; perplexity at 8,192 tokens differs from the original model's by -1.0% (-1.5% to -0.6%)."
+    ),
+    "gemma3-128k": (
+        "At 131,072 tokens, LongRoPE, gradient against the best baseline, NTK by critical dimension (chosen by the "
+        "scan of base and attention factor): the baseline is ahead in perplexity [11.67 against 11.61, ratio 1.005 "
+        "(1.002-1.007)]; there is no difference beyond the intervals in passkeys found [95% against 95%, difference "
+        "+0% (-16% to +16%)] and needles found [35% against 40%, unpaired]; perplexity at 32,768 tokens does not "
+        "differ from the original model's beyond the interval (+0.5%, -0.6% to +1.7%)."
+    ),
+    "smollm2-64k": (
+        "At 65,536 tokens, LongRoPE, gradient against the best baseline, YaRN: LongRoPE, gradient is ahead in "
+        "perplexity [21.44 against 29.48, ratio 0.7275 (0.7219-0.7333)]; there is no difference beyond the intervals "
+        "in passkeys found [88% against 66%, unpaired]; perplexity at 8,192 tokens differs from the original model's "
+        "by +14.4% (unpaired)."
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_verdicts_of_published_runs(name: str) -> None:
+    """Their numbers are in the records and in docs/results.md."""
+    contents = read_run(RunDir(RESULTS / name))
+    verdict = conclude(contents.scores, contents.export)
+    assert verdict
+    assert describe_verdict(verdict) == PUBLISHED[name]
+
+
+def test_the_page_begins_with_the_sentence(tmp_path: Path) -> None:
+    from longrope.report import write_report
+
+    run = RunDir(tmp_path)
+    append_records(run.scores, [*BASELINES, FOUND, pair(0.85, 0.9, 0.95)])
+    sentence = describe_outcome(run)
+    page = write_report(run).read_text(encoding="utf-8")
+    assert sentence.startswith("At 512 tokens, LongRoPE, gradient against the best baseline, YaRN: ")
+    assert page.index("<h1>") < page.index(sentence.replace("'", "&#39;")) < page.index('<p class="lead">')
+
+
+def test_a_model_card_begins_with_the_sentence_of_the_page(tmp_path: Path) -> None:
+    """With what short texts cost in the checkpoint; and a card without scores has none."""
+    import pico
+
+    from longrope.exports import ExportReport, Origin, dump_report
+    from longrope.exports.card import format_card
+    from longrope.exports.short_cost import ShortCost
+    from longrope.rope import RescaleFactors
+
+    model = pico.make_model()
+    factors = RescaleFactors((1.0, 1.5, 3.0, 4.0), 512, model.spec.fingerprint, method="longrope-gradient")
+    own: dict[str, Any] = {"model": model.name, "factors_fingerprint": factors.fingerprint}
+    scores = [*BASELINES, *(replace(each, **own) for each in (FOUND, pair(0.85, 0.9, 0.95)))]
+    report = ExportReport("single", 512, 64, 0.001, 0.002, 0.001, 0, 0.0, "5.23.0", ShortCost(64, 2.0, 2.1, None))
+    run = RunDir(tmp_path)
+    append_records(run.scores, scores)
+    run.export_report.write_text(dump_report(report))
+    card = format_card(model, factors, report, Origin("pico"), scores)
+    sentence = describe_outcome(run)
+    assert sentence.endswith("of the exported checkpoint at 64 tokens differs from the original model's by +5.0%.")
+    assert f"context window 512 tokens\n\n{sentence}\n\nThe weights of" in card
+    assert "against the" not in format_card(model, factors, report, Origin("pico"), [])
