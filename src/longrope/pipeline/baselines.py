@@ -8,8 +8,8 @@ from longrope.evaluation import name_subject
 from longrope.evaluation.metric import Subject
 from longrope.models import LanguageModel
 from longrope.pipeline.session import Session
-from longrope.registry import Method
 from longrope.rope import RescaleFactors, baseline_factors
+from longrope.rows import Method
 
 Scan = Callable[[Method], RescaleFactors]
 
