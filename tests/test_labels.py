@@ -75,7 +75,7 @@ def test_an_unknown_method_keeps_its_name() -> None:
 
 
 def test_every_format_is_one_that_is_written() -> None:
-    assert {row.format for row in METRICS.values()} == {"number", "share", "benchmark", "difference"}
+    assert {row.format for row in METRICS.values()} == {"number", "share", "benchmark", "difference", "tokens"}
 
 
 @pytest.mark.parametrize(

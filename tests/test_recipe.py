@@ -261,8 +261,8 @@ def test_a_value_that_no_run_can_use_is_refused_by_key(tmp_path: Path, table: st
 
 
 def test_a_wrong_item_of_a_list_is_refused_by_index(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"measure\.metrics\[1\] = 'accuracy'"):
-        load(tmp_path, SMALLEST + "[measure]\nmetrics = ['perplexity', 'accuracy']\n")
+    with pytest.raises(RecipeError, match=r"measure\.metrics\[1\] = 'exactness'"):
+        load(tmp_path, SMALLEST + "[measure]\nmetrics = ['perplexity', 'exactness']\n")
     with pytest.raises(RecipeError, match=r"measure\.lengths\[1\] = 0"):
         load(tmp_path, SMALLEST + "[measure]\nlengths = [4096, 0]\n")
 

@@ -126,6 +126,8 @@ def write_value(metric: str, value: float) -> str:
     match metric_row(metric).format:
         case "difference":
             return f"{value:+.0%}"
+        case "tokens":
+            return f"{value:,.0f}"
         case "share":
             return f"{value:.0%}"
         case "benchmark" if -1 <= value <= 2:  # its intervals may leave 0 and 1

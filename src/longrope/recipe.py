@@ -134,7 +134,8 @@ class MeasureRecipe(Settings, section="measure"):
             trained window; ``far-context`` (the same last tokens read with the trained window alone and with all before
             them) and its controls ``far-shuffled`` and ``far-replaced``; ``needle``; ``prose-needle`` (numbers,
             names, sentences at random depths); ``ruler`` (all of its tasks and their mean) and ``ruler-TASK`` (one of
-            them); ``harness:TASK``, a benchmark of lm-evaluation-harness by its name or its file.
+            them); ``accuracy`` and ``effective-length``, both of ``prose-needle`` and six of ruler's tasks;
+            ``harness:TASK``, a benchmark of lm-evaluation-harness by its name or its file.
         windows: windows of the longest length; the shorter ones divide the same text.
         tail_tokens: perplexity is also given over the last so many tokens of each window.
         last_tokens: how many tokens at the end of each window ``far-context`` and its controls score; 0 takes all that

@@ -17,6 +17,8 @@ RULER_TASKS = (  # of the benchmark (arXiv 2404.06654), by its names
     *("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3"),
     *("niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe", "qa"),
 )
+SUBSET_TASKS = ("niah_single_2", "niah_multikey_1", "niah_multiquery", "vt", "cwe", "fwe")
+RULER_SUBSET = "ruler-subset"  # their mean
 HARNESS = "harness:"  # begins the name of a benchmark of lm-evaluation-harness, or the path of its task file
 BENCHMARK = f"{HARNESS}TASK"
 ORIGINAL = "none"  # the method of the original model, in records
@@ -276,6 +278,29 @@ METRICS: dict[str, Metric] = _by_name(
         )
         for task in RULER_TASKS
     ),
+    Metric(
+        RULER_SUBSET,
+        "RULER, mean of six tasks",
+        format="share",
+        section="ruler",
+        measure="longrope.evaluation.ruler:RulerMean",
+    ),
+    Metric(
+        "accuracy",
+        "Accuracy: mean of needles in prose and of RULER's six tasks",
+        format="share",
+        section="effective",
+        measure="longrope.evaluation.effective:Accuracy",
+    ),
+    Metric(
+        "effective-length",
+        "Effective length in tokens",
+        unit="tokens",
+        format="tokens",
+        section="effective",
+        measure="longrope.evaluation.effective:EffectiveLength",
+    ),
+    Metric("length-area", "Area under the curve of accuracy by length", format="share", section="effective"),
     Metric(
         "far-context",
         "Perplexity of the last tokens, relative to near context alone",

@@ -54,7 +54,7 @@ class Metric:
         label: in tables, figures and model cards; ``{}`` is what follows the row's name in records.
         unit: of its value; empty for a share or a ratio.
         format: of a value: ``number``, ``share`` (percent), ``benchmark`` (percent with a decimal, unless it is outside
-            of [-1, 2]) or ``difference`` (signed percent).
+            of [-1, 2]), ``difference`` (signed percent) or ``tokens`` (a whole number).
         section: of the report.
         log: whether a figure shows logarithms.
         hub: its name in a model card's metadata; empty: its name in records.
@@ -66,7 +66,7 @@ class Metric:
     name: str
     label: str
     unit: str = ""
-    format: Literal["number", "share", "benchmark", "difference"] = "number"
+    format: Literal["number", "share", "benchmark", "difference", "tokens"] = "number"
     section: str = "other"
     log: bool = False
     hub: str = ""

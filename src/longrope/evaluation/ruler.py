@@ -16,7 +16,7 @@ from longrope.evaluation.prompts.prompt import Prompt, fingerprint_prompts
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import Interval, share_interval, wilson_interval
 from longrope.recipe import MeasureRecipe
-from longrope.registry import RULER_TASKS
+from longrope.registry import RULER_TASKS, SUBSET_TASKS
 from longrope.runs.records import Score
 
 PREFIX = "ruler-"
@@ -33,7 +33,9 @@ class RulerTask(Metric):
         settings, task = context.settings, self.name.removeprefix(PREFIX)
         first = fingerprint_prompts([self._builder(context)(0)], context.subject.model.tokenizer)
         questions = read_document(Path(settings.qa_data)) if task == "qa" else ""
-        return _joined([first, fingerprint(context.windows), f"{context.seed} {settings.ruler_prompts}", questions])
+        return joined_names(
+            [first, fingerprint(context.windows), f"{context.seed} {settings.ruler_prompts}", questions]
+        )
 
     def samples(self, context: Context) -> Samples:
         """The answer to every prompt.
@@ -82,6 +84,9 @@ class RulerTask(Metric):
 class RulerMean(Metric):
     """The mean over all tasks, each with as many prompts; ``qa`` is one of them where there is a file of questions.
 
+    ``ruler-subset`` is the mean over six of them: a needle in prose, one among four, four at once, variable tracking,
+    common words and frequent words.
+
     The interval is Wilson's with one trial for each prompt of all tasks. It says what other prompts of these tasks
     would give, not what other tasks would; tasks of unlike difficulty make it too wide, never too narrow.
 
@@ -89,12 +94,13 @@ class RulerMean(Metric):
     """
 
     def parts(self, settings: MeasureRecipe) -> tuple[str, ...]:
-        """All tasks that can be asked."""
-        return tuple(f"{PREFIX}{task}" for task in RULER_TASKS if task != "qa" or settings.qa_data)
+        """All tasks that can be asked, or those of the subset."""
+        tasks = RULER_TASKS if self.name == "ruler" else SUBSET_TASKS
+        return tuple(f"{PREFIX}{task}" for task in tasks if task != "qa" or settings.qa_data)
 
     def inputs(self, context: Context) -> str:
         """The prompts of all tasks."""
-        return _joined([task.inputs(context) for task in self._tasks(context)])
+        return joined_names([task.inputs(context) for task in self._tasks(context)])
 
     def samples(self, context: Context) -> Samples:
         """The samples of all tasks."""
@@ -119,5 +125,6 @@ def mean_interval(shares: Sequence[Sequence[float]]) -> Interval:
     return Interval(value, *wilson_interval(value * trials, trials))
 
 
-def _joined(parts: Sequence[str]) -> str:
+def joined_names(parts: Sequence[str]) -> str:
+    """Sixteen hex digits that name what all of these names name."""
     return fingerprint(np.frombuffer("\0".join(parts).encode(), np.uint8))

@@ -94,7 +94,7 @@ def block_interval(losses: Losses, seed: int) -> tuple[float, float]:
     return _bootstrap(sums, counts, seed, 0.025)
 
 
-def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: float) -> tuple[float, float]:
     """95 % Wilson score interval of a share (Wilson 1927); successes in part count in part."""
     z = Z_95
     share, spread = successes / trials, z * z / trials

@@ -47,6 +47,7 @@ def measured_sections(runs: Sequence[Contents]) -> list[Section]:
         perplexity_section(runs),
         retrieval_section(runs),
         ruler_section(runs),
+        effective_section(runs),
         retention_section(runs),
         far_section(runs),
         benchmark_section(runs),
@@ -141,17 +142,24 @@ def retention_section(runs: Sequence[Contents]) -> Section:
     return Section("retention", title, needs, (RATIOS,), figures)
 
 
+def effective_section(runs: Sequence[Contents]) -> Section:
+    """Accuracy by length, and the length up to which it is kept."""
+    words = (
+        "Accuracy is the mean of needles in prose and of six tasks of RULER.",
+        "The effective length is the longest at which it is 85 % of the original model's at the shortest length.",
+    )
+    needs = "the effective length needs `longrope measure --metrics effective-length`"
+    return _plain_section(runs, "effective", "Accuracy and effective length", needs, words)
+
+
 def far_section(runs: Sequence[Contents]) -> Section:
     """The same last tokens with near context alone, with far context, and with other far context."""
-    metrics = _of_section(runs, "far")
     words = (
         "The last tokens of each window are read with near context alone, and with all before them.",
         "Below 1 the far context helps; shuffled or replaced, it should help less. Intervals are paired by token.",
     )
-    figures = tuple(_length_figure(metric, metric_label(metric), ways_of(runs, metric)) for metric in metrics)
-    tables = tuple(_metric_table(runs, metric) for metric in metrics)
     needs = "the use of far context needs `longrope measure --metrics far-context`"
-    return Section("far", "Use of far context", needs, words, figures, tables)
+    return _plain_section(runs, "far", "Use of far context", needs, words)
 
 
 def paired_section(runs: Sequence[Contents]) -> Section:
@@ -167,10 +175,15 @@ def paired_section(runs: Sequence[Contents]) -> Section:
 
 def other_section(runs: Sequence[Contents]) -> Section:
     """Metrics that no section above is about."""
-    metrics = _of_section(runs, "other")
+    return _plain_section(runs, "other", "Other measurements", "")
+
+
+def _plain_section(runs: Sequence[Contents], name: str, title: str, needs: str, words: tuple[str, ...] = ()) -> Section:
+    """A figure and a table for each metric."""
+    metrics = _of_section(runs, name)
     figures = tuple(_length_figure(metric, metric_label(metric), ways_of(runs, metric)) for metric in metrics)
     tables = tuple(_metric_table(runs, metric) for metric in metrics)
-    return Section("other", "Other measurements", "", figures=figures, tables=tables)
+    return Section(name, title, needs, words, figures, tables)
 
 
 def _of_section(runs: Sequence[Contents], section: str) -> list[str]:

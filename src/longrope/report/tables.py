@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from longrope.labels import metric_label, split_depth, write_interval, write_value
 from longrope.runs.records import Score
 
-RESAMPLED = {"documents": "whole documents", "blocks": "blocks of consecutive tokens"}
+RESAMPLED = {"documents": "whole documents", "blocks": "blocks of consecutive tokens", "prompts": "prompts"}
 
 
 @dataclass(frozen=True)
