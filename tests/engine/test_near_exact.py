@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import attending
+import families
 import near_oracle
 import numpy as np
 import pico
@@ -17,11 +18,13 @@ from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 from longrope.engine.decoding import prefill
 from longrope.engine.kv_cache import KeyValueCache
-from longrope.engine.near_exact import dca, jet_long, self_extend
+from longrope.engine.near_exact import dca, jet_long, reading_in_parts, self_extend
 from longrope.engine.parted import NEAR_EXACT
 from longrope.engine.passes import last_log_probabilities, token_losses
 from longrope.errors import ModelError
-from longrope.models import LanguageModel
+from longrope.models import LanguageModel, rescaled
+from longrope.rope import RescaleFactors
+from longrope.rope.near_exact import Banded, Part
 
 LENGTH, WINDOW = 96, 24
 CLOSE, CLOSE_IN_32_BITS = 1e-5, 4e-5
@@ -63,7 +66,7 @@ def test_logits_are_those_of_explicit_positions(family: str, method: str) -> Non
     assert (found - own[0]).abs().max() < (CLOSE if wide else CLOSE_IN_32_BITS)
 
 
-@pytest.mark.parametrize("tile", [1, 7, 40])
+@pytest.mark.parametrize("tile", [7, 40])
 @every_method
 def test_tiles_and_a_cache_give_the_logits_of_one_pass(method: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles begin and end within chunks and windows; a cache is filled in pieces and token by token."""
@@ -147,6 +150,35 @@ def test_models_that_are_not_known_are_refused_by_name(family: str) -> None:
     model = attending.as_model(attending.make_network(family, max_position_embeddings=WINDOW))
     with pytest.raises(ModelError, match=REFUSED[family]), jet_long(model, LENGTH):
         token_losses(model, make_ids())
+
+
+@pytest.mark.parametrize("family", ["nanochat", "codegen", "glm4"])
+def test_other_ways_to_rotate_are_found(family: str) -> None:
+    """Backwards; in pairs of neighbours with one column a pair; half of the entries in pairs of neighbours.
+
+    A near part that holds every key gives the original, and a far part that moves all of them by as much, too.
+    """
+    model = attending.as_model(families.build_network(family))
+    ids = make_ids()
+    plain = last_log_probabilities(model, ids, LENGTH)
+    for parts in (Banded(LENGTH, Part(), Part()), Banded(1, Part(), Part(lambda at: at + 40, lambda at: at + 40))):
+        with reading_in_parts(model, parts):
+            torch.testing.assert_close(last_log_probabilities(model, ids, LENGTH), plain, rtol=0, atol=1e-4)
+    moved = Banded(1, Part(), Part(lambda at: at * 3, lambda at: at * 3))
+    slower = RescaleFactors((1 / 3,) * model.spec.num_pairs, LENGTH, model.spec.fingerprint, relaxed=True)
+    with rescaled(model, slower):
+        expected = last_log_probabilities(model, ids, LENGTH)
+    with reading_in_parts(model, moved):
+        torch.testing.assert_close(last_log_probabilities(model, ids, LENGTH), expected, rtol=0, atol=2e-4)
+    assert (plain - expected).abs().max() > 0.01
+
+
+def test_layers_whose_masks_alone_have_a_window_are_refused() -> None:
+    """MiniMax's attention is called full in its config, and transformers gives it a window all the same."""
+    model = attending.as_model(families.build_network("minimax"))
+    assert not model.table.slides
+    with pytest.raises(ModelError, match="no layer with RoPE that sees the whole window"), jet_long(model, LENGTH):
+        raise AssertionError("unreachable")
 
 
 def test_a_turning_that_is_not_found_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from longrope.rope import RescaleFactors, unscaled
 from longrope.rope.near_exact import Parts, dca_parts, jet_long_parts, self_extend_parts
 
 TRIED_TOKENS, MOVED = 24, 16  # positions are multiplied, by which losses change much
+NONE_WHOLE = "no layer with RoPE that sees the whole window"
 MOST_ERROR, MOST_ERROR_IN_16_BITS = 0.01, 0.2  # shares of the change
 
 
@@ -109,22 +110,26 @@ def _refuse_unable(model: LanguageModel) -> None:
         "latent attention, which rotates a part of its own": getattr(config, "kv_lora_rank", None) is not None,
         "an indexer that chooses keys by their positions": bool(kinds & INDEXED),
         "layers with compressed tokens": any("compressed" in kind for kind in kinds),
-        "no layer with RoPE that sees the whole window": model.table.slides,
+        NONE_WHOLE: model.table.slides,
     }
-    for reason, found in reasons.items():
-        if found:
-            raise ModelError(
-                f"The model type {config.model_type!r} has {reason}.",
-                "Near tokens are exact and far ones coarse in layers that attend to all keys, rotated one by one.",
-                "Use a method of factors.",
-            )
+    for reason in (reason for reason, found in reasons.items() if found):
+        raise _unable(model, reason)
+
+
+def _unable(model: LanguageModel, reason: str) -> ModelError:
+    return ModelError(
+        f"The model type {model.network.config.model_type!r} has {reason}.",
+        "Near tokens are exact and far ones coarse in layers that attend to all keys, rotated one by one.",
+        "Use a method of factors.",
+    )
 
 
 def _find_turning(model: LanguageModel) -> Turning:
-    """How the model's queries and keys turn: by its table's layout, tried with both orders of the entries of pairs.
+    """How the model's queries and keys turn: by its table, in both orders of the entries of pairs and both directions.
 
     Raises:
-        ModelError: neither gives the losses of the model's own rotary module at other positions.
+        ModelError: no layer sees the whole window, or none of them gives the losses of the model's own rotary module at
+            other positions.
     """
     spec, table = model.spec, model.table
     columns = (table.layout or layout_of(spec)).columns
@@ -136,12 +141,14 @@ def _find_turning(model: LanguageModel) -> Turning:
     with rescaled(model, slower):
         expected = token_losses(model, tokens)
     allowed = MOST_ERROR if model.network.dtype in (torch.float32, torch.float64) else MOST_ERROR_IN_16_BITS
-    stated = spec.pairing == "interleaved"
-    for interleaved in (stated, not stated):
-        turning = Turning(_rates_of_pairs(rates, spec.num_pairs), interleaved)
+    pairs, stated = _rates_of_pairs(rates, spec.num_pairs), spec.pairing == "interleaved"
+    for interleaved, sign in ((stated, 1), (not stated, 1), (stated, -1), (not stated, -1)):
+        turning = Turning(tuple(sign * rate for rate in pairs), interleaved)
         near = NearExact(None, turning, _layers(model), moved=lambda at: at * MOVED)
         with rescaled(model, unscaled(spec)), _set(model, near):
             found = token_losses(model, tokens)
+        if not near.whole:
+            raise _unable(model, NONE_WHOLE)
         if _change(found, expected) < allowed * _change(expected, plain):
             return turning
     raise ModelError(

@@ -8,7 +8,7 @@ Shape legend: B = batch, H = query heads, G = key/value heads, Sq = queries, Sk 
 P = pairs of entries that are rotated together.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -77,12 +77,14 @@ class NearExact:
         turning: of queries and keys.
         layers: numbers of the layers that turn so; outside of a trial those of them that see the whole window change.
         moved: where all tokens stand in a trial.
+        whole: numbers of the layers that have seen the whole window.
     """
 
     parts: Parts | None
     turning: Turning
     layers: frozenset[int]
     moved: Place | None = None
+    whole: set[int] = field(default_factory=set)
 
     def concerns(self, module: Any, *, whole: bool) -> bool:
         """Whether the attention of a module changes; ``whole``: it sees the whole window.
@@ -97,7 +99,10 @@ class NearExact:
                 "Far keys have other positions in some layers alone.",
                 "Use a method of factors; this model type is not supported.",
             )
-        return number in self.layers and (whole or self.parts is None)
+        if number not in self.layers:
+            return False
+        self.whole.update({number} if whole else ())
+        return whole or self.parts is None
 
     def moved_on(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [B, H, Sq, D] and keys [B, G, Sk, D] at the positions of the trial."""
