@@ -35,6 +35,7 @@ ARMS = {
     "ntk": ("search.method=ntk",),
     "pi": ("search.method=pi",),
     "scan": ("search.method=ntk-scan",),
+    "longrope2": ("search.method=longrope2",),
     "own": OWN,  # the model's own RoPE in its own window, on the same tokens: what mere adaptation to them gives
     "searched-bare": ("tune.needle_weight=0",),
     "yarn-bare": ("search.method=yarn", "tune.needle_weight=0"),

@@ -18,6 +18,7 @@ ARMS = {  # folders of trained arms, in the order of their rows
     "ntk": "NTK",
     "pi": "PI",
     "scan": "NTK, scanned base and attention factor",
+    "longrope2": "LongRoPE2's search",
     "own": "own RoPE at 8k alone, the same tokens",
     "searched-bare": "searched factors, without needles",
     "yarn-bare": "YaRN, without needles",

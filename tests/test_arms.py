@@ -41,7 +41,8 @@ def recipe() -> Recipe:
 
 
 def test_arms_differ_in_the_factors_of_their_training_and_in_nothing_else(arms: Any, recipe: Recipe) -> None:
-    methods = {"searched": "gradient", "scan": "ntk-scan", **{name: name for name in ("yarn", "critical", "ntk", "pi")}}
+    methods = {name: name for name in ("yarn", "critical", "ntk", "pi", "longrope2")}
+    methods |= {"searched": "gradient", "scan": "ntk-scan"}
     for name, method in methods.items():
         made = changed(recipe, arms.ARMS[name])
         assert made.search == replace(recipe.search, method=method)

@@ -1,5 +1,6 @@
 """A baseline in the place of a search: its factors, without a pass."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from longrope.errors import RecipeError
 from longrope.models import LanguageModel, load_model
 from longrope.recipe import GradientRecipe, Recipe, SearchRecipe, Stage
 from longrope.registry import factor_methods
-from longrope.rope import baseline_factors, compose, extension_ratio, tuned_spec, yarn_lambdas
+from longrope.rope import RescaleFactors, baseline_factors, compose, extension_ratio, tuned_spec, yarn_lambdas
 from longrope.search import find_factors, scan_base
 from longrope.search.cost import count_passes, count_short_passes
+from longrope.search.longrope2 import search_longrope2
 
 TARGET = 128
 
@@ -56,11 +58,14 @@ def test_a_second_search_by_a_formula_goes_on_from_the_factors_of_the_tuning(
     assert second == compose(first, baseline_factors(tuned, "yarn", 4 * TARGET).factor_sets[0], model.spec)
 
 
-def test_a_scan_stands_in_the_place_of_a_search_of_the_original_alone(model: LanguageModel, text: TokenText) -> None:
-    found = find_factors(model, text, TARGET, settings=settings("ntk-scan"))
-    assert found == scan_base(model, text, TARGET, settings=settings("ntk-scan"))
+@pytest.mark.parametrize(("method", "search"), [("ntk-scan", scan_base), ("longrope2", search_longrope2)])
+def test_a_scan_stands_in_the_place_of_a_search_of_the_original_alone(
+    method: str, search: Callable[..., RescaleFactors], model: LanguageModel, text: TokenText
+) -> None:
+    found = find_factors(model, text, TARGET, settings=settings(method))
+    assert found == search(model, text, TARGET, settings=settings(method))
     with pytest.raises(RecipeError, match="tuned"):
-        find_factors(model, text, 2 * TARGET, tuned_with=found, settings=settings("ntk-scan"))
+        find_factors(model, text, 2 * TARGET, tuned_with=found, settings=settings(method))
 
 
 def test_what_has_a_set_for_each_length_is_no_method_of_a_search() -> None:
