@@ -42,7 +42,9 @@ ARMS = {
 }
 BARE = "-bare"  # ends the name of an arm without needles
 Pair = Callable[[RunDir, RunDir], list[Comparison]]
-FORMATS = {"passkey": "difference-to-", "needle": "difference-to-"}  # how a difference is written; ratios are numbers
+FORMATS = dict.fromkeys(
+    ("passkey", "needle", "prose-needle"), "difference-to-"
+)  # how a difference is written; ratios are numbers
 
 
 def command(recipe: Path, out: Path, arm: str) -> list[str]:

@@ -15,7 +15,11 @@ from longrope.evaluation.statistics import ratio_interval, share_difference
 from longrope.runs.records import Score, TrainStep, read_records
 from longrope.runs.run_dir import RunDir
 
-PROMPTS = {"passkey": ("passkeys", "right"), "needle": ("needles", "shares")}  # metric -> samples, and their array
+PROMPTS = {  # metric -> samples, and their array
+    "passkey": ("passkeys", "right"),
+    "needle": ("needles", "shares"),
+    "prose-needle": ("prose-needle", "right"),
+}
 LOSSES = "losses"
 
 
@@ -26,7 +30,7 @@ class Comparison:
     Attributes:
         run, reference: names of the two directories.
         metric: ``perplexity`` and ``perplexity-last-K``, whose ``value`` is the ratio of the first run's to the
-            reference's; ``passkey`` and ``needle``, whose value is the difference of the shares found.
+            reference's; ``passkey``, ``needle`` and ``prose-needle``: the difference of the shares that were found.
         context_tokens: the length.
         value, low, high: with the ends of its paired 95 % interval.
         pairs: tokens or prompts.
