@@ -13,8 +13,8 @@ import numpy as np
 import pico
 import pytest
 import torch
+from generating import DOCUMENT, PROMPT, make_table
 from safetensors.torch import load_file, save_file
-from test_generation import DOCUMENT, PROMPT, make_table
 
 from longrope import cli
 from longrope.engine import decoding

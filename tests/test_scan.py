@@ -1,4 +1,4 @@
-"""The scan of base and attention factor: on objectives whose optimum is known, interrupted, and on a pico model.
+"""The scan of base and attention factor, on objectives whose optimum is known, interrupted or not.
 
 The oracles: the optimum itself, the grid written out by hand, counts of calls, and the trials of a whole scan.
 """
@@ -14,24 +14,30 @@ from typing import Any
 import numpy as np
 import pytest
 
-from longrope.data import TokenText, load_texts
-from longrope.errors import FactorsError, ModelError
+from longrope.errors import ModelError
 from longrope.labels import Source
-from longrope.models import LanguageModel, load_model
-from longrope.recipe import GradientRecipe, SearchRecipe
-from longrope.rope import RescaleFactors, RopeSpec, baseline_factors, load_factors
+from longrope.recipe import SearchRecipe
+from longrope.rope import RescaleFactors, RopeSpec, baseline_factors
 from longrope.runs.records import Trial, read_records
-from longrope.runs.run_dir import RunDir
-from longrope.search import find_factors, scan_base
 from longrope.search.cost import count_passes
 from longrope.search.scan import FINALISTS, Axis, Scan, Scanned
 from longrope.search.score import Evaluation, TrialLog
 
 SPEC = RopeSpec(head_dim=64, rotary_dim=64, theta=1e5, trained_window=8192)
+
+
 TARGET = 65536
+
+
 BUDGET = count_passes(SearchRecipe(), TARGET)
+
+
 EXPONENTS = (0.5, 1, 64 / 62, 1.25, 64 / 40, 1.75, 2, 2.5, 3)  # d / (d - 2) and d / 2c with c = 20
+
+
 LOG = math.log(8)
+
+
 ATTENTIONS = (1, 1 + 0.05 * LOG, math.sqrt(1 + LOG / math.log(8192)), *(1 + share * LOG for share in (0.1, 0.15, 0.2)))
 
 
@@ -289,63 +295,3 @@ def test_without_a_finite_loss_there_is_nothing_to_scan() -> None:
     assert len(bowl.calls) == 0
     found = scanning(Broken(formulas_too=False)).factors
     assert (found.method, found.chosen_by) == ("ntk-critical", "ntk-scan")  # nearer to 1.62
-
-
-# On a pico model
-
-
-@pytest.fixture(scope="module")
-def model(pico_folder: Path) -> LanguageModel:
-    """The pico model, loaded."""
-    return load_model(pico_folder, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def text(text_folders: tuple[Path, Path], model: LanguageModel) -> TokenText:
-    """The search part of some texts."""
-    return load_texts([text_folders[0]], model.tokenizer).search
-
-
-@pytest.mark.parametrize("steps", [GradientRecipe().steps, 40])
-def test_a_scan_costs_about_what_the_gradient_search_costs(steps: int, model: LanguageModel, text: TokenText) -> None:
-    """By the tokens of the trials of both, within a third."""
-    passes, settings = list[float](), SearchRecipe(gradient=GradientRecipe(steps=steps))
-    for search in (find_factors, scan_base):
-        made: list[Trial] = []
-        search(model, text, 128, settings=settings, on_trial=made.append)
-        passes.append(sum(trial.token_passes for trial in made) / 128)
-    assert passes[1] == pytest.approx(passes[0], rel=1 / 3)
-
-
-def test_a_scan_of_a_model_leaves_its_factors_trials_and_cost(
-    model: LanguageModel, text: TokenText, tmp_path: Path
-) -> None:
-    run, lines = RunDir(tmp_path), list[str]()
-    settings = SearchRecipe(validation_windows=1)
-    given: dict[str, Any] = {"run": run, "settings": settings, "seed": 3, "passes": 90, "on_message": lines.append}
-    found = scan_base(model, text, 256, **given)
-    assert load_factors(run.factors("ntk-scan")).factor_sets == (found,)
-    assert found.chosen_by == "ntk-scan"
-    assert found.searched
-    found.check_spec(model.spec)
-    trials = read_records(run.trials, Trial)
-    assert {trial.origin for trial in trials} == {"ntk", "ntk-critical", "grid", "refined", "finalist"}
-    held_out = {trial.loss_nats: trial for trial in trials if trial.kind == "validation"}
-    best = held_out[min(held_out)]
-    assert (best.lambdas, best.attention_factor) == (found.lambdas, found.attention_factor)
-    messages = json.loads(run.scan.read_text())
-    counted = [trial.token_passes for trial in trials if trial.kind not in ("tail", "needles")]
-    assert messages["passes"] == sum(counted) / 256 <= messages["budget"] == 90
-    assert (messages["factors"], messages["attention_factor"]) == (found.fingerprint, found.attention_factor)
-    last = model.spec.num_pairs - 1
-    ratio = 256 / model.spec.trained_window
-    assert found.lambdas[last] == pytest.approx(ratio ** (messages["exponent"] * last / model.spec.num_pairs))
-    assert len(lines) == 1
-    assert f"{messages['passes']} window passes of a budget of 90" in lines[0]
-    assert scan_base(model, text, 256, **given) == found
-    assert len(read_records(run.trials, Trial)) == len(trials)
-
-
-def test_a_window_within_the_trained_one_is_refused(model: LanguageModel, text: TokenText) -> None:
-    with pytest.raises(FactorsError, match="longer target"):
-        scan_base(model, text, model.spec.trained_window)

@@ -1,24 +1,18 @@
 """Several processes do what one does: launches of two and three by torchrun, with gloo, on pico models.
 
-The oracles: brute force over whole tensors, autograd in one process, and the run of one process.
+The oracles: brute force over whole tensors, autograd in one process, and the run of one process. One file, so that
+each launch is made once.
 """
 
-import contextlib
-import os
-import pickle
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from worker_parallel import (
+from launching import KEPT_TRIALS, Alone, Launch, timeless
+from parallel_work import (
     FAMILIES,
     LENGTHS,
     TRAINING,
@@ -27,129 +21,15 @@ from worker_parallel import (
     gradient_of_objective,
     needles_found,
     passes_of,
-    stopped_training,
     train,
     whole_tensors,
 )
 
 from longrope import pipeline
-from longrope.recipe import EvolutionRecipe, GradientRecipe, MeasureRecipe, Recipe, SearchRecipe, dump_recipe
+from longrope.recipe import MeasureRecipe, Recipe
 from longrope.rope import dump_factors
 from longrope.runs.records import Score, TrainStep, Trial, read_records
 from longrope.runs.run_dir import RunDir
-
-WORKER = Path(__file__).parents[1] / "worker_parallel.py"
-KEPT_TRIALS = 9  # of the search that is resumed
-
-
-@pytest.fixture(scope="module")
-def recipe(pico_folder: Path, text_folders: tuple[Path, Path]) -> Recipe:
-    """A recipe whose numbers are small enough for a test, and no multiples of two and three."""
-    evolution = EvolutionRecipe(population=7, parents=3, mutations=3, crossovers=2, generations=3, windows=1)
-    gradient = GradientRecipe(steps=4, validate_every=2)
-    measured = MeasureRecipe(lengths=(192, 256), metrics=("perplexity", "passkey"), windows=5, passkeys=11)
-    return Recipe(
-        str(pico_folder),
-        256,
-        (str(text_folders[0]),),
-        measure_data=(str(text_folders[1]),),
-        device="cpu",
-        search=SearchRecipe(validation_windows=2, evolution=evolution, gradient=gradient),
-        measure=measured,
-    )
-
-
-@dataclass(frozen=True)
-class Alone:
-    """What one process made of the recipe."""
-
-    run: RunDir
-    scores: list[Score]
-
-
-@pytest.fixture(scope="module")
-def alone(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Alone:
-    """The comparison by one process."""
-    run = RunDir(tmp_path_factory.mktemp("alone"))
-    return Alone(run, pipeline.compare(recipe, run))
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A launch that has ended: its folder, and what the cases returned, by rank."""
-
-    folder: Path
-    results: list[dict[str, Any]]
-
-    def all(self, case: str) -> list[Any]:
-        """The results of a case in all processes."""
-        return [result[case] for result in self.results]
-
-    def same(self, case: str) -> Any:
-        """The result of a case, which must be that of all processes."""
-        first, *others = self.all(case)
-        assert all(other == first for other in others), (first, others)
-        return first
-
-
-@contextlib.contextmanager
-def launched(ranks: int, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A launch of this many processes of tests/worker_parallel.py; what of it is still there at the end is ended."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    launcher = subprocess.Popen(
-        [*command, *map(str, (WORKER, *arguments))],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "400"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield launcher
-    finally:
-        launcher.terminate()  # and it its processes, which a kill would leave
-        launcher.wait()
-
-
-def launch_cases(ranks: int, folder: Path, begun: Path, recipe: Recipe, alone: Alone) -> Launch:
-    """All cases of tests/worker_parallel.py in so many processes, which go on with the training in a directory."""
-    shutil.copytree(begun, folder / "begun")
-    (folder / "recipe.toml").write_text(dump_recipe(recipe))
-    started = RunDir(folder / "resumed")
-    started.bind(recipe)
-    trials = [line for line in alone.run.trials.read_text().splitlines(keepends=True) if "longrope-gradient" in line]
-    started.trials.write_text("".join(trials[:KEPT_TRIALS]))
-    with launched(ranks, folder) as launcher:
-        _, messages = launcher.communicate()
-    assert launcher.returncode == 0, messages
-    return Launch(folder, [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(ranks)])  # noqa: S301
-
-
-@pytest.fixture(scope="module")
-def two(recipe: Recipe, alone: Alone, tmp_path_factory: pytest.TempPathFactory) -> Launch:
-    """Two processes, which go on with what one has begun."""
-    one = tmp_path_factory.mktemp("one")
-    stopped_training(one)
-    return launch_cases(2, tmp_path_factory.mktemp("two"), one / "stopped", recipe, alone)
-
-
-@pytest.fixture(scope="module")
-def three(two: Launch, recipe: Recipe, alone: Alone, tmp_path_factory: pytest.TempPathFactory) -> Launch:
-    """Three processes, which go on with what two have begun."""
-    return launch_cases(3, tmp_path_factory.mktemp("three"), two.folder / "stopped", recipe, alone)
-
-
-@pytest.fixture(scope="module", params=["two", pytest.param("three", marks=pytest.mark.slow)])
-def launch(request: pytest.FixtureRequest) -> Launch:
-    """Each of them."""
-    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def ranks(launch: Launch) -> int:
-    return len(launch.results)
-
-
-def timeless(record: Any) -> Any:
-    return replace(record, seconds=0.0)
 
 
 @pytest.mark.parametrize("found", ["lengths", "target", "factors", "both"])
@@ -437,42 +317,3 @@ def test_one_process_tells_of_bad_input(launch: Launch) -> None:
     found = f"{launch.folder / 'recipe.toml'} is a file."
     assert messages == [(2, "", f"longrope: {found} A run needs a directory. Give another path with --out.\n")]
     assert all(result in (messages[0], (1, "", "")) for result in results)
-
-
-# Processes that are lost
-
-
-@contextlib.contextmanager
-def searching(folder: Path, recipe: Recipe, trials: int) -> Iterator[tuple[RunDir, subprocess.Popen[str], list[int]]]:
-    """A search by three processes that has written some trials: its run, its launcher, its processes by rank."""
-    (folder / "recipe.toml").write_text(dump_recipe(recipe))
-    run = RunDir(folder / "run")
-    with launched(3, folder, "search", "--recipe", folder / "recipe.toml", "--out", run.path) as launcher:
-        while launcher.poll() is None and count_lines(run.trials) < trials:
-            time.sleep(0.002)
-        yield run, launcher, [int((folder / f"{rank}.pid").read_text()) for rank in range(3)]
-
-
-def count_lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-@pytest.mark.slow
-def test_a_search_that_lost_a_process_is_resumed_by_one(recipe: Recipe, tmp_path: Path) -> None:
-    settings = replace(recipe.search, method="evolution", evolution=replace(recipe.search.evolution, generations=60))
-    full, reference = replace(recipe, search=settings), RunDir(tmp_path / "whole")
-    with searching(tmp_path, full, trials=20) as (run, launcher, processes):
-        os.kill(processes[1], signal.SIGKILL)
-        _, messages = launcher.communicate()
-    assert launcher.returncode == 1, messages
-    assert messages.count("longrope: ") == 1
-    assert "is lost" in messages or "was lost" in messages
-    assert "the same command then goes on where it was" in messages
-    assert "Error: " not in messages.replace("ChildFailedError: ", "")
-    kept = run.trials.read_bytes()
-    assert not run.factors().exists()
-    assert pipeline.search(full, run) == pipeline.search(full, reference)
-    assert run.trials.read_bytes().startswith(kept)
-    resumed, whole = (list(map(timeless, read_records(of.trials, Trial))) for of in (run, reference))
-    assert resumed == whole
-    assert 20 <= kept.count(b"\n") < len(whole)

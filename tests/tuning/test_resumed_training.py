@@ -1,0 +1,162 @@
+"""Trainings that were interrupted, and the checkpoints and lines that they leave."""
+
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pico
+import pytest
+import torch
+from safetensors.torch import load_file
+from trainings import QUICK, TEXT, CrashError, assert_same, stop_after, train, weights_of
+
+from longrope.runs import train_log
+from longrope.runs.records import TrainStep, append_records, read_records
+from longrope.runs.run_dir import RunDir
+from longrope.tuning import fine_tune
+
+
+def strip(steps: list[TrainStep]) -> list[TrainStep]:
+    """Without wall clock."""
+    return [replace(record, seconds=0.0, tokens_per_second=0.0) for record in steps]
+
+
+@pytest.mark.parametrize("error", [CrashError, KeyboardInterrupt])
+@pytest.mark.parametrize("stops", [(0,), (1, 2), (2,), (3, 5), (4, 6), (7,)])
+def test_resumed_training_is_the_same_to_the_bit(
+    tmp_path: Path, stops: tuple[int, ...], error: type[BaseException], whole: Any
+) -> None:
+    """However often and wherever it breaks, weights and records are those of a training without a break.
+
+    After a crash it goes on from the last checkpoint, after an interrupt from the very step.
+    """
+    run, expected = RunDir(tmp_path), whole[torch.float32]
+    for stop in stops:
+        with pytest.raises(error):
+            fine_tune(pico.make_model(), None, TEXT, settings=QUICK, run=run, on_step=stop_after(stop, error))
+        assert [record.step for record in read_records(run.train, TrainStep)] == list(range(stop + 1))
+    model = pico.make_model()
+    made = train(model, run=run)
+    at = stops[-1] + 1
+    assert len(made) == 8 - (at if error is KeyboardInterrupt else 3 * (at // 3))
+    assert_same(weights_of(model), expected[0])
+    assert strip(read_records(run.train, TrainStep)) == strip(expected[1])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train.jsonl", "tuning.safetensors"]
+
+
+def test_resumed_training_in_bfloat16_is_the_same_to_the_bit(tmp_path: Path, whole: Any) -> None:
+    """The checkpoint holds the float32 weights, which bfloat16 would have rounded."""
+    for stop in (4, -1):
+        model = pico.make_model(dtype=torch.bfloat16)
+        try:
+            fine_tune(model, None, TEXT, settings=QUICK, run=RunDir(tmp_path), on_step=stop_after(stop, CrashError))
+        except CrashError:
+            assert load_file(tmp_path / "tuning.safetensors")["weight/lm_head.weight"].dtype == torch.float32
+    assert_same(weights_of(model), whole[torch.bfloat16][0])
+
+
+def test_finished_training_is_read_and_not_repeated(tmp_path: Path, whole: Any) -> None:
+    run = RunDir(tmp_path)
+    assert len(train(run=run)) == 8
+    saved = run.tuning.read_bytes(), run.train.read_bytes()
+    assert {name.split("/")[0] for name in load_file(run.tuning)} == {"weight"}, "moments are not kept"
+    model = pico.make_model()
+    assert train(model, run=run) == []
+    assert_same(weights_of(model), whole[torch.float32][0])
+    assert (run.tuning.read_bytes(), run.train.read_bytes()) == saved
+
+
+def test_interrupt_while_weights_change_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Any
+) -> None:
+    """A checkpoint of half a step would be wrong; the steps since the last one are done again."""
+    run, count, true_step = RunDir(tmp_path), 0, torch.optim.AdamW.step
+
+    def step(self: torch.optim.AdamW) -> None:
+        nonlocal count
+        count += 1
+        true_step(self)
+        if count == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        with pytest.raises(KeyboardInterrupt):
+            train(run=run)
+    model = pico.make_model()
+    assert [record.step for record in train(model, run=run)] == [3, 4, 5, 6, 7]
+    assert_same(weights_of(model), whole[torch.float32][0])
+
+
+def test_crash_while_saving_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Any
+) -> None:
+    run, count, replace_file = RunDir(tmp_path), 0, Path.replace
+
+    def crash(source: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise CrashError
+        return replace_file(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", crash)
+        with pytest.raises(CrashError):
+            train(run=run)
+    model = pico.make_model()
+    assert train(model, run=run)[0].step == 3
+    assert_same(weights_of(model), whole[torch.float32][0])
+
+
+def test_checkpoint_is_on_disk_before_it_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the lines of its steps are there before it."""
+    synced: list[str] = []
+    true_fsync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        true_fsync(descriptor)
+        synced.append(
+            next(path.name for path in tmp_path.iterdir() if path.stat().st_ino == os.fstat(descriptor).st_ino)
+        )
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(train_log, "FLUSH_SECONDS", math.inf)
+    train(run=RunDir(tmp_path))
+    assert synced == ["train.jsonl", "tuning.safetensors.partial"] * 3
+
+
+def test_lines_are_written_every_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at every step, and not only at checkpoints."""
+    now, seen = [0.0], []
+
+    def look(_: TrainStep) -> None:
+        path = tmp_path / "train.jsonl"
+        seen.append(len(path.read_text().splitlines()) if path.exists() else 0)
+        now[0] += 0.4
+
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    settings = replace(QUICK, checkpoint_every=100)
+    fine_tune(pico.make_model(), None, TEXT, settings=settings, run=RunDir(tmp_path), on_step=look)
+    assert seen == [0, 0, 0, 4, 4, 4, 7, 7]
+    assert len(read_records(tmp_path / "train.jsonl", TrainStep)) == 8
+
+
+def test_an_interrupted_flush_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the lines and a torn one are not there twice."""
+    run = RunDir(tmp_path)
+
+    def tear(path: Path, records: list[TrainStep]) -> None:
+        monkeypatch.setattr(train_log, "write_lines", append_records)
+        append_records(path, records[:1])
+        with path.open("a") as file:
+            file.write('{"step": 1, "lo')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_log, "write_lines", tear)
+    with pytest.raises(KeyboardInterrupt):
+        train(run=run)
+    assert [record.step for record in read_records(run.train, TrainStep)] == [0, 1, 2]
+    assert train(run=run)[0].step == 3
