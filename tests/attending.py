@@ -5,11 +5,14 @@ Their own eager attention with whole masks is the oracle.
 
 from typing import Any
 
+import numpy as np
 import pico
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from longrope import distributed
+from longrope.engine.passes import token_losses, weighted_loss_with_graph
 from longrope.models import LanguageModel, read_tables
 
 TOKENS = torch.randint(1, 320, (2, 48), generator=torch.Generator().manual_seed(3))
@@ -140,3 +143,22 @@ def eager_losses(network: Any, tokens: Tensor = TOKENS) -> Tensor:
     logits = network(tokens, use_cache=False).logits.double()[:, :-1]
     targets = logits.gather(-1, tokens[:, 1:, None])[..., 0]
     return logits.logsumexp(-1) - targets  # type: ignore[no-any-return]
+
+
+def gradients(loss: Tensor, weights: list[Any]) -> list[Tensor]:
+    """Of a loss for each of the weights."""
+    return list(torch.autograd.grad(loss, weights))
+
+
+def shared_pass(family: str) -> tuple[Any, Any]:
+    """Losses of windows that processes share, and the gradients of their mean for sinks and embedding."""
+    model = as_model(make_network(family))
+    losses = token_losses(model, TOKENS)
+    wanted = [*sinks_of(model.network), model.network.get_input_embeddings().weight]
+    for weight in wanted:
+        weight.requires_grad_()
+    weighted_loss_with_graph(model, TOKENS, np.full((2, 47), 1 / 94), recompute=True).backward()
+    shard = distributed.shard()
+    assert shard
+    shard.sum_gradients(wanted)
+    return losses, [weight.grad for weight in wanted]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import attending
 import numpy as np
 import torch
 from parallel_work import (
@@ -191,6 +192,11 @@ def shared_passes(_: Path) -> Any:
     return {family: passes_of(family) for family in FAMILIES}
 
 
+def shared_attention(_: Path) -> Any:
+    """The same of families that attend in ways of their own."""
+    return {family: attending.shared_pass(family) for family in attending.FAMILIES}
+
+
 def trained_models(_: Path) -> Any:
     """What trainings give in these processes, and what they say of batches that do not divide among them."""
     refused = {"batch": error_of(lambda: train(replace(SHORTER, batch_windows=7)))}
@@ -230,7 +236,7 @@ ROWS = (
 
 SHARED = (
     *(standing, map_work, lone_work, failing_work, led_work, needles, written_files),
-    *(scattered_weights, shard_tensors, objective_gradient, shared_passes, trained_models),
+    *(scattered_weights, shard_tensors, objective_gradient, shared_passes, shared_attention, trained_models),
 )
 
 

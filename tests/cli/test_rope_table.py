@@ -40,6 +40,7 @@ def test_inspect_names_every_table_and_describes_the_chosen_one(command: Command
     assert "full_attention" in refused.err
 
 
+@pytest.mark.usefixtures("unopened")
 def test_gemma_is_extended_by_its_global_table(command: Command, gemma: Path, text_folders: tuple[Path, Path]) -> None:
     """Searched, measured, exported: the checkpoint states factors of the global layers alone."""
     steps = ("--set", "search.gradient.steps=2", "--set", "search.gradient.validate_every=1")

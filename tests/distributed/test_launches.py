@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import attending
 import pytest
 import torch
 from launching import KEPT_TRIALS, Alone, Launch, timeless
@@ -188,6 +189,22 @@ def test_passes_over_shared_windows_are_those_over_whole_ones(launch: Launch, ra
             given = shared[family][name]
             scale = expected.abs().max().item() if "gradients" in name else 1.0
             torch.testing.assert_close(given, expected, rtol=1e-5, atol=1e-5 * scale, msg=f"{name} on rank {rank}")
+
+
+@pytest.mark.parametrize("family", attending.FAMILIES)
+def test_families_with_ways_of_their_own_attend_across_processes(launch: Launch, ranks: int, family: str) -> None:
+    """Each process has a head and a tail part: positions jump, and the results are those of eager attention."""
+    network = attending.make_network(family)
+    wanted = [*attending.sinks_of(network), network.get_input_embeddings().weight]
+    for weight in wanted:
+        weight.requires_grad_()
+    whole = attending.eager_losses(network)
+    expected = attending.gradients(whole.mean(), wanted)
+    for result in launch.all(f"shared_attention {ranks}"):
+        losses, found = result[family]
+        torch.testing.assert_close(losses.double(), whole.detach(), rtol=1e-5, atol=5e-5)
+        for own, of_one in zip(found, expected, strict=True):
+            torch.testing.assert_close(own, of_one, rtol=1e-3, atol=1e-4 * of_one.abs().max().item())
 
 
 # Trainings

@@ -4,19 +4,13 @@ These have sinks, chunks, sliding windows, keys that layers share, a temperature
 that are narrower than keys, or call no attention that can be replaced.
 """
 
-import os
-import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from attending import CHANGES, FAMILIES, HYBRIDS, TOKENS, as_model, eager_losses, make_network, sinks_of
+from attending import CHANGES, FAMILIES, HYBRIDS, TOKENS, as_model, eager_losses, gradients, make_network, sinks_of
 from long_passes import compute_losses, hooked, set_tile
 from torch import Tensor
 
@@ -26,7 +20,6 @@ from longrope.engine.passes import token_losses, weighted_loss_with_graph
 from longrope.errors import ModelError
 from longrope.models import LanguageModel
 
-WORKER = Path(__file__).parents[1] / "worker_attending.py"
 PIECES = (0, 5, 19, 20, 33, 34, 48)  # where the pieces of a window begin that are read into a cache
 WEIGHTS = np.full((2, 47), 1 / 94)
 ALL = {**FAMILIES, **HYBRIDS, "recurrent_gemma": {"lru_width": 64, "head_dim": 16, "num_key_value_heads": 1}}
@@ -89,11 +82,6 @@ def test_a_cache_gives_the_logits_of_a_whole_pass(family: str, model_of: Callabl
         torch.testing.assert_close(logits[0], whole[end - 1], rtol=1e-4, atol=5e-5)
 
 
-def gradients(loss: Tensor, weights: list[Any]) -> list[Tensor]:
-    """Of a loss for each of the weights."""
-    return list(torch.autograd.grad(loss, weights))
-
-
 @pytest.mark.parametrize("recompute", [True, False])
 @every_family
 def test_gradients_are_those_of_eager_attention(family: str, recompute: bool) -> None:
@@ -119,26 +107,6 @@ def test_documents_keep_their_own_sinks() -> None:
 
 def _restarting(starts: tuple[int, ...]) -> Tensor:
     return torch.cat([torch.arange(b - a) for a, b in zip(starts, (*starts[1:], 48), strict=True)])
-
-
-def test_processes_share_windows_of_these_families(tmp_path: Path) -> None:
-    """Two processes with a head and a tail part each: positions jump, and the results are those of one."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(WORKER)]
-    file = tmp_path / "found.pickle"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(file), *FAMILIES], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    for family, (losses, found) in pickle.loads(file.read_bytes()).items():  # noqa: S301
-        network = make_network(family)
-        wanted = [*sinks_of(network), network.get_input_embeddings().weight]
-        for weight in wanted:
-            weight.requires_grad_()
-        whole = eager_losses(network)
-        torch.testing.assert_close(losses.double(), whole.detach(), rtol=1e-5, atol=5e-5, msg=family)
-        for own, expected in zip(found, gradients(whole.mean(), wanted), strict=True):
-            torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item(), msg=family)
 
 
 # What is refused

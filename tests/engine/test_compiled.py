@@ -105,6 +105,7 @@ def test_answers_and_a_cache_are_those_of_the_plain_pass() -> None:
     assert graphs() <= before + 1  # a layer that is compiled again is several
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_torchs_limit_is_raised_for_our_passes_alone() -> None:
     """A function of the process's own is compiled for as many shapes afterwards as before."""

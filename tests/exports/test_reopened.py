@@ -80,7 +80,7 @@ def test_two_factor_sets_in_a_fresh_process(pico_folder: Path, tmp_path: Path) -
         assert gap(get_logits(native, tokens), get_logits(by_hand, tokens)) < 1e-4, length
 
 
-def test_partial_rotary_in_a_fresh_process(tmp_path: Path) -> None:
+def test_partial_rotary_in_a_single_list(tmp_path: Path, reopened_here: None) -> None:
     """GPT-NeoX with a quarter of its head rotated carries native longrope; one list serves every length."""
     model = pico.make_model("gpt_neox")
     report = export_hf(model, make_factors(model), tmp_path)

@@ -43,6 +43,7 @@ def test_a_failed_export_leaves_what_was_there(tmp_path: Path) -> None:
     assert [file.read_text() for file in tmp_path.iterdir()] == ["after"]
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_what_was_there(source: Path, tmp_path: Path) -> None:
     """The process ends in the middle of the tensors; the next export replaces what it left."""
     factors, path = make_factors(source), tmp_path / "new.gguf"

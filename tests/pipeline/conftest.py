@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-from outcomes import METHODS, TARGET, Outcome, by_method, outcome
+from outcomes import METHODS, TARGET, Outcome, by_method, leave_unopened, outcome
 
-from longrope.exports import hf
 from longrope.pipeline import extend
 from longrope.recipe import EvolutionRecipe, ExportRecipe, GradientRecipe, MeasureRecipe, Recipe, SearchRecipe
 from longrope.runs.run_dir import RunDir
@@ -34,7 +33,7 @@ def recipe(pico_folder: Path, text_folders: tuple[Path, Path]) -> Recipe:
 def whole(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     """Cold runs of both methods, unbroken; the checkpoint is not reopened."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hf, "_compare", lambda *_: [(0.0, 0.0), (0.0, 0.0)])
+        leave_unopened(patch)
         runs = {method: RunDir(tmp_path_factory.mktemp("whole") / method) for method in METHODS}
         for method, run in runs.items():
             extend(by_method(recipe, method), run)

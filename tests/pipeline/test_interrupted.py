@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from measuring import no_passes
-from outcomes import METHODS, Countdown, InterruptError, Outcome, by_method, outcome, read_lines, written_scores
+from outcomes import Countdown, InterruptError, Outcome, by_method, outcome, read_lines, written_scores
 
 from longrope.evaluation import passkey, perplexity
 from longrope.exports import hf
@@ -83,9 +83,14 @@ MOMENTS: dict[str, Callable[[pytest.MonkeyPatch], Callbacks]] = {
 }
 
 
+IN_THE_SEARCH = [moment for moment in MOMENTS if "evaluation" in moment or "trial" in moment or "factors" in moment]
+
+
 @pytest.mark.usefixtures("unopened")
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "moment"),
+    [*(("gradient", moment) for moment in MOMENTS), *(("evolution", moment) for moment in IN_THE_SEARCH)],
+)
 def test_a_run_interrupted_at_any_moment_ends_as_a_whole_one(
     method: str, moment: str, recipe: Recipe, whole: dict[str, Outcome], tmp_path: Path
 ) -> None:
@@ -122,6 +127,7 @@ def test_a_run_interrupted_again_and_again_ends_as_a_whole_one(
     assert rounds >= writes / 14
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unopened")
 def test_a_killed_process_is_resumed(recipe: Recipe, tmp_path: Path) -> None:
     """SIGKILL in the middle of a search, of a real command in a process of its own."""

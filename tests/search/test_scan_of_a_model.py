@@ -6,28 +6,14 @@ from typing import Any
 
 import pytest
 
-from longrope.data import TokenText, load_texts
+from longrope.data import TokenText
 from longrope.errors import FactorsError
-from longrope.models import LanguageModel, load_model
+from longrope.models import LanguageModel
 from longrope.recipe import GradientRecipe, SearchRecipe
 from longrope.rope import load_factors
 from longrope.runs.records import Trial, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.search import find_factors, scan_base
-
-# On a pico model
-
-
-@pytest.fixture(scope="module")
-def model(pico_folder: Path) -> LanguageModel:
-    """The pico model, loaded."""
-    return load_model(pico_folder, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def text(text_folders: tuple[Path, Path], model: LanguageModel) -> TokenText:
-    """The search part of some texts."""
-    return load_texts([text_folders[0]], model.tokenizer).search
 
 
 @pytest.mark.parametrize("steps", [GradientRecipe().steps, 40])

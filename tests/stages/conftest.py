@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from outcomes import leave_unopened
 from staged_runs import SHORT, STAGES, STEPS, TARGET
 
 from longrope.pipeline import (
@@ -40,9 +41,11 @@ def recipe(pico_folder: Path, text_folders: tuple[Path, Path]) -> Recipe:
 
 @pytest.fixture(scope="session")
 def run(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """A finished run whose checkpoint was really reopened; read it only."""
+    """A finished run whose checkpoint was not reopened; read it only."""
     directory = RunDir(tmp_path_factory.mktemp("stages") / "run")
-    extend(recipe, directory)
+    with pytest.MonkeyPatch.context() as patch:
+        leave_unopened(patch)
+        extend(recipe, directory)
     return directory
 
 
