@@ -323,7 +323,7 @@ def test_one_process_prints(launch: Launch, ranks: int) -> None:
         f"factors: {launch.folder / 'resumed' / 'factors.json'}\nmethod: {launch.same('resumed 1').source.label}\n"
     )
     assert first[:2] == (0, messages)
-    assert first[2].count("search factors for 256 tokens by gradient") == 1
+    assert first[2].count("device cpu (as asked)") == 1
     assert f"; {ranks} processes: {ranks} for windows and candidates x 1 for a sequence (the longest" in first[2]
     assert others == [(0, "", "")] * (ranks - 1)
 
