@@ -1,11 +1,12 @@
 """Commands of the command line that run in this process, and the tables that they print."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 
-from longrope import pipeline
+from longrope import cli, pipeline
 from longrope.labels import metric_label
 from longrope.recipe import Recipe
 from longrope.runs.records import Score
@@ -21,6 +22,16 @@ class Result:
 
 
 Command = Callable[..., Result]
+
+
+def run_command(patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> Result:
+    """Run ``longrope`` with these arguments, as its console script does."""
+    patch.setattr(sys, "argv", ["longrope", *map(str, arguments)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    captured = capsys.readouterr()
+    return Result(int(ended.value.code or 0), captured.out, captured.err)
 
 
 def table_row(out: str, first: str, title: str = "") -> list[str]:

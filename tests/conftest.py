@@ -19,7 +19,10 @@ gc.disable()  # until all tests are collected: what modules make stays
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")  # a machine that is busy with other work fails no test
-LONGEST = ("test_nano_schedule.py", "test_recipes.py", "test_stages_killed.py", "test_compiled.py")
+LONGEST = (
+    *("test_nano_schedule.py", "test_recipes.py", "test_stages_killed.py", "test_compiled.py"),
+    *("test_launches.py", "test_attending.py", "test_interrupted.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

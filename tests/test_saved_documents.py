@@ -5,7 +5,7 @@ import json
 import struct
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import numpy as np
 import pico
 import pytest
 import torch
+from commands import run_command
 from generating import DOCUMENT, PROMPT, make_table
 from safetensors.torch import load_file, save_file
 
-from longrope import cli
 from longrope.engine import decoding
 from longrope.errors import CacheError, FactorsError, LongRopeError
 from longrope.generation import Generation, GenerationSettings, generate
@@ -232,14 +232,9 @@ def command(
     Path("factors.json").write_text(dump_factors(make_table(pico.make_model("llama"))))
 
     def run(*arguments: str, piped: str = "") -> tuple[int, str, str]:
-        given = ["longrope", "generate", str(pico_folder), "--factors", "factors.json", "--max-new-tokens", "12"]
-        monkeypatch.setattr(sys, "argv", [*given, *arguments])
         monkeypatch.setattr(sys, "stdin", io.StringIO(piped))
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        messages = capsys.readouterr()
-        return int(ended.value.code or 0), messages.out, messages.err
+        given = ("generate", pico_folder, "--factors", "factors.json", "--max-new-tokens", "12", *arguments)
+        return astuple(run_command(monkeypatch, capsys, *given))
 
     return run
 

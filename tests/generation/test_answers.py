@@ -103,12 +103,10 @@ def test_one_factor_set_alone_may_be_given(make: Callable[[str], LanguageModel])
 
 
 @pytest.mark.parametrize("stated", [END, [200, END], None])
-def test_the_answer_ends_at_an_end_token(
-    stated: Any, forced: Callable[[list[int]], list[Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_answer_ends_at_an_end_token(stated: Any, forced: Callable[[list[int]], list[Any]]) -> None:
     """By the generation config, which may know several, or the tokenizer; it is no part of the answer."""
     model = pico.make_model("llama")
-    monkeypatch.setattr(model.network.generation_config, "eos_token_id", stated)
+    model.network.generation_config.eos_token_id = stated
     table = make_table(model)
     for end in (END, 200):
         forced([*model.tokenizer("wind")["input_ids"], end, 33, 34])

@@ -2,19 +2,19 @@
 
 import gzip
 import json
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any
 
 import pico
 import pytest
 import torch
+from commands import run_command
 from generating import DOCUMENT, PROMPT, SHORT, WORDS, make_table
 
 import longrope
-from longrope import cli, generation
+from longrope import generation
 from longrope.data import read_document
 from longrope.errors import FactorsError, ModelError, RecipeError, TextsError
 from longrope.generation import Generation, GenerationSettings, encode_question, generate
@@ -128,13 +128,8 @@ def command(
         Path(path).write_text(dump_factors(make_table(model)))
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        given = ["longrope", "generate", str(pico_folder), "--document", "book.txt", "--prompt", PROMPT, *arguments]
-        monkeypatch.setattr(sys, "argv", given)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        messages = capsys.readouterr()
-        return int(ended.value.code or 0), messages.out, messages.err
+        given = ("generate", pico_folder, "--document", "book.txt", "--prompt", PROMPT, *arguments)
+        return astuple(run_command(monkeypatch, capsys, *given))
 
     return run
 

@@ -2,13 +2,24 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import toys
 from measuring import brute_losses
-from outcomes import FORMULAS, GRADIENT, SCAN, TARGET, Countdown, InterruptError, outcome, read_lines, written_scores
+from outcomes import (
+    FORMULAS,
+    GRADIENT,
+    SCAN,
+    TARGET,
+    Countdown,
+    InterruptError,
+    leave_unopened,
+    outcome,
+    read_lines,
+    written_scores,
+)
 
 from longrope.data import load_texts
 from longrope.evaluation import Evaluation, statistics
@@ -34,18 +45,41 @@ def beside(recipe: Recipe) -> Recipe:
     return replace(recipe, measure=settings)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A finished run, what it returned, and the lines of its progress."""
+
+    run: RunDir
+    scores: list[Score]
+    steps: list[str]
+
+
+@pytest.fixture(scope="module")
+def measured(beside: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """The run beside its baselines, whose checkpoint was not reopened; read it only."""
+    run, steps = RunDir(tmp_path_factory.mktemp("beside") / "run"), list[str]()
+    with pytest.MonkeyPatch.context() as patch:
+        leave_unopened(patch)
+        return Measured(run, extend(beside, run, Callbacks(on_step=steps.append)), steps)
+
+
+@pytest.fixture
+def copied(measured: Measured, tmp_path: Path) -> RunDir:
+    """The same run as one's own."""
+    shutil.copytree(measured.run.path, tmp_path / "run")
+    return RunDir(tmp_path / "run")
+
+
 def best_baseline(scores: list[Score]) -> Score:
     """The perplexity at the longest length of the baseline where it is least."""
     last = [s for s in scores if s.metric == "perplexity" and s.context_tokens == TARGET and s.method in FORMULAS]
     return min(last, key=lambda score: score.value)
 
 
-@pytest.mark.usefixtures("unopened")
-def test_an_extension_is_measured_beside_its_baselines(beside: Recipe, tmp_path: Path) -> None:
+def test_an_extension_is_measured_beside_its_baselines(beside: Recipe, measured: Measured) -> None:
     """The ratio to the best of them is that of the two perplexities in the same file."""
-    run = RunDir(tmp_path)
-    scores = extend(beside, run)
-    *measured, ratio = scores
+    run, scores = measured.run, measured.scores
+    *others, ratio = scores
     assert list(dict.fromkeys(score.method for score in scores)) == ["none", "pi", "yarn", "longrope-gradient"]
     wanted = {
         (m, n, k)
@@ -53,12 +87,12 @@ def test_an_extension_is_measured_beside_its_baselines(beside: Recipe, tmp_path:
         for n in (64, TARGET)
         for k in ("perplexity", "perplexity-last-16")
     }
-    keys = [(score.method, score.context_tokens, score.metric) for score in measured]
+    keys = [(score.method, score.context_tokens, score.metric) for score in others]
     assert set(keys) == wanted
     assert len(keys) == len(wanted)
-    best = best_baseline(measured)
+    best = best_baseline(others)
     (own,) = [
-        s for s in measured if (s.method, s.context_tokens, s.metric) == ("longrope-gradient", TARGET, "perplexity")
+        s for s in others if (s.method, s.context_tokens, s.metric) == ("longrope-gradient", TARGET, "perplexity")
     ]
     assert (ratio.metric, ratio.method) == (f"ratio-to-{best.method}", "longrope-gradient")
     assert ratio.value == pytest.approx(own.value / best.value)
@@ -170,9 +204,8 @@ def test_the_best_baseline_is_the_one_at_the_longest_length(
 
 
 @pytest.mark.usefixtures("unopened")
-def test_a_resumed_extension_with_baselines_adds_no_line(beside: Recipe, tmp_path: Path) -> None:
-    run = RunDir(tmp_path)
-    first = extend(beside, run)
+def test_a_resumed_extension_with_baselines_adds_no_line(beside: Recipe, measured: Measured, copied: RunDir) -> None:
+    run, first = copied, measured.scores
     lines, report = read_lines(run.scores), (run.path / "report.html").read_bytes()
     assert len(lines) == 4 * 2 * 2 + 1
     assert written_scores(extend(beside, run)) == written_scores(first)
@@ -181,10 +214,9 @@ def test_a_resumed_extension_with_baselines_adds_no_line(beside: Recipe, tmp_pat
 
 
 @pytest.mark.usefixtures("unopened")
-def test_a_run_of_an_earlier_version_is_resumed(beside: Recipe, tmp_path: Path) -> None:
+def test_a_run_of_an_earlier_version_is_resumed(beside: Recipe, measured: Measured, copied: RunDir) -> None:
     """Its scores do not say what was resampled, and its samples had other names: no score is measured again."""
-    run = RunDir(tmp_path)
-    first = extend(beside, run)
+    run, first = copied, measured.scores
     lines = [json.loads(line) for line in read_lines(run.scores)]
     old = "".join(json.dumps({k: v for k, v in line.items() if k != "resampled"}) + "\n" for line in reversed(lines))
     run.scores.write_text(old)
@@ -197,10 +229,10 @@ def test_a_run_of_an_earlier_version_is_resumed(beside: Recipe, tmp_path: Path) 
 @pytest.mark.usefixtures("unopened")
 @pytest.mark.parametrize("groups", [3, 7, 8])
 def test_an_extension_with_baselines_that_was_interrupted_ends_as_a_whole_one(
-    groups: int, beside: Recipe, tmp_path: Path
+    groups: int, beside: Recipe, measured: Measured, tmp_path: Path
 ) -> None:
     """The power goes in the middle of a baseline, of our own scores, and before the ratio; a metric has two scores."""
-    expected = extend(beside, RunDir(tmp_path / "whole"))
+    expected = measured.scores
     run = RunDir(tmp_path / "broken")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_dir, "append_records", Countdown(groups + 1, append_records))
@@ -211,14 +243,12 @@ def test_an_extension_with_baselines_that_was_interrupted_ends_as_a_whole_one(
     assert written_scores(extend(beside, run)) == written_scores(expected)
     assert written_scores(read_records(run.scores, Score)) == written_scores(expected)
     assert len(read_lines(run.scores)) == len(expected)
-    assert outcome(run) == outcome(RunDir(tmp_path / "whole"))
+    assert outcome(run) == outcome(measured.run)
 
 
-@pytest.mark.usefixtures("unopened")
-def test_the_report_is_written_and_reported_of_last(beside: Recipe, tmp_path: Path) -> None:
-    run, steps = RunDir(tmp_path), list[str]()
-    scores = extend(beside, run, Callbacks(on_step=steps.append))
-    assert steps[-1] == f"report: {run.path / 'report.html'}"
+def test_the_report_is_written_and_reported_of_last(measured: Measured) -> None:
+    run, scores = measured.run, measured.scores
+    assert measured.steps[-1] == f"report: {run.path / 'report.html'}"
     page = (run.path / "report.html").read_text(encoding="utf-8")
     for score in scores:
         assert f"{score.value:.4g} ({score.low:.4g}-{score.high:.4g})" in page
