@@ -10,6 +10,7 @@ from longrope import cli, pipeline
 from longrope.labels import metric_label
 from longrope.recipe import Recipe
 from longrope.runs.records import Score
+from longrope.runs.run_dir import RunDir
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def note_recipes(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
     """The recipes that ``extend`` is called with from now on; nothing is done with them."""
     begun: list[Recipe] = []
 
-    def extend(full: Recipe, *_: object) -> list[Score]:
+    def extend(full: Recipe, run: RunDir, *_: object) -> list[Score]:
+        run.bind(full)
         begun.append(full)
         return []
 
