@@ -1,0 +1,124 @@
+"""Options, settings by key, help and completion of the command line."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Command, Result, note_recipes
+
+import longrope
+from longrope.recipe import Recipe, Stage, changed, load_recipe
+from longrope.settings import keys_of
+
+
+def test_extend_needs_no_recipe_file(
+    command: Command, pico_folder: Path, text_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every option reaches the recipe, and the run directory has a name of its own."""
+    begun = note_recipes(monkeypatch)
+    search, measured = text_folders
+    result = command(
+        *("extend", pico_folder, "--to", "2k", "--data", search, "--data", measured, "--measure-data", measured),
+        *("--method", "evolution", "--lengths", "64,1k,2_048", "--metrics", "passkey", "--seed", "7"),
+        *("--device", "cpu", "--dtype", "bfloat16"),
+    )
+    assert result.code == 0, result.err
+    (full,) = begun
+    assert (full.model, full.target_tokens, full.seed) == (str(pico_folder), 2048, 7)
+    assert (full.data, full.measure_data) == ((str(search), str(measured)), (str(measured),))
+    assert (full.search.method, full.device, full.dtype) == ("evolution", "cpu", "bfloat16")
+    assert (full.measure.lengths, full.measure.metrics) == ((64, 1024, 2048), ("passkey",))
+    assert Path("runs/llama-2k").is_dir()
+
+
+def test_options_override_the_recipe_file(command: Command, recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = note_recipes(monkeypatch)
+    assert command("extend", "--recipe", recipe_file, "--seed", 9, "--to", "512", "--out", "run").code == 0
+    written = load_recipe(recipe_file)
+    assert begun == [replace(written, seed=9, target_tokens=512)]
+
+
+ASSIGNED: dict[str, tuple[str, object]] = {  # a text for each kind of value, and what it stands for
+    "search.gradient.steps": ("40", 40),
+    "search.gradient.learning_rate": ("1", 1.0),
+    "search.gradient.start": ("yarn", "yarn"),
+    "search.tail_tokens": ("1k", 1024),
+    "seed": ("0", 0),
+    "compiled": ("true", True),
+    "measure.lengths": ("64, 1k", (64, 1024)),
+    "measure.baselines": ("pi,yarn", ("pi", "yarn")),
+    "measure.qa_data": ("", ""),
+    "tune.clip_norm": ("inf", math.inf),
+    "target_tokens": ("512", 512),
+    "stages": ('[{ search = "512" }, { tune = 256, steps = 40 }]', (Stage(search=512), Stage(tune=256, steps=40))),
+}
+
+
+def test_any_setting_can_be_set_by_its_key(
+    command: Command, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Typed as the setting is, over the recipe file and the options."""
+    begun = note_recipes(monkeypatch)
+    texts = [text for key, (value, _) in ASSIGNED.items() for text in ("--set", f"{key}={value}")]
+    result = command("extend", "--recipe", recipe_file, "--seed", 7, "--out", "run", *texts)
+    assert result.code == 0, result.err
+    for key, (_, value) in ASSIGNED.items():
+        found: Any = begun[0]
+        for part in key.split("."):
+            found = getattr(found, part)
+        assert (type(found), found) == (type(value), value), key
+    assert begun[0].search.evolution == load_recipe(recipe_file).search.evolution, "what is not named stays"
+
+
+@pytest.mark.parametrize("key", [key for key, _ in keys_of(Recipe)])
+def test_every_setting_takes_the_text_of_its_default(key: str) -> None:
+    """So each of them can be given on the command line."""
+    full = Recipe("m", 512, ("books",))
+    value: Any = full
+    for part in key.split("."):
+        value = getattr(value, part)
+    text = "[]" if key == "stages" else ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    assert changed(full, [f"{key}={text.lower() if isinstance(value, bool) else text}"]) == full
+
+
+def test_version_is_printed(command: Command) -> None:
+    assert command("--version") == Result(0, f"longrope {longrope.__version__}\n", "")
+
+
+ASKED = (
+    *("perplexity", "passkey", "prefix-perplexity", "retention", "needle", "prose-needle", "ruler"),
+    *("accuracy", "effective-length", "far-context", "far-shuffled", "far-replaced"),
+)
+
+
+@pytest.mark.parametrize("name", ["extend", "search", "tune", "measure"])
+def test_help_shows_the_defaults_of_the_settings(command: Command, name: str) -> None:
+    shown = " ".join(command(name, "--help").out.split())
+    defaults = {"--seed": "0", "--device": "auto", "--dtype": "auto", "--set": None}
+    defaults |= {"--rate": "2e-05", "--batch": "32"} if name == "tune" else {}
+    defaults |= {"--metrics": "perplexity,passkey"} if name == "measure" else {}
+    for flag, default in defaults.items():
+        described = shown.split(f"{flag} ", 1)[1].split(" --", 1)[0]
+        assert default is None or f"[default: ({default})]" in described, flag
+
+
+def test_help_of_measure_names_what_can_be_measured(command: Command) -> None:
+    """The metrics that can be asked for, not parts of others; and what is measured without factors."""
+    shown = " ".join(command("measure", "--help").out.split())
+    assert f"Some of {', '.join((*ASKED, 'harness:TASK'))};" in shown
+    assert "without: the original model. " in shown
+
+
+def test_completion_can_be_shown(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    result = command("--show-completion", "bash")
+    assert result.code == 0, result.err
+    assert "_LONGROPE_COMPLETE" in result.out
+
+
+def test_no_arguments_show_the_commands(command: Command) -> None:
+    result = command()
+    for name in ("extend", "compare", "search", "measure", "export", "report", "inspect"):
+        assert name in result.out + result.err
