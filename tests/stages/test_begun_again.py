@@ -35,7 +35,6 @@ from longrope.pipeline import (
     plan_tasks,
     run_tasks,
 )
-from longrope.pipeline.stages import TUNED
 from longrope.recipe import (
     ExportRecipe,
     Recipe,
@@ -43,6 +42,7 @@ from longrope.recipe import (
 )
 from longrope.report.contents import read_run
 from longrope.rope import load_factors
+from longrope.runs.identity import TUNED
 from longrope.runs.records import Trial
 from longrope.runs.run_dir import RunDir
 

@@ -37,7 +37,6 @@ from longrope.pipeline import (
     plan_tasks,
     run_tasks,
 )
-from longrope.pipeline.stages import TUNED
 from longrope.recipe import (
     Recipe,
     Stage,
@@ -45,6 +44,7 @@ from longrope.recipe import (
 from longrope.report.contents import read_run
 from longrope.report.sections import cost_section
 from longrope.rope import FactorTable, RescaleFactors, compose, extrapolate, load_factors, relative_to, tuned_spec
+from longrope.runs.identity import TUNED
 from longrope.runs.records import TrainStep, Trial, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.search import find_factors, search_short_window

@@ -26,25 +26,14 @@ from longrope.rope import (
     tuned_spec,
     unscaled,
 )
-from longrope.runs.identity import hash_inputs
+from longrope.runs.identity import hash_inputs, tuned_name, weights_of
 from longrope.runs.run_dir import RunDir, is_finished
 from longrope.search import check_scannable, check_search, check_short_search, find_factors, search_short_window
 from longrope.tuning import check_training, fine_tune
 
-TUNED = ", tuned "  # in the name of a model, before what its weights were made of
 HASH_DIGITS = 8  # of the inputs of a stage, in the name of its folder
 YOUNGER = ("choose_by",)  # settings that the stages of earlier versions did not have
 PROGRESSIVE_RATIO = 8  # a search reaches about so far without training (section 3.2)
-
-
-def tuned_name(name: str, made_of: str) -> str:
-    """The name of a model whose weights were trained: that of the original model, and what made the weights."""
-    return f"{name.partition(TUNED)[0]}{TUNED}{made_of}"
-
-
-def weights_of(name: str) -> str:
-    """What made the weights of a model, by its name; empty for the original."""
-    return name.partition(TUNED)[2]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 from longrope.errors import RunError
 from longrope.recipe import Recipe, load_recipe
 from longrope.rope import RescaleFactors, load_factors
+from longrope.runs.identity import weights_of
 from longrope.runs.records import Score, TrainStep, Trial, read_records
 from longrope.runs.run_dir import STAGE_FINISHED, RunDir
 
@@ -107,12 +108,12 @@ def _scores(run: RunDir) -> Iterator[Score]:
     weights, others = (
         {_stage_record(folder).get("weights", "") for folder in folders} for folders in (scheduled, left)
     )
-    left_behind = tuple(others - weights - {""})
+    left_behind = others - weights - {""}
     made = load_factors(run.factors()).fingerprint if run.scheduled.exists() and run.factors().exists() else None
     measured = {_place(score) for score in scores if score.factors_fingerprint == made}
     for score in scores:
         again = _place(score) in measured and score.factors_fingerprint != made
-        if not (again or score.model.endswith(left_behind)):
+        if not (again or weights_of(score.model) in left_behind):
             yield score
 
 

@@ -1,4 +1,4 @@
-"""Whether work that is begun again has the same inputs: by one hash of them, or input by input."""
+"""Whether work that is begun again has the same inputs, by a hash of them or one by one; names of tuned models."""
 
 import hashlib
 import json
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from longrope.errors import RunError
+
+TUNED = ", tuned "  # in the name of a model, before what its weights were made of
 
 
 def hash_inputs(inputs: Any, digits: int = 16) -> str:
@@ -33,3 +35,13 @@ def check_same(place: str, work: str, before: Mapping[str, str], now: Mapping[st
             needed,
             "Give another directory with --out, or the old settings.",
         )
+
+
+def tuned_name(name: str, made_of: str) -> str:
+    """The name of a model whose weights were trained: that of the original model, and what made the weights."""
+    return f"{name.partition(TUNED)[0]}{TUNED}{made_of}"
+
+
+def weights_of(name: str) -> str:
+    """What made the weights of a model, by its name; empty for the original."""
+    return name.partition(TUNED)[2]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from longrope.rope import RescaleFactors, at_window, compose
 from longrope.runs.records import Trial, append_record, read_records
 
 Weights = NDArray[np.float64]
+UNKNOWN: dict[str, Any] = {"loss_nats": math.inf, "num_tokens": 0, "token_passes": 0, "seconds": 0.0}  # before a trial
 BACKWARD_PASSES = 4  # forward, forward again (recomputation), and a backward pass worth two
 
 
@@ -250,15 +251,22 @@ class TrialLog:
         return trials
 
     def _ask(self, step: int, kind: str, origin: str, factors: RescaleFactors) -> Trial:
-        names = (self.method, self.model, self.texts_fingerprint, step, kind, origin)
-        return Trial(*names, factors.lambdas, factors.start_tokens, factors.attention_factor, math.inf, 0, 0, 0.0)
+        return Trial(
+            method=self.method,
+            model=self.model,
+            texts_fingerprint=self.texts_fingerprint,
+            step=step,
+            kind=kind,
+            origin=origin,
+            lambdas=factors.lambdas,
+            start_tokens=factors.start_tokens,
+            attention_factor=factors.attention_factor,
+            **UNKNOWN,
+        )
 
     def _recall(self, asked: Trial) -> Trial:
         trial = self._known[len(self.made)]
-        if (
-            replace(trial, loss_nats=math.inf, num_tokens=0, token_passes=0, seconds=0.0, gradient=(), parts=())
-            != asked
-        ):
+        if replace(trial, gradient=(), parts=(), **UNKNOWN) != asked:
             raise RunError(
                 f"{self.path} holds the trials of another search (trial {len(self.made) + 1} differs).",
                 "A search is resumed only with the settings, texts and model that began it.",

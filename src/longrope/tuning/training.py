@@ -123,9 +123,20 @@ class Training:
         self._update(rate)
         self._tokens_seen += scored
         seconds = time.perf_counter() - began
-        values = (self.done - 1, loss_nats, scored, self._tokens_seen, rate, gradient_norm, seconds)
-        read = fingerprint(self._batches.at(self.done - 1))
-        return TrainStep(*values, *self._speed(rows, seconds), texts_fingerprint=read)
+        per_second, share, memory = self._speed(rows, seconds)
+        return TrainStep(
+            step=self.done - 1,
+            loss_nats=loss_nats,
+            num_tokens=scored,
+            tokens_seen=self._tokens_seen,
+            learning_rate=rate,
+            gradient_norm=gradient_norm,
+            seconds=seconds,
+            tokens_per_second=per_second,
+            peak_share=share,
+            memory_gib=memory,
+            texts_fingerprint=fingerprint(self._batches.at(self.done - 1)),
+        )
 
     def _speed(self, rows: Sequence[int], seconds: float) -> tuple[float, float, float]:
         """Tokens a second, the share of the GPUs' peak, and GiB of memory at the peak, for a step on these rows."""
