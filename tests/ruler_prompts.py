@@ -19,9 +19,9 @@ from longrope.evaluation.prompts import build_prompt
 from longrope.evaluation.prompts.documents import DocumentQuestion
 from longrope.evaluation.prompts.prompt import Prompt
 from longrope.evaluation.prompts.words import WORDS
+from longrope.metrics import RULER_TASKS
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
-from longrope.registry import RULER_TASKS
 from longrope.runs.records import Score
 
 REFERENCES = {"niah_multivalue": 4, "niah_multiquery": 4, "vt": 5, "cwe": 10, "fwe": 3}  # one, in the other tasks

@@ -21,7 +21,7 @@ PACKAGE = "longrope"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 NOUNS = (
-    *("errors", "lengths", "rows", "registry", "labels", "settings", "schedule"),
+    *("errors", "lengths", "rows", "registry", "metrics", "labels", "settings", "schedule"),
     *("rope", "tune_recipe", "recipe"),
 )
 EDGES = ("distributed", "runs", "models", "data", "engine", "verdict")

@@ -15,7 +15,8 @@ from longrope.labels import (
     split_depth,
     write_interval,
 )
-from longrope.registry import METHODS, METRICS
+from longrope.metrics import METRICS
+from longrope.registry import METHODS
 
 
 @pytest.mark.parametrize(

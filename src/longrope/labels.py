@@ -8,7 +8,8 @@ import math
 import re
 from typing import NamedTuple
 
-from longrope.registry import METHODS, METRICS
+from longrope.metrics import METRICS
+from longrope.registry import METHODS
 from longrope.rows import Metric
 
 LABELS = {"training": "training loss"}  # shown beside methods

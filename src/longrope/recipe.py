@@ -10,6 +10,7 @@ import tomli_w
 
 from longrope import registry
 from longrope.errors import RecipeError
+from longrope.metrics import asked_metrics
 from longrope.schedule import Stage, Standing, check_stages, standings
 from longrope.settings import (
     FILE_SIZE,
@@ -154,7 +155,7 @@ class MeasureRecipe(Settings, section="measure"):
     """
 
     lengths: tuple[Window, ...] = ()
-    metrics: tuple[Annotated[str, listed(registry.metrics)], ...] = ("perplexity", "passkey")
+    metrics: tuple[Annotated[str, listed(asked_metrics)], ...] = ("perplexity", "passkey")
     windows: Count = 3
     tail_tokens: CountOrZero = 1024
     passkeys: Count = 20

@@ -1,9 +1,9 @@
-"""What there is: one row for each method, metric and format. All labels, colours and lists of names come from here.
+"""What there is: one row for each method and format, with its labels and colours; ``metrics`` has those of metrics.
 
 A row names what does the work by a dotted path, which is imported when it is first used, so this module knows no other.
 To add a method, a metric or a format, write its function in a file and add a row:
 
-    METRICS["my-metric"] = rows.Metric("my-metric", "My metric", measure="my_package.my_module:MyMetric")
+    metrics.METRICS["my-metric"] = rows.Metric("my-metric", "My metric", measure="my_package.my_module:MyMetric")
 """
 
 from collections.abc import Callable
@@ -11,27 +11,10 @@ from importlib import import_module
 from typing import Any
 
 from longrope.errors import RecipeError
-from longrope.rows import Format, Method, Metric
+from longrope.rows import Format, Method, by_name
 
-RULER_TASKS = (  # of the benchmark (arXiv 2404.06654), by its names
-    *("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3"),
-    *("niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe", "qa"),
-)
-SUBSET_TASKS = ("niah_single_2", "niah_multikey_1", "niah_multiquery", "vt", "cwe", "fwe")
-RULER_SUBSET = "ruler-subset"  # their mean
-HARNESS = "harness:"  # begins the name of a benchmark of lm-evaluation-harness, or the path of its task file
-BENCHMARK = f"{HARNESS}TASK"
 ORIGINAL = "none"  # the method of the original model, in records
-RATIO, DIFFERENCE = "ratio-to-", "difference-to-"  # begin the names of paired comparisons with the method that follows
-PROSE = "prose-needle"
-LAST_TOKENS = "last-tokens-"  # begins the names of what is about the same last tokens, whatever is read before them
-
-
-def _by_name(*rows: Any) -> dict[str, Any]:
-    return {row.name: row for row in rows}
-
-
-METHODS: dict[str, Method] = _by_name(
+METHODS: dict[str, Method] = by_name(
     Method(
         ORIGINAL,
         label="original model",
@@ -220,132 +203,7 @@ METHODS: dict[str, Method] = _by_name(
         colours=("#c2255c", "#f783ac"),
     ),
 )
-METRICS: dict[str, Metric] = _by_name(
-    Metric(
-        "perplexity", "Perplexity", section="perplexity", log=True, measure="longrope.evaluation.perplexity:Perplexity"
-    ),
-    Metric("perplexity-last-", "Perplexity over the last {} tokens", section="perplexity", log=True),
-    Metric(
-        "passkey",
-        "Passkeys found",
-        format="share",
-        section="retrieval",
-        hub="accuracy",
-        measure="longrope.evaluation.passkey:PasskeyRetrieval",
-    ),
-    Metric(
-        "prefix-perplexity",
-        "Perplexity of the first tokens of longer windows",
-        section="perplexity",
-        log=True,
-        measure="longrope.evaluation.perplexity:PrefixPerplexity",
-    ),
-    Metric(
-        "retention",
-        "Perplexity relative to the original model",
-        section="retention",
-        measure="longrope.evaluation.retention:Retention",
-        record=f"{RATIO}{ORIGINAL}",
-    ),
-    Metric(
-        "needle",
-        "Needles found",
-        format="share",
-        section="retrieval",
-        hub="accuracy",
-        measure="longrope.evaluation.needles:Needles",
-    ),
-    Metric(
-        PROSE,
-        "Needles in prose found",
-        format="share",
-        section="retrieval",
-        hub="accuracy",
-        measure="longrope.evaluation.prose:ProseNeedles",
-    ),
-    *(
-        Metric(f"{PROSE}-{kind}", f"Needles in prose found, {kind}s", format="share", section="retrieval")
-        for kind in ("number", "name", "sentence")
-    ),
-    Metric("ruler", "RULER", format="share", section="ruler", measure="longrope.evaluation.ruler:RulerMean"),
-    *(
-        Metric(
-            f"ruler-{task}",
-            f"RULER, {task}",
-            format="share",
-            section="ruler",
-            measure="longrope.evaluation.ruler:RulerTask",
-        )
-        for task in RULER_TASKS
-    ),
-    Metric(
-        RULER_SUBSET,
-        "RULER, mean of six tasks",
-        format="share",
-        section="ruler",
-        measure="longrope.evaluation.ruler:RulerMean",
-    ),
-    Metric(
-        "accuracy",
-        "Accuracy: mean of needles in prose and of RULER's six tasks",
-        format="share",
-        section="effective",
-        measure="longrope.evaluation.effective:Accuracy",
-    ),
-    Metric(
-        "effective-length",
-        "Effective length in tokens",
-        unit="tokens",
-        format="tokens",
-        section="effective",
-        measure="longrope.evaluation.effective:EffectiveLength",
-    ),
-    Metric("length-area", "Area under the curve of accuracy by length", format="share", section="effective"),
-    Metric(
-        "far-context",
-        "Perplexity of the last tokens, relative to near context alone",
-        section="far",
-        measure="longrope.evaluation.far_context:FarContext",
-    ),
-    Metric("far-context-last-", "The same over the last {} tokens", section="far"),
-    Metric(
-        "far-context-original",
-        "Perplexity of the last tokens, relative to the original model with near context alone",
-        section="far",
-    ),
-    Metric(LAST_TOKENS, "Perplexity of the same last {} tokens", section="perplexity", log=True),
-    *(
-        row
-        for name, words in {
-            "far-shuffled": "shuffled far context",
-            "far-replaced": "another text as far context",
-        }.items()
-        for row in (
-            Metric(
-                name,
-                f"Perplexity of the last tokens, relative to {words}",
-                section="far",
-                measure="longrope.evaluation.far_context:FarControl",
-            ),
-            Metric(f"{name}-perplexity", f"Perplexity of the last tokens with {words}", section="far", log=True),
-        )
-    ),
-    Metric(
-        BENCHMARK,
-        "{}",
-        format="benchmark",
-        section="benchmarks",
-        measure="longrope.evaluation.lm_eval:Benchmark",
-        record=HARNESS,
-    ),
-    Metric(RATIO, "Perplexity relative to {}", section="paired"),
-    Metric(f"{LAST_TOKENS}{RATIO}", "Perplexity of the last tokens relative to {}", section="paired"),
-    Metric(
-        f"{PROSE}-{DIFFERENCE}", "Needles in prose found, difference from {}", format="difference", section="paired"
-    ),
-    Metric(DIFFERENCE, "Passkeys found, difference from {}", format="difference", section="paired"),
-)
-FORMATS: dict[str, Format] = _by_name(
+FORMATS: dict[str, Format] = by_name(
     Format("hf", "Hugging Face checkpoint", "longrope.exports:export_hf", "hf", "longrope.exports.hf:check_stated"),
     Format(
         "gguf",
@@ -391,11 +249,6 @@ def factor_methods() -> tuple[str, ...]:
 def searches() -> dict[str, str]:
     """The searches, by their names in ``search.method``: the method that each of them is."""
     return {row.search: row.name for row in METHODS.values() if row.search}
-
-
-def metrics() -> tuple[str, ...]:
-    """The metrics that can be asked for; the last one stands for every benchmark."""
-    return tuple(row.name for row in METRICS.values() if row.measure)
 
 
 def resolve(path: str) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 """What a row of the registry says of a method, a metric or a format."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -98,3 +98,8 @@ class Format:
     write: str
     file: str
     check: str = ""
+
+
+def by_name(*rows: Any) -> dict[str, Any]:
+    """Rows by their names."""
+    return {row.name: row for row in rows}

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from longrope.labels import Source, compared_with, is_part, metric_label, metric_row, write_interval
 from longrope.labels import write_value as write
-from longrope.registry import DIFFERENCE, ORIGINAL, RATIO, baselines
+from longrope.metrics import DIFFERENCE, RATIO
+from longrope.registry import ORIGINAL, baselines
 from longrope.runs.records import Score
 
 COMPARED = {RATIO: "perplexity", DIFFERENCE: "passkey"}  # what a paired comparison is of

@@ -21,9 +21,9 @@ from longrope.evaluation.prompts.prose import ProseText
 from longrope.evaluation.samples import Identity, Samples
 from longrope.evaluation.statistics import wilson_interval
 from longrope.labels import Source, write_value
+from longrope.metrics import SUBSET_TASKS
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
-from longrope.registry import SUBSET_TASKS
 from longrope.runs.records import Score
 
 K = 1024

@@ -30,8 +30,8 @@ from longrope.evaluation.prompts.prose import (
 from longrope.evaluation.prose import find_needles
 from longrope.evaluation.samples import SampleCache
 from longrope.evaluation.statistics import difference_interval, wilson_interval
+from longrope.metrics import METRICS
 from longrope.models import LanguageModel, rescaled
-from longrope.registry import METRICS
 from longrope.rope import baseline_factors
 
 LENGTH = 900

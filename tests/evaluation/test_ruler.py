@@ -32,9 +32,9 @@ from longrope.evaluation.prompts import build_prompt
 from longrope.evaluation.prompts.prompt import Prompt
 from longrope.evaluation.ruler import mean_interval
 from longrope.evaluation.statistics import wilson_interval
+from longrope.metrics import RULER_TASKS
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
-from longrope.registry import RULER_TASKS
 
 # Readers
 

@@ -18,9 +18,9 @@ from longrope.errors import RecipeError, TextsError
 from longrope.evaluation import answers, measure
 from longrope.evaluation.answers import Answer
 from longrope.evaluation.prompts.prompt import Prompt
+from longrope.metrics import RULER_TASKS
 from longrope.models import LanguageModel, load_model
 from longrope.recipe import MeasureRecipe
-from longrope.registry import RULER_TASKS
 from longrope.runs.records import Score, read_records
 from longrope.runs.run_dir import RunDir
 

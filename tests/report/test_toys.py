@@ -11,7 +11,8 @@ from handmade import make_run, read_page, score
 from longrope.cli.console import print_scores
 from longrope.exports import Origin
 from longrope.exports.card import result_table
-from longrope.registry import METHODS, METRICS
+from longrope.metrics import METRICS
+from longrope.registry import METHODS
 from longrope.report import write_report
 from longrope.rows import Method, Metric
 from longrope.runs.records import Score

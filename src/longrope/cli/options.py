@@ -10,8 +10,9 @@ import typer
 from longrope.errors import RecipeError
 from longrope.labels import label_of
 from longrope.lengths import format_tokens, parse_tokens
+from longrope.metrics import asked_metrics
 from longrope.recipe import PRESETS, MeasureRecipe, Recipe, changed, load_recipe
-from longrope.registry import FORMATS, ORIGINAL, baselines, factor_methods, metrics
+from longrope.registry import FORMATS, ORIGINAL, baselines, factor_methods
 from longrope.runs.run_dir import RunDir
 from longrope.settings import hints_of
 
@@ -27,7 +28,7 @@ def _setting(flag: str, key: str, text: str) -> Any:
     return typer.Option(flag, help=text, show_default=shown)
 
 
-_METRICS = ", ".join(name for name in metrics() if not name.startswith("ruler-"))
+_METRICS = ", ".join(name for name in asked_metrics() if not name.startswith("ruler-"))
 Model = Annotated[str, typer.Argument(help="Hub name (OWNER/NAME@REVISION/FOLDER, too), folder, or GGUF file.")]
 OptionalModel = Annotated[
     str | None, typer.Argument(help="Hub name (OWNER/NAME@REVISION/FOLDER, too), folder, or GGUF file.")

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from longrope.data import TokenText, check_apart, check_unsearched, hash_windows
 from longrope.evaluation.metric import Context, Metric, Subject
 from longrope.evaluation.samples import SampleCache
+from longrope.metrics import BENCHMARK, HARNESS, METRICS
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
-from longrope.registry import BENCHMARK, HARNESS, METRICS, resolve
+from longrope.registry import resolve
 from longrope.rope import FactorTable, RescaleFactors, as_table
 from longrope.runs.records import Score
 from longrope.runs.run_dir import RunDir

@@ -19,8 +19,8 @@ from longrope.evaluation.prose import ProseNeedles
 from longrope.evaluation.ruler import RulerMean, joined_names
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import RESAMPLES, Interval, wilson_interval
+from longrope.metrics import PROSE, RULER_SUBSET
 from longrope.recipe import MeasureRecipe
-from longrope.registry import PROSE, RULER_SUBSET
 from longrope.rope import RopeSpec
 from longrope.runs.records import Score
 

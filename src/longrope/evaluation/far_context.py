@@ -21,8 +21,8 @@ from longrope.errors import RecipeError, TextsError
 from longrope.evaluation.metric import Context, Metric
 from longrope.evaluation.perplexity import cached_losses, score_losses, score_ratio
 from longrope.evaluation.samples import Samples
+from longrope.metrics import LAST_TOKENS
 from longrope.recipe import MeasureRecipe
-from longrope.registry import LAST_TOKENS
 from longrope.rope import RopeSpec
 from longrope.runs.records import Score
 

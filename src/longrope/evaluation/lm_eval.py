@@ -33,8 +33,8 @@ from longrope.errors import RecipeError, converting_errors
 from longrope.evaluation.metric import Context, Metric, Subject
 from longrope.evaluation.samples import Arrays, Identity, Samples
 from longrope.evaluation.statistics import Z_95, Interval
+from longrope.metrics import HARNESS
 from longrope.recipe import MeasureRecipe
-from longrope.registry import HARNESS
 from longrope.runs.records import Score
 
 SHOTS = {"arc_challenge": 25, "hellaswag": 10, "mmlu": 5, "truthfulqa_mc2": 0}

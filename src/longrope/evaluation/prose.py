@@ -17,9 +17,9 @@ from longrope.evaluation.prompts.prose import KINDS, ProseText, build_prose, pro
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import Interval, share_difference, share_interval
 from longrope.labels import at_depth
+from longrope.metrics import DIFFERENCE, PROSE
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
-from longrope.registry import DIFFERENCE, PROSE
 from longrope.runs.records import Score
 
 

@@ -15,8 +15,8 @@ from longrope.evaluation.prompts.documents import load_questions
 from longrope.evaluation.prompts.prompt import Prompt, fingerprint_prompts
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import Interval, share_interval, wilson_interval
+from longrope.metrics import RULER_TASKS, SUBSET_TASKS
 from longrope.recipe import MeasureRecipe
-from longrope.registry import RULER_TASKS, SUBSET_TASKS
 from longrope.runs.records import Score
 
 PREFIX = "ruler-"

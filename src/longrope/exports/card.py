@@ -22,8 +22,9 @@ from longrope.exports.comparison import ExportReport, dump_report
 from longrope.exports.gguf_weights import MODEL_TYPES
 from longrope.exports.short_cost import describe_short
 from longrope.labels import Source, compared_with, is_part, label_of, metric_label, metric_row, write_interval
+from longrope.metrics import DIFFERENCE
 from longrope.models import ASSETS, EMBEDDED, LanguageModel, read_place
-from longrope.registry import DIFFERENCE, ORIGINAL, baselines
+from longrope.registry import ORIGINAL, baselines
 from longrope.rope import RescaleFactors
 from longrope.runs.records import Score
 from longrope.verdict import conclude, describe_verdict

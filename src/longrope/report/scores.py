@@ -6,7 +6,7 @@ from functools import partial
 
 from longrope.labels import compared_with, label_of, metric_label, metric_row, split_depth
 from longrope.lengths import format_tokens
-from longrope.registry import DIFFERENCE, LAST_TOKENS, PROSE, RATIO
+from longrope.metrics import DIFFERENCE, LAST_TOKENS, PROSE, RATIO
 from longrope.report.charts.axes import Axis, linear_axis, log_axis, share_axis
 from longrope.report.charts.heat import Cell, HeatMap, HeatMaps, draw_heat
 from longrope.report.charts.lines import LineChart, Point, Series

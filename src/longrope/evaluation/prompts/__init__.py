@@ -14,7 +14,7 @@ from longrope.evaluation.prompts.counting import count_common, count_frequent, t
 from longrope.evaluation.prompts.documents import DocumentQuestion, ask_documents, choose_question
 from longrope.evaluation.prompts.needles import NeedleTask
 from longrope.evaluation.prompts.prompt import Draft, Prompt, Source, assemble
-from longrope.registry import RULER_TASKS
+from longrope.metrics import RULER_TASKS
 
 DRAFTS: dict[str, Callable[[Source], Draft]] = {
     "niah_single_1": NeedleTask("noise").draft,
@@ -45,7 +45,7 @@ def build_prompt(
 
     Args:
         tokenizer: the model's.
-        task: one of ``registry.RULER_TASKS``.
+        task: one of ``RULER_TASKS``.
         length: of text, question and answer together, in tokens.
         essay: token ids of running text to hide needles in, as many as ``length`` or more.
         seed: decides, with ``sample``, every random choice.
