@@ -82,9 +82,10 @@ def export_hf(
     settings, folder = settings or ExportRecipe(), Path(folder)
     lists = native_lists(model, factors, settings, windows)
     with unfinished_folder(folder) as unfinished:
-        _save(model, lists, unfinished, settings.max_shard_size)
+        with _stating(model, lists):
+            save_model(model, unfinished, settings.max_shard_size)
         make_portable(unfinished, factors.target_window)
-        report = make_report(lists, _compare(model, lists, unfinished))
+        report = make_report(lists, compare_logits(model, lists, partial(_reopen, unfinished, str(model.device))))
         if short_windows is not None:
             report = replace(report, short_cost=measure_short(model, lists, short_windows))
         check_agreement(report, folder, model.network.config.model_type)
@@ -111,11 +112,6 @@ def check_stated(model: LanguageModel, factors: RescaleFactors) -> None:
             "Read again, it must give the same angles.",
             "Run it with `longrope.rescaled` instead.",
         )
-
-
-def _save(model: LanguageModel, lists: NativeLists, folder: Path, max_shard_size: str) -> None:
-    with _stating(model, lists):
-        save_model(model, folder, max_shard_size)
 
 
 @contextmanager
@@ -148,10 +144,6 @@ def _stating(model: LanguageModel, lists: NativeLists) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(config, name, value)
-
-
-def _compare(model: LanguageModel, lists: NativeLists, folder: Path) -> list[tuple[float, float]]:
-    return compare_logits(model, lists, partial(_reopen, folder, str(model.device)))
 
 
 def _reopen(folder: Path, device: str, probe: Arrays) -> Arrays:

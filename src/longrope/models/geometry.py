@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
-from longrope.errors import LongRopeError, ModelError, converting_errors
+from longrope.errors import LongRopeError, ModelError, converting_errors, describe_error
 from longrope.models.layouts import computes, pairing_of, read_layout
 from longrope.models.parts import as_registered
 from longrope.models.tables import Place, choose_table, find_places, find_users, make_alone, sliding_layers
@@ -127,12 +127,8 @@ def _build_skeleton(config: Any) -> Any:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(registered)
     except Exception as error:
-        reason = f"cannot be built by transformers from this config ({_first_line(error)})"
+        reason = f"cannot be built by transformers from this config ({describe_error(error)})"
         raise refusal(config_entries(config), reason) from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _read_table(place: Place, module: Any, config: Any) -> RotaryTable:
@@ -147,7 +143,7 @@ def _read_table(place: Place, module: Any, config: Any) -> RotaryTable:
     except LongRopeError:
         raise
     except Exception as error:
-        raise refusal(stated, f"has a rotary module of another kind ({type(error).__name__}: {error})") from error
+        raise refusal(stated, f"has a rotary module of another kind ({describe_error(error)})") from error
     native = geometry.native
     if layout is None and native and native.short:
         below = geometry.frequencies_at(native.switch_tokens)

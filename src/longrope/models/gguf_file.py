@@ -45,7 +45,7 @@ class TensorPlace:
     @property
     def num_bytes(self) -> int:
         """What it takes in the file; 0 of a type that the gguf package does not know."""
-        return _count_bytes(self)
+        return _count_blocks(self) * _block_size(self)[1]
 
 
 @dataclass(frozen=True)
@@ -167,10 +167,6 @@ def _cut_off(path: Path) -> ModelError:
 
 def _count_blocks(place: TensorPlace) -> int:
     return prod(place.shape) // _block_size(place)[0]
-
-
-def _count_bytes(place: TensorPlace) -> int:
-    return _count_blocks(place) * _block_size(place)[1]
 
 
 def _block_size(place: TensorPlace) -> tuple[int, int]:

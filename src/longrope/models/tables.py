@@ -160,13 +160,13 @@ def find_users(network: Any, places: list[Place]) -> dict[Place, set[int]]:
     """
     layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
     marks = _Marks()
-    inside = {place: _layer_number(place.path) for place in places if _within_layer(place.path, layers, network)}
+    within = tuple(f"{name}." for name, module in network.named_modules() if module in layers)
+    inside = [place for place in places if place.path.startswith(within)]
     outside = [place for place in places if place not in inside]
     types = {place.layer_type for place in outside} - {None}
-    for place, number in inside.items():  # called by their own layer alone
-        if (
-            place.layer_type not in types
-        ):  # else a table of that name is handed to the layers, too, which shows its users
+    for place in inside:  # called by their own layer alone
+        number = int(next(part for part in place.path.split(".") if part.isdigit()))
+        if place.layer_type not in types:  # else a table of that name is handed to layers, too, which shows its users
             marks.users.setdefault(place, set()).add(number)
     for path in {place.path for place in outside}:
         module = network.get_submodule(path)
@@ -200,15 +200,6 @@ def _returning(forward: Callable[..., Tensor], others: int) -> Callable[..., Any
     if not others:
         return forward
     return lambda *args, **kwargs: (forward(*args, **kwargs), *[None] * others)
-
-
-def _within_layer(path: str, layers: Sequence[nn.Module], network: nn.Module) -> bool:
-    names = {id(layer): name for name, layer in network.named_modules()}
-    return any(path.startswith(f"{names[id(layer)]}.") for layer in layers)
-
-
-def _layer_number(path: str) -> int:
-    return int(next(part for part in path.split(".") if part.isdigit()))
 
 
 def _marking(marks: _Marks, path: str, alone: Any) -> Callable[..., Any]:

@@ -72,7 +72,8 @@ def extend(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> l
         if extended.tuned_with:  # the weights of the original are gone, its samples are there
             evaluation = replace(evaluation, original=replace(original, at_hand=False))
             best = replace(best, at_hand=False) if best else None
-        found = name_subject(extended.model, extended.table, _method(extended))
+        method = "longrope-tuned" if extended.tuned_with else extended.longest.method
+        found = name_subject(extended.model, extended.table, method)
         scores += _measure(session, evaluation, [found])
         scores += _compare_with_best(session, evaluation, [found], best)
         export(session.with_model(extended.model), extended.longest)
@@ -100,10 +101,6 @@ def _form_of(settings: ExportRecipe) -> str:
     if settings.max_shard_size == ExportRecipe().max_shard_size:
         del form["max_shard_size"]
     return json.dumps(form)
-
-
-def _method(extended: Progress) -> str:
-    return "longrope-tuned" if extended.tuned_with else extended.longest.method
 
 
 def _estimate(session: Session, tasks: Sequence[Task]) -> None:

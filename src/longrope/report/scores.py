@@ -199,7 +199,9 @@ def length_chart(ways: Sequence[Way]) -> LineChart:
     y = _value_axis(scores[0].metric, ends)
     series = (
         Series(
-            way.label, way.style, tuple(_point(score, rows[id(score)]) for score in way.scores if score.value < 1e300)
+            way.label,
+            way.style,
+            tuple(Point(s.context_tokens, s.value, rows[id(s)], s.low, s.high) for s in way.scores if s.value < 1e300),
         )
         for way in ways
     )
@@ -212,10 +214,6 @@ def _value_axis(metric: str, values: Sequence[float]) -> Axis:
     if row.log:
         return log_axis(values, "perplexity")
     return share_axis(metric_label(metric).lower()) if row.format == "share" else linear_axis(values, metric)
-
-
-def _point(score: Score, row: int) -> Point:
-    return Point(score.context_tokens, score.value, row, score.low, score.high)
 
 
 def _length_figure(name: str, title: str, ways: Sequence[Way], note: str = "") -> Figure:

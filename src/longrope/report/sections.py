@@ -110,15 +110,17 @@ def cost_section(runs: Sequence[Contents]) -> Section:
         if run.costs:
             header = ("search", *map(_search_name, run.costs))
             names = [name for name in run.costs[0] if name not in ("method", "stage")]
-            rows = tuple((name.replace("_", " "), *(_cost(cost[name]) for cost in run.costs)) for name in names)
+            rows = tuple(
+                (
+                    name.replace("_", " "),
+                    *(number(NOT_REACHED if cost[name] is None else cost[name]) for cost in run.costs),
+                )
+                for name in names
+            )
             tables.append(ScoreTable(titled(runs, run, "What the searches took"), header, rows))
         if run.scores:
             tables.append(_seconds_table(runs, run))
     return Section("cost", "Cost", "cost needs costs.json or scores.jsonl", tables=tuple(tables))
-
-
-def _cost(value: object) -> str:
-    return NOT_REACHED if value is None else number(value)
 
 
 def _search_name(cost: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from longrope.errors import FactorsError
+from longrope.errors import FactorsError, describe_error
 from longrope.labels import Source
 from longrope.rope.geometry import RopeSpec
 from longrope.rope.scaling import Lambdas
@@ -232,7 +232,7 @@ def load_factors(path: str | Path) -> FactorTable:
         raise FactorsError(f"{path}: {error.found}", error.needed, error.remedy) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FactorsError(
-            f"{path} cannot be read as rescale factors ({type(error).__name__}: {error}).",
+            f"{path} cannot be read as rescale factors ({describe_error(error)}).",
             f"A JSON file of the format {FORMAT} is needed.",
             "Make one with `longrope search MODEL --to 64k --data PATH`.",
         ) from None

@@ -251,18 +251,9 @@ class TrialLog:
         return trials
 
     def _ask(self, step: int, kind: str, origin: str, factors: RescaleFactors) -> Trial:
-        return Trial(
-            method=self.method,
-            model=self.model,
-            texts_fingerprint=self.texts_fingerprint,
-            step=step,
-            kind=kind,
-            origin=origin,
-            lambdas=factors.lambdas,
-            start_tokens=factors.start_tokens,
-            attention_factor=factors.attention_factor,
-            **UNKNOWN,
-        )
+        named: dict[str, Any] = {key: getattr(self, key) for key in ("method", "model", "texts_fingerprint")}
+        named |= {key: getattr(factors, key) for key in ("lambdas", "start_tokens", "attention_factor")}
+        return Trial(**named, step=step, kind=kind, origin=origin, **UNKNOWN)
 
     def _recall(self, asked: Trial) -> Trial:
         trial = self._known[len(self.made)]

@@ -52,17 +52,17 @@ def find_python(client: Client, folder: Path, on_message: Callable[[str], None] 
     place = folder / f"{client.name}-py{sys.version_info.major}.{sys.version_info.minor}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock"):
-        made_of = _made_of(client)
+        made_of: dict[str, object] = {
+            "requirements": client.requirements,
+            "shared": _shared(),
+            "python": platform.python_version(),
+        }
         if not _is_made(place, made_of):
             on_message(f"install {' '.join(client.requirements)} into {place}")
             _make(place, client)
             (place / MADE).write_text(json.dumps(made_of), encoding="utf-8")
             on_message(f"{client.name}: {', '.join(_installed(place))}; all else is shared with this environment")
     return _python(place)
-
-
-def _made_of(client: Client) -> dict[str, object]:
-    return {"requirements": client.requirements, "shared": _shared(), "python": platform.python_version()}
 
 
 def _is_made(place: Path, made_of: dict[str, object]) -> bool:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from longrope.engine.passes import greedy_answers
-from longrope.errors import TextsError
+from longrope.errors import TextsError, describe_error
 from longrope.evaluation.prompts.passkeys import Passkey, build_passkeys
 from longrope.models import LanguageModel, rescaled
 from longrope.verification.clients import find_client
@@ -222,7 +222,7 @@ def _send(address: str, method: str, path: str, content: dict[str, Any] | None =
             raise _StatusError(response.status, " ".join(text.split()))
         answer = json.loads(text)
     except (OSError, HTTPException, ValueError) as error:
-        raise RefusedError(f"{type(error).__name__}: {error}") from None
+        raise RefusedError(describe_error(error)) from None
     if not isinstance(answer, dict):
         raise RefusedError(f"/{path} answers {text[:100]}")
     return answer

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from longrope.errors import ExportError, LongRopeError
+from longrope.errors import ExportError, LongRopeError, describe_error
 from longrope.models import LanguageModel, config_entries, load_config, read_gguf_file, read_gguf_spec, read_spec
 from longrope.rope import NativeScaling, RopeSpec
 from longrope.rope.hf_config import read_switch
@@ -114,7 +114,7 @@ def _read_record(path: Path) -> Truth:
         return Truth(stated, original, int(content["switch_tokens"]), str(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, LongRopeError) as error:
         raise ExportError(
-            f"{path} cannot be read ({type(error).__name__}: {error}).",
+            f"{path} cannot be read ({describe_error(error)}).",
             f"A record of the format {FORMAT} is needed, as an export writes it.",
             "Export again, or remove the file: then the checkpoint's own config counts.",
         ) from None

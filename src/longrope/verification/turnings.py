@@ -55,7 +55,7 @@ def accepted(truth: Truth, tokens: int, client: Client) -> dict[str, Turning]:
 
 def usual_faults(truth: Truth, tokens: int) -> dict[str, Turning]:
     """What is compared in any case: nothing applied, no attention factor, and the short list above the switch."""
-    spec, right = truth.stated, _right(truth, tokens)
+    spec, right = truth.stated, _of(truth.stated, tokens)
     faults = {
         ORIGINAL: _of(truth.original, tokens),
         "no scaling": _of(replace(spec, native=None), tokens),
@@ -70,7 +70,7 @@ def usual_faults(truth: Truth, tokens: int) -> dict[str, Turning]:
 
 def rarer_faults(truth: Truth, tokens: int) -> dict[str, Turning]:
     """What is compared where none of the others fits."""
-    spec, right = truth.stated, _right(truth, tokens)
+    spec, right = truth.stated, _of(truth.stated, tokens)
     ratio = max(1.0, truth.window_tokens / truth.switch_tokens)
     lost = replace(spec, theta=USUAL_THETA, native=None)
     own = right.frequencies / spec.plain_frequencies
@@ -95,10 +95,6 @@ def probe_lengths(truth: Truth, positions: int) -> tuple[int, int, int]:
     if window <= switch:  # the checkpoint states no other window than its own
         switch = max(positions, window // 2)
     return max(positions, switch // 2), switch, max(switch + positions, min(window, 2 * switch))
-
-
-def _right(truth: Truth, tokens: int) -> Turning:
-    return _of(truth.stated, tokens)
 
 
 def _of(spec: RopeSpec, tokens: int) -> Turning:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from longrope.data import Tokens, encode, read_document
-from longrope.errors import TextsError
+from longrope.errors import TextsError, describe_error
 from longrope.evaluation.prompts.prompt import Draft, Haystack, Source
 
 
@@ -40,7 +40,7 @@ def load_questions(path: Path) -> tuple[DocumentQuestion, ...]:
         rows = _squad_rows(content) if isinstance(content, dict) and "data" in content else iter(_listed(content))
         read = [_read_row(row) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
-        raise _unreadable(path, f"{type(error).__name__}: {error}") from None
+        raise _unreadable(path, describe_error(error)) from None
     if not (answered := tuple(question for question in read if question.answers)):
         raise _unreadable(path, "no question has an answer")
     return answered
