@@ -75,7 +75,7 @@ def written_scores(scores: list[Score]) -> set[str]:
 
 def leave_unopened(patch: pytest.MonkeyPatch) -> None:
     """Let checkpoints be written without being opened in processes of their own, which takes seconds."""
-    patch.setattr(hf, "_compare", lambda *_: [(0.0, 0.0), (0.0, 0.0)])
+    patch.setattr(hf, "compare_logits", lambda *_: [(0.0, 0.0), (0.0, 0.0)])
     patch.setattr(exporting, "verify_export", lambda *_: [])
 
 

@@ -78,7 +78,7 @@ MOMENTS: dict[str, Callable[[pytest.MonkeyPatch], Callbacks]] = {
     "after two scores": interrupted_in(run_dir, "append_records", 2),
     "after fifteen scores": interrupted_in(run_dir, "append_records", 4),
     "in the checkpoint": interrupted_in_a_half_written_checkpoint,
-    "while reopening": interrupted_in(hf, "_compare"),
+    "while reopening": interrupted_in(hf, "compare_logits"),
     "before the report": interrupted_at_file("export.json"),
 }
 
