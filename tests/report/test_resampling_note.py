@@ -42,7 +42,7 @@ def test_the_terminal_shows_it_below_the_table(capsys: pytest.CaptureFixture[str
     print_scores([*resampled("documents"), *resampled("", metric="passkey")], as_json=False)
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert lines.count(DOCUMENTS) == 1
-    assert lines.index(DOCUMENTS) < next(i for i, line in enumerate(lines) if line.startswith("passkey"))
+    assert lines.index(DOCUMENTS) < next(i for i, line in enumerate(lines) if line.startswith("Passkeys found"))
 
 
 def test_a_page_shows_it_below_the_table_and_below_figures_without_one(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_a_page_states_the_attention_factor_of_each_method(extended: RunDir) -> 
     spec = RopeSpec(8, 8, 1e4, 64)
     record_rope(extended, spec, 256)
     tables = captioned(extended)
-    assert tables["Attention factors"][:7] == [
+    assert tables["Attention factors"][:8] == [
         ("method", "attention factor", "at 256 tokens"),
         ("PI", "1", "1"),
         ("NTK", "1", "1"),
@@ -122,8 +122,10 @@ def test_a_page_states_the_attention_factor_of_each_method(extended: RunDir) -> 
         ("dynamic NTK", "1", "1"),
         ("YaRN", "0.1 ln s + 1", "1.1386"),
         ("critical-pair rule", "sqrt(1 + ln s / ln L)", "1.1547"),
+        ("critical-pair rule, from ten turns", "sqrt(1 + ln s / ln L)", "1.1547"),
     ]
-    (own,) = tables["Attention factors"][7:]
+    (own,) = tables["Attention factors"][8:]
     assert own == ("LongRoPE, gradient", "searched", "1.0625")
     drawn = dict.fromkeys(row[0] for row in tables["Rescale factor of each pair: data"][1:])
-    assert list(drawn)[:-1] == ["PI", "NTK", "NTK by critical dimension", "YaRN", "critical-pair rule"]
+    rules = ["critical-pair rule", "critical-pair rule, from ten turns"]
+    assert list(drawn)[:-1] == ["PI", "NTK", "NTK by critical dimension", "YaRN", *rules]
