@@ -45,6 +45,7 @@ TABLES: dict[str, Maker] = {
     "win": bundled.win_table,
     "nano-ruler": bundled.nano_ruler_table,
     "nano-schedule": bundled.nano_schedule_table,
+    "near-exact": bundled.near_exact_table,
     "nano-search": bundled.nano_search_table,
     "extrapolated": bundled.extrapolated_table,
     "cache": bundled.cache_table,

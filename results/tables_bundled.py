@@ -79,6 +79,18 @@ def nano_search_table(records: Records) -> str:
     return table(["factors", "loss", "loss, last half", "attention factor", "slowest lambda", "passkeys"], rows)
 
 
+def near_exact_table(records: Records) -> str:
+    """The bundled model at 16 times its window: factors, and methods that read near tokens exactly."""
+    rows: list[Row] = []
+    for method in ("none", "yarn", "longrope-gradient", "dca", "self-extend", "jet-long"):
+        scores = records.scores("nano-4k", method)
+        read = [with_interval(scores["perplexity", length]) for length in (256, 4096)]
+        paired = [with_interval(scores["ratio-to-yarn", 4096], 3) if method != "yarn" else "1"]
+        label = ORIGINAL if method == "none" else scores["perplexity", 4096].source.label
+        rows.append([label, *read, *paired, percent_with_interval(scores["passkey", 4096])])
+    return table(["", "256", "4,096", "share of YaRN's at 4,096, paired", "passkeys 4,096"], rows)
+
+
 def extrapolated_table(records: Records) -> str:
     """Factors extrapolated from a shorter window, beside those searched at the window itself, paired by token."""
     rows = []
