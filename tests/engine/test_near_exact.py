@@ -11,7 +11,7 @@ import numpy as np
 import pico
 import pytest
 import torch
-from long_passes import get_state, mean_loss_with_graph, set_tile
+from long_passes import get_state, hooked, mean_loss_with_graph, set_tile
 from torch import Tensor
 from transformers.models.qwen3 import modeling_qwen3
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
@@ -111,6 +111,16 @@ def test_within_the_trained_window_the_model_is_the_original(change: Any) -> Non
     plain = last_log_probabilities(model, make_ids(WINDOW), WINDOW)
     with change(model, WINDOW):
         assert (last_log_probabilities(model, make_ids(WINDOW), WINDOW) == plain).all()
+
+
+def test_the_turning_is_tried_once_for_a_network() -> None:
+    model, layers = make("llama"), list[int]()
+    layer = model.network.model.layers[0]
+    with hooked(layer, lambda *_: layers.append(0)):
+        with jet_long(model, LENGTH):
+            tried = len(layers)
+        with self_extend(model, LENGTH):
+            assert len(layers) == tried > 0
 
 
 def test_gradients_are_refused() -> None:

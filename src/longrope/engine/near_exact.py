@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from longrope.rope.near_exact import Parts, dca_parts, jet_long_parts, self_exte
 TRIED_TOKENS, MOVED = 24, 16  # positions are multiplied, by which losses change much
 NONE_WHOLE = "no layer with RoPE that sees the whole window"
 MOST_ERROR, MOST_ERROR_IN_16_BITS = 0.01, 0.2  # shares of the change
+
+_found: WeakKeyDictionary[Any, dict[str, Turning]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -68,7 +71,7 @@ def reading_in_parts(model: LanguageModel, parts: Parts | None) -> Iterator[None
         yield
         return
     _refuse_unable(model)
-    with rescaled(model, unscaled(model.spec)), _set(model, NearExact(parts, _find_turning(model), _layers(model))):
+    with rescaled(model, unscaled(model.spec)), _set(model, NearExact(parts, _turning_of(model), _layers(model))):
         handle = decoder_of(model.network).register_forward_pre_hook(partial(_refuse_others, model.network))
         try:
             yield
@@ -122,6 +125,14 @@ def _unable(model: LanguageModel, reason: str) -> ModelError:
         "Near tokens are exact and far ones coarse in layers that attend to all keys, rotated one by one.",
         "Use a method of factors.",
     )
+
+
+def _turning_of(model: LanguageModel) -> Turning:
+    """How the model's queries and keys turn, tried once for each table of a network."""
+    found = _found.setdefault(model.network, {})
+    if model.table.name not in found:
+        found[model.table.name] = _find_turning(model)
+    return found[model.table.name]
 
 
 def _find_turning(model: LanguageModel) -> Turning:
