@@ -297,7 +297,7 @@ def test_runtimes_are_reported_of_where_they_take_the_lists(family: str, vllm: b
     assert ("vllm serve this-folder --max-model-len 256" in text) == ("vLLM" in text) == vllm
     assert ("llama-cli -m RUN/gguf/model.gguf -c 256" in text) == ("llama.cpp" in text) == llama_cpp
     assert ("read in the source of vLLM 0.33.0; this checkpoint was not run" in text) == vllm
-    assert ("read in the source of llama-cpp-python 0.3.36; this checkpoint was not run" in text) == llama_cpp
+    assert ("seen to apply their factors in xllamacpp 2026.10.11549" in text) == llama_cpp
 
 
 def test_the_cards_own_lines_load_the_checkpoint(

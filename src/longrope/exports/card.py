@@ -1,7 +1,7 @@
 """The model card of an exported checkpoint: metadata with the hub's keys, results, how to load it, limits.
 
-It computes nothing: every number is in the scores or in the report of the export. What it says of vLLM and llama.cpp
-was read in the source of the versions below, which it names; nothing checks it against later ones.
+It computes nothing: every number is in the scores or in the report of the export. What it says of other runtimes was
+seen with the versions below, or read in their source, as it says; nothing checks it against later ones.
 """
 
 import json
@@ -26,11 +26,12 @@ from longrope.metrics import DIFFERENCE
 from longrope.models import ASSETS, EMBEDDED, LanguageModel, read_place
 from longrope.registry import ORIGINAL, baselines
 from longrope.rope import RescaleFactors
+from longrope.rope.hf_legacy import is_refused_by_older
 from longrope.runs.records import Score
 from longrope.verdict import conclude, describe_verdict
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets")
-VLLM_VERSION, LLAMA_CPP_VERSION = "vLLM 0.33.0", "llama-cpp-python 0.3.36"
+VLLM_VERSION, LLAMA_CPP_VERSION, OLDER_VERSION = "vLLM 0.33.0", "xllamacpp 2026.10.11549", "4.57.6"
 VLLM_TYPES = (  # whose LongRoPE factors it reads
     "llama",
     "mistral",
@@ -124,6 +125,7 @@ def format_card(
         table=result_table(scores, own, origin),
         paired=[_describe_pair(score) for score in own if compared_with(score.metric)],
         other_below=report.factor_sets == "two" and any(s.context_tokens <= report.switch_tokens for s in own),
+        older=OLDER_VERSION if is_refused_by_older(model_type, *_stated(model, factors, report)) else "",
         vllm=VLLM_VERSION if model_type in VLLM_TYPES else "",
         llama_cpp=LLAMA_CPP_VERSION if model_type in MODEL_TYPES else "",
     )
@@ -134,6 +136,11 @@ def _verdict(scores: Sequence[Score], own: Sequence[Score], report: ExportReport
     """What the page of the run begins with, too; empty where nothing can be compared."""
     verdict = conclude(scores, json.loads(dump_report(report)), own=own) if own else None
     return describe_verdict(verdict) if verdict else ""
+
+
+def _stated(model: LanguageModel, factors: RescaleFactors, report: ExportReport) -> tuple[float, int, int]:
+    """The attention factor, the window and the window before the scaling that a checkpoint states."""
+    return factors.attention_factor * model.spec.attention_factor, report.target_window, report.switch_tokens
 
 
 def _is_own(score: Score, model: LanguageModel, factors: RescaleFactors) -> bool:

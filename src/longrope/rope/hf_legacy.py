@@ -19,8 +19,10 @@ LAYER_TYPED = (*LOCAL_BASES, "olmo3")  # whose rope_scaling was that of the laye
 OWN_NAMES = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}
 BARE = ("type", "short_factor", "long_factor")
 ONLY_BARE = ("phi3",)  # whose config in transformers 4 refuses any other number of keys
+NEVER_LISTS = ("olmo", "olmo2")  # whose config in transformers 4 takes no lists
 MSCALES = ("short_mscale", "long_mscale")
 TWO_MSCALES = ("phimoe",)  # model types that read them in the place of one attention factor
+BARE_TOLERANCE = 1e-6  # of an attention factor that is not stated at all
 DERIVED_TOLERANCE = 2e-4  # of the attention factor, for the window before the scaling is a whole number
 
 
@@ -91,6 +93,19 @@ def older_entries(config: Config) -> dict[str, Any]:
     return entries
 
 
+def is_refused_by_older(model_type: str, attention: float, window: int, original: int) -> bool:
+    """Whether transformers 4 (seen with 4.57.6) refuses longrope's lists in a config of a model type.
+
+    Args:
+        model_type: of the config.
+        attention: the attention factor of the lists.
+        window: that the config states, in tokens.
+        original: the window before the scaling.
+    """
+    bare = math.isclose(attention, su_attention_factor(window / original, original), rel_tol=BARE_TOLERANCE)
+    return model_type in NEVER_LISTS or (model_type in ONLY_BARE and not bare)
+
+
 def _deriving(config: Config, parameters: Config, scaling: dict[str, Any]) -> dict[str, Any]:
     """Longrope's scaling in a form of which readers that derive the attention factor derive the one that it has.
 
@@ -105,7 +120,7 @@ def _deriving(config: Config, parameters: Config, scaling: dict[str, Any]) -> di
     if parameters["short_factor"] == parameters["long_factor"] and attention >= 1 and not bare:
         original = round(window ** (1 / attention**2))
     derived = su_attention_factor(window / original, original) if original > 1 else math.inf
-    if not math.isclose(attention, derived, rel_tol=1e-6 if bare else DERIVED_TOLERANCE):
+    if not math.isclose(attention, derived, rel_tol=BARE_TOLERANCE if bare else DERIVED_TOLERANCE):
         return scaling
     if bare:
         return {name: scaling[name] for name in BARE}
