@@ -184,17 +184,18 @@ def test_a_size_that_is_none(size: str) -> None:
 # The attention factor, where readers derive one
 
 
-@pytest.mark.parametrize(("attention", "sets"), [(1.2, "single"), (1.0, "single"), (SU, "single"), (SU, "two")])
-def test_readers_that_derive_an_attention_factor_derive_ours(attention: float, sets: str, tmp_path: Path) -> None:
-    """By the formula of mlx-lm and vLLM, so that the keys for vLLM, of which transformers warns, are left out."""
-    config = export(pico.make_model("llama"), tmp_path, attention, factor_sets=sets)
-    scaling, window = config["rope_scaling"], config["max_position_embeddings"]
-    original = scaling["original_max_position_embeddings"]
+def derive(window: int, original: int) -> float:
+    """The attention factor by the formula of mlx-lm, vLLM and SGLang."""
     ratio = window / original
-    derived = 1.0 if ratio <= 1 else np.sqrt(1 + np.log(ratio) / np.log(original))
-    assert derived == pytest.approx(attention, rel=2e-4)
-    assert not {"short_mscale", "long_mscale"} & set(scaling)
-    assert scaling["attention_factor"] == attention
+    return 1.0 if ratio <= 1 else float(np.sqrt(1 + np.log(ratio) / np.log(original)))
+
+
+@pytest.mark.parametrize(("attention", "sets"), [(1.2, "single"), (1.0, "single"), (SU, "single"), (SU, "two")])
+def test_mlx_derives_our_attention_factor(attention: float, sets: str, tmp_path: Path) -> None:
+    """From the window that the scaling itself states; what the switch is stands at the top, and is what we read."""
+    config = export(pico.make_model("llama"), tmp_path, attention, factor_sets=sets)
+    original = config["rope_scaling"]["original_max_position_embeddings"]
+    assert derive(config["max_position_embeddings"], original) == pytest.approx(attention, rel=2e-4)
     assert config["original_max_position_embeddings"] == 64
     assert config["rope_parameters"]["original_max_position_embeddings"] == 64
     assert load_config(tmp_path).original_max_position_embeddings == 64
@@ -203,21 +204,32 @@ def test_readers_that_derive_an_attention_factor_derive_ours(attention: float, s
 
 
 @pytest.mark.parametrize(("attention", "sets"), [(0.9, "single"), (1.2, "two")])
-def test_attention_factors_that_no_window_gives_are_stated_for_vllm(
-    attention: float, sets: str, tmp_path: Path
-) -> None:
+def test_attention_factors_that_no_window_gives(attention: float, sets: str, tmp_path: Path) -> None:
     """Below one, or of two lists, whose switch is the window before the scaling."""
     scaling = export(pico.make_model("llama"), tmp_path, attention, factor_sets=sets)["rope_scaling"]
-    assert [scaling[name] for name in ("short_mscale", "long_mscale")] == [attention] * 2
     assert scaling["original_max_position_embeddings"] == 64
 
 
-@pytest.mark.parametrize(("sets", "warned"), [("single", False), ("two", True)])
-def test_transformers_warns_of_keys_that_vllm_alone_needs(
-    sets: str, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("sets", ["single", "two"])
+def test_vllm_and_sglang_are_given_the_attention_factor(sets: str, tmp_path: Path) -> None:
+    """They take the window at the top of the config for the one of the scaling, and would derive another factor."""
+    config = export(pico.make_model("llama"), tmp_path, factor_sets=sets)
+    assert derive(256, config["original_max_position_embeddings"]) != pytest.approx(1.2, rel=1e-2)
+    assert [config["rope_scaling"][name] for name in ("short_mscale", "long_mscale")] == [1.2] * 2
+    read_again = AutoConfig.from_pretrained(tmp_path).rope_parameters
+    assert [read_again[name] for name in ("short_mscale", "long_mscale")] == [1.2] * 2
+
+
+@pytest.mark.parametrize("unchecked", [True, False])
+@pytest.mark.parametrize("sets", ["single", "two"])
+def test_transformers_warns_of_no_key(
+    sets: str, unchecked: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of two lists, whose attention factor vLLM would not derive."""
-    export(pico.make_model("llama"), tmp_path, factor_sets=sets)
+    """It is given the names of those that it does not know; without these names it warns."""
+    config = export(pico.make_model("llama"), tmp_path, factor_sets=sets)
+    assert config["ignore_keys_at_rope_validation"] == ["long_mscale", "short_mscale"]
+    if not unchecked:
+        pico.write_config(tmp_path, **{name: value for name, value in config.items() if "ignore_keys" not in name})
     logger = logging.getLogger("transformers.modeling_rope_utils")
     logger.addHandler(caplog.handler)
     try:
@@ -225,7 +237,7 @@ def test_transformers_warns_of_keys_that_vllm_alone_needs(
         AutoConfig.from_pretrained(tmp_path)
     finally:
         logger.removeHandler(caplog.handler)
-    assert any("mscale" in record.getMessage() for record in caplog.records) == warned
+    assert any("mscale" in record.getMessage() for record in caplog.records) != unchecked
 
 
 def test_the_docs_state_the_demos_window() -> None:

@@ -76,7 +76,7 @@ def test_what_an_older_reader_computes(length: int, tmp_path: Path) -> None:
 def test_both_spellings_are_one_config(family: str, tmp_path: Path) -> None:
     """transformers reads the same RoPE from the file with either spelling taken out.
 
-    But for what serves readers that derive the attention factor (tests/test_export_portable.py).
+    But for the window of which mlx-lm derives the attention factor (tests/test_export_portable.py).
     """
     export(pico.make_model(family), tmp_path / "whole")
     whole, read = read_config(tmp_path / "whole"), []
@@ -84,7 +84,7 @@ def test_both_spellings_are_one_config(family: str, tmp_path: Path) -> None:
     for dropped in ({"rope_parameters"}, older):
         pico.write_config(tmp_path / "part", **{name: value for name, value in whole.items() if name not in dropped})
         read.append(AutoConfig.from_pretrained(tmp_path / "part").rope_parameters)
-    apart = {"type", "short_mscale", "long_mscale", "original_max_position_embeddings"}
+    apart = {"type", "original_max_position_embeddings"}
     scaling = [{name: each[name] for name in each if name not in apart} for each in (*read, whole["rope_parameters"])]
     assert scaling[0] == scaling[1] == scaling[2]
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from longrope.errors import ExportError
@@ -15,7 +14,7 @@ from longrope.models import LanguageModel
 MODEL_TYPES = {"llama": "llama", "mistral": "llama", "phi3": "phi3"}  # transformers' type -> llama.cpp's architecture
 OWN_FORMATS = {"torch.float32": "f32", "torch.float16": "f16", "torch.bfloat16": "bf16"}
 FORMATS = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}  # -> type of the file
-NARROWER = {"bf16": torch.bfloat16, "f16": torch.float16}  # than f32, into which a CPU loads weights of all formats
+NARROWER = {"bf16": "bfloat16", "f16": "half"}  # than f32, in which a CPU has all weights; methods of tensors
 WHOLE = {"f16": ("f16",), "bf16": ("bf16", "f32"), "f32": ("f32",)}  # own format -> those that hold it to the bit
 LARGEST_F16 = 65504
 
@@ -54,9 +53,14 @@ def choose_format(model: LanguageModel, dtype: str = "") -> str:
         )
     if chosen == "f32" and not dtype:
         matrices = [weight for weight in model.network.state_dict().values() if weight.ndim > 1]
-        fitting = (name for name, kind in NARROWER.items() if all(torch.equal(w.to(kind).float(), w) for w in matrices))
+        fitting = (name for name, to in NARROWER.items() if all(_holds(to, weight) for weight in matrices))
         return next(fitting, chosen)
     return chosen
+
+
+def _holds(rounding: str, weight: Any) -> bool:
+    """Whether a tensor's method of this name keeps every number of it."""
+    return bool(getattr(weight, rounding)().float().equal(weight))
 
 
 def tensors_of(gguf: Any, model: LanguageModel, dtype: str) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from longrope.errors import ModelError
 from longrope.models.parts import as_registered
+from longrope.rope.hf_legacy import UNCHECKED
 
 CONCERNS = re.compile(
     "rope|rotary|alibi|sliding|window|position|yarn|ntk|logn|attn|attention|mscale|softcap|temperature|sinks?$"
@@ -22,7 +23,7 @@ HOW_IT_RUNS = re.compile(
 )
 NEUTRAL: tuple[Any, ...] = (None, False, 0, "", [], {}, "rope", "rotary")
 SHARED_KEYS = {"rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "rope_local_base_freq"}
-SHARED_KEYS |= {"max_position_embeddings", "original_max_position_embeddings"}  # transformers reads them of any model
+SHARED_KEYS |= {"max_position_embeddings", "original_max_position_embeddings", UNCHECKED}  # read of any model
 RESTATED = dict.fromkeys(("rope_pct", "rotary_pct"), "partial_rotary_factor")  # in configs that state both
 
 SCALING_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"}

@@ -15,7 +15,7 @@ import numpy as np
 
 from longrope.errors import ExportError, ModelError
 from longrope.rope.geometry import FactorLists, NativeScaling, RopeSpec
-from longrope.rope.hf_legacy import MSCALES, TWO_MSCALES, from_legacy
+from longrope.rope.hf_legacy import TWO_MSCALES, from_legacy
 from longrope.rope.scaling import (
     Lambdas,
     llama3_lambdas,
@@ -32,6 +32,7 @@ ENTRIES = (  # what is read of a config object; one that an object lacks is left
     *("max_position_embeddings", "original_max_position_embeddings", "qk_rope_head_dim"),
     "rotary_dim",
 )
+MSCALES = ("short_mscale", "long_mscale")
 ATTENTION_KEYS = ("attention_factor", *MSCALES)  # transformers reads the first, vLLM the others
 SCALING_KEYS = (  # of the scalings that longrope takes the place of; whatever else a config states beside them is kept
     *("type", "rope_type", "rope_theta", "factor", "original_max_position_embeddings", "max_position_embeddings"),

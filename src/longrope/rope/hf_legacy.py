@@ -20,10 +20,13 @@ OWN_NAMES = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_facto
 BARE = ("type", "short_factor", "long_factor")
 ONLY_BARE = ("phi3",)  # whose config in transformers 4 refuses any other number of keys
 NEVER_LISTS = ("olmo", "olmo2")  # whose config in transformers 4 takes no lists
-MSCALES = ("short_mscale", "long_mscale")
-TWO_MSCALES = ("phimoe",)  # model types that read them in the place of one attention factor
+TWO_MSCALES = ("phimoe",)  # model types that read short_mscale and long_mscale in the place of one attention factor
+LONGROPE_KEYS = {  # that transformers 5 knows
+    *(*BARE, "rope_type", "rope_theta", "attention_factor", "factor", "original_max_position_embeddings"),
+    "partial_rotary_factor",
+}
+UNCHECKED = "ignore_keys_at_rope_validation"  # an attribute of its configs
 BARE_TOLERANCE = 1e-6  # of an attention factor that is not stated at all
-DERIVED_TOLERANCE = 2e-4  # of the attention factor, for the window before the scaling is a whole number
 
 
 def from_legacy(config: Config) -> dict[str, Any] | None:
@@ -90,6 +93,8 @@ def older_entries(config: Config) -> dict[str, Any]:
         entries["original_max_position_embeddings"] = parameters["original_max_position_embeddings"]
     if parameters["rope_type"] == "longrope" and model_type not in TWO_MSCALES:
         entries["rope_scaling"] = _deriving(config, parameters, entries["rope_scaling"])
+        if unknown := _beyond_longrope(entries["rope_scaling"]):
+            entries[UNCHECKED] = unknown
     return entries
 
 
@@ -109,20 +114,23 @@ def is_refused_by_older(model_type: str, attention: float, window: int, original
 def _deriving(config: Config, parameters: Config, scaling: dict[str, Any]) -> dict[str, Any]:
     """Longrope's scaling in a form of which readers that derive the attention factor derive the one that it has.
 
-    mlx-lm and vLLM derive it as sqrt(ln W / ln L), with the whole window W and L that the scaling itself states as the
+    mlx-lm derives it as sqrt(ln W / ln L), with the whole window W and the L that the scaling itself states as the
     window before it. A single list switches nowhere, so its L may be the one that gives the factor; what was the window
-    before stands at the top of the config. Then the keys of vLLM, of which transformers warns, are not needed.
-    Where no L gives the factor, the scaling stays as it is.
+    before stands at the top of the config, where vLLM and SGLang take it from. Where no L gives the factor, the scaling
+    stays as it is.
     """
     window, attention = config["max_position_embeddings"], parameters["attention_factor"]
     original = parameters["original_max_position_embeddings"]
     bare = config.get("model_type") in ONLY_BARE
-    if parameters["short_factor"] == parameters["long_factor"] and attention >= 1 and not bare:
-        original = round(window ** (1 / attention**2))
-    derived = su_attention_factor(window / original, original) if original > 1 else math.inf
-    if not math.isclose(attention, derived, rel_tol=BARE_TOLERANCE if bare else DERIVED_TOLERANCE):
-        return scaling
     if bare:
-        return {name: scaling[name] for name in BARE}
-    kept = {name: value for name, value in scaling.items() if name not in MSCALES}
-    return {**kept, "original_max_position_embeddings": original}
+        derived = su_attention_factor(window / original, original)
+        fits = math.isclose(attention, derived, rel_tol=BARE_TOLERANCE)
+        return {name: scaling[name] for name in BARE} if fits else scaling
+    if parameters["short_factor"] == parameters["long_factor"] and attention >= 1:
+        original = max(2, round(window ** (1 / attention**2)))
+    return {**scaling, "original_max_position_embeddings": original}
+
+
+def _beyond_longrope(scaling: Config) -> list[str]:
+    """The keys of a scaling that transformers 5 does not know of longrope, of which it would warn at every load."""
+    return sorted(set(scaling) - LONGROPE_KEYS)
