@@ -1,6 +1,6 @@
 """The RoPE settings of a checkpoint as text for other projects: to be put over the base model, without new weights.
 
-Only the text for transformers is run by a test. The others say so themselves.
+Tests run the text for transformers and TRL; the others say what was tried, with the version.
 """
 
 import json
@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 ENTRIES = ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings", "head_dim")
-OLDER = ("rope_scaling", "rope_theta", "rope_local_base_freq", *ENTRIES[1:])
-UNTRIED = "not run with these factors"
+TRIED = {
+    "vLLM": "not run; the config and rotary classes of vLLM 0.33.0 make our angles of such settings",
+    "SGLang": "not run; the rotary class of SGLang 0.5.23 makes our angles of such settings",
+    "axolotl": "not run; axolotl 0.19.0 reads such settings into the model's config",
+}
 
 
 def format_snippets(config: Mapping[str, Any], base_model: str) -> str:
@@ -19,19 +22,18 @@ def format_snippets(config: Mapping[str, Any], base_model: str) -> str:
         config: the content of the config.json of an exported folder.
         base_model: what the weights are loaded from, by name or path.
     """
-    newer = json.dumps({name: config[name] for name in ENTRIES if name in config})
-    older = json.dumps({name: config[name] for name in OLDER if name in config})
+    entries = json.dumps({name: config[name] for name in ENTRIES if name in config})
     window = config["max_position_embeddings"]
     parts = {
-        "transformers 5, and TRL, whose trainers take this model": _transformers(newer, base_model),
-        f"vLLM ({UNTRIED})": f"vllm serve {base_model} --max-model-len {window} --hf-overrides '{newer}'",
-        f"SGLang ({UNTRIED})": (
+        "transformers 5, and TRL, whose trainers take this model": _transformers(entries, base_model),
+        f"vLLM ({TRIED['vLLM']})": f"vllm serve {base_model} --max-model-len {window} --hf-overrides '{entries}'",
+        f"SGLang ({TRIED['SGLang']})": (
             f"python -m sglang.launch_server --model-path {base_model} --context-length {window} "
-            f"--json-model-override-args '{older}'"
+            f"--json-model-override-args '{entries}'"
         ),
-        f"axolotl ({UNTRIED})": f"sequence_len: {window}\noverrides_of_model_config: {older}",
+        f"axolotl ({TRIED['axolotl']})": f"sequence_len: {window}\noverrides_of_model_config: {entries}",
         "llama.cpp takes no lists on its command line": "longrope export RUN --to gguf",
-        "LLaMA-Factory and Unsloth take no lists: give them the exported folder as the model": "RUN/hf",
+        "LLaMA-Factory and Unsloth take no lists (by their source): give them the exported folder": "RUN/hf",
     }
     return "\n".join(f"# {title}\n{text}\n" for title, text in parts.items())
 
