@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from longrope.data import TokenText, check_apart, check_unsearched, hash_windows
-from longrope.evaluation.metric import Context, Metric, Subject
+from longrope.evaluation.metric import Context, Metric, Reading, Subject
 from longrope.evaluation.samples import SampleCache
 from longrope.metrics import BENCHMARK, HARNESS, METRICS
 from longrope.models import LanguageModel
@@ -115,6 +115,19 @@ class Evaluation:
             f"{purpose} {count} of {asked[purpose]} windows of {length:,} tokens{short * (count < asked[purpose])}"
             for purpose, count in fitting.items()
         ]
+
+    def readings(self, subject: Subject) -> list[Reading]:
+        """What measuring and comparing one method takes of the model, as far as its metrics say: each kind once."""
+        contexts = list(self._contexts(subject, self.settings.windows))
+        measured = [(metric, context) for context in contexts for metric in self._metrics() if metric.per_length]
+        compared = [(metric, self._paired(subject)) for metric in self._compared()]
+        return list(dict.fromkeys(r for metric, context in (*measured, *compared) for r in metric.readings(context)))
+
+    def unread(self, subject: Subject) -> list[str]:
+        """The metrics whose share of ``readings`` is not known, by name."""
+        contexts = list(self._contexts(subject, self.settings.windows))
+        whole = [metric for metric in self._metrics() if not metric.parts(self.settings)]
+        return [metric.name for metric in whole if not any(map(metric.readings, contexts))]
 
     def prepare(self, baseline: Subject) -> None:
         """Fill the cache with all that ``compare`` will look up of a baseline, while its weights are at hand."""

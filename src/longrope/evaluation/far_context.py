@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from longrope.data import Tokens, fingerprint
 from longrope.errors import RecipeError, TextsError
-from longrope.evaluation.metric import Context, Metric
+from longrope.evaluation.metric import Context, Metric, Reading
 from longrope.evaluation.perplexity import cached_losses, score_losses, score_ratio
 from longrope.evaluation.samples import Samples
 from longrope.metrics import LAST_TOKENS
@@ -45,6 +45,12 @@ class LastTokens(Metric):
         """The windows of the longest length, and how much of them is scored."""
         parts = [context.windows.ravel(), np.asarray([context.windows.shape[1], scored_tokens(context)], np.int32)]
         return fingerprint(np.concatenate(parts))
+
+    def readings(self, context: Context) -> tuple[Reading, ...]:
+        """The end of each window with near context and with all of this length; whole windows are perplexity's."""
+        window, count = context.subject.model.spec.trained_window, len(context.windows)
+        lengths = {window, context.length} if context.length >= window else set()
+        return tuple(Reading("losses", length, count) for length in sorted(lengths))
 
 
 class FarContext(LastTokens):
@@ -102,6 +108,11 @@ class FarControl(LastTokens):
 
     Samples: ``losses`` and ``control`` [W, K] in nats of the same tokens, ``documents`` [W, K].
     """
+
+    def readings(self, context: Context) -> tuple[Reading, ...]:
+        """The windows of this length twice."""
+        count = len(context.windows) if self.names(context) else 0
+        return tuple(Reading(kind, context.length, count) for kind in ("losses", self.name) if count)
 
     def names(self, context: Context) -> tuple[str, ...]:
         """Two scores beyond the trained window."""

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from longrope.data import Tokens, TokenText
 from longrope.errors import RunError
@@ -145,6 +146,22 @@ class Context:
         return self.cache.get(kind, key, make_at_hand)
 
 
+class Reading(NamedTuple):
+    """What making samples takes of a model; of two metrics that share samples, the same.
+
+    Attributes:
+        kind: of the samples.
+        tokens: of a sequence that is read in one pass.
+        passes: how many of them are.
+        written: tokens that are written one by one, and questions, which are short passes.
+    """
+
+    kind: str
+    tokens: int
+    passes: int
+    written: int = 0
+
+
 class Metric(ABC):
     """One metric: the interface by which everything measures, scores and compares.
 
@@ -169,6 +186,11 @@ class Metric(ABC):
     def check(self, lengths: Sequence[int], spec: RopeSpec) -> None:
         """Raise RecipeError if nothing can be measured at these lengths; called before anything is."""
         del lengths, spec
+
+    def readings(self, context: Context) -> tuple[Reading, ...]:
+        """What its samples take here, for an estimate; empty where that is not known, or where it has none."""
+        del context
+        return ()
 
     def names(self, context: Context) -> tuple[str, ...]:
         """The scores that it gives here: when all of them are in the records, nothing is measured. Empty: none."""

@@ -5,7 +5,7 @@ import numpy as np
 from longrope import distributed
 from longrope.data import Tokens, TokenText
 from longrope.evaluation import answers
-from longrope.evaluation.metric import Context, Metric
+from longrope.evaluation.metric import Context, Metric, Reading
 from longrope.evaluation.prompts.needles import build_needles
 from longrope.evaluation.prompts.prompt import Prompt, fingerprint_prompts
 from longrope.evaluation.samples import Arrays, Samples
@@ -25,6 +25,11 @@ class Needles(Metric):
     Samples, one of each for a needle: ``shares`` [K], ``depths`` [K], ``text_tokens`` and ``answer_tokens`` [K] pushed
     for its text and for question and answer, ``texts`` [K] the number of the text that it stands in, ``answers`` [K].
     """
+
+    def readings(self, context: Context) -> tuple[Reading, ...]:
+        """One pass for the needles of a text; each question is a short one, and its answer is written."""
+        count, most = context.settings.needles, context.settings.needles_per_text
+        return (Reading("needles", context.length, -(-count // most), count * (1 + answers.USUAL_TOKENS)),)
 
     def names(self, context: Context) -> tuple[str, ...]:
         """``needle``, and ``needle-depth-D`` for each depth."""

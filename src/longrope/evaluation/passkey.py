@@ -4,7 +4,7 @@ import numpy as np
 
 from longrope import distributed
 from longrope.engine.passes import greedy_answers
-from longrope.evaluation.metric import Context, Metric, joined
+from longrope.evaluation.metric import Context, Metric, Reading, joined
 from longrope.evaluation.prompts.passkeys import Passkey, build_passkeys, tasks_fingerprint
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import Interval, share_difference, share_interval
@@ -20,6 +20,10 @@ class PasskeyRetrieval(Metric):
     """
 
     compared_as = "difference-to-"
+
+    def readings(self, context: Context) -> tuple[Reading, ...]:
+        """One pass for each, its answer included."""
+        return (Reading("passkeys", context.length, context.settings.passkeys),)
 
     def names(self, context: Context) -> tuple[str, ...]:
         """``passkey``, and ``passkey-depth-D`` for each depth."""

@@ -16,7 +16,7 @@ from longrope import distributed
 from longrope.data import Tokens, fingerprint
 from longrope.engine.passes import token_losses
 from longrope.errors import ModelError
-from longrope.evaluation.metric import Context, Metric, joined
+from longrope.evaluation.metric import Context, Metric, Reading, joined
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import perplexity_interval, ratio_interval
 from longrope.models import LanguageModel, rescaled
@@ -34,6 +34,10 @@ class Perplexity(Metric):
     """
 
     compared_as = "ratio-to-"
+
+    def readings(self, context: Context) -> tuple[Reading, ...]:
+        """The whole text in windows of this length."""
+        return (read_windows(context),)
 
     def names(self, context: Context) -> tuple[str, ...]:
         """``perplexity``, and ``perplexity-last-K``."""
@@ -68,6 +72,11 @@ class PrefixPerplexity(Metric):
 
     Samples: as of ``Perplexity``.
     """
+
+    def readings(self, context: Context) -> tuple[Reading, ...]:
+        """The windows of the longest length, once for all lengths."""
+        longest = max(context.lengths)
+        return (Reading("losses", longest, len(context.windows)),) if context.length == longest else ()
 
     def inputs(self, context: Context) -> str:
         """The windows of the longest length."""
@@ -121,6 +130,11 @@ def score_ratio(metric: str, ours: Samples, theirs: Samples) -> Score:
     losses, documents, seed = ours.arrays["losses"], ours.arrays["documents"], ours.identity.seed
     interval = ratio_interval(losses, theirs.arrays["losses"], documents, seed)
     return joined(ours, theirs).score(metric, interval, num_tokens=losses.size, num_windows=len(losses))
+
+
+def read_windows(context: Context) -> Reading:
+    """The windows of a context divided into those of its length."""
+    return Reading("losses", context.length, len(context.windows) * (context.windows.shape[1] // context.length))
 
 
 def window_losses(model: LanguageModel, factors: RescaleFactors | None, windows: Tokens) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from longrope import distributed
 from longrope.engine.decoding import follows_greedily, read_prompt
 from longrope.engine.kv_cache import KeyValueCache
-from longrope.evaluation.metric import Context, Metric, joined
+from longrope.evaluation.metric import Context, Metric, Reading, joined
 from longrope.evaluation.needles import essays
 from longrope.evaluation.prompts.passkeys import DEPTHS
 from longrope.evaluation.prompts.prose import KINDS, ProseText, build_prose, prose_fingerprint
@@ -33,6 +33,11 @@ class ProseNeedles(Metric):
     """
 
     compared_as = f"{PROSE}-{DIFFERENCE}"
+
+    def readings(self, context: Context) -> tuple[Reading, ...]:
+        """One pass for the needles of a text; each question with its answer is a short one."""
+        count, most = context.settings.needles, context.settings.needles_per_text
+        return (Reading(self.name, context.length, -(-count // most), count),)
 
     def names(self, context: Context) -> tuple[str, ...]:
         """``prose-needle``, with ``-KIND`` and with ``-depth-D``."""

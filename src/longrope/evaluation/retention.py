@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from longrope.data import fingerprint
 from longrope.errors import RecipeError
-from longrope.evaluation.metric import Context, Metric
-from longrope.evaluation.perplexity import cached_losses, score_ratio
+from longrope.evaluation.metric import Context, Metric, Reading
+from longrope.evaluation.perplexity import cached_losses, read_windows, score_ratio
 from longrope.evaluation.samples import Samples
 from longrope.recipe import MeasureRecipe
 from longrope.rope import RopeSpec
@@ -34,6 +34,10 @@ class Retention(Metric):
                 f"It needs a length within the model's own window of {spec.trained_window:,}.",
                 "Add one to the lengths.",
             )
+
+    def readings(self, context: Context) -> tuple[Reading, ...]:
+        """Those of perplexity; those of the original are its own."""
+        return (read_windows(context),) if self.names(context) else ()
 
     def names(self, context: Context) -> tuple[str, ...]:
         """Beyond the trained window there is nothing to retain."""

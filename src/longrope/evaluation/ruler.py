@@ -8,7 +8,7 @@ import numpy as np
 from longrope import distributed
 from longrope.data import fingerprint, read_document
 from longrope.evaluation import answers
-from longrope.evaluation.metric import Context, Metric
+from longrope.evaluation.metric import Context, Metric, Reading
 from longrope.evaluation.needles import essays
 from longrope.evaluation.prompts import build_prompt
 from longrope.evaluation.prompts.documents import load_questions
@@ -27,6 +27,11 @@ class RulerTask(Metric):
 
     Samples: ``shares`` [K] of each prompt's references, ``tokens`` [K] pushed through the model, ``answers`` [K].
     """
+
+    def readings(self, context: Context) -> tuple[Reading, ...]:
+        """One pass for each prompt, and its answer."""
+        count = context.settings.ruler_prompts
+        return (Reading(self.name, context.length, count, count * (1 + answers.USUAL_TOKENS)),)
 
     def inputs(self, context: Context) -> str:
         """The first prompt, and what decides the others."""

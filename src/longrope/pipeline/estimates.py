@@ -58,7 +58,7 @@ def estimate_stages(recipe: Recipe, model: LanguageModel, stages: Iterable[Stage
     return [
         estimate_tuning(recipe.tuning(stage), model, passes, stage.label)
         if stage.kind == "tune"
-        else _estimate_search(recipe, model, stage, passes)
+        else estimate_search(recipe, model, stage, passes)
         for stage in stages
     ]
 
@@ -73,7 +73,7 @@ def estimate_tuning(
     return Cost(name, windows * BACKWARD_PASSES * of_pass, peak, free_memory(model))
 
 
-def _estimate_search(recipe: Recipe, model: LanguageModel, stage: Stage, seconds: Callable[[int], float]) -> Cost:
+def estimate_search(recipe: Recipe, model: LanguageModel, stage: Stage, seconds: Callable[[int], float]) -> Cost:
     """What a search will take, for a long window or a short one."""
     tokens = stage.window_tokens
     if stage.kind == "extrapolate":

@@ -14,6 +14,7 @@ from longrope.evaluation.samples import SampleCache
 from longrope.models import LanguageModel
 from longrope.pipeline.baselines import make_baseline, make_baselines
 from longrope.pipeline.capabilities import MEASURE, SEARCH, check_capable, export_step
+from longrope.pipeline.comparison_costs import COMPARED, report_comparison
 from longrope.pipeline.estimates import check_costs, estimate_stages, estimate_tuning, search_costs
 from longrope.pipeline.exporting import export
 from longrope.pipeline.guarding import check_known, check_parts
@@ -140,12 +141,13 @@ def compare(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> 
     _check_texts(session)
     given = _given(session)
     with session.begun():
-        searched = {method: _search(session, method) for method in ("evolution", "gradient")}
         original, lengths = name_subject(session.model, None), measured_lengths(recipe, session.model)
+        evaluation = _evaluation(session, original)
+        report_comparison(session, evaluation, [subject.method for subject in given])
+        searched = {method: _search(session, method) for method in COMPARED}
         baselines = make_baselines(session, registry.baselines(), lengths, leave_out=True)
         found = [name_subject(session.model, factors) for factors in searched.values()]
         subjects = [original, *baselines, *given, *found]
-        evaluation = _evaluation(session, original)
         scores = _measure(session, evaluation, subjects)
         scores += _compare_with_best(session, evaluation, subjects, _best_baseline(evaluation, baselines, scores))
         search_costs(run)

@@ -14,7 +14,7 @@ import numpy as np
 
 from longrope.data import TokenText, sketch
 from longrope.models import LanguageModel
-from longrope.recipe import SearchRecipe
+from longrope.recipe import Recipe, SearchRecipe
 from longrope.rope import (
     RescaleFactors,
     RopeSpec,
@@ -162,6 +162,17 @@ def scan_base(
         run.write_factors(factors, METHOD)
         run.write_text(run.scan, found.dump())
     return factors
+
+
+def count_scan_passes(spec: RopeSpec, recipe: Recipe) -> int:
+    """About how many passes over a window of the target length the scan of a recipe takes."""
+    settings, target = recipe.search, recipe.target_tokens
+    budget = recipe.measure.scan_passes or count_passes(replace(settings, method="gradient"), target)
+    scan, held_out = Scan.begin(spec, target), settings.validation_windows
+    windows, last = scan.windows_for(budget, held_out, budget), scan.last_passes(held_out)
+    grid = len(scan.exponents.values) * len(scan.attentions.values)
+    rounds = max(0, min(MOST_ROUNDS, ((budget - last) // windows - grid) // NEIGHBOURS))
+    return (grid + rounds * NEIGHBOURS) * windows + last
 
 
 @dataclass

@@ -1,0 +1,131 @@
+"""What a comparison of all methods will take, estimated before it begins: searches, scans, and each metric of each."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+
+from longrope import distributed, registry
+from longrope.engine.decoding import read_prompt
+from longrope.engine.kv_cache import KeyValueCache
+from longrope.engine.memory import estimate_memory, free_memory
+from longrope.engine.passes import seconds_of_pass, token_losses
+from longrope.errors import ModelError
+from longrope.evaluation import Evaluation
+from longrope.evaluation.metric import Reading
+from longrope.models import LanguageModel
+from longrope.pipeline.estimates import Cost, check_costs, estimate_search
+from longrope.pipeline.session import Session
+from longrope.recipe import Recipe, Stage
+from longrope.search.scan import count_scan_passes
+
+COMPARED = ("evolution", "gradient")  # the searches of a comparison
+STEP_TEXT, STEPS = 64, 8  # tokens
+Reader = Callable[[LanguageModel, int], AbstractContextManager[None]] | None  # how a method changes attention
+
+
+def report_comparison(session: Session, evaluation: Evaluation, given: Sequence[str]) -> None:
+    """Report what is left of a comparison, part by part and in all.
+
+    Args:
+        session: of the comparison.
+        evaluation: what all methods are measured with.
+        given: names of factors from elsewhere, which are measured, too.
+
+    Raises:
+        RecipeError: a part does not fit into memory.
+    """
+    run, longest = session.run, max(evaluation.settings.lengths)
+    rows = [registry.METHODS[name] for name in registry.baselines()]
+    found = [registry.searches()[name] for name in COMPARED]
+    measured = {score.source.known_as for score in run.read_scores() if score.context_tokens == longest}
+    left = [name for name in (registry.ORIGINAL, *(row.name for row in rows), *found, *given) if name not in measured]
+    attention = {row.name: registry.resolve(row.make) for row in rows if row.kind == "attention"}
+    scanned = [row.name for row in rows if row.kind == "factors" and not row.formula]
+    costs = estimate_comparison(
+        session.recipe,
+        session.model,
+        evaluation.readings(evaluation.original),
+        searches=[name for name, method in zip(COMPARED, found, strict=True) if not run.has(run.factors(method))],
+        scans=sum(not run.has(run.factors(name)) for name in scanned),
+        methods=[attention.get(name) for name in left],
+    )
+    if costs:
+        worst = max(costs, key=lambda cost: cost.bytes_needed)
+        costs.append(replace(worst, stage="in all", seconds=sum(cost.seconds for cost in costs)))
+    for cost in costs:
+        session.report(f"{cost}")
+    if unknown := evaluation.unread(evaluation.original):
+        session.report(f"without {', '.join(unknown)}, which cannot be estimated")
+    check_costs(costs)
+
+
+def estimate_comparison(
+    recipe: Recipe,
+    model: LanguageModel,
+    readings: Sequence[Reading],
+    *,
+    searches: Sequence[str],
+    scans: int,
+    methods: Sequence[Reader],
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Cost]:
+    """What a comparison will take: its searches, its scans, and measuring every method.
+
+    Args:
+        recipe: of the comparison.
+        model: that is measured.
+        readings: what measuring one method takes of it.
+        searches: those that are still to be done, by their names in ``search.method``.
+        scans: baselines that are still to be scanned.
+        methods: those that are still to be measured: each None, or what changes the attention.
+        clock: in seconds.
+    """
+    passes = cache(partial(seconds_of_pass, model, clock=clock))
+    costs = []
+    for name in searches:
+        settings = replace(recipe, search=replace(recipe.search, method=name))
+        cost = estimate_search(settings, model, Stage(search=recipe.target_tokens), passes)
+        costs.append(replace(cost, stage=f"search by {name}"))
+    longest = max([recipe.target_tokens, *(reading.tokens for reading in readings)])
+    memory = estimate_memory(model, longest), free_memory(model)
+    if scans:
+        seconds = scans * count_scan_passes(model.spec, recipe) * passes(recipe.target_tokens)
+        costs.append(Cost("scan of base and attention factor", seconds / distributed.workers(), *memory))
+    if methods and readings:
+        step = seconds_of_step(model, clock) if any(reading.written for reading in readings) else 0.0
+        plain = sum(reading.passes * passes(reading.tokens) + reading.written * step for reading in readings)
+        seconds = plain * sum(_slowness(model, method, longest, clock) for method in methods)
+        costs.append(Cost(f"measure {len(methods)} methods", seconds / distributed.workers(), *memory))
+    return costs
+
+
+def seconds_of_step(model: LanguageModel, clock: Callable[[], float] = time.perf_counter) -> float:
+    """About how long one written token takes, by a few after a short text."""
+    cached = KeyValueCache(model, STEP_TEXT + STEPS)
+    logits = read_prompt(model, np.arange(STEP_TEXT) % model.network.config.vocab_size, cached)
+    seconds = []
+    for _ in range(STEPS):
+        began = clock()
+        logits = read_prompt(model, [int(logits.argmax())], cached)
+        seconds.append(clock() - began)
+    return float(np.median(seconds))
+
+
+def _slowness(model: LanguageModel, reader: Reader, tokens: int, clock: Callable[[], float]) -> float:
+    """How many times the seconds of a plain pass one takes that a method changes; 0 where the model is none for it."""
+    if reader is None:
+        return 1.0
+
+    def run(network: LanguageModel, ids: Any) -> None:
+        with reader(network, ids.shape[1]):
+            token_losses(network, ids)
+
+    try:
+        return seconds_of_pass(model, tokens, run=run, clock=clock) / seconds_of_pass(model, tokens, clock=clock)
+    except ModelError:  # it is left out of the comparison, which says so
+        return 0.0
