@@ -75,6 +75,19 @@ def test_without_a_pair_the_intervals_of_both_decide() -> None:
     assert outcomes(conclude([*BASELINES, FOUND, *others])) == {"perplexity": "alike"}
 
 
+def test_pairs_of_needles_in_prose_and_of_the_last_tokens_decide_theirs() -> None:
+    last = [score("last-tokens-63", 3.0, 2.0, 4.0), score("last-tokens-63", 2.0, 1.0, 3.0, **GRADIENT)]
+    prose = [score("prose-needle", 0.9, 0.8, 1.0), score("prose-needle", 0.6, 0.5, 0.7, **GRADIENT)]
+    pairs = [pair(0.6, 0.7, 0.8, "last-tokens-ratio-to-"), pair(-0.4, -0.3, -0.1, "prose-needle-difference-to-")]
+    kinds = [score("prose-needle-name", 0.9, 0.8, 1.0), score("prose-needle-name", 0.1, 0.0, 0.2, **GRADIENT)]
+    verdict = conclude([*BASELINES, FOUND, *last, *prose, *pairs, *kinds])
+    assert outcomes(verdict) == {"perplexity": "alike", "last-tokens-": "ahead", "prose-needle": "behind"}
+    assert verdict
+    said = describe_verdict(verdict)
+    assert "ahead in perplexity of the same last 63 tokens [2 against 3, ratio 0.7 (0.6-0.8)]; the baseline" in said
+    assert "is ahead in needles in prose found [60% against 90%, difference -30% (-40% to -10%)]" in said
+
+
 def test_the_best_of_what_was_found_is_compared_with_the_best_baseline() -> None:
     evolved: dict[str, Any] = {"method": "longrope-evolution", "chosen_by": "longrope-evolution"}
     other = [score("perplexity", 4.0, 3.0, 5.0, **evolved), score("ratio-to-yarn", 0.8, 0.7, 0.9, **evolved)]

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from longrope.labels import Source, compared_with, is_part, metric_label, metric_row, write_interval
+from longrope.labels import Source, compared_with, metric_label, write_interval
 from longrope.labels import write_value as write
-from longrope.metrics import DIFFERENCE, RATIO
+from longrope.metrics import DIFFERENCE, LAST_TOKENS, PROSE, RATIO, RULER_SUBSET
 from longrope.registry import ORIGINAL, baselines
 from longrope.runs.records import Score
 
-COMPARED = {RATIO: "perplexity", DIFFERENCE: "passkey"}  # what a paired comparison is of
-LOWER_WINS = "perplexity"
-SHARES = ("retrieval", "ruler")  # sections of metrics of which more is better
+PERPLEXITY = "perplexity"
+PAIRS = {RATIO: PERPLEXITY, f"{LAST_TOKENS}{RATIO}": LAST_TOKENS, DIFFERENCE: "passkey", f"{PROSE}-{DIFFERENCE}": PROSE}
+SHARES = ("accuracy", PROSE, "passkey", "needle", "ruler", RULER_SUBSET, "effective-length")  # more is better
 Outcome = Literal["ahead", "behind", "alike"]
 
 
@@ -27,7 +27,7 @@ class Comparison:
     """One metric of two methods at one length.
 
     Attributes:
-        metric: its name in records.
+        metric: its name in records; ``last-tokens-`` without their number.
         ours, theirs: the values; None where one has no record of its own.
         pair: the paired comparison; None where there is none, and their own intervals decide.
         outcome: of ours, against theirs.
@@ -122,10 +122,11 @@ def describe_verdict(verdict: Verdict) -> str:
 
 def _describe(comparison: Comparison) -> str:
     """One metric: both values, and the paired comparison."""
-    metric, pair = comparison.metric, comparison.pair
+    pair, own = comparison.pair, comparison.ours or comparison.theirs
+    metric = own.metric if own else comparison.metric
     values = [write(metric, score.value) for score in (comparison.ours, comparison.theirs) if score]
     notes = [" against ".join(values)] if len(values) == 2 else []
-    kind = "ratio" if pair and pair.metric.startswith(RATIO) else "difference"
+    kind = "difference" if comparison.metric in SHARES else "ratio"
     notes.append(f"{kind} {write_interval(pair.metric, pair.value, pair.low, pair.high)}" if pair else "unpaired")
     label = metric_label(metric)
     return f"{label if label.isupper() else label[0].lower() + label[1:]} [{', '.join(notes)}]"
@@ -154,29 +155,30 @@ def _is_found(score: Score) -> bool:
 def _best(scores: Sequence[Score], among: Iterable[str] = ()) -> Source | None:
     """The method of the lowest perplexity, or else of the highest share, if possible among those of these names."""
     named = [score for score in scores if score.method in set(among)] or scores
-    for metric in dict.fromkeys((LOWER_WINS, *(score.metric for score in named if _counts(score.metric)))):
+    for metric in (PERPLEXITY, *SHARES):
         if own := [score for score in named if score.metric == metric]:
-            sign = 1 if metric == LOWER_WINS else -1
+            sign = 1 if metric == PERPLEXITY else -1
             return min(own, key=lambda score: sign * score.value).source
     return None
 
 
-def _counts(metric: str) -> bool:
-    """Whether a metric is a result of its own that a verdict is about."""
-    whole = not is_part(metric) and metric_row(metric).recorded_as == metric
-    return metric == LOWER_WINS or (whole and metric_row(metric).section in SHARES and not metric.startswith("ruler-"))
+def _counted(metric: str) -> str:
+    """The name by which a verdict is about a metric; empty where it is not."""
+    if metric.startswith(LAST_TOKENS):
+        return LAST_TOKENS * metric.removeprefix(LAST_TOKENS).isdecimal()
+    return metric if metric in (PERPLEXITY, *SHARES) else ""
 
 
 def _compare(ours: Sequence[Score], theirs: Sequence[Score]) -> Iterable[Comparison]:
     """What two methods share, by metric; each with one method alone."""
     name = theirs[0].method
-    pairs = {COMPARED[kind]: score for score in ours for kind in COMPARED if score.metric == f"{kind}{name}"}
-    mine, yours = ({score.metric: score for score in scores} for scores in (ours, theirs))
-    both = [metric for metric in mine if _counts(metric) and metric in yours]
-    for metric in dict.fromkeys((*pairs, *both)):
+    pairs = {PAIRS[kind]: score for score in ours for kind in PAIRS if score.metric == f"{kind}{name}"}
+    mine, yours = ({_counted(score.metric): score for score in scores} for scores in (ours, theirs))
+    for metric in (PERPLEXITY, LAST_TOKENS, *SHARES):
         a, b, pair = mine.get(metric), yours.get(metric), pairs.get(metric)
         if pair:
-            outcome = _outcome(metric, pair.low, pair.high, *[metric == LOWER_WINS] * 2)
+            alike = float(pair.metric.startswith((RATIO, LAST_TOKENS)))
+            outcome = _outcome(metric, pair.low, pair.high, alike, alike)
         elif a and b and a.texts_fingerprint == b.texts_fingerprint:
             outcome = _outcome(metric, a.low, a.high, b.low, b.high)
         else:
@@ -187,9 +189,9 @@ def _compare(ours: Sequence[Score], theirs: Sequence[Score]) -> Iterable[Compari
 def _outcome(metric: str, low: float, high: float, their_low: float, their_high: float) -> Outcome:
     """What two intervals say; NaN says nothing."""
     if high < their_low:
-        return "ahead" if metric == LOWER_WINS else "behind"
+        return "behind" if metric in SHARES else "ahead"
     if low > their_high:
-        return "behind" if metric == LOWER_WINS else "ahead"
+        return "ahead" if metric in SHARES else "behind"
     return "alike"
 
 
@@ -208,9 +210,9 @@ def _measured(own: Sequence[Score], scores: Sequence[Score], length: int) -> Sho
     if retained := [score for score in own if score.metric == f"{RATIO}{ORIGINAL}"]:
         score = min(retained, key=least)
         return ShortTexts(score.context_tokens, score.value, score.low, score.high)
-    plain = [score for score in own if score.metric == LOWER_WINS and score.context_tokens < length]
+    plain = [score for score in own if score.metric == PERPLEXITY and score.context_tokens < length]
     for score in sorted(plain, key=least):
-        key = (ORIGINAL, LOWER_WINS, score.context_tokens, score.texts_fingerprint)
+        key = (ORIGINAL, PERPLEXITY, score.context_tokens, score.texts_fingerprint)
         for other in scores:
             if (other.method, other.metric, other.context_tokens, other.texts_fingerprint) == key:
                 return ShortTexts(score.context_tokens, score.value / other.value)
