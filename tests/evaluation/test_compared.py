@@ -21,7 +21,7 @@ from longrope.evaluation.samples import SampleCache, Samples
 from longrope.evaluation.statistics import share_interval
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
-from longrope.registry import METRICS
+from longrope.metrics import METRICS
 from longrope.rope import RescaleFactors, baseline_factors
 from longrope.rows import Metric as MetricRow
 from longrope.runs.records import Score, read_records

@@ -53,7 +53,7 @@ def test_a_second_search_by_a_formula_goes_on_from_the_factors_of_the_tuning(
     second = find_factors(model, text, 4 * TARGET, tuned_with=first, settings=settings("yarn"))
     tuned = tuned_spec(model.spec, first)
     assert (tuned.trained_window, extension_ratio(tuned, 4 * TARGET)) == (TARGET, 4)
-    lambdas = yarn_lambdas(model.spec.theta, model.spec.num_pairs, tuned.plain_window, 4)
+    lambdas = yarn_lambdas(model.spec.theta, model.spec.num_pairs, TARGET, 4, slowed=first.array)
     assert np.allclose(second.lambdas, np.asarray(first.lambdas) * lambdas)
     assert second == compose(first, baseline_factors(tuned, "yarn", 4 * TARGET).factor_sets[0], model.spec)
 

@@ -1,6 +1,6 @@
 """Rotary position embedding: geometry, the formulas that rescale it, and the formats that state it. Knows no torch."""
 
-from longrope.rope.baselines import baseline_factors
+from longrope.rope.baselines import baseline_factors, own_yarn_lambdas
 from longrope.rope.factors import FactorTable, RescaleFactors, as_table, dump_factors, load_factors, unscaled
 from longrope.rope.geometry import FactorLists, Layout, NativeScaling, RopeSpec, RotaryTable, extension_ratio
 from longrope.rope.given import GivenFactors, read_given
@@ -43,6 +43,7 @@ __all__ = [
     "load_factors",
     "ntk_critical_lambdas",
     "ntk_lambdas",
+    "own_yarn_lambdas",
     "pi_lambdas",
     "read_given",
     "rebased_lambdas",

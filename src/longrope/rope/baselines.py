@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
+
 from longrope import registry
 from longrope.errors import FactorsError
 from longrope.rope.factors import FactorTable, RescaleFactors, as_table
@@ -57,11 +59,16 @@ def ntk_critical_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()
     return _one_set(spec, target_tokens, ntk_critical_lambdas(spec.num_pairs, spec.critical_pair, ratio))
 
 
+def own_yarn_lambdas(spec: RopeSpec, ratio: float) -> Lambdas:
+    """YaRN's ramp by the turns of a model's own RoPE in its window; of tuned weights, in the one they were tuned at."""
+    slowed = np.asarray(spec.native.lambdas) if spec.native else None
+    return yarn_lambdas(spec.theta, spec.num_pairs, spec.trained_window, ratio, slowed=slowed)
+
+
 def yarn_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:
     """YaRN with its attention factor."""
     ratio = extension_ratio(spec, target_tokens)
-    lambdas = yarn_lambdas(spec.theta, spec.num_pairs, spec.plain_window, ratio)
-    return _one_set(spec, target_tokens, lambdas, yarn_attention_factor(ratio))
+    return _one_set(spec, target_tokens, own_yarn_lambdas(spec, ratio), yarn_attention_factor(ratio))
 
 
 def critical_table(spec: RopeSpec, target_tokens: int, _: Iterable[int] = ()) -> FactorTable:

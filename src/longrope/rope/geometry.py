@@ -152,12 +152,6 @@ class RopeSpec:
         return int(fewer[0]) if len(fewer) else self.num_pairs
 
     @property
-    def plain_window(self) -> float:
-        """The tokens in which plain RoPE turns the critical pair as often as this model does in its own window."""
-        slowed = self.native.lambdas[min(self.critical_pair, self.num_pairs - 1)] if self.native else 1.0
-        return self.trained_window / slowed
-
-    @property
     def fingerprint(self) -> str:
         """Sixteen hex digits that name this geometry; factors made for one geometry refuse another."""
         named = {key: value for key, value in asdict(self).items() if key != "native"}

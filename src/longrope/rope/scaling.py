@@ -62,6 +62,17 @@ def critical_lambdas(num_pairs: int, critical_pair: float, ratio: float, free_pa
     return np.asarray(float(ratio) ** np.clip(risen, 0, 1), dtype=np.float64)
 
 
+def _place_turning(frequency: float, theta: float, slowed: Lambdas) -> float:
+    """Where among pairs that are slowed by these factors one would have a frequency, in radians per token."""
+    step, last = math.log(theta) / len(slowed), len(slowed) - 1
+    falls = np.maximum.accumulate(np.arange(len(slowed)) * step + np.log(slowed))  # of the logarithm of frequencies
+    wanted = -math.log(frequency)
+    if not falls[0] <= wanted <= falls[last]:
+        end = 0 if wanted < falls[0] else last
+        return end + float(wanted - falls[end]) / step
+    return float(np.interp(wanted, falls, np.arange(len(slowed))))
+
+
 def yarn_lambdas(
     spec_theta: float,
     num_pairs: int,
@@ -71,18 +82,22 @@ def yarn_lambdas(
     beta_fast: float = 32.0,
     beta_slow: float = 1.0,
     truncate: bool = True,
+    slowed: Lambdas | None = None,
 ) -> Lambdas:
     """YaRN's "NTK-by-parts" ramp (arXiv 2309.00071, section 3.2).
 
     Pairs that turn more than ``beta_fast`` times within the trained window stay, pairs that turn less than
     ``beta_slow`` times are divided by s, and the frequencies between are blended linearly by pair index.
-    ``truncate`` rounds the ramp's ends outwards to whole pairs, as runtimes do. Turns are those of plain RoPE: of a
-    model that carries a scaling, ``RopeSpec.plain_window`` is to be given.
+    ``truncate`` rounds the ramp's ends outwards to whole pairs, as runtimes do. ``slowed`` [P] are the factors that the
+    model turns by in its window already, by its own scaling or since it was tuned with them: the turns are counted of
+    each pair as it turns there.
     """
     rotary_dim = 2 * num_pairs
 
     def pair_turning(turns: float) -> float:
-        return rotary_dim * math.log(trained_window / (turns * 2 * math.pi)) / (2 * math.log(spec_theta))
+        if slowed is None or (slowed == 1).all():
+            return rotary_dim * math.log(trained_window / (turns * 2 * math.pi)) / (2 * math.log(spec_theta))
+        return _place_turning(turns * 2 * math.pi / trained_window, spec_theta, slowed)
 
     low, high = pair_turning(beta_fast), pair_turning(beta_slow)
     if truncate:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope.recipe import GradientRecipe
-from longrope.rope import RescaleFactors, RopeSpec, critical_lambdas, extension_ratio, yarn_lambdas
+from longrope.rope import RescaleFactors, RopeSpec, critical_lambdas, extension_ratio, own_yarn_lambdas
 from longrope.runs.records import Trial
 from longrope.search.choice import Choose, choose_by_loss
 from longrope.search.score import Objective, TrialLog
@@ -151,7 +151,7 @@ def _scan(objective: Objective, spec: RopeSpec, start: RescaleFactors, log: Tria
             critical = spec.critical_pair * point["critical pair"]
             lambdas = critical_lambdas(spec.num_pairs, critical, end, critical * max(0.0, point["free pairs"]))
         else:
-            lambdas = yarn_lambdas(spec.theta, spec.num_pairs, spec.plain_window, end)
+            lambdas = own_yarn_lambdas(spec, end)
         return replace(start, lambdas=tuple(lambdas.tolist()), attention_factor=1 + extra * point["attention"])
 
     def best_of(points: Sequence[dict[str, float]]) -> tuple[float, dict[str, float]]:
