@@ -40,10 +40,10 @@ def at_window(spec: RopeSpec, factors: RescaleFactors, window_tokens: int) -> tu
 
 
 def compose(tuned_with: RescaleFactors | None, relative: RescaleFactors, spec: RopeSpec) -> RescaleFactors:
-    """Factors relative to a tuned model as factors of the model itself; its start tokens stay those of the tuning.
+    """Factors relative to a tuned model as factors of the model itself; start tokens of the tuning stay.
 
-    They name the methods of both, and the search that chose the relative ones. ``spec`` is that of the model before it
-    was tuned.
+    Where it had none, they are those of the relative factors. They name the methods of both, and the search that chose
+    the relative ones. ``spec`` is that of the model before it was tuned.
     """
     if tuned_with is None:
         return relative
@@ -52,7 +52,7 @@ def compose(tuned_with: RescaleFactors | None, relative: RescaleFactors, spec: R
         relative,
         lambdas=tuple(a * b for a, b in zip(before, relative.lambdas, strict=True)),
         attention_factor=tuned_with.attention_factor * relative.attention_factor,
-        start_tokens=tuned_with.start_tokens,
+        start_tokens=tuned_with.start_tokens or relative.start_tokens,
         spec_fingerprint=tuned_with.spec_fingerprint,
         relaxed=tuned_with.relaxed or relative.relaxed or before != tuned_with.lambdas,
         method=join_methods(tuned_with.method, relative.method),
@@ -69,7 +69,7 @@ def relative_to(tuned_with: RescaleFactors | None, factors: RescaleFactors, spec
         factors,
         lambdas=tuple(b / a for a, b in zip(before, factors.lambdas, strict=True)),
         attention_factor=factors.attention_factor / tuned_with.attention_factor,
-        start_tokens=0,
+        start_tokens=0 if tuned_with.start_tokens else factors.start_tokens,
         relaxed=True,  # quotients may fall below 1 by rounding
     )
 

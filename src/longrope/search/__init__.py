@@ -100,7 +100,9 @@ def find_factors(
     base = counted_from(model.spec, tuned_with)
     objective, choose, sketched = _prepare(model, text, target_tokens, base, settings, seed)
     log = TrialLog(run.trials if run else None, method, objective.model_name, objective.fingerprint, on_trial)
-    most = 0 if base else target_tokens - 1  # composed factors keep the start tokens of those before
+    most = target_tokens - 1
+    if base and (base.start_tokens or not tuned_with):  # those of a tuning stay; a growing scaling has none
+        most = 0
     if settings.method == "evolution":
         space = FactorSpace(spec.num_pairs, ratio, max_start_tokens=most)
         attention = su_attention_factor(ratio, spec.trained_window)

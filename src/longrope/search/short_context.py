@@ -36,8 +36,8 @@ def search_short_window(
 ) -> RescaleFactors:
     """Search the factor set of a short window of an extended model.
 
-    Tried are ``lambda ** share`` of the long window's factors, and a descent from the best of them that is not the
-    model's own RoPE.
+    Tried are ``lambda ** share`` of the long window's factors, with its start tokens and without, and a descent from
+    the best of them that is not the model's own RoPE.
 
     Args:
         model: the extended model, tuned or not.
@@ -64,8 +64,11 @@ def search_short_window(
     log = TrialLog(run.trials if run else None, METHOD, model.name, objective.fingerprint, on_trial)
     lambdas = at_window(model.spec, longest, window_tokens)
     longest = replace(longest, lambdas=lambdas, target_window=window_tokens)
-    candidates = [between(longest, window_tokens, share) for share in SHARES]
-    asked = [(f"share-{share:g}", factor_set) for share, factor_set in zip(SHARES, candidates, strict=True)]
+    named = {f"share-{share:g}": between(longest, window_tokens, share) for share in SHARES}
+    if longest.start_tokens:
+        without = replace(longest, start_tokens=0)
+        named |= {f"share-{share:g}-without": between(without, window_tokens, share) for share in SHARES[1:]}
+    asked, candidates = list(named.items()), list(named.values())
     trials = log.validate_starts(asked, objective)
     losses = [trial.loss_nats for trial in trials]
     start = candidates[1 + int(np.argmin(losses[1:]))]
