@@ -30,7 +30,7 @@ class TuneRecipe(Settings, section="tune"):
         prefer_documents: windows that lie within one document come first in every epoch; what is left of documents, and
             short ones, are packed one after the other and follow.
         isolate_documents: documents of a window do not see each other, and positions begin anew in each; the first
-            token of each but the first is not scored.
+            token of each but the first is not scored. With ``needle_weight`` those of short windows alone (LongRoPE2).
         skipped_positions: a longer window whose positions these windows imitate: each is cut in two at a random place,
             and its second part stands a random number of positions later (PoSE, arXiv 2309.10400, section 3). 0 skips
             none.
@@ -86,11 +86,11 @@ class TuneRecipe(Settings, section="tune"):
                 "Needles are planted in long windows, and all are read as short ones.",
                 "Leave out one of the two.",
             )
-        if self.needle_weight and self.isolate_documents:
+        if self.needle_weight and self.isolate_documents and not self.short_share:
             raise RecipeError(
                 f"tune.needle_weight = {self.needle_weight:g} with tune.isolate_documents.",
-                "Questions at the end of a window must see the facts in its other documents.",
-                "Leave out one of the two.",
+                "Questions at the end of a long window must see the facts in all of its documents.",
+                "Leave out one of the two, or give a tune.short_share.",
             )
 
     @property

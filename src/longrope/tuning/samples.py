@@ -85,7 +85,7 @@ class SampleBuilder:
         for row in rows:
             short = self.is_short(row)
             length, pieces = (self._short_tokens, self._pieces) if short else (self.batches.window_tokens, 1)
-            if not self.settings.isolate_documents:
+            if not (self.settings.isolate_documents if short else self._isolates_long):
                 found += [length] * pieces
                 continue
             for starts in (self._short_documents if short else self._documents)(row):
@@ -96,6 +96,11 @@ class SampleBuilder:
         """How many tokens of these windows are scored: all but the first of each sequence."""
         lengths = self.lengths(rows)
         return sum(lengths) - len(lengths)
+
+    @property
+    def _isolates_long(self) -> bool:
+        """Whether documents of long windows do not see each other; questions about needles must see all of them."""
+        return self.settings.isolate_documents and not self.settings.needle_weight
 
     @property
     def _short_tokens(self) -> int:
@@ -109,7 +114,7 @@ class SampleBuilder:
 
     def _read(self, rows: Sequence[int]) -> TrainingSample:
         tokens = np.stack([self.batches.window(row) for row in rows])
-        if self.settings.isolate_documents:
+        if self._isolates_long:
             return _isolated(tokens, tuple(starts for row in rows for starts in self._documents(row)))
         reading = self._with_needles(tokens, rows) if self.settings.needle_weight else TrainingSample(tokens)
         if self.settings.skipped_positions:
