@@ -151,6 +151,10 @@ def test_what_it_costs_at_short_lengths() -> None:
     ]
 
 
+def test_a_run_without_scores_has_no_sentence(tmp_path: Path) -> None:
+    assert describe_outcome(RunDir(tmp_path)) == ""
+
+
 def test_one_sentence_of_one_line() -> None:
     verdict = conclude([*BASELINES, FOUND, pair(0.8, 0.9, 1.1), pair(0, 0.1, 0.2, "difference-to-"), *SHORT])
     assert verdict

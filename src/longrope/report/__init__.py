@@ -25,7 +25,7 @@ __all__ = ["ScoreTable", "describe_outcome", "score_tables", "write_comparison",
 
 def describe_outcome(run: RunDir) -> str:
     """The verdict of a run in one sentence, which its page begins with; empty where nothing can be compared."""
-    return _describe(read_run(run))
+    return _describe(read_run(run)) if run.scores.exists() else ""
 
 
 def _describe(contents: Contents) -> str:
