@@ -81,7 +81,7 @@ def test_a_tuned_checkpoint_is_not_measured_on_its_text(recipe: Recipe, tmp_path
     model = load_model(recipe.model, device="cpu")
     file = tmp_path / "factors.json"
     file.write_text(dump_factors(baseline_factors(model.spec, "yarn", TARGET).factor_sets[0]))
-    settings = TuneRecipe(steps=2, batch_windows=4, warmup_steps=0, learning_rate=1e-4)
+    settings = TuneRecipe(steps=2, batch_windows=16, warmup_steps=0, learning_rate=1e-4)
     run = RunDir(tmp_path / "run")
     tune(replace(recipe, tune=settings), file, run)
     assert json.loads((run.checkpoint / "tuned_on.json").read_text())["hashes"]

@@ -34,7 +34,7 @@ def check_unsearched(windows: Tokens, searched: Sequence[int]) -> Overlap:
     """Refuse windows that were searched on; return how much of them was, where a sketch tells it.
 
     Raises:
-        TextsError: more than 1 % of the searched text stands in these windows, or more than a tenth of them in it. One
+        TextsError: more than 1 % of the searched text stands in these windows, or more than a fifth of them in it. One
             shared licence header or table of contents passes; a page in common does not.
     """
     if not searched:

@@ -28,7 +28,7 @@ SKETCH_HASHES = 2**16  # half a MiB
 COMMON_DOCUMENTS = 5  # a run in more trained documents than this is a licence or a header
 ALL_HASHES = 2**64 - 1
 DECODED_AT_ONCE = 2**18  # tokens
-MOST_SHARED = 0.1  # of the text to measure on, and of one document of it
+MOST_SHARED = 0.2  # of the text to measure on, and of one document of it
 LEAST_SHARED = 20_000  # characters that one document has in common with trained ones; a book's licence has fewer
 Z = 2.576  # of a normal distribution: one in 200 lies above it
 
@@ -86,7 +86,7 @@ class Overlap(NamedTuple):
 
     @property
     def is_large(self) -> bool:
-        """Whether it is surely above a tenth: the lower end of Wilson's interval is."""
+        """Whether it is surely above a fifth: the lower end of Wilson's interval is."""
         if not self.found:
             return False
         spread = Z * math.sqrt(self.share * (1 - self.share) / self.asked + Z**2 / (4 * self.asked**2))
@@ -209,7 +209,7 @@ def check_apart(documents: Mapping[str, Hashes], other: TextSketch, purpose: str
         purpose: what these are for: ``search``, or ``tune``.
 
     Raises:
-        TextsError: more than a tenth of all of it, or of one document with more than 20,000 characters in common.
+        TextsError: more than a fifth of all of it, or of one document with more than 20,000 characters in common.
     """
     overlap = other.overlap(all_runs(documents))
     parts = {name: other.overlap(runs) for name, runs in documents.items()}
