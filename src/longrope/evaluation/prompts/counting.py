@@ -3,6 +3,8 @@
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +62,12 @@ def count_common(source: Source) -> Draft:
 
 
 def _numbers(source: Source, count: int) -> list[list[int]]:
-    return encode_all(source.tokenizer, [f" {i}." for i in range(1, count + 1)])
+    return _encode_numbers(source.tokenizer, 1 << (count - 1).bit_length())[:count]
+
+
+@lru_cache(maxsize=8)  # every list has the same numbers, and encoding them takes ten times as long as all else
+def _encode_numbers(tokenizer: Any, count: int) -> list[list[int]]:
+    return encode_all(tokenizer, [f" {i}." for i in range(1, count + 1)])
 
 
 def _numbered(source: Source, room: int, common: Sequence[list[int]], words: Sequence[str], seldom: int) -> list[int]:
