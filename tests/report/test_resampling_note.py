@@ -10,8 +10,8 @@ from longrope.cli.console import print_scores
 from longrope.report import score_tables, write_report
 from longrope.runs.records import Score
 
-DOCUMENTS = "Intervals are bootstrapped over whole documents."
-BLOCKS = "Intervals are bootstrapped over blocks of consecutive tokens."
+DOCUMENTS = "Intervals are resampled over whole documents."
+BLOCKS = "Intervals are resampled over blocks of consecutive tokens."
 
 
 def resampled(*kinds: str, metric: str = "perplexity") -> list[Score]:
@@ -25,10 +25,10 @@ def resampled(*kinds: str, metric: str = "perplexity") -> list[Score]:
         (["documents", "documents"], DOCUMENTS),
         (["blocks"], BLOCKS),
         (["", ""], ""),
-        (["blocks", ""], "Some intervals are bootstrapped over blocks of consecutive tokens."),
+        (["blocks", ""], "Some intervals are resampled over blocks of consecutive tokens."),
         (
             ["blocks", "documents"],
-            "Some intervals are bootstrapped over whole documents, others over blocks of consecutive tokens.",
+            "Some intervals are resampled over whole documents, others over blocks of consecutive tokens.",
         ),
     ],
 )

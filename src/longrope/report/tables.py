@@ -45,7 +45,7 @@ def resampling_note(scores: Iterable[Score]) -> str:
     if not names:
         return ""
     some = "Some intervals" if len(drawn) > 1 else "Intervals"
-    return f"{some} are bootstrapped over {', others over '.join(names)}."
+    return f"{some} are resampled over {', others over '.join(names)}."
 
 
 def _depth_tables(scores: Sequence[Score]) -> list[ScoreTable]:

@@ -109,10 +109,10 @@ class Score:
     ``method``, ``chosen_by`` and ``factors_method`` are those of ``Source``: a baseline and the same factors chosen by
     a search are two rows. Lines of earlier versions have ``method`` alone.
 
-    ``resampled`` says what a bootstrap drew for the interval: ``documents``, or ``blocks`` of tokens where the text has
-    less than ten documents. It is empty for intervals by a formula, and in the records of earlier versions, which drew
-    blocks. ``seconds`` are those of the passes that made the samples, from which several scores may be computed; for a
-    comparison, those of both methods.
+    ``resampled`` says what was resampled for the interval: ``documents``, ``blocks`` of tokens where the text has less
+    than five documents, or ``prompts``. It is empty for intervals by a formula, and in the records of earlier versions,
+    which drew blocks. ``seconds`` are those of the passes that made the samples, from which several scores may be
+    computed; for a comparison, those of both methods.
     """
 
     metric: str
