@@ -68,7 +68,22 @@ UNUSUAL = Recipe(
         lora_also=("norms",),
     ),
     measure=MeasureRecipe(
-        (4096, 65536), ("ruler",), 21, 22, 23, ("yarn", "dynamic-ntk"), 25, 26, 27, 28, "squad.json", 29, 210
+        (4096, 65536),
+        ("ruler",),
+        21,
+        22,
+        23,
+        ("yarn", "dynamic-ntk"),
+        25,
+        26,
+        27,
+        28,
+        "squad.json",
+        29,
+        210,
+        "nano",
+        "factors.json",
+        213,
     ),
     export=ExportRecipe("two", drop_start_tokens=True, base_model="someone/model", max_shard_size="2GB"),
 )

@@ -13,6 +13,7 @@ HARNESS = "harness:"  # begins the name of a benchmark of lm-evaluation-harness,
 BENCHMARK = f"{HARNESS}TASK"
 RATIO, DIFFERENCE = "ratio-to-", "difference-to-"  # begin the names of paired comparisons with the method that follows
 PROSE = "prose-needle"
+LONG_PPL = "longppl-"  # begins the names of scores of LongPPL: by an evaluator, or compared
 LAST_TOKENS = "last-tokens-"  # begins the names of what is about the same last tokens, whatever is read before them
 
 METRICS: dict[str, Metric] = by_name(
@@ -108,6 +109,14 @@ METRICS: dict[str, Metric] = by_name(
         "Perplexity of the last tokens, relative to the original model with near context alone",
         section="far",
     ),
+    Metric(
+        "longppl",
+        "LongPPL, key tokens by {}",
+        section="perplexity",
+        log=True,
+        measure="longrope.evaluation.longppl:LongPerplexity",
+        record=f"{LONG_PPL}by-",
+    ),
     Metric(LAST_TOKENS, "Perplexity of the same last {} tokens", section="perplexity", log=True),
     *(
         row
@@ -134,6 +143,7 @@ METRICS: dict[str, Metric] = by_name(
         record=HARNESS,
     ),
     Metric(RATIO, "Perplexity relative to {}", section="paired"),
+    Metric(f"{LONG_PPL}{RATIO}", "LongPPL relative to {}", section="paired"),
     Metric(f"{LAST_TOKENS}{RATIO}", "Perplexity of the last tokens relative to {}", section="paired"),
     Metric(
         f"{PROSE}-{DIFFERENCE}", "Needles in prose found, difference from {}", format="difference", section="paired"

@@ -135,12 +135,17 @@ class MeasureRecipe(Settings, section="measure"):
             trained window; ``far-context`` (the same last tokens read with the trained window alone and with all before
             them) and its controls ``far-shuffled`` and ``far-replaced``; ``needle``; ``prose-needle`` (numbers,
             names, sentences at random depths); ``ruler`` (all of its tasks and their mean) and ``ruler-TASK`` (one of
-            them); ``accuracy`` and ``effective-length``, both of ``prose-needle`` and six of ruler's tasks;
+            them); ``longppl`` (of the tokens that far context makes likely, by an evaluator); ``accuracy`` and
+            ``effective-length``, both of ``prose-needle`` and six of ruler's tasks;
             ``harness:TASK``, a benchmark of lm-evaluation-harness by its name or its file.
         windows: windows of the longest length; the shorter ones divide the same text.
         tail_tokens: perplexity is also given over the last so many tokens of each window.
         last_tokens: how many tokens at the end of each window ``far-context`` and its controls score; 0 takes all that
             the trained window predicts.
+        evaluator: the model that chooses the tokens of ``longppl``, with the same vocabulary; the model itself may be
+            one, and should have factors then.
+        evaluator_factors: a factors file with which the evaluator reads the longest length.
+        longppl_near: tokens of near context that the evaluator reads to see what far context adds.
         passkeys: passkeys asked for at each length, spread over ten depths.
         baselines: those that ``longrope extend`` measures beside its own factors: pi, ntk, ntk-critical, dynamic-ntk,
             yarn, critical, ntk-scan, dca, self-extend, jet-long.
@@ -167,12 +172,21 @@ class MeasureRecipe(Settings, section="measure"):
     qa_data: str = ""
     scan_passes: CountOrZero = 0
     last_tokens: CountOrZero = 0
+    evaluator: str = ""
+    evaluator_factors: str = ""
+    longppl_near: Annotated[int, at_least(4)] = 4096
 
     def check(self) -> None:
         """Refuse a metric whose data are not given (raises RecipeError naming the key)."""
         if "ruler-qa" in self.metrics and not self.qa_data:
             raise RecipeError(
                 "measure.metrics names 'ruler-qa'.", "It asks questions of a file.", "Give it with measure.qa_data."
+            )
+        if "longppl" in self.metrics and not self.evaluator:
+            raise RecipeError(
+                "measure.metrics names 'longppl'.",
+                "A model that reads the longest length must choose its tokens, the same for all methods.",
+                "Give it with measure.evaluator, and its factors with measure.evaluator_factors.",
             )
 
 

@@ -19,9 +19,9 @@ from longrope.evaluation.metric import Context, Metric, Subject
 from longrope.evaluation.perplexity import cached_losses
 from longrope.evaluation.samples import SampleCache, Samples
 from longrope.evaluation.statistics import share_interval
+from longrope.metrics import METRICS
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
-from longrope.metrics import METRICS
 from longrope.rope import RescaleFactors, baseline_factors
 from longrope.rows import Metric as MetricRow
 from longrope.runs.records import Score, read_records
