@@ -71,7 +71,7 @@ def test_every_folder_of_results_has_its_row() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
 def test_recipes_load(path: Path) -> None:
-    assert load_recipe(path).target_tokens > 8192
+    assert load_recipe(path).target_tokens >= 2048
 
 
 @pytest.mark.parametrize("run", SCHEDULES, ids=lambda path: path.name)

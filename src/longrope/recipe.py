@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tomli_w
 
@@ -58,6 +58,8 @@ class EvolutionRecipe(Settings, section="search.evolution"):
         mutation_probability: chance of each coordinate to be redrawn.
         windows: search texts a candidate is scored on: 5, or 3 beyond 256k.
         validate_every: generations between two looks at the validation windows.
+        starts: what the population begins with, and mutations of it: the paper's pi, ntk and yarn; critical, too, if it
+            is listed.
     """
 
     population: CountOrZero = 0
@@ -68,6 +70,16 @@ class EvolutionRecipe(Settings, section="search.evolution"):
     mutation_probability: Annotated[float, above(0, 1)] = 0.3
     windows: CountOrZero = 0
     validate_every: Count = 5
+    starts: tuple[Annotated[str, listed(registry.starts)], ...] = ("pi", "ntk", "yarn")
+
+    def check(self) -> None:
+        """Refuse an evolution that begins with nothing (raises RecipeError)."""
+        if not self.starts:
+            raise RecipeError(
+                "search.evolution.starts is empty.",
+                f"At least one of {', '.join(registry.starts())} is needed.",
+                "Name one, or leave the setting out.",
+            )
 
     def filled(self, target_tokens: int) -> "EvolutionRecipe":
         """Replace every zero by the paper's number for this target window."""
@@ -75,8 +87,9 @@ class EvolutionRecipe(Settings, section="search.evolution"):
         paper = {"population": 64, "mutations": 16, "crossovers": 16}
         paper = {name: number // 2 if far else number for name, number in paper.items()}
         paper |= {"parents": 32, "generations": 40}
-        chosen = {name: getattr(self, name) or number for name, number in paper.items()}
-        return replace(self, **chosen, windows=self.windows or (3 if target_tokens > 256 * 1024 else 5))
+        chosen: dict[str, Any] = {name: getattr(self, name) or number for name, number in paper.items()}
+        windows = self.windows or (3 if target_tokens > 256 * 1024 else 5)
+        return replace(self, **chosen, windows=windows)
 
 
 @dataclass(frozen=True)

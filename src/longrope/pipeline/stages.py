@@ -15,7 +15,7 @@ from longrope.data import Texts, fingerprint
 from longrope.lengths import format_tokens
 from longrope.models import LanguageModel, load_config, read_spec
 from longrope.pipeline.session import Session
-from longrope.recipe import Recipe, SearchRecipe, Stage, TuneRecipe
+from longrope.recipe import Recipe, Stage, TuneRecipe
 from longrope.rope import (
     FactorTable,
     RescaleFactors,
@@ -32,7 +32,7 @@ from longrope.search import check_scannable, check_search, check_short_search, f
 from longrope.tuning import check_training, fine_tune
 
 HASH_DIGITS = 8  # of the inputs of a stage, in the name of its folder
-YOUNGER = ("choose_by",)  # settings that the stages of earlier versions did not have
+YOUNGER = ("choose_by", "starts")  # settings that the stages of earlier versions did not have
 PROGRESSIVE_RATIO = 8  # a search reaches about so far without training (section 3.2)
 
 
@@ -247,11 +247,11 @@ def _inputs(stage: Stage, recipe: Recipe, texts: Texts) -> dict[str, str]:
         return {}
     text = texts.tune if stage.kind == "tune" else texts.search
     settings = recipe.tuning(stage) if stage.kind == "tune" else recipe.searching(stage)
-    flat = json.dumps(_named(settings), sort_keys=True)
+    flat = json.dumps(_named(asdict(settings), asdict(type(settings)())), sort_keys=True)
     return {"seed": str(recipe.seed), "text": fingerprint(text.tokens), "dtype": recipe.dtype, "settings": flat}
 
 
-def _named(settings: SearchRecipe | TuneRecipe) -> dict[str, Any]:
+def _named(settings: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
     """The settings that name a stage: younger ones only where they are not the default, so that old stages stay."""
-    default = asdict(type(settings)())
-    return {key: value for key, value in asdict(settings).items() if key not in YOUNGER or value != default[key]}
+    kept = {key: value for key, value in settings.items() if key not in YOUNGER or value != default[key]}
+    return {k: _named(value, default[k]) if isinstance(value, dict) else value for k, value in kept.items()}

@@ -40,7 +40,6 @@ __all__ = [
     "scan_base",
     "search_short_window",
 ]
-STARTS = ("pi", "ntk", "yarn")  # the paper's
 OWN = ("gradient", "evolution")  # searches of this module; another one has a row with a function of these arguments
 
 
@@ -94,7 +93,7 @@ def find_factors(
         return _call(method, model, text, target_tokens, on_trial=on_trial, **given)
     spec = tuned_spec(model.spec, tuned_with)
     check_search(model, text, target_tokens, trained_window=spec.trained_window, settings=settings)
-    names = STARTS if settings.method == "evolution" else starting_points()
+    names = settings.evolution.starts if settings.method == "evolution" else starting_points()
     starts = [baseline_factors(spec, name, target_tokens).factor_sets[0] for name in names]
     ratio = extension_ratio(spec, target_tokens)
     base = counted_from(model.spec, tuned_with)

@@ -58,8 +58,8 @@ def evolve(
     Args:
         objective: the score.
         space: the feasible set.
-        starts: PI, NTK and YaRN factors. The population begins with them and mutations of them; with their own
-            attention factors they stand for selection, too, so by the last choice the result is never worse.
+        starts: factors by formula, those of PI, NTK and YaRN in the paper. The population begins with them and
+            mutations of them; with their own attention factors they stand for selection, too.
         settings: population, parents, mutations, crossovers, generations (no zeros left: see ``filled``).
         attention_factor: the one of every candidate; the paper does not search it.
         seed: decides every random choice.
