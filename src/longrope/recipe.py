@@ -103,6 +103,8 @@ class GradientRecipe(Settings, section="search.gradient"):
         start: factors by formula (pi, ntk, yarn, critical), or ``scan``: the best of the critical-pair family.
         scan_windows: search windows that the scan scores on.
         validate_every: steps between two looks at the validation windows.
+        start_tokens: ``end`` tries numbers of start tokens with the factors found; ``joint`` begins with some of them,
+            which descend side by side for a part of the steps.
     """
 
     steps: Count = 24
@@ -111,6 +113,7 @@ class GradientRecipe(Settings, section="search.gradient"):
     start: Annotated[str, listed(lambda: ("scan", *registry.starts()))] = "scan"
     scan_windows: Count = 2
     validate_every: Count = 4
+    start_tokens: Annotated[str, one_of("end", "joint")] = "end"
 
 
 @dataclass(frozen=True)

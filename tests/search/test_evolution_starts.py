@@ -11,7 +11,7 @@ from longrope.data import TokenText
 from longrope.errors import RecipeError
 from longrope.models import LanguageModel
 from longrope.pipeline.stages import YOUNGER, _named
-from longrope.recipe import EvolutionRecipe, SearchRecipe, load_recipe
+from longrope.recipe import EvolutionRecipe, GradientRecipe, SearchRecipe, load_recipe
 from longrope.rope import baseline_factors
 from longrope.runs.records import Trial
 from longrope.search import find_factors
@@ -51,5 +51,6 @@ def test_younger_settings_name_a_stage_only_where_they_are_not_the_default() -> 
     default = asdict(SearchRecipe())
     named = json.dumps(_named(default, default))
     assert not any(f'"{key}"' in named for key in YOUNGER)
-    changed = asdict(SearchRecipe(choose_by="loss", evolution=EvolutionRecipe(starts=("pi",))))
+    joint, evolution = GradientRecipe(start_tokens="joint"), EvolutionRecipe(starts=("pi",))
+    changed = asdict(SearchRecipe(choose_by="loss", gradient=joint, evolution=evolution))
     assert _named(changed, default) == changed

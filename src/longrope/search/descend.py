@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ SCANNED_STEPS = (  # then one after the other, added where the scan stands
     ("end", (0.2,)),
 )
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of Adam
+HALVED, HALVED_SHARE = 3, 0.375  # numbers of start tokens that descend, and their share of all steps
 WORTHWHILE = 0.01  # of the loss: a smaller gain does not pay for start tokens, which no other runtime can carry
 Vector = NDArray[np.float64]
 
@@ -86,11 +88,15 @@ def descend(
     by_name = {factors.method: factors for factors in starts}
     if settings.start == "scan":
         by_name["scan"] = replace(_scan(objective, spec, by_name["critical"], log), method="scan")
-    start = by_name[settings.start]
-    ratio = extension_ratio(spec, start.target_window)
-    descend_from(objective, start, settings, log, origin=settings.start, critical_pair=spec.critical_pair, ratio=ratio)
-    known = list(by_name.values())
-    _try_start_tokens(objective, known, settings.steps, max_start_tokens, log)
+    start, known = by_name[settings.start], list(by_name.values())
+    floor: dict[str, Any] = {"critical_pair": spec.critical_pair, "ratio": extension_ratio(spec, start.target_window)}
+    origin = settings.start
+    counts = tuple(n for n in START_TOKENS_TRIED if n <= max_start_tokens)
+    if settings.start_tokens == "joint" and counts:
+        origin = "start-tokens"
+        start, settings = _halve(objective, start, settings, counts, known, log, **floor)
+    descend_from(objective, start, settings, log, origin=origin, **floor)
+    _try_start_tokens(objective, known, settings.steps, counts, log)
     return log.choose(choose(log, _worthwhile(log.validated), known), known)
 
 
@@ -169,20 +175,54 @@ def _scan(objective: Objective, spec: RopeSpec, start: RescaleFactors, log: Tria
     return factors_at(point)
 
 
+def _halve(
+    objective: Objective,
+    start: RescaleFactors,
+    settings: GradientRecipe,
+    counts: Sequence[int],
+    known: Sequence[RescaleFactors],
+    log: TrialLog,
+    *,
+    critical_pair: int,
+    ratio: float,
+) -> tuple[RescaleFactors, GradientRecipe]:
+    """Choose the number of start tokens together with the factors, by successive halving (arXiv 1502.07943).
+
+    All numbers are scored on the search windows with the start's factors. The best ones descend some steps each, and
+    the best of these by the held-out windows goes on.
+
+    Returns:
+        Where it goes on from, and the settings with the steps that are left.
+    """
+    tried = [replace(start, start_tokens=n) for n in (0, *counts)]
+    trials = log.evaluate_many(0, "search", [("start-tokens", one) for one in tried], objective.search_loss)
+    ranked = sorted(zip(trials, tried, strict=True), key=lambda pair: pair[0].loss_nats)
+    steps = max(1, int(settings.steps * HALVED_SHARE) // HALVED)
+    first, short = len(log.made), replace(settings, steps=steps, validate_every=steps)
+    for _, arm in ranked[:HALVED]:
+        descend_from(objective, arm, short, log, origin="start-tokens", critical_pair=critical_pair, ratio=ratio)
+    descended = [trial for trial in log.made[first:] if trial.kind == "validation"]
+    best = min(descended, key=lambda trial: trial.loss_nats)
+    left = max(1, settings.steps - HALVED * steps)
+    return log.choose(best, known), replace(settings, steps=left)
+
+
 def _try_start_tokens(
-    objective: Objective, known: Sequence[RescaleFactors], step: int, most: int, log: TrialLog
+    objective: Objective, known: Sequence[RescaleFactors], step: int, counts: Sequence[int], log: TrialLog
 ) -> None:
-    """Validate the best factors so far with numbers of start tokens."""
+    """Validate the best factors so far with other numbers of start tokens."""
     best = log.choose(log.best_validated, known)
-    tried = [("start-tokens", replace(best, start_tokens=n)) for n in START_TOKENS_TRIED if n <= most]
+    others = [n for n in (0, *counts) if n != best.start_tokens]
+    tried = [("start-tokens", replace(best, start_tokens=n)) for n in others]
     log.evaluate_many(step, "validation", tried, objective.validation_loss)
 
 
 def _worthwhile(validated: Sequence[Trial]) -> list[Trial]:
     """The validated trials, those with start tokens only where their loss is below all others by a worthwhile gain."""
     without = [trial for trial in validated if not trial.start_tokens]
-    most = min(trial.loss_nats for trial in without) * (1 - WORTHWHILE)
-    return [*without, *(trial for trial in validated if trial.start_tokens and trial.loss_nats < most)]
+    least = min(trial.loss_nats for trial in without)
+    gains = [trial for trial in validated if trial.start_tokens and least - trial.loss_nats > WORTHWHILE * least]
+    return [*without, *gains]
 
 
 def lambdas_of(increments: Vector, critical_pair: int, ratio: float) -> Vector:
