@@ -3,32 +3,44 @@
 Run: python benchmarks/search_ablations.py OUT.jsonl
 
 From 256 to 1,024 tokens of the standard library's search part: formulas, the scan of curves alone, a descent from each
-start, and the descent from the scan without the floor (lambda at s from the critical pair on) or with a fixed attention
-factor. A seed draws the order of the search windows. Every variant has the same steps and is judged by what it found
-last that is best on two held-out windows: the loss over eight windows of the tuning part, which no search here reads,
-over their last half, and over answers about needles in two of them. Lines that are there are not made again.
+start, the descent from the scan without the floor (lambda at s from the critical pair on) or with a fixed attention
+factor, two small evolutions, and LongRoPE2's search. A seed draws the order of the search windows. All descents have
+the same steps, and the best factors by two held-out windows are judged: by the loss over eight windows of the tuning
+part, which no search here reads, over their last half, and over answers about needles in two of them. Lines that are
+there are not made again.
 """
 
 import json
 import sys
-import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from longrope.data import Tokens, load_texts
+from longrope.data import Tokens, TokenText, load_texts
 from longrope.evaluation.perplexity import window_losses
 from longrope.models import LanguageModel, load_model
-from longrope.recipe import GradientRecipe
+from longrope.recipe import EvolutionRecipe, GradientRecipe, SearchRecipe
 from longrope.registry import starts
 from longrope.rope import RescaleFactors, baseline_factors, extension_ratio
-from longrope.search import cut_windows
+from longrope.runs.records import Trial
+from longrope.search import cut_windows, find_factors
 from longrope.search.choice import TailAndNeedles
 from longrope.search.descend import _scan, descend_from
+from longrope.search.longrope2 import search_longrope2
 from longrope.search.score import TrialLog, WindowObjective
 
 TARGET, JUDGED, NEEDLED, HELD_OUT, SEEDS = 1024, 8, 2, 2, (0, 1, 2)
 DESCENT = GradientRecipe(steps=6, validate_every=3)
+Found = tuple[RescaleFactors, int]  # and the passes over a window that they took
+NEEDLE_PASSES = 70
 FIXED = replace(DESCENT, attention_rate=1e-9)
+EVOLUTION = EvolutionRecipe(population=16, parents=8, mutations=4, crossovers=4, generations=6, windows=2)
+EVOLUTIONS = {  # of 64 candidates, where the paper has 1,344 with five windows each
+    "evolution": EVOLUTION,
+    "evolution, critical among its starts": replace(EVOLUTION, starts=("pi", "ntk", "yarn", "critical")),
+}
 FROM_SCAN = {  # settings of the descent, and whether pairs from the critical one on stay at s or above
     "descent from scan": (DESCENT, True),
     "from scan, without the floor": (DESCENT, False),
@@ -36,15 +48,51 @@ FROM_SCAN = {  # settings of the descent, and whether pairs from the critical on
 }
 
 
+def formula(model: LanguageModel, name: str) -> RescaleFactors:
+    """The factors of a baseline by its formula."""
+    return baseline_factors(model.spec, name, TARGET).factor_sets[0]
+
+
+def scan(objective: WindowObjective, model: LanguageModel, start: RescaleFactors) -> Found:
+    """The scan of curves with which the gradient search begins."""
+    log = TrialLog(None, "longrope-gradient")
+    found = replace(_scan(objective, model.spec, start, log), method="scan")
+    return found, sum(trial.token_passes for trial in log.made) // TARGET
+
+
 def search(
-    objective: WindowObjective, model: LanguageModel, start: RescaleFactors, settings: GradientRecipe, *, floor: bool
-) -> tuple[RescaleFactors, TrialLog]:
-    """The best factors of one descent by the held-out windows, and its trials."""
+    objective: WindowObjective,
+    model: LanguageModel,
+    start: RescaleFactors,
+    settings: GradientRecipe,
+    *,
+    floor: bool = True,
+    before: int = 0,
+) -> Found:
+    """The best factors of one descent by the held-out windows; ``before`` are the passes that its start took."""
     log, spec = TrialLog(None, "longrope-gradient"), model.spec
     critical = spec.critical_pair if floor else spec.num_pairs
     ratio = extension_ratio(spec, TARGET)
     descend_from(objective, start, settings, log, origin="start", critical_pair=critical, ratio=ratio)
-    return log.choose(log.best_validated, [start]), log
+    passes = before + sum(trial.token_passes for trial in log.made) // TARGET
+    return log.choose(log.best_validated, [start]), passes
+
+
+def evolve(model: LanguageModel, text: TokenText, evolution: EvolutionRecipe, seed: int) -> Found:
+    """What a small evolution finds."""
+    trials: list[Trial] = []
+    settings = SearchRecipe("evolution", validation_windows=HELD_OUT, choose_by="loss", evolution=evolution)
+    found = find_factors(model, text, TARGET, settings=settings, seed=seed, on_trial=trials.append)
+    return found, sum(trial.token_passes for trial in trials) // TARGET
+
+
+def search_by_needles(model: LanguageModel, text: TokenText, seed: int) -> Found:
+    """What LongRoPE2's search finds in the passes of the scan with its descent."""
+    trials: list[Trial] = []
+    settings = SearchRecipe(validation_windows=HELD_OUT, gradient=DESCENT)
+    given: dict[str, Any] = {"settings": settings, "seed": seed, "passes": NEEDLE_PASSES, "on_trial": trials.append}
+    found = search_longrope2(model, text, TARGET, **given)
+    return found, sum(trial.token_passes for trial in trials) // TARGET
 
 
 def judge(model: LanguageModel, factors: RescaleFactors, windows: Tokens, needles: TailAndNeedles) -> dict[str, object]:
@@ -60,47 +108,49 @@ def judge(model: LanguageModel, factors: RescaleFactors, windows: Tokens, needle
     }
 
 
+class Judge:
+    """Judges factors on windows that no search has read, and writes a line for each variant and seed."""
+
+    def __init__(self, out: Path, model: LanguageModel, text: TokenText) -> None:
+        """Read what is there already."""
+        self.out, self.model = out, model
+        self.windows = text.windows(TARGET, JUDGED)
+        self.needles = TailAndNeedles.prepare(model, self.windows[:NEEDLED], seed=1)
+        lines = map(json.loads, out.open()) if out.exists() else ()
+        self.done = {(line["variant"], line["seed"]) for line in lines}
+
+    def __call__(self, variant: str, seed: int, find: Callable[[], Found]) -> None:
+        """Find the factors of a variant, unless its line is there, and judge them."""
+        if (variant, seed) in self.done:
+            return
+        factors, passes = find()
+        line = judge(self.model, factors, self.windows, self.needles)
+        line["window_passes"] = passes
+        print(variant, seed, line["loss"], line["answers"], flush=True)
+        with self.out.open("a") as file:
+            file.write(json.dumps({"variant": variant, "seed": seed, **line}) + "\n")
+
+
 def main() -> None:
     """Judge every variant with every seed; one JSON line each."""
-    out = Path(sys.argv[1])
-    done = {(line["variant"], line["seed"]) for line in map(json.loads, out.open())} if out.exists() else set()
     model = load_model("nano")
     texts = load_texts(["stdlib"], model.tokenizer)
-    windows = texts.tune.windows(TARGET, JUDGED)
-    needles = TailAndNeedles.prepare(model, windows[:NEEDLED], seed=1)
-    formulas = {name: baseline_factors(model.spec, name, TARGET).factor_sets[0] for name in starts()}
-
-    def write(variant: str, seed: int, factors: RescaleFactors, passes: int, seconds: float) -> None:
-        line = {"variant": variant, "seed": seed, **judge(model, factors, windows, needles)}
-        line |= {"window_passes": passes, "cpu_seconds": round(seconds, 1)}
-        print(variant, seed, round(float(line["loss"]), 4), round(float(line["answers"]), 3), flush=True)  # type: ignore[arg-type]
-        with out.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-
-    for name, factors in formulas.items():
-        if (name, 0) not in done:
-            write(name, 0, factors, 0, 0.0)
+    judged = Judge(Path(sys.argv[1]), model, texts.tune)
+    formulas = {name: formula(model, name) for name in starts()}
+    for name, start in {**formulas, "critical-real": formula(model, "critical-real")}.items():
+        judged(name, 0, lambda start=start: (start, 0))  # type: ignore[misc]  # bound at once
     for seed in SEEDS:
         searched, held_out = cut_windows(texts.search, TARGET, HELD_OUT, seed)
         objective = WindowObjective.prepare(model, searched[: DESCENT.steps], held_out, DESCENT.scan_windows)
-        began, log = time.process_time(), TrialLog(None, "longrope-gradient")
-        scanned = replace(_scan(objective, model.spec, formulas["critical"], log), method="scan")
-        scan_passes = sum(trial.token_passes for trial in log.made) // TARGET
-        scan_seconds = time.process_time() - began
-        runs = {"scan alone": (scanned, None, True)}
-        runs |= {f"descent from {name}": (start, DESCENT, True) for name, start in formulas.items()}
-        runs |= {name: (scanned, settings, floor) for name, (settings, floor) in FROM_SCAN.items()}
-        for variant, (start, settings, floor) in runs.items():
-            if (variant, seed) in done:
-                continue
-            began, factors, passes = time.process_time(), start, 0
-            if settings:
-                factors, log = search(objective, model, start, settings, floor=floor)
-                passes = sum(trial.token_passes for trial in log.made) // TARGET
-            seconds = time.process_time() - began
-            if start is scanned:
-                passes, seconds = passes + scan_passes, seconds + scan_seconds
-            write(variant, seed, factors, passes, seconds)
+        scanned, scan_passes = scan(objective, model, formulas["critical"])
+        judged("scan alone", seed, lambda found=(scanned, scan_passes): found)  # type: ignore[misc]
+        for name, start in formulas.items():
+            judged(f"descent from {name}", seed, partial(search, objective, model, start, DESCENT))
+        for name, (settings, floor) in FROM_SCAN.items():
+            judged(name, seed, partial(search, objective, model, scanned, settings, floor=floor, before=scan_passes))
+        for name, evolution in EVOLUTIONS.items():
+            judged(name, seed, partial(evolve, model, texts.search, evolution, seed))
+        judged("LongRoPE2's search", seed, partial(search_by_needles, model, texts.search, seed))
 
 
 if __name__ == "__main__":

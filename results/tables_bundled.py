@@ -1,5 +1,7 @@
 """Tables of the bundled model: the demo, needles, its stage schedule, searches by score, extrapolated factors."""
 
+from statistics import fmean
+
 from tables_cells import (
     BASELINES,
     EACH_ROW,
@@ -89,6 +91,26 @@ def near_exact_table(records: Records) -> str:
         label = ORIGINAL if method == "none" else scores["perplexity", 4096].source.label
         rows.append([label, *read, *paired, percent_with_interval(scores["passkey", 4096])])
     return table(["", "256", "4,096", "share of YaRN's at 4,096, paired", "passkeys 4,096"], rows)
+
+
+def ablations_table(records: Records) -> str:
+    """Parts of the gradient search left out, on the bundled model: means over the seeds with the lowest and highest."""
+    lines = records.lines("search-ablations/nano.jsonl")
+    rows = []
+    for variant in dict.fromkeys(line["variant"] for line in lines):
+        own = [line for line in lines if line["variant"] == variant]
+        numbers = [_spread([line[key] for line in own]) for key in ("loss", "loss_last_half", "answers")]
+        slowest = fmean(line["lambdas"][-1] for line in own)
+        factor = fmean(line["attention_factor"] for line in own)
+        passes = fmean(line["window_passes"] for line in own)
+        rows.append([variant, f"{len(own)}", *numbers, f"{factor:.3f}", f"{slowest:.2f}", f"{passes:.0f}"])
+    head = ["factors", "seeds", "loss", "loss, last half", "loss over answers", "attention factor", "slowest lambda"]
+    return table([*head, "window passes"], rows)
+
+
+def _spread(values: list[float]) -> str:
+    mean = f"{fmean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3f}-{max(values):.3f})"
 
 
 def extrapolated_table(records: Records) -> str:
