@@ -117,18 +117,19 @@ class Judge:
         self.windows = text.windows(TARGET, JUDGED)
         self.needles = TailAndNeedles.prepare(model, self.windows[:NEEDLED], seed=1)
         lines = map(json.loads, out.open()) if out.exists() else ()
-        self.done = {(line["variant"], line["seed"]) for line in lines}
+        self.done = {(line["variant"], line["seed"]): line for line in lines}
 
-    def __call__(self, variant: str, seed: int, find: Callable[[], Found]) -> None:
-        """Find the factors of a variant, unless its line is there, and judge them."""
-        if (variant, seed) in self.done:
-            return
+    def __call__(self, variant: str, seed: int, find: Callable[[], Found]) -> dict[str, Any]:
+        """Find the factors of a variant and judge them, unless its line is there; the line."""
+        if found := self.done.get((variant, seed)):
+            return found
         factors, passes = find()
-        line = judge(self.model, factors, self.windows, self.needles)
-        line["window_passes"] = passes
+        judged = judge(self.model, factors, self.windows, self.needles)
+        line = {"variant": variant, "seed": seed, **judged, "window_passes": passes}
         print(variant, seed, line["loss"], line["answers"], flush=True)
         with self.out.open("a") as file:
-            file.write(json.dumps({"variant": variant, "seed": seed, **line}) + "\n")
+            file.write(json.dumps(line) + "\n")
+        return line
 
 
 def main() -> None:
@@ -142,15 +143,17 @@ def main() -> None:
     for seed in SEEDS:
         searched, held_out = cut_windows(texts.search, TARGET, HELD_OUT, seed)
         objective = WindowObjective.prepare(model, searched[: DESCENT.steps], held_out, DESCENT.scan_windows)
-        scanned, scan_passes = scan(objective, model, formulas["critical"])
-        judged("scan alone", seed, lambda found=(scanned, scan_passes): found)  # type: ignore[misc]
+        line = judged("scan alone", seed, partial(scan, objective, model, formulas["critical"]))
+        acting = {"lambdas": tuple(line["lambdas"]), "attention_factor": line["attention_factor"]}
+        scanned, scan_passes = replace(formulas["critical"], **acting, method="scan"), line["window_passes"]
         for name, start in formulas.items():
             judged(f"descent from {name}", seed, partial(search, objective, model, start, DESCENT))
         for name, (settings, floor) in FROM_SCAN.items():
             judged(name, seed, partial(search, objective, model, scanned, settings, floor=floor, before=scan_passes))
+    for seed in SEEDS:
+        judged("LongRoPE2's search", seed, partial(search_by_needles, model, texts.search, seed))
         for name, evolution in EVOLUTIONS.items():
             judged(name, seed, partial(evolve, model, texts.search, evolution, seed))
-        judged("LongRoPE2's search", seed, partial(search_by_needles, model, texts.search, seed))
 
 
 if __name__ == "__main__":

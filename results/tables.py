@@ -47,6 +47,7 @@ TABLES: dict[str, Maker] = {
     "nano-schedule": bundled.nano_schedule_table,
     "near-exact": bundled.near_exact_table,
     "nano-search": bundled.nano_search_table,
+    "ablations": bundled.ablations_table,
     "extrapolated": bundled.extrapolated_table,
     "cache": bundled.cache_table,
     "pass": speed.pass_table,
