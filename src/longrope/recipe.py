@@ -164,7 +164,7 @@ class MeasureRecipe(Settings, section="measure"):
         longppl_near: tokens of near context that the evaluator reads to see what far context adds.
         passkeys: passkeys asked for at each length, spread over ten depths.
         baselines: those that ``longrope extend`` measures beside its own factors: pi, ntk, ntk-critical, dynamic-ntk,
-            yarn, critical, ntk-scan, dca, self-extend, jet-long.
+            yarn, critical, critical-real, ntk-scan, longrope2, dca, self-extend, jet-long.
         paired_windows: windows of the longest length on which its factors are compared with the best of them token by
             token; 0 takes as many as ``windows``.
         needles: needles asked for at each length, spread over ten depths, or in prose at random ones.

@@ -20,7 +20,7 @@ class Trial:
 
     Attributes:
         method: the search: ``longrope-evolution``, ``longrope-gradient``, ``longrope-recovered`` for a short window,
-            or ``ntk-scan`` for the baseline of two scanned numbers.
+            ``ntk-scan`` for the baseline of two scanned numbers, or ``longrope2``.
         model: the name that it was loaded by, and the factors that its weights were tuned with if they were.
         texts_fingerprint: of the search and validation windows.
         step: generation of the evolution, or step of the descent.
