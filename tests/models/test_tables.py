@@ -15,10 +15,6 @@ from longrope.models.tables import choose_table, modules_of
 from longrope.rope import RescaleFactors
 
 TYPES = ["sliding_attention", "full_attention"]
-TWO_THETAS = {
-    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
-    "full_attention": {"rope_type": "default", "rope_theta": 1e6},
-}
 GEMMA3: dict[str, Any] = {"head_dim": 16, "sliding_window": 32, "query_pre_attn_scalar": 16, "layer_types": TYPES}
 MLA = {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16, "kv_lora_rank": 16, "q_lora_rank": 16}
 MLA = {**MLA, "num_key_value_heads": 4}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
 
 import numpy as np
 
@@ -80,7 +79,10 @@ def fine_tune(
         begun_at, tensors = checkpoint.read()
         model.network.requires_grad_(False).eval()
         with in_float32(model, weights):
-            worker = replace(model, network=_divided(model.network, settings))
+            worker = model
+            if not settings.lora_rank:  # with all weights trained, the processes divide the layers
+                divided = distributed.divide_weights(model.network, decoder_layers(model.network))
+                worker = replace(model, network=divided)
             own = weights if worker.network is model.network else trained_weights(worker.network)
             with rescaled(worker, factors):
                 training = Training(worker, own, batches, settings)
@@ -122,11 +124,6 @@ def check_training(model: LanguageModel, text: TokenText, settings: TuneRecipe) 
     check_batch(settings)
     batches = cut_batches(model, None, text, settings, seed=0)
     next(SampleBuilder(batches, settings, model.spec.trained_window, model.tokenizer).read(range(1)))
-
-
-def _divided(network: Any, settings: TuneRecipe) -> Any:
-    """The network to train: with its layers divided among the processes where all weights are trained."""
-    return network if settings.lora_rank else distributed.divide_weights(network, decoder_layers(network))
 
 
 def _train(training: Training, log: TrainLog, checkpoint: Checkpoint, on_step: Callable[[TrainStep], None]) -> None:

@@ -37,17 +37,14 @@ def load_questions(path: Path) -> tuple[DocumentQuestion, ...]:
             content = json.loads(text)
         except ValueError:
             content = [json.loads(line) for line in text.splitlines() if line.strip()]
-        rows = _squad_rows(content) if isinstance(content, dict) and "data" in content else iter(_listed(content))
-        read = [_read_row(row) for row in rows]
+        if isinstance(content, dict):  # a row alone is a JSON Lines file of one line
+            content = _squad_rows(content) if "data" in content else [content]
+        read = [_read_row(row) for row in content]
     except (ValueError, KeyError, TypeError) as error:
         raise _unreadable(path, describe_error(error)) from None
     if not (answered := tuple(question for question in read if question.answers)):
         raise _unreadable(path, "no question has an answer")
     return answered
-
-
-def _listed(content: Any) -> list[Any]:
-    return [content] if isinstance(content, dict) else content  # one row is a JSON Lines file of one line
 
 
 def _squad_rows(content: dict[str, Any]) -> Iterator[dict[str, Any]]:

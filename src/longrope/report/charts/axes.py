@@ -17,11 +17,10 @@ class Axis:
 
     def place(self, value: float, start: float, end: float) -> float:
         """Where a value stands between the pixels of ``low`` and ``high``; beyond them it stands at the edge."""
-        low, high, at = (math.log(x) if self.log else x for x in (self.low, self.high, self._inside(value)))
+        low, high, at = (
+            math.log(x) if self.log else x for x in (self.low, self.high, min(max(value, self.low), self.high))
+        )
         return start + (end - start) * (at - low) / (high - low)
-
-    def _inside(self, value: float) -> float:
-        return min(max(value, self.low), self.high)
 
 
 def doubling_axis(values: Iterable[float], label: str, write: Callable[[int], str]) -> Axis:
