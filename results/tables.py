@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import tables_bundled as bundled
+import tables_evidence as evidence
 import tables_gemma as gemma
 import tables_searches as searches
 import tables_speed as speed
@@ -27,6 +28,7 @@ TABLES: dict[str, Maker] = {
     "earlier-50": partial(searches.earlier_table, 50),
     "cost": searches.cost_table,
     "cost-needles": partial(searches.cost_table, run="smollm2-64k-needles"),
+    "evidence": evidence.evidence_table,
     "gemma": gemma.compare_table,
     "gemma-ratios": gemma.ratio_table,
     "gemma-128k": gemma.longer_table,

@@ -10,6 +10,7 @@ from longrope.lengths import format_tokens
 from longrope.runs.records import Score
 
 RUN, UNTRAINED, PAIRED = "evidence-64k", "compare", "arms.jsonl"
+OF_METHODS = "paired.jsonl"  # of benchmarks/pair_methods.py
 WINDOW, TARGET = 8192, 65536
 ARMS = {  # folders of trained arms, in the order of their rows
     "searched": "searched factors",
@@ -53,13 +54,13 @@ def columns(window: int, target: int, tail: int) -> tuple[Column, ...]:
         Column(f"last {last} of {far}", f"perplexity-last-{tail}", target, number, min),
         Column(f"{near}, of the original's", "ratio-to-none", window, lambda score: with_interval(score, 3)),
         Column(f"passkeys {far}", "passkey", target, percent_with_interval, max),
-        Column(f"needles {near}", "needle", window, percent_with_interval, max),
-        Column(f"needles {far}", "needle", target, percent_with_interval, max),
-        # More measures go here, a column each: effective length, LongPPL, shuffled far context.
+        Column(f"needles in prose {near}", "prose-needle", window, percent_with_interval, max),
+        Column(f"needles in prose {far}", "prose-needle", target, percent_with_interval, max),
     )
 
 
-COLUMNS = columns(WINDOW, TARGET, WINDOW)
+SHUFFLED = Column("last 8k of 64k, far context shuffled", "far-shuffled-perplexity", TARGET, number, min)
+COLUMNS = (*columns(WINDOW, TARGET, WINDOW), SHUFFLED)
 NANO, NANO_TARGET = "nano-16k", 16384
 NANO_COLUMNS = columns(256, NANO_TARGET, 2048)
 
@@ -67,12 +68,13 @@ NANO_COLUMNS = columns(256, NANO_TARGET, 2048)
 def evidence_table(records: Records) -> str:
     """All methods: first those that leave the weights alone, then those trained alike; the best of each part in bold.
 
-    The column of pairs is the perplexity at 64k as a share of another method's on the same tokens: of the best baseline
-    without training, and of YaRN with it.
+    The column of pairs is the perplexity at 64k as a share of another's on the same tokens: of the gradient search's
+    without training, and of YaRN's with it.
     """
     compared = _by_method(records.every_score(f"{RUN}/{UNTRAINED}"))
     untrained = {source.label: found for source, found in compared.items()}
-    pairs = {label: _ratio_to_best(found) for label, found in untrained.items()}
+    shares = _of_methods(records)
+    pairs = {source.label: shares.get(source.method, "") for source in compared}
     trained = {f"{ARMS[name]}, trained": _trained(scores) for name, scores in _arms(records, RUN).items()}
     beside = {f"{ARMS[arm]}, trained": f"{text}, trained" for arm, text in _beside(records, RUN, TARGET).items()}
     rows = [*_rows(COLUMNS, untrained, pairs), *_rows(COLUMNS, trained, beside)]
@@ -129,12 +131,13 @@ def _trained(scores: Sequence[Score]) -> Found:
     return {(s.metric, s.context_tokens): s for s in scores if s.method == "longrope-tuned"}
 
 
-def _ratio_to_best(found: Found) -> str:
-    """The comparison with the best baseline; empty for that baseline itself."""
-    for (metric, length), score in found.items():
-        if metric.startswith("ratio-to-") and metric != "ratio-to-none" and length == TARGET:
-            return f"{with_interval(score, 4)} of {label_of(metric.removeprefix('ratio-to-'))}'s"
-    return ""
+def _of_methods(records: Records) -> dict[str, str]:
+    """How the perplexity of each method at 64k compares with that of the method that all are paired with."""
+    return {
+        line["method"]: f"{_interval(line)} of {label_of(line['reference'])}'s"
+        for line in records.lines(f"{RUN}/{UNTRAINED}/{OF_METHODS}")
+        if (line["metric"], line["context_tokens"]) == ("perplexity", TARGET)
+    }
 
 
 def _rows(columns: Sequence[Column], found: dict[str, Found], pairs: dict[str, str]) -> list[Row]:

@@ -41,12 +41,14 @@ def records(tmp_path: Path) -> Records:
         score("perplexity", TARGET, 900.0, "none"),
         score("perplexity", WINDOW, 22.0, "yarn"),
         score("perplexity", TARGET, 30.0, "yarn"),
-        score("needle", TARGET, 0.05, "yarn", "n"),
+        score("prose-needle", TARGET, 0.05, "yarn", "n"),
         score("perplexity", WINDOW, 21.0, "longrope-gradient"),
         score("perplexity", TARGET, 25.0, "longrope-gradient"),
-        score("needle", TARGET, 0.04, "longrope-gradient", "n"),
-        score("ratio-to-yarn", TARGET, 0.8333, "longrope-gradient"),
+        score("prose-needle", TARGET, 0.04, "longrope-gradient", "n"),
     )
+    pair = {"method": "yarn", "reference": "longrope-gradient", "metric": "perplexity", "context_tokens": TARGET}
+    share = {"value": 1.2, "low": 1.19, "high": 1.21, "resampled": "documents"}
+    (tmp_path / RUN / "compare" / "paired.jsonl").write_text(json.dumps(pair | share) + "\n")
     for name, value in {"searched": 17.0, "yarn": 16.5}.items():
         write(
             tmp_path / RUN / name,
@@ -55,7 +57,7 @@ def records(tmp_path: Path) -> Records:
             score(TAIL, TARGET, value - 1, "longrope-tuned", factors_method=name),
         )
     line = Comparison("searched", "yarn", "perplexity", TARGET, 1.03, 1.02, 1.04, 9, "documents", "t")
-    other = Comparison("searched", "yarn", "needle", TARGET, 0.1, 0.0, 0.2, 9, "", "n")
+    other = Comparison("searched", "yarn", "prose-needle", TARGET, 0.1, 0.0, 0.2, 9, "", "n")
     write_pairs(tmp_path / RUN, other, line)
     return Records(tmp_path)
 
@@ -64,8 +66,8 @@ def test_every_method_has_its_row_and_a_loss_stands_there_like_a_win(records: Re
     rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in evidence_table(records).splitlines()]
     assert rows[0][:4] == ["", "8k", "64k", "last 8k of 64k"]
     assert rows[2:] == [
-        ["original model", "20.00", "900", "", "", "", "", "", ""],
-        ["YaRN", "22.00", "30.00", "", "", "", "", "**5% (4-6)**", ""],
+        ["original model", "20.00", "900", *[""] * 7],
+        ["YaRN", "22.00", "30.00", *[""] * 4, "**5% (4-6)**", "", "1.2000 (1.1900-1.2100) of LongRoPE, gradient's"],
         [
             "LongRoPE, gradient",
             "**21.00**",
@@ -75,10 +77,11 @@ def test_every_method_has_its_row_and_a_loss_stands_there_like_a_win(records: Re
             "",
             "",
             "4% (3-5)",
-            "0.8333 (0.8233-0.8433) of YaRN's",
+            "",
+            "",
         ],
-        ["searched factors, trained", "", "17.00", "16.00", *[""] * 4, "1.0300 (1.0200-1.0400) of YaRN's, trained"],
-        ["YaRN, trained", "", "**16.50**", "**15.50**", *[""] * 4, ""],
+        ["searched factors, trained", "", "17.00", "16.00", *[""] * 5, "1.0300 (1.0200-1.0400) of YaRN's, trained"],
+        ["YaRN, trained", "", "**16.50**", "**15.50**", *[""] * 6],
     ]
 
 
