@@ -37,7 +37,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings = ExportRecipe(factor_sets=layout)
         with mock.patch.object(hf, "_reopen", sweep._reopen_here):
             export_hf(model, factors, out / layout, settings=settings)
-        export_gguf(model, factors, out / f"{layout}.gguf", settings=settings)
+        export_gguf(model, factors, out / f"{layout}.gguf", settings=settings, dtype="f32")
         for written in (out / layout, out / f"{layout}.gguf"):
             write_record(written, model.spec, 256)
     return out
