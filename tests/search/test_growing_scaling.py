@@ -67,9 +67,7 @@ def test_the_gradient_search_tries_the_same_angles(
     trials: dict[str, list[Trial]] = {"plain": [], "growing": []}
     models = {"plain": plain, "growing": growing}
     for name, model in models.items():
-        by_loss = replace(
-            QUICK, choose_by="loss"
-        )  # start tokens, which one of them does not try, stand before a choice
+        by_loss = replace(QUICK, choose_by="loss")  # a choice stands after start tokens, which one of them does not try
         find_factors(model, text, TARGET, settings=by_loss, seed=3, on_trial=trials[name].append)
     assert compared(trials["growing"], trials["plain"]) > 10
     assert {trial.origin for trial in trials["growing"]} >= {"pi", "ntk", "yarn", "critical", "gradient"}
