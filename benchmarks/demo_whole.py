@@ -4,8 +4,8 @@ Run: longrope extend --out runs/demo; python benchmarks/demo_whole.py runs/demo 
 
 Takes the factors of a finished demo and measures them beside YaRN's at the target: the ratio of the perplexities,
 paired by token, over every window of the measuring part that has none of the passages by which the searched text is
-known (256 samples of it: libraries repeat themselves here and there), and the passkeys. One score a line, with the
-Python whose standard library was read.
+known (256 samples of it: libraries repeat themselves here and there), and the passkeys, with the difference paired by
+passkey. One score a line, with the Python whose standard library was read.
 """
 
 import json
@@ -54,6 +54,7 @@ def main() -> None:
     perplexity, passkey = find_metric("perplexity"), find_metric("passkey")
     scores = [perplexity.compare(perplexity.samples(ours), perplexity.samples(theirs))]
     scores += [passkey.scores(passkey.samples(some), some.settings)[0] for some in (ours, theirs)]
+    scores.append(passkey.compare(passkey.samples(ours), passkey.samples(theirs)))
     with out.open("a") as file:
         for score in scores:
             print(score.method, score.metric, f"{score.value:.4f} ({score.low:.4f}-{score.high:.4f})", flush=True)

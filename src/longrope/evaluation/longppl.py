@@ -84,7 +84,7 @@ class LongPerplexity(Metric):
         return [samples.score(name, interval, num_tokens=losses.size, num_windows=len(keys))]
 
     def compare(self, ours: Samples, theirs: Samples) -> Score:
-        """The ratio of two' perplexities of the key tokens, paired (raises TextsError where no token is key)."""
+        """The ratio of two methods' perplexities of the key tokens, paired by token (TextsError without any)."""
         keys = _keys(ours)
         losses, others = (some.arrays["losses"][keys][None] for some in (ours, theirs))
         documents = ours.arrays["documents"][keys][None]
