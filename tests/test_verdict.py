@@ -75,13 +75,20 @@ def test_without_a_pair_the_intervals_of_both_decide() -> None:
     assert outcomes(conclude([*BASELINES, FOUND, *others])) == {"perplexity": "alike"}
 
 
-def test_pairs_of_needles_in_prose_and_of_the_last_tokens_decide_theirs() -> None:
+def test_pairs_of_other_measures_decide_theirs() -> None:
     last = [score("last-tokens-63", 3.0, 2.0, 4.0), score("last-tokens-63", 2.0, 1.0, 3.0, **GRADIENT)]
     prose = [score("prose-needle", 0.9, 0.8, 1.0), score("prose-needle", 0.6, 0.5, 0.7, **GRADIENT)]
     pairs = [pair(0.6, 0.7, 0.8, "last-tokens-ratio-to-"), pair(-0.4, -0.3, -0.1, "prose-needle-difference-to-")]
+    last += [score("longppl-by-big", 3.0, 2.0, 4.0), score("longppl-by-big", 3.1, 2.0, 4.0, **GRADIENT)]
+    pairs.append(pair(0.9, 1.1, 1.2, "longppl-ratio-to-"))
     kinds = [score("prose-needle-name", 0.9, 0.8, 1.0), score("prose-needle-name", 0.1, 0.0, 0.2, **GRADIENT)]
     verdict = conclude([*BASELINES, FOUND, *last, *prose, *pairs, *kinds])
-    assert outcomes(verdict) == {"perplexity": "alike", "last-tokens-": "ahead", "prose-needle": "behind"}
+    assert outcomes(verdict) == {
+        "perplexity": "alike",
+        "last-tokens-": "ahead",
+        "longppl-by-": "alike",
+        "prose-needle": "behind",
+    }
     assert verdict
     said = describe_verdict(verdict)
     assert "ahead in perplexity of the same last 63 tokens [2 against 3, ratio 0.7 (0.6-0.8)]; the baseline" in said

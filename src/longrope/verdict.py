@@ -12,12 +12,20 @@ from typing import Any, Literal
 
 from longrope.labels import Source, compared_with, metric_label, write_interval
 from longrope.labels import write_value as write
-from longrope.metrics import DIFFERENCE, LAST_TOKENS, PROSE, RATIO, RULER_SUBSET
+from longrope.metrics import DIFFERENCE, LAST_TOKENS, LONG_PPL, PROSE, RATIO, RULER_SUBSET
 from longrope.registry import ORIGINAL, baselines
 from longrope.runs.records import Score
 
 PERPLEXITY = "perplexity"
-PAIRS = {RATIO: PERPLEXITY, f"{LAST_TOKENS}{RATIO}": LAST_TOKENS, DIFFERENCE: "passkey", f"{PROSE}-{DIFFERENCE}": PROSE}
+BY_EVALUATOR = f"{LONG_PPL}by-"
+PERPLEXITIES = (PERPLEXITY, LAST_TOKENS, BY_EVALUATOR)  # less is better
+PAIRS = {  # the records of paired comparisons, and what they are of
+    RATIO: PERPLEXITY,
+    f"{LAST_TOKENS}{RATIO}": LAST_TOKENS,
+    f"{LONG_PPL}{RATIO}": BY_EVALUATOR,
+    DIFFERENCE: "passkey",
+    f"{PROSE}-{DIFFERENCE}": PROSE,
+}
 SHARES = ("accuracy", PROSE, "passkey", "needle", "ruler", RULER_SUBSET, "effective-length")  # more is better
 Outcome = Literal["ahead", "behind", "alike"]
 
@@ -27,7 +35,7 @@ class Comparison:
     """One metric of two methods at one length.
 
     Attributes:
-        metric: its name in records; ``last-tokens-`` without their number.
+        metric: its name in records; ``last-tokens-`` without their number, ``longppl-by-`` without the evaluator.
         ours, theirs: the values; None where one has no record of its own.
         pair: the paired comparison; None where there is none, and their own intervals decide.
         outcome: of ours, against theirs.
@@ -166,6 +174,8 @@ def _counted(metric: str) -> str:
     """The name by which a verdict is about a metric; empty where it is not."""
     if metric.startswith(LAST_TOKENS):
         return LAST_TOKENS * metric.removeprefix(LAST_TOKENS).isdecimal()
+    if metric.startswith(BY_EVALUATOR):
+        return BY_EVALUATOR
     return metric if metric in (PERPLEXITY, *SHARES) else ""
 
 
@@ -174,10 +184,10 @@ def _compare(ours: Sequence[Score], theirs: Sequence[Score]) -> Iterable[Compari
     name = theirs[0].method
     pairs = {PAIRS[kind]: score for score in ours for kind in PAIRS if score.metric == f"{kind}{name}"}
     mine, yours = ({_counted(score.metric): score for score in scores} for scores in (ours, theirs))
-    for metric in (PERPLEXITY, LAST_TOKENS, *SHARES):
+    for metric in (*PERPLEXITIES, *SHARES):
         a, b, pair = mine.get(metric), yours.get(metric), pairs.get(metric)
         if pair:
-            alike = float(pair.metric.startswith((RATIO, LAST_TOKENS)))
+            alike = float(metric in PERPLEXITIES)  # as a ratio; a difference of shares is 0
             outcome = _outcome(metric, pair.low, pair.high, alike, alike)
         elif a and b and a.texts_fingerprint == b.texts_fingerprint:
             outcome = _outcome(metric, a.low, a.high, b.low, b.high)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from longrope.data import Tokens, fingerprint
 from longrope.errors import ModelError, TextsError
-from longrope.evaluation.metric import Context, Metric, Subject, joined
+from longrope.evaluation.metric import Context, Metric, Reading, Subject, joined
 from longrope.evaluation.perplexity import cached_losses
 from longrope.evaluation.samples import Samples
 from longrope.evaluation.statistics import perplexity_interval, ratio_interval
@@ -40,6 +40,10 @@ class LongPerplexity(Metric):
     """
 
     compared_as = f"{LONG_PPL}{RATIO}"
+
+    def readings(self, context: Context) -> tuple[Reading, ...]:
+        """The windows of the longest length; what the evaluator reads once for all methods is not counted."""
+        return (Reading("losses", context.length, len(context.windows)),) if self.names(context) else ()
 
     def names(self, context: Context) -> tuple[str, ...]:
         """At the longest length one score, if a token has K tokens before it."""
