@@ -12,7 +12,7 @@ RULER_SUBSET = "ruler-subset"  # their mean
 HARNESS = "harness:"  # begins the name of a benchmark of lm-evaluation-harness, or the path of its task file
 BENCHMARK = f"{HARNESS}TASK"
 RATIO, DIFFERENCE = "ratio-to-", "difference-to-"  # begin the names of paired comparisons with the method that follows
-PROSE = "prose-needle"
+PROSE, ACCURACY = "prose-needle", "accuracy"
 LONG_PPL = "longppl-"  # begins the names of scores of LongPPL: by an evaluator, or compared
 LAST_TOKENS = "last-tokens-"  # begins the names of what is about the same last tokens, whatever is read before them
 
@@ -82,7 +82,7 @@ METRICS: dict[str, Metric] = by_name(
         measure="longrope.evaluation.ruler:RulerMean",
     ),
     Metric(
-        "accuracy",
+        ACCURACY,
         "Accuracy: mean of needles in prose and of RULER's six tasks",
         format="share",
         section="effective",
@@ -148,6 +148,7 @@ METRICS: dict[str, Metric] = by_name(
     Metric(
         f"{PROSE}-{DIFFERENCE}", "Needles in prose found, difference from {}", format="difference", section="paired"
     ),
+    Metric(f"{ACCURACY}-{DIFFERENCE}", "Accuracy, difference from {}", format="difference", section="paired"),
     Metric(DIFFERENCE, "Passkeys found, difference from {}", format="difference", section="paired"),
 )
 

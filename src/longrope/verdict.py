@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from longrope.labels import Source, compared_with, metric_label, write_interval
 from longrope.labels import write_value as write
-from longrope.metrics import DIFFERENCE, LAST_TOKENS, LONG_PPL, PROSE, RATIO, RULER_SUBSET
+from longrope.metrics import ACCURACY, DIFFERENCE, LAST_TOKENS, LONG_PPL, PROSE, RATIO, RULER_SUBSET
 from longrope.registry import ORIGINAL, baselines
 from longrope.runs.records import Score
 
@@ -25,8 +25,9 @@ PAIRS = {  # the records of paired comparisons, and what they are of
     f"{LONG_PPL}{RATIO}": BY_EVALUATOR,
     DIFFERENCE: "passkey",
     f"{PROSE}-{DIFFERENCE}": PROSE,
+    f"{ACCURACY}-{DIFFERENCE}": ACCURACY,
 }
-SHARES = ("accuracy", PROSE, "passkey", "needle", "ruler", RULER_SUBSET, "effective-length")  # more is better
+SHARES = (ACCURACY, PROSE, "passkey", "needle", "ruler", RULER_SUBSET, "effective-length")  # more is better
 Outcome = Literal["ahead", "behind", "alike"]
 
 

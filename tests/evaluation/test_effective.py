@@ -19,7 +19,7 @@ from longrope.evaluation.metric import Subject
 from longrope.evaluation.prompts.prompt import Prompt
 from longrope.evaluation.prompts.prose import ProseText
 from longrope.evaluation.samples import Identity, Samples
-from longrope.evaluation.statistics import wilson_interval
+from longrope.evaluation.statistics import difference_interval, wilson_interval
 from longrope.labels import Source, write_value
 from longrope.metrics import SUBSET_TASKS
 from longrope.models import LanguageModel
@@ -105,6 +105,22 @@ def test_accuracy_is_the_mean_of_needles_and_tasks(model: LanguageModel, judged:
     assert last.num_windows == 10 + 6
     assert scores["ruler-subset", 4000].value == 0.25
     assert {name for name, _ in scores} >= {"prose-needle", *(f"ruler-{task}" for task in SUBSET_TASKS)}
+
+
+def test_two_methods_are_compared_by_prompt() -> None:
+    """Of ten needles the first has two more and one less, of each of two tasks it solves half a prompt of five more."""
+    needles = [np.array([[0.0, 1, 1, 1, 0, 0, 0, 0, 0, 1]]), np.array([[1.0, 0, 0, 1, 0, 0, 0, 0, 0, 1]])]
+    ruler = [np.tile([1.0, 0, 0, 0, 0], (2, 1)), np.tile([0.5, 0, 0, 0, 0], (2, 1))]
+    ours, theirs = (
+        Samples(IDENTITY, {"needles": a, "ruler": b, "tokens": np.asarray(7)}, 1.0)
+        for a, b in zip(needles, ruler, strict=True)
+    )
+    score = find_metric("accuracy").compare(ours, theirs)
+    assert score.metric == "accuracy-difference-to-other"
+    assert score.value == pytest.approx((0.1 + 0.1) / 2)
+    gained, lost, pairs = (0.2 + 0.1) / 2, 0.1 / 2, 4 / (1 / 10 + 1 / 10)
+    assert (score.low, score.high) == difference_interval(gained * pairs, lost * pairs, pairs)
+    assert (score.num_windows, score.num_tokens, score.seconds) == (20, 7, 2.0)
 
 
 @pytest.mark.parametrize(("needles", "length"), [(0.9, 4000), (0.5, 2000)])

@@ -28,6 +28,7 @@ NAMES = {  # what each is called, and the section of the page in which it stands
 PAIRS = {
     "last-tokens-ratio-to-yarn": "Perplexity of the last tokens relative to YaRN",
     "longppl-ratio-to-yarn": "LongPPL relative to YaRN",
+    "accuracy-difference-to-yarn": "Accuracy, difference from YaRN",
     "prose-needle-difference-to-yarn": "Needles in prose found, difference from YaRN",
 }
 
@@ -57,6 +58,11 @@ def test_a_page_has_all_of_them_and_the_pairs(tmp_path: Path) -> None:
     shown = " ".join(text for texts in page.texts.values() for text in texts) + " ".join(page.tables)
     for metric, (label, section) in NAMES.items():
         assert label in shown or section == "ruler", metric
-    for title in ("Ratio of perplexities of the last tokens", "Ratio of LongPPL", "Difference of needles in prose"):
+    for title in (
+        "Ratio of perplexities of the last tokens",
+        "Ratio of LongPPL",
+        "Difference of needles in prose",
+        "Difference of accuracy",
+    ):
         assert title in shown
     assert {metric: metric_label(metric) for metric in PAIRS} == PAIRS

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope.errors import RecipeError
-from longrope.evaluation.metric import Context, Metric
+from longrope.evaluation.metric import Context, Metric, joined
 from longrope.evaluation.prose import ProseNeedles
 from longrope.evaluation.ruler import RulerMean, joined_names
 from longrope.evaluation.samples import Arrays, Samples
-from longrope.evaluation.statistics import RESAMPLES, Interval, wilson_interval
-from longrope.metrics import PROSE, RULER_SUBSET
+from longrope.evaluation.statistics import RESAMPLES, Interval, difference_interval, wilson_interval
+from longrope.metrics import ACCURACY, DIFFERENCE, PROSE, RULER_SUBSET
 from longrope.recipe import MeasureRecipe
 from longrope.rope import RopeSpec
 from longrope.runs.records import Score
@@ -35,6 +35,8 @@ class Accuracy(Metric):
 
     Samples: ``needles`` [1, K] and ``ruler`` [T, K'], shares between 0 and 1 of T tasks; ``tokens`` [] pushed.
     """
+
+    compared_as = f"{ACCURACY}-{DIFFERENCE}"
 
     def parts(self, settings: MeasureRecipe) -> tuple[str, ...]:
         """Needles in prose, the tasks of the subset, and their mean."""
@@ -58,11 +60,16 @@ class Accuracy(Metric):
         """One score."""
         del settings
         needles, ruler = samples.arrays["needles"], samples.arrays["ruler"]
-        value = float(needles.mean() + ruler.mean()) / 2
-        trials = 4 / (1 / needles.size + 1 / ruler.size)
-        interval = Interval(value, *wilson_interval(value * trials, trials))
-        tokens = int(samples.arrays["tokens"])
-        return [samples.score(self.name, interval, num_tokens=tokens, num_windows=needles.size + ruler.size)]
+        value, trials = float(needles.mean() + ruler.mean()) / 2, _trials(samples)
+        return [_score(samples, self.name, Interval(value, *wilson_interval(value * trials, trials)))]
+
+    def compare(self, ours: Samples, theirs: Samples) -> Score:
+        """The accuracy of the first less that of the second, paired by prompt, with Tango's interval."""
+        gains = [ours.arrays[kind] - theirs.arrays[kind] for kind in ("needles", "ruler")]
+        gained, lost = (sum(float(np.maximum(sign * gain, 0).mean()) for gain in gains) / 2 for sign in (1, -1))
+        pairs = _trials(ours)
+        interval = Interval(gained - lost, *difference_interval(gained * pairs, lost * pairs, pairs))
+        return _score(joined(ours, theirs), f"{self.compared_as}{theirs.identity.source.method}", interval)
 
 
 class EffectiveLength(Metric):
@@ -79,7 +86,7 @@ class EffectiveLength(Metric):
 
     def parts(self, settings: MeasureRecipe) -> tuple[str, ...]:
         """Accuracy, and what it is the mean of."""
-        return (*Accuracy("accuracy").parts(settings), "accuracy")
+        return (*Accuracy(ACCURACY).parts(settings), ACCURACY)
 
     def check(self, lengths: Sequence[int], spec: RopeSpec) -> None:
         """The shortest of several lengths must lie within the trained window, where the original model reads well."""
@@ -97,13 +104,13 @@ class EffectiveLength(Metric):
 
     def inputs(self, context: Context) -> str:
         """The prompts of all lengths."""
-        return joined_names([Accuracy("accuracy").inputs(replace(context, length=n)) for n in context.lengths])
+        return joined_names([Accuracy(ACCURACY).inputs(replace(context, length=n)) for n in context.lengths])
 
     def samples(self, context: Context) -> Samples:
         """Those of accuracy at each length, and of the original model at the shortest."""
         at = {str(n): replace(context, length=n) for n in context.lengths}
         at["original"] = at[str(context.lengths[0])].of(context.original)
-        made = {name: Accuracy("accuracy").samples(some) for name, some in at.items()}
+        made = {name: Accuracy(ACCURACY).samples(some) for name, some in at.items()}
         arrays = {
             f"{kind}-{name}": some.arrays[kind]
             for name, some in made.items()
@@ -191,6 +198,16 @@ def _first_and_quantiles(values: Sequence[float]) -> Interval:
     """The first value, and the values between which 95 % of the others lie."""
     low, high = np.quantile(values[1:], [0.025, 0.975], method="inverted_cdf")
     return Interval(values[0], float(low), float(high), "prompts")
+
+
+def _trials(samples: Samples) -> float:
+    """As many answers as have the variance of the mean of two shares."""
+    return 4 / (1 / samples.arrays["needles"].size + 1 / samples.arrays["ruler"].size)
+
+
+def _score(samples: Samples, metric: str, interval: Interval) -> Score:
+    prompts = samples.arrays["needles"].size + samples.arrays["ruler"].size
+    return samples.score(metric, interval, num_tokens=int(samples.arrays["tokens"]), num_windows=prompts)
 
 
 def _parts() -> tuple[ProseNeedles, RulerMean]:

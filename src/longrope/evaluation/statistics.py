@@ -122,14 +122,14 @@ def share_difference(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> Inte
     return Interval((gained - lost) / len(ours), *difference_interval(gained, lost, len(ours)))
 
 
-def difference_interval(gained: int, lost: int, pairs: int) -> tuple[float, float]:
+def difference_interval(gained: float, lost: float, pairs: float) -> tuple[float, float]:
     """95 % score interval of the difference of two shares of the same pairs (Tango 1998, Statistics in Medicine 17).
 
     It holds the differences that a score test of the paired counts does not refuse. Where all pairs agree it stays
     wide, unlike a bootstrap, which has nothing to draw there.
 
     Args:
-        gained: pairs that the first alone has right.
+        gained: pairs that the first alone has right; those in part count in part.
         lost: pairs that the second alone has right.
         pairs: all of them.
     """

@@ -194,7 +194,7 @@ def _has_row(score: Score) -> bool:
 
 def _describe_pair(score: Score) -> str:
     """A paired comparison in words."""
-    things = "passkeys" if score.metric.startswith(DIFFERENCE) else "needles"
+    things = "passkeys" if score.metric.startswith(DIFFERENCE) else "prompts"
     how = f"on the same {things}" if DIFFERENCE in score.metric else "paired token by token"
     return f"{_label(score)}: {_cell(score)}, {how}."
 
