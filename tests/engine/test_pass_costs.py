@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from itertools import count
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -52,25 +51,22 @@ class Clock:
 
 @pytest.mark.parametrize("tokens", [100, 4096, 65536, 2**21])
 @pytest.mark.parametrize(("linear", "squared"), [(1e-3, 0.0), (1e-4, 1e-7), (0.0, 1e-6)])
-def test_seconds_of_a_pass_are_extrapolated_from_short_ones(
-    linear: float, squared: float, tokens: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_seconds_of_a_pass_are_extrapolated_from_short_ones(linear: float, squared: float, tokens: int) -> None:
     """Exactly where a part grows with the tokens and one with their square; what warms up does not count."""
     clock = Clock(linear, squared, warm_up=10.0)
     expected = linear * tokens + squared * tokens**2
-    monkeypatch.setattr(passes, "token_losses", clock.run)
-    monkeypatch.setattr(passes, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    found = seconds_of_pass(pico.make_model(), tokens)
+    found = seconds_of_pass(pico.make_model(), tokens, run=clock.run, clock=lambda: clock.now)
     assert found == pytest.approx(expected, rel=1e-6)
     assert max(clock.read) <= min(tokens, 4096)
 
 
-def test_seconds_of_a_pass_are_never_negative(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_of_a_pass_are_never_negative() -> None:
     """Where a longer pass was faster by chance, the estimate still grows with the window."""
     model, ticks = pico.make_model(), count()  # every pass takes a second
-    monkeypatch.setattr(passes, "token_losses", lambda *_: None)
-    monkeypatch.setattr(passes, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
-    one, twice = (seconds_of_pass(model, tokens) for tokens in (65536, 131072))
+    one, twice = (
+        seconds_of_pass(model, tokens, run=lambda *_: None, clock=lambda: float(next(ticks)))
+        for tokens in (65536, 131072)
+    )
     assert 0 < one < twice
 
 
@@ -91,11 +87,10 @@ class WorkClock(TorchDispatchMode):
         return made
 
 
-def test_seconds_of_a_pass_are_about_those_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_of_a_pass_are_about_those_that_it_takes() -> None:
     """Of one twice as long as the longest that is tried, by the work that is done in place of seconds."""
     model, tokens = pico.make_model(), 8192
     with WorkClock() as clock:
-        monkeypatch.setattr(passes, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-        estimated, began = seconds_of_pass(model, tokens), clock.now
+        estimated, began = seconds_of_pass(model, tokens, clock=lambda: clock.now), clock.now
         token_losses(model, np.arange(tokens)[None] % 300)
     assert estimated == pytest.approx(clock.now - began, rel=1e-4)

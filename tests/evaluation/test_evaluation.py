@@ -207,7 +207,7 @@ def of_documents(text: TokenText, count: int) -> TokenText:
 def test_a_score_says_what_was_resampled(model: LanguageModel, text: TokenText) -> None:
     """Whole documents of the windows, which reach over both of two windows here, by hand; values are the same."""
     settings = replace(SETTINGS, windows=2, lengths=(len(text.tokens) // 2,), tail_tokens=0)
-    blocks = measure(model, None, of_documents(text, 9), settings=settings)
+    blocks = measure(model, None, of_documents(text, 4), settings=settings)
     documents = measure(model, None, of_documents(text, 15), settings=settings)
     assert [score.resampled for score in (*blocks, *documents)] == ["blocks", "documents"]
     assert blocks[0].value == documents[0].value
