@@ -7,6 +7,7 @@ from typing import Any
 import pico
 import pytest
 
+from longrope import registry
 from longrope.data import TokenText, load_texts
 from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Reading, Subject
@@ -137,7 +138,13 @@ def test_a_comparison_begins_with_its_estimate(recipe: Recipe, tmp_path: Path) -
     run = RunDir(tmp_path)
     compare(small, run, Callbacks(on_step=lines.append))
     names = [line.partition(":")[0] for line in lines]
-    parts = ["search by evolution", "search by gradient", "scan of base and attention factor", "measure 10 methods"]
+    count = 1 + len(registry.baselines()) + len(registry.searches())
+    parts = [
+        "search by evolution",
+        "search by gradient",
+        "scan of base and attention factor",
+        f"measure {count} methods",
+    ]
     first = names.index(parts[0])
     assert names[first : first + 5] == [*parts, "in all"]
     assert names[first + 5].startswith("search factors")

@@ -116,10 +116,12 @@ def _deriving(config: Config, parameters: Config, scaling: dict[str, Any]) -> di
 
     mlx-lm derives it as sqrt(ln W / ln L), with the whole window W and the L that the scaling itself states as the
     window before it. A single list switches nowhere, so its L may be the one that gives the factor; what was the window
-    before stands at the top of the config, where vLLM and SGLang take it from. Where no L gives the factor, the scaling
-    stays as it is.
+    before stands at the top of the config, where vLLM and SGLang take it from. Where no L gives the factor, and
+    where the config has another name for its window, the scaling stays as it is.
     """
-    window, attention = config["max_position_embeddings"], parameters["attention_factor"]
+    window, attention = config.get("max_position_embeddings"), parameters["attention_factor"]
+    if not window:
+        return scaling
     original = parameters["original_max_position_embeddings"]
     bare = config.get("model_type") in ONLY_BARE
     if bare:
