@@ -1,6 +1,9 @@
 # `make demo`, `make test` and `make test-all` need python3.11 or newer with venv, and nothing else that is installed.
 # Another interpreter or another build of torch: make test PYTHON=python3.12 TORCH='torch==2.13.0 --index-url ...'
 
+# Each process of the tests would compile the package again where its compiled files are not kept.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 
