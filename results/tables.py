@@ -20,7 +20,7 @@ from tables_cells import ROOT, Records
 
 Maker = Callable[[Records], str]
 TABLES: dict[str, Maker] = {
-    "summary": searches.summary_table,
+    "summary": evidence.summary_table,
     "compare": searches.compare_table,
     "ratios": searches.ratio_table,
     "all-ratios": searches.all_ratios_table,

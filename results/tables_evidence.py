@@ -3,7 +3,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tables_cells import ORIGINAL, Cell, Line, Records, Row, bold, number, percent_with_interval, table, with_interval
+from tables_cells import (
+    ORIGINAL,
+    SEARCHES,
+    Cell,
+    Line,
+    Records,
+    Row,
+    bold,
+    number,
+    percent_with_interval,
+    table,
+    with_interval,
+)
+from tables_searches import with_budget
 
 from longrope.labels import Source, label_of
 from longrope.lengths import format_tokens
@@ -11,6 +24,8 @@ from longrope.runs.records import Score
 
 RUN, UNTRAINED, PAIRED = "evidence-64k", "compare", "arms.jsonl"
 OF_METHODS = "paired.jsonl"  # of benchmarks/pair_methods.py
+SHOWN = ("none", "yarn", "critical", "ntk-scan", "self-extend", "dca")  # in the short table, with both searches
+SUMMARY = ("8k", "64k", "passkeys 64k", "needles in prose 64k")
 WINDOW, TARGET = 8192, 65536
 ARMS = {  # folders of trained arms, in the order of their rows
     "searched": "searched factors",
@@ -79,6 +94,18 @@ def evidence_table(records: Records) -> str:
     beside = {f"{ARMS[arm]}, trained": f"{text}, trained" for arm, text in _beside(records, RUN, TARGET).items()}
     rows = [*_rows(COLUMNS, untrained, pairs), *_rows(COLUMNS, trained, beside)]
     return table(["", *(column.heading for column in COLUMNS), "64k, paired"], rows)
+
+
+def summary_table(records: Records) -> str:
+    """The strongest of the methods, what they are compared with, and what was trained; perplexity and what is found."""
+    run = f"{RUN}/{UNTRAINED}"
+    compared = {source.known_as: found for source, found in _by_method(records.every_score(run)).items()}
+    untrained = {label_of(method): compared[method] for method in SHOWN}
+    untrained |= {with_budget(records, run, method): compared[method] for method in SEARCHES}
+    trained = {f"{ARMS[name]}, trained": _trained(scores) for name, scores in _arms(records, RUN).items()}
+    shown = [column for column in COLUMNS if column.heading in SUMMARY]
+    rows = [row[:-1] for found in (untrained, trained) for row in _rows(shown, found, {})]
+    return table(["", *(column.heading for column in shown)], rows)
 
 
 def nano_arms_table(records: Records) -> str:

@@ -2,12 +2,10 @@
 
 from tables_cells import (
     BASELINES,
-    ORIGINAL,
     SEARCHES,
     Cell,
     Records,
     Row,
-    bold,
     number,
     percent,
     percent_with_interval,
@@ -34,30 +32,12 @@ EXPORTS = {
 }
 
 
-def summary_table(records: Records) -> str:
-    """The original, the best baseline at 64k and the searches, at both ends; the best value of a column in bold."""
-    original = records.scores(RUN, "none")["perplexity", SHORT]
-    rows: list[list[str | Cell]] = []
-    for run, method in ((RUN, "none"), *COMPARED):
-        scores = records.scores(run, method)
-        short, far = (scores["perplexity", length] for length in (SHORT, LAST))
-        keys = percent_with_interval(scores["passkey", LAST]) if run == RUN else ""  # judged in another way before
-        label = ORIGINAL if method == "none" else _label(records, run, method)
-        rows.append([label, number(short), number(far), ratio(far, original), keys])
-    for column, best in ((1, min), (2, min), (3, min), (4, max)):
-        cells = [cell for row in rows if isinstance(cell := row[column], Cell)]
-        winner = best(cells, key=lambda cell: cell.scores[0].value)
-        for row in rows:
-            row[column] = bold(winner) if row[column] is winner else row[column]
-    return table(["", "8k", "64k", "64k / original at 8k", "passkeys 64k"], rows)
-
-
 def compare_table(records: Records) -> str:
     """Perplexity and passkeys of every method at every length, and the evolution's longer run without its passkeys."""
     rows: list[Row] = [[label, *_by_length(records, RUN, method)] for method, label in BASELINES.items()]
-    rows += [[_with_budget(records, RUN, method), *_by_length(records, RUN, method)] for method in SEARCHES]
+    rows += [[with_budget(records, RUN, method), *_by_length(records, RUN, method)] for method in SEARCHES]
     longer = [cell for cell in _by_length(records, *LONGER) if cell.scores[0].metric == "perplexity"]
-    rows.insert(-1, [_with_budget(records, *LONGER), *longer, *[""] * len(LENGTHS)])
+    rows.insert(-1, [with_budget(records, *LONGER), *longer, *[""] * len(LENGTHS)])
     return table(_head_by_length("passkeys"), rows)
 
 
@@ -102,12 +82,12 @@ def cost_table(records: Records, run: str = RUN) -> str:
     for cost in records.content(f"{run}/costs.json"):
         common = [f"{cost[f'{key}_to_common']:,}" for key in names]
         whole = [*(f"{cost[key]:,}" for key in names), f"{cost['validation_loss_nats']:.3f}"]
-        rows.append([_with_budget(records, run, cost["method"]), *common, *whole])
+        rows.append([with_budget(records, run, cost["method"]), *common, *whole])
     if run == RUN:  # held out other windows, so no loss of it can be compared
         trials = records.trials(*LONGER)
         tokens, seconds = sum(trial.token_passes for trial in trials), sum(trial.seconds for trial in trials)
         whole = [f"{len(trials)}", f"{tokens:,}", f"{seconds:.2f}", ""]
-        rows.insert(1, [_with_budget(records, *LONGER), *[""] * len(names), *whole])
+        rows.insert(1, [with_budget(records, *LONGER), *[""] * len(names), *whole])
     head = ["", *(f"{name} to the common loss" for name in names.values()), *(f"{n} in all" for n in names.values())]
     return table([*head, "loss reached"], rows)
 
@@ -164,10 +144,11 @@ def _head_by_length(keys: str) -> list[str]:
 
 
 def _label(records: Records, run: str, method: str) -> str:
-    return BASELINES.get(method) or _with_budget(records, run, method)
+    return BASELINES.get(method) or with_budget(records, run, method)
 
 
-def _with_budget(records: Records, run: str, method: str) -> str:
+def with_budget(records: Records, run: str, method: str) -> str:
+    """A search by name, with what it could choose by."""
     label = SEARCHES.get(method, "NTK, scanned base and attention factor")
     return f"{label} ({_budget(records, run, method)})"
 
