@@ -161,7 +161,7 @@ def _trained(scores: Sequence[Score]) -> Found:
 def _of_methods(records: Records) -> dict[str, str]:
     """How the perplexity of each method at 64k compares with that of the method that all are paired with."""
     return {
-        line["method"]: f"{_interval(line)} of {label_of(line['reference'])}'s"
+        line["run"]: f"{_interval(line)} of {label_of(line['reference'])}'s"
         for line in records.lines(f"{RUN}/{UNTRAINED}/{OF_METHODS}")
         if (line["metric"], line["context_tokens"]) == ("perplexity", TARGET)
     }

@@ -46,7 +46,7 @@ def records(tmp_path: Path) -> Records:
         score("perplexity", TARGET, 25.0, "longrope-gradient"),
         score("prose-needle", TARGET, 0.04, "longrope-gradient", "n"),
     )
-    pair = {"method": "yarn", "reference": "longrope-gradient", "metric": "perplexity", "context_tokens": TARGET}
+    pair = {"run": "yarn", "reference": "longrope-gradient", "metric": "perplexity", "context_tokens": TARGET}
     share = {"value": 1.2, "low": 1.19, "high": 1.21, "resampled": "documents"}
     (tmp_path / RUN / "compare" / "paired.jsonl").write_text(json.dumps(pair | share) + "\n")
     for name, value in {"searched": 17.0, "yarn": 16.5}.items():

@@ -18,7 +18,7 @@ def shares() -> dict[str, float]:
     """Perplexities at 64k as shares of the gradient search's."""
     pairs = [line for line in lines(f"{RUN}/compare/paired.jsonl") if line["metric"] == "perplexity"]
     assert {(line["reference"], line["context_tokens"]) for line in pairs} == {(GRADIENT, 65536)}
-    return {line["method"]: line["value"] for line in pairs}
+    return {line["run"]: line["value"] for line in pairs}
 
 
 def test_methods_of_attention_win_and_the_gradient_search_is_the_best_of_factors(
@@ -43,7 +43,7 @@ def test_methods_of_attention_win_and_the_gradient_search_is_the_best_of_factors
 def test_the_facts_of_the_first_screen_have_their_intervals() -> None:
     pairs = [line for line in lines(f"{RUN}/compare/paired.jsonl") if line["metric"] == "perplexity"]
     scan, yarn = (
-        "{value:.3f} ({low:.3f}-{high:.3f})".format(**next(line for line in pairs if line["method"] == method))
+        "{value:.3f} ({low:.3f}-{high:.3f})".format(**next(line for line in pairs if line["run"] == method))
         for method in ("ntk-scan", "yarn")
     )
     assert f"A scan of two numbers has {scan.replace('(', 'of it (95 % interval ')}, YaRN {yarn}" in README

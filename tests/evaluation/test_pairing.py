@@ -10,7 +10,7 @@ import pytest
 from outcomes import leave_unopened
 
 from longrope.errors import RecipeError, RunError
-from longrope.evaluation.pairing import pair_runs
+from longrope.evaluation.pairing import pair_methods, pair_runs
 from longrope.evaluation.statistics import perplexity, ratio_interval
 from longrope.models import load_model
 from longrope.pipeline import extend
@@ -125,6 +125,24 @@ def test_a_run_beside_itself_differs_in_nothing(arms: Arms) -> None:
         c.metric: (c.value, c.low, c.high) for c in pair_runs(arms["yarn"], arms["yarn"]) if c.metric != "passkey"
     }
     assert set(values.values()) == {(1.0, 1.0, 1.0)}
+
+
+def test_the_methods_of_one_run_are_paired_and_what_lacks_samples_is_named(copied: RunDir) -> None:
+    found, missing = pair_methods(copied, "none")
+    values = {(s.method, s.metric, s.context_tokens): s.value for s in copied.read_scores()}
+    assert not missing
+    assert {(c.run, c.reference) for c in found} == {("longrope-tuned", "none")}
+    for one in (c for c in found if c.metric == "perplexity"):
+        ours, theirs = (values[method, "perplexity", one.context_tokens] for method in ("longrope-tuned", "none"))
+        assert one.value == pytest.approx(ours / theirs)
+    assert {c.metric for c in found} == {"perplexity", f"perplexity-last-{TAIL}", "passkey"}
+    with pytest.raises(RunError, match="has no scores of 'ntk'"):
+        pair_methods(copied, "ntk")
+    for path in copied.samples("passkeys").parent.glob("passkeys-*"):
+        path.unlink()
+    fewer, missing = pair_methods(copied, "none")
+    assert fewer == [c for c in found if c.metric != "passkey"]
+    assert missing == [f"longrope-tuned (passkey at {length:,})" for length in (SHORT, TARGET)]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ A run keeps what its scores were computed from (the loss of every token, the ans
 measured the same tokens and prompts are compared token by token and prompt by prompt, without a model.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ class Comparison:
     """What one run found at a length, beside another run on the same tokens or prompts.
 
     Attributes:
-        run, reference: names of the two directories.
+        run, reference: names of the two directories, or of two methods of one run.
         metric: ``perplexity`` and ``perplexity-last-K``, whose ``value`` is the ratio of the first run's to the
             reference's; ``passkey``, ``needle`` and ``prose-needle``: the difference of the shares that were found.
         context_tokens: the length.
@@ -77,12 +77,47 @@ def pair_runs(run: RunDir, reference: RunDir) -> list[Comparison]:
     """
     check_trained_alike(run, reference)
     others = {_place(score): score for score in found_scores(reference)}
+    names = run.path.name, reference.path.name
     return [
-        comparison
+        _paired(names, score, _samples(run, score), other, _samples(reference, other))
         for score in found_scores(run)
-        if (other := others.get(_place(score)))
-        for comparison in _compare(run, score, reference, other)
+        if (other := others.get(_place(score))) and _is_paired(score.metric)
     ]
+
+
+def pair_methods(run: RunDir, reference: str) -> tuple[list[Comparison], list[str]]:
+    """Compare the methods of one run with one of them, at every length and by every metric of both.
+
+    Args:
+        run: of ``longrope compare``.
+        reference: a method of it.
+
+    Returns:
+        The comparisons, each with the method in the place of ``run``, and what could not be compared because the run
+        does not hold the samples of both.
+
+    Raises:
+        RunError: there are no scores of the reference.
+    """
+    scores = {(score.method, *_place(score)): score for score in run.read_scores()}
+    found, missing = list[Comparison](), dict[str, None]()
+    if reference not in {method for method, *_ in scores}:
+        raise RunError(
+            f"{run.path} has no scores of {reference!r}.",
+            f"Methods: {', '.join(dict.fromkeys(method for method, *_ in scores))}.",
+            "Name one of them.",
+        )
+    for (method, *place), score in scores.items():
+        other = scores.get((reference, *place))
+        if method == reference or other is None or not _is_paired(score.metric):
+            continue
+        try:
+            ours, theirs = _samples(run, score), _samples(run, other)
+        except RunError:
+            missing[f"{method} ({score.metric} at {score.context_tokens:,})"] = None
+            continue
+        found.append(_paired((method, reference), score, ours, other, theirs))
+    return found, list(missing)
 
 
 def check_trained_alike(run: RunDir, reference: RunDir) -> None:
@@ -105,44 +140,45 @@ def _place(score: Score) -> tuple[str, int]:
     return score.metric, score.context_tokens
 
 
-def _compare(run: RunDir, score: Score, reference: RunDir, other: Score) -> Iterator[Comparison]:
-    """One comparison; none of a metric that has no pairs, and of one depth."""
+def _is_paired(metric: str) -> bool:
+    """Whether samples of a metric have pairs; one depth or kind of needles has none of its own."""
+    return metric in PROMPTS or metric == "perplexity" or metric.startswith("perplexity-last-")
+
+
+def _paired(names: tuple[str, str], score: Score, ours: Arrays, other: Score, theirs: Arrays) -> Comparison:
+    """The comparison of two scores by their samples."""
+    _check_same_texts(names, score, other)
     kind, name = PROMPTS.get(score.metric, (LOSSES, LOSSES))
-    if kind == LOSSES and score.metric != "perplexity" and not score.metric.startswith("perplexity-last-"):
-        return
-    _check_same_texts(run, score, reference, other)
-    ours, theirs = _samples(run, score, kind), _samples(reference, other, kind)
     if kind == LOSSES:
         tail = int(score.metric.removeprefix("perplexity").removeprefix("-last-") or 0)
         losses, of_other, documents = (
             array[:, -tail:] for array in (ours[name].astype(float), theirs[name].astype(float), ours["documents"])
         )
-        interval = ratio_interval(losses, of_other, documents, score.seed)
-        pairs = losses.size
+        interval, pairs = ratio_interval(losses, of_other, documents, score.seed), losses.size
     else:
         interval, pairs = share_difference(ours[name] == 1, theirs[name] == 1), len(ours[name])
-    names = run.path.name, reference.path.name
-    yield Comparison(*names, *_place(score), *interval[:3], pairs, interval.resampled, score.texts_fingerprint)
+    return Comparison(*names, *_place(score), *interval[:3], pairs, interval.resampled, score.texts_fingerprint)
 
 
-def _check_same_texts(run: RunDir, score: Score, reference: RunDir, other: Score) -> None:
+def _check_same_texts(names: tuple[str, str], score: Score, other: Score) -> None:
     if score.texts_fingerprint != other.texts_fingerprint:
         raise RunError(
-            f"The {score.metric} at {score.context_tokens:,} tokens of {run.path} and {reference.path} are of other "
+            f"The {score.metric} at {score.context_tokens:,} tokens of {names[0]} and {names[1]} are of other "
             f"texts ({score.texts_fingerprint} and {other.texts_fingerprint}).",
             "What is paired must be measured on the same tokens and prompts.",
             "Measure both with the same measure_data, lengths, windows and seed.",
         )
 
 
-def _samples(run: RunDir, score: Score, kind: str) -> Arrays:
+def _samples(run: RunDir, score: Score) -> Arrays:
     """The samples that a score was computed from (raises RunError if the run does not hold them)."""
+    kind, _ = PROMPTS.get(score.metric, (LOSSES, LOSSES))
     table = run.read_factors()
-    fingerprint = table.choose(score.context_tokens).fingerprint if table else ""
+    chosen = {table.choose(score.context_tokens).fingerprint} if table else set[str]()  # of a table with several sets
     for path in sorted(run.samples(kind).parent.glob(f"{kind}-*.npz")):
         arrays = run.read_samples(path.stem) or {}
         model, _, method, factors, *inputs = arrays.pop(KEY, np.asarray([""] * 4)).tolist()
-        named = (model, method, factors) == (score.model, score.method, fingerprint)
+        named = (model, method) == (score.model, score.method) and factors in chosen | {score.factors_fingerprint}
         if named and _is_of(score, kind, inputs, arrays):
             return arrays
     raise RunError(
