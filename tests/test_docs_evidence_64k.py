@@ -83,8 +83,8 @@ def test_arms_that_were_trained_alike_are_compared() -> None:
     share, needles = at["perplexity", 65536], at["prose-needle", 65536]
     interval = f"({share['low']:.4f}-{share['high']:.4f})"
     assert f"have {share['value']:.4f} of YaRN's perplexity {interval}" in TEXT
-    ends = f"({share['low']:.3f}-{share['high']:.3f})"
-    assert f"the searched factors have {share['value']:.3f} of YaRN's perplexity there {ends}" in README
+    rounded = f"({share['low']:.3f}-{share['high']:.3f})"
+    assert f"the searched factors have {share['value']:.3f} of YaRN's perplexity there {rounded}" in README
     ends = [f"{100 * needles[key]:.0f}".replace("-0", "0") for key in ("value", "low", "high")]
     assert "a difference of {} points ({} to {})".format(*ends) in TEXT
     steps = [path.relative_to(RESULTS) for path in (RESULTS / RUN).glob("*/stages/2-tune*/train.jsonl")]

@@ -107,8 +107,8 @@ def pair_methods(run: RunDir, reference: str) -> tuple[list[Comparison], list[st
             f"Methods: {', '.join(dict.fromkeys(method for method, *_ in scores))}.",
             "Name one of them.",
         )
-    for (method, *place), score in scores.items():
-        other = scores.get((reference, *place))
+    for (method, *_), score in scores.items():
+        other = scores.get((reference, *_place(score)))
         if method == reference or other is None or not _is_paired(score.metric):
             continue
         try:

@@ -193,9 +193,7 @@ def search_longrope2(
     found = evolve(objective, space, starts, evolution, attention_factor=attention, seed=seed, log=log)
     pair = int(np.argmax(found.array >= ratio - 1 / STEPS_PER_UNIT))
     taken = sum(trial.token_passes for trial in log.made) // target_tokens
-    scored = (
-        "needles" if objective.searched.planted is not None else "the second half of the windows, too short for needles"
-    )
+    scored = "needles" if objective.by_needles else "the second half of the windows, too short for needles"
     on_message(f"{METHOD}: critical pair {pair} of {first} to {spec.critical_pair}, by {scored}, {taken} window passes")
     found = replace(compose(base, found, model.spec), searched=sketch(np.concatenate([searched, held_out])))
     if run:
