@@ -24,8 +24,8 @@ class Refusal(Exception):  # noqa: N818
 
 
 @contextmanager
-def serving(answer: Answer) -> Iterator[str]:
-    """Serve answers inside a ``with`` block; yields the address."""
+def serving(answer: Answer, headers: list[dict[str, str]] | None = None) -> Iterator[str]:
+    """Serve answers inside a ``with`` block; yields the address, and adds the headers of each request to a list."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -36,6 +36,8 @@ def serving(answer: Answer) -> Iterator[str]:
 
         def reply(self, posted: Json) -> None:
             status, content = 200, {}
+            if headers is not None:
+                headers.append(dict(self.headers))
             try:
                 content = answer(self.path.removeprefix("/v1/"), posted)
             except Refusal as error:

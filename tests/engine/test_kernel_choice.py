@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +46,24 @@ def test_the_fastest_kernel_is_taken() -> None:
     assert reason == "flash attention (cuDNN 400, flash 500, memory-efficient 100 TFLOP/s on 32,768 tokens here)"
 
 
-def test_each_shape_is_measured_once_and_one_token_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_shape_is_measured_once_and_one_token_apart() -> None:
     """What reads a whole window fastest may be forty times slower at reading keys for one query."""
     asked = []
 
-    def measure(kernel: Kernel, *given: Any, decoding: bool) -> float:
-        asked.append((kernel, *given, decoding))
+    def speed(kernel: Kernel, *, decoding: bool, **given: Any) -> float:
+        asked.append((kernel, given, decoding))
         return (1.0 if decoding else 400.0) if kernel is kernels.CUDNN else 20.0
 
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU of tests")
-    monkeypatch.setattr(kernels, "list_kernels", lambda _: TORCHS)
-    monkeypatch.setattr(kernels, "check_kernel", lambda *_: None)
-    monkeypatch.setattr(kernels, "_speed", measure)
-    heads = Heads(8, 2, 1)  # no model has such, and choices are kept
+    heads = Heads(8, 2, 1)
+    choose = partial(kernels.measure_kernels, TORCHS, GPU, speed=speed)
     for _ in range(2):
         for decoding, best, trial in ((False, kernels.CUDNN, "32,768 tokens"), (True, kernels.FLASH, "65,536 keys")):
-            kernel, reason = kernels.choose_kernel(GPU, torch.bfloat16, heads, decoding=decoding)
+            kernel, reason = choose(torch.bfloat16, heads, decoding=decoding)
             assert kernel is best
             assert trial in reason
-    assert asked == [(kernel, GPU, torch.bfloat16, heads, decoding) for decoding in (False, True) for kernel in TORCHS]
-    kernels.choose_kernel(GPU, torch.float16, heads)
+    given = {"device": GPU, "dtype": torch.bfloat16, "heads": heads}
+    assert asked == [(kernel, given, decoding) for decoding in (False, True) for kernel in TORCHS]
+    choose(torch.float16, heads, decoding=False)
     assert len(asked) == 9
 
 

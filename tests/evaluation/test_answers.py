@@ -6,12 +6,10 @@ import numpy as np
 import pico
 import pytest
 import torch
+from long_passes import hooked
 from ruler_prompts import TOKENIZERS, SampleBuilder, measure_needles, text_of
 
 from longrope.data import Tokens
-from longrope.engine import decoding
-from longrope.engine.decoding import prefill
-from longrope.engine.kv_cache import KeyValueCache
 from longrope.evaluation.answers import answer_prompt, share_found
 from longrope.evaluation.needles import essays
 from longrope.evaluation.prompts.needles import build_needles
@@ -90,26 +88,20 @@ def transformers_answer(model: LanguageModel, tokens: Tokens) -> str:
     return str(model.tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True))
 
 
-def test_the_saving_of_shared_texts_stands_in_the_records(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_saving_of_shared_texts_stands_in_the_records(model: LanguageModel) -> None:
     """``needle`` counts what was pushed, the depths what separate runs push; both counted here at the network."""
     text = text_of(model.tokenizer, 1500)
     windows = text.windows(1500, 2)
     pushed: list[int] = []
 
-    def read_counted(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> torch.Tensor:
-        pushed.append(tokens.size)
-        return prefill(model, tokens, cache)
-
-    monkeypatch.setattr(decoding, "prefill", read_counted)
-    scores = measure_needles(model, text, windows, 1500, 20)
-    assert scores[0].num_tokens == sum(pushed)
-    pushed.clear()
-    built = build_needles(model.tokenizer, 1500, essays(text, windows, 1500), 20, 0)
-    for prompt, _ in built:
-        for question in prompt.questions:
-            answer_prompt(model, Prompt(prompt.text, (question,)))
+    with hooked(model.network.get_input_embeddings(), lambda _, given: pushed.append(given[0].numel())):
+        scores = measure_needles(model, text, windows, 1500, 20)
+        assert scores[0].num_tokens == sum(pushed)
+        pushed.clear()
+        built = build_needles(model.tokenizer, 1500, essays(text, windows, 1500), 20, 0)
+        for prompt, _ in built:
+            for question in prompt.questions:
+                answer_prompt(model, Prompt(prompt.text, (question,)))
     assert sum(score.num_tokens for score in scores[1:]) == sum(pushed)
     assert sum(pushed) > 4 * scores[0].num_tokens
 

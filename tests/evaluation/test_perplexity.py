@@ -9,12 +9,12 @@ import numpy as np
 import pico
 import pytest
 import torch
+from long_passes import hooked
 from measuring import Passes, brute_losses, compared, make_context, scores_of, without_seconds
 
 from longrope.data import TokenText, fingerprint, sketch
 from longrope.errors import ModelError, TextsError
 from longrope.evaluation import Evaluation, measure, name_subject
-from longrope.evaluation import perplexity as perplexity_module
 from longrope.evaluation.metric import Subject
 from longrope.evaluation.perplexity import window_losses
 from longrope.evaluation.samples import SampleCache
@@ -65,17 +65,16 @@ def test_a_loss_that_is_not_finite_is_an_error_and_no_score(
     assert not list(run.path.glob("samples/*"))
 
 
-def test_every_length_is_measured_on_the_same_text(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_length_is_measured_on_the_same_text(model: LanguageModel) -> None:
     """The tokens that reach the model are spied on: each length sees the windows of the longest, in order."""
     seen: dict[int, list[int]] = {}
 
-    def spy(_: Any, tokens: torch.Tensor) -> torch.Tensor:
-        seen.setdefault(tokens.shape[1], []).extend(tokens.flatten().tolist())
-        return torch.ones(tokens.shape[0], tokens.shape[1] - 1)
+    def spy(_: Any, given: tuple[torch.Tensor]) -> None:
+        seen.setdefault(given[0].shape[1], []).extend(given[0].flatten().tolist())
 
-    monkeypatch.setattr(perplexity_module, "token_losses", spy)
-    text = TokenText(np.arange(1000, dtype=np.int32), "measure")
-    measure(model, None, text, settings=replace(SETTINGS, lengths=(128, 16, 32)))
+    text = TokenText(np.arange(1000, dtype=np.int32) % 320, "measure")
+    with hooked(model.network.get_input_embeddings(), spy):
+        measure(model, None, text, settings=replace(SETTINGS, lengths=(128, 16, 32)))
     assert seen[16] == seen[32] == seen[128] == text.windows(128, 3).ravel().tolist()
 
 
@@ -95,12 +94,11 @@ def test_the_tail_is_the_end_of_each_window(model: LanguageModel, text: TokenTex
         assert score.num_tokens == 3 * tail
 
 
-def test_batches_do_not_change_losses(model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_do_not_change_losses(model: LanguageModel, text: TokenText) -> None:
     windows = text.windows(64, 11)
     together = window_losses(model, None, windows)
     for tokens in (1, 64, 200, 64 * 5):
-        monkeypatch.setattr(perplexity_module, "TOKENS_PER_BATCH", tokens)
-        np.testing.assert_allclose(window_losses(model, None, windows), together, atol=1e-5)
+        np.testing.assert_allclose(window_losses(model, None, windows, batch_tokens=tokens), together, atol=1e-5)
 
 
 def test_the_order_of_windows_does_not_change_perplexity(model: LanguageModel, text: TokenText) -> None:
@@ -133,15 +131,12 @@ def test_perplexity_of_uneven_windows_is_the_brute_force_one(
     assert [s.num_windows for s in scores if s.metric == "perplexity"] == [10, 5, 5]
 
 
-def test_each_window_has_its_losses_in_any_order_and_batch(
-    model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_window_has_its_losses_in_any_order_and_batch(model: LanguageModel, text: TokenText) -> None:
     """To the bit in another order, and to float32's rounding of a sum in batches of another size."""
     windows, order = text.windows(61, 11), np.random.default_rng(0).permutation(11)
     losses = window_losses(model, None, windows)
     assert (window_losses(model, None, windows[order]) == losses[order]).all()
-    monkeypatch.setattr(perplexity_module, "TOKENS_PER_BATCH", 61 * 3)
-    smaller = window_losses(model, None, windows[order])
+    smaller = window_losses(model, None, windows[order], batch_tokens=61 * 3)
     np.testing.assert_allclose(smaller, losses[order], rtol=2e-6, atol=2e-6)
 
 

@@ -10,11 +10,10 @@ import torch
 from generating import DOCUMENT, END, PROMPT, SHORT, make_table
 from long_passes import set_tile
 
-from longrope import generation
 from longrope.errors import ModelError
 from longrope.generation import GenerationSettings, choose_token, encode_question, generate
 from longrope.models import LanguageModel, rescaled
-from longrope.rope import FactorTable, RescaleFactors
+from longrope.rope import RescaleFactors
 
 FAMILIES = ("llama", "mistral", "qwen3", "phi3", "gemma2", "gpt_neox", "cohere")
 
@@ -68,28 +67,17 @@ def test_without_factors_the_model_runs_as_it_is() -> None:
     assert (done.window_tokens, done.factors_fingerprint) == (512, "")
 
 
-def test_the_factor_set_is_chosen_once(make: Callable[[str], LanguageModel], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_factor_set_is_chosen_once(make: Callable[[str], LanguageModel]) -> None:
     """For prompt and planned answer together, though the prompt alone fits into a smaller factor set."""
     model = make("llama")
     prompt_tokens = len(encode_question(model.tokenizer, DOCUMENT, PROMPT))
     table = make_table(model, (prompt_tokens + 11, prompt_tokens + 12, 2048))
-    asked, installed = [], []
-    choose, install = FactorTable.choose, rescaled
-
-    def note_choice(self: FactorTable, tokens: int) -> RescaleFactors:
-        asked.append(tokens)
-        return choose(self, tokens)
-
-    def note_install(model: LanguageModel, factors: RescaleFactors) -> Any:
-        installed.append(factors)
-        return install(model, factors)
-
-    monkeypatch.setattr(FactorTable, "choose", note_choice)
-    monkeypatch.setattr(generation, "rescaled", note_install)
     done = generate(model, table, DOCUMENT, PROMPT, settings=SHORT)
-    assert asked == [prompt_tokens + 12]
-    assert installed == [table.factor_sets[1]]
+    texts = [answer_of_transformers(model, factor_set, 12)[0] for factor_set in table.factor_sets]
+    assert done.text == texts[1]
+    assert done.text not in (texts[0], texts[2])
     assert done.window_tokens == prompt_tokens + 12
+    assert done.factors_fingerprint == table.factor_sets[1].fingerprint
     assert generate(model, table, DOCUMENT, PROMPT, settings=GenerationSettings(11)).window_tokens == prompt_tokens + 11
 
 

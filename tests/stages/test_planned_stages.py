@@ -125,19 +125,18 @@ def test_a_stage_that_cannot_fit_is_refused_with_numbers_before_anything_is_done
     assert not RunDir(tmp_path).scores.exists()
 
 
-def test_estimates_grow_with_steps_windows_and_trained_weights(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_estimates_grow_with_steps_windows_and_trained_weights(recipe: Recipe) -> None:
     """By a clock that gives a second for every token: a step is four passes over each window of its batch."""
-    monkeypatch.setattr(estimates, "seconds_of_pass", lambda _, tokens: float(tokens))
     model = load_model(recipe.model, device="cpu")
     tuned = [Stage(tune=TUNED_AT), Stage(tune=TUNED_AT, steps=3 * STEPS), Stage(tune=2 * TUNED_AT)]
-    one, longer, wider = estimate_stages(recipe, model, tuned)
+    one, longer, wider = estimate_stages(recipe, model, tuned, float)
     assert one.seconds == STEPS * 2 * 4 * TUNED_AT
     assert (longer.seconds, wider.seconds) == (3 * one.seconds, 2 * one.seconds)
     assert longer.bytes_needed == one.bytes_needed < wider.bytes_needed
-    (adapters,) = estimate_stages(replace(recipe, tune=replace(recipe.tune, lora_rank=4)), model, tuned[:1])
+    (adapters,) = estimate_stages(replace(recipe, tune=replace(recipe.tune, lora_rank=4)), model, tuned[:1], float)
     assert adapters.bytes_needed < one.bytes_needed
     short, long, extrapolated = estimate_stages(
-        recipe, model, (Stage(search=128), Stage(search=256), Stage(extrapolate=512))
+        recipe, model, (Stage(search=128), Stage(search=256), Stage(extrapolate=512)), float
     )
     assert long.seconds == 2 * short.seconds
     assert long.bytes_needed > short.bytes_needed

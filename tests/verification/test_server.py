@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +78,10 @@ def test_an_answer_of_another_form_is_refused(
 
 def test_the_key_is_sent(monkeypatch: pytest.MonkeyPatch, exported: dict[str, Path]) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "a-key")
-    connections: list[dict[str, str]] = []
-
-    class Connection(HTTPConnection):
-        def request(self, *given: Any, **named: Any) -> None:
-            connections.append(given[3])
-            super().request(*given, **named)
-
-    monkeypatch.setattr(server, "HTTPConnection", Connection)
-    check(exported["single"], lambda *_: {})
-    assert [headers["Authorization"] for headers in connections] == ["Bearer a-key"]
+    headers: list[dict[str, str]] = []
+    with serving(lambda *_: {}, headers) as address:
+        verify(exported["single"], [address], device="cpu")
+    assert [sent["Authorization"] for sent in headers] == ["Bearer a-key"]
 
 
 # Passkeys

@@ -394,10 +394,10 @@ def attend_on_hopper(query: Tensor, key: Tensor, value: Tensor, *, causal: bool,
     """
     (batch, heads, queries, dim), (groups, keys) = query.shape, key.shape[1:3]
     numbers = {x.dtype for x in (query, key, value)}
-    if dim not in TILES or numbers != {torch.bfloat16} or torch.cuda.get_device_capability(query.device) != (9, 0):
-        raise RuntimeError("takes heads of 64 or 128 in bfloat16 on Hopper alone")
     if not queries or not keys or (causal and queries > keys):
         raise RuntimeError(f"{queries:,} queries cannot stand at the end of {keys:,} keys")
+    if dim not in TILES or numbers != {torch.bfloat16} or torch.cuda.get_device_capability(query.device) != (9, 0):
+        raise RuntimeError("takes heads of 64 or 128 in bfloat16 on Hopper alone")
     tile, stages = TILES[dim]
     blocks = triton.cdiv(queries, WARPGROUPS.value * ROWS.value)
     out = query.new_empty((batch, queries, heads, dim)).transpose(1, 2)

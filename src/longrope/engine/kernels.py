@@ -189,18 +189,27 @@ def choose_kernel(
     """
     if device.type != "cuda":
         return CPU, "torch's CPU flash attention, the only exact kernel here that streams"
-    return _measure_kernels(device, dtype, heads, decoding=decoding)
+    return measure_kernels(list_kernels(device), device, dtype, heads, decoding=decoding)
 
 
 @cache
-def _measure_kernels(device: torch.device, dtype: torch.dtype, heads: Heads, *, decoding: bool) -> tuple[Kernel, str]:
-    def measure(kernel: Kernel) -> float:
-        check_kernel(kernel, device, dtype, heads)
-        return _speed(kernel, device, dtype, heads, decoding=decoding)
-
+def measure_kernels(
+    candidates: tuple[Kernel, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+    heads: Heads,
+    *,
+    decoding: bool,
+    speed: Callable[..., float] | None = None,
+) -> tuple[Kernel, str]:
+    """As ``choose_kernel``, among these kernels; ``speed`` is ``checked_speed`` or another function like it."""
+    measure = partial(speed or checked_speed, device=device, dtype=dtype, heads=heads, decoding=decoding)
     trial = f"one query and {TRIAL_KEYS:,} keys" if decoding else f"{TRIAL_TOKENS:,} tokens"
-    shape = f"{heads} in {dtype} on {torch.cuda.get_device_name(device)}"
-    return fastest_kernel(list_kernels(device), measure, trial, shape)
+    return fastest_kernel(candidates, measure, trial, f"{heads} in {dtype} on {_name(device)}")
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if torch.cuda.is_available() else str(device)
 
 
 def fastest_kernel(
@@ -253,10 +262,11 @@ def _random_inputs(lengths: tuple[int, int], device: torch.device, dtype: torch.
     return [torch.randn((1, count, length, heads.dim), device=device, dtype=dtype) for count, length in sizes]
 
 
-def _speed(
-    kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: Heads, *, decoding: bool, repeats: int = 3
+def checked_speed(
+    kernel: Kernel, *, device: torch.device, dtype: torch.dtype, heads: Heads, decoding: bool, repeats: int = 3
 ) -> float:
-    """TFLOP/s of a causal pass, or of one token's queries on many keys."""
+    """TFLOP/s of a causal pass, or of one token's queries on many keys (raises RuntimeError for wrong numbers)."""
+    check_kernel(kernel, device, dtype, heads)
     lengths = (1, TRIAL_KEYS) if decoding else (TRIAL_TOKENS, TRIAL_TOKENS)
     given = _random_inputs(lengths, device, dtype, heads)
     run = attend_one if decoding else partial(partial_attention, causal=True)

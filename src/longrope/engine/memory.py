@@ -5,7 +5,7 @@ import os
 import torch
 
 from longrope import distributed
-from longrope.engine.kernels import Heads, choose_kernel
+from longrope.engine.kernels import Heads, Kernel, choose_kernel
 from longrope.engine.kv_cache import remembers_keys_alone
 from longrope.engine.loss import LOGITS_PER_CHUNK
 from longrope.models import LanguageModel
@@ -67,8 +67,10 @@ def activation_room(model: LanguageModel) -> int:
     return _free_memory(model.device) // ACTIVATIONS_SHARE if model.device.type == "cuda" else MOST_CPU_ACTIVATIONS
 
 
-def estimate_memory(model: LanguageModel, tokens: int) -> int:
+def estimate_memory(model: LanguageModel, tokens: int, *, kernel: Kernel | None = None, tile: int = 0) -> int:
     """About how many bytes ``token_losses`` takes at its peak for one window, weights included.
+
+    Without a kernel and the tokens of a tile, with those that would be chosen here.
 
     A layer's part: the states of the window, its keys and values, cos and sin of every rotary table, and the
     activations of a tile or what its kernel copies, whichever is more. The head's: the states, and a chunk of logits;
@@ -79,9 +81,9 @@ def estimate_memory(model: LanguageModel, tokens: int) -> int:
     weights = sum(weight.numel() * weight.dtype.itemsize for weight in network.parameters())
     states = tokens * network.config.hidden_size * network.dtype.itemsize
     heads = heads_of(model)
-    kernel, _ = choose_kernel(model.device, network.dtype, heads)
+    kernel = kernel or choose_kernel(model.device, network.dtype, heads)[0]
     kept = 2 * tokens * (heads.keys * heads.dim + turned) * network.dtype.itemsize
-    activations = min(tokens, choose_tile(model)[0]) * _bytes_per_token(
+    activations = min(tokens, tile or choose_tile(model)[0]) * _bytes_per_token(
         model, compiled=model.compiled and reads_in_tiles(model)
     )
     layer = kept + max(activations, kernel.copied * tokens * heads.keys * heads.dim)

@@ -137,14 +137,18 @@ def read_windows(context: Context) -> Reading:
     return Reading("losses", context.length, len(context.windows) * (context.windows.shape[1] // context.length))
 
 
-def window_losses(model: LanguageModel, factors: RescaleFactors | None, windows: Tokens) -> NDArray[np.float64]:
+def window_losses(
+    model: LanguageModel, factors: RescaleFactors | None, windows: Tokens, *, batch_tokens: int = TOKENS_PER_BATCH
+) -> NDArray[np.float64]:
     """[W, N - 1] losses in nats of windows [W, N] under one factor set (None: the original model).
+
+    As many windows go through the model at once as have ``batch_tokens`` or fewer, at least one.
 
     Raises:
         ModelError: a loss is not finite.
     """
     share = math.ceil(len(windows) / distributed.workers())
-    rows = max(1, min(share, TOKENS_PER_BATCH // windows.shape[1]))
+    rows = max(1, min(share, batch_tokens // windows.shape[1]))
     batches = [windows[first : first + rows] for first in range(0, len(windows), rows)]
     with rescaled(model, factors):
         losses = np.concatenate(distributed.map_ranks(batches, lambda batch: token_losses(model, batch).numpy()))

@@ -52,9 +52,14 @@ def check_costs(costs: Sequence[Cost]) -> None:
     distributed.map_ranks(range(distributed.ranks()), check, alone=True)
 
 
-def estimate_stages(recipe: Recipe, model: LanguageModel, stages: Iterable[Stage]) -> list[Cost]:
-    """What stages will take, from the speed of short passes on this device and the sizes of the model."""
-    passes = cache(partial(seconds_of_pass, model))
+def estimate_stages(
+    recipe: Recipe, model: LanguageModel, stages: Iterable[Stage], seconds: Callable[[int], float] | None = None
+) -> list[Cost]:
+    """What stages will take, from the sizes of the model and the speed of short passes on this device.
+
+    ``seconds`` gives those of a pass by its tokens, if they are known.
+    """
+    passes = seconds or cache(partial(seconds_of_pass, model))
     return [
         estimate_tuning(recipe.tuning(stage), model, passes, stage.label)
         if stage.kind == "tune"

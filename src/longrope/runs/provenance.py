@@ -73,7 +73,7 @@ def record_session(run: RunDir, *, device: str, choices: Sequence[str]) -> None:
 def _record_session(run: RunDir, device: str, choices: Sequence[str]) -> None:
     sessions = json.loads(run.provenance.read_text(encoding="utf-8")) if run.provenance.exists() else []
     session = {
-        "command": _command(),
+        "command": describe_command(sys.argv),
         "python": platform.python_version(),
         "longrope": sys.modules["longrope"].__version__,  # a step imports nothing above it, but the package is there
         **{name: str(import_module(name).__version__) for name in LIBRARIES},  # torch's names its build
@@ -86,8 +86,8 @@ def _record_session(run: RunDir, device: str, choices: Sequence[str]) -> None:
         run.write_text(run.provenance, json.dumps(sessions, indent=1) + "\n")
 
 
-def _command() -> str:
-    """The command line of this process; a program is named without its folder."""
-    program = Path(sys.argv[0])
+def describe_command(arguments: Sequence[str]) -> str:
+    """The command line of a process, from its arguments; a program is named without its folder."""
+    program = Path(arguments[0])
     name = "python -m longrope" if program.name == "__main__.py" else program.name
-    return f"{name} {shlex.join(sys.argv[1:])}".strip()
+    return f"{name} {shlex.join(arguments[1:])}".strip()

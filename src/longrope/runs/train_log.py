@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,16 +22,18 @@ class TrainLog:
     Attributes:
         path: of the .jsonl file; None keeps nothing.
         waiting: steps that are not on the disk yet.
+        clock: gives seconds.
     """
 
     path: Path | None
     waiting: list[TrainStep] = field(default_factory=list)
+    clock: Callable[[], float] = time.monotonic
     _flushed_bytes: int = 0
     _flushed_at: float = 0.0
 
     def begin(self, step: int) -> None:
         """Cut off the records of this step and later ones, which will be repeated (raises RunError if damaged)."""
-        self._flushed_at = time.monotonic()
+        self._flushed_at = self.clock()
         path = self.path
         if path:
             self._flushed_bytes = on_main(lambda: _cut(path, step))
@@ -38,7 +41,7 @@ class TrainLog:
     def add(self, record: TrainStep) -> None:
         """Take the record of a step."""
         self.waiting.append(record)
-        if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
+        if self.clock() - self._flushed_at > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
@@ -49,7 +52,7 @@ class TrainLog:
             write_lines(self.path, self.waiting)
             self._flushed_bytes = self.path.stat().st_size
         self.waiting = []
-        self._flushed_at = time.monotonic()
+        self._flushed_at = self.clock()
 
 
 def _cut(path: Path, step: int) -> int:

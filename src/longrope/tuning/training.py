@@ -123,7 +123,7 @@ class Training:
         self._update(rate)
         self._tokens_seen += scored
         seconds = time.perf_counter() - began
-        per_second, share, memory = self._speed(rows, seconds)
+        per_second, share, memory = self._speed(rows, seconds, _use_of_gpu(self._model.device))
         return TrainStep(
             step=self.done - 1,
             loss_nats=loss_nats,
@@ -138,15 +138,15 @@ class Training:
             texts_fingerprint=fingerprint(self._batches.at(self.done - 1)),
         )
 
-    def _speed(self, rows: Sequence[int], seconds: float) -> tuple[float, float, float]:
-        """Tokens a second, the share of the GPUs' peak, and GiB of memory at the peak, for a step on these rows."""
-        lengths, device, config = self._reader.lengths(rows), self._model.device, self._model.network.config
-        rate = sum(lengths) / seconds
-        if device.type != "cuda":
-            return rate, 0.0, 0.0
-        peak = PEAK_FLOPS.get(torch.cuda.get_device_name(device), 0.0) * distributed.ranks() * is_dense(config)
+    def _speed(self, rows: Sequence[int], seconds: float, gpu: tuple[str, int]) -> tuple[float, float, float]:
+        """Tokens a second, the share of the GPUs' peak, and GiB of memory at the peak, for a step on these rows.
+
+        ``gpu`` is a GPU's name and the bytes that the process had at its peak.
+        """
+        lengths, (name, bytes_used) = self._reader.lengths(rows), gpu
+        peak = PEAK_FLOPS.get(name, 0.0) * distributed.ranks() * is_dense(self._model.network.config)
         flops = self._flops_per_token * sum(lengths) + attention_flops(self._model, lengths)
-        return rate, flops / seconds / peak if peak else 0.0, torch.cuda.max_memory_allocated(device) / 2**30
+        return sum(lengths) / seconds, flops / seconds / peak if peak else 0.0, bytes_used / 2**30
 
     def _backward(self, rows: Sequence[int], scored: int) -> Tensor:
         """Add up this process's part of the gradients of a batch's loss; return its part of the loss."""
@@ -203,6 +203,12 @@ def check_batch(settings: TuneRecipe) -> None:
             "Long and short windows go through the model apart, and each row must make as many passes.",
             "Give tune.windows_at_once = 1.",
         )
+
+
+def _use_of_gpu(device: torch.device) -> tuple[str, int]:
+    """The name of the GPU and the bytes of it that torch had at its peak; on a CPU nothing."""
+    on_gpu = device.type == "cuda"
+    return (torch.cuda.get_device_name(device), torch.cuda.max_memory_allocated(device)) if on_gpu else ("", 0)
 
 
 def _clip(weights: Weights, most: float) -> Tensor:
