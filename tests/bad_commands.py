@@ -116,6 +116,7 @@ COMMANDS = {
         ("size of shards", "old --max-shard-size 2", "export.max_shard_size"),
         ("unknown layout", "--model {model} --factors good.json --to gguf --out x.gguf --layout flat", "'flat'"),
         ("unknown dtype", "--model {model} --factors good.json --to gguf --out x.gguf --dtype q2", "'q2'"),
+        ("GGUF dtype", "--model {model} --factors good.json --out x --dtype q8_0", "'q8_0' was asked for"),
         ("foreign factors", "--model {model} --factors foreign.json --to gguf --out x.gguf", "0123456789abcdef"),
     ],
     "verify": [

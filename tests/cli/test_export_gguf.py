@@ -63,10 +63,11 @@ def test_weights_are_written_anew_where_a_number_format_is_asked_for(
         assert result.code == 0, result.err
         assert json.loads(result.out)["difference_long"] < 0.01
         assert kinds("x.gguf")["blk.0.attn_q.weight"] == "Q8_0"
-    result = command(*given, "folder")
+    result = command(*given, "folder", "--dtype", "f16")
     assert result.code == 0, result.err
     config = json.loads(Path("folder/config.json").read_text())
     assert config["rope_parameters"]["long_factor"] == list(factors.lambdas)
+    assert config["dtype"] == "float16"
 
 
 def make_run(path: Path, model: Path, recipe_file: Path, factors: RescaleFactors) -> RunDir:

@@ -120,7 +120,12 @@ def export(
         str, typer.Option("--layout", help="Of a GGUF file: static, one list; or longrope, a short and a long one.")
     ] = "",
     dtype: Annotated[
-        str, typer.Option("--dtype", help="Of a GGUF file: write the weights anew in f32, f16, bf16 or q8_0.")
+        str,
+        typer.Option(
+            "--dtype",
+            help="Write the weights in f32, f16 or bf16, or those of a GGUF file in q8_0.",
+            show_default="the base model's format where it holds them",
+        ),
     ] = "",
     as_json: options.AsJson = False,
     tiers: Annotated[str | None, typer.Option("--tiers", hidden=True, help="The former --factor-sets.")] = None,
@@ -138,7 +143,7 @@ def export(
     if to == "snippet" and run:
         _print_snippets(RunDir(run))
         return
-    _check_format(to, chosen, shard_size)
+    _check_format(to, {name: value for name, value in chosen.items() if name == "layout"}, shard_size)
     if run is None:
         source, file, path = _without_run(model, factors, out)
         with watching() as watch:

@@ -45,6 +45,7 @@ class ExportReport:
         loss_change_nats: what dropping them changed in the mean loss per token on the measuring windows.
         transformers: the version that reopened it.
         short_cost: perplexities on short texts; None if none were at hand.
+        weights: their number format in a folder, and the reason for it; empty for other formats.
     """
 
     factor_sets: str
@@ -57,6 +58,7 @@ class ExportReport:
     loss_change_nats: float
     transformers: str
     short_cost: ShortCost | None = None
+    weights: str = ""
 
 
 def dump_report(report: Any) -> str:

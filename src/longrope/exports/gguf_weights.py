@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope.errors import ExportError
-from longrope.models import LanguageModel
+from longrope.exports.number_formats import DTYPES, check_fits_f16
+from longrope.models import LanguageModel, holds
 
 MODEL_TYPES = {"llama": "llama", "mistral": "llama", "phi3": "phi3"}  # transformers' type -> llama.cpp's architecture
 OWN_FORMATS = {"torch.float32": "f32", "torch.float16": "f16", "torch.bfloat16": "bf16"}
 FORMATS = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}  # -> type of the file
-NARROWER = {"bf16": "bfloat16", "f16": "half"}  # than f32, in which a CPU has all weights; methods of tensors
+NARROWER = ("bf16", "f16")  # than f32, in which a CPU has all weights
 WHOLE = {"f16": ("f16",), "bf16": ("bf16", "f32"), "f32": ("f32",)}  # own format -> those that hold it to the bit
-LARGEST_F16 = 65504
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,9 @@ def choose_format(model: LanguageModel, dtype: str = "") -> str:
         )
     if chosen == "f32" and not dtype:
         matrices = [weight for weight in model.network.state_dict().values() if weight.ndim > 1]
-        fitting = (name for name, to in NARROWER.items() if all(_holds(to, weight) for weight in matrices))
+        fitting = (name for name in NARROWER if all(holds(DTYPES[name], weight) for weight in matrices))
         return next(fitting, chosen)
     return chosen
-
-
-def _holds(rounding: str, weight: Any) -> bool:
-    """Whether a tensor's method of this name keeps every number of it."""
-    return bool(getattr(weight, rounding)().float().equal(weight))
 
 
 def tensors_of(gguf: Any, model: LanguageModel, dtype: str) -> Iterator[Tensor]:
@@ -88,12 +83,8 @@ def tensors_of(gguf: Any, model: LanguageModel, dtype: str) -> Iterator[Tensor]:
         array = _pairs_side_by_side(array, heads) if heads else array
         own = kinds.F32 if array.ndim == 1 else kind
         own = own if array.shape[-1] % gguf.GGML_QUANT_SIZES[own][0] == 0 else kinds.F16
-        if own == kinds.F16 and np.abs(array).max() > LARGEST_F16:
-            raise ExportError(
-                f"The weight {name} has numbers up to {np.abs(array).max():.3g}.",
-                f"f16 holds numbers up to {LARGEST_F16:,}.",
-                "Use --dtype bf16 or f32.",
-            )
+        if own == kinds.F16:
+            check_fits_f16(name, float(np.abs(array).max()))
         yield Tensor(name, names.get_name(name, (".weight",)), gguf.quants.quantize(array, own), own, heads)
 
 

@@ -21,6 +21,7 @@ from longrope.errors import ExportError
 from longrope.exports.card import Origin, format_card
 from longrope.exports.comparison import Arrays, ExportReport, check_agreement, compare_logits, make_report
 from longrope.exports.lists import NativeLists, native_lists, stated_lists
+from longrope.exports.number_formats import choose_dtype, rounded
 from longrope.exports.portable import make_portable
 from longrope.exports.short_cost import measure_short
 from longrope.exports.unfinished import unfinished_folder
@@ -63,6 +64,7 @@ def export_hf(
     short_windows: Tokens | None = None,
     origin: Origin | None = None,
     scores: Sequence[Score] = (),
+    dtype: str = "",
 ) -> ExportReport:
     """Write a checkpoint with its model card, reopen it in plain transformers, and compare.
 
@@ -75,17 +77,21 @@ def export_hf(
         short_windows: [W, N] held-out windows of no more than the trained window, for what short texts cost.
         origin: of the weights, for the card; by default what the model was loaded from.
         scores: what was measured, for the card.
+        dtype: of the weights, f32, f16 or bf16; if empty, the base model's where it holds them to the bit.
 
     Raises:
         ExportError: the factors have start tokens, or the reopened checkpoint gives other logits.
     """
     settings, folder = settings or ExportRecipe(), Path(folder)
+    number_format, reason = choose_dtype(model, dtype)
+    model = rounded(model, number_format) if dtype else model
     lists = native_lists(model, factors, settings, windows)
     with unfinished_folder(folder) as unfinished:
         with _stating(model, lists):
-            save_model(model, unfinished, settings.max_shard_size)
-        make_portable(unfinished, factors.target_window)
+            save_model(model, unfinished, settings.max_shard_size, number_format)
+        make_portable(unfinished, factors.target_window, number_format)
         report = make_report(lists, compare_logits(model, lists, partial(_reopen, unfinished, str(model.device))))
+        report = replace(report, weights=f"{number_format} ({reason})")
         if short_windows is not None:
             report = replace(report, short_cost=measure_short(model, lists, short_windows))
         check_agreement(report, folder, model.network.config.model_type)

@@ -5,6 +5,7 @@ a tokenizer class that every version knows, a tokenizer that does not cut texts 
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ NEWEST_CLASS, KNOWN_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 OF_THE_LOADING = ("backend", "is_local", "local_files_only")  # which transformers 5 writes into a tokenizer's config
 
 
-def make_portable(folder: Path, target_window: int) -> None:
+def make_portable(folder: Path, target_window: int, dtype: str) -> None:
     """Complete a folder that transformers has written.
 
     Args:
         folder: with config.json, and tokenizer_config.json where there is one.
         target_window: of its factors, in tokens.
+        dtype: of its weights, by torch's name.
     """
-    _rewrite(folder / "config.json", _with_older_entries)
+    _rewrite(folder / "config.json", partial(_completed, dtype=dtype))
     if (folder / "tokenizer_config.json").exists():
         _rewrite(folder / "tokenizer_config.json", lambda stated: portable_tokenizer(stated, target_window))
     _share_mode(folder)
@@ -39,9 +41,10 @@ def portable_tokenizer(stated: dict[str, Any], target_window: int) -> dict[str, 
     return changed
 
 
-def _with_older_entries(config: dict[str, Any]) -> dict[str, Any]:
-    dtype = {"torch_dtype": config["dtype"]} if config.get("dtype") else {}
-    return {**config, **older_entries(config), **dtype}
+def _completed(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """The content of a config.json with the older entries, and the number format in both spellings."""
+    parts = {name: {**part, "dtype": dtype} for name, part in config.items() if name == "text_config"}
+    return {**config, **parts, **older_entries(config), "dtype": dtype, "torch_dtype": dtype}
 
 
 def _rewrite(path: Path, change: Any) -> None:

@@ -7,7 +7,7 @@ from longrope.models.devices import choose_device, choose_dtype, describe_device
 from longrope.models.geometry import config_entries, read_spec, read_tables, with_entries
 from longrope.models.gguf_geometry import read_gguf_spec
 from longrope.models.hub import read_place
-from longrope.models.language_model import LanguageModel, save_model
+from longrope.models.language_model import LanguageModel, as_kept, holds, save_model
 from longrope.models.loading import ASSETS, EMBEDDED, load_config, load_model, read_gguf_file, silence_loading
 from longrope.models.rescaling import at_length, modules_in_layers, placed, rescaled
 from longrope.models.rotary import RescaledRotary
@@ -20,6 +20,7 @@ __all__ = [
     "EMBEDDED",
     "LanguageModel",
     "RescaledRotary",
+    "as_kept",
     "at_length",
     "build_model",
     "build_tokenizer",
@@ -33,6 +34,7 @@ __all__ = [
     "describe_passed_over",
     "describe_table",
     "describe_window",
+    "holds",
     "load_config",
     "load_model",
     "make_shallow",

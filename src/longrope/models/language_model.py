@@ -20,7 +20,8 @@ class LanguageModel:
     ``choices`` are the automatic choices of its loading, with their reasons. ``compiled``: without gradients layers
     go through torch.compile where one process has a window whole. ``rope_table`` names the table that factors act on,
     where it is not that of the layers that see the whole window. ``tuned_on`` is a sketch of
-    the texts that its weights were tuned on by this package.
+    the texts that its weights were tuned on by this package. ``stored_dtype`` is the number format of the checkpoint
+    that it was loaded from, such as ``bfloat16``; empty where there is none, or one that is quantized.
     """
 
     network: Any
@@ -31,6 +32,7 @@ class LanguageModel:
     compiled: bool = False
     rope_table: str = ""
     tuned_on: TextSketch = field(default_factory=TextSketch, compare=False)
+    stored_dtype: str = field(default="", compare=False)
 
     @property
     def table(self) -> RotaryTable:
@@ -55,13 +57,36 @@ class LanguageModel:
         return {token for token in (*listed, self.tokenizer.eos_token_id) if token is not None}
 
 
-def save_model(model: LanguageModel, folder: Path, max_shard_size: str = "5GB") -> None:
+def save_model(model: LanguageModel, folder: Path, max_shard_size: str = "5GB", dtype: str = "") -> None:
     """Write config, safetensors weights in files of at most this size, and tokenizer, as transformers opens them.
 
-    Beside them lies a sketch of what the weights were tuned on.
+    Beside them lies a sketch of what the weights were tuned on. Of another number format than the network's, weights
+    that it does not hold to the bit stay as they are. The config states the network's.
     """
-    model.network.save_pretrained(folder, max_shard_size=max_shard_size)
+    weights = _converted(model.network, dtype) if dtype else None
+    model.network.save_pretrained(folder, max_shard_size=max_shard_size, state_dict=weights)
     if (registered := as_registered(model.network.config)) is not model.network.config:
         registered.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
     write_tuned_on(folder, model.tuned_on)
+
+
+def holds(dtype: str, weight: torch.Tensor) -> bool:
+    """Whether a number format, such as ``bfloat16``, keeps every number of a tensor."""
+    return as_kept(dtype, weight).equal(weight)
+
+
+def as_kept(dtype: str, weight: torch.Tensor) -> torch.Tensor:
+    """A tensor's numbers as a number format keeps them, in the tensor's own."""
+    return weight.to(getattr(torch, dtype)).to(weight.dtype)
+
+
+def _converted(network: Any, dtype: str) -> dict[str, torch.Tensor]:
+    """The weights in another number format where it holds them; a weight of two names stays one."""
+    done: dict[Any, torch.Tensor] = {}
+    weights = {name: ((weight.data_ptr(), weight.shape), weight) for name, weight in network.state_dict().items()}
+    for place, weight in weights.values():
+        if place not in done:
+            fits = weight.is_floating_point() and weight.dtype.itemsize > 1 and holds(dtype, weight)
+            done[place] = weight.to(getattr(torch, dtype)) if fits else weight
+    return {name: done[place] for name, (place, _) in weights.items()}

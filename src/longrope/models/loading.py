@@ -27,7 +27,7 @@ from longrope.models.tables import choose_table, describe_choice
 from longrope.models.trained_window import describe_window, with_trained_window
 from longrope.models.tuned_on import read_tuned_on
 from longrope.models.vocabulary import fit_tokenizer
-from longrope.models.weights import check_complete, check_finite, check_gguf_complete
+from longrope.models.weights import check_complete, check_finite, check_gguf_complete, gguf_dtype, stored_dtype
 from longrope.rope.hf_legacy import with_present_names
 
 EMBEDDED, ASSETS = "nano", Path(__file__).parents[1] / "assets"  # the name of the model that comes with the package
@@ -67,6 +67,7 @@ def load_model(
     base = adapter.base if adapter else source
     whole = _load_whole_config(base)
     config = text_part(whole)
+    stored = _stored_dtype(base, config, whole)
     tables = with_trained_window(read_tables(config), trained_window)
     table = choose_table(tables, rope_table)
     with _loading(base):
@@ -87,9 +88,16 @@ def load_model(
     )
     tuned_on = read_tuned_on(base if _gguf(base) else _locate(base), _gguf(base))
     tuned_on = tuned_on.merged(read_tuned_on(adapter.folder)) if adapter else tuned_on
-    model = LanguageModel(network, tokenizer, tables, name, choices, compiled, rope_table, tuned_on)
+    model = LanguageModel(network, tokenizer, tables, name, choices, compiled, rope_table, tuned_on, stored)
     check_moves_logits(model)
     return model
+
+
+def _stored_dtype(source: str | Path, config: Any, whole: Any) -> str:
+    """The number format of the stored weights (see ``stored_dtype``), before transformers puts another one there."""
+    if file := _gguf(source):
+        return gguf_dtype(file)
+    return stored_dtype(_locate(source), [getattr(each, "dtype", None) for each in (config, whole)])
 
 
 def _load_network(source: str | Path, config: Any, dtype: torch.dtype, *, is_part: bool) -> Any:

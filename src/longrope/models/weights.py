@@ -1,4 +1,4 @@
-"""Loaded weights are complete and finite, or the model is refused and the weights are named.
+"""Loaded weights are complete and finite, or the model is refused and the weights are named; their number format.
 
 transformers fills weights that a checkpoint lacks with random numbers and drops those that the network has no place
 for, both with a warning at most. From GGUF files it drops them without one.
@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from longrope.errors import ModelError
+from longrope.models.devices import DTYPES
 from longrope.models.gguf_file import GgufFile
 
 SHOWN = 3  # names of weights in an error
 # Tensors of GGUF files that stand for no single weight of a network: the tables of the rotary embedding, which are
 # read with the metadata, and stacked experts, which transformers maps to weights of its own.
+FORMATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # of safetensors and GGUF files
 GGUF_APART = ("rope_freqs", "rope_factors", "rot_embd", "_exps")
 
 
@@ -66,6 +69,34 @@ def check_finite(source: str | Path, network: Any) -> None:
             "Every loss of such a model would be NaN; all weights must be finite numbers.",
             "Download the model again, or try another --dtype if they overflow in this one.",
         )
+
+
+def stored_dtype(source: str | Path, stated: Iterable[Any]) -> str:
+    """The number format of a checkpoint's weights; empty where it is unknown, or torch does not calculate in it.
+
+    Args:
+        source: a folder, a GGUF file, or a name.
+        stated: the ``dtype`` of its configs, the first of which that is one counts; without one the first matrix does.
+    """
+    names = [str(dtype).removeprefix("torch.") for dtype in stated if dtype is not None]
+    if not names and Path(source).is_dir():
+        names = _stored_formats(Path(source))
+    return names[0] if names and names[0] in DTYPES else ""
+
+
+def gguf_dtype(file: GgufFile) -> str:
+    """The number format of the matrices of a GGUF file, empty for quantized ones."""
+    kinds = {place.type_name for place in file.tensors if len(place.shape) > 1}
+    return FORMATS.get(kinds.pop(), "") if len(kinds) == 1 else ""
+
+
+def _stored_formats(folder: Path) -> list[str]:
+    """The number formats of the matrices in a file of a folder, in its order."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            parts = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118  # it is no dict
+            return [FORMATS.get(part.get_dtype(), "") for part in parts if len(part.get_shape()) > 1]
+    return []
 
 
 def _is_finite(weight: torch.Tensor) -> bool:

@@ -23,22 +23,23 @@ from longrope.verification.exported import add_to_card, verify_export
 from longrope.verification.truth import write_record
 
 
-def export(session: Session, factors: RescaleFactors) -> None:
+def export(session: Session, factors: RescaleFactors, options: Mapping[str, str] | None = None) -> None:
     """Write and check the checkpoint of a run unless it is there already; the main process does."""
-    distributed.on_main(partial(_export, session, factors))
+    distributed.on_main(partial(_export, session, factors, options or {}))
 
 
-def _export(session: Session, factors: RescaleFactors) -> None:
+def _export(session: Session, factors: RescaleFactors, given: Mapping[str, str]) -> None:
     run = session.run
     if run.export_report.exists():
         return
     session.report(f"export to {run.checkpoint}, reopen in plain transformers, compare")
     scores = _scores_of(run, factors)
     with run.replacing(run.checkpoint) as folder:
-        options = _export_options(session, factors) | {"short_windows": _short_windows(session)}
+        options = _export_options(session, factors) | {"short_windows": _short_windows(session), **given}
         report = export_hf(session.model, factors, folder, scores=scores, **options)
         add_to_card(folder / "README.md", verify_export(folder, session.model, report.switch_tokens, session.report))
     run.write_text(run.export_report, dump_report(report))
+    session.report(f"weights: {report.weights}")
     if report.short_cost:
         session.report(f"short texts: {describe_short(report.short_cost, report.factor_sets)}")
 
@@ -74,7 +75,7 @@ def export_again(
         settings: the factor sets, and what the model card says.
         callbacks: what is reported.
         to: the name of the format.
-        options: what the format alone takes: ``layout`` and ``dtype`` of GGUF files.
+        options: ``dtype`` of the weights, and what the format alone takes: ``layout`` of GGUF files.
 
     Raises:
         RunError: the directory holds no run, its stages are not finished, or another process holds it.
@@ -95,7 +96,7 @@ def export_again(
             export_file(session, factors, registry.FORMATS[to], options)
             return
         run.remove(run.export_report)
-        export(session, factors)
+        export(session, factors, options)
 
 
 def export_model(

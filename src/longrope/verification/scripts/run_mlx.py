@@ -1,4 +1,7 @@
-"""Open a folder in mlx-lm, on the CPU, and write its log-probabilities (see ``scripts``)."""
+"""Open a folder in mlx-lm, on the CPU, and write its log-probabilities (see ``scripts``).
+
+It calculates in the number format of the request, whatever that of the stored weights.
+"""
 
 import json
 import sys
@@ -14,6 +17,7 @@ def main(request_path: str, answer_path: str) -> None:
     with open(request_path, encoding="utf-8") as file:  # noqa: PTH123  # as short as a script for one client is
         request = json.load(file)
     network = load(request["path"])[0]
+    network.set_dtype(getattr(mx, request["dtype"]))
     answers = []
     for prompt in request["prompts"]:
         logits = network(mx.array([prompt]))[0, -request["positions"] :].astype(mx.float32)
