@@ -28,10 +28,10 @@ def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe,
     assert run.recipe() == recipe
     assert [step.split()[0] for step in steps] == [
         *("load", "device", "read", "read", "0.0%", "measure", "measure", "search", "measure"),
-        *("export", "opened", "short", "report:"),
+        *("export", "opened", "weights:", "short", "report:"),
     ]
-    assert steps[-3].startswith("opened in transformers (transformers ")
-    assert ": applied; " in steps[-3]
+    assert steps[-4].startswith("opened in transformers (transformers ")
+    assert ": applied; " in steps[-4]
     assert "| transformers (transformers " in (run.checkpoint / "README.md").read_text()
     assert (run.checkpoint / "longrope.json").is_file()
     texts = load_texts(recipe.data, load_model(recipe.model).tokenizer, measure=recipe.measure_data)

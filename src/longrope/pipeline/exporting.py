@@ -136,6 +136,7 @@ def export_model(
     )
     done = verify_export(path, model, written.switch_tokens, report)
     if to == "hf":
+        report(f"weights: {written.weights}")
         add_to_card(path / "README.md", done)
     return dump_report(written)
 
