@@ -135,3 +135,9 @@ def test_without_their_rows_a_method_and_a_metric_are_refused() -> None:
 def test_a_method_without_a_row_keeps_its_name() -> None:
     assert label_of("someone-elses") == "someone-elses"
     assert np.isin(style_of("someone-elses").color, [f"var(--spare-{i})" for i in range(6)])
+
+
+def test_every_formula_of_one_set_can_stand_in_the_place_of_a_search() -> None:
+    """Dynamic NTK alone has factors that depend on the length."""
+    assert registry.one_set_formulas() == ("pi", "ntk", "ntk-critical", "yarn", "critical", "critical-real")
+    assert "dynamic-ntk" not in registry.factor_methods()

@@ -122,7 +122,7 @@ class SearchRecipe(Settings, section="search"):
 
     Attributes:
         method: ``gradient`` or ``evolution``; or a baseline in the place of a search: ntk-scan, or by its formula pi,
-            ntk, yarn or critical, which leaves short windows the model's own RoPE.
+            ntk, ntk-critical, yarn, critical or critical-real, which leaves short windows the model's own RoPE.
         validation_windows: windows held out from the search, by which the best is chosen.
         tail_tokens: score only the last so many tokens of a window; 0 scores all.
         needle_weight: weight of the mean loss over answers about needles planted in the windows; 0 plants none.

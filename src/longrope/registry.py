@@ -72,6 +72,7 @@ METHODS: dict[str, Method] = by_name(
         formula=True,
         attention="1",
         baseline=True,
+        by_length=True,
     ),
     Method(
         "yarn",
@@ -220,6 +221,11 @@ def formulas() -> tuple[str, ...]:
     return tuple(row.name for row in METHODS.values() if row.formula)
 
 
+def one_set_formulas() -> tuple[str, ...]:
+    """The formulas that give one set of factors for all lengths, and so can stand in the place of a search."""
+    return tuple(row.name for row in METHODS.values() if row.formula and not row.by_length)
+
+
 def baselines() -> tuple[str, ...]:
     """The methods that what was found is measured against."""
     return tuple(row.name for row in METHODS.values() if row.baseline)
@@ -243,7 +249,7 @@ def describe_measured_alone() -> str:
 
 def factor_methods() -> tuple[str, ...]:
     """What ``search.method`` may be: a search, or a baseline that gives one set of factors in place of one."""
-    return (*searches(), *starts(), *scans())
+    return (*searches(), *one_set_formulas(), *scans())
 
 
 def searches() -> dict[str, str]:

@@ -25,7 +25,8 @@ class Method:
         attention: its attention factor as a formula of s and L, or who chooses it; empty where nothing is rescaled.
         baseline: it is measured beside what a search finds, by ``compare`` and where ``measure.baselines`` lists it.
             One of factors without a formula is made as ``longrope.search.scan.scan_base`` is, from a model and a text.
-        start: a search may start from it, so it has one set of factors for all lengths.
+        by_length: its formula gives a set of factors for each length that is read.
+        start: a search starts from it; it has one set of factors for all lengths.
         search: its name in ``search.method``, where others have their own; empty if it is no search of factors for a
             long window.
     """
@@ -41,6 +42,7 @@ class Method:
     formula: bool = False
     attention: str = ""
     baseline: bool = False
+    by_length: bool = False
     start: bool = False
     search: str = ""
 

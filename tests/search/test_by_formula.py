@@ -11,7 +11,7 @@ from longrope.data import TokenText, load_texts
 from longrope.errors import RecipeError
 from longrope.models import LanguageModel, load_model
 from longrope.recipe import GradientRecipe, Recipe, SearchRecipe, Stage
-from longrope.registry import factor_methods
+from longrope.registry import factor_methods, one_set_formulas
 from longrope.rope import RescaleFactors, baseline_factors, compose, extension_ratio, tuned_spec, yarn_lambdas
 from longrope.search import find_factors, scan_base
 from longrope.search.cost import count_passes, count_short_passes
@@ -36,13 +36,18 @@ def settings(method: str) -> SearchRecipe:
     return SearchRecipe(method=method, validation_windows=1, gradient=GradientRecipe(steps=2, scan_windows=1))
 
 
-@pytest.mark.parametrize("method", ["pi", "ntk", "yarn", "critical"])
+@pytest.mark.parametrize("method", one_set_formulas())
 def test_a_formula_gives_its_own_factors_without_a_pass(method: str, model: LanguageModel, text: TokenText) -> None:
     with no_passes(0):
         found = find_factors(model, text, TARGET, settings=settings(method))
     assert found == baseline_factors(model.spec, method, TARGET).factor_sets[0]
     assert (found.method, found.chosen_by, found.searched) == (method, "", ())
     assert count_passes(settings(method), TARGET) == count_short_passes(settings(method), 64, TARGET) == 0
+
+
+def test_a_formula_needs_no_text_as_long_as_its_window(model: LanguageModel, text: TokenText) -> None:
+    found = find_factors(model, text, 4 * len(text.tokens), settings=settings("ntk-critical"))
+    assert found.target_window == 4 * len(text.tokens)
 
 
 def test_a_second_search_by_a_formula_goes_on_from_the_factors_of_the_tuning(

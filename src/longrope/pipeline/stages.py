@@ -197,7 +197,7 @@ def _find_factors(session: Session, stage: Stage, progress: Progress) -> Rescale
     given["on_trial"] = session.callbacks.on_trial
     if stage.kind == "search":
         return find_factors(model, text, window, tuned_with=progress.tuned_with, **given)
-    if stage.kind == "short" and given["settings"].method in registry.starts():
+    if stage.kind == "short" and given["settings"].method in registry.one_set_formulas():
         return replace(unscaled(model.spec, window), table=progress.longest.table)
     if stage.kind == "short":
         return search_short_window(model, text, window, progress.longest, **given)

@@ -6,7 +6,7 @@ from typing import Any
 
 from longrope.labels import NOT_REACHED, Source, is_part, label_of
 from longrope.lengths import format_tokens
-from longrope.registry import baselines, starts
+from longrope.registry import baselines, one_set_formulas
 from longrope.report.contents import Contents
 from longrope.report.curves import search_section, training_section
 from longrope.report.factors import factor_section
@@ -53,7 +53,11 @@ def tell_run(run: Contents, *, named: bool) -> list[str]:
         search = SEARCHES.get(method, label_of(method))
         searched = [found for found in run.factors if found.chosen_by not in baselines()]
         by = search if len({found.source.known_as for found in searched}) < 2 else " and by ".join(SEARCHES.values())
-        chosen = f"are those of {by}" if method in starts() else f"were chosen by {by}, on {', '.join(run.recipe.data)}"
+        chosen = (
+            f"are those of {by}"
+            if method in one_set_formulas()
+            else f"were chosen by {by}, on {', '.join(run.recipe.data)}"
+        )
         sentences.append(f"The rescale factors of its RoPE {chosen}.")
         sentences += [f"They come from {label}." for label in dict.fromkeys(map(_tell_chosen, searched)) if label]
     if run.recipe and run.scores:

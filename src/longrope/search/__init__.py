@@ -9,7 +9,7 @@ import numpy as np
 from longrope.data import TokenText, sketch
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
-from longrope.registry import METHODS, resolve, scans, searches
+from longrope.registry import METHODS, one_set_formulas, resolve, scans, searches
 from longrope.registry import starts as starting_points
 from longrope.rope import (
     RescaleFactors,
@@ -80,7 +80,7 @@ def find_factors(
         RecipeError: tuned weights are to be scanned.
     """
     settings = settings or SearchRecipe()
-    if settings.method in starting_points():
+    if settings.method in one_set_formulas():
         return _by_formula(model, text, target_tokens, tuned_with, settings)
     if settings.method in scans():
         check_scannable(settings.method, tuned=tuned_with is not None)
@@ -130,7 +130,7 @@ def _by_formula(
     tuned_with: RescaleFactors | None,
     settings: SearchRecipe,
 ) -> RescaleFactors:
-    """The factors of a method by its formula, in the place of a search; it needs the text of one all the same."""
+    """The factors of a method by its formula, in the place of a search."""
     spec = tuned_spec(model.spec, tuned_with)
     check_search(model, text, target_tokens, trained_window=spec.trained_window, settings=settings)
     (found,) = baseline_factors(spec, settings.method, target_tokens).factor_sets

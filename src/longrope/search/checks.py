@@ -6,7 +6,7 @@ from longrope.data import TokenText, plant_needles
 from longrope.errors import FactorsError, RecipeError
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
-from longrope.registry import factor_methods, scans, starts
+from longrope.registry import factor_methods, one_set_formulas, scans
 from longrope.search.short_context import count_held_out
 
 
@@ -17,7 +17,7 @@ def check_search(
 
     Args:
         model: the model.
-        text: the search part of some texts.
+        text: the search part of some texts; a formula reads none of it.
         target_tokens: the window to reach.
         trained_window: of the model, or that of the factors that its weights will have been tuned with.
         settings: of the search.
@@ -32,6 +32,8 @@ def check_search(
             f"The model was trained on {trained_window} tokens already; a longer target is needed.",
             f"Ask for more, for example --to {8 * trained_window}.",
         )
+    if settings.method in one_set_formulas():
+        return
     needed = settings.validation_windows + 1
     windows = text.windows(target_tokens, needed, minimum=needed)
     if settings.needle_weight:
@@ -50,7 +52,7 @@ def check_scannable(method: str, *, tuned: bool) -> None:
 
 def check_short_search(text: TokenText, window_tokens: int, longest_tokens: int, settings: SearchRecipe) -> None:
     """Raise TextsError if a text is too short for the short-context search after ``longest_tokens``, if one is made."""
-    if settings.method in starts():
+    if settings.method in one_set_formulas():
         return
     needed = count_held_out(window_tokens, longest_tokens, settings) + 1
     text.windows(window_tokens, needed, minimum=needed)

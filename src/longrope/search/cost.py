@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from longrope.recipe import SearchRecipe
-from longrope.registry import baselines, starts
+from longrope.registry import baselines, one_set_formulas
 from longrope.runs.records import Trial
 from longrope.search.score import BACKWARD_PASSES
 from longrope.search.short_context import SHARES, count_held_out, count_short
@@ -79,7 +79,7 @@ def _cost(trials: Sequence[Trial], best: float, common: float, stage: str) -> Se
 
 def count_passes(settings: SearchRecipe, target_tokens: int) -> int:
     """About how many passes over a window a search takes, a backward pass with recomputation counted as three more."""
-    if settings.method in starts():
+    if settings.method in one_set_formulas():
         return 0
     if settings.method == "evolution":
         given = settings.evolution.filled(target_tokens)
@@ -94,7 +94,7 @@ def count_passes(settings: SearchRecipe, target_tokens: int) -> int:
 
 def count_short_passes(settings: SearchRecipe, window_tokens: int, longest_tokens: int) -> int:
     """The same of the search for a short window of a model that is extended to ``longest_tokens``."""
-    if settings.method in starts():
+    if settings.method in one_set_formulas():
         return 0
     looks = len(SHARES) + 1 + settings.gradient.steps // settings.gradient.validate_every
     held_out = count_held_out(window_tokens, longest_tokens, settings)
