@@ -38,7 +38,10 @@ class TuneRecipe(Settings, section="tune"):
             among long ones with rescaled RoPE (mixed windows, LongRoPE2, arXiv 2502.20082, section 3.3). What is left
             of such a window is not read. With 1 the factors are never trained with.
         needle_weight: weight of the mean loss over answers about needles planted in the windows; 0 plants none.
-        lora_rank: train low-rank adapters of all matrices in the layers (LoRA) and merge them; 0 trains all weights.
+        parameters: which weights are trained: patterns of their names, such as ``*.self_attn.*``, or
+            ``global-attention``: the attention of the layers that see the whole window. With a rank those matrices
+            get adapters. Without a pattern all are trained.
+        lora_rank: train low-rank adapters of all matrices in the layers (LoRA) and merge them; 0 trains weights.
         lora_alpha: their scale is alpha / rank; 0 takes twice the rank.
         lora_also: what is trained whole beside the adapters: some of ``norms`` and ``embeddings``.
     """
@@ -59,6 +62,7 @@ class TuneRecipe(Settings, section="tune"):
     skipped_positions: CountOrZero = 0
     short_share: Annotated[float, between(0, 1)] = 0.0
     needle_weight: Annotated[float, at_least(0)] = 0.0
+    parameters: tuple[str, ...] = ()
     lora_rank: CountOrZero = 0
     lora_alpha: CountOrZero = 0
     lora_also: tuple[Annotated[str, one_of("norms", "embeddings")], ...] = ()
@@ -97,6 +101,11 @@ class TuneRecipe(Settings, section="tune"):
     def reach_tokens(self) -> int:
         """The window whose positions are seen: that of the windows, or the longer one that they imitate."""
         return max(self.window_tokens, self.skipped_positions)
+
+    @property
+    def trains_few(self) -> bool:
+        """Whether a small part of the weights is trained, or adapters: each process then holds all weights."""
+        return bool(self.lora_rank or self.parameters)
 
     def _check_adapters(self) -> None:
         for key in ("lora_alpha", "lora_also"):

@@ -21,7 +21,7 @@ from long_passes import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from longrope.engine import attention, kernels, passes
+from longrope.engine import attention, kernels, memory, passes
 from longrope.engine.passes import token_losses
 from longrope.models import LanguageModel, rescaled
 
@@ -142,7 +142,7 @@ def test_the_kernel_runs_again_only_where_its_outputs_do_not_fit(
     monkeypatch.setattr(passes, "choose_tile", lambda *_: (tile, "a test"))
     found = []
     for room, runs in ((2**32, 1), (0, 2)):
-        monkeypatch.setattr(passes, "activation_room", lambda _, room=room: room)
+        monkeypatch.setattr(memory, "activation_room", lambda _, room=room: room)
         untried.append(None)
         found.append(gradients(model))
         with Kernels() as counted:  # type: ignore[no-untyped-call]

@@ -9,6 +9,7 @@ from longrope.engine.kernels import Heads, Kernel, choose_kernel
 from longrope.engine.kv_cache import remembers_keys_alone
 from longrope.engine.loss import LOGITS_PER_CHUNK
 from longrope.models import LanguageModel
+from longrope.models.tables import sliding_layers
 
 MOST_TILE_TOKENS = 65536
 FEWEST_TILE_TOKENS = 256
@@ -62,6 +63,17 @@ def attention_bytes(model: LanguageModel, tokens: int) -> int:
     return int(own * model.network.config.num_hidden_layers * per_token)
 
 
+def layers_that_keep_attention(model: LanguageModel, tokens: int) -> frozenset[int]:
+    """The layers whose attention's output is kept for the backward pass: all, those that see all tokens, or none."""
+    config = model.network.config
+    count, sliding = config.num_hidden_layers, sliding_layers(config)
+    per_layer, room = attention_bytes(model, tokens) // count, activation_room(model)
+    for layers in (frozenset(range(count)), frozenset(range(count)) - sliding):
+        if per_layer * len(layers) <= room:
+            return layers
+    return frozenset()
+
+
 def activation_room(model: LanguageModel) -> int:
     """Bytes that activations may take."""
     return _free_memory(model.device) // ACTIVATIONS_SHARE if model.device.type == "cuda" else MOST_CPU_ACTIVATIONS
@@ -109,8 +121,8 @@ def estimate_training_memory(model: LanguageModel, tokens: int, *, adapters: boo
     states = 4 * own * config.hidden_size * config.num_hidden_layers
     layer = own * _bytes_per_token(model) * 4 // model.network.dtype.itemsize
     head = 3 * 4 * min(LOGITS_PER_CHUNK, own * config.vocab_size)
-    attended = attention_bytes(model, tokens)
-    return int(held + states + (attended if attended <= activation_room(model) else 0) + max(layer, head))
+    attended = attention_bytes(model, tokens) * len(layers_that_keep_attention(model, tokens))
+    return int(held + states + attended // config.num_hidden_layers + max(layer, head))
 
 
 def free_memory(model: LanguageModel) -> int:

@@ -31,15 +31,14 @@ from longrope.engine.kernels import choose_kernel
 from longrope.engine.kv_cache import describe_others, remembers_keys_alone
 from longrope.engine.loss import chunk_losses, logit_chunks, logits_of
 from longrope.engine.memory import (
-    activation_room,
-    attention_bytes,
     choose_tile,
     fits_with_activations,
     heads_of,
+    layers_that_keep_attention,
     reads_in_tiles,
 )
 from longrope.engine.parted import check_own_positions
-from longrope.engine.recomputing import recomputed
+from longrope.engine.recomputing import norms_recomputed, recomputed
 from longrope.engine.tiling import LayerChange, changed_layers, layer_in_tiles, mlps_in_tiles, norms_in_tiles
 from longrope.errors import LongRopeError, ModelError
 from longrope.models import LanguageModel, at_length
@@ -151,15 +150,16 @@ def weighted_loss_with_graph(
             recompute = bool(shard.total(torch.tensor(float(recompute), device=model.device)))
     score = partial(checkpoint, chunk_losses, use_reentrant=False) if recompute else chunk_losses
     first = int(weights.any(axis=0).argmax())
-    keep = attention_bytes(model, tokens.shape[0] * tokens.shape[1]) <= activation_room(model)
-    change_layer = partial(recomputed, model, keep=keep) if recompute else None
-    done = _run(model, tokens, change_layer, documents=documents, positions=positions)
+    kept = layers_that_keep_attention(model, tokens.shape[0] * tokens.shape[1]) if recompute else None
+    done = _run(model, tokens, kept, documents=documents, positions=positions)
     hidden, targets, _ = done.scored(slice(first, None))
     given = torch.as_tensor(weights, dtype=torch.float32).to(hidden.device)
     shares = done.own(given) if done.shard else given[:, first:]
     total = torch.zeros((), device=hidden.device)
-    for cut in logit_chunks(model, targets):
-        total = total + (score(model.network, hidden[:, cut], targets[:, cut]) * shares[:, cut]).sum()
+    cuts = list(logit_chunks(model, targets))
+    sizes = [cut.stop - cut.start for cut in cuts]
+    for cut, part in zip(cuts, hidden.split(sizes, dim=1), strict=True):  # whose gradients are joined once
+        total = total + (score(model.network, part, targets[:, cut]) * shares[:, cut]).sum()
     return total
 
 
@@ -248,12 +248,15 @@ class _Pass:
 def _run(
     model: LanguageModel,
     tokens: Tokens,
-    change_layer: LayerChange | None = None,
+    kept: frozenset[int] | None = None,
     *,
     documents: Documents | None = None,
     positions: Tokens | None = None,
 ) -> _Pass:
-    """Run the decoder without a mask; without gradients its layers work in tiles where each window is whole here."""
+    """Run the decoder without a mask; without gradients its layers work in tiles where each window is whole here.
+
+    With ``kept`` layers are recomputed in the backward pass, but for the outputs of attention of these.
+    """
     ids = torch.as_tensor(tokens, dtype=torch.long).to(model.device)
     given = {"input_ids": ids}
     if positions is not None:
@@ -267,10 +270,15 @@ def _run(
         given = {"position_ids": own[None], **parts}
     apart = _kept_apart(model.network, documents, ids.shape)
     tile = choose_tile(model, len(ids))[0]
-    if reads_in_tiles(model) and not torch.is_grad_enabled():
-        forwards, change_layer = {}, partial(layer_in_tiles, model, tile=tile, cache=None)
-    else:
-        forwards = mlps_in_tiles(model.network, tile)
+    in_tiles: LayerChange | None = None
+    if reads_in_tiles(model):
+        in_tiles = partial(layer_in_tiles, model, tile=tile, cache=None)
+    change_layer, forwards = in_tiles, {}
+    if not in_tiles or torch.is_grad_enabled():
+        forwards, change_layer = mlps_in_tiles(model.network, tile), None
+    if kept is not None:
+        change_layer = partial(_recomputed, model, kept, in_tiles)
+        forwards |= norms_recomputed(model.network, tile)
     forwards |= norms_in_tiles(model.network, tile)
     if change_layer:
         forwards |= changed_layers(model.network, change_layer)
@@ -278,6 +286,13 @@ def _run(
     with many_variants(compiled=model.compiled), at_length(model, planned):
         hidden = run_decoder(ForwardContext(model.network, forwards, apart, shard), given)
     return _Pass(hidden, ids, shard)
+
+
+def _recomputed(
+    model: LanguageModel, kept: frozenset[int], in_tiles: LayerChange | None, forward: Any, index: int
+) -> Callable[..., Any]:
+    """A layer that is recomputed, or works in tiles where nothing has gradients."""
+    return recomputed(model, forward, index, kept=kept, ungraded=in_tiles(forward, index) if in_tiles else forward)
 
 
 def _kept_apart(network: Any, documents: Documents | None, shape: Sequence[int]) -> Documents | None:

@@ -1,13 +1,14 @@
-"""Layers whose activations are computed again in the backward pass, with our attention.
+"""Layers whose activations are computed again in the backward pass, with our attention; norms, too.
 
 transformers' own activation checkpointing acts in training mode alone, keeps no output of attention, and would
 recompute with whatever attention the config names when the backward pass runs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -16,12 +17,15 @@ from torch.utils.checkpoint import (
     noop_context_fn,
 )
 
-from longrope.engine.context import active_context
+from longrope.engine.context import Forwards, active_context
 from longrope.engine.kernels import OPERATIONS
+from longrope.engine.kv_cache import decoder_layers
 from longrope.models import LanguageModel, modules_in_layers, placed
 
 
-def recomputed(model: LanguageModel, forward: Any, _index: int, *, keep: bool) -> Callable[..., Any]:
+def recomputed(
+    model: LanguageModel, forward: Any, index: int, *, kept: frozenset[int], ungraded: Callable[..., Any]
+) -> Callable[..., Any]:
     """A layer whose activations are made again in the backward pass, in eval mode too, in the context of its pass.
 
     A rotary module that the layer calls itself is then the one of the pass, also where ``rescaled`` or ``at_length``
@@ -30,11 +34,18 @@ def recomputed(model: LanguageModel, forward: Any, _index: int, *, keep: bool) -
     Args:
         model: that the layer is of.
         forward: of the layer.
-        keep: keep the output of its attention, most of the work and little of the memory.
+        index: of the layer.
+        kept: the layers that keep the output of their attention, most of the work and little of the memory.
+        ungraded: what is called instead where nothing has gradients, as below the first layer that is trained.
     """
+    keep = index in kept
     contexts = partial(create_selective_checkpoint_contexts, _keep_attention) if keep else noop_context_fn
+    weights = list(forward.__self__.parameters())
 
     def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not any(x.requires_grad for x in (*weights, *_tensors((hidden, args, kwargs)))):
+            with torch.no_grad():
+                return ungraded(hidden, *args, **kwargs)
         context = active_context()  # of this pass; when its backward pass runs, it is no longer active
         rotary = modules_in_layers(model)
 
@@ -45,6 +56,28 @@ def recomputed(model: LanguageModel, forward: Any, _index: int, *, keep: bool) -
         return checkpoint(work, hidden, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     return run
+
+
+def norms_recomputed(network: Any, tile: int) -> Forwards:
+    """Forwards of the norms in layers, found as in ``tiling.norms_in_tiles``: none keeps float32 of its input."""
+    norms = (part for layer in decoder_layers(network) for part in layer.modules() if "Norm" in type(part).__name__)
+    return {norm: partial(_norm_recomputed, norm.forward, tile) for norm in norms}
+
+
+def _norm_recomputed(forward: Any, tile: int, hidden: Tensor, *others: Any) -> Any:
+    if hidden.numel() <= tile * hidden.shape[-1] or not torch.is_grad_enabled():
+        return forward(hidden, *others)
+    return checkpoint(forward, hidden, *others, use_reentrant=False)
+
+
+def _tensors(given: Any) -> Iterator[Tensor]:
+    """The tensors in tuples, lists and dicts."""
+    if isinstance(given, Tensor):
+        yield given
+    elif isinstance(given, dict | tuple | list):
+        parts: Iterable[Any] = given.values() if isinstance(given, dict) else given
+        for part in parts:
+            yield from _tensors(part)
 
 
 def _keep_attention(_context: Any, operation: Any, *args: Any, **_: Any) -> CheckpointPolicy:

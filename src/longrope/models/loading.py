@@ -24,6 +24,7 @@ from longrope.models.hub import at_hand
 from longrope.models.language_model import LanguageModel
 from longrope.models.parts import NAMES_OF_TEXT, as_registered, describe_part, text_part, without_other_parts
 from longrope.models.tables import choose_table, describe_choice
+from longrope.models.trained_weights import find_trained_weights, put_trained_weights
 from longrope.models.trained_window import describe_window, with_trained_window
 from longrope.models.tuned_on import read_tuned_on
 from longrope.models.vocabulary import fit_tokenizer
@@ -46,9 +47,10 @@ def load_model(
 
     Args:
         source: a hub name, a place on the hub (``hf://OWNER/NAME@REVISION/PATH``), a folder with safetensors weights,
-            a folder with a PEFT adapter (which is merged into its base), a GGUF file (which is dequantized), or
-            ``nano``, which comes with the package. Pickled weights and code that comes with a model are never loaded.
-            Of a model of text and images the text part is loaded.
+            with a PEFT adapter (which is merged into its base) or with the trained part of the weights (which takes its
+            place in the base), a GGUF file (which is dequantized), or ``nano``, which comes with the package. Pickled
+            weights and code that comes with a model are never loaded. Of a model of text and images the text part is
+            loaded.
         device: ``cpu``, ``cuda``, or ``auto``.
         dtype: ``float32``, ``bfloat16``, ``float16``, ``float64``, or ``auto``.
         compiled: run it through torch.compile (see ``LanguageModel``).
@@ -63,8 +65,9 @@ def load_model(
     place, place_reason = choose_device(device)
     number_format, format_reason = choose_dtype(dtype, place)
     name, source = str(source), at_hand(source)
-    adapter = find_adapter(source)
-    base = adapter.base if adapter else source
+    adapter, trained = find_adapter(source), find_trained_weights(source)
+    own = adapter or trained
+    base = own.base if own else source
     whole = _load_whole_config(base)
     config = text_part(whole)
     stored = _stored_dtype(base, config, whole)
@@ -72,8 +75,9 @@ def load_model(
     table = choose_table(tables, rope_table)
     with _loading(base):
         network = _load_network(base, config, number_format, is_part=config is not whole)
-        network = (merge_adapter(network, adapter) if adapter else network).to(place)
-    tokenizer = _load_tokenizer(source if adapter and has_tokenizer(source) else base, whole)
+        network = merge_adapter(network, adapter) if adapter else network
+        network = (put_trained_weights(network, trained) if trained else network).to(place)
+    tokenizer = _load_tokenizer(source if own and has_tokenizer(source) else base, whole)
     check_finite(source, network)
     tokenizer, left_out = fit_tokenizer(source, tokenizer, network.get_input_embeddings().weight.shape[0])
     choices = (
@@ -87,7 +91,7 @@ def load_model(
         ),
     )
     tuned_on = read_tuned_on(base if _gguf(base) else _locate(base), _gguf(base))
-    tuned_on = tuned_on.merged(read_tuned_on(adapter.folder)) if adapter else tuned_on
+    tuned_on = tuned_on.merged(read_tuned_on(own.folder)) if own else tuned_on
     model = LanguageModel(network, tokenizer, tables, name, choices, compiled, rope_table, tuned_on, stored)
     check_moves_logits(model)
     return model
@@ -134,8 +138,8 @@ def load_config(source: str | Path) -> Any:
     Of a GGUF file it has the RoPE scaling that the file declares.
     """
     source = at_hand(source)
-    adapter = find_adapter(source)
-    return text_part(_load_whole_config(adapter.base if adapter else source))
+    own = find_adapter(source) or find_trained_weights(source)
+    return text_part(_load_whole_config(own.base if own else source))
 
 
 def _load_whole_config(source: str | Path) -> Any:

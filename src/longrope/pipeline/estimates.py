@@ -38,7 +38,7 @@ class Cost:
             raise RecipeError(
                 f"{self}.",
                 "It must fit.",
-                "Take more GPUs with torchrun, tune.lora_rank, or a shorter window.",
+                "Take more GPUs with torchrun, tune.parameters or tune.lora_rank, or a shorter window.",
             )
 
 
@@ -74,7 +74,7 @@ def estimate_tuning(
     """What a training will take; ``seconds`` gives those of a pass by its tokens, if they are known."""
     tokens, windows = settings.window_tokens, settings.steps * settings.batch_windows / distributed.workers()
     of_pass = seconds(tokens) if seconds else seconds_of_pass(model, tokens)
-    peak = estimate_training_memory(model, tokens, adapters=bool(settings.lora_rank))
+    peak = estimate_training_memory(model, tokens, adapters=settings.trains_few)
     return Cost(name, windows * BACKWARD_PASSES * of_pass, peak, free_memory(model))
 
 

@@ -31,7 +31,8 @@ class RunDir:
         trials: every evaluation of the searches, one record a line.
         train: every step of a training of weights, one record a line.
         tuning: the weights of a training, with Adam's moments while it is not finished.
-        adapters: the low-rank adapters of a training, as peft saves them, before they were merged.
+        adapters: the low-rank adapters of a training, as peft saves them, before they were merged, or
+            the weights that it has chosen.
         stages: the stages of a progressive schedule, each a run directory of its own.
         finished: what a stage was made of; written last, so it means finished.
         scores: every measured number, one record a line.

@@ -12,11 +12,11 @@ from longrope.models import LanguageModel, rescaled
 from longrope.models.tuned_on import write_tuned_on
 from longrope.recipe import TuneRecipe
 from longrope.rope import RescaleFactors
-from longrope.runs.identity import hash_inputs
+from longrope.runs.identity import TUNED, hash_inputs
 from longrope.runs.records import TrainStep
 from longrope.runs.run_dir import RunDir
 from longrope.runs.train_log import TrainLog
-from longrope.tuning.adapters import Weights, adapted, trained_weights
+from longrope.tuning.adapters import Weights, adapted, chosen_weights, trained_weights
 from longrope.tuning.batches import Batches
 from longrope.tuning.progress import Checkpoint
 from longrope.tuning.samples import SampleBuilder
@@ -27,6 +27,7 @@ UNNAMED_WHERE_OFF = (
     "prefer_documents",
     "isolate_documents",
     "skipped_positions",
+    "parameters",
     "short_share",
     "needle_weight",
     "lora_rank",
@@ -74,13 +75,13 @@ def fine_tune(
     batches = cut_batches(model, factors, text, settings, seed)
     log, tuned = TrainLog(run.train if run else None), replace(model, tuned_on=_sketch(model, batches, settings))
     folder = run.adapters if run and distributed.is_main() else None
-    with adapted(model.network, settings, seed, folder) as weights:
+    with adapted(model.network, settings, seed, folder, model.name.partition(TUNED)[0]) as weights:
         checkpoint = Checkpoint(run.tuning if run else None, _identify(model, weights, factors, text, settings, seed))
         begun_at, tensors = checkpoint.read()
         model.network.requires_grad_(False).eval()
         with in_float32(model, weights):
             worker = model
-            if not settings.lora_rank:  # with all weights trained, the processes divide the layers
+            if not settings.trains_few:  # with all weights trained, the processes divide the layers
                 divided = distributed.divide_weights(model.network, decoder_layers(model.network))
                 worker = replace(model, network=divided)
             own = weights if worker.network is model.network else trained_weights(worker.network)
@@ -94,7 +95,7 @@ def fine_tune(
                     weight.data.copy_(distributed.full_tensor(own[name].detach()))
         if begun_at < settings.steps:
             checkpoint.save(settings.steps, {f"weight/{name}": weight for name, weight in weights.items()})
-    if folder and settings.lora_rank:
+    if folder and settings.trains_few:
         write_tuned_on(folder, tuned.tuned_on)
     return tuned
 
@@ -118,10 +119,11 @@ def check_training(model: LanguageModel, text: TokenText, settings: TuneRecipe) 
     """Raise what ``fine_tune`` would raise at once, without a pass: for whoever has other work to do before it.
 
     Raises:
-        RecipeError: the processes cannot divide the batch.
+        RecipeError: the processes cannot divide the batch, or no weight has a name that is asked for.
         TextsError: the text is shorter than a window, or a window too short for its needles.
     """
     check_batch(settings)
+    chosen_weights(model.network, settings.parameters)
     batches = cut_batches(model, None, text, settings, seed=0)
     next(SampleBuilder(batches, settings, model.spec.trained_window, model.tokenizer).read(range(1)))
 

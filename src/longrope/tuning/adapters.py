@@ -1,7 +1,8 @@
-"""Which weights are trained: all of them, or low-rank adapters that are merged at the end (LoRA, arXiv 2106.09685)."""
+"""Which weights are trained: all, chosen ones, or adapters that are merged at the end (LoRA, arXiv 2106.09685)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from longrope.engine.kv_cache import decoder_layers
 from longrope.errors import RecipeError
 from longrope.models import RescaledRotary
+from longrope.models.tables import sliding_layers
+from longrope.models.trained_weights import save_trained_weights
 from longrope.recipe import TuneRecipe
 
 Weights = dict[str, nn.Parameter]
 PEFT_PREFIX = "base_model.model."  # of the names of weights in its files
+GLOBAL_ATTENTION = "global-attention"  # among patterns of names
 
 
 def trained_weights(network: Any) -> Weights:
@@ -24,26 +29,67 @@ def trained_weights(network: Any) -> Weights:
     return {name: weight for name, weight in network.named_parameters() if id(weight) not in installed}
 
 
+def chosen_weights(network: Any, parameters: tuple[str, ...]) -> Weights:
+    """The parameters of a network that patterns of names choose; all of them without a pattern.
+
+    ``global-attention`` stands for those of the attention of all layers that see the whole window.
+
+    Raises:
+        RecipeError: a pattern chooses none.
+    """
+    weights = trained_weights(network)
+    chosen: set[str] = set()
+    for pattern in parameters:
+        found = {name for name in weights if fnmatchcase(name, pattern)}
+        if pattern == GLOBAL_ATTENTION:
+            inside = {id(weight) for part in _global_attention(network) for weight in part.parameters()}
+            found = {name for name, weight in weights.items() if id(weight) in inside}
+        if not found:
+            raise RecipeError(
+                f"tune.parameters: {pattern!r} chooses no weight of the model.",
+                f"Its weights have names like {', '.join(list(weights)[:3])}.",
+                f"Give patterns of such names, with * for any part of them, or {GLOBAL_ATTENTION}.",
+            )
+        chosen |= found
+    return {name: weight for name, weight in weights.items() if name in chosen or not parameters}
+
+
+def _global_attention(network: Any) -> Iterator[nn.Module]:
+    """The attention modules of the layers that see the whole window."""
+    sliding = sliding_layers(network.config)
+    for index, layer in enumerate(decoder_layers(network)):
+        if index not in sliding:
+            yield from (part for part in layer.children() if "Attention" in type(part).__name__)
+
+
 @contextmanager
-def adapted(network: Any, settings: TuneRecipe, seed: int, folder: Path | None = None) -> Iterator[Weights]:
+def adapted(
+    network: Any, settings: TuneRecipe, seed: int, folder: Path | None = None, base: str = ""
+) -> Iterator[Weights]:
     """Put adapters into a network for the length of this block, and merge them into its weights at the end.
 
-    They are those of peft, in all matrices of attention and MLPs. Without a rank all weights are trained.
+    They are those of peft, in all matrices of attention and MLPs, or in those that ``settings.parameters`` choose.
+    Without a rank weights are trained.
 
     Args:
         network: transformers'.
         settings: rank, alpha, and what else is trained.
         seed: of the adapters' first weights.
-        folder: where the adapters go in peft's format before they are merged, if no error ends the block.
+        folder: where the adapters go in peft's format before they are merged, if no error ends the block, or the
+            weights that were chosen (``models.trained_weights``).
+        base: hub name or path of the model that all other weights are of.
 
     Yields:
         The weights to train, by name.
 
     Raises:
-        RecipeError: peft is not installed.
+        RecipeError: peft is not installed, or ``settings.parameters`` choose nothing.
     """
+    weights = chosen_weights(network, settings.parameters)
     if not settings.lora_rank:
-        yield trained_weights(network)
+        yield weights
+        if folder and settings.parameters:
+            save_trained_weights(network, weights, base, folder)
         return
     try:
         from peft import LoraConfig, get_peft_model
@@ -53,8 +99,11 @@ def adapted(network: Any, settings: TuneRecipe, seed: int, folder: Path | None =
             "LoRA needs it.",
             "pip install 'longrope[lora]'",
         ) from None
+    matrices = [name.removesuffix(".weight") for name, weight in weights.items() if weight.ndim == 2]
     config = LoraConfig(
-        r=settings.lora_rank, lora_alpha=settings.lora_alpha or 2 * settings.lora_rank, target_modules="all-linear"
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha or 2 * settings.lora_rank,
+        target_modules=matrices if settings.parameters else "all-linear",
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

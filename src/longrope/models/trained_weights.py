@@ -1,0 +1,104 @@
+"""The trained weights of a model alone, as a folder that is loaded as the whole model.
+
+Where a training changes a small part of the weights, the rest is that of the base. The folder has the trained tensors,
+and a file that says where the base is and what its other weights hash to, so that no other base can take its place.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from longrope.errors import ModelError
+from longrope.models.folders import read_json
+
+CONFIG, WEIGHTS = "trained_weights.json", "trained_weights.safetensors"
+BASE, UNTRAINED = "base_model_name_or_path", "untrained_weights"
+VALUES = 4096  # of each tensor that enter the hash, evenly spread
+EXACT = (torch.bfloat16, torch.float32, torch.float64)  # formats in which weights round to the same bfloat16
+
+
+@dataclass(frozen=True)
+class TrainedWeights:
+    """A folder with trained weights, and the hub name or path of the model that all others are of."""
+
+    folder: Path
+    base: str
+
+
+def find_trained_weights(source: str | Path) -> TrainedWeights | None:
+    """The trained weights that a folder holds, None for every other source.
+
+    Raises:
+        ModelError: it names no base, or its weights are missing.
+    """
+    folder = Path(source)
+    if not (folder / CONFIG).is_file():
+        return None
+    base = read_json(folder / CONFIG).get(BASE)
+    if not base or not (folder / WEIGHTS).is_file():
+        raise ModelError(
+            f"{str(folder)!r} holds {CONFIG} with {f'no {WEIGHTS}' if base else f'no {BASE}'}.",
+            "Needed: the trained weights, and the model that all others are of.",
+            "Copy the whole folder.",
+        )
+    return TrainedWeights(folder, str(base))
+
+
+def save_trained_weights(network: Any, trained: Mapping[str, Tensor], base: str, folder: Path) -> None:
+    """Write weights of a network, and what ties them to its other weights.
+
+    Args:
+        network: transformers'.
+        trained: those of its weights that are not the base's, by name.
+        base: hub name or path of the base.
+        folder: is made if need be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    given = {name: weight.detach().cpu().contiguous() for name, weight in trained.items()}
+    save_file(given, folder / WEIGHTS, metadata={"format": "pt"})
+    stated = {BASE: base, UNTRAINED: hash_weights(network, trained)}
+    (folder / CONFIG).write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
+
+
+def put_trained_weights(network: Any, found: TrainedWeights) -> Any:
+    """The network of a base with trained weights in the place of its own.
+
+    Raises:
+        ModelError: a weight has no place in it, or its other weights are not those that the training left unchanged.
+    """
+    given, own = load_file(found.folder / WEIGHTS), dict(network.named_parameters())
+    misfits = [name for name, weight in given.items() if name not in own or own[name].shape != weight.shape]
+    dtype = next(network.parameters()).dtype
+    expected = read_json(found.folder / CONFIG).get(UNTRAINED)
+    if misfits or (dtype in EXACT and hash_weights(network, given) != expected):
+        said = f"{misfits[0]} has no place in it" if misfits else "its other weights are not those of the training"
+        raise ModelError(
+            f"The trained weights in {str(found.folder)!r} do not fit {found.base!r}: {said}.",
+            "Needed: the very model whose weights were trained in part.",
+            f"Correct {BASE} in {found.folder / CONFIG}.",
+        )
+    with torch.no_grad():
+        for name, weight in given.items():
+            own[name].copy_(weight)
+    return network
+
+
+def hash_weights(network: Any, but: Mapping[str, Any]) -> str:
+    """Hex digits of a hash of all weights of a network but those of some names: names, shapes, part of the values.
+
+    It is the same in float32 as in bfloat16.
+    """
+    found = hashlib.sha256()
+    for name, weight in sorted(network.named_parameters()):
+        if name not in but:
+            values = weight.detach().flatten()[:: weight.numel() // VALUES | 1]  # odd, or it may fall on one column
+            found.update(f"{name} {list(weight.shape)}".encode())
+            found.update(values.to(torch.bfloat16).cpu().view(torch.int16).numpy().tobytes())
+    return found.hexdigest()[:32]
