@@ -66,6 +66,7 @@ UNUSUAL = Recipe(
         lora_rank=37,
         lora_alpha=38,
         lora_also=("norms",),
+        parameters=("global-attention",),
     ),
     measure=MeasureRecipe(
         (4096, 65536),
@@ -84,6 +85,8 @@ UNUSUAL = Recipe(
         "nano",
         "factors.json",
         213,
+        (214,),
+        15,
     ),
     export=ExportRecipe("two", drop_start_tokens=True, base_model="someone/model", max_shard_size="2GB"),
 )

@@ -12,7 +12,7 @@ RULER_SUBSET = "ruler-subset"  # their mean
 HARNESS = "harness:"  # begins the name of a benchmark of lm-evaluation-harness, or the path of its task file
 BENCHMARK = f"{HARNESS}TASK"
 RATIO, DIFFERENCE = "ratio-to-", "difference-to-"  # begin the names of paired comparisons with the method that follows
-PROSE, ACCURACY = "prose-needle", "accuracy"
+PROSE, ACCURACY, MANY_PASSKEYS = "prose-needle", "accuracy", "many-passkeys"
 LONG_PPL = "longppl-"  # begins the names of scores of LongPPL: by an evaluator, or compared
 LAST_TOKENS = "last-tokens-"  # begins the names of what is about the same last tokens, whatever is read before them
 
@@ -110,6 +110,9 @@ METRICS: dict[str, Metric] = by_name(
         section="far",
     ),
     Metric(
+        "far-context-original-last-", "The same over the last {} tokens, relative to the original model", section="far"
+    ),
+    Metric(
         "longppl",
         "LongPPL, key tokens by {}",
         section="perplexity",
@@ -135,6 +138,21 @@ METRICS: dict[str, Metric] = by_name(
         )
     ),
     Metric(
+        "position-perplexity",
+        "Perplexity of the tokens from half of the length on, in longer windows",
+        section="perplexity",
+        log=True,
+        measure="longrope.evaluation.perplexity:PositionPerplexity",
+    ),
+    Metric(
+        MANY_PASSKEYS,
+        "Passkeys found, several in a text",
+        format="share",
+        section="retrieval",
+        hub="accuracy",
+        measure="longrope.evaluation.many_passkeys:ManyPasskeys",
+    ),
+    Metric(
         BENCHMARK,
         "{}",
         format="benchmark",
@@ -147,6 +165,12 @@ METRICS: dict[str, Metric] = by_name(
     Metric(f"{LAST_TOKENS}{RATIO}", "Perplexity of the last tokens relative to {}", section="paired"),
     Metric(
         f"{PROSE}-{DIFFERENCE}", "Needles in prose found, difference from {}", format="difference", section="paired"
+    ),
+    Metric(
+        f"{MANY_PASSKEYS}-{DIFFERENCE}",
+        "Passkeys found, several in a text, difference from {}",
+        format="difference",
+        section="paired",
     ),
     Metric(f"{ACCURACY}-{DIFFERENCE}", "Accuracy, difference from {}", format="difference", section="paired"),
     Metric(DIFFERENCE, "Passkeys found, difference from {}", format="difference", section="paired"),

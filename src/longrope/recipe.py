@@ -20,6 +20,7 @@ from longrope.settings import (
     above,
     assign,
     at_least,
+    between,
     build,
     listed,
     one_of,
@@ -147,15 +148,17 @@ class MeasureRecipe(Settings, section="measure"):
     Attributes:
         lengths: context windows in tokens; empty means the trained window and the target.
         metrics: ``perplexity`` and ``passkey``; ``prefix-perplexity`` of the first tokens of each window, which one
-            pass gives for all lengths; ``retention`` (perplexity as a share of the original's) at lengths within the
-            trained window; ``far-context`` (the same last tokens read with the trained window alone and with all before
-            them) and its controls ``far-shuffled`` and ``far-replaced``; ``needle``; ``prose-needle`` (numbers,
-            names, sentences at random depths); ``ruler`` (all of its tasks and their mean) and ``ruler-TASK`` (one of
-            them); ``longppl`` (of the tokens that far context makes likely, by an evaluator); ``accuracy`` and
-            ``effective-length``, both of ``prose-needle`` and six of ruler's tasks;
+            pass gives for all lengths, and ``position-perplexity`` of those from half of a length on, by the same pass;
+            ``many-passkeys``, several in a text that is read once; ``retention`` (perplexity as a share of the
+            original's) at lengths within the trained window; ``far-context`` (the same last tokens read with the
+            trained window alone and with all before them) and its controls ``far-shuffled`` and ``far-replaced``;
+            ``needle``; ``prose-needle`` (numbers, names, sentences at random depths); ``ruler`` (all of its tasks and
+            their mean) and ``ruler-TASK`` (one of them); ``longppl`` (of the tokens that far context makes likely, by
+            an evaluator); ``accuracy`` and ``effective-length``, both of ``prose-needle`` and six of ruler's tasks;
             ``harness:TASK``, a benchmark of lm-evaluation-harness by its name or its file.
         windows: windows of the longest length; the shorter ones divide the same text.
         tail_tokens: perplexity is also given over the last so many tokens of each window.
+        tails: the same over the last so many, too; ``far-context`` is then also given over them.
         last_tokens: how many tokens at the end of each window ``far-context`` and its controls score; 0 takes all that
             the trained window predicts.
         evaluator: the model that chooses the tokens of ``longppl``, with the same vocabulary; the model itself may be
@@ -163,6 +166,7 @@ class MeasureRecipe(Settings, section="measure"):
         evaluator_factors: a factors file with which the evaluator reads the longest length.
         longppl_near: tokens of near context that the evaluator reads to see what far context adds.
         passkeys: passkeys asked for at each length, spread over ten depths.
+        passkeys_per_text: at most so many of ``many-passkeys`` stand in one text; the others distract from each.
         baselines: those that ``longrope extend`` measures beside its own factors: pi, ntk, ntk-critical, dynamic-ntk,
             yarn, critical, critical-real, ntk-scan, longrope2, dca, self-extend, jet-long.
         paired_windows: windows of the longest length on which its factors are compared with the best of them token by
@@ -191,6 +195,8 @@ class MeasureRecipe(Settings, section="measure"):
     evaluator: str = ""
     evaluator_factors: str = ""
     longppl_near: Annotated[int, at_least(4)] = 4096
+    tails: tuple[Count, ...] = ()
+    passkeys_per_text: Annotated[int, between(1, 100)] = 10
 
     def check(self) -> None:
         """Refuse a metric whose data are not given (raises RecipeError naming the key)."""

@@ -58,7 +58,7 @@ class FarContext(LastTokens):
 
     ``far-context`` is the ratio of the two perplexities of one method, below 1 where far context helps;
     ``far-context-last-T`` the same over the last T tokens alone, which have the most near context; and
-    ``far-context-original`` the ratio to the original model's perplexity with near context.
+    ``far-context-original`` the ratio to the original model's perplexity with near context, over ``tails``, too.
 
     Samples: ``losses`` [W, K] in nats, ``near`` and ``original`` [W, K] of the same tokens where N > L, ``documents``
     [W, K].
@@ -83,14 +83,14 @@ class FarContext(LastTokens):
         return Samples(self.identity(context), arrays | {"documents": documents}, sum(s.seconds for s in own))
 
     def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
-        """One score, and beyond the trained window three or four."""
+        """One score, and beyond the trained window its ratios."""
         scored = samples.arrays["losses"].shape[1]
         scores = [score_losses(samples, f"{LAST_TOKENS}{scored}")]
         if "near" not in samples.arrays:
             return scores
         for name in _ratios(scored, settings):
             *_, tail = name.rpartition("-last-") if "-last-" in name else ("0",)
-            other = "original" if name.endswith("-original") else "near"
+            other = "original" if name.startswith("far-context-original") else "near"
             scores.append(_paired(name, samples, other, int(tail)))
         return scores
 
@@ -228,6 +228,7 @@ def _paired(metric: str, samples: Samples, other: str, tail: int = 0) -> Score:
 
 
 def _ratios(scored: int, settings: MeasureRecipe) -> tuple[str, ...]:
-    tail = settings.tail_tokens
-    last = (f"far-context-last-{tail}",) * (0 < tail < scored)
-    return ("far-context", *last, "far-context-original")
+    tails = dict.fromkeys((settings.tail_tokens, *settings.tails))
+    near = (f"far-context-last-{tail}" for tail in tails if 0 < tail < scored)
+    original = (f"far-context-original-last-{tail}" for tail in settings.tails if tail < scored)
+    return ("far-context", *near, "far-context-original", *original)

@@ -28,7 +28,7 @@ TOKENS_PER_BATCH = 65536
 
 
 class Perplexity(Metric):
-    """Perplexity over all tokens, and over the last ``tail_tokens`` of each window where that is fewer.
+    """Perplexity over all tokens, and over the last ``tail_tokens`` and ``tails`` of each window where these are fewer.
 
     Samples: ``losses`` [W, N - 1] in nats, ``documents`` [W, N - 1].
     """
@@ -40,7 +40,7 @@ class Perplexity(Metric):
         return (read_windows(context),)
 
     def names(self, context: Context) -> tuple[str, ...]:
-        """``perplexity``, and ``perplexity-last-K``."""
+        """``perplexity``, and ``perplexity-last-K`` for each tail."""
         return tuple(_tails(context.length, context.settings))
 
     def inputs(self, context: Context) -> str:
@@ -53,7 +53,7 @@ class Perplexity(Metric):
         return Samples(self.identity(context), arrays, seconds)
 
     def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
-        """One or two scores."""
+        """One score, and one for each tail."""
         tails = _tails(samples.identity.context_tokens, settings)
         return [score_losses(samples, metric, tail) for metric, tail in tails.items()]
 
@@ -96,6 +96,19 @@ class PrefixPerplexity(Metric):
         """One score."""
         del settings
         return [score_losses(samples, self.name)]
+
+
+class PositionPerplexity(PrefixPerplexity):
+    """Perplexity of the second half of the first N tokens of each window, by the pass of ``PrefixPerplexity``.
+
+    At lengths that double from one to the next each token is scored once: loss by position.
+    """
+
+    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+        """One score, of the tokens at the positions from N / 2 on."""
+        del settings
+        length = samples.identity.context_tokens
+        return [score_losses(samples, self.name, length - length // 2)]
 
 
 def cached_losses(context: Context, windows: Tokens, documents: Tokens) -> tuple[Arrays, float]:
@@ -164,6 +177,5 @@ def window_losses(
 
 def _tails(length: int, settings: MeasureRecipe) -> dict[str, int]:
     """The metrics at a length, by the last tokens of a window that they score; 0 is all."""
-    tail = settings.tail_tokens
-    last = {f"perplexity-last-{tail}": tail} if 0 < tail < length - 1 else {}
-    return {"perplexity": 0, **last}
+    tails = dict.fromkeys((settings.tail_tokens, *settings.tails))
+    return {"perplexity": 0, **{f"perplexity-last-{tail}": tail for tail in tails if 0 < tail < length - 1}}
