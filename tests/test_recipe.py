@@ -85,6 +85,7 @@ UNUSUAL = Recipe(
         "nano",
         "factors.json",
         213,
+        213,
         (214,),
         15,
     ),

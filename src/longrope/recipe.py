@@ -156,6 +156,8 @@ class MeasureRecipe(Settings, section="measure"):
             their mean) and ``ruler-TASK`` (one of them); ``longppl`` (of the tokens that far context makes likely, by
             an evaluator); ``accuracy`` and ``effective-length``, both of ``prose-needle`` and six of ruler's tasks;
             ``harness:TASK``, a benchmark of lm-evaluation-harness by its name or its file.
+        original_tokens: the original model is measured at no greater length than this, and at the shortest in any case;
+            0 measures it at all of them. Far beyond its window its passes take as long as any other's.
         windows: windows of the longest length; the shorter ones divide the same text.
         tail_tokens: perplexity is also given over the last so many tokens of each window.
         tails: the same over the last so many, too; ``far-context`` is then also given over them.
@@ -195,6 +197,7 @@ class MeasureRecipe(Settings, section="measure"):
     evaluator: str = ""
     evaluator_factors: str = ""
     longppl_near: Annotated[int, at_least(4)] = 4096
+    original_tokens: CountOrZero = 0
     tails: tuple[Count, ...] = ()
     passkeys_per_text: Annotated[int, between(1, 100)] = 10
 

@@ -189,6 +189,9 @@ class Evaluation:
             check_unsearched(windows, factors.searched)
         if known := subject.model.tuned_on:
             check_apart(hash_windows(self.text, windows, documents, subject.model.tokenizer), known, "tune")
+        most = self.settings.original_tokens
+        if most and subject.source == self.original.source:
+            lengths = tuple(length for length in lengths if length <= max(most, lengths[0]))
         for length in lengths:
             yield Context(
                 subject=subject,
