@@ -16,21 +16,20 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not listed
 from jinja2 import Environment, StrictUndefined, select_autoescape
-from yaml import YAMLError  # type: ignore[import-untyped]
 
 from longrope.exports.comparison import ExportReport, dump_report
 from longrope.exports.gguf_weights import MODEL_TYPES
+from longrope.exports.licences import inherited, notice_of
 from longrope.exports.short_cost import describe_short
 from longrope.labels import Source, compared_with, is_part, label_of, metric_label, metric_row, write_interval
 from longrope.metrics import DIFFERENCE
-from longrope.models import ASSETS, EMBEDDED, LanguageModel, read_place
+from longrope.models import EMBEDDED, LanguageModel, read_place
 from longrope.registry import ORIGINAL, baselines
 from longrope.rope import RescaleFactors
 from longrope.rope.hf_legacy import is_refused_by_older
 from longrope.runs.records import Score
 from longrope.verdict import conclude, describe_verdict
 
-INHERITED = ("license", "license_name", "license_link", "language", "datasets")
 VLLM_VERSION, LLAMA_CPP_VERSION, OLDER_VERSION = "vLLM 0.33.0", "xllamacpp 2026.10.11549", "4.57.6"
 VLLM_TYPES = (  # whose LongRoPE factors it reads
     "llama",
@@ -100,6 +99,7 @@ def format_card(
     own = [s for s in scores if _is_own(s, model, factors)]
     described = [score for score in own if _describes(score, report)]
     model_type = model.network.config.model_type
+    stated = inherited(origin.base_model, origin.on_hub, model_type)
     template = files(__package__).joinpath("card.md.j2").read_text(encoding="utf-8")
     page = Environment(
         autoescape=select_autoescape(default_for_string=False),  # it is Markdown
@@ -110,7 +110,8 @@ def format_card(
     ).from_string(template)
     text = page.render(
         verdict=_verdict(scores, own, report),
-        metadata=_metadata(origin, described, factors).to_yaml(),
+        metadata=_metadata(origin, described, factors, stated).to_yaml(),
+        notice=notice_of(stated),
         origin=origin,
         window=factors.target_window,
         trained=model.spec.trained_window,
@@ -218,7 +219,9 @@ def _describes(score: Score, report: ExportReport) -> bool:
     return alike and not report.start_tokens_dropped
 
 
-def _metadata(origin: Origin, scores: Sequence[Score], factors: RescaleFactors) -> ModelCardData:
+def _metadata(
+    origin: Origin, scores: Sequence[Score], factors: RescaleFactors, stated: dict[str, Any]
+) -> ModelCardData:
     """The hub's keys; the model index holds the scores of the checkpoint itself."""
     results = [_result(s) for s in scores if math.isfinite(s.value) and _has_row(s)]
     index: dict[str, Any] = {"eval_results": results, "model_name": f"{origin.title}-longrope-{factors.target_window}"}
@@ -228,7 +231,7 @@ def _metadata(origin: Origin, scores: Sequence[Score], factors: RescaleFactors) 
         pipeline_tag="text-generation",
         tags=["longrope", "long-context"],
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
-        **_inherited(origin.base_model),
+        **stated,
         **(index if results else {}),
     )
 
@@ -247,15 +250,3 @@ def _result(score: Score) -> EvalResult:
         metric_value=score.value,
         metric_args={"context_tokens": score.context_tokens, **_interval(score)},
     )
-
-
-def _inherited(base_model: str) -> dict[str, Any]:
-    """What the card in the base model's folder says of licence, language and data; nothing where none can be read."""
-    card = (ASSETS / EMBEDDED if base_model == EMBEDDED else Path(base_model)) / "README.md"
-    if not card.is_file():
-        return {}
-    try:
-        data = ModelCard.load(card, ignore_metadata_errors=True).data
-    except (ValueError, YAMLError):
-        return {}
-    return {key: data.get(key) for key in INHERITED if data.get(key)}

@@ -20,6 +20,7 @@ from longrope.data import Tokens
 from longrope.errors import ExportError
 from longrope.exports.card import Origin, format_card
 from longrope.exports.comparison import Arrays, ExportReport, check_agreement, compare_logits, make_report
+from longrope.exports.licences import NOTICE_FILE, inherited, notice_of
 from longrope.exports.lists import NativeLists, native_lists, stated_lists
 from longrope.exports.number_formats import choose_dtype, rounded
 from longrope.exports.portable import make_portable
@@ -95,8 +96,12 @@ def export_hf(
         if short_windows is not None:
             report = replace(report, short_cost=measure_short(model, lists, short_windows))
         check_agreement(report, folder, model.network.config.model_type)
-        card = format_card(model, factors, report, origin or Origin(model.name), scores)
+        origin = origin or Origin(model.name)
+        card = format_card(model, factors, report, origin, scores)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
+        stated = inherited(origin.base_model, origin.on_hub, model.network.config.model_type)
+        if notice := notice_of(stated):
+            (unfinished / NOTICE_FILE).write_text(f"{notice}\n", encoding="utf-8")
     return report
 
 
