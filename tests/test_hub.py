@@ -1,20 +1,17 @@
 """Models at a revision and in a folder of a repository on the hub, and checkpoints sent there: against a stand-in."""
 
 import os
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pico
 import pytest
+from forked import Longrope, forked
 from hub_server import Hub, serving
 
 from longrope.errors import ModelError
 from longrope.exports.card import Origin
 from longrope.models.hub import HubPlace, read_place
-
-Longrope = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def contents(folder: Path, below: str = "") -> dict[str, bytes]:
@@ -36,23 +33,15 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Hub:
     return made
 
 
-@pytest.fixture
-def longrope(hub: Hub, tmp_path: Path) -> Longrope:
-    """The command line in a process that knows the stand-in alone."""
-
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        with serving(hub) as address:
-            changed = {
-                "HF_ENDPOINT": address,
-                "HF_HOME": str(tmp_path / "home"),
-                "HF_TOKEN": "hf_word",
-                "NO_COLOR": "1",
-            }
-            environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"} | changed
-            command = [sys.executable, "-m", "longrope", *map(str, arguments)]
-            return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
-
-    return run
+@pytest.fixture(scope="module")
+def longrope(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Longrope]:
+    """The command line in processes that know the stand-in alone."""
+    home = str(tmp_path_factory.mktemp("home"))
+    with serving(hub) as address:
+        changed = {"HF_ENDPOINT": address, "HF_HOME": home, "HF_TOKEN": "hf_word", "NO_COLOR": "1"}
+        environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+        with forked(environment | changed) as run:
+            yield run
 
 
 @pytest.mark.parametrize(
