@@ -5,42 +5,58 @@
 unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
-TORCH ?= torch==2.13.0
+export TORCH
 
 BIN := .venv/bin
 TESTS = $(BIN)/python -m pytest -rs --numprocesses 2 --dist loadfile --no-loadscope-reorder
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALLED := .venv/installed
+DEVELOPED := .venv/developed
 
-.PHONY: demo test test-all check fix clean
+.PHONY: demo test test-all check fix dist lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/longrope extend
 
-test: $(INSTALLED)
+test: $(DEVELOPED)
 	$(TESTS) -m 'not slow'
 
-test-all: $(INSTALLED)
+test-all: $(DEVELOPED)
 	$(TESTS) --durations=25
 
-check: $(INSTALLED)
+check: $(DEVELOPED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-fix: $(INSTALLED)
+fix: $(DEVELOPED)
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+dist: $(DEVELOPED)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python scripts/check_dist.py dist
+
+lock:
+	bash scripts/lock.sh
 
 clean:
 	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp is written last, so a broken install is done again. Torch comes first: left to itself, pip would choose a
-# build with gigabytes of CUDA.
-$(INSTALLED): pyproject.toml Makefile
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=...")'
-	$(PYTHON) -m venv .venv
-	$(PIP) $(TORCH)
-	$(PIP) --editable '.[dev]'
+# A stamp is written last, so a broken install is done again. The demo needs the package alone.
+$(INSTALLED): pyproject.toml scripts/install.py
+	@$(MAKE) --no-print-directory environment
+	@$(BIN)/python scripts/install.py
 	@touch $@
+
+$(DEVELOPED): pyproject.toml scripts/install.py scripts/lock.txt
+	@$(MAKE) --no-print-directory environment
+	@$(BIN)/python scripts/install.py --dev
+	@touch $(INSTALLED) $@
+
+.PHONY: environment
+environment:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=...")'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Python's venv is missing. On Debian or Ubuntu: sudo apt install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

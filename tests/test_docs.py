@@ -54,7 +54,7 @@ def test_the_tree_is_the_real_one() -> None:
     folders = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").exists()}
     assert sorted(named) == sorted(modules | folders)
     tops = [entry[2] for entry in entries if entry and not entry[1]]
-    assert tops == ["tests/", "benchmarks/", "recipes/", "results/", "docs/"]
+    assert tops == ["tests/", "benchmarks/", "recipes/", "scripts/", "results/", "docs/"]
     assert all((ROOT / top).is_dir() for top in tops)
 
 
