@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from longrope.exports import export_gguf, export_hf, patch_gguf
     from longrope.generation import GenerationSettings, generate
     from longrope.models import LanguageModel, build_model, build_tokenizer, load_model, read_spec, rescaled
-    from longrope.pipeline import compare, extend
+    from longrope.pipeline import Callbacks, compare, extend
     from longrope.recipe import Recipe, load_recipe
     from longrope.rope import FactorTable, RescaleFactors, RopeSpec, baseline_factors, load_factors
     from longrope.runs.run_dir import RunDir
@@ -46,6 +46,7 @@ _HOMES = {
     "load_model": "models",
     "read_spec": "models",
     "rescaled": "models",
+    "Callbacks": "pipeline",
     "compare": "pipeline",
     "extend": "pipeline",
     "Recipe": "recipe",
@@ -59,6 +60,7 @@ _HOMES = {
     "verify": "verification.checking",
 }
 __all__ = [
+    "Callbacks",
     "FactorTable",
     "GenerationSettings",
     "LanguageModel",

@@ -245,7 +245,8 @@ class Recipe(Settings):
         factors: files of factors from elsewhere, each measured as a method of its own: lists in JSON, a config.json of
             the longrope type, or a factors.json.
         seed: decides every random choice.
-        dtype: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU).
+        dtype: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU); 8bit or 4bit, on a GPU, for
+            searching and measuring alone.
         device: cpu, cuda, or auto.
         rope_table: of several rotary tables the one that factors act on, by its name; that of the layers that see the
             whole window if empty.
@@ -260,7 +261,7 @@ class Recipe(Settings):
     data: tuple[str, ...]
     measure_data: tuple[str, ...] = ()
     seed: CountOrZero = 0
-    dtype: Annotated[str, one_of("auto", "float32", "bfloat16", "float16")] = "auto"
+    dtype: Annotated[str, one_of("auto", "float32", "bfloat16", "float16", "8bit", "4bit")] = "auto"
     device: str = "auto"
     rope_table: str = ""
     trained_window: CountOrZero = 0

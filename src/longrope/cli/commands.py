@@ -11,7 +11,7 @@ import typer
 
 from longrope import __version__
 from longrope.cli import options
-from longrope.cli.console import print_costs, print_outcome, print_scores, watching
+from longrope.cli.console import print_costs, print_outcome, print_scores, set_verbosity, watching
 from longrope.cli.launching import launched
 from longrope.errors import RecipeError
 from longrope.lengths import parse_tokens
@@ -39,8 +39,12 @@ def describe_program(
     version: Annotated[  # its callback prints it
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print each trial and training step, too.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors alone.")] = False,
 ) -> None:
     """Take what stands before a command."""
+    del version
+    set_verbosity(verbose=verbose, quiet=quiet)
 
 
 @app.command()
@@ -68,6 +72,7 @@ def extend(
     trained_window: options.TrainedWindow = None,
     compiled: options.Compiled = False,
     context_ranks: options.ContextRanks = None,
+    track: options.Track = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Search factors, measure the result, export a checkpoint. With no arguments: the bundled model.
@@ -84,7 +89,7 @@ def extend(
     options.check_tuned(full, given)
     with launched(full, context_ranks):
         run = RunDir(path)
-        with watching(full, run) as watch:
+        with watching(full, run, track) as watch:
             if by_default:  # a mistyped --out ends here, too
                 watch.on_step(
                     f"No model was given, and no run to resume: the bundled 4.7M-parameter model, into {run.path}."
@@ -117,6 +122,7 @@ def compare(
     trained_window: options.TrainedWindow = None,
     compiled: options.Compiled = False,
     context_ranks: options.ContextRanks = None,
+    track: options.Track = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure the original, all baselines and both LongRoPE searches side by side, and each against the best."""
@@ -125,7 +131,7 @@ def compare(
 
     with launched(full, context_ranks):
         run = RunDir(path)
-        with watching(full, run) as watch:
+        with watching(full, run, track) as watch:
             scores = pipeline.compare(full, run, watch)
         costs = pipeline.search_costs(run)
         print_scores(scores, as_json=as_json)
@@ -151,6 +157,7 @@ def search(
     trained_window: options.TrainedWindow = None,
     compiled: options.Compiled = False,
     context_ranks: options.ContextRanks = None,
+    track: options.Track = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Search rescale factors; write factors.json."""
@@ -160,7 +167,7 @@ def search(
 
     with launched(full, context_ranks):
         run = RunDir(path)
-        with watching(full, run) as watch:
+        with watching(full, run, track) as watch:
             factors = pipeline.search(full, run, watch)
         print(dump_factors(factors) if as_json else f"factors: {run.factors()}\nmethod: {factors.source.label}")
 
@@ -185,6 +192,7 @@ def tune(
     rope_table: options.RopeTable = None,
     trained_window: options.TrainedWindow = None,
     context_ranks: options.ContextRanks = None,
+    track: options.Track = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train the weights at the window of their factors, and export the checkpoint; an interrupted training goes on."""
@@ -195,7 +203,7 @@ def tune(
 
     with launched(full, context_ranks, factors):
         run = RunDir(path)
-        with watching(full, run) as watch:
+        with watching(full, run, track) as watch:
             pipeline.tune(full, factors, run, watch)
         if as_json:
             print(run.export_report.read_text(encoding="utf-8"), end="")

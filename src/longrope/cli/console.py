@@ -1,8 +1,9 @@
 """What the commands print: progress on stderr, tables of results on stdout."""
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,48 +19,102 @@ if TYPE_CHECKING:
     from longrope.search.cost import SearchCost
 
 
+LOGGER = logging.getLogger("longrope")
+
+
+class ConsoleHandler(logging.Handler):
+    """Print what is logged as lines of a console, above its progress bars."""
+
+    def __init__(self, console: Any) -> None:
+        """Print to this console of rich."""
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record, without its level or time."""
+        self.console.print(self.format(record), highlight=False, soft_wrap=True, markup=False)
+
+
+def set_verbosity(*, verbose: bool, quiet: bool) -> None:
+    """What the commands print on stderr: a line for each step; one for each trial, too; or warnings alone."""
+    LOGGER.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+
+
 @contextmanager
-def watching(recipe: "Recipe | None" = None, run: "RunDir | None" = None) -> Iterator["Callbacks"]:
-    """Print progress on stderr: a line per step, and on a terminal a bar for the search in hand."""
+def watching(
+    recipe: "Recipe | None" = None, run: "RunDir | None" = None, track: str | None = None
+) -> Iterator["Callbacks"]:
+    """Print progress on stderr: a line per step, and on a terminal a bar for the search in hand.
+
+    Args:
+        recipe: that of the run, for the lengths of the bars.
+        run: discarded if an error ends it before anything is in it.
+        track: a tracker that receives the numbers.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from longrope import distributed
     from longrope.models import silence_loading
-    from longrope.pipeline import Callbacks
 
-    silence_loading()
+    if not LOGGER.isEnabledFor(logging.DEBUG):
+        silence_loading()
     console = Console(stderr=True, quiet=not distributed.is_main())
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    totals = {}
-    if recipe:
-        evolution = recipe.search.evolution.filled(recipe.target_tokens)
-        totals = {"longrope-gradient": recipe.search.gradient.steps, "longrope-evolution": evolution.generations}
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        bars = {name: progress.add_task(name, total=total, visible=False) for name, total in totals.items()}
-        training = progress.add_task("training", total=None, visible=False)
-
-        def on_trial(trial: Any) -> None:
-            text = f"{trial.method}: step {trial.step}, loss {trial.loss_nats:.4f} nats"
-            if trial.method not in bars:
-                bars[trial.method] = progress.add_task(trial.method, total=None)
-            progress.update(bars[trial.method], completed=trial.step, description=text, visible=True)
-
-        def on_train(step: Any) -> None:
-            text = f"training: step {step.step + 1}, loss {step.loss_nats:.4f} nats"
-            progress.update(training, completed=step.step + 1, description=text, visible=True)
-
-        def on_step(text: str) -> None:
-            for bar in (*bars.values(), training):
-                progress.update(bar, visible=False)
-            console.print(text, highlight=False, soft_wrap=True, markup=False)
-
+    drawn = console.is_terminal and LOGGER.isEnabledFor(logging.INFO)
+    handler = ConsoleHandler(console)
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(*columns, console=console, disable=not drawn, transient=True))
+        LOGGER.addHandler(handler)
+        stack.callback(LOGGER.removeHandler, handler)
         try:
-            yield Callbacks(on_trial=on_trial, on_step=on_step, on_train=on_train)
+            yield _tracked(_drawing(progress, recipe), stack, recipe, run, track)
         except LongRopeError:
             if run:
                 run.discard_if_empty()
             raise
+
+
+def _drawing(progress: Any, recipe: "Recipe | None") -> "Callbacks":
+    """Callbacks that log, and move the bars of a console."""
+    from longrope.pipeline.callbacks import Callbacks, describe_train, describe_trial
+
+    totals = {}
+    if recipe:
+        evolution = recipe.search.evolution.filled(recipe.target_tokens)
+        totals = {"longrope-gradient": recipe.search.gradient.steps, "longrope-evolution": evolution.generations}
+    bars = {name: progress.add_task(name, total=total, visible=False) for name, total in totals.items()}
+    training = progress.add_task("training", total=None, visible=False)
+
+    def on_trial(trial: Any) -> None:
+        text = describe_trial(trial)
+        LOGGER.debug("%s", text)
+        if trial.method not in bars:
+            bars[trial.method] = progress.add_task(trial.method, total=None)
+        progress.update(bars[trial.method], completed=trial.step, description=text, visible=True)
+
+    def on_train(step: Any) -> None:
+        text = describe_train(step)
+        LOGGER.debug("%s", text)
+        progress.update(training, completed=step.step + 1, description=text, visible=True)
+
+    def on_step(text: str) -> None:
+        for bar in (*bars.values(), training):
+            progress.update(bar, visible=False)
+        LOGGER.info("%s", text)
+
+    return Callbacks(on_trial=on_trial, on_step=on_step, on_train=on_train)
+
+
+def _tracked(
+    callbacks: "Callbacks", stack: ExitStack, recipe: "Recipe | None", run: "RunDir | None", track: str | None
+) -> "Callbacks":
+    """These callbacks, and those of a tracker where one is named."""
+    from longrope.pipeline import together, tracking
+
+    if not (track and run and recipe):
+        return callbacks
+    return together((callbacks, stack.enter_context(tracking(track, run.path.name, asdict(recipe)))))
 
 
 @contextmanager

@@ -56,7 +56,9 @@ Lengths = Annotated[
 Metrics = Annotated[str | None, _setting("--metrics", "measure.metrics", f"Some of {_METRICS}; ruler-vt is one task.")]
 Seed = Annotated[int | None, _setting("--seed", "seed", "Decides every random choice.")]
 Device = Annotated[str | None, _setting("--device", "device", "cpu, cuda or auto.")]
-DType = Annotated[str | None, _setting("--dtype", "dtype", "float32, bfloat16, float16 or auto.")]
+DType = Annotated[
+    str | None, _setting("--dtype", "dtype", "float32, bfloat16, float16 or auto; 8bit or 4bit to search and measure.")
+]
 RopeTable = Annotated[
     str | None,
     typer.Option(
@@ -116,6 +118,10 @@ Format = Annotated[
         "--to", help="; ".join(f"{row.name}: {row.label}" for row in FORMATS.values()) + "; snippet: settings as text."
     ),
 ]
+Track = Annotated[
+    str | None,
+    typer.Option("--track", help="Send the numbers of the run to a tracker, too: trackio.", show_default="none"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 _TUNED_BY = {"steps": "steps", "batch": "batch_windows", "rate": "learning_rate", "lora": "lora_rank"}
@@ -123,7 +129,7 @@ _TUNED_BY = {"steps": "steps", "batch": "batch_windows", "rate": "learning_rate"
 
 def given_options(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a command that make up its recipe."""
-    return {name: value for name, value in options.items() if name not in ("context_ranks", "as_json")}
+    return {name: value for name, value in options.items() if name not in ("context_ranks", "track", "as_json")}
 
 
 def prepare(*, out: Path | None, recipe: Path | None, suffix: str = "", **given: Any) -> tuple[Recipe, Path]:

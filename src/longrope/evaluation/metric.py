@@ -140,9 +140,10 @@ class Context:
                 )
             return make()
 
-        number_format = str(next(subject.model.network.parameters()).dtype)
+        model = subject.model
+        number_format = model.quantized or str(next(model.network.parameters()).dtype)
         fingerprint = factors.fingerprint if factors else ""
-        key = (subject.model.name, number_format, subject.method, fingerprint, *inputs)
+        key = (model.name, number_format, subject.method, fingerprint, *inputs)
         return self.cache.get(kind, key, make_at_hand)
 
 

@@ -26,7 +26,7 @@ from longrope.exports.gguf_tokenizer import copy_tokenizer, write_tokenizer
 from longrope.exports.gguf_weights import FORMATS, MODEL_TYPES, as_stored, choose_format, tensors_of
 from longrope.exports.lists import NativeLists, native_lists, stated_lists
 from longrope.exports.unfinished import unfinished_file
-from longrope.models import LanguageModel, load_model
+from longrope.models import LanguageModel, check_not_quantized, load_model
 from longrope.models.tuned_on import GGUF_KEY
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors
@@ -82,6 +82,7 @@ def export_gguf(
         ExportError: llama.cpp cannot hold this model, its tokenizer or its factors, or the file gives other logits.
     """
     settings, path, origin = settings or ExportRecipe(), Path(path), origin or Origin(model.name)
+    check_not_quantized(model, "An export")
     _check_supported(model, factors, path)
     gguf, dtype = _library(), choose_format(model, dtype)
     lists = native_lists(model, factors, settings, windows)

@@ -28,6 +28,7 @@ from longrope.exports.short_cost import measure_short
 from longrope.exports.unfinished import unfinished_folder
 from longrope.models import (
     LanguageModel,
+    check_not_quantized,
     choose_table,
     config_entries,
     load_config,
@@ -84,6 +85,7 @@ def export_hf(
         ExportError: the factors have start tokens, or the reopened checkpoint gives other logits.
     """
     settings, folder = settings or ExportRecipe(), Path(folder)
+    check_not_quantized(model, "An export")
     number_format, reason = choose_dtype(model, dtype)
     model = rounded(model, number_format) if dtype else model
     lists = native_lists(model, factors, settings, windows)

@@ -9,6 +9,7 @@ from longrope.models.gguf_geometry import read_gguf_spec
 from longrope.models.hub import read_place
 from longrope.models.language_model import LanguageModel, as_kept, holds, save_model
 from longrope.models.loading import ASSETS, EMBEDDED, load_config, load_model, read_gguf_file, silence_loading
+from longrope.models.quantized import check_not_quantized
 from longrope.models.rescaling import at_length, modules_in_layers, placed, rescaled
 from longrope.models.rotary import RescaledRotary
 from longrope.models.shallow import make_shallow
@@ -25,6 +26,7 @@ __all__ = [
     "build_model",
     "build_tokenizer",
     "check_moves_logits",
+    "check_not_quantized",
     "choose_device",
     "choose_dtype",
     "choose_table",

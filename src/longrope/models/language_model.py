@@ -22,6 +22,8 @@ class LanguageModel:
     where it is not that of the layers that see the whole window. ``tuned_on`` is a sketch of
     the texts that its weights were tuned on by this package. ``stored_dtype`` is the number format of the checkpoint
     that it was loaded from, such as ``bfloat16``; empty where there is none, or one that is quantized.
+    ``quantized``: ``8bit`` or ``4bit`` where its weights were quantized while loading, to be searched and measured
+    alone.
     """
 
     network: Any
@@ -33,6 +35,7 @@ class LanguageModel:
     rope_table: str = ""
     tuned_on: TextSketch = field(default_factory=TextSketch, compare=False)
     stored_dtype: str = field(default="", compare=False)
+    quantized: str = ""
 
     @property
     def table(self) -> RotaryTable:

@@ -23,6 +23,7 @@ from longrope.models.gguf_loading import load_gguf_config, load_gguf_network, lo
 from longrope.models.hub import at_hand
 from longrope.models.language_model import LanguageModel
 from longrope.models.parts import NAMES_OF_TEXT, as_registered, describe_part, text_part, without_other_parts
+from longrope.models.quantized import QUANTIZED, check_quantized, quantization_of
 from longrope.models.tables import choose_table, describe_choice
 from longrope.models.trained_weights import find_trained_weights, put_trained_weights
 from longrope.models.trained_window import describe_window, with_trained_window
@@ -52,7 +53,8 @@ def load_model(
             weights and code that comes with a model are never loaded. Of a model of text and images the text part is
             loaded.
         device: ``cpu``, ``cuda``, or ``auto``.
-        dtype: ``float32``, ``bfloat16``, ``float16``, ``float64``, or ``auto``.
+        dtype: ``float32``, ``bfloat16``, ``float16``, ``float64``, or ``auto``; ``8bit`` or ``4bit`` quantize the
+            weights of a model on a GPU, for searching and measuring.
         compiled: run it through torch.compile (see ``LanguageModel``).
         rope_table: the rotary table that factors act on, by name; that of the layers that see the whole window if left
             out.
@@ -63,25 +65,28 @@ def load_model(
             incomplete, unexpected or not finite.
     """
     place, place_reason = choose_device(device)
-    number_format, format_reason = choose_dtype(dtype, place)
+    number_format, format_reason = choose_dtype("auto" if dtype in QUANTIZED else dtype, place)
     name, source = str(source), at_hand(source)
     adapter, trained = find_adapter(source), find_trained_weights(source)
     own = adapter or trained
     base = own.base if own else source
+    check_quantized(dtype, place, is_gguf=_gguf(base) is not None)
     whole = _load_whole_config(base)
     config = text_part(whole)
     stored = _stored_dtype(base, config, whole)
     tables = with_trained_window(read_tables(config), trained_window)
     table = choose_table(tables, rope_table)
     with _loading(base):
-        network = _load_network(base, config, number_format, is_part=config is not whole)
+        network = _load_network(base, config, number_format, place, dtype, is_part=config is not whole)
         network = merge_adapter(network, adapter) if adapter else network
-        network = (put_trained_weights(network, trained) if trained else network).to(place)
+        network = put_trained_weights(network, trained) if trained else network
+        network = network if dtype in QUANTIZED else network.to(place)
     tokenizer = _load_tokenizer(source if own and has_tokenizer(source) else base, whole)
     check_finite(source, network)
     tokenizer, left_out = fit_tokenizer(source, tokenizer, network.get_input_embeddings().weight.shape[0])
     choices = (
         *(f"device {place} ({place_reason})", f"{number_format} ({format_reason})"),
+        *((QUANTIZED[dtype],) if dtype in QUANTIZED else ()),
         *(
             *describe_part(config, whole),
             *describe_choice(tables, table),
@@ -92,7 +97,8 @@ def load_model(
     )
     tuned_on = read_tuned_on(base if _gguf(base) else _locate(base), _gguf(base))
     tuned_on = tuned_on.merged(read_tuned_on(own.folder)) if own else tuned_on
-    model = LanguageModel(network, tokenizer, tables, name, choices, compiled, rope_table, tuned_on, stored)
+    quantized = dtype if dtype in QUANTIZED else ""
+    model = LanguageModel(network, tokenizer, tables, name, choices, compiled, rope_table, tuned_on, stored, quantized)
     check_moves_logits(model)
     return model
 
@@ -104,8 +110,13 @@ def _stored_dtype(source: str | Path, config: Any, whole: Any) -> str:
     return stored_dtype(_locate(source), [getattr(each, "dtype", None) for each in (config, whole)])
 
 
-def _load_network(source: str | Path, config: Any, dtype: torch.dtype, *, is_part: bool) -> Any:
-    """Load the weights into transformers' own class, ready to run on the CPU; refuse incomplete ones."""
+def _load_network(
+    source: str | Path, config: Any, dtype: torch.dtype, place: str, quantized: str, *, is_part: bool
+) -> Any:
+    """Load the weights into transformers' own class, ready to run on the CPU; refuse incomplete ones.
+
+    Where they are quantized while loading, they are put on their device at once.
+    """
     if file := _gguf(source):
         network, report = load_gguf_network(file, config, dtype)
     else:
@@ -119,6 +130,8 @@ def _load_network(source: str | Path, config: Any, dtype: torch.dtype, *, is_par
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report, by name
             key_mapping=NAMES_OF_TEXT if is_part else None,
+            quantization_config=quantization_of(quantized, dtype),
+            device_map={"": place} if quantized in QUANTIZED else None,
         )
         network, report = loaded
         if is_part:

@@ -1,16 +1,18 @@
 """The steps in order: search, tune, measure, export, in a run directory that is resumed. Read ``extension`` first."""
 
+from longrope.pipeline.callbacks import Callbacks, check_tracker, together, tracking
 from longrope.pipeline.estimates import Cost, estimate_stages, search_costs
 from longrope.pipeline.exporting import export_again, export_model
 from longrope.pipeline.extension import compare, extend, longest_window, measure_only, search, tune
 from longrope.pipeline.inspection import inspect
-from longrope.pipeline.session import Callbacks, Session
+from longrope.pipeline.session import Session
 from longrope.pipeline.stages import plan_stages, plan_tasks, run_tasks, with_tuning
 
 __all__ = [
     "Callbacks",
     "Cost",
     "Session",
+    "check_tracker",
     "compare",
     "estimate_stages",
     "export_again",
@@ -24,6 +26,8 @@ __all__ = [
     "run_tasks",
     "search",
     "search_costs",
+    "together",
+    "tracking",
     "tune",
     "with_tuning",
 ]

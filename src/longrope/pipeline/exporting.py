@@ -12,7 +12,8 @@ from longrope.errors import RunError, TextsError
 from longrope.exports import Origin, describe_short, dump_report, export_hf, patch_gguf
 from longrope.exports.short_cost import MOST_TOKENS, WINDOWS
 from longrope.models import load_model, read_gguf_file, read_gguf_spec
-from longrope.pipeline.session import Callbacks, Session, load_inputs
+from longrope.pipeline.callbacks import Callbacks
+from longrope.pipeline.session import Session, load_inputs
 from longrope.pipeline.stages import Task, plan_tasks, run_tasks, tune_at_target
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors, load_factors

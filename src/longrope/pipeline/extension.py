@@ -11,14 +11,15 @@ from longrope import distributed, registry
 from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Subject
 from longrope.evaluation.samples import SampleCache
-from longrope.models import LanguageModel
+from longrope.models import LanguageModel, check_not_quantized
 from longrope.pipeline.baselines import make_baseline, make_baselines
+from longrope.pipeline.callbacks import Callbacks
 from longrope.pipeline.capabilities import MEASURE, SEARCH, check_capable, export_step
 from longrope.pipeline.comparison_costs import COMPARED, report_comparison
 from longrope.pipeline.estimates import check_costs, estimate_stages, estimate_tuning, search_costs
 from longrope.pipeline.exporting import export
 from longrope.pipeline.guarding import check_known, check_parts
-from longrope.pipeline.session import Callbacks, Session, load_inputs, record_provenance
+from longrope.pipeline.session import Session, load_inputs, record_provenance
 from longrope.pipeline.stages import (
     Progress,
     Task,
@@ -53,6 +54,7 @@ def extend(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> l
         the best baseline last.
     """
     session = Session.load(recipe, run, callbacks)
+    check_not_quantized(session.model, "An export")
     _check_capable(session, MEASURE, *_gradients(recipe), export_step("hf"))
     check_stages(session)
     _check_texts(session)
@@ -246,7 +248,9 @@ def _measure(session: Session, evaluation: Evaluation, subjects: Sequence[Subjec
     scores = []
     for subject in subjects:
         session.report(f"measure {subject.source.label}")
-        scores += evaluation.measure(subject)
+        measured = evaluation.measure(subject)
+        session.callbacks.on_scores(measured)
+        scores += measured
     return scores
 
 
@@ -261,7 +265,9 @@ def _compare_with_best(
     for subject in subjects:
         if best and subject.source != best.source:
             session.report(f"compare {subject.source.label} with {best.source.label} token by token")
-            scores += evaluation.compare(subject, best)
+            compared = evaluation.compare(subject, best)
+            session.callbacks.on_scores(compared)
+            scores += compared
     return scores
 
 
@@ -301,4 +307,6 @@ def measure_only(
             callbacks.on_step(line)
         length, count = evaluation.longest(subject), recipe.measure.windows
         check_known(model, subject.table, texts.measure, length, count, callbacks.on_step)
-        return evaluation.measure(subject)
+        scores = evaluation.measure(subject)
+        callbacks.on_scores(scores)
+        return scores

@@ -1,6 +1,6 @@
 """A session: everything that the steps of one run share, loaded once and passed on as one argument."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,27 +9,12 @@ from longrope import distributed
 from longrope.data import Texts, load_texts
 from longrope.engine.passes import describe_pass
 from longrope.models import LanguageModel, describe_device, load_model
+from longrope.pipeline.callbacks import Callbacks
 from longrope.recipe import Recipe
 from longrope.runs.provenance import record_rope, record_session
-from longrope.runs.records import TrainStep, Trial
 from longrope.runs.run_dir import RunDir
 
 LOADING = ("device", "dtype", "compiled", "rope_table", "trained_window")  # settings of load_model
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """Functions that are called as a run proceeds.
-
-    Attributes:
-        on_trial: after each evaluation of a search.
-        on_step: at the beginning of each step of the run, with a message.
-        on_train: after each step of a training.
-    """
-
-    on_trial: Callable[[Trial], None] = lambda _: None
-    on_step: Callable[[str], None] = lambda _: None
-    on_train: Callable[[TrainStep], None] = lambda _: None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from longrope import distributed
 from longrope.data import TextSketch, TokenText, decode_pieces, fingerprint, sketch_documents
 from longrope.engine.kv_cache import decoder_layers
-from longrope.models import LanguageModel, rescaled
+from longrope.models import LanguageModel, check_not_quantized, rescaled
 from longrope.models.tuned_on import write_tuned_on
 from longrope.recipe import TuneRecipe
 from longrope.rope import RescaleFactors
@@ -71,6 +71,7 @@ def fine_tune(
         RunError: the run directory holds another training.
         LongRopeError: the loss or its gradient is not finite.
     """
+    check_not_quantized(model, "A training")
     settings = settings or TuneRecipe()
     batches = cut_batches(model, factors, text, settings, seed)
     log, tuned = TrainLog(run.train if run else None), replace(model, tuned_on=_sketch(model, batches, settings))
@@ -125,6 +126,7 @@ def check_training(model: LanguageModel, text: TokenText, settings: TuneRecipe) 
     check_batch(settings)
     chosen_weights(model.network, settings.parameters)
     batches = cut_batches(model, None, text, settings, seed=0)
+    check_not_quantized(model, "A training")
     next(SampleBuilder(batches, settings, model.spec.trained_window, model.tokenizer).read(range(1)))
 
 

@@ -1,0 +1,72 @@
+"""Weights in 8 or 4 bits by bitsandbytes, for searching and measuring a model that would not fit otherwise.
+
+The factors that are found belong to the model as it is stored; it is trained and exported in its own number format.
+"""
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from longrope.errors import ModelError
+from longrope.models.language_model import LanguageModel
+
+QUANTIZED = {"8bit": "8 bits a weight", "4bit": "4 bits a weight, NF4"}
+
+
+def check_quantized(name: str, device: str, *, is_gguf: bool) -> None:
+    """Refuse to quantize where it cannot be done.
+
+    Args:
+        name: one of ``QUANTIZED``, or another number format, which is not checked.
+        device: where the model is to be.
+        is_gguf: whether it comes from a GGUF file, whose weights are dequantized while loading.
+
+    Raises:
+        ModelError: no GPU is used, the file is GGUF, or bitsandbytes is not installed.
+    """
+    if name not in QUANTIZED:
+        return
+    if device == "cpu":
+        raise ModelError(
+            f"The dtype {name!r} was asked for on a CPU.",
+            "Weights of 8 and 4 bits need a GPU with CUDA.",
+            "Leave --dtype out, or give --device cuda on a machine with a GPU.",
+        )
+    if is_gguf:
+        raise ModelError(
+            f"The dtype {name!r} was asked for with a GGUF file.",
+            "Its weights are dequantized while they are loaded.",
+            "Give the folder or the hub name of the same model instead.",
+        )
+    if find_spec("bitsandbytes") is None:
+        raise ModelError("bitsandbytes is not installed.", "It quantizes weights.", "pip install 'longrope[quantized]'")
+
+
+def quantization_of(name: str, computed_in: torch.dtype) -> Any:
+    """What transformers quantizes by while it loads: its ``BitsAndBytesConfig``; None for other number formats.
+
+    Products are computed in ``computed_in``; embeddings and the output head keep this number format.
+    """
+    if name not in QUANTIZED:
+        return None
+    from transformers import BitsAndBytesConfig
+
+    if name == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=computed_in,
+    )
+
+
+def check_not_quantized(model: LanguageModel, step: str) -> None:
+    """Raise ModelError where a step needs the weights themselves, such as training or exporting."""
+    if model.quantized:
+        raise ModelError(
+            f"{model.name!r} was loaded in {QUANTIZED[model.quantized]}.",
+            f"{step} needs the weights in their own number format; searching and measuring do not.",
+            "Load it without this --dtype; factors found with it can be given as --factors.",
+        )
