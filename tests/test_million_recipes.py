@@ -67,18 +67,18 @@ def test_schedules_reach_their_target(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_measuring_a_method_takes_ten_passes_at_the_longest_length(name: str) -> None:
+def test_measuring_a_method_takes_few_passes_at_the_longest_length(name: str) -> None:
     settings = load_recipe(RECIPES / f"{name}.toml").measure
     model, windows = (
         pico.make_model(num_hidden_layers=1, max_position_embeddings=32768),
-        np.zeros((1, 2 * MILLION), np.int32),
+        np.zeros((settings.windows, 2 * MILLION), np.int32),
     )
     text, found = TokenText(windows[0], "measure"), set[Reading]()
     for length in settings.lengths:
         context = replace(make_context(model, None, windows, length, text=text), settings=settings)
         found |= {reading for metric in settings.metrics for reading in find_metric(metric).readings(context)}
-    assert sum(reading.passes for reading in found if reading.tokens == 2 * MILLION) <= 10
-    assert min(settings.needles, settings.passkeys) >= (25 if "untrained" in name else 100)
+    assert sum(reading.passes for reading in found if reading.tokens == 2 * MILLION) <= 14
+    assert min(settings.needles, settings.passkeys) >= (20 if "untrained" in name else 40)
 
 
 def shrunk(recipe: Recipe, folder: Path) -> Recipe:
