@@ -20,15 +20,16 @@ gc.disable()  # until all tests are collected: what modules make stays
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")  # a machine that is busy with other work fails no test
 LONGEST = (
-    *("test_nano_schedule.py", "test_recipes.py", "test_stages_killed.py", "test_compiled.py"),
-    *("test_launches.py", "test_attending.py", "test_interrupted.py"),
+    *("test_nano_schedule.py", "test_recipes.py", "test_launches.py", "test_sweep.py"),
+    *("test_stages_killed.py", "test_runtimes.py", "test_compiled.py", "test_arms.py"),
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that one of two processes is not left alone with one of them at the end."""
+    """The longest files first, then all with slow tests: neither of two processes works alone at the end."""
     place = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (place.get(item.path.name, len(LONGEST)), item.path not in slow))
 
 
 def pytest_collection_finish() -> None:
