@@ -16,6 +16,7 @@ from longrope.data import (
     Texts,
     load_texts,
 )
+from longrope.data.sources import stdlib_modules
 from longrope.errors import TextsError
 
 
@@ -179,47 +180,35 @@ def test_the_standard_library_is_read_by_its_name() -> None:
     assert {int(part[-1]) for part in parts_of(texts)} == {256}
 
 
-def make_stdlib(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A standard library of three modules, with what may lie around them; returns the modules' contents."""
-    contents = write_documents(folder, 3)
-    for i, name in enumerate(("abc", "heapq", "zipapp")):
-        (folder / f"{i:02}.txt").rename(folder / f"{name}.py")
-    for name in ("_sysconfigdata__linux.py", "sitecustomize.py", "test/test_abc.py", "json/decoder.py", "LICENSE.txt"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(f"not to be read: {name}")
-    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(folder) if name == "stdlib" else None)
-    return contents
-
-
-def test_only_modules_of_the_standard_library_are_read(
-    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_modules_of_the_standard_library_are_read(tmp_path: Path) -> None:
     """Neither packages nor tests nor what a platform or a distribution lays beside the modules."""
-    contents = make_stdlib(tmp_path / "lib", monkeypatch)
-    parts = parts_of(load_texts(["stdlib"], tokenizer))
-    assert np.concatenate(parts).tolist() == encoded(tokenizer, *contents)
+    modules = ["abc.py", "heapq.py", "zipapp.py"]
+    for name in (
+        *modules,
+        *("_sysconfigdata__linux.py", "sitecustomize.py", "test/test_abc.py", "json/decoder.py", "LICENSE.txt"),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("pass")
+    assert stdlib_modules(tmp_path) == [tmp_path / name for name in modules]
 
 
-def test_the_standard_library_stands_beside_paths(
-    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_standard_library_stands_beside_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder of the same name is read by a path to it, or as a Path."""
-    library = make_stdlib(tmp_path / "lib", monkeypatch)
+    library = b"".join(path.read_bytes() for path in stdlib_modules())
     (tmp_path / "stdlib").mkdir()
     (tmp_path / "stdlib" / "own.txt").write_text(own := pico.make_text(240, seed=7))
     monkeypatch.chdir(tmp_path)
     for path in ("./stdlib", Path("stdlib")):
-        parts = parts_of(load_texts(["stdlib", path], tokenizer))
-        assert np.concatenate(parts).tolist() == encoded(tokenizer, *library, own)
-    texts = load_texts(["./stdlib"], tokenizer, measure=["stdlib"])
-    assert texts.measure.tokens.tolist() == encoded(tokenizer, *library)
+        whole = np.concatenate(parts_of(load_texts(["stdlib", path], ByteTokenizer())))
+        assert whole[whole != 256].astype(np.uint8).tobytes() == library + own.encode()
+    measured = load_texts(["./stdlib"], ByteTokenizer(), measure=["stdlib"]).measure.tokens
+    assert measured[measured != 256].astype(np.uint8).tobytes() == library
 
 
-def test_a_python_without_sources_is_reported(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_without_sources_is_reported(tmp_path: Path) -> None:
     (tmp_path / "abc.pyc").write_bytes(b"stripped")
-    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(TextsError, match="holds no sources of Python's standard library"):
-        load_texts(["stdlib"], tokenizer)
+        stdlib_modules(tmp_path)
 
 
 def test_hidden_folders_inside_a_source_are_left_out(tokenizer: Any, tmp_path: Path) -> None:

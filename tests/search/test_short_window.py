@@ -16,7 +16,6 @@ from longrope.rope import RescaleFactors, baseline_factors
 from longrope.runs.records import Trial, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.search import check_short_search, cut_windows, search_short_window
-from longrope.search.score import WindowObjective
 
 
 @dataclass
@@ -29,21 +28,17 @@ class NamedValley(Valley):
 LONGEST = (1.2, 2.0, 5.0, 8.0)
 
 
-def search_short_on(
-    valley: Any, model: LanguageModel, text: TokenText, patch: pytest.MonkeyPatch, **given: Any
-) -> RescaleFactors:
+def search_short_on(valley: Any, model: LanguageModel, text: TokenText, **given: Any) -> RescaleFactors:
     """The factor set of 64 tokens of a model extended to 512, by an objective whose optimum is known."""
     longest = RescaleFactors(
         LONGEST, 512, model.spec.fingerprint, attention_factor=1.21, method="yarn", chosen_by=GRADIENT
     )
-    patch.setattr(WindowObjective, "prepare", lambda *_, **__: valley)
-    return search_short_window(model, text, 64, longest, settings=given.pop("settings", QUICK), **given)
+    settings = given.pop("settings", QUICK)
+    return search_short_window(model, text, 64, longest, settings=settings, prepare=lambda *_, **__: valley, **given)
 
 
-def test_the_models_own_rope_comes_back_where_it_is_best(
-    model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = search_short_on(NamedValley((1.0,) * 4, 1.0, start_tokens=0), model, text, monkeypatch)
+def test_the_models_own_rope_comes_back_where_it_is_best(model: LanguageModel, text: TokenText) -> None:
+    found = search_short_on(NamedValley((1.0,) * 4, 1.0, start_tokens=0), model, text)
     assert found.is_identity
     assert (found.target_window, found.method, found.chosen_by) == (64, "none", "longrope-recovered")
     found.check_spec(model.spec)
@@ -51,11 +46,11 @@ def test_the_models_own_rope_comes_back_where_it_is_best(
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75, 1.0])
 def test_a_share_of_the_long_factors_is_taken_where_it_is_best(
-    share: float, model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
+    share: float, model: LanguageModel, text: TokenText
 ) -> None:
     """As an exponent; the descent from there finds nothing better."""
     optimum = tuple(x**share for x in LONGEST)
-    found = search_short_on(NamedValley(optimum, 1.21**share, start_tokens=0), model, text, monkeypatch)
+    found = search_short_on(NamedValley(optimum, 1.21**share, start_tokens=0), model, text)
     assert found.lambdas == pytest.approx(optimum, rel=1e-12)
     assert found.attention_factor == pytest.approx(1.21**share, rel=1e-12)
     method = "yarn" if share == 1 else "longrope-recovered"
@@ -63,13 +58,13 @@ def test_a_share_of_the_long_factors_is_taken_where_it_is_best(
 
 
 def test_the_schedule_to_a_short_window_leaves_the_shares_where_another_point_is_better(
-    model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, text: TokenText
 ) -> None:
     """With every pair free, also those that never turned fully."""
     optimum = (1.1, 1.15, 2.9, 2.95)
     valley = NamedValley(optimum, 1.05, start_tokens=0)
     found = search_short_on(
-        valley, model, text, monkeypatch, settings=replace(QUICK, gradient=GradientRecipe(steps=300, validate_every=10))
+        valley, model, text, settings=replace(QUICK, gradient=GradientRecipe(steps=300, validate_every=10))
     )
     best_share = min(valley.loss(factors, optimum) for kind, factors in valley.calls[:5])
     assert valley.loss(found, optimum) - 2 < 0.1 * (best_share - 2)
@@ -78,16 +73,16 @@ def test_the_schedule_to_a_short_window_leaves_the_shares_where_another_point_is
 
 @pytest.mark.parametrize("stop", [0, 3, 7, 10])
 def test_the_search_for_a_short_window_is_resumed_from_its_log(
-    stop: int, model: LanguageModel, text: TokenText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: int, model: LanguageModel, text: TokenText, tmp_path: Path
 ) -> None:
     run, whole = RunDir(tmp_path), NamedValley((1.1, 1.2, 2.0, 3.0), 1.05, start_tokens=0)
-    expected = search_short_on(whole, model, text, monkeypatch)
+    expected = search_short_on(whole, model, text)
     first, second = replace(whole, patience=stop, calls=[]), replace(whole, calls=[])
     with pytest.raises(InterruptError):
-        search_short_on(first, model, text, monkeypatch, run=run)
-    assert search_short_on(second, model, text, monkeypatch, run=run) == expected
+        search_short_on(first, model, text, run=run)
+    assert search_short_on(second, model, text, run=run) == expected
     assert first.calls + second.calls == whole.calls
-    assert search_short_on(replace(whole, patience=0, calls=[]), model, text, monkeypatch, run=run) == expected
+    assert search_short_on(replace(whole, patience=0, calls=[]), model, text, run=run) == expected
 
 
 def test_a_short_window_is_searched_on_a_model(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:

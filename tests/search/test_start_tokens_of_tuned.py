@@ -11,7 +11,6 @@ from longrope.models import LanguageModel
 from longrope.rope import RescaleFactors, baseline_factors, compose, relative_to, tuned_spec
 from longrope.runs.records import Trial
 from longrope.search import cut_windows, find_factors, search_short_window
-from longrope.search.score import WindowObjective
 
 LONGEST = (1.2, 2.0, 5.0, 8.0)
 
@@ -53,13 +52,13 @@ class NamedValley(Valley):
 
 @pytest.mark.parametrize("best", [0, 16])
 def test_a_short_window_has_the_start_tokens_that_are_best_for_it(
-    best: int, model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
+    best: int, model: LanguageModel, text: TokenText
 ) -> None:
     """Those of the long window, or none."""
     spec = model.spec.fingerprint
     longest = RescaleFactors(LONGEST, 512, spec, 16, attention_factor=1.21, method="yarn", chosen_by=GRADIENT)
     optimum = tuple(x**0.5 for x in LONGEST)
-    monkeypatch.setattr(WindowObjective, "prepare", lambda *_, **__: NamedValley(optimum, 1.1, start_tokens=best))
-    found = search_short_window(model, text, 64, longest, settings=QUICK)
+    valley = NamedValley(optimum, 1.1, start_tokens=best)
+    found = search_short_window(model, text, 64, longest, settings=QUICK, prepare=lambda *_, **__: valley)
     assert found.start_tokens == best
     assert found.lambdas == pytest.approx(optimum, rel=1e-12)

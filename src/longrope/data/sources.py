@@ -99,9 +99,12 @@ def _refuse_records(files: Sequence[Path]) -> None:
         )
 
 
-def stdlib_modules() -> list[Path]:
-    """The single-file modules of the standard library by name: one Python version gives one list on all platforms."""
-    folder = Path(sysconfig.get_path("stdlib"))
+def stdlib_modules(folder: Path | None = None) -> list[Path]:
+    """The single-file modules of the standard library by name: one Python version gives one list on all platforms.
+
+    They are those of this Python, or those in the folder of another.
+    """
+    folder = folder or Path(sysconfig.get_path("stdlib"))
     modules = sorted(path for path in folder.glob("*.py") if path.stem in sys.stdlib_module_names)
     if not modules:
         raise TextsError(

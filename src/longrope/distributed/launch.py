@@ -85,14 +85,18 @@ def _join(ranks: int, context: int, choice: str, *, on_gpu: bool) -> Distributed
 
 
 def _take_gpu() -> None:
-    here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
-    if here > gpus:
+    check_gpus(int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count())
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+
+def check_gpus(processes: int, gpus: int) -> None:
+    """Raise RecipeError where a machine has fewer GPUs than processes."""
+    if processes > gpus:
         raise RecipeError(
-            f"{here} processes were started on a machine whose GPUs number {gpus}.",
+            f"{processes} processes were started on a machine whose GPUs number {gpus}.",
             "Each process needs one of its own.",
             f"Start {gpus} with torchrun --nproc-per-node {gpus}, or use --device cpu.",
         )
-    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
 def _make_context_group(rank: int, ranks: int, context: int) -> Any:

@@ -109,7 +109,7 @@ class Benchmark(Metric):
     @cached_property
     def _loaded(self) -> tuple[str, Any]:
         with _quiet():
-            return _load(self.name)
+            return load_benchmark(self.name)
 
     def _describe(self) -> tuple[tuple[str, ...], str]:
         name, loaded = self._loaded
@@ -159,8 +159,11 @@ def _model_object(subject: Subject) -> Any:
     return RescaledLM(pretrained=model.network, tokenizer=copy.deepcopy(model.tokenizer))  # it sets a padding token
 
 
-def _load(metric: str) -> tuple[str, Any]:
-    """The name of a benchmark and its tasks, as the harness loads them, with the number of examples set."""
+def load_benchmark(metric: str, manager: Any = None) -> tuple[str, Any]:
+    """The name of a benchmark and its tasks, as the harness loads them, with the number of examples set.
+
+    Without a manager by one of all tasks of the harness, or of none where the name is a file's (raises RecipeError).
+    """
     asked = metric.removeprefix(HARNESS)
     if importlib.util.find_spec("lm_eval") is None:
         raise RecipeError(
@@ -169,7 +172,7 @@ def _load(metric: str) -> tuple[str, Any]:
             "Install it: pip install 'longrope[harness]'.",
         )
     is_file = Path(asked).suffix in (".yaml", ".yml")
-    manager = _manager(known_tasks=not is_file)
+    manager = manager or _manager(known_tasks=not is_file)
     if is_file and not Path(asked).is_file():
         raise RecipeError(f"{asked} is no file.", "A task file of lm-evaluation-harness is needed.", "Check the path.")
     names = [*manager.all_subtasks, *manager.all_groups]

@@ -6,6 +6,7 @@ The model's own RoPE, which is all ones, stands for selection first, and wins wh
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,7 @@ def search_short_window(
     settings: SearchRecipe | None = None,
     seed: int = 0,
     on_trial: Callable[[Trial], None] = lambda _: None,
+    prepare: Callable[..., Any] = WindowObjective.prepare,
 ) -> RescaleFactors:
     """Search the factor set of a short window of an extended model.
 
@@ -48,6 +50,7 @@ def search_short_window(
         settings: the steps and rates of the descent, and how many windows are held out for each of the long ones.
         seed: decides the order of the windows.
         on_trial: called after every evaluation.
+        prepare: makes what evaluates candidates, of the windows.
 
     Returns:
         The best factor set by the held-out windows.
@@ -60,7 +63,7 @@ def search_short_window(
     per_window = count_short(window_tokens, longest.target_window)
     searched, held_out = cut_windows(text, window_tokens, per_window * settings.validation_windows, seed)
     searched = searched[: per_window * settings.gradient.steps]
-    objective = WindowObjective.prepare(model, searched, held_out, 1, gradient_count=per_window)
+    objective = prepare(model, searched, held_out, 1, gradient_count=per_window)
     log = TrialLog(run.trials if run else None, METHOD, model.name, objective.fingerprint, on_trial)
     lambdas = at_window(model.spec, longest, window_tokens)
     longest = replace(longest, lambdas=lambdas, target_window=window_tokens)
