@@ -33,7 +33,6 @@ from longrope.engine.decoding import prefill, read_prompt
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.passes import token_losses, weighted_loss_with_graph
 from longrope.errors import LongRopeError
-from longrope.exports import hf
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.pipeline.inspection import inspect
 from longrope.rope import RescaleFactors
@@ -218,8 +217,7 @@ def _export(model: LanguageModel) -> None:
     """The checkpoint, reopened by plain transformers, gives our logits at every position of a longer text."""
     factors = _factors(model)
     with TemporaryDirectory() as folder:
-        with mock.patch.object(hf, "_reopen", _reopen_here):
-            longrope.export_hf(model, factors, folder)
+        longrope.export_hf(model, factors, folder, reopen=reopen_here)
         plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with rescaled(model, factors), torch.inference_mode():
         _compare(plain(LONG, use_cache=False).logits, model.network(LONG, use_cache=False).logits)
@@ -267,7 +265,7 @@ def _tiled() -> Any:
     return mock.patch.object(memory, "MOST_TILE_TOKENS", TILE)
 
 
-def _reopen_here(folder: Path, device: str, probe: dict[str, Any]) -> dict[str, Any]:
+def reopen_here(folder: Path, device: str, probe: dict[str, Any]) -> dict[str, Any]:
     """As the fresh process of an export does, without the seconds that it takes to start."""
     network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     network, tokens = network.to(device).eval(), torch.from_numpy(probe["tokens"])

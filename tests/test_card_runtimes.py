@@ -3,13 +3,12 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import pico
 import pytest
 import sweep
 
-from longrope.exports import ExportReport, Origin, export_hf, hf
+from longrope.exports import ExportReport, Origin, export_hf
 from longrope.exports.card import LLAMA_CPP_VERSION, OLDER_VERSION, format_card
 from longrope.models import LanguageModel
 from longrope.rope import RescaleFactors, su_attention_factor
@@ -45,8 +44,7 @@ def test_the_card_says_what_transformers_4_refuses(family: str, attention: float
 def test_transformers_4_refuses_it(family: str, attention: float, tmp_path: Path) -> None:
     """The version that the card names, in an environment of its own."""
     model = pico.make_model(family)
-    with mock.patch.object(hf, "_reopen", sweep._reopen_here):
-        export_hf(model, make_factors(model, attention), tmp_path)
+    export_hf(model, make_factors(model, attention), tmp_path, reopen=sweep.reopen_here)
     write_record(tmp_path, model.spec, 64)
     [done] = verify(tmp_path, ["transformers-4.57"], device="cpu")
     assert CLIENTS["transformers-4.57"].requirements == (f"transformers=={OLDER_VERSION}",)

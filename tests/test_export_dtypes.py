@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pico
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from longrope.errors import ExportError
-from longrope.exports import ExportReport, export_gguf, export_hf, hf
+from longrope.exports import ExportReport, export_gguf, export_hf
 from longrope.models import LanguageModel, load_model
 from longrope.rope import RescaleFactors
 
@@ -25,8 +24,7 @@ def export(model: LanguageModel, folder: Path, dtype: str = "") -> ExportReport:
     """Export factors of 1 to 4 for 256 tokens, reopened in this process."""
     lambdas = tuple(np.linspace(1, 4, model.spec.num_pairs).tolist())
     factors = RescaleFactors(lambdas, 256, model.spec.fingerprint, attention_factor=1.2)
-    with mock.patch.object(hf, "_reopen", sweep._reopen_here):
-        return export_hf(model, factors, folder, dtype=dtype)
+    return export_hf(model, factors, folder, dtype=dtype, reopen=sweep.reopen_here)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

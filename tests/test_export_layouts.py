@@ -4,7 +4,6 @@ import json
 import math
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pico
@@ -14,7 +13,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from longrope.exports import ExportReport, describe_short, dump_report, export_hf, hf
+from longrope.exports import ExportReport, describe_short, dump_report, export_hf
 from longrope.exports.short_cost import ShortCost
 from longrope.models import LanguageModel
 from longrope.recipe import ExportRecipe
@@ -25,8 +24,14 @@ LAMBDAS = (1.0, 1.5, 3.0, 4.0)
 
 def export(model: LanguageModel, folder: Path, factor_sets: str, windows: np.ndarray | None = None) -> ExportReport:
     factors = RescaleFactors(LAMBDAS, 256, model.spec.fingerprint, attention_factor=1.2)
-    with mock.patch.object(hf, "_reopen", sweep._reopen_here):
-        return export_hf(model, factors, folder, settings=ExportRecipe(factor_sets=factor_sets), short_windows=windows)
+    return export_hf(
+        model,
+        factors,
+        folder,
+        settings=ExportRecipe(factor_sets=factor_sets),
+        short_windows=windows,
+        reopen=sweep.reopen_here,
+    )
 
 
 # What short texts cost

@@ -9,7 +9,6 @@ import os
 import stat
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pico
@@ -19,7 +18,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from longrope.errors import RecipeError
-from longrope.exports import export_hf, hf
+from longrope.exports import export_hf
 from longrope.exports.portable import portable_tokenizer
 from longrope.models import LanguageModel, load_config, rescaled
 from longrope.recipe import ExportRecipe
@@ -34,8 +33,7 @@ def export(model: LanguageModel, folder: Path, attention: float = 1.2, **setting
     """Export factors of 1 to 4 for 256 tokens, reopened in this process; return the content of config.json."""
     lambdas = tuple(np.linspace(1, 4, model.spec.num_pairs).tolist())
     factors = RescaleFactors(lambdas, 256, model.spec.fingerprint, attention_factor=attention)
-    with mock.patch.object(hf, "_reopen", sweep._reopen_here):
-        export_hf(model, factors, folder, settings=ExportRecipe(**settings))
+    export_hf(model, factors, folder, settings=ExportRecipe(**settings), reopen=sweep.reopen_here)
     return read(folder / "config.json")
 
 

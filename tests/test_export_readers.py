@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pico
@@ -13,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from longrope.errors import ExportError
-from longrope.exports import ExportReport, export_hf, hf
+from longrope.exports import ExportReport, export_hf
 from longrope.models import LanguageModel
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors
@@ -26,8 +25,7 @@ def export(model: LanguageModel, folder: Path, **settings: Any) -> ExportReport:
     """Export factors of 1 to 4 for 256 tokens, reopened in this process."""
     lambdas = tuple(np.linspace(1, 4, model.spec.num_pairs).tolist()) if model.spec.num_pairs != 4 else LAMBDAS
     factors = RescaleFactors(lambdas, 256, model.spec.fingerprint, attention_factor=1.2)
-    with mock.patch.object(hf, "_reopen", sweep._reopen_here):
-        return export_hf(model, factors, folder, **settings)
+    return export_hf(model, factors, folder, **settings, reopen=sweep.reopen_here)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

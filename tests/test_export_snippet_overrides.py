@@ -3,7 +3,6 @@
 import json
 import re
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pico
@@ -11,7 +10,7 @@ import pytest
 import sweep
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from longrope.exports import export_hf, hf
+from longrope.exports import export_hf
 from longrope.exports.snippets import TRIED, format_snippets
 from longrope.rope import RescaleFactors
 
@@ -23,8 +22,7 @@ def test_the_overrides_for_vllm_give_the_frequencies(family: str, tmp_path: Path
     original = model.network.config.to_dict()
     lambdas = np.linspace(1, 4, model.spec.num_pairs)
     factors = RescaleFactors(tuple(lambdas.tolist()), 256, model.spec.fingerprint, attention_factor=1.2)
-    with mock.patch.object(hf, "_reopen", sweep._reopen_here):
-        export_hf(model, factors, tmp_path)
+    export_hf(model, factors, tmp_path, reopen=sweep.reopen_here)
     text = format_snippets(json.loads((tmp_path / "config.json").read_text()), "org/name")
     (line,) = [line for line in text.splitlines() if line.startswith("vllm serve org/name --max-model-len 256 ")]
     stated = json.loads(line.split("'")[1])
@@ -41,8 +39,7 @@ def test_settings_put_into_a_loaded_config_give_the_frequencies(project: str, tm
     model = pico.make_model("llama", rope_theta=5e5)
     config, lambdas = model.network.config, (1.0, 1.5, 3.0, 4.0)
     factors = RescaleFactors(lambdas, 256, model.spec.fingerprint, attention_factor=1.2)
-    with mock.patch.object(hf, "_reopen", sweep._reopen_here):
-        export_hf(model, factors, tmp_path)
+    export_hf(model, factors, tmp_path, reopen=sweep.reopen_here)
     text = format_snippets(json.loads((tmp_path / "config.json").read_text()), "org/name")
     (part,) = [part for part in text.split("\n# ") if part.startswith(project)]
     stated = json.loads(part[part.index("{") : part.rindex("}") + 1])

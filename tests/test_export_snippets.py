@@ -3,14 +3,13 @@
 import json
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pico
 import pytest
 import sweep
 import torch
 
-from longrope.exports import export_hf, hf
+from longrope.exports import export_hf
 from longrope.exports.snippets import format_snippets
 from longrope.models import rescaled, save_model
 from longrope.recipe import ExportRecipe
@@ -25,8 +24,7 @@ def test_the_code_for_transformers_gives_our_logits(family: str, tmp_path: Path)
     model = pico.make_model(family, **changes)
     save_model(model, tmp_path / "base")
     factors = RescaleFactors((1.0, 1.5, 3.0, 4.0), 256, model.spec.fingerprint, attention_factor=1.2)
-    with mock.patch.object(hf, "_reopen", sweep._reopen_here):
-        export_hf(model, factors, tmp_path / "hf", settings=ExportRecipe(factor_sets="two"))
+    export_hf(model, factors, tmp_path / "hf", settings=ExportRecipe(factor_sets="two"), reopen=sweep.reopen_here)
     text = format_snippets(json.loads((tmp_path / "hf" / "config.json").read_text()), str(tmp_path / "base"))
     code, given = text.split("\n# ")[0], dict[str, Any]()
     exec(code, given)  # noqa: S102  # what a reader would run

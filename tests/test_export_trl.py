@@ -4,7 +4,6 @@ import argparse
 import json
 import subprocess
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import sweep
@@ -13,7 +12,7 @@ import worker_trl
 
 import longrope
 from longrope.engine.passes import token_losses
-from longrope.exports import export_hf, hf
+from longrope.exports import export_hf
 from longrope.exports.snippets import format_snippets
 from longrope.models import ASSETS, rescaled
 from longrope.verification.clients import FOLDER, Client
@@ -40,8 +39,7 @@ def test_the_first_loss_in_trl_is_ours(tmp_path: Path) -> None:
     with rescaled(model, factors):
         ours = token_losses(model, tokens).mean().item()
     original = token_losses(model, tokens).mean().item()
-    with mock.patch.object(hf, "_reopen", sweep._reopen_here):
-        export_hf(model, factors, tmp_path / "hf")
+    export_hf(model, factors, tmp_path / "hf", reopen=sweep.reopen_here)
     snippets = format_snippets(json.loads((tmp_path / "hf" / "config.json").read_text()), nano)
     models = {
         "settings": snippets.split("\n# ")[0],

@@ -1,7 +1,7 @@
 """An export that fails leaves nothing behind, and one that succeeds removes nothing but what it replaces."""
 
+from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pico
@@ -9,7 +9,7 @@ import pytest
 import sweep
 
 from longrope.errors import ExportError
-from longrope.exports import export_hf, hf
+from longrope.exports import export_hf
 from longrope.exports.comparison import Arrays
 from longrope.models import LanguageModel
 from longrope.rope import RescaleFactors
@@ -21,14 +21,16 @@ def model() -> LanguageModel:
     return pico.make_model("llama")
 
 
-def export(model: LanguageModel, folder: Path) -> None:
+def export(
+    model: LanguageModel, folder: Path, reopen: Callable[[Path, str, Arrays], Arrays] = sweep.reopen_here
+) -> None:
     factors = RescaleFactors((1.0, 1.5, 3.0, 4.0), 256, model.spec.fingerprint, attention_factor=1.2)
-    export_hf(model, factors, folder)
+    export_hf(model, factors, folder, reopen=reopen)
 
 
 def reopen_wrongly(folder: Path, device: str, probe: Arrays) -> Arrays:
     """The logits of the folder, with noise."""
-    right = sweep._reopen_here(folder, device, probe)
+    right = sweep.reopen_here(folder, device, probe)
     rng = np.random.default_rng(0)
     return {side: logits + rng.normal(size=logits.shape).astype("f4") for side, logits in right.items()}
 
@@ -39,11 +41,8 @@ def test_a_checkpoint_that_fails_its_check_is_removed(there_before: bool, model:
     if there_before:
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("before")
-    with (
-        mock.patch.object(hf, "_reopen", reopen_wrongly),
-        pytest.raises(ExportError, match=f"The checkpoint for {folder} gives other logits"),
-    ):
-        export(model, folder)
+    with pytest.raises(ExportError, match=f"The checkpoint for {folder} gives other logits"):
+        export(model, folder, reopen_wrongly)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.json"] * there_before
     assert not there_before or (folder / "config.json").read_text() == "before"
 
@@ -53,8 +52,7 @@ def test_other_files_stay(model: LanguageModel, tmp_path: Path) -> None:
     (tmp_path / "hf").mkdir()
     for name in ("config.json", "notes.txt"):
         (tmp_path / "hf" / name).write_text("before")
-    with mock.patch.object(hf, "_reopen", sweep._reopen_here):
-        export(model, tmp_path / "hf")
+    export(model, tmp_path / "hf")
     assert (tmp_path / "hf" / "notes.txt").read_text() == "before"
     assert "longrope" in (tmp_path / "hf" / "config.json").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from longrope.errors import ExportError
-from longrope.exports import ExportReport, export_hf, hf
+from longrope.exports import ExportReport, export_hf
 from longrope.models import LanguageModel, read_tables
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors
@@ -23,8 +23,7 @@ def export(folder: Path, factor_sets: str) -> ExportReport:
     model = LanguageModel(network, pico.make_tokenizer(), read_tables(network.config), "m3")
     lambdas = tuple(np.linspace(1.5, 4, model.spec.num_pairs).tolist())
     factors = RescaleFactors(lambdas, 256, model.spec.fingerprint, attention_factor=1.1)
-    with mock.patch.object(hf, "_reopen", sweep._reopen_here):
-        return export_hf(model, factors, folder, settings=ExportRecipe(factor_sets=factor_sets))
+    return export_hf(model, factors, folder, settings=ExportRecipe(factor_sets=factor_sets), reopen=sweep.reopen_here)
 
 
 def test_its_tokens_stand_side_by_side_when_it_is_compared(tmp_path: Path) -> None:

@@ -7,19 +7,21 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pico
 import pytest
+import sweep
 import torch
 from rotary_oracles import gap
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from longrope.errors import ExportError
-from longrope.exports import export_gguf, export_hf, hf
+from longrope.exports import export_gguf, hf
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors, baseline_factors, unscaled
@@ -32,19 +34,7 @@ TEMPERED = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embedding
 PRODUCT = [1.0, 3.0, 9.0, 16.0]
 
 
-@pytest.fixture(autouse=True)
-def reopened_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folders are reopened in this process, without the seconds that a fresh one takes."""
-
-    def reopen(folder: Path, _device: str, probe: dict[str, Any]) -> dict[str, Any]:
-        network, tokens = AutoModelForCausalLM.from_pretrained(folder).eval(), torch.from_numpy(probe["tokens"])
-        sides = {side: torch.from_numpy(positions) for side, positions in probe.items() if side != "tokens"}
-        given = {"attention_mask": torch.ones_like(tokens), "use_cache": False}
-        with torch.inference_mode():
-            found = {side: network(tokens, position_ids=positions, **given) for side, positions in sides.items()}
-        return {side: output.logits.numpy() for side, output in found.items()}
-
-    monkeypatch.setattr(hf, "_reopen", reopen)
+export_hf = partial(hf.export_hf, reopen=sweep.reopen_here)  # without the seconds that a fresh process takes
 
 
 @pytest.fixture(params=["llama", "phi3"])

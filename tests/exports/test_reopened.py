@@ -6,12 +6,14 @@ Plain transformers reopens them, in the first tests in a process of its own, whi
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pico
 import pytest
+import sweep
 import torch
 import transformers
 from exporting import LAMBDAS, TOKENS, TWO, get_logits, make_factors, read_config, save_by
@@ -80,10 +82,10 @@ def test_two_factor_sets_in_a_fresh_process(pico_folder: Path, tmp_path: Path) -
         assert gap(get_logits(native, tokens), get_logits(by_hand, tokens)) < 1e-4, length
 
 
-def test_partial_rotary_in_a_single_list(tmp_path: Path, reopened_here: None) -> None:
+def test_partial_rotary_in_a_single_list(tmp_path: Path) -> None:
     """GPT-NeoX with a quarter of its head rotated carries native longrope; one list serves every length."""
     model = pico.make_model("gpt_neox")
-    report = export_hf(model, make_factors(model), tmp_path)
+    report = export_hf(model, make_factors(model), tmp_path, reopen=sweep.reopen_here)
     assert max(report.difference_short, report.difference_long) < 1e-4
     assert report.factor_sets == "single"
     rope = read_config(tmp_path)["rope_parameters"]
@@ -106,12 +108,12 @@ def test_checkpoint_that_does_not_reopen_is_an_error(tmp_path: Path, monkeypatch
     assert "model.safetensors" in caught.value.found
 
 
-def test_a_process_that_dies_without_a_word_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_without_a_word_is_an_error(tmp_path: Path) -> None:
     """As it does where memory runs out."""
-    monkeypatch.setattr(hf, "REOPEN", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    dying = partial(hf.reopen_alone, script="import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     model = pico.make_model("llama")
     with pytest.raises(ExportError, match=r"cannot reopen .* \(exit code -9\)"):
-        export_hf(model, make_factors(model), tmp_path)
+        export_hf(model, make_factors(model), tmp_path, reopen=dying)
 
 
 # Reopened here
@@ -124,11 +126,13 @@ def test_a_process_that_dies_without_a_word_is_an_error(tmp_path: Path, monkeypa
         *((family, "single") for family in ("llama", "stablelm", "cohere")),
     ],
 )
-def test_families_carry_native_longrope(family: str, factor_sets: str, tmp_path: Path, reopened_here: None) -> None:
+def test_families_carry_native_longrope(family: str, factor_sets: str, tmp_path: Path) -> None:
     """Each family reopens with our logits, by the report and by an independent look on both sides of the switch."""
     model = pico.make_model(family)
     factors = make_factors(model)
-    report = export_hf(model, factors, tmp_path, settings=ExportRecipe(factor_sets=factor_sets))
+    report = export_hf(
+        model, factors, tmp_path, settings=ExportRecipe(factor_sets=factor_sets), reopen=sweep.reopen_here
+    )
     assert max(report.difference_short, report.difference_long) < 1e-4
     native = load_model(tmp_path, device="cpu")
     assert native.spec.native is not None
@@ -143,30 +147,30 @@ def test_families_carry_native_longrope(family: str, factor_sets: str, tmp_path:
     assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == model.tokenizer(text)["input_ids"]
 
 
-def test_phi3_keeps_its_own_key_in_step(tmp_path: Path, reopened_here: None) -> None:
+def test_phi3_keeps_its_own_key_in_step(tmp_path: Path) -> None:
     """Phi-3's top-level original window overrides the one beside the lists, so both are written, and restored."""
     model = pico.make_model("phi3")
     before = model.network.config.original_max_position_embeddings
-    export_hf(model, make_factors(model), tmp_path, settings=TWO)
+    export_hf(model, make_factors(model), tmp_path, settings=TWO, reopen=sweep.reopen_here)
     written = read_config(tmp_path)
     assert written["original_max_position_embeddings"] == 64
     assert written["rope_parameters"]["original_max_position_embeddings"] == 64
     assert model.network.config.original_max_position_embeddings == before != 64
 
 
-def test_mixture_of_experts_is_exported(tmp_path: Path, reopened_here: None) -> None:
+def test_mixture_of_experts_is_exported(tmp_path: Path) -> None:
     """Mixtral's config states no head_dim, which transformers' check of longrope lists needs."""
     model = pico.make_model("mixtral")
-    assert max(export_hf(model, make_factors(model), tmp_path).difference_long, 0) < 1e-4
+    assert max(export_hf(model, make_factors(model), tmp_path, reopen=sweep.reopen_here).difference_long, 0) < 1e-4
 
 
-def test_phimoe_is_exported_in_a_single_factor_set(tmp_path: Path, reopened_here: None) -> None:
+def test_phimoe_is_exported_in_a_single_factor_set(tmp_path: Path) -> None:
     """Its config demands an attention factor for each list; transformers never takes its long one, which is noticed."""
     model = pico.make_model("phimoe")
     before = get_logits(model.network, TOKENS)
-    assert export_hf(model, make_factors(model), tmp_path).difference_long < 1e-4
+    assert export_hf(model, make_factors(model), tmp_path, reopen=sweep.reopen_here).difference_long < 1e-4
     with pytest.raises(ExportError, match="phimoe"):
-        export_hf(model, make_factors(model), tmp_path, settings=TWO)
+        export_hf(model, make_factors(model), tmp_path, settings=TWO, reopen=sweep.reopen_here)
     assert model.network.config.rope_parameters == {"rope_type": "default", "rope_theta": 1e6}
     assert torch.equal(get_logits(model.network, TOKENS), before)
 
@@ -186,7 +190,7 @@ def test_config_that_cannot_say_it_is_an_export_error(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("factor_sets", ["single", "two"])
-def test_model_that_carries_yarn_exports_the_product(factor_sets: str, tmp_path: Path, reopened_here: None) -> None:
+def test_model_that_carries_yarn_exports_the_product(factor_sets: str, tmp_path: Path) -> None:
     """Lists and attention factor are products; below the switch of two factor sets the model's own YaRN remains."""
     # 64 f / 2 pi turns of the pairs f = 1e4 ** (-i / 4): 10.2, 1.02, 0.10, 0.010. The ramp runs from pair 0 (32 turns)
     # to pair 2 (1 turn lies at 1.01, rounded up), so pair 1 is half-way between 1 and 1/4: 1 / 0.625 = 1.6.
@@ -194,7 +198,11 @@ def test_model_that_carries_yarn_exports_the_product(factor_sets: str, tmp_path:
     rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
     model = pico.make_model("llama", rope=rope)
     report = export_hf(
-        model, make_factors(model, target_window=512), tmp_path, settings=ExportRecipe(factor_sets=factor_sets)
+        model,
+        make_factors(model, target_window=512),
+        tmp_path,
+        settings=ExportRecipe(factor_sets=factor_sets),
+        reopen=sweep.reopen_here,
     )
     assert max(report.difference_short, report.difference_long) < 1e-4
     assert report.switch_tokens == 256
@@ -211,10 +219,10 @@ def test_model_that_carries_yarn_exports_the_product(factor_sets: str, tmp_path:
     assert gap(get_logits(native, tokens), get_logits(by_hand, tokens)) < 1e-4
 
 
-def test_bfloat16_model_keeps_its_format(tmp_path: Path, reopened_here: None) -> None:
+def test_bfloat16_model_keeps_its_format(tmp_path: Path) -> None:
     """The weights are written as they are, and compared in float32, where rounding hides nothing."""
     model = pico.make_model("llama", dtype=torch.bfloat16)
-    report = export_hf(model, make_factors(model), tmp_path)
+    report = export_hf(model, make_factors(model), tmp_path, reopen=sweep.reopen_here)
     assert max(report.difference_short, report.difference_long) < 1e-4
     assert read_config(tmp_path)["dtype"] == "bfloat16"
     assert {p.dtype for p in model.network.parameters()} == {torch.bfloat16}
@@ -272,7 +280,7 @@ def test_start_tokens_are_refused(allowed: bool, tmp_path: Path, windows: Tokens
     assert not (tmp_path / "out").exists()
 
 
-def test_dropped_start_tokens_are_measured(tmp_path: Path, windows: Tokens, reopened_here: None) -> None:
+def test_dropped_start_tokens_are_measured(tmp_path: Path, windows: Tokens) -> None:
     """The change in loss is that of rotary modules made by hand, and the checkpoint holds the factors without them."""
     model = pico.make_model("llama")
     report = export_hf(
@@ -281,6 +289,7 @@ def test_dropped_start_tokens_are_measured(tmp_path: Path, windows: Tokens, reop
         tmp_path,
         settings=ExportRecipe(drop_start_tokens=True),
         windows=windows,
+        reopen=sweep.reopen_here,
     )
     losses, tokens = {}, torch.from_numpy(windows).long()
     for start in (16, 0):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pico
 import pytest
+import sweep
 import torch
 from exporting import TOKENS, TWO, get_logits, make_factors, read_config, save_by
 
@@ -70,7 +71,7 @@ def forget(rope: dict[str, Any]) -> None:
     ],
 )
 def test_corrupted_export_is_noticed(
-    corrupt: Callable[[dict[str, Any]], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reopened_here: None
+    corrupt: Callable[[dict[str, Any]], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A config.json that says anything else than the factors, slightly or wholly, is not reported as a success."""
     native = save_model
@@ -84,7 +85,7 @@ def test_corrupted_export_is_noticed(
     model = pico.make_model("llama")
     save_by(monkeypatch, save)
     with pytest.raises(ExportError, match="other logits than ours"):
-        export_hf(model, make_factors(model), tmp_path, settings=TWO)
+        export_hf(model, make_factors(model), tmp_path, settings=TWO, reopen=sweep.reopen_here)
 
 
 def test_one_chaotic_position_neither_fails_nor_blinds_the_check() -> None:
@@ -106,7 +107,7 @@ def test_one_chaotic_position_neither_fails_nor_blinds_the_check() -> None:
 
 @pytest.mark.parametrize(("head_dim", "window", "target"), [(8, 4096, 32_768), (64, 8192, 2**21)], ids=["32k", "2048k"])
 def test_lost_factor_of_the_slowest_pair_is_noticed(
-    head_dim: int, window: int, target: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reopened_here: None
+    head_dim: int, window: int, target: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pair that hardly turns in the trained window, whose factor matters only far away, is looked at too."""
     native = save_model
@@ -122,22 +123,24 @@ def test_lost_factor_of_the_slowest_pair_is_noticed(
     factors = RescaleFactors(lambdas, target, model.spec.fingerprint)
     save_by(monkeypatch, save)
     with pytest.raises(ExportError, match="other logits than ours"):
-        export_hf(model, factors, tmp_path)
+        export_hf(model, factors, tmp_path, reopen=sweep.reopen_here)
 
 
 @pytest.mark.parametrize("factor_sets", ["single", "two"])
 @pytest.mark.parametrize("window", [2**17, 2**20])
-def test_long_trained_windows_are_exported(window: int, factor_sets: str, tmp_path: Path, reopened_here: None) -> None:
+def test_long_trained_windows_are_exported(window: int, factor_sets: str, tmp_path: Path) -> None:
     """Neither the rounding of native angles far out nor a switch that lies there is taken for another model."""
     model = pico.make_model("llama", max_position_embeddings=window, head_dim=64)
     lambdas = tuple(np.linspace(1, 2, model.spec.num_pairs).tolist())
     factors = RescaleFactors(lambdas, 2 * window, model.spec.fingerprint)
-    report = export_hf(model, factors, tmp_path, settings=ExportRecipe(factor_sets=factor_sets))
+    report = export_hf(
+        model, factors, tmp_path, settings=ExportRecipe(factor_sets=factor_sets), reopen=sweep.reopen_here
+    )
     assert max(report.difference_short, report.difference_long) < 0.02
     assert (report.switch_tokens, report.target_window) == (window, 2 * window)
 
 
-def test_corrupted_weights_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reopened_here: None) -> None:
+def test_corrupted_weights_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that were lost on the way (here: one layer's) are noticed too."""
     native = save_model
 
@@ -150,7 +153,7 @@ def test_corrupted_weights_are_noticed(tmp_path: Path, monkeypatch: pytest.Monke
     save_by(monkeypatch, save)
     model = pico.make_model("llama")
     with pytest.raises(ExportError, match="other logits than ours"):
-        export_hf(model, make_factors(model), tmp_path)
+        export_hf(model, make_factors(model), tmp_path, reopen=sweep.reopen_here)
 
 
 def test_failed_save_leaves_the_model_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,12 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import pico
 import pytest
 import sweep
 
-from longrope.exports import export_hf, hf
+from longrope.exports import export_hf
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors
 from longrope.verification.truth import write_record
@@ -20,8 +19,7 @@ LAMBDAS = (1.0, 1.5, 2.5, 4.0)
 def export_pico(folder: Path, factor_sets: str) -> None:
     model = pico.make_model("llama", rope_theta=5e5)
     factors = RescaleFactors(LAMBDAS, 256, model.spec.fingerprint, attention_factor=1.25)
-    with mock.patch.object(hf, "_reopen", sweep._reopen_here):
-        export_hf(model, factors, folder, settings=ExportRecipe(factor_sets=factor_sets))
+    export_hf(model, factors, folder, settings=ExportRecipe(factor_sets=factor_sets), reopen=sweep.reopen_here)
     write_record(folder, model.spec, pico.WINDOW)
 
 

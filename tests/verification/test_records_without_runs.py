@@ -29,7 +29,7 @@ def make_factors(spec: RopeSpec) -> RescaleFactors:
 def export(source: Path, spec: RopeSpec, path: Path, to: str, **options: str) -> None:
     """Reopened in this process, and opened in no client."""
     with (
-        mock.patch.object(hf, "_reopen", sweep._reopen_here),
+        mock.patch.object(hf, "reopen_alone", sweep.reopen_here),
         mock.patch.object(exporting, "verify_export", partial(verify_export, clients=[])),
     ):
         export_model(str(source), make_factors(spec), path, ExportRecipe(), to=to, options=options)

@@ -4,13 +4,12 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import sweep
 
 import longrope
-from longrope.exports import export_gguf, export_hf, hf
+from longrope.exports import export_gguf, export_hf
 from longrope.recipe import ExportRecipe
 from longrope.rope import su_attention_factor
 from longrope.verification.checking import Verification, verify
@@ -29,14 +28,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("checkpoints")
     model = longrope.load_model("nano", device="cpu")
     own = longrope.load_factors(FACTORS).factor_sets[-1]
-    with mock.patch.object(hf, "_reopen", sweep._reopen_here):
-        export_hf(model, own, out / "own")
+    export_hf(model, own, out / "own", reopen=sweep.reopen_here)
     write_record(out / "own", model.spec, 256)
     factors = replace(own, attention_factor=su_attention_factor(2048 / 256, 256))
     for layout in ("single", "two"):
         settings = ExportRecipe(factor_sets=layout)
-        with mock.patch.object(hf, "_reopen", sweep._reopen_here):
-            export_hf(model, factors, out / layout, settings=settings)
+        export_hf(model, factors, out / layout, settings=settings, reopen=sweep.reopen_here)
         export_gguf(model, factors, out / f"{layout}.gguf", settings=settings, dtype="f32")
         for written in (out / layout, out / f"{layout}.gguf"):
             write_record(written, model.spec, 256)

@@ -7,7 +7,7 @@ sides of the native switch.
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -56,7 +56,7 @@ with torch.inference_mode():
 """
 
 
-def export_hf(
+def export_hf(  # noqa: PLR0913  # what a checkpoint depends on are its arguments
     model: LanguageModel,
     factors: RescaleFactors,
     folder: str | Path,
@@ -67,6 +67,7 @@ def export_hf(
     origin: Origin | None = None,
     scores: Sequence[Score] = (),
     dtype: str = "",
+    reopen: Callable[[Path, str, Arrays], Arrays] | None = None,
 ) -> ExportReport:
     """Write a checkpoint with its model card, reopen it in plain transformers, and compare.
 
@@ -80,6 +81,7 @@ def export_hf(
         origin: of the weights, for the card; by default what the model was loaded from.
         scores: what was measured, for the card.
         dtype: of the weights, f32, f16 or bf16; if empty, the base model's where it holds them to the bit.
+        reopen: reads the checkpoint again for the comparison (see ``reopen_alone``, which does it by default).
 
     Raises:
         ExportError: the factors have start tokens, or the reopened checkpoint gives other logits.
@@ -93,7 +95,8 @@ def export_hf(
         with _stating(model, lists):
             save_model(model, unfinished, settings.max_shard_size, number_format)
         make_portable(unfinished, factors.target_window, number_format)
-        report = make_report(lists, compare_logits(model, lists, partial(_reopen, unfinished, str(model.device))))
+        read = partial(reopen or reopen_alone, unfinished, str(model.device))
+        report = make_report(lists, compare_logits(model, lists, read))
         report = replace(report, weights=f"{number_format} ({reason})")
         if short_windows is not None:
             report = replace(report, short_cost=measure_short(model, lists, short_windows))
@@ -159,11 +162,16 @@ def _stating(model: LanguageModel, lists: NativeLists) -> Iterator[None]:
             setattr(config, name, value)
 
 
-def _reopen(folder: Path, device: str, probe: Arrays) -> Arrays:
+def reopen_alone(folder: Path, device: str, probe: Arrays, script: str = REOPEN) -> Arrays:
+    """The logits [1, N, V] of a checkpoint for each array of positions of a probe, by a process of plain transformers.
+
+    Raises:
+        ExportError: the process ends with an error, whose last words are given.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         asked, answered = Path(scratch, "probe.npz"), Path(scratch, "logits.npz")
         np.savez(asked, **probe)  # type: ignore[arg-type]  # numpy's stub takes every keyword for allow_pickle
-        command = [sys.executable, "-c", REOPEN, str(folder), str(asked), str(answered), device]
+        command = [sys.executable, "-c", script, str(folder), str(asked), str(answered), device]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             *_, said = "", *done.stderr.strip().splitlines()
