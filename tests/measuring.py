@@ -16,6 +16,7 @@ from longrope.evaluation import find_metric
 from longrope.evaluation.answers import Answer
 from longrope.evaluation.metric import Context, Subject
 from longrope.evaluation.prompts.prompt import Prompt
+from longrope.evaluation.prompts.prose import ProseText
 from longrope.evaluation.samples import SampleCache
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
@@ -74,6 +75,11 @@ def passkey_context(model: LanguageModel, table: FactorTable | None, length: int
 def answer_passkeys(patch: pytest.MonkeyPatch, answers: Callable[..., torch.Tensor]) -> None:
     """Let a function (of a model, prompts with their answers [B, N] and the tokens of an answer) say what is right."""
     patch.setattr("longrope.evaluation.passkey.greedy_answers", answers)
+
+
+def find_prose_needles(patch: pytest.MonkeyPatch, find: Callable[[LanguageModel, ProseText], list[bool]]) -> None:
+    """Let a function say which needles of each text of prose are found."""
+    patch.setattr("longrope.evaluation.prose.find_needles", find)
 
 
 def answer_prompts(patch: pytest.MonkeyPatch, answer: Callable[[LanguageModel, Prompt], list[Answer]]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from longrope.exports import hf
 from longrope.pipeline import exporting
 from longrope.recipe import Recipe
+from longrope.rope import RescaleFactors, dump_factors
 from longrope.runs.records import Score, Trial, read_records
 from longrope.runs.run_dir import RunDir
 
@@ -77,6 +78,12 @@ def leave_unopened(patch: pytest.MonkeyPatch) -> None:
     """Let checkpoints be written without being opened in processes of their own, which takes seconds."""
     patch.setattr(hf, "compare_logits", lambda *_: [(0.0, 0.0), (0.0, 0.0)])
     patch.setattr(exporting, "verify_export", lambda *_: [])
+
+
+def keep_search(run: RunDir, recipe: Recipe, found: RescaleFactors) -> None:
+    """Let a run hold what its gradient search has found, as a search that was made before leaves it."""
+    run.bind(recipe)
+    run.write_text(run.factors(GRADIENT), dump_factors(found))
 
 
 def read_lines(path: Path) -> list[bytes]:

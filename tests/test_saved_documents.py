@@ -17,7 +17,6 @@ from commands import run_command
 from generating import DOCUMENT, PROMPT, make_table
 from safetensors.torch import load_file, save_file
 
-from longrope.engine import decoding
 from longrope.errors import CacheError, FactorsError, LongRopeError
 from longrope.generation import Generation, GenerationSettings, generate
 from longrope.models import LanguageModel
@@ -44,22 +43,15 @@ def said(done: Generation) -> tuple[str, int, bool]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("eight_bit", [False, True])
-def test_the_next_answer_is_that_of_a_fresh_reading(
-    family: str, eight_bit: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_answer_is_that_of_a_fresh_reading(family: str, eight_bit: bool, tmp_path: Path) -> None:
     """The document is neither given nor read again: of the prompt nothing is read but what the questions differ in."""
     model, file = pico.make_model(family), tmp_path / "book.cache"
     settings = replace(SHORT, eight_bit=eight_bit)
     read: list[int] = []
     logits: list[torch.Tensor] = []
-    prefill = decoding.prefill
-
-    def note(*given: Any) -> torch.Tensor:
-        read.append(given[1].shape[1])
-        logits.append(prefill(*given))
-        return logits[-1]
-
-    monkeypatch.setattr(decoding, "prefill", note)
+    embedding, head = model.network.get_input_embeddings(), model.network.get_output_embeddings()
+    embedding.register_forward_pre_hook(lambda _, given: read.append(given[0].shape[1]))
+    head.register_forward_hook(lambda _, __, output: logits.append(output.flatten()))
     first = ask(model, PROMPT, file, settings=settings)
     assert (read[0], first.reused_tokens) == (first.prompt_tokens, 0)
     assert said(first) == said(ask(model, PROMPT, None, settings=settings))

@@ -151,11 +151,10 @@ def test_gradients_are_taken_without_a_compiler() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's compiler is Triton")
-def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_named() -> None:
     """With what is needed, and what to leave out."""
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(inductor, "force_disable_caches", True)
-    with pytest.raises(LongRopeError) as caught:
+    without = inductor.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True})
+    with without, pytest.raises(LongRopeError) as caught:
         token_losses(make("qwen3")[1], TOKENS)
     assert "g++" in str(caught.value)
     assert "--compile" in str(caught.value)

@@ -21,7 +21,7 @@ from long_passes import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from longrope.engine import attention, kernels, memory, passes
+from longrope.engine import attention, kernels, memory
 from longrope.engine.passes import token_losses
 from longrope.models import LanguageModel, rescaled
 
@@ -139,7 +139,7 @@ def test_the_kernel_runs_again_only_where_its_outputs_do_not_fit(
         return choose(*given, **options)
 
     monkeypatch.setattr(attention, "choose_kernel", try_out)
-    monkeypatch.setattr(passes, "choose_tile", lambda *_: (tile, "a test"))
+    set_tile(monkeypatch, tile)
     found = []
     for room, runs in ((2**32, 1), (0, 2)):
         monkeypatch.setattr(memory, "activation_room", lambda _, room=room: room)

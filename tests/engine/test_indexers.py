@@ -82,7 +82,7 @@ def test_pooled_blocks_are_those_of_a_query_by_query_choice() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 30, 5), (2, 2, 30, 5)])
-def test_attention_to_chosen_keys_is_that_of_a_mask(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_to_chosen_keys_is_that_of_a_mask(shape: tuple[int, ...]) -> None:
     """With its gradients, sinks and all, in one block and in many."""
     rng = torch.Generator().manual_seed(2)
     made = [
@@ -98,8 +98,7 @@ def test_attention_to_chosen_keys_is_that_of_a_mask(shape: tuple[int, ...], monk
     )
     slopes = torch.autograd.grad(expected, (query, key, value, sinks), slope)
     for most in (2**26, 2000):
-        monkeypatch.setattr("longrope.engine.attention.SCORES_PER_BLOCK", most)
-        found = attend_chosen(query, key, value, chosen=chosen, scale=0.5, sinks=sinks)
+        found = attend_chosen(query, key, value, chosen=chosen, scale=0.5, sinks=sinks, most_scores=most)
         torch.testing.assert_close(found, expected)
         torch.testing.assert_close(torch.autograd.grad(found, (query, key, value, sinks), slope), slopes)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pico
 import pytest
-from measuring import answer_prompts
+from measuring import answer_prompts, find_prose_needles
 from ruler_prompts import TOKENIZERS, essay_of
 
 from longrope.data import TokenText
@@ -73,7 +73,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str, bool], t
             _, share = judge(model.name, len(prompt.text) > 3000)
             return [Answer("", share, 1)]
 
-        monkeypatch.setattr("longrope.evaluation.prose.find_needles", needles)
+        find_prose_needles(monkeypatch, needles)
         answer_prompts(monkeypatch, answer)
 
     return make

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pico
 import pytest
-from measuring import compared, make_context, scores_of
+from measuring import compared, find_prose_needles, make_context, scores_of
 from ruler_prompts import TOKENIZERS, essay_of, every_tokenizer
 
 from longrope.data import Tokens
@@ -169,9 +169,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[ProseNeedle], 
     """Let a function say which needles are found."""
 
     def make(judge: Callable[[ProseNeedle], bool]) -> None:
-        monkeypatch.setattr(
-            "longrope.evaluation.prose.find_needles", lambda _, text: [judge(needle) for needle in text.needles]
-        )
+        find_prose_needles(monkeypatch, lambda _, text: [judge(needle) for needle in text.needles])
 
     return make
 

@@ -15,6 +15,7 @@ from outcomes import (
     TARGET,
     Countdown,
     InterruptError,
+    keep_search,
     leave_unopened,
     outcome,
     read_lines,
@@ -26,7 +27,7 @@ from longrope.evaluation import Evaluation, statistics
 from longrope.evaluation.metric import Subject
 from longrope.labels import Source
 from longrope.models import load_model
-from longrope.pipeline import Callbacks, extend, extension
+from longrope.pipeline import Callbacks, extend
 from longrope.recipe import MeasureRecipe, Recipe
 from longrope.registry import METHODS as METHOD_ROWS
 from longrope.report import score_tables
@@ -159,15 +160,15 @@ def test_an_extension_is_measured_beside_a_scan(beside: Recipe, tmp_path: Path) 
 
 @pytest.mark.usefixtures("unopened")
 def test_a_baseline_that_the_search_chose_is_measured_and_compared_beside_itself(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, tmp_path: Path
 ) -> None:
     """A search that found nothing better than PI, by hand: PI has its row, and what was chosen another one."""
     spec = load_model(recipe.model, device="cpu").spec
     chosen = replace(baseline_factors(spec, "pi", TARGET).factor_sets[0], chosen_by="longrope-gradient")
-    monkeypatch.setattr(extension, "find_factors", lambda *_, **__: chosen)
     settings = replace(recipe.measure, metrics=("perplexity",), tail_tokens=0, baselines=("pi", "ntk", "yarn"))
     run = RunDir(tmp_path)
     full = replace(recipe, measure=settings)
+    keep_search(run, full, chosen)
     scores = extend(full, run)
     (factors,) = load_factors(run.factors()).factor_sets
     assert factors == chosen

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exporting import save_by
 from measuring import no_passes
 from outcomes import Countdown, InterruptError, Outcome, by_method, outcome, read_lines, written_scores
 
@@ -62,7 +63,7 @@ def interrupted_in_a_half_written_checkpoint(patch: pytest.MonkeyPatch) -> Callb
         (folder / "config.json").write_text("{}")
         raise InterruptError
 
-    patch.setattr(hf, "save_model", write_half)
+    save_by(patch, write_half)
     return Callbacks()
 
 

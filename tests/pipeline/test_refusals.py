@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 from measuring import no_passes
-from outcomes import METHODS, TARGET, Countdown, InterruptError, by_method
+from outcomes import METHODS, TARGET, Countdown, InterruptError, by_method, keep_search
 
 from longrope import pipeline
 from longrope.data import load_texts
 from longrope.errors import ExportError, LongRopeError, RunError, TextsError
 from longrope.models import load_model
-from longrope.pipeline import Callbacks, compare, export_again, extend, extension
+from longrope.pipeline import Callbacks, compare, export_again, extend
 from longrope.recipe import ExportRecipe, Recipe, SearchRecipe, Stage, TuneRecipe
+from longrope.rope import baseline_factors
 from longrope.runs.records import Trial
 from longrope.runs.run_dir import RunDir
 from longrope.search import find_factors
@@ -70,10 +71,11 @@ def test_a_run_that_could_not_begin_does_not_keep_its_directory(recipe: Recipe, 
 
 
 @pytest.mark.usefixtures("unopened")
-def test_start_tokens_are_not_dropped_silently(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_tokens_are_not_dropped_silently(recipe: Recipe, tmp_path: Path) -> None:
     """Factors with start tokens: refused by default, and exported with the measured difference when asked."""
     run, careful = RunDir(tmp_path), replace(recipe, export=ExportRecipe())
-    monkeypatch.setattr(extension, "find_factors", lambda *a, **k: replace(find_factors(*a, **k), start_tokens=16))
+    yarn = baseline_factors(load_model(recipe.model, device="cpu").spec, "yarn", TARGET).factor_sets[0]
+    keep_search(run, careful, replace(yarn, start_tokens=16))
     with pytest.raises(ExportError, match="first 16 tokens"):
         extend(careful, run)
     assert not run.checkpoint.exists()

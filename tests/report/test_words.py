@@ -1,5 +1,6 @@
 """The page and the model card use the field's words, not those that earlier versions made up."""
 
+import json
 import re
 from pathlib import Path
 
@@ -27,9 +28,11 @@ def old_words(path: Path) -> set[str]:
     return {text[max(0, found.start() - 40) : found.end() + 40] for text in texts for found in OLD.finditer(text)}
 
 
-def test_a_page_with_everything_has_no_old_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["longrope", "extend"])  # the page shows the command
-    assert old_words(write_report(make_whole_run(tmp_path))) == set()
+def test_a_page_with_everything_has_no_old_word(tmp_path: Path) -> None:
+    run = make_whole_run(tmp_path)
+    (session,) = json.loads(run.provenance.read_text())
+    run.provenance.write_text(json.dumps([{**session, "command": "longrope extend"}]))  # not that of these tests
+    assert old_words(write_report(run)) == set()
 
 
 @pytest.mark.parametrize("name", ["smollm2-64k", "smollm2-64k-tuned", "nano-16k"])

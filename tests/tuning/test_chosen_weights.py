@@ -10,14 +10,14 @@ import numpy as np
 import pico
 import pytest
 import torch
-from long_passes import mean_loss_with_graph
+from long_passes import mean_loss_with_graph, set_tile
 from rotary_oracles import get_logits
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
 from longrope.data import TextSketch, TokenText, dump_sketch
-from longrope.engine import memory, passes
+from longrope.engine import memory
 from longrope.engine.memory import layers_that_keep_attention
 from longrope.errors import ModelError, RecipeError
 from longrope.models import LanguageModel, load_config, load_model
@@ -80,7 +80,7 @@ def test_gradients_are_those_of_plain_autograd(
     folder: Path, tile: int, room: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With tiles below the first trained layer, and all outputs of attention kept, those of global layers, or none."""
-    monkeypatch.setattr(passes, "choose_tile", lambda *_: (tile, "a test"))
+    set_tile(monkeypatch, tile, rows=len(TOKENS))
     monkeypatch.setattr(memory, "activation_room", lambda _: room)
     model = load_model(folder, device="cpu")
     kept = layers_that_keep_attention(model, TOKENS.numel())

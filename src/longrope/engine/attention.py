@@ -263,6 +263,7 @@ def attend_chosen(
     scale: float,
     softcap: float | None = None,
     sinks: Tensor | None = None,
+    most_scores: int = SCORES_PER_BLOCK,
 ) -> Tensor:
     """Attention of each query to some keys alone, block by block of queries; blocks are recomputed for gradients.
 
@@ -274,12 +275,13 @@ def attend_chosen(
         scale: of the scores.
         softcap: scores become softcap * tanh(score / softcap).
         sinks: [H] logits of the sinks.
+        most_scores: that a block may hold.
     """
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     chosen = chosen[:, None] if chosen.ndim == 3 else chosen.repeat_interleave(groups, dim=1)
     before = key.shape[2] - query.shape[2]
-    rows = max(1, SCORES_PER_BLOCK // (query.shape[0] * query.shape[1] * key.shape[2]))
+    rows = max(1, most_scores // (query.shape[0] * query.shape[1] * key.shape[2]))
     graph = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
 
     def work(asked: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
