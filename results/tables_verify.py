@@ -5,6 +5,7 @@ from tables_cells import Records, Row, table
 LAYOUTS = {
     "single": "folder, single list",
     "two": "folder, two lists",
+    "two-mlx": "folder, two lists, with the window of its card",
     "static.gguf": "GGUF, static",
     "two.gguf": "GGUF, two lists",
 }
@@ -15,13 +16,13 @@ def verify_table(records: Records) -> str:
     rows: list[Row] = []
     for done in records.lines("verify/verify.jsonl"):
         versions = ", ".join(f"{name} {number}" for name, number in done["versions"].items())
-        cells = [_as_said(finding, done["verdict"]) for finding in done["findings"]]
+        cells = [_as_said(finding) for finding in done["findings"]]
         rows.append([f"{done['client']} ({versions})", LAYOUTS[done["checkpoint"]], done["verdict"], *cells])
     lengths = [f"{finding['tokens']} tokens" for finding in done["findings"]]
     return table(["client", "layout", "verdict", *lengths], rows)
 
 
-def _as_said(finding: dict[str, float | str], verdict: str) -> str:
+def _as_said(finding: dict[str, float | str]) -> str:
     """The difference, and what the numbers are like where they are not the whole scaling."""
-    what = f" ({finding['as_']})" if finding["as_"] not in ("", "scaling") and verdict == "applied" else ""
+    what = f" ({finding['as_']})" if finding["as_"] not in ("", "scaling") else ""
     return f"{finding['difference_nats']:.2g}{what}"

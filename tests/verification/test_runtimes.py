@@ -1,6 +1,7 @@
 """Real runtimes from PyPI: the bundled model in both layouts, with the demo's factors, and faults planted there."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,15 +22,17 @@ FACTORS = Path(__file__).parents[2] / "results" / "demo" / "factors.json"
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``single``, ``two``, ``single.gguf``, ``two.gguf`` and ``own``, which is single; read it only.
+    """A folder with ``single``, ``two``, ``single.gguf``, ``two.gguf``, ``own`` (a single list) and ``own-two``.
 
-    The attention factor is the one that follows from the window, but of ``own``: mlx-lm knows no other of two lists.
+    The attention factor is the one that follows from the window, but of ``own`` and ``own-two``.
     """
     out = tmp_path_factory.mktemp("checkpoints")
     model = longrope.load_model("nano", device="cpu")
     own = longrope.load_factors(FACTORS).factor_sets[-1]
     export_hf(model, own, out / "own", reopen=sweep.reopen_here)
-    write_record(out / "own", model.spec, 256)
+    export_hf(model, own, out / "own-two", settings=ExportRecipe(factor_sets="two"), reopen=sweep.reopen_here)
+    for name in ("own", "own-two"):
+        write_record(out / name, model.spec, 256)
     factors = replace(own, attention_factor=su_attention_factor(2048 / 256, 256))
     for layout in ("single", "two"):
         settings = ExportRecipe(factor_sets=layout)
@@ -56,6 +59,22 @@ def test_mlx_applies_an_attention_factor_of_its_own_of_a_single_list(checkpoints
     [done] = verify(checkpoints / "own", ["mlx-lm"], device="cpu")
     assert done.verdict == "applied"
     assert max(finding.difference_nats for finding in done.findings) < 0.005
+
+
+def test_mlx_applies_two_lists_with_the_window_of_the_card(checkpoints: Path, tmp_path: Path) -> None:
+    """Else it runs the long list with another attention factor, and that is said at every length."""
+    folder = Path(shutil.copytree(checkpoints / "own-two", tmp_path / "two"))
+    [plain] = verify(folder, ["mlx-lm"], device="cpu")
+    assert plain.verdict == "other scaling"
+    assert all("the attention factor that follows from the window" in finding.as_ for finding in plain.findings)
+    [stated] = re.findall(r'config\["rope_scaling"\]\["(\w+)"\] = (\d+)', (folder / "README.md").read_text())
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_scaling"][stated[0]] = int(stated[1])  # as load(..., model_config=config) has it
+    (folder / "config.json").write_text(json.dumps(config))
+    [given] = verify(folder, ["mlx-lm"], device="cpu")
+    assert given.verdict == "applied"
+    assert [finding.as_ for finding in given.findings] == ["long factors"] * 3
+    assert max(finding.difference_nats for finding in given.findings) < 0.005
 
 
 def test_llama_cpp_applies_both_layouts(checkpoints: Path) -> None:

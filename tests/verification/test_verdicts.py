@@ -84,6 +84,7 @@ SHORT, LONG = (1.0, 1.0, 2.0), (1.0, 3.0, 8.0)
 TWO = RopeSpec(6, 6, 10_000.0, 2048, native=NativeScaling("longrope", LONG, 1.1, SHORT, 256))
 ONE = RopeSpec(6, 6, 10_000.0, 2048, native=NativeScaling("longrope", LONG, 1.1))
 PLAIN_SPEC = RopeSpec(6, 6, 10_000.0, 256)
+DERIVED = "the attention factor that follows from the window"
 
 
 def lambdas(turnings: dict[str, object]) -> dict[str, list[float]]:
@@ -103,6 +104,9 @@ def test_two_lists_switch_where_the_original_window_ends(tokens: int, right: tup
     assert usual_faults(truth, tokens)["original"].attention_factor == 1
     other = LONG if right == SHORT else SHORT
     assert list(other) in lambdas(dict(usual_faults(truth, tokens))).values()
+    [(name, derived)] = [row for row in rarer_faults(truth, tokens).items() if row[0].endswith("and " + DERIVED)]
+    assert lambdas({"": derived})[""] == list(other), name
+    assert derived.attention_factor == pytest.approx(math.sqrt(1 + math.log(8) / math.log(256)))
 
 
 def test_one_list_is_right_at_every_length() -> None:
@@ -114,9 +118,7 @@ def test_one_list_is_right_at_every_length() -> None:
     linear = faults["all positions divided by 8"]
     assert lambdas({"": linear})[""] == [8.0, 8.0, 8.0]
     assert linear.attention_factor == 1
-    assert faults["the attention factor that follows from the window"].attention_factor == pytest.approx(
-        math.sqrt(1 + math.log(8) / math.log(256))
-    )
+    assert faults[DERIVED].attention_factor == pytest.approx(math.sqrt(1 + math.log(8) / math.log(256)))
 
 
 @pytest.mark.parametrize(

@@ -116,8 +116,9 @@ def _deriving(config: Config, parameters: Config, scaling: dict[str, Any]) -> di
 
     mlx-lm derives it as sqrt(ln W / ln L), with the whole window W and the L that the scaling itself states as the
     window before it. A single list switches nowhere, so its L may be the one that gives the factor; what was the window
-    before stands at the top of the config, where vLLM and SGLang take it from. Where no L gives the factor, and
-    where the config has another name for its window, the scaling stays as it is.
+    before stands at the top of the config, where vLLM and SGLang take it from. Two lists switch at L: transformers 5
+    takes it from here, too. Where no L gives the factor, and where the config has another name for its window, the
+    scaling stays as it is.
     """
     window, attention = config.get("max_position_embeddings"), parameters["attention_factor"]
     if not window:
@@ -128,9 +129,24 @@ def _deriving(config: Config, parameters: Config, scaling: dict[str, Any]) -> di
         derived = su_attention_factor(window / original, original)
         fits = math.isclose(attention, derived, rel_tol=BARE_TOLERANCE)
         return {name: scaling[name] for name in BARE} if fits else scaling
-    if parameters["short_factor"] == parameters["long_factor"] and attention >= 1:
-        original = max(2, round(window ** (1 / attention**2)))
+    if parameters["short_factor"] == parameters["long_factor"]:
+        original = deriving_window(window, attention) or original
     return {**scaling, "original_max_position_embeddings": original}
+
+
+def deriving_window(window: int, attention: float) -> int:
+    """The L of which sqrt(ln W / ln L) is an attention factor, to a whole number; 0 for a factor below one."""
+    return max(2, round(window ** (1 / attention**2))) if attention >= 1 else 0
+
+
+def needs_window(model_type: str, attention: float, window: int, original: int, *, two_lists: bool) -> bool:
+    """Whether mlx-lm computes another attention factor than that of a checkpoint, unless it is given another L.
+
+    The arguments are those of ``is_refused_by_older``.
+    """
+    derived = su_attention_factor(window / original, original)
+    moved = not two_lists and attention >= 1 and model_type not in ONLY_BARE
+    return not moved and not math.isclose(attention, derived, rel_tol=BARE_TOLERANCE)
 
 
 def _beyond_longrope(scaling: Config) -> list[str]:

@@ -61,11 +61,15 @@ def usual_faults(truth: Truth, tokens: int) -> dict[str, Turning]:
         "no scaling": _of(replace(spec, native=None), tokens),
         NO_ATTENTION: replace(right, attention_factor=1.0),
     }
-    if spec.native and spec.native.short:
-        side = LONG if tokens <= spec.native.switch_tokens else SHORT
-        at = spec.native.switch_tokens + (side == LONG)
-        faults[f"{side} at {tokens:,} tokens"] = _of(spec, at)
-    return faults
+    return faults | _other_list(spec, tokens)
+
+
+def _other_list(spec: RopeSpec, tokens: int) -> dict[str, Turning]:
+    """Of two lists the one that is not meant for a length."""
+    if not (spec.native and spec.native.short):
+        return {}
+    side = LONG if tokens <= spec.native.switch_tokens else SHORT
+    return {f"{side} at {tokens:,} tokens": _of(spec, spec.native.switch_tokens + (side == LONG))}
 
 
 def rarer_faults(truth: Truth, tokens: int) -> dict[str, Turning]:
@@ -76,7 +80,12 @@ def rarer_faults(truth: Truth, tokens: int) -> dict[str, Turning]:
     own = right.frequencies / spec.plain_frequencies
     attention = su_attention_factor(ratio, truth.switch_tokens) if truth.switch_tokens > 1 else 1.0
     linear = Turning(spec.plain_frequencies / pi_lambdas(spec.num_pairs, ratio), 1.0)
+    derived = {
+        f"{name}, and the attention factor that follows from the window": replace(other, attention_factor=attention)
+        for name, other in _other_list(spec, tokens).items()
+    }
     return {
+        **derived,
         f"no scaling, theta {USUAL_THETA:g}": _of(lost, tokens),
         f"theta {USUAL_THETA:g} in the place of {spec.theta:g}": replace(
             right, frequencies=lost.plain_frequencies * own
