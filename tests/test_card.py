@@ -296,7 +296,7 @@ def test_runtimes_are_reported_of_where_they_take_the_lists(family: str, vllm: b
     text = format_card(model, factors, REPORT, Origin("pico"), [])
     assert ("vllm serve this-folder --max-model-len 256" in text) == ("vLLM" in text) == vllm
     assert ("llama-cli -m RUN/gguf/model.gguf -c 256" in text) == ("llama.cpp" in text) == llama_cpp
-    assert ("read in the source of vLLM 0.33.0; this checkpoint was not run" in text) == vllm
+    assert ("were seen to apply their factors in vLLM 0.32.0 on a CPU" in text) == vllm
     assert ("seen to apply their factors in xllamacpp 2026.10.11549" in text) == llama_cpp
 
 

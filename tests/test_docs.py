@@ -15,7 +15,14 @@ from longrope.cli import app
 README = DOCS["README.md"]
 CURRENT = {name: text for name, text in DOCS.items() if name not in ("docs/log.md", "results/README.md")}  # no history
 COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
-OTHERS = {"--help", "--nproc-per-node", "--port", "--max-model-len"}  # torchrun's, transformers' and vLLM's
+OTHERS = {
+    "--help",
+    "--nproc-per-node",
+    "--port",
+    "--max-model-len",
+    "--enforce-eager",
+    "--max-logprobs",
+}  # torchrun's, transformers' and vLLM's
 
 
 def code_of(text: str) -> str:

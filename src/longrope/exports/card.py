@@ -30,7 +30,7 @@ from longrope.rope.hf_legacy import ONLY_BARE, deriving_window, is_refused_by_ol
 from longrope.runs.records import Score
 from longrope.verdict import conclude, describe_verdict
 
-VLLM_VERSION, LLAMA_CPP_VERSION, OLDER_VERSION = "vLLM 0.33.0", "xllamacpp 2026.10.11549", "4.57.6"
+VLLM_VERSION, LLAMA_CPP_VERSION, OLDER_VERSION = "vLLM 0.32.0", "xllamacpp 2026.10.11549", "4.57.6"
 MLX_VERSION = "mlx-lm 0.32.2"
 MLX_TYPES = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "phi3")  # whose longrope lists it reads
 VLLM_TYPES = (  # whose LongRoPE factors it reads
