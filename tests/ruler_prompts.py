@@ -99,7 +99,7 @@ class SampleBuilder:
         monkeypatch.setattr(answers, "KeyValueCache", self.open_cache)
         monkeypatch.setattr(decoding, "prefill", self.prefill)
 
-    def open_cache(self, *_: object) -> "SampleBuilder":
+    def open_cache(self, *_: object, **__: object) -> "SampleBuilder":
         """Begin to read another text."""
         self.read.clear()
         return self

@@ -128,7 +128,8 @@ def generate(
     tokens = encode_question(model.tokenizer, document, prompt)
     most = settings.max_new_tokens
     factor_set = _choose_factors(model, _as_saved(saved, factors), len(tokens), most)
-    keys = KeyValueCache(model, len(tokens) + most, eight_bit=settings.eight_bit, offload=settings.offload)
+    how = {"eight_bit": settings.eight_bit, "offload": settings.offload}
+    keys = KeyValueCache(model, len(tokens) + most, **how, drop=file is None)  # a file keeps all, for other questions
     named = factor_set.fingerprint if factor_set else ""
     written = _Written(model.tokenizer, on_text)
     rng = np.random.default_rng(settings.seed)

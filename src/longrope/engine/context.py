@@ -267,8 +267,10 @@ def attend_in_context(
     kind = query.device.type
     if torch.is_autocast_enabled(kind):  # where cos and sin made float32 of query and key
         query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
+    chosen = next((others[name] for name in CHOSEN if others.get(name) is not None), sight.chosen)
     if context.layer_keys is not None:
-        key, value = context.layer_keys.update(key, value)
+        counted = any(x is not None for x in (handed, chosen, context.near, sight.chunk, context.documents))
+        key, value = context.layer_keys.update(key, value, window=None if counted else sight.window)
     elif context.shard:
         key, value = context.shard.gather(key), context.shard.gather(value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -279,7 +281,6 @@ def attend_in_context(
         work = partial(attend_compressed, handed, scale=scale, window=sight.window, sinks=others.get("s_aux"))
     elif isinstance(handed, KeyBias):
         work = partial(attend_biased, scale=scale, window=sight.window, keep=handed.keep)
-    chosen = next((others[name] for name in CHOSEN if others.get(name) is not None), sight.chosen)
     if context.near and context.near.concerns(module, whole=sight.window is None and sight.chunk is None):
         other, widths = handed is not None or chosen is not None, (key.shape[3], value.shape[3])
         context.near.check(module, apart=bool(context.documents), other=other, widths=widths)

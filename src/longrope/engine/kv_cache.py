@@ -16,6 +16,7 @@ from longrope.engine.native_cache import NativeCache
 from longrope.errors import ModelError
 from longrope.models import LanguageModel
 
+REWOUND_TOKENS = 4096  # that a cache which drops what no later token sees can forget again
 KEEPING_KEYS = {  # kinds of layers, in transformers' words
     *("full_attention", "sliding_attention", "chunked_attention"),
     *("indexed_attention", "deepseek_sparse_attention", "minimax_m3_sparse"),
@@ -56,11 +57,13 @@ class LayerKeys:
         capacity: tokens that will come at most.
         eight_bit: keep them as 8-bit integers with one scale a token and head.
         offload: keep them in the CPU's memory.
+        drop: drop those that lie outside of the window of every later token. The others of such calls are kept in their
+            own number format on the device, no state can be taken, and ``rewind`` goes back by ``REWOUND_TOKENS``.
     """
 
-    def __init__(self, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
+    def __init__(self, capacity: int, *, eight_bit: bool = False, offload: bool = False, drop: bool = False) -> None:
         """Allocate memory when the first tokens come."""
-        self.capacity = capacity
+        self.capacity, self._drop = capacity, drop
         self._make = partial(_Store, capacity, eight_bit=eight_bit, offload=offload)
         self.calls: list[list[_Store]] = []
         self._next = 0
@@ -80,10 +83,17 @@ class LayerKeys:
         """Expect the first call for new tokens."""
         self._next = 0
 
-    def update(self, *new: Tensor) -> tuple[Tensor, ...]:
-        """Take those of new tokens [B, G, n, D] at the next call; return those of all tokens so far."""
+    def update(self, *new: Tensor, window: int | None = None) -> tuple[Tensor, ...]:
+        """Take those of new tokens [B, G, n, D] at the next call; return those of all tokens so far.
+
+        Args:
+            new: of the tokens.
+            window: how many positions a query of this call sees, its own included; None for all. Where others are
+                dropped, those that the new tokens see are returned alone, the last ones of all.
+        """
         if self._next == len(self.calls):
-            self.calls.append([self._make() for _ in new])
+            dropping = self._drop and window is not None and window + REWOUND_TOKENS < self.capacity
+            self.calls.append([_LastTokens(window) if dropping and window else self._make() for _ in new])
         stores = self.calls[self._next]
         self._next += 1
         return tuple(store.extended(part) for store, part in zip(stores, new, strict=True))
@@ -92,7 +102,7 @@ class LayerKeys:
         """Forget those of all tokens after the first ones; the next tokens take their place."""
         assert 0 <= tokens <= self.tokens
         for store in (store for call in self.calls for store in call):
-            store.seen = tokens
+            store.rewind(tokens)
 
     def state(self) -> dict[str, Tensor]:
         """What is kept of all tokens, by the number of the call and the place in it: ``0.1``, ``0.1.scales``."""
@@ -128,6 +138,9 @@ class _Store:
             self.scales = self._space(scales, 1, scales.dtype, device)
             self.scales[:, :, : self.seen] = scales
 
+    def rewind(self, tokens: int) -> None:
+        self.seen = tokens
+
     def extended(self, new: Tensor) -> Tensor:
         if self.buffer is None:
             self.buffer = self._space(new, new.shape[-1], torch.int8 if self.eight_bit else new.dtype, new.device)
@@ -150,6 +163,33 @@ class _Store:
         return torch.empty(shape, dtype=dtype, device=device)
 
 
+class _LastTokens(_Store):
+    """Keys or values of the last tokens, as many as later ones see in their window, and some more to go back to."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__(0, eight_bit=False, offload=False)
+        self.window = window
+
+    def rewind(self, tokens: int) -> None:
+        held = self.buffer.shape[2] if self.buffer is not None else 0
+        left = held - (self.seen - tokens)
+        if left < min(tokens, self.window - 1):
+            raise ModelError(
+                f"A cache of {self.seen:,} tokens was to go back to {tokens:,}, and some layers hold {held:,}.",
+                f"It goes back by {REWOUND_TOKENS:,} tokens at least, as far as they see {self.window:,} of them.",
+                "Make the cache without drop.",
+            )
+        self.seen = tokens
+        self.buffer = self.buffer[:, :, :left] if self.buffer is not None else None
+
+    def extended(self, new: Tensor) -> Tensor:
+        whole = new if self.buffer is None else torch.cat((self.buffer, new), dim=2)
+        keep = self.window - 1 + REWOUND_TOKENS
+        self.buffer = whole[:, :, -keep:].clone() if whole.shape[2] > 2 * keep else whole
+        self.seen += new.shape[2]
+        return whole[:, :, max(0, whole.shape[2] - new.shape[2] - self.window + 1) :]
+
+
 class KeyValueCache:
     """Keys and values of all layers of one sequence, made with one set of factors; see ``LayerKeys``.
 
@@ -157,8 +197,17 @@ class KeyValueCache:
     than those have transformers' own cache in it (``native``).
     """
 
-    def __init__(self, model: LanguageModel, capacity: int, *, eight_bit: bool = False, offload: bool = False) -> None:
+    def __init__(
+        self, model: LanguageModel, capacity: int, *, eight_bit: bool = False, offload: bool = False, drop: bool = False
+    ) -> None:
         """Reserve ``capacity`` tokens of memory, taken as layers first use it.
+
+        Args:
+            model: that fills it.
+            capacity: in tokens.
+            eight_bit: see ``LayerKeys``.
+            offload: see ``LayerKeys``.
+            drop: drop what lies outside of sliding windows, most of it in models whose layers mostly slide.
 
         Raises:
             ModelError: a model with recurrent layers whose states are to be kept as 8-bit integers or in the CPU's
@@ -166,7 +215,7 @@ class KeyValueCache:
         """
         self.capacity, self.eight_bit = capacity, eight_bit
         self.native: NativeCache | None = None
-        self._make = partial(LayerKeys, capacity, eight_bit=eight_bit, offload=offload)
+        self._make = partial(LayerKeys, capacity, eight_bit=eight_bit, offload=offload, drop=drop)
         self._calls: dict[int, list[LayerKeys]] = {}
         self._called = Counter[int]()
         if remembers_keys_alone(model.network):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from longrope.data import encode
 from longrope.engine.decoding import decode, read_prompt
-from longrope.engine.kv_cache import KeyValueCache
+from longrope.engine.kv_cache import REWOUND_TOKENS, KeyValueCache
 from longrope.evaluation.prompts.prompt import Prompt, Question
 from longrope.models import LanguageModel
 
@@ -39,7 +39,7 @@ def answer_prompt(model: LanguageModel, prompt: Prompt) -> list[Answer]:
         prompt: text and questions.
     """
     most = max(len(question.tokens) + question.answer_tokens for question in prompt.questions)
-    cache = KeyValueCache(model, len(prompt.text) + most)
+    cache = KeyValueCache(model, len(prompt.text) + most, drop=most <= REWOUND_TOKENS)
     read_prompt(model, prompt.text, cache)
     answers = []
     for question in prompt.questions:

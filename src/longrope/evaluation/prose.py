@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from longrope import distributed
 from longrope.engine.decoding import follows_greedily, read_prompt
-from longrope.engine.kv_cache import KeyValueCache
+from longrope.engine.kv_cache import REWOUND_TOKENS, KeyValueCache
 from longrope.evaluation.metric import Context, Metric, Reading, joined
 from longrope.evaluation.needles import essays
 from longrope.evaluation.prompts.passkeys import DEPTHS
@@ -104,7 +104,7 @@ def find_needles(model: LanguageModel, text: ProseText) -> list[bool]:
         text: with the needles in it.
     """
     most = max(len(needle.tokens) for needle in text.needles)
-    cache = KeyValueCache(model, len(text.tokens) + most)
+    cache = KeyValueCache(model, len(text.tokens) + most, drop=most <= REWOUND_TOKENS)
     read_prompt(model, text.tokens, cache)
     found = []
     for needle in text.needles:
