@@ -5,8 +5,8 @@ Run: python recipes/million_texts.py MODEL UNPACKED OUT      (recipes/gemma3-204
 OUT/measure/KIND gets one window of prose, of manuals and of source code, OUT/search one array of each, OUT/train two
 shorter ones of each. An array is joined from documents of its kind in the order in which they are listed, until it is
 full; what was joined is printed and stands in OUT/joined.json. The prose to measure on is one work in seven volumes,
-and no document is in two of the three sets. Arrays travel better than text to a machine without a network; none of them
-may be passed on.
+whose text is OUT/document.txt, and no document is in two of the three sets. Arrays travel better than text to a machine
+without a network; none of them may be passed on.
 """
 
 import json
@@ -28,8 +28,9 @@ import long_texts
 WINDOW = 2**21  # tokens of an array to measure or to search on; one to train on has half as many
 MOST_CHARACTERS = 16  # of a token, on average
 SHORTEST = long_texts.SHORTEST  # characters of a document
+PROSE = "measure/prose/joined"
 ARRAYS = {  # array -> what the names of its documents begin with; two arrays never share a document
-    "measure/prose/joined": ("measure/prose-treasury",),
+    PROSE: ("measure/prose-treasury",),
     "measure/manual/joined": ("measure/manual-lilypond", "measure/manual-ada", "measure/manual-maxima"),
     "measure/code/joined": (
         "measure/code-sbcl-src-compiler",
@@ -98,6 +99,8 @@ def main(model: str, unpacked: Path, out: Path, window: int = WINDOW, shortest: 
             path = out / f"{array}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, tokens)
+            if array == PROSE:
+                (out / "document.txt").write_text("\n".join(text for _, text in documents), encoding="utf-8")
             print(f"{array}: {total:,} tokens, joined: {named[array]}", flush=True)
     assert set(named) == set(ARRAYS), f"no document for {sorted(set(ARRAYS) - set(named))}"
     (out / "joined.json").write_text(json.dumps(named, indent=1) + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from pathlib import Path
 import tables_bundled as bundled
 import tables_evidence as evidence
 import tables_gemma as gemma
+import tables_million as million
 import tables_searches as searches
 import tables_speed as speed
 import tables_training as training
@@ -34,6 +35,11 @@ TABLES: dict[str, Maker] = {
     "gemma-128k": gemma.longer_table,
     "gemma-cost": partial(searches.cost_table, run=gemma.RUN),
     "gemma-pass": speed.gemma_table,
+    "2048k": million.headline_table,
+    "2048k-lengths": million.length_table,
+    "2048k-untrained": million.untrained_table,
+    "2048k-training": million.training_table,
+    "2048k-answers": million.answers_table,
     "verify": verify.verify_table,
     "depths": searches.depth_table,
     "exports": searches.exports_table,

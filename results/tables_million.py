@@ -1,0 +1,127 @@
+"""Tables of the runs to 2,097,152 tokens; a place without a record says so."""
+
+from collections.abc import Callable
+
+from tables_cells import ORIGINAL, Cell, Records, Row, number, percent, ratio, table
+
+RUNS = {"gemma3-2048k": "Gemma-3-270M", "smollm2-2048k": "SmolLM2-135M"}
+UNTRAINED = "gemma3-2048k-untrained"
+TUNED = "longrope-tuned"
+LENGTHS = {n * 1024: f"{n:,}k" for n in (4, 8, 32, 128, 512, 1024, 2048)}
+SHORT_LIST = (4096, 131072, 2097152)  # of the table with one line a metric
+METRICS: dict[str, tuple[tuple[str, ...], str, Callable[..., Cell]]] = {  # words -> records in this order, else, format
+    "perplexity": (("perplexity",), "X.XX", number),
+    "passkeys found": (("passkey", "many-passkeys"), "XX %", percent),
+    "accuracy": (("accuracy", "prose-needle"), "XX %", percent),
+}
+COLUMNS: dict[str, tuple[str, Callable[..., Cell]]] = {
+    "whole": ("perplexity", number),
+    "by position": ("position-perplexity", number),
+    "last 32,768": ("perplexity-last-32768", number),
+    "last 4,096": ("perplexity-last-4096", number),
+    "of near context's": ("far-context", ratio),
+    "of the original's, near": ("far-context-original", ratio),
+    "the same, last 4,096": ("far-context-original-last-4096", ratio),
+    "of shuffled": ("far-shuffled", ratio),
+    "needles": ("prose-needle", percent),
+    "passkeys": ("many-passkeys", percent),
+}
+METHODS = {"none": ORIGINAL, "pi": "PI", "yarn": "YaRN", "critical": "critical-pair rule"}
+NONE = "not measured"
+
+
+def _share(score: object) -> Cell:
+    """A ratio with three decimals."""
+    return Cell(f"{score.value:.3f}", (score,))  # type: ignore[attr-defined,arg-type]
+
+
+def headline_table(records: Records) -> str:
+    """Perplexity, passkeys and accuracy at three lengths, for each model."""
+    rows: list[Row] = []
+    for run, model in RUNS.items():
+        scores = records.scores(run, TUNED) if records.has(run) else {}
+        for words, (names, empty, write) in METRICS.items():
+            found = [next((scores[n, at] for n in names if (n, at) in scores), None) for at in SHORT_LIST]
+            rows.append([f"{model}, {words}", *(write(score) if score else empty for score in found)])
+    return table(["each row on its own text", *(LENGTHS[at] for at in SHORT_LIST)], rows)
+
+
+def length_table(records: Records, run: str = "gemma3-2048k") -> str:
+    """What the trained model has at every length."""
+    scores = records.scores(run, TUNED) if records.has(run) else {}
+    rows: list[Row] = []
+    for length, name in LENGTHS.items():
+        cells = [
+            (_share if write is ratio else write)(scores[metric, length]) if (metric, length) in scores else ""
+            for metric, write in COLUMNS.values()
+        ]
+        rows.append([name, *(cells if any(cells) else [NONE, *cells[1:]])])
+    return table(["each row on its own text", *COLUMNS], rows)
+
+
+def untrained_table(records: Records) -> str:
+    """Methods without training: perplexity of the last 32,768 tokens and needles at the lengths beyond the window."""
+    beyond = [length for length in LENGTHS if length > 32768]
+    rows: list[Row] = []
+    for method, label in METHODS.items():
+        scores = records.scores(UNTRAINED, method) if records.has(UNTRAINED) else {}
+        cells: list[str | Cell] = []
+        for length in beyond:
+            for metric, write in (("perplexity-last-32768", number), ("prose-needle", percent)):
+                score = scores.get((metric, length))
+                cells.append(write(score) if score else NONE)
+        rows.append([label, *cells])
+    head = [words for length in beyond for words in (f"last 32k of {LENGTHS[length]}", "needles")]
+    return table(["each row on its own text", *head], rows)
+
+
+def training_table(records: Records) -> str:
+    """What each training took: steps, seconds a step, tokens a second and memory at the peak."""
+    rows: list[Row] = []
+    for run, model in RUNS.items():
+        stages = sorted((records.folder / run).glob("stages/*/train.jsonl"))
+        for path in stages:
+            lines = records.lines(path.relative_to(records.folder).as_posix())
+            later = sorted(line["seconds"] for line in lines[1:]) or [lines[0]["seconds"]]
+            peak, tokens = max(line["memory_gib"] for line in lines), lines[0]["num_tokens"]
+            minutes = sum(line["seconds"] for line in lines) / 60
+            cells = [
+                f"{len(lines)}",
+                f"{tokens:,}",
+                f"{later[len(later) // 2]:.1f}",
+                f"{peak:.0f} GiB",
+                f"{minutes:.1f}",
+            ]
+            rows.append([f"{model}, stage {path.parent.name[:2]}", *cells])
+        rows += [] if stages else [[model, NONE, "", "", "", ""]]
+    return table(["", "steps", "tokens scored in a step", "seconds a step", "memory", "minutes in all"], rows)
+
+
+def answers_table(records: Records) -> str:
+    """Answers of ``longrope generate`` about one sentence of a document."""
+    path = "gemma3-2048k/answers.jsonl"
+    lines = records.lines(path) if (records.folder / path).exists() else []
+    rows: list[Row] = [
+        [
+            f"{line['prompt_tokens']:,}",
+            f"{line['depth']:.2f}",
+            "8 bits" if line["eight_bit"] else "offloaded" if line["offload"] else "16 bits",
+            f"{line['prefill_seconds']:.0f}",
+            f"{line['decode_seconds'] / max(1, line['new_tokens']):.2f}",
+            f"{line['cache_bytes'] / 2**30:.1f}",
+            f"{line['peak_bytes'] / 2**30:.1f}",
+            "yes" if line["found"] else "no",
+        ]
+        for line in lines
+    ]
+    head = [
+        "prompt tokens",
+        "depth",
+        "cache",
+        "seconds to read",
+        "seconds a token",
+        "cache in GiB",
+        "peak in GiB",
+        "found",
+    ]
+    return table(head, rows or [[NONE, *[""] * (len(head) - 1)]])

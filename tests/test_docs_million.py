@@ -1,0 +1,91 @@
+"""docs/2048k.md: tables of records that do not exist say so; tables of records that do have their numbers."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import tables_million as million
+from documents import words
+from tables_cells import Records
+
+from longrope.models import load_model
+from longrope.runs.records import Score
+from longrope.tuning.adapters import chosen_weights
+
+VALUES = {"perplexity": 12.345, "far-context": 0.98765, "prose-needle": 0.87, "many-passkeys": 0.96, "accuracy": 0.5}
+
+
+def write(folder: Path, run: str, method: str, lengths: tuple[int, ...], **values: float) -> None:
+    (folder / run).mkdir(parents=True, exist_ok=True)
+    fixed: dict[str, Any] = dict.fromkeys(("num_tokens", "num_windows", "seed"), 1) | {"seconds": 1.0, "model": "m"}
+    with (folder / run / "scores.jsonl").open("a") as out:
+        for metric, value in values.items():
+            for at in lengths:
+                texts = f"{metric} {at if 'needle' in metric or 'passkeys' in metric else ''}"
+                given = fixed | {"texts_fingerprint": texts, "factors_fingerprint": method}
+                score = Score(metric, value, value, value, method=method, context_tokens=at, **given)
+                out.write(json.dumps(asdict(score)) + "\n")
+
+
+def row(table: str, begins: str) -> list[str]:
+    (found,) = [line for line in table.splitlines() if line.startswith(f"| {begins} |")]
+    return [cell.strip() for cell in found.strip("|").split("|")]
+
+
+def test_places_without_records_say_so(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    assert row(million.headline_table(records), "Gemma-3-270M, perplexity")[1:] == ["X.XX"] * 3
+    assert row(million.headline_table(records), "SmolLM2-135M, passkeys found")[1:] == ["XX %"] * 3
+    for make in (million.length_table, million.untrained_table, million.training_table, million.answers_table):
+        assert million.NONE in make(records)
+
+
+def test_places_have_the_numbers_of_the_records(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    write(tmp_path, "gemma3-2048k", "longrope-tuned", (4096, 2097152), **VALUES)
+    write(tmp_path, "gemma3-2048k", "none", (4096,), perplexity=99.0)
+    headline = million.headline_table(records)
+    assert row(headline, "Gemma-3-270M, perplexity")[1:] == ["12.35", "X.XX", "12.35"]
+    assert row(headline, "Gemma-3-270M, passkeys found")[1:] == ["96%", "XX %", "96%"]
+    assert row(headline, "Gemma-3-270M, accuracy")[1:] == ["50%", "XX %", "50%"]
+    assert row(headline, "SmolLM2-135M, perplexity")[1:] == ["X.XX"] * 3
+    at_end = row(million.length_table(records), "2,048k")
+    assert (at_end[1], at_end[5], at_end[9], at_end[10]) == ("12.35", "0.988", "87%", "96%")
+    assert row(million.length_table(records), "128k")[1] == million.NONE
+    write(tmp_path, million.UNTRAINED, "yarn", (524288,), **{"perplexity-last-32768": 2125.0, "prose-needle": 0.125})
+    assert row(million.untrained_table(records), "YaRN")[3:5] == ["2125", "12%"]
+
+
+def test_trainings_and_answers(tmp_path: Path) -> None:
+    stage = tmp_path / "gemma3-2048k/stages/02-tune-abc"
+    stage.mkdir(parents=True)
+    steps = [{"seconds": s, "memory_gib": 30.0 + s, "num_tokens": 262143} for s in (9.0, 2.0, 3.0, 4.0)]
+    (stage / "train.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    table = million.training_table(Records(tmp_path))
+    assert row(table, "Gemma-3-270M, stage 02")[1:] == ["4", "262,143", "3.0", "39 GiB", "0.3"]
+    assert row(table, "SmolLM2-135M")[1] == million.NONE
+    line = {"prompt_tokens": 1100000, "depth": 0.5, "eight_bit": True, "offload": False, "prefill_seconds": 21.4}
+    line |= {"decode_seconds": 1.5, "new_tokens": 10, "cache_bytes": 2**31, "peak_bytes": 2**33, "found": True}
+    (tmp_path / "gemma3-2048k/answers.jsonl").write_text(json.dumps(line) + "\n")
+    found = row(million.answers_table(Records(tmp_path)), "1,100,000")
+    assert found[1:] == ["0.50", "8 bits", "21", "0.15", "2.0", "8.0", "yes"]
+
+
+def test_what_the_page_computes() -> None:
+    """Work, weights and cache of Gemma-3-270M by its sizes: 4 query heads and one key/value head of 256, 640 wide."""
+    text, heads, dim, hidden, tokens = words("docs/2048k.md"), 4, 256, 640, 2**21
+    assert f"{3 * 2 * heads * dim * tokens**2:.1e}".replace("e+", "e") == "2.7e16"
+    assert "2.7e16 floating-point operations of attention, a sixth" in text
+    attention = hidden * dim * (2 * heads + 2) + 2 * dim
+    assert f"{3 * attention / 1e6:.1f} of 268 million weights" in text
+    assert f"in {round(2 * 3 * attention / 1e6)} MB" in text
+    cached = 3 * 2 * dim * 2
+    assert f"{cached // 2**10} KiB a token in 16 bits, {cached * tokens // 2**30} GiB for 2,097,152 tokens" in text
+
+
+def test_attention_is_counted_as_the_training_counts_it() -> None:
+    """The bundled model's layers all see the whole window: matrices of four projections alone."""
+    network = load_model("nano", device="cpu").network
+    chosen, width = chosen_weights(network, ("global-attention",)), network.config.hidden_size
+    assert sum(w.numel() for w in chosen.values()) >= network.config.num_hidden_layers * 2 * width * width
