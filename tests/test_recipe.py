@@ -110,9 +110,6 @@ def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-# TOML
-
-
 @pytest.mark.parametrize("recipe", [DEFAULT, UNUSUAL, ISOLATED], ids=["default", "unusual", "isolated"])
 def test_toml_round_trip(tmp_path: Path, recipe: Recipe) -> None:
     assert load(tmp_path, dump_recipe(recipe)) == recipe

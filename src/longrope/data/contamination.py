@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from longrope.data.sketches import ALL_HASHES, Overlap, TextSketch, hash_runs
+from longrope.data.sketches import ALL_HASHES, Overlap, TextSketch, distinct, hash_runs
 from longrope.data.windows import Tokens
 from longrope.errors import TextsError
 
@@ -26,7 +26,7 @@ def sketch(windows: Tokens) -> tuple[int, ...]:
 
     Kept with the factors that were searched on these windows; ``check_unsearched`` compares other texts with it.
     """
-    hashes = np.unique(np.concatenate([hash_runs(window, SHINGLE_TOKENS) for window in windows]))
+    hashes = distinct(*(hash_runs(window, SHINGLE_TOKENS) for window in windows))
     return tuple(hashes[:SKETCH_SIZE].tolist())
 
 
@@ -40,7 +40,7 @@ def check_unsearched(windows: Tokens, searched: Sequence[int]) -> Overlap:
     if not searched:
         return Overlap(0, 0, 0)
     known = np.asarray(sorted(searched), dtype=np.uint64)
-    runs = np.unique(np.concatenate([hash_runs(window, SHINGLE_TOKENS) for window in windows]))
+    runs = distinct(*(hash_runs(window, SHINGLE_TOKENS) for window in windows))
     overlap = TextSketch(known, int(known[-1]) if len(known) == SKETCH_SIZE else ALL_HASHES).overlap(runs)
     if (share := np.isin(known, runs).mean()) > 0.01 or overlap.is_large:
         raise TextsError(
