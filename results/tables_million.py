@@ -2,7 +2,15 @@
 
 from collections.abc import Callable
 
-from tables_cells import ORIGINAL, Cell, Records, Row, number, percent, ratio, table
+from tables_cells import ORIGINAL, Cell, Records, Row, number, percent, table
+
+from longrope.runs.records import Score
+
+
+def share(score: Score) -> Cell:
+    """A ratio with three decimals."""
+    return Cell(f"{score.value:.3f}", (score,))
+
 
 RUNS = {"gemma3-2048k": "Gemma-3-270M", "smollm2-2048k": "SmolLM2-135M"}
 UNTRAINED = "gemma3-2048k-untrained"
@@ -10,29 +18,35 @@ TUNED = "longrope-tuned"
 LENGTHS = {n * 1024: f"{n:,}k" for n in (4, 8, 32, 128, 512, 1024, 2048)}
 SHORT_LIST = (4096, 131072, 2097152)  # of the table with one line a metric
 METRICS: dict[str, tuple[tuple[str, ...], str, Callable[..., Cell]]] = {  # words -> records in this order, else, format
-    "perplexity": (("perplexity",), "X.XX", number),
+    "perplexity": (("perplexity", "prefix-perplexity"), "X.XX", number),
     "passkeys found": (("passkey", "many-passkeys"), "XX %", percent),
     "accuracy": (("accuracy", "prose-needle"), "XX %", percent),
 }
+LAST = {
+    "gemma3-2048k": "last-tokens-32767",
+    "smollm2-2048k": "last-tokens-8191",
+}  # all that the trained window predicts
 COLUMNS: dict[str, tuple[str, Callable[..., Cell]]] = {
-    "whole": ("perplexity", number),
+    "first tokens": ("prefix-perplexity", number),
     "by position": ("position-perplexity", number),
-    "last 32,768": ("perplexity-last-32768", number),
-    "last 4,096": ("perplexity-last-4096", number),
-    "of near context's": ("far-context", ratio),
-    "of the original's, near": ("far-context-original", ratio),
-    "the same, last 4,096": ("far-context-original-last-4096", ratio),
-    "of shuffled": ("far-shuffled", ratio),
+    "last tokens": ("last", number),
+    "of near context's": ("far-context", share),
+    "of the original's": ("far-context-original", share),
+    "of near's, last 4,096": ("far-context-last-4096", share),
+    "of the original's, last 4,096": ("far-context-original-last-4096", share),
+    "of shuffled": ("far-shuffled", share),
+    "short, of the original's": ("ratio-to-none", share),
     "needles": ("prose-needle", percent),
     "passkeys": ("many-passkeys", percent),
 }
-METHODS = {"none": ORIGINAL, "pi": "PI", "yarn": "YaRN", "critical": "critical-pair rule"}
+METHODS = {
+    "none": ORIGINAL,
+    "pi": "PI",
+    "yarn": "YaRN",
+    "critical": "critical-pair rule",
+    "ntk-critical": "NTK by critical dimension",
+}
 NONE = "not measured"
-
-
-def _share(score: object) -> Cell:
-    """A ratio with three decimals."""
-    return Cell(f"{score.value:.3f}", (score,))  # type: ignore[attr-defined,arg-type]
 
 
 def headline_table(records: Records) -> str:
@@ -47,31 +61,32 @@ def headline_table(records: Records) -> str:
 
 
 def length_table(records: Records, run: str = "gemma3-2048k") -> str:
-    """What the trained model has at every length."""
+    """What the trained model has at every length; columns without a record at any length are left out."""
     scores = records.scores(run, TUNED) if records.has(run) else {}
+    named = {words: (LAST[run] if metric == "last" else metric, write) for words, (metric, write) in COLUMNS.items()}
+    shown = {words: column for words, column in named.items() if any(name == column[0] for name, _ in scores)}
     rows: list[Row] = []
     for length, name in LENGTHS.items():
-        cells = [
-            (_share if write is ratio else write)(scores[metric, length]) if (metric, length) in scores else ""
-            for metric, write in COLUMNS.values()
-        ]
-        rows.append([name, *(cells if any(cells) else [NONE, *cells[1:]])])
-    return table(["each row on its own text", *COLUMNS], rows)
+        found = [(scores.get((metric, length)), write) for metric, write in shown.values()]
+        if any(score for score, _ in found):
+            rows.append([name, *(write(score) if score else "" for score, write in found)])
+    head = ["each row on its own text", *(shown or COLUMNS)]
+    return table(head, rows or [[NONE, *[""] * len(COLUMNS)]])
 
 
 def untrained_table(records: Records) -> str:
-    """Methods without training: perplexity of the last 32,768 tokens and needles at the lengths beyond the window."""
+    """Methods without training: perplexity of the same last tokens and needles at the lengths beyond the window."""
     beyond = [length for length in LENGTHS if length > 32768]
     rows: list[Row] = []
     for method, label in METHODS.items():
         scores = records.scores(UNTRAINED, method) if records.has(UNTRAINED) else {}
         cells: list[str | Cell] = []
         for length in beyond:
-            for metric, write in (("perplexity-last-32768", number), ("prose-needle", percent)):
+            for metric, write in ((LAST["gemma3-2048k"], number), ("prose-needle", percent)):
                 score = scores.get((metric, length))
                 cells.append(write(score) if score else NONE)
         rows.append([label, *cells])
-    head = [words for length in beyond for words in (f"last 32k of {LENGTHS[length]}", "needles")]
+    head = [words for length in beyond for words in (f"last tokens, {LENGTHS[length]}", "needles")]
     return table(["each row on its own text", *head], rows)
 
 

@@ -6,14 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import tables_million as million
-from documents import words
+from documents import ROOT, words
 from tables_cells import Records
 
+from longrope.lengths import format_tokens
 from longrope.models import load_model
+from longrope.recipe import load_recipe
 from longrope.runs.records import Score
 from longrope.tuning.adapters import chosen_weights
 
-VALUES = {"perplexity": 12.345, "far-context": 0.98765, "prose-needle": 0.87, "many-passkeys": 0.96, "accuracy": 0.5}
+VALUES = {
+    "prefix-perplexity": 12.345,
+    "far-context": 0.98765,
+    "last-tokens-32767": 13.0,
+    "prose-needle": 0.87,
+    "many-passkeys": 0.96,
+    "accuracy": 0.5,
+}
 
 
 def write(folder: Path, run: str, method: str, lengths: tuple[int, ...], **values: float) -> None:
@@ -44,16 +53,17 @@ def test_places_without_records_say_so(tmp_path: Path) -> None:
 def test_places_have_the_numbers_of_the_records(tmp_path: Path) -> None:
     records = Records(tmp_path)
     write(tmp_path, "gemma3-2048k", "longrope-tuned", (4096, 2097152), **VALUES)
-    write(tmp_path, "gemma3-2048k", "none", (4096,), perplexity=99.0)
+    write(tmp_path, "gemma3-2048k", "none", (4096,), **{"prefix-perplexity": 99.0})
     headline = million.headline_table(records)
     assert row(headline, "Gemma-3-270M, perplexity")[1:] == ["12.35", "X.XX", "12.35"]
     assert row(headline, "Gemma-3-270M, passkeys found")[1:] == ["96%", "XX %", "96%"]
     assert row(headline, "Gemma-3-270M, accuracy")[1:] == ["50%", "XX %", "50%"]
     assert row(headline, "SmolLM2-135M, perplexity")[1:] == ["X.XX"] * 3
-    at_end = row(million.length_table(records), "2,048k")
-    assert (at_end[1], at_end[5], at_end[9], at_end[10]) == ("12.35", "0.988", "87%", "96%")
-    assert row(million.length_table(records), "128k")[1] == million.NONE
-    write(tmp_path, million.UNTRAINED, "yarn", (524288,), **{"perplexity-last-32768": 2125.0, "prose-needle": 0.125})
+    lengths = million.length_table(records)
+    assert row(lengths, "2,048k")[1:] == ["12.35", "13.00", "0.988", "87%", "96%"]
+    assert lengths.splitlines()[0].count("|") == 7, "columns without records are left out"
+    assert len(lengths.splitlines()) == 4, "so are lengths"
+    write(tmp_path, million.UNTRAINED, "yarn", (524288,), **{"last-tokens-32767": 2125.0, "prose-needle": 0.125})
     assert row(million.untrained_table(records), "YaRN")[3:5] == ["2125", "12%"]
 
 
@@ -82,6 +92,15 @@ def test_what_the_page_computes() -> None:
     assert f"in {round(2 * 3 * attention / 1e6)} MB" in text
     cached = 3 * 2 * dim * 2
     assert f"{cached // 2**10} KiB a token in 16 bits, {cached * tokens // 2**30} GiB for 2,097,152 tokens" in text
+
+
+def test_the_page_follows_the_recipe() -> None:
+    recipe, text = load_recipe(ROOT / "recipes/gemma3-2048k.toml"), words("docs/2048k.md")
+    first, *trainings, _ = recipe.stages
+    assert (first.method, [format_tokens(stage.tune) for stage in trainings]) == ("ntk-critical", ["256k", "512k"])
+    assert f"{trainings[0].steps} steps on windows of 256k, {trainings[1].steps} on windows of 512k" in text
+    assert (recipe.tune.short_share, recipe.measure.windows) == (0.2, 3)
+    assert all(f"`{name}`" in text for name in recipe.measure.metrics if name != "prose-needle")
 
 
 def test_attention_is_counted_as_the_training_counts_it() -> None:
