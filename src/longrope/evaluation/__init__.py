@@ -70,6 +70,7 @@ class Evaluation:
         original: the model before its weights were tuned, without factors: what retention compares with.
         cache: where samples are looked up and kept; scores go into the records of its run directory, if it has one.
         seed: of prompts and of the bootstrap.
+        apart: names of tuned models, with windows that were seen to be apart from what these were tuned on.
     """
 
     text: TokenText
@@ -77,6 +78,7 @@ class Evaluation:
     original: Subject
     cache: SampleCache = field(default_factory=SampleCache)
     seed: int = 0
+    apart: set[tuple[str, int, int]] = field(default_factory=set, compare=False)
 
     def measure(self, subject: Subject) -> list[Score]:
         """Measure one method: look its scores up, or compute them from samples, which are made where they are missing.
@@ -187,8 +189,10 @@ class Evaluation:
         documents = self.text.numbered().windows(lengths[-1], count)
         for factors in subject.table.factor_sets if subject.table else ():
             check_unsearched(windows, factors.searched)
-        if known := subject.model.tuned_on:
+        known, seen = subject.model.tuned_on, (subject.model.name, lengths[-1], count)
+        if known and seen not in self.apart:
             check_apart(hash_windows(self.text, windows, documents, subject.model.tokenizer), known, "tune")
+            self.apart.add(seen)
         most = self.settings.original_tokens
         if most and subject.source == self.original.source:
             lengths = tuple(length for length in lengths if length <= max(most, lengths[0]))
