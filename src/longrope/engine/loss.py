@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
-from longrope.engine.kv_cache import decoder_of
+from longrope.engine.kv_cache import decoder_layers, decoder_of
 from longrope.models import LanguageModel
 
 LOGITS_PER_CHUNK = 2**28  # 1 GiB of float32
@@ -34,6 +35,35 @@ def chunk_losses(network: Any, hidden: Tensor, targets: Tensor) -> Tensor:
         return import_module("longrope.engine.cross_entropy").fused_losses(logits, targets)  # type: ignore[no-any-return]
     logits = logits.float()
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+
+
+def is_frozen(network: Any) -> bool:
+    """Whether no weight outside of the layers is trained, the head's among them."""
+    inside = {id(weight) for layer in decoder_layers(network) for weight in layer.parameters()}
+    return not any(weight.requires_grad for weight in network.parameters() if id(weight) not in inside)
+
+
+def weighted_loss_of_frozen(network: Any, hidden: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
+    """The sum of losses [B, n] times their shares, whose gradient is worked out at once, while the logits are there.
+
+    For hidden states [B, n, H] alone: the head must be frozen. Its logits are made once, and kept for no backward pass.
+    """
+    found: Tensor = _GradientAtOnce.apply(network, hidden, targets, shares)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _GradientAtOnce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, network: Any, hidden: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
+        with torch.enable_grad():
+            own = hidden.detach().requires_grad_()
+            loss = (chunk_losses(network, own, targets) * shares).sum()
+        ctx.save_for_backward(*torch.autograd.grad(loss, own))
+        return loss.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[None, Tensor, None, None]:
+        return None, ctx.saved_tensors[0] * given[0], None, None
 
 
 def logits_of(network: Any, hidden: Tensor) -> Tensor:

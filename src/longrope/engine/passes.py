@@ -29,7 +29,7 @@ from longrope.engine.compiling import many_variants
 from longrope.engine.context import ForwardContext, run_decoder
 from longrope.engine.kernels import choose_kernel
 from longrope.engine.kv_cache import describe_others, remembers_keys_alone
-from longrope.engine.loss import chunk_losses, logit_chunks, logits_of
+from longrope.engine.loss import chunk_losses, is_frozen, logit_chunks, logits_of, weighted_loss_of_frozen
 from longrope.engine.memory import (
     choose_tile,
     fits_with_activations,
@@ -148,7 +148,6 @@ def weighted_loss_with_graph(
         recompute = not fits_with_activations(model, tokens.shape[0] * tokens.shape[1])
         if shard := distributed.shard():  # all must agree, or some would wait for keys that others do not send again
             recompute = bool(shard.total(torch.tensor(float(recompute), device=model.device)))
-    score = partial(checkpoint, chunk_losses, use_reentrant=False) if recompute else chunk_losses
     first = int(weights.any(axis=0).argmax())
     kept = layers_that_keep_attention(model, tokens.shape[0] * tokens.shape[1]) if recompute else None
     done = _run(model, tokens, kept, documents=documents, positions=positions)
@@ -156,11 +155,20 @@ def weighted_loss_with_graph(
     given = torch.as_tensor(weights, dtype=torch.float32).to(hidden.device)
     shares = done.own(given) if done.shard else given[:, first:]
     total = torch.zeros((), device=hidden.device)
+    score = _choose_score(model.network, hidden, recompute=recompute)
     cuts = list(logit_chunks(model, targets))
     sizes = [cut.stop - cut.start for cut in cuts]
     for cut, part in zip(cuts, hidden.split(sizes, dim=1), strict=True):  # whose gradients are joined once
-        total = total + (score(model.network, part, targets[:, cut]) * shares[:, cut]).sum()
+        total = total + score(model.network, part, targets[:, cut], shares[:, cut])
     return total
+
+
+def _choose_score(network: Any, hidden: Tensor, *, recompute: bool) -> Callable[..., Tensor]:
+    """What gives the weighted losses of a chunk, by whether its logits may be kept and the head has gradients."""
+    if recompute and hidden.requires_grad and is_frozen(network):
+        return weighted_loss_of_frozen
+    losses = partial(checkpoint, chunk_losses, use_reentrant=False) if recompute else chunk_losses
+    return lambda network, hidden, targets, shares: (losses(network, hidden, targets) * shares).sum()
 
 
 def describe_pass(model: LanguageModel, *, decoding: bool = False) -> str:
