@@ -13,7 +13,7 @@ import torch
 from measuring import make_context, scores_of
 
 from longrope.data import Tokens, TokenText
-from longrope.engine import decoding
+from longrope.engine import decoding, drafts
 from longrope.evaluation import answers
 from longrope.evaluation.prompts import build_prompt
 from longrope.evaluation.prompts.documents import DocumentQuestion
@@ -89,15 +89,19 @@ def made_up_words(prompt: str) -> Counter[str]:
 class SampleBuilder:
     """Stands where the network and its cache are: what it says next depends on the words that were read alone."""
 
+    native = None
+
     def __init__(self, tokenizer: Any, answer: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
         """From now on prompts are answered by ``answer``; then comes the end token."""
         self.tokenizer, self.answer = tokenizer, answer
         self.read: list[int] = []
-        self.left: list[int] = []
+        self.said: list[int] = []
+        self.asked = 0
         self.read_lengths: list[int] = []
         self.pushed = 0
         monkeypatch.setattr(answers, "KeyValueCache", self.open_cache)
         monkeypatch.setattr(decoding, "prefill", self.prefill)
+        monkeypatch.setattr(drafts, "read_all", self.read_all)
 
     def open_cache(self, *_: object, **__: object) -> "SampleBuilder":
         """Begin to read another text."""
@@ -114,16 +118,25 @@ class SampleBuilder:
         del self.read[tokens:]
 
     def prefill(self, _: object, tokens: Tokens, cache: Any) -> Any:
-        """Logits [1, V] of the next token."""
+        """Logits [1, V] of the first token of the answer to what has been read."""
+        logits = self.read_all(None, tokens, cache, 1)[0]
+        said = self.answer(words_of(self.tokenizer, self.read))
+        self.said = self.tokenizer(f" {said}", add_special_tokens=False)["input_ids"] if said else []
+        self.asked = len(self.read)
+        logits.zero_()[0, self.said[0] if self.said else 0] = 1
+        return logits
+
+    def read_all(self, _: object, tokens: Tokens, cache: Any, last: int) -> Any:
+        """Logits [1, last, V] after each of the last tokens: what is said goes on whatever was proposed."""
         assert cache is self
+        first = len(self.read) - self.asked + 1
         self.read += tokens[0].tolist()
         self.pushed += tokens.size
         self.read_lengths.append(len(self.read))
-        if tokens.size > 1:
-            said = self.answer(words_of(self.tokenizer, self.read))
-            self.left = self.tokenizer(f" {said}", add_special_tokens=False)["input_ids"] if said else []
-        logits = torch.zeros(1, len(self.tokenizer))
-        logits[0, self.left.pop(0) if self.left else 0] = 1
+        logits = torch.zeros(1, last, len(self.tokenizer))
+        for i in range(last):
+            at = first + tokens.shape[1] - last + i
+            logits[0, i, self.said[at] if 0 <= at < len(self.said) else 0] = 1
         return logits
 
 

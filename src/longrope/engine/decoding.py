@@ -36,7 +36,7 @@ def prefill(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tenso
     Raises:
         ModelError: the cache has no space for them, or is transformers' own and the model does not go on right from it.
     """
-    return _read_on(model, tokens, cache, 1)[:, 0]
+    return read_all(model, tokens, cache, 1)[:, 0]
 
 
 def follows_greedily(model: LanguageModel, tokens: Tokens, answer_tokens: int, cache: KeyValueCache) -> bool:
@@ -54,12 +54,12 @@ def follows_greedily(model: LanguageModel, tokens: Tokens, answer_tokens: int, c
         ModelError: as of ``prefill``.
     """
     ids = torch.as_tensor(tokens, dtype=torch.long)
-    likeliest = _read_on(model, ids[None], cache, answer_tokens + 1)[0, :-1].argmax(-1)
+    likeliest = read_all(model, ids[None], cache, answer_tokens + 1)[0, :-1].argmax(-1)
     return bool((likeliest.cpu() == ids[-answer_tokens:].cpu()).all())
 
 
-def _read_on(model: LanguageModel, tokens: Tokens, cache: KeyValueCache, last: int) -> Tensor:
-    """Read tokens [1, n] into a cache; return [1, last, V] float32 logits of what follows each of the last ones."""
+def read_all(model: LanguageModel, tokens: Tokens, cache: KeyValueCache, last: int) -> Tensor:
+    """Read tokens [1, n] into a cache, as ``prefill`` does; the logits [1, last, V] after each of the last ones."""
     if cache.native and not cache.native.checked:
         check_continues(model)
         cache.native.checked = True

@@ -29,9 +29,10 @@ class RulerTask(Metric):
     """
 
     def readings(self, context: Context) -> tuple[Reading, ...]:
-        """One pass for each prompt, and its answer."""
-        count = context.settings.ruler_prompts
-        return (Reading(self.name, context.length, count, count * (1 + answers.USUAL_TOKENS)),)
+        """One pass for each prompt, and its answer, which takes the more passes the more is asked for."""
+        count, (question,) = context.settings.ruler_prompts, self._builder(context)(0).questions
+        asked = 1 if question.any_of else len(question.references)
+        return (Reading(self.name, context.length, count, count * (1 + answers.USUAL_PASSES * asked)),)
 
     def inputs(self, context: Context) -> str:
         """The first prompt, and what decides the others."""
