@@ -12,7 +12,7 @@ TESTS = $(BIN)/python -m pytest -rs --numprocesses 2 --dist loadfile --no-loadsc
 INSTALLED := .venv/installed
 DEVELOPED := .venv/developed
 
-.PHONY: demo test test-all check fix dist lock clean
+.PHONY: demo test test-all check fix docs dist lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/longrope extend
@@ -31,6 +31,10 @@ check: $(DEVELOPED)
 fix: $(DEVELOPED)
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+docs: $(DEVELOPED)
+	$(BIN)/mkdocs build --quiet
+	@echo 'Open build/site/index.html; for the search: $(BIN)/python -m http.server --directory build/site'
 
 dist: $(DEVELOPED)
 	rm -rf dist

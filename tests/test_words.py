@@ -18,7 +18,10 @@ PRIVATE = re.compile(
     r"embedded (model|default))\b",
     re.IGNORECASE,
 )
-PAGES = ("architecture", "deviations", "performance", "python", "results")
+PAGES = (
+    *("architecture", "clusters", "deviations", "expectations", "first-run", "how-it-works", "install", "own-model"),
+    *("performance", "python", "report", "results", "uses"),
+)
 SOURCE = Path(__file__).parents[1] / "src" / "longrope"
 TEMPLATES = ("exports/card.md.j2", "report/page.html.j2", "assets/nano.toml", "assets/nano/README.md")
 RECIPES = sorted((SOURCE.parents[1] / "recipes").glob("*.toml"))
