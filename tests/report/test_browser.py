@@ -25,10 +25,6 @@ if not CHROMIUM and os.environ.get("LONGROPE_BROWSER") != "required":
 
 pytestmark = pytest.mark.slow
 SECTIONS = {
-    "stages": "Stages",
-    "factors": "Rescale factors",
-    "search": "Search",
-    "training": "Training",
     "perplexity": "Perplexity by context window",
     "retrieval": "Passkeys and needles",
     "ruler": "RULER",
@@ -36,6 +32,10 @@ SECTIONS = {
     "harness": "Short-window benchmarks",
     "ratios": "Paired with its baselines",
     "other": "Other measurements",
+    "stages": "Stages",
+    "factors": "Rescale factors",
+    "search": "Search",
+    "training": "Training",
     "cost": "Cost",
     "checkpoint": "Checkpoint",
     "provenance": "Provenance",
@@ -243,7 +243,8 @@ def test_several_runs_share_their_figures(browser: Any, run: RunDir, tmp_path: P
     with visiting(browser, write_comparison([run, other], tmp_path / "both.html")) as visit:
         keys = visit.drawing("Perplexity").locator(".series").evaluate_all("all => all.map(g => g.dataset.key)")
         own = [f"LongRoPE, {how} · {name}" for name in ("whole", "other") for how in ("gradient", "tuned")]
-        assert keys == ["original model", "PI", "NTK", "YaRN", *own]
+        shared = [f"{label} · whole, other" for label in ("original model", "PI", "NTK", "YaRN")]
+        assert keys == [*shared, *own]
         hover(visit, "Perplexity", "LongRoPE, tuned · other", 3)
         assert f"tokens 512 value {record(other, 'perplexity', 'longrope-tuned', 512).value:.5g}" in visit.tip()
         words = visit.page.locator(".lead").all_inner_texts()
@@ -251,6 +252,22 @@ def test_several_runs_share_their_figures(browser: Any, run: RunDir, tmp_path: P
         assert visit.page.evaluate(OVERFLOWING) == []
         visit.page.set_viewport_size({"width": 390, "height": 844})
         assert visit.page.evaluate(OVERFLOWING) == []
+
+
+def test_the_names_of_rows_stay_while_a_table_scrolls_on_a_phone(browser: Any, page_path: Path) -> None:
+    """Their column stands where it stood, no wider than half of the screen; a shade says that there is more."""
+    with visiting(browser, page_path) as visit:
+        visit.page.set_viewport_size({"width": 390, "height": 844})
+        wide = visit.page.locator("section > .scroll").evaluate_all(
+            """all => all.filter(box => box.scrollWidth > box.clientWidth + 40).map(box => {
+              const name = box.querySelector("tbody th"), before = name.getBoundingClientRect();
+              box.scrollLeft = 40;
+              const after = name.getBoundingClientRect(), shade = getComputedStyle(box).backgroundAttachment;
+              return [before.left - after.left, after.width, shade];
+            })"""
+        )
+        assert wide
+        assert all(moved == 0 and width <= 195 and shade == "local, scroll" for moved, width, shade in wide)
 
 
 @pytest.mark.parametrize(

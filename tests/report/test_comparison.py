@@ -8,7 +8,7 @@ from longrope.report import write_comparison
 
 
 def test_what_runs_have_in_common_is_shown_once(tmp_path: Path) -> None:
-    """PI is the same in both; the searched method has a row for each run, under the run's name."""
+    """PI is the same in both; the searched method has a row for each run. Every row names its runs."""
     runs = []
     for name, value in (("one", 14.5), ("two", 13.5)):
         own = [score("pi", 64, "perplexity", 20.0), score("longrope-gradient", 64, "perplexity", value)]
@@ -18,9 +18,9 @@ def test_what_runs_have_in_common_is_shown_once(tmp_path: Path) -> None:
     assert shown.texts["h1"] == ["2 runs beside each other"]
     assert shown.tables["Perplexity (95 % interval)"] == [
         ("method", "64 tokens"),
-        ("PI", "20 (0-1)"),
-        ("LongRoPE, gradient · one", "14.5 (0-1)"),
-        ("LongRoPE, gradient · two", "13.5 (0-1)"),
+        ("PI · one, two", "20.0 (0.0-1.0)"),
+        ("LongRoPE, gradient · one", "14.5 (0.0-1.0)"),
+        ("LongRoPE, gradient · two", "13.5 (0.0-1.0)"),
     ]
     assert len(shown.texts["pre"]) == 2
     assert not (runs[0].path / "report.html").exists()

@@ -48,7 +48,7 @@ def test_without_rows_they_have_their_names(tmp_path: Path, capsys: pytest.Captu
     path = write_report(make_run(tmp_path, SCORES))
     assert read_page(path).tables["recall-of-colours (95 % interval)"] == [
         ("method", "64 tokens", "128 tokens"),
-        ("toy", "0.5 (0.25-0.75)", "0.375 (0.125-0.625)"),
+        ("toy", "0.50 (0.25-0.75)", "0.375 (0.125-0.625)"),
     ]
     source = path.read_text()
     for figure in ("Perplexity", "recall-of-colours"):

@@ -63,6 +63,12 @@ class Contents:
         return self.recipe.model if self.recipe else self.scores[0].model if self.scores else self.name
 
     @property
+    def title(self) -> str:
+        """The same without the folders of a path."""
+        is_path = self.model.endswith(".gguf") or self.model.startswith(("/", "."))
+        return Path(self.model).name if is_path else self.model
+
+    @property
     def reached_tokens(self) -> int:
         """The longest window that it was extended to, by its recipe or by a stage after it; 0 if neither is known."""
         windows = [found.target_window for stage in self.stages for found in stage.factors]

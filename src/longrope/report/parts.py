@@ -92,8 +92,8 @@ def token_axis(values: Iterable[float]) -> Axis:
 def merged(runs: Sequence[Contents], found: Iterable[tuple[int, Source, K]]) -> list[tuple[str, Style, K]]:
     """What each method of each run has, under the label and the style that figures give it.
 
-    A baseline that a search chose has the style of the search. What several runs have in common is there once, under
-    the method's own label if no run has anything else of it.
+    A baseline that a search chose has the style of the search. On a page of several runs every label names its runs;
+    what they have in common is there once.
 
     Args:
         runs: of the page.
@@ -106,9 +106,15 @@ def merged(runs: Sequence[Contents], found: Iterable[tuple[int, Source, K]]) -> 
     named = []
     for (source, content), own in owners.items():
         alone = sources.count(source) == 1
-        label = source.label if alone else f"{source.label} · {', '.join(runs[i].name for i in own)}"
+        label = source.label if len(runs) == 1 else f"{source.label} · {_names(runs, own)}"
         named.append((label, style_of(source.known_as, None if alone else own[0]), content))
     return named
+
+
+def _names(runs: Sequence[Contents], own: Sequence[int]) -> str:
+    """The names of some runs, or that all have it."""
+    some = list(dict.fromkeys(own))
+    return f"all {len(runs)} runs" if len(some) == len(runs) > 2 else ", ".join(runs[i].name for i in some)
 
 
 def ways_of(runs: Sequence[Contents], metric: str) -> list[Way]:

@@ -24,7 +24,7 @@ from longrope.report.parts import (
     token_axis,
     ways_of,
 )
-from longrope.report.tables import ScoreTable, interval, resampling_note, score_table
+from longrope.report.tables import ScoreTable, even_table, interval, resampling_note
 from longrope.runs.records import Score
 
 LOWER = 3.0
@@ -224,7 +224,7 @@ def _length_figure(name: str, title: str, ways: Sequence[Way], note: str = "") -
 
 
 def _metric_table(runs: Sequence[Contents], metric: str) -> ScoreTable:
-    return score_table(f"{metric_label(metric)} (95 % interval)", relabelled(ways_of(runs, metric)))
+    return even_table(f"{metric_label(metric)} (95 % interval)", relabelled(ways_of(runs, metric)))
 
 
 def _data(scores: Sequence[tuple[str, Score]], first: str = "method") -> Data:
@@ -243,7 +243,7 @@ def _depth_figure(runs: Sequence[Contents], task: str) -> Figure:
     metrics = sorted(metrics_of(runs, lambda metric: split_depth(metric)[0] == task != metric))
     rows = {metric: f"{float(split_depth(metric)[1]):.0%}" for metric in metrics}
     title = f"{metric_label(task)} by depth and length"
-    note = "Depth 0% is the start of the text; a cell holds the share in percent."
+    note = "Depth 0% is the start of the text; a cell holds the share in percent, and of how many."
     return _map_figure(runs, f"{task}-depth", title, note, rows, "depth")
 
 
@@ -255,7 +255,9 @@ def _map_figure(
     lengths = sorted({score.context_tokens for *_, score in found})
     cells: dict[str, dict[tuple[str, str], Cell]] = {}
     for i, (way, row, score) in enumerate(found):
-        cells.setdefault(way.label, {})[row, format_tokens(score.context_tokens)] = Cell(score.value, i)
+        cells.setdefault(way.label, {})[row, format_tokens(score.context_tokens)] = Cell(
+            score.value, i, score.num_windows
+        )
     maps = tuple(HeatMap(label, own) for label, own in cells.items())
     columns = tuple(format_tokens(length) for length in lengths)
     heat = HeatMaps(tuple(rows.values()), columns, row_name, "tokens read at once", maps)

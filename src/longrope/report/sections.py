@@ -1,10 +1,11 @@
 """The order of a page, its first words, and the sections that say what a run took and where it came from."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from longrope.labels import NOT_REACHED, Source, is_part, label_of
+from longrope.labels import NOT_REACHED, Source, is_part, label_of, metric_label
 from longrope.lengths import format_tokens
 from longrope.registry import baselines, one_set_formulas
 from longrope.report.contents import Contents
@@ -17,6 +18,7 @@ from longrope.report.tables import ScoreTable, interval, number
 from longrope.rope import RescaleFactors
 from longrope.runs.records import Score
 from longrope.schedule import stage_label
+from longrope.verdict import SHARES, conclude
 
 SEARCHES = {"gradient": "gradient descent", "evolution": "the paper's evolutionary search"}
 
@@ -40,9 +42,8 @@ class Fact:
 
 def all_sections(runs: Sequence[Contents]) -> list[Section]:
     """Every section of a page, the empty ones too."""
-    first = [stage_section(runs), factor_section(runs), search_section(runs), training_section(runs)]
-    last = [cost_section(runs), checkpoint_section(runs), provenance_section(runs)]
-    return [*first, *measured_sections(runs), *last]
+    made = [stage_section(runs), factor_section(runs), search_section(runs), training_section(runs)]
+    return [*measured_sections(runs), *made, cost_section(runs), checkpoint_section(runs), provenance_section(runs)]
 
 
 def tell_run(run: Contents, *, named: bool) -> list[str]:
@@ -84,14 +85,37 @@ def _tell_windows(run: Contents) -> str:
 
 
 def facts_of(run: Contents) -> list[Fact]:
-    """The scores of the run's own factors at the longest length, and the windows."""
-    facts = []
+    """What the run won and what short texts pay for it, the windows, and its own scores at the longest length."""
+    facts = _verdict_facts(run)
     if run.rope and run.reached_tokens:
         facts.append(Fact(f"{run.rope['trained_window']:,} → {run.reached_tokens:,}", "tokens: trained, reached"))
     own = _own_source(run)
     longest = max((score.context_tokens for score in run.scores), default=0)
     at_longest = [s for s in run.scores if (s.source, s.context_tokens) == (own, longest)]
     return [*facts, *(_fact(s, text) for metric, text in HEADLINES.items() for s in at_longest if s.metric == metric)]
+
+
+def _verdict_facts(run: Contents) -> list[Fact]:
+    """The first comparison of the verdict, and what it costs at a short length."""
+    verdict = conclude(run.scores, run.export)
+    if not verdict:
+        return []
+    facts, (first, *_) = [], verdict.comparisons
+    if pair := first.pair:
+        value, _, ends = interval(pair).partition(" ")
+        kind = "difference from" if first.metric in SHARES else "perplexity as a share of that of"
+        at = f"{kind} {verdict.theirs.label} at {verdict.context_tokens:,} tokens: {first.outcome}"
+        facts.append(Fact(value, at, ends[1:-1]))
+    elif first.ours and first.theirs:
+        values = " / ".join(interval(score).partition(" ")[0] for score in (first.ours, first.theirs))
+        name = metric_label(first.metric)
+        at = f"{verdict.context_tokens:,} tokens, against {verdict.theirs.label}: {first.outcome}, unpaired"
+        facts.append(Fact(values, f"{name} at {at}"))
+    if short := verdict.short:
+        ends = f"{short.low - 1:+.1%} to {short.high - 1:+.1%}" if math.isfinite(short.high - short.low) else ""
+        name = f"perplexity at {short.context_tokens:,} tokens, against the {label_of('none')}"
+        facts.append(Fact(f"{short.ratio - 1:+.1%}", name, ends))
+    return facts
 
 
 def _fact(score: Score, text: str) -> Fact:

@@ -1,23 +1,28 @@
 """Tables of a report and of the terminal, and how their numbers are written."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from longrope.labels import metric_label, split_depth, write_interval, write_value
+from longrope.labels import metric_label, metric_row, split_depth, write_interval, write_value
 from longrope.runs.records import Score
 
+MOST = 1e6  # from which on a value has no decimals to line up
 RESAMPLED = {"documents": "whole documents", "blocks": "blocks of consecutive tokens", "prompts": "prompts"}
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """A caption, column names, and cells as text, the first of a row its name; and a sentence about all of them."""
+    """A caption, column names, and cells as text, the first of a row its name; and a sentence about all of them.
+
+    ``best`` holds the places (row, column) of the best values of their columns.
+    """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    best: frozenset[tuple[int, int]] = frozenset()
 
 
 def score_tables(scores: Sequence[Score]) -> list[ScoreTable]:
@@ -35,7 +40,48 @@ def score_table(title: str, scores: Sequence[Score]) -> ScoreTable:
     lengths = sorted({score.context_tokens for score in scores})
     cells = {(score.source.label, score.context_tokens): interval(score) for score in scores}
     header = ("method", *(f"{length:,} tokens" for length in lengths))
-    return ScoreTable(title, header, _rows(scores, cells, lengths), resampling_note(scores))
+    rows = _rows(scores, cells, lengths)
+    return ScoreTable(title, header, rows, resampling_note(scores), frozenset(_best(scores, rows, lengths)))
+
+
+def _best(
+    scores: Sequence[Score], rows: Sequence[tuple[str, ...]], lengths: Sequence[int]
+) -> Iterator[tuple[int, int]]:
+    """The places of the best values of one metric by length, all that are written alike; none where one row stands."""
+    sign = -1 if metric_row(scores[0].metric).format in ("share", "tokens", "benchmark") else 1
+    for column, length in enumerate(lengths, 1):
+        values = {score.source.label: sign * score.value for score in scores if score.context_tokens == length}
+        finite = {label: value for label, value in values.items() if math.isfinite(value)}
+        if len(finite) > 1:
+            least = min(finite.values())
+            yield from ((i, column) for i, row in enumerate(rows) if finite.get(row[0], math.inf) == least)
+
+
+def even_table(title: str, scores: Sequence[Score]) -> ScoreTable:
+    """The same with equal decimals in each column: what four digits need, at most those of its least value."""
+    table = score_table(title, scores)
+    if not scores or metric_row(scores[0].metric).format != "number":
+        return table
+    lengths = sorted({score.context_tokens for score in scores})
+    decimals = {n: _decimals([s for s in scores if s.context_tokens == n]) for n in lengths}
+    cells = {(s.source.label, s.context_tokens): _even(s, decimals[s.context_tokens]) for s in scores}
+    return replace(table, rows=_rows(scores, cells, lengths))
+
+
+def _decimals(scores: Sequence[Score]) -> int:
+    values = [value for score in scores for value in (score.value, score.low, score.high) if abs(value) < MOST]
+    least = min((abs(score.value) for score in scores if 0 < abs(score.value) < MOST), default=1.0)
+    needed = max((len(f"{value:.4g}".partition(".")[2]) for value in values), default=0)
+    return min(needed, max(0, 3 - math.floor(math.log10(least))))
+
+
+def _even(score: Score, decimals: int) -> str:
+    """A value with its interval in so many decimals, very large ones as they are elsewhere."""
+    value, low, high = (
+        f"{x:,.{decimals}f}" if abs(x) < MOST else write_value(score.metric, x)
+        for x in (score.value, score.low, score.high)
+    )
+    return f"{value} ({low}-{high})" if math.isfinite(score.high - score.low) else value
 
 
 def resampling_note(scores: Iterable[Score]) -> str:

@@ -7,16 +7,17 @@ from xml.etree import ElementTree as ET
 from longrope.report.charts.svg import CHARACTER, Box, add, canvas
 
 GAP = 26.0
-CELL_HEIGHT = 22.0
+CELL_HEIGHT = 30.0
 HEAD, FOOT = 26.0, 44.0
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One share and its row in the figure's table."""
+    """One share, its row in the figure's table, and of how many prompts it is."""
 
     share: float
     row: int
+    count: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,4 +83,9 @@ def _draw_cell(group: ET.Element, cell: Cell, place: Box) -> None:
         add(group, "rect", class_="heat", fill_opacity=f"{0.08 + 0.92 * cell.share:.3f}", **size)
     text = f"{100 * cell.share:.0f}"
     x, y = place.left + place.width / 2, place.top + place.height / 2 + 4
-    add(group, "text", text, x=x, y=y, class_="cell on" if cell.share > 0.55 else "cell")
+    name = "cell on" if cell.share > 0.55 else "cell"
+    if not cell.count:
+        add(group, "text", text, x=x, y=y, class_=name)
+        return
+    add(group, "text", text, x=x, y=y - 5, class_=name)
+    add(group, "text", f"of {cell.count}", x=x, y=y + 6, class_=f"{name} of")

@@ -10,6 +10,7 @@ from longrope.report.charts.style import Style
 from longrope.report.charts.svg import CHARACTER, Box, add, canvas, draw_legend, draw_marker
 
 DENSE = 150  # points of a line from which on it has no markers
+INSET = 10.0  # pixels from the axis to the first points, so that no marker stands over its labels
 MARKERS = 12  # of a line with fewer points, about
 
 
@@ -97,7 +98,7 @@ def _draw_frame(panel: ET.Element, chart: LineChart, box: Box, plot: Box) -> Non
     add(panel, "path", d=f"M{plot.left:.1f} {plot.bottom:.1f}H{plot.right:.1f}", class_="base")
     taken = -1e9
     for value, label in chart.x.ticks:
-        x, half = chart.x.place(value, plot.left, plot.right), CHARACTER * len(label) / 2
+        x, half = chart.x.place(value, plot.left + INSET, plot.right), CHARACTER * len(label) / 2
         if x - half > taken + 4:
             add(panel, "path", d=f"M{x:.1f} {plot.bottom:.1f}v5", class_="base")
             add(panel, "text", label, x=x, y=plot.bottom + 20, class_="muted", text_anchor="middle")
@@ -107,11 +108,11 @@ def _draw_frame(panel: ET.Element, chart: LineChart, box: Box, plot: Box) -> Non
 
 def _draw_rule(panel: ET.Element, chart: LineChart, rule: Rule, plot: Box) -> None:
     if rule.axis == "x":
-        x = chart.x.place(rule.value, plot.left, plot.right)
+        x = chart.x.place(rule.value, plot.left + INSET, plot.right)
         near_end = x + CHARACTER * len(rule.label) > plot.right
         add(panel, "path", d=f"M{x:.1f} {plot.top - 4:.1f}V{plot.bottom:.1f}", class_="rule")
         place = {"x": x - 6, "text_anchor": "end"} if near_end else {"x": x + 6}
-        add(panel, "text", rule.label, y=plot.bottom - 10, class_="muted halo", **place)
+        add(panel, "text", rule.label, y=plot.top + 8, class_="muted halo", **place)
     else:
         y = chart.y.place(rule.value, plot.bottom, plot.top)
         add(panel, "path", d=f"M{plot.left:.1f} {y:.1f}H{plot.right:.1f}", class_="rule")
@@ -123,7 +124,7 @@ def _draw_series(panel: ET.Element, chart: LineChart, series: Series, plot: Box)
     group = add(panel, "g", class_="series", style=f"--c:{series.style.color}", data_key=series.label)
     placed = []
     for point in series.points:
-        x = chart.x.place(point.x, plot.left, plot.right)
+        x = chart.x.place(point.x, plot.left + INSET, plot.right)
         ends = (point.y, point.low, point.high)
         y, low, high = (None if end is None else chart.y.place(end, plot.bottom, plot.top) for end in ends)
         assert y is not None
