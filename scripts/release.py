@@ -1,6 +1,6 @@
 """Check, build and tag a release: python scripts/release.py VERSION [--publish].
 
-Refused unless the tree is clean and the package, the README, CITATION.cff and CHANGELOG.md name the version. Without
+Refused unless the tree is clean and the package, CITATION.cff and CHANGELOG.md name the version. Without
 ``--publish`` nothing leaves this machine; with it twine sends both files to the package index, and git the tag.
 """
 
@@ -12,7 +12,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 NAMED = {
     "src/longrope/__init__.py": r'^__version__ = "(.*?)"$',
-    "README.md": r"^  version = \{(.*?)\},$",
     "CITATION.cff": r"^version: (.*)$",
     "CHANGELOG.md": r"^## (\S+) \(\d{4}-\d\d-\d\d\)$",
 }
