@@ -12,6 +12,14 @@ RULER_SUBSET = "ruler-subset"  # their mean
 HARNESS = "harness:"  # begins the name of a benchmark of lm-evaluation-harness, or the path of its task file
 BENCHMARK = f"{HARNESS}TASK"
 RATIO, DIFFERENCE = "ratio-to-", "difference-to-"  # begin the names of paired comparisons with the method that follows
+SHOTS = (4, 16, 64, 256, 1024, 2048)  # of in-context learning, beside as many as fit
+USES = {  # made-up tasks of what long windows are used for
+    "many-shot": "Labels by examples found, as many as fit",
+    **{f"many-shot-{count}": f"Labels by {count:,} examples found" for count in SHOTS},
+    "manual-questions": "Questions about a manual answered",
+    "dialogue-memory": "Numbers of a dialogue remembered",
+}
+SUMMARY = "planted-summary"
 PROSE, ACCURACY, MANY_PASSKEYS = "prose-needle", "accuracy", "many-passkeys"
 LONG_PPL = "longppl-"  # begins the names of scores of LongPPL: by an evaluator, or compared
 LAST_TOKENS = "last-tokens-"  # begins the names of what is about the same last tokens, whatever is read before them
@@ -151,6 +159,17 @@ METRICS: dict[str, Metric] = by_name(
         section="retrieval",
         hub="accuracy",
         measure="longrope.evaluation.many_passkeys:ManyPasskeys",
+    ),
+    *(
+        Metric(name, label, format="share", hub="accuracy", measure="longrope.evaluation.uses:Use")
+        for name, label in USES.items()
+    ),
+    Metric(
+        SUMMARY,
+        "Planted notes in the summary",
+        format="share",
+        hub="accuracy",
+        measure="longrope.evaluation.uses:PlantedSummary",
     ),
     Metric(
         BENCHMARK,

@@ -155,6 +155,8 @@ class MeasureRecipe(Settings, section="measure"):
             ``needle``; ``prose-needle`` (numbers, names, sentences at random depths); ``ruler`` (all of its tasks and
             their mean) and ``ruler-TASK`` (one of them); ``longppl`` (of the tokens that far context makes likely, by
             an evaluator); ``accuracy`` and ``effective-length``, both of ``prose-needle`` and six of ruler's tasks;
+            ``many-shot`` and ``many-shot-K`` (labels by examples), ``manual-questions``, ``dialogue-memory`` and
+            ``planted-summary``, generated uses of long windows;
             ``harness:TASK``, a benchmark of lm-evaluation-harness by its name or its file.
         original_tokens: the original model is measured at no greater length than this, and at the shortest in any case;
             0 measures it at all of them. Far beyond its window its passes take as long as any other's.
@@ -173,7 +175,8 @@ class MeasureRecipe(Settings, section="measure"):
             yarn, critical, critical-real, ntk-scan, longrope2, dca, self-extend, jet-long.
         paired_windows: windows of the longest length on which its factors are compared with the best of them token by
             token; 0 takes as many as ``windows``.
-        needles: needles asked for at each length, spread over ten depths, or in prose at random ones.
+        needles: needles asked for at each length, spread over ten depths, or in prose at random ones; and questions of
+            each of the uses.
         needles_per_text: at most so many stand in one text, which is read once for them; the others distract from each.
         ruler_prompts: prompts of each of ruler's tasks at each length.
         qa_data: a file of questions about documents, of the form of SQuAD, for ruler's ``qa``; without it ``ruler``

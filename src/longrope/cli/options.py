@@ -28,7 +28,7 @@ def _setting(flag: str, key: str, text: str) -> Any:
     return typer.Option(flag, help=text, show_default=shown)
 
 
-_METRICS = ", ".join(name for name in asked_metrics() if not name.startswith("ruler-"))
+_METRICS = ", ".join(name for name in asked_metrics() if not name.startswith(("ruler-", "many-shot-")))
 Model = Annotated[str, typer.Argument(help="Hub name (OWNER/NAME@REVISION/FOLDER, too), folder, or GGUF file.")]
 OptionalModel = Annotated[
     str | None, typer.Argument(help="Hub name (OWNER/NAME@REVISION/FOLDER, too), folder, or GGUF file.")
@@ -53,7 +53,10 @@ Lengths = Annotated[
     str | None,
     typer.Option("--lengths", help="Windows to measure: 8k,16k,64k.", show_default="the trained and the target window"),
 ]
-Metrics = Annotated[str | None, _setting("--metrics", "measure.metrics", f"Some of {_METRICS}; ruler-vt is one task.")]
+Metrics = Annotated[
+    str | None,
+    _setting("--metrics", "measure.metrics", f"Some of {_METRICS}; ruler-vt is one task, many-shot-64 one count."),
+]
 Seed = Annotated[int | None, _setting("--seed", "seed", "Decides every random choice.")]
 Device = Annotated[str | None, _setting("--device", "device", "cpu, cuda or auto.")]
 DType = Annotated[

@@ -1,0 +1,108 @@
+"""Uses of long windows as metrics: in-context learning, questions about a manual, memory of a dialogue, a summary."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from longrope import distributed
+from longrope.evaluation.metric import Context, Metric, Reading
+from longrope.evaluation.needles import essays
+from longrope.evaluation.prompts.prompt import Prompt, Source, assemble
+from longrope.evaluation.prompts.prose import ProseText, prose_fingerprint
+from longrope.evaluation.prompts.uses import (
+    Writer,
+    build_texts,
+    draft_summary,
+    write_dialogue,
+    write_manual,
+    write_shots,
+)
+from longrope.evaluation.prose import find_needles
+from longrope.evaluation.ruler import RulerTask
+from longrope.evaluation.samples import Arrays, Samples
+from longrope.evaluation.statistics import share_interval
+from longrope.recipe import MeasureRecipe
+from longrope.runs.records import Score
+
+
+class Use(Metric):
+    """The share of questions that greedy decoding would answer word for word, with Wilson's interval.
+
+    ``measure.needles`` questions are asked, at most ``measure.needles_per_text`` about one text, which is read once.
+
+    Samples: ``right`` [K], and ``tokens`` [K] pushed through the model, those of a text with its first question.
+    """
+
+    def readings(self, context: Context) -> tuple[Reading, ...]:
+        """One pass for each text; each question with its answer is a short one."""
+        count, most = context.settings.needles, context.settings.needles_per_text
+        return (Reading(self.name, context.length, -(-count // most), count),)
+
+    def inputs(self, context: Context) -> str:
+        """The texts and questions."""
+        return prose_fingerprint(self._texts(context))
+
+    def samples(self, context: Context) -> Samples:
+        """Whether each question is answered.
+
+        Raises:
+            TextsError: the length does not hold the task.
+            ModelError: the model has layers that do not go on right from a cache.
+        """
+        identity, factors = self.identity(context), context.subject.factors(context.length)
+
+        def make() -> Arrays:
+            texts, model = self._texts(context), context.subject.model
+            with context.subject.reading(context.length):
+                found = distributed.map_ranks(texts, lambda text: find_needles(model, text), alone=True)
+            first = [len(text.tokens) * (i == 0) for text in texts for i in range(len(text.needles))]
+            asked = [len(needle.tokens) for text in texts for needle in text.needles]
+            return {"right": np.concatenate(found), "tokens": np.asarray(first) + asked}
+
+        arrays, seconds = context.cached(self.name, (identity.texts_fingerprint,), factors, make)
+        return Samples(identity, arrays, seconds)
+
+    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+        """One score."""
+        del settings
+        right, tokens = samples.arrays["right"].tolist(), int(samples.arrays["tokens"].sum())
+        return [samples.score(self.name, share_interval(right), num_tokens=tokens, num_windows=len(right))]
+
+    def _texts(self, context: Context) -> list[ProseText]:
+        settings, running = context.settings, essays(context.text, context.windows, context.length)
+        return build_texts(
+            _writer(self.name),
+            self.name,
+            context.subject.model.tokenizer,
+            context.length,
+            running,
+            settings.needles,
+            context.seed,
+            settings.needles_per_text,
+        )
+
+
+def _writer(name: str) -> Writer:
+    if name.startswith("many-shot"):
+        shots = name.removeprefix("many-shot").lstrip("-")
+        return partial(write_shots, int(shots or 0))
+    return write_manual if name == "manual-questions" else write_dialogue
+
+
+class PlantedSummary(RulerTask):
+    """The mean share of planted notes that the written summary repeats word for word, with Wilson's interval.
+
+    ``measure.ruler_prompts`` texts with five notes each.
+    """
+
+    def _builder(self, context: Context) -> Callable[[int], Prompt]:
+        length, tokenizer = context.length, context.subject.model.tokenizer
+        running = essays(context.text, context.windows, length)
+
+        def build(sample: int) -> Prompt:
+            rng = np.random.default_rng([context.seed, sample])
+            source = Source(tokenizer, length, running[sample % len(running)], rng)
+            return assemble(source, self.name, draft_summary(source))
+
+        return build
