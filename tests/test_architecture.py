@@ -21,7 +21,7 @@ PACKAGE = "longrope"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 NOUNS = (
-    *("errors", "lengths", "rows", "registry", "metrics", "labels", "settings", "schedule"),
+    *("errors", "lengths", "reading", "rows", "registry", "metrics", "labels", "settings", "schedule"),
     *("rope", "tune_recipe", "recipe"),
 )
 EDGES = ("distributed", "runs", "models", "data", "engine", "verdict")
@@ -59,6 +59,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("errors", "distributed", "engine.adapters", "engine.attention", "engine.indexers", "engine.kv_cache"),
         *("engine.biases", "engine.compressing", "engine.masks", "engine.parted"),
     ),
+    "engine.saved_document": ("errors", "models", "engine.kv_cache", "runs"),
     "engine.loss": ("models", "engine.cross_entropy", "engine.kv_cache"),
     **dict.fromkeys(STEPS, (*NOUNS, *EDGES)),
     "verification": (*NOUNS, *EDGES, "evaluation"),

@@ -8,7 +8,7 @@ import pico
 import pytest
 import sweep
 
-from longrope.errors import ExportError
+from longrope.errors import ExportError, RunError
 from longrope.exports import export_hf
 from longrope.exports.comparison import Arrays
 from longrope.models import LanguageModel
@@ -68,6 +68,6 @@ def test_a_folder_of_a_run_that_fails_is_removed(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "old").touch()
-    with pytest.raises(FileNotFoundError), run.replacing(tmp_path / "hf") as folder:
+    with pytest.raises(RunError, match="No such file"), run.replacing(tmp_path / "hf") as folder:
         folder.joinpath("new").rename(folder / "absent" / "new")
     assert [path.name for path in tmp_path.rglob("*")] == ["hf", "old"]

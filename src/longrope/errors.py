@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LONGEST_REASON = 300  # characters
+LONGEST_PARAGRAPH = 1000  # characters of what the command line prints of an error
 
 
 class LongRopeError(ValueError):
@@ -17,6 +18,16 @@ class LongRopeError(ValueError):
         """Keep the three parts apart, so that callers and tests can look at each."""
         super().__init__(f"{found} {needed} {remedy}")
         self.found, self.needed, self.remedy = found, needed, remedy
+
+    @property
+    def paragraph(self) -> str:
+        """One line of at most 1,000 characters for a terminal: what was found is cut in its middle where it is long."""
+        found, rest = printable(self.found), printable(f"{self.needed} {self.remedy}")[: LONGEST_PARAGRAPH // 2]
+        most = LONGEST_PARAGRAPH - len("longrope: ") - len(rest) - 1
+        if len(found) > most:
+            half = (most - len(" ... ")) // 2
+            found = f"{found[:half]} ... {found[-half:]}"
+        return f"{found} {rest}"
 
     def __reduce__(self) -> tuple[type["LongRopeError"], tuple[str, str, str]]:
         """Let it go from process to process: it is made again from its three parts."""
@@ -53,6 +64,11 @@ class CacheError(LongRopeError):
 
 class ProcessLostError(LongRopeError):
     """Another process of the launch has died; the CLI exits with code 1, and the run can be resumed."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """A text for a terminal: control characters, such as those that colour or retitle it, as Python escapes them."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The recipe of a run: everything that decides its result, as frozen dataclasses, TOML in and out."""
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import tomli_w
 from longrope import registry
 from longrope.errors import RecipeError
 from longrope.metrics import asked_metrics
+from longrope.reading import read_toml
 from longrope.schedule import Stage, Standing, check_stages, standings
 from longrope.settings import (
     FILE_SIZE,
@@ -297,13 +297,11 @@ class Recipe(Settings):
 
 def load_recipe(path: str | Path) -> Recipe:
     """Read a TOML recipe; raise RecipeError naming an unknown key and the nearest known one."""
-    try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecipeError(
-            f"The recipe {path} cannot be read ({error}).", "A TOML file is needed.", "See the folder recipes/."
-        ) from None
-    return build(Recipe, content)
+
+    def refuse(reason: str) -> RecipeError:
+        return RecipeError(f"The recipe {path} cannot be read ({reason}).", "A TOML file is needed.", "See recipes/.")
+
+    return build(Recipe, read_toml(path, refuse))
 
 
 def dump_recipe(recipe: Recipe) -> str:

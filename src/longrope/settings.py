@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from longrope.errors import RecipeError
 from longrope.lengths import parse_tokens
+from longrope.reading import LARGEST_WHOLE, is_number, show_value
 
 RENAMED = {  # keys of earlier versions
     "measure.rivals": "measure.baselines",
@@ -129,13 +130,15 @@ def checked(hint: Any, value: Any, key: str, remedy: str = "Correct it.") -> Any
     if get_origin(plain) is tuple and isinstance(value, list | tuple):
         item = get_args(plain)[0]
         return tuple(checked(item, one, f"{key}[{i}]", remedy) for i, one in enumerate(value))
-    if plain is float and isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+        raise RecipeError(f"{key} = {show_value(value)}.", "A number up to 2^53 is needed.", remedy)
+    if plain is float and is_number(value):
         value = float(value)
     if get_origin(plain) is not None or type(value) is not plain:
-        raise RecipeError(f"{key} = {value!r}.", f"A value of the type {_name(plain)} is needed.", remedy)
+        raise RecipeError(f"{key} = {show_value(value)}.", f"A value of the type {_name(plain)} is needed.", remedy)
     for bound in bounds:
         if not bound.holds(value):
-            raise RecipeError(f"{key} = {value!r}.", bound.needed(), remedy)
+            raise RecipeError(f"{key} = {show_value(value)}.", bound.needed(), remedy)
     return value
 
 
@@ -262,7 +265,7 @@ def read_text(hint: Any, text: str, key: str) -> Any:
 def _read_toml(text: str, key: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         needed = 'A list of tables is needed, as TOML writes it: [{ search = "64k" }].'
         raise RecipeError(f"{key} = {text!r}.", needed, "Correct it.") from None
 

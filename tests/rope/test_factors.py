@@ -249,7 +249,7 @@ def edited(**changes: Any) -> str:
         ("[]", "cannot be read"),
         ("3", "cannot be read"),
         ('{"tiers": []}', "format"),
-        (json.dumps({"format": FORMAT}), "tiers"),
+        (json.dumps({"format": FORMAT}), "no list of factor sets"),
         (json.dumps({"format": FORMAT, "tiers": []}), "windows []"),
         (json.dumps({"format": FORMAT, "tiers": [1]}), "cannot be read"),
         (dump_factors(FACTORS).replace(FORMAT, "longrope-factors/9"), "longrope-factors/9"),

@@ -85,15 +85,15 @@ def test_a_missing_or_empty_file_has_no_records(tmp_path: Path) -> None:
 
 def test_a_record_is_on_disk_before_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the moment of fsync another reader already finds the whole line."""
-    path, synced = tmp_path / "scores.jsonl", []
+    path, synced = tmp_path / "scores.jsonl", list[str]()
 
     def fsync(descriptor: int) -> None:
-        assert os.fstat(descriptor).st_ino == path.stat().st_ino
+        assert os.fstat(descriptor).st_ino == (path, tmp_path)[len(synced)].stat().st_ino, "then the name"
         synced.append(path.read_text())
 
     monkeypatch.setattr(os, "fsync", fsync)
     append_record(path, SCORE)
-    assert len(synced) == 1
+    assert len(synced) == 2
     assert synced[0].endswith("\n")
     assert json.loads(synced[0])["metric"] == "perplexity"
 
@@ -147,7 +147,7 @@ def test_a_wrong_line_is_refused_by_number(tmp_path: Path, line: str, named: str
     before = path.read_bytes()
     with pytest.raises(RunError) as caught:
         read_records(path, Score)
-    assert f"{path} line 2 " in caught.value.found
+    assert f"{path}:2: " in caught.value.found
     assert named in caught.value.found
     assert path.read_bytes() == before
 
@@ -172,11 +172,11 @@ def test_bytes_that_are_no_text_are_refused_by_number(tmp_path: Path) -> None:
     append_record(path, SCORE)
     with path.open("ab") as file:
         file.write(b"\xff\xfe\n")
-    with pytest.raises(RunError, match="line 2"):
+    with pytest.raises(RunError, match=":2: "):
         read_records(path, Score)
 
 
 def test_records_of_one_kind_are_not_read_as_another(tmp_path: Path) -> None:
     append_record(tmp_path / "trials.jsonl", TRIAL)
-    with pytest.raises(RunError, match="line 1 is not a Score"):
+    with pytest.raises(RunError, match=":1: no Score record"):
         read_records(tmp_path / "trials.jsonl", Score)

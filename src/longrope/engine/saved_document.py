@@ -6,10 +6,8 @@ made them, so all of these are written down and compared. The file is a safetens
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from torch import Tensor
 from longrope.engine.kv_cache import KeyValueCache, describe_others
 from longrope.errors import CacheError, describe_error
 from longrope.models import LanguageModel
+from longrope.runs.files import unfinished_file, writing
 
 FORMAT = "longrope-document/1"
 KEPT = "layers."  # before the names of keys and values
@@ -120,21 +119,10 @@ def save_document(
     tensors |= {f"{KEPT}{name}": x.cpu().contiguous() for name, x in cache.state().items()}
     checksums = json.dumps({name: _checksum(tensor) for name, tensor in tensors.items()})
     metadata = {"format": FORMAT, "made_with": json.dumps(dict(made_with)), "checksums": checksums}
-    unfinished = path.with_name(path.name + ".partial")
-    try:
+    with writing(path, CacheError):
         path.parent.mkdir(parents=True, exist_ok=True)
+    with unfinished_file(path, CacheError) as unfinished:
         save_file(tensors, unfinished, metadata)
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        raise CacheError(
-            f"{path} cannot be written ({describe_error(error)}).",
-            f"It takes {sum(x.nbytes for x in tensors.values()) / 2**20:,.0f} MiB.",
-            "Make space, or give another path with --cache.",
-        ) from error
 
 
 def open_document(path: Path) -> SavedDocument:

@@ -1,12 +1,12 @@
 """Files and folders that appear under their own names once they are whole and checked."""
 
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from longrope.errors import ExportError, describe_error
+from longrope.errors import ExportError
+from longrope.runs import files
 
 
 @contextmanager
@@ -14,7 +14,7 @@ def unfinished_file(path: Path) -> Iterator[Path]:
     """Give a ``with`` block the path of a file beside another one, which it then replaces.
 
     If the block fails, the unfinished file is removed, and what was there before stays. A process that is killed leaves
-    the unfinished file behind; the next export to the same path replaces it.
+    the unfinished file behind; the next export to the same path removes it.
 
     Args:
         path: of the whole file; its folder is made if it is missing.
@@ -22,17 +22,10 @@ def unfinished_file(path: Path) -> Iterator[Path]:
     Raises:
         ExportError: the operating system does not let it be written.
     """
-    unfinished = path.with_name(f"{path.stem}.partial{path.suffix}")
-    with _writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield unfinished
-            with unfinished.open("rb") as file:
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        finally:
-            with suppress(OSError):
-                unfinished.unlink(missing_ok=True)
+    with files.writing(path, ExportError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with files.unfinished_file(path, ExportError) as unfinished:
+        yield unfinished
 
 
 @contextmanager
@@ -47,28 +40,16 @@ def unfinished_folder(folder: Path) -> Iterator[Path]:
     Raises:
         ExportError: the operating system does not let it be written.
     """
-    unfinished = folder.with_name(f"{folder.name}.partial")
-    with _writing(folder):
-        try:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
-            yield unfinished
-            folder.mkdir(parents=True, exist_ok=True)
-            for path in sorted(unfinished.iterdir()):
-                if path.is_dir():
-                    shutil.rmtree(folder / path.name, ignore_errors=True)
-                path.replace(folder / path.name)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ExportError(
-            f"{path} cannot be written ({describe_error(error)}).",
-            "A folder that files may be written in is needed, with space for the whole file.",
-            "Make space, or give another path.",
-        ) from error
+    with files.unfinished_folder(folder, ExportError) as unfinished:
+        yield unfinished
+        folder.mkdir(parents=True, exist_ok=True)
+        files.sync_tree(unfinished)
+        for path in sorted(unfinished.iterdir()):
+            place = folder / path.name
+            if path.is_dir():
+                files.check_no_link(place)
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                files.check_replaceable(place)
+            path.replace(place)
+        files.sync(folder)

@@ -17,6 +17,7 @@ from longrope.report.contents import Contents, read_run
 from longrope.report.palette import figure_style
 from longrope.report.sections import all_sections, facts_of, tell_run
 from longrope.report.tables import ScoreTable, score_tables
+from longrope.runs.files import make_folder
 from longrope.runs.run_dir import RunDir
 from longrope.verdict import conclude, describe_verdict
 
@@ -63,7 +64,7 @@ def write_comparison(runs: Sequence[RunDir], path: Path | None = None) -> Path:
 
 
 def _write(run: RunDir, path: Path, contents: Sequence[Contents]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, linked=True)
     run.write_text(path, _render(contents))
     return path
 

@@ -1,6 +1,5 @@
 """What a run directory holds, read as records, also while it is written. Nothing here is worked out."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from longrope.errors import RunError
 from longrope.recipe import Recipe, load_recipe
 from longrope.rope import RescaleFactors, load_factors
+from longrope.runs.files import read_bytes_of_run, read_json_of_run
 from longrope.runs.identity import weights_of
 from longrope.runs.records import Score, TrainStep, Trial, read_records
 from longrope.runs.run_dir import STAGE_FINISHED, RunDir
@@ -93,16 +93,16 @@ def read_run(run: RunDir) -> Contents:
     return Contents(
         name=run.path.resolve().name,
         recipe=load_recipe(recipe) if recipe.exists() else None,
-        recipe_text=recipe.read_text(encoding="utf-8") if recipe.exists() else "",
+        recipe_text=read_bytes_of_run(recipe).decode() if recipe.exists() else "",
         scores=tuple(_named(score, factors) for score in _scores(run)),
         trials=tuple(read_records(run.trials, Trial, mend=False)),
         train=tuple(read_records(run.train, TrainStep, mend=False)),
         factors=factors,
-        rope=_json(run.rope),
-        provenance=_json(run.provenance) or [],
-        costs=_json(run.costs) or [],
-        scan=_json(run.scan),
-        export=_json(run.export_report),
+        rope=read_json_of_run(run.rope, dict),
+        provenance=read_json_of_run(run.provenance, list) or [],
+        costs=read_json_of_run(run.costs, list) or [],
+        scan=read_json_of_run(run.scan, dict),
+        export=read_json_of_run(run.export_report, dict),
         stages=tuple(_stages(run)),
     )
 
@@ -153,7 +153,7 @@ def _stages_of(run: RunDir) -> list[Path]:
     """
     folders = [path for path in run.stages.glob("*-*") if path.is_dir() and path.name.partition("-")[0].isdigit()]
     folders.sort(key=lambda path: int(path.name.partition("-")[0]))
-    last = run.scheduled.read_text(encoding="utf-8").partition(" ")[0] if run.scheduled.exists() else ""
+    last = read_bytes_of_run(run.scheduled).decode(errors="replace").partition(" ")[0] if run.scheduled.exists() else ""
     hashes = {folder: folder.name.rpartition("-")[2] for folder in folders}
     before = {folder: _stage_record(folder).get("inputs", {}).get("before") for folder in folders}
     if last not in hashes.values():
@@ -168,7 +168,7 @@ def _stages_of(run: RunDir) -> list[Path]:
 
 def _stage_record(folder: Path) -> dict[str, Any]:
     """What a stage has recorded; nothing before it is finished."""
-    return _json(folder / STAGE_FINISHED) or {}
+    return read_json_of_run(folder / STAGE_FINISHED, dict) or {}
 
 
 def _factors(folder: Path) -> tuple[RescaleFactors, ...]:
@@ -176,17 +176,3 @@ def _factors(folder: Path) -> tuple[RescaleFactors, ...]:
     paths = [*sorted(folder.glob("factors-*.json")), *folder.glob("factors.json")]
     found = (load_factors(path).factor_sets[-1] for path in paths)
     return tuple({(factor_set.fingerprint, factor_set.source): factor_set for factor_set in found}.values())
-
-
-def _json(path: Path) -> Any:
-    """The content of a JSON file, None where there is none (raises RunError naming a damaged one)."""
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(
-            f"{path} cannot be read ({error}).",
-            "JSON as this version writes it is needed.",
-            "Remove the file, or make the run again with another --out.",
-        ) from None

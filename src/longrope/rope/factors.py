@@ -3,15 +3,16 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
-from longrope.errors import FactorsError, describe_error
+from longrope.errors import FactorsError
 from longrope.labels import Source
+from longrope.reading import LARGEST_WHOLE, is_number, read_json, show_value
 from longrope.rope.geometry import RopeSpec
 from longrope.rope.scaling import Lambdas
 
@@ -80,15 +81,17 @@ class RescaleFactors:
         lists: dict[str, object] = {"lambdas": self.lambdas, "searched": self.searched}
         for name, values in lists.items():
             if not isinstance(values, list | tuple):
-                self._refuse(f"{name} = {values!r}")
+                self._refuse(f"{name} = {show_value(values)}")
             numbers |= {f"{name}[{i}]": value for i, value in enumerate(values)}
-        for name, value in numbers.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                self._refuse(f"{name} = {value!r}")
+        for name, number in numbers.items():
+            hashed = name.startswith("searched")
+            if not (isinstance(number, int) and 0 <= number < 2**64 if hashed else is_number(number)):
+                self._refuse(f"{name} = {show_value(number)}")
         kinds = {"target_window": int, "start_tokens": int, "relaxed": bool}
         for name, kind in {**kinds, **dict.fromkeys(("method", "chosen_by", "spec_fingerprint", "table"), str)}.items():
-            if type(getattr(self, name)) is not kind:
-                self._refuse(f"{name} = {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if type(value) is not kind or (isinstance(value, int) and not 0 <= value <= LARGEST_WHOLE):
+                self._refuse(f"{name} = {show_value(value)}")
 
     @staticmethod
     def _refuse(found: str) -> NoReturn:
@@ -217,22 +220,27 @@ def dump_factors(factors: RescaleFactors | FactorTable) -> str:
 
 def load_factors(path: str | Path) -> FactorTable:
     """Read a factors file; raise FactorsError naming the file and the field at fault."""
-    path = Path(path)
+    refuse = partial(_unreadable, path)
+    content = read_json(path, refuse, bounded=False)
+    sets = content.get("tiers") if isinstance(content, dict) else None
+    if not isinstance(sets, list) or not all(isinstance(factor_set, dict) for factor_set in sets):
+        raise refuse("no list of factor sets")
+    if content.get("format") not in (FORMAT, WITH_TABLE):
+        raise refuse(f"format {show_value(content.get('format'))}")
+    required = {field.name for field in fields(RescaleFactors) if field.default is MISSING}
+    known = {field.name for field in fields(RescaleFactors)}
+    for factor_set in sets:
+        if unknown := (factor_set.keys() - known) | (required - factor_set.keys()):
+            raise refuse(f"unknown field {min(unknown)!r}" if min(unknown) not in known else f"no {min(unknown)}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        factor_sets: Sequence[dict[str, object]] = content["tiers"]
-        if content["format"] not in (FORMAT, WITH_TABLE):
-            raise KeyError(f"format {content['format']!r}")
-        known = {field.name for field in fields(RescaleFactors)}
-        for factor_set in factor_sets:
-            if unknown := factor_set.keys() - known:
-                raise KeyError(f"unknown field {min(unknown)!r}")
-        return FactorTable(tuple(RescaleFactors(**factor_set) for factor_set in factor_sets))  # type: ignore[arg-type]  # it checks them
+        return FactorTable(tuple(RescaleFactors(**factor_set) for factor_set in sets))
     except FactorsError as error:
         raise FactorsError(f"{path}: {error.found}", error.needed, error.remedy) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FactorsError(
-            f"{path} cannot be read as rescale factors ({describe_error(error)}).",
-            f"A JSON file of the format {FORMAT} is needed.",
-            "Make one with `longrope search MODEL --to 64k --data PATH`.",
-        ) from None
+
+
+def _unreadable(path: str | Path, reason: str) -> FactorsError:
+    return FactorsError(
+        f"{path} cannot be read as rescale factors ({reason}).",
+        f"A JSON file of the format {FORMAT} is needed.",
+        "Make one with `longrope search MODEL --to 64k --data PATH`.",
+    )

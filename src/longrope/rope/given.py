@@ -6,17 +6,18 @@ the table makes the model turn by the frequencies that the file states.
 Shape legend: P = rotary_dim / 2 pairs, fastest first.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from longrope import registry
 from longrope.errors import FactorsError
+from longrope.reading import LARGEST_WHOLE, read_json, show_value
 from longrope.rope.factors import FactorTable, RescaleFactors, load_factors
 from longrope.rope.geometry import RopeSpec, extension_ratio
 from longrope.rope.scaling import su_attention_factor
@@ -85,7 +86,7 @@ def _name_of(path: Path, parts: int = 1) -> str:
 
 
 def _read(path: Path, name: str, spec: RopeSpec, target_tokens: int) -> GivenFactors:
-    content = _load(path)
+    content = read_json(path, partial(_unreadable, path), bounded=False)
     if isinstance(content, dict) and "tiers" in content:
         table = load_factors(path)
         table.check_spec(spec)
@@ -107,13 +108,6 @@ def _read(path: Path, name: str, spec: RopeSpec, target_tokens: int) -> GivenFac
         short_factor = _positive(path, stated, "short_mscale") if "attention_factor" not in stated else None
         sets.append(_relative(short, short_factor or factor, spec, switch, name))
     return GivenFactors(name, FactorTable(tuple(sets)), words)
-
-
-def _load(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(path, f"{type(error).__name__}: {error}") from None
 
 
 def _unreadable(path: Path, reason: str) -> FactorsError:
@@ -171,7 +165,7 @@ def _number(path: Path, name: str, value: Any) -> float:
             number = math.inf
     if not 0 < number < math.inf:
         raise FactorsError(
-            f"{path} holds {name} = {str(value)[:40]}.",
+            f"{path} holds {name} = {show_value(value)}.",
             "A finite number above 0 is needed.",
             "Correct the file, or give another one with --factors.",
         )
@@ -185,7 +179,10 @@ def _positive(path: Path, stated: Mapping[str, Any], key: str) -> float | None:
 
 def _whole(path: Path, stated: Mapping[str, Any], key: str) -> int:
     """A whole number of tokens, 0 if it is missing."""
-    return round(_positive(path, stated, key) or 0)
+    number = round(_positive(path, stated, key) or 0)
+    if number > LARGEST_WHOLE:
+        raise _unreadable(path, f"{key} is {show_value(number)}")
+    return number
 
 
 def _attention(

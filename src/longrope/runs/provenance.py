@@ -13,7 +13,7 @@ from typing import Any
 
 from longrope import registry
 from longrope.rope import RopeSpec, baseline_factors
-from longrope.runs.files import on_main
+from longrope.runs.files import on_main, read_json_of_run
 from longrope.runs.run_dir import RunDir
 
 LIBRARIES = ("torch", "transformers", "numpy")
@@ -71,7 +71,7 @@ def record_session(run: RunDir, *, device: str, choices: Sequence[str]) -> None:
 
 
 def _record_session(run: RunDir, device: str, choices: Sequence[str]) -> None:
-    sessions = json.loads(run.provenance.read_text(encoding="utf-8")) if run.provenance.exists() else []
+    sessions = read_json_of_run(run.provenance, list) or []
     session = {
         "command": describe_command(sys.argv),
         "python": platform.python_version(),
@@ -81,7 +81,7 @@ def _record_session(run: RunDir, device: str, choices: Sequence[str]) -> None:
         "device": device,
         "choices": list(choices),
     }
-    if not sessions or {**session, "began": sessions[-1]["began"]} != sessions[-1]:
+    if not sessions or {**session, "began": sessions[-1].get("began")} != sessions[-1]:
         sessions.append({**session, "began": datetime.now(UTC).isoformat(timespec="seconds")})
         run.write_text(run.provenance, json.dumps(sessions, indent=1) + "\n")
 

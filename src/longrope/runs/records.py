@@ -1,17 +1,17 @@
 """The typed lines of every .jsonl file. A line is written whole or not at all, and losses carry their units."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from longrope import registry
-from longrope.errors import RunError
+from longrope.errors import LONGEST_REASON, RunError
 from longrope.labels import Source
-from longrope.runs.files import on_main
+from longrope.reading import record_of
+from longrope.runs.files import append_text, on_main, read_bytes_of_run, truncate_file
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,7 @@ def append_records(path: Path, records: Sequence[Trial | TrainStep | Score]) -> 
 
 def write_lines(path: Path, records: Sequence[Trial | TrainStep | Score]) -> None:
     """Add lines as ``append_records`` does, in this process and without waiting for others."""
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(record)) + "\n" for record in records)
-        file.flush()
-        os.fsync(file.fileno())
+    append_text(path, "".join(json.dumps(asdict(record)) + "\n" for record in records))
 
 
 def read_records(path: Path, kind: type[Record], *, mend: bool = True) -> list[Record]:
@@ -171,28 +168,20 @@ def read_records(path: Path, kind: type[Record], *, mend: bool = True) -> list[R
 def _read(path: Path, kind: type[Record], *, mend: bool) -> list[Record]:
     if not path.exists():
         return []
-    text = path.read_bytes()
+    text = read_bytes_of_run(path)
     whole = text[: text.rfind(b"\n") + 1]
     if mend and whole != text:
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
+        truncate_file(path, len(whole))
     return list(_parse(path, whole.splitlines(), kind))
 
 
 def _parse(path: Path, lines: list[bytes], kind: type[Record]) -> Iterator[Record]:
-    names = {field.name for field in fields(kind)}
-    required = {field.name for field in fields(kind) if field.default is MISSING}
     for number, line in enumerate(lines, 1):
         try:
-            content = json.loads(line)
-            found = content.keys() if isinstance(content, dict) else {repr(content)}
-            if wrong := (found - names) | (required - found):
-                raise ValueError(f"fields {sorted(wrong)}")
-            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-            yield kind(**values)
-        except ValueError as error:
+            yield record_of(kind, json.loads(line))
+        except (ValueError, RecursionError) as error:
             raise RunError(
-                f"{path} line {number} is not a {kind.__name__} record ({error}).",
+                f"{path}:{number}: no {kind.__name__} record ({str(error)[:LONGEST_REASON]}).",
                 "Every line must be one record as this version or an earlier one writes it.",
                 "Remove the run directory, or give another with --out.",
             ) from None

@@ -1,6 +1,5 @@
 """A run directory: where each artifact of a run lives. What is written last means finished, so a run can be resumed."""
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -16,7 +15,16 @@ from numpy.typing import NDArray
 from longrope.errors import RunError
 from longrope.recipe import Recipe, dump_recipe, load_recipe
 from longrope.rope import FactorTable, RescaleFactors, dump_factors, load_factors
-from longrope.runs.files import is_main, on_main, write_file
+from longrope.runs.files import (
+    check_no_link,
+    is_main,
+    make_folder,
+    on_main,
+    read_bytes_of_run,
+    replacing_folder,
+    write_file,
+    writing,
+)
 from longrope.runs.identity import check_same
 from longrope.runs.records import Score, TrainStep, Trial, append_records, read_records
 
@@ -66,7 +74,7 @@ class RunDir:
     def _create(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file.", "A run needs a directory.", "Give another path with --out.")
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path, linked=True)
 
     def discard_if_empty(self) -> None:
         """Remove the directory of a run that did not begin; no process waits here, for another may be lost."""
@@ -91,6 +99,8 @@ class RunDir:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the directory against a second launch (raises RunError if another one holds it)."""
+        for place in (*self.path.iterdir(), *self.stages.glob("*")):  # of a stranger's run directory
+            check_no_link(place)
         lock = FileLock(self.path / ".lock")
         on_main(partial(self._acquire, lock))
         try:
@@ -99,14 +109,15 @@ class RunDir:
             lock.release()  # without effect in processes that do not hold it
 
     def _acquire(self, lock: FileLock) -> None:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RunError(
-                f"The run directory {self.path} is in use by another process.",
-                "One process may work in it at a time.",
-                "Wait for it, or give another directory with --out.",
-            ) from None
+        with writing(self.path / ".lock"):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise RunError(
+                    f"The run directory {self.path} is in use by another process.",
+                    "One process may work in it at a time.",
+                    "Wait for it, or give another directory with --out.",
+                ) from None
 
     def bind(self, recipe: Recipe) -> None:
         """Write the recipe into a new directory, or check that an existing one was made by the same recipe.
@@ -164,7 +175,7 @@ class RunDir:
 
     def read_text(self, path: Path) -> str | None:
         """The text of a file, None where there is none."""
-        return on_main(lambda: path.read_text(encoding="utf-8") if path.exists() else None)
+        return on_main(lambda: read_bytes_of_run(path).decode(errors="replace") if path.exists() else None)
 
     def remove(self, path: Path) -> None:
         """Remove a file if it is there."""
@@ -178,11 +189,12 @@ class RunDir:
         """Write the samples of one measurement atomically: numpy arrays by name."""
 
         def write(unfinished: Path) -> None:
-            unfinished.parent.mkdir(exist_ok=True)
             with unfinished.open("wb") as file:
                 np.savez(file, **arrays)  # type: ignore[arg-type]  # it takes all names but its own options
 
-        write_file(self.samples(name), write)
+        path = self.samples(name)
+        on_main(partial(make_folder, path.parent))
+        write_file(path, write)
 
     def read_samples(self, name: str) -> dict[str, NDArray[Any]] | None:
         """The samples of one measurement, None where there are none (raises RunError if the file is damaged)."""
@@ -194,15 +206,8 @@ class RunDir:
 
         The process that writes the folder does this alone. If the block fails, nothing of it is left.
         """
-        unfinished = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        try:
+        with replacing_folder(folder) as unfinished:
             yield unfinished
-            shutil.rmtree(folder, ignore_errors=True)
-            unfinished.replace(folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def is_finished(folder: Path) -> bool:

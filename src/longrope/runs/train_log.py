@@ -1,12 +1,11 @@
 """The log of a training: one line for every step."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from longrope.runs.files import is_main, on_main
+from longrope.runs.files import is_main, on_main, read_bytes_of_run, truncate_file
 from longrope.runs.records import TrainStep, read_records, write_lines
 
 FLUSH_SECONDS = 1.0
@@ -47,8 +46,8 @@ class TrainLog:
     def flush(self) -> None:
         """Force all records to disk; lines of a flush that was interrupted are written over."""
         if self.path and self.waiting and is_main():
-            self.path.touch()
-            os.truncate(self.path, self._flushed_bytes)
+            if self.path.exists():
+                truncate_file(self.path, self._flushed_bytes)
             write_lines(self.path, self.waiting)
             self._flushed_bytes = self.path.stat().st_size
         self.waiting = []
@@ -60,6 +59,6 @@ def _cut(path: Path, step: int) -> int:
     if not path.exists():
         return 0
     kept = sum(record.step < step for record in read_records(path, TrainStep))
-    size = sum(map(len, path.read_bytes().splitlines(keepends=True)[:kept]))
-    os.truncate(path, size)
+    size = sum(map(len, read_bytes_of_run(path).splitlines(keepends=True)[:kept]))
+    truncate_file(path, size)
     return size

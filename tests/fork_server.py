@@ -1,0 +1,135 @@
+"""Runs the command line in forked children of one process that has imported all libraries.
+
+Each line of standard input is a job in JSON: ``arguments``, ``folder`` (the working directory), ``seconds`` and, if it
+is limited, ``file_bytes`` (the largest file that the child may write). Each line of standard output is what came of it:
+``code`` (of the child; the negative number of a signal; null if it hung), ``out`` and ``err``.
+"""
+
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+TICK_SECONDS = 0.005
+
+
+class Outcome(NamedTuple):
+    """What came of a command: its exit code (None: it hung), and what it printed."""
+
+    code: int | None
+    out: str
+    err: str
+
+
+class ForkServer:
+    """The warmed process, as its user sees it."""
+
+    def __init__(self, **environment: str) -> None:
+        """Start it; it imports while the caller goes on."""
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
+        )
+
+    def run(self, arguments: Sequence[object], folder: Path, *, seconds: float = 20, file_bytes: int = 0) -> Outcome:
+        """Run ``longrope`` with these arguments in a folder."""
+        assert self._process.stdin
+        assert self._process.stdout
+        job = {"arguments": [str(x) for x in arguments], "folder": str(folder), "seconds": seconds}
+        self._process.stdin.write(json.dumps({**job, "file_bytes": file_bytes}) + "\n")
+        self._process.stdin.flush()
+        return Outcome(**json.loads(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+def _warm() -> None:
+    """Import what the commands import; transformers imports its parts when they are named."""
+    import torch
+    import transformers
+
+    for name in ("cli", "exports", "generation", "models", "pipeline", "report", "search", "tuning"):
+        importlib.import_module(f"longrope.{name}")
+    for name in ("AutoModelForCausalLM", "AutoTokenizer", "LlamaForCausalLM", "PreTrainedTokenizerFast"):
+        getattr(transformers, name)
+    torch.set_num_threads(1)
+
+
+def _serve() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    _warm()
+    for line in sys.stdin:
+        print(json.dumps(_run(json.loads(line))), file=answers, flush=True)
+
+
+def _run(job: Mapping[str, Any]) -> dict[str, Any]:
+    out, err = (os.memfd_create(name) for name in ("out", "err"))
+    child = os.fork()
+    if child == 0:
+        _be_command(job, out, err)
+    code = _wait(child, job["seconds"])
+    said = {}
+    for name, place in {"out": out, "err": err}.items():
+        os.lseek(place, 0, os.SEEK_SET)
+        with os.fdopen(place, "rb") as file:
+            said[name] = file.read().decode(errors="replace")
+    return {"code": code, **said}
+
+
+def _wait(child: int, seconds: float) -> int | None:
+    """The exit code of a child, None for one that had to be killed after so many seconds."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(TICK_SECONDS)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def _be_command(job: Mapping[str, Any], out: int, err: int) -> None:
+    """Be the command in a child, and end it."""
+    code = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(i, "r" if i == 0 else "w", closefd=False) for i in range(3))
+        os.chdir(job["folder"])
+        if job["file_bytes"]:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_bytes"],) * 2)
+        sys.argv = ["longrope", *job["arguments"]]
+        from longrope import cli
+
+        cli.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:  # noqa: BLE001  # what Python does with it at the end of a process
+        traceback.print_exc()
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve()
