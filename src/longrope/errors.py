@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LONGEST_REASON = 300  # characters
+OUT_OF_MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory")  # torch's, on GPUs and CPUs
 LONGEST_PARAGRAPH = 1000  # characters of what the command line prints of an error
 
 
@@ -69,6 +70,28 @@ class ProcessLostError(LongRopeError):
 def printable(text: str, keep: str = "") -> str:
     """A text for a terminal: control characters, such as those that colour or retitle it, as Python escapes them."""
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def from_system(error: BaseException) -> LongRopeError | None:
+    """What the system or torch refuses, as an error of ours; None for anything else.
+
+    It is the last of the boundaries: readers and writers convert their own with more to say.
+    """
+    reason = describe_error(error)
+    if isinstance(error, MemoryError) or any(sign in reason for sign in OUT_OF_MEMORY):
+        return LongRopeError(
+            f"The memory does not suffice ({reason}).",
+            "The run holds all that it finished.",
+            "Give a shorter window, a smaller batch or more processes, or free memory; the same command goes on from "
+            "here.",
+        )
+    if isinstance(error, OSError):
+        return LongRopeError(
+            f"The system refused a file ({reason}).",
+            "Every file and folder that is named must be within reach, with space where it is written.",
+            "Mend what is in the way; the same command goes on from here.",
+        )
+    return None
 
 
 @contextmanager

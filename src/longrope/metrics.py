@@ -199,3 +199,8 @@ METRICS: dict[str, Metric] = by_name(
 def asked_metrics() -> tuple[str, ...]:
     """The metrics that can be asked for; the last one stands for every benchmark."""
     return tuple(row.name for row in METRICS.values() if row.measure)
+
+
+def is_task_file(metric: str) -> bool:
+    """Whether a benchmark of lm-evaluation-harness is named by a file, which may run code."""
+    return metric.endswith((".yaml", ".yml"))

@@ -9,11 +9,13 @@ import tomli_w
 
 from longrope import registry
 from longrope.errors import RecipeError
-from longrope.metrics import asked_metrics
+from longrope.metrics import HARNESS, asked_metrics, is_task_file
 from longrope.reading import read_toml
 from longrope.schedule import Stage, Standing, check_stages, standings
 from longrope.settings import (
     FILE_SIZE,
+    FILLED,
+    HUB_NAME,
     Count,
     CountOrZero,
     Settings,
@@ -42,6 +44,7 @@ __all__ = [
     "dump_recipe",
     "load_recipe",
 ]
+Name = Annotated[str, FILLED]
 Window = Annotated[int, at_least(2)]
 Weight = Annotated[float, at_least(0)]
 Rate = Annotated[float, above(0, 100)]
@@ -232,7 +235,7 @@ class ExportRecipe(Settings, section="export"):
 
     factor_sets: Annotated[str, one_of("single", "two")] = "single"
     drop_start_tokens: bool = False
-    base_model: str = ""
+    base_model: Annotated[str, HUB_NAME] = ""
     max_shard_size: Annotated[str, FILE_SIZE] = "5GB"
 
 
@@ -259,10 +262,10 @@ class Recipe(Settings):
         stages: the schedule of a progressive run, in order; none means one search for ``target_tokens``.
     """
 
-    model: str
+    model: Name
     target_tokens: Count
-    data: tuple[str, ...]
-    measure_data: tuple[str, ...] = ()
+    data: tuple[Name, ...]
+    measure_data: tuple[Name, ...] = ()
     seed: CountOrZero = 0
     dtype: Annotated[str, one_of("auto", "float32", "bfloat16", "float16", "8bit", "4bit")] = "auto"
     device: str = "auto"
@@ -270,7 +273,7 @@ class Recipe(Settings):
     trained_window: CountOrZero = 0
     compiled: bool = False
     stages: tuple[Stage, ...] = ()
-    factors: tuple[str, ...] = ()
+    factors: tuple[Name, ...] = ()
     search: SearchRecipe = field(default_factory=SearchRecipe)
     tune: TuneRecipe = field(default_factory=TuneRecipe)
     measure: MeasureRecipe = field(default_factory=MeasureRecipe)
@@ -295,13 +298,35 @@ class Recipe(Settings):
         return replace(self.tune, window_tokens=stage.window_tokens, steps=stage.steps or self.tune.steps)
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """Read a TOML recipe; raise RecipeError naming an unknown key and the nearest known one."""
+def load_recipe(path: str | Path, *, trust_task_files: bool = False) -> Recipe:
+    """Read a TOML recipe.
+
+    Args:
+        path: of the file.
+        trust_task_files: let it name task files of lm-evaluation-harness, whose code is run.
+
+    Raises:
+        RecipeError: it cannot be read; naming an unknown key and the nearest known one; it names task files that are
+            not trusted.
+    """
 
     def refuse(reason: str) -> RecipeError:
         return RecipeError(f"The recipe {path} cannot be read ({reason}).", "A TOML file is needed.", "See recipes/.")
 
-    return build(Recipe, read_toml(path, refuse))
+    recipe = build(Recipe, read_toml(path, refuse))
+    if not trust_task_files:
+        check_trusted(recipe)
+    return recipe
+
+
+def check_trusted(recipe: Recipe) -> None:
+    """Raise RecipeError for a recipe that names task files of lm-evaluation-harness."""
+    if files := [name for name in recipe.measure.metrics if name.startswith(HARNESS) and is_task_file(name)]:
+        raise RecipeError(
+            f"The metric {files[0]!r} is a task file.",
+            "Such a file can run any code, so neither a recipe nor a run directory decides that it is read.",
+            "Look at the file; if you trust it, give --trust-task-files.",
+        )
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -78,6 +78,11 @@ def listed(names: Callable[[], Sequence[str]], note: Callable[[], str] | None = 
     return Bound(holds, lambda: f"One of {', '.join(names())} is needed.{f' {note()}' if note else ''}")
 
 
+FILLED = Bound(lambda value: bool(value.strip()), lambda: "A name or a path that is not empty is needed.")
+HUB_NAME = Bound(
+    lambda value: len(value) <= 96 and re.fullmatch(r"|\w[\w.-]*(/\w[\w.-]*)?", value, re.ASCII) is not None,
+    lambda: "A name on the hub is needed, such as OWNER/NAME, or none.",
+)
 FILE_SIZE = Bound(
     lambda value: re.fullmatch(r"0*[1-9][0-9]*[KMGT]i?B", value) is not None,
     lambda: "A whole number with a unit is needed, such as 2GB, 500MB or 4GiB.",

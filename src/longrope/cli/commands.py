@@ -11,11 +11,11 @@ import typer
 
 from longrope import __version__
 from longrope.cli import options
-from longrope.cli.console import print_costs, print_outcome, print_scores, set_verbosity, watching
+from longrope.cli.console import print_costs, print_outcome, print_scores, say, set_verbosity, watching
 from longrope.cli.launching import launched
 from longrope.errors import RecipeError
 from longrope.lengths import parse_tokens
-from longrope.recipe import MeasureRecipe, Recipe, changed
+from longrope.recipe import MeasureRecipe, Recipe, changed, check_trusted
 from longrope.runs.run_dir import RunDir
 
 DEFAULT_RECIPE = Path(__file__).parents[1] / "assets" / "nano.toml"
@@ -65,6 +65,7 @@ def extend(
     preset: options.Preset = None,
     lengths: options.Lengths = None,
     metrics: options.Metrics = None,
+    trust_task_files: options.TrustTaskFiles = False,
     seed: options.Seed = None,
     device: options.Device = None,
     dtype: options.DType = None,
@@ -97,7 +98,7 @@ def extend(
             scores = pipeline.extend(full, run, watch)
         print_scores(scores, as_json=as_json)
         if not as_json:
-            print(f"factors: {run.factors()}\ncheckpoint: {run.checkpoint}\nreport: {run.path / 'report.html'}")
+            say(f"factors: {run.factors()}\ncheckpoint: {run.checkpoint}\nreport: {run.path / 'report.html'}")
             print_outcome(run)
         if by_default and not as_json:
             print(NEXT)
@@ -115,6 +116,7 @@ def compare(
     assignments: options.Assignments = None,
     lengths: options.Lengths = None,
     metrics: options.Metrics = None,
+    trust_task_files: options.TrustTaskFiles = False,
     seed: options.Seed = None,
     device: options.Device = None,
     dtype: options.DType = None,
@@ -137,7 +139,7 @@ def compare(
         print_scores(scores, as_json=as_json)
         if not as_json:
             print_costs(costs)
-            print(f"report: {run.path / 'report.html'}")
+            say(f"report: {run.path / 'report.html'}")
             print_outcome(run)
 
 
@@ -169,7 +171,7 @@ def search(
         run = RunDir(path)
         with watching(full, run, track) as watch:
             factors = pipeline.search(full, run, watch)
-        print(dump_factors(factors) if as_json else f"factors: {run.factors()}\nmethod: {factors.source.label}")
+        say(dump_factors(factors) if as_json else f"factors: {run.factors()}\nmethod: {factors.source.label}")
 
 
 @app.command()
@@ -208,7 +210,7 @@ def tune(
         if as_json:
             print(run.export_report.read_text(encoding="utf-8"), end="")
         else:
-            print(f"training: {run.train}\ncheckpoint: {run.checkpoint}\nreport: {run.path / 'report.html'}")
+            say(f"training: {run.train}\ncheckpoint: {run.checkpoint}\nreport: {run.path / 'report.html'}")
 
 
 @app.command()
@@ -220,6 +222,7 @@ def measure(
     measure_data: options.MeasureData = None,
     lengths: options.Lengths = None,
     metrics: options.Metrics = None,
+    trust_task_files: options.TrustTaskFiles = False,
     qa_data: Annotated[
         Path | None, typer.Option("--qa-data", help="Questions about documents for ruler's qa: SQuAD's JSON, or rows.")
     ] = None,
@@ -256,6 +259,8 @@ def measure(
     )
     options.check_measured(assignments or ())
     full, factors = changed(full, assignments or ()), options.factors_file(factors)
+    if not trust_task_files:
+        check_trusted(full)
     with launched(full, context_ranks, factors):
         run = RunDir(out) if out else None
         with watching() as watch:

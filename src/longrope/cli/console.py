@@ -2,12 +2,13 @@
 
 import json
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from longrope.errors import LongRopeError
+from longrope.errors import LongRopeError, printable
 from longrope.labels import NOT_REACHED, label_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record, without its level or time."""
-        self.console.print(self.format(record), highlight=False, soft_wrap=True, markup=False)
+        self.console.print(printable(self.format(record), keep="\n"), highlight=False, soft_wrap=True, markup=False)
 
 
 def set_verbosity(*, verbose: bool, quiet: bool) -> None:
@@ -60,7 +61,7 @@ def watching(
     if not LOGGER.isEnabledFor(logging.DEBUG):
         silence_loading()
     console = Console(stderr=True, quiet=not distributed.is_main())
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     drawn = console.is_terminal and LOGGER.isEnabledFor(logging.INFO)
     handler = ConsoleHandler(console)
     with ExitStack() as stack:
@@ -91,7 +92,7 @@ def _drawing(progress: Any, recipe: "Recipe | None") -> "Callbacks":
         LOGGER.debug("%s", text)
         if trial.method not in bars:
             bars[trial.method] = progress.add_task(trial.method, total=None)
-        progress.update(bars[trial.method], completed=trial.step, description=text, visible=True)
+        progress.update(bars[trial.method], completed=trial.step, description=printable(text), visible=True)
 
     def on_train(step: Any) -> None:
         text = describe_train(step)
@@ -127,7 +128,10 @@ def reading(model: Any) -> Iterator[Any]:
 
     console = Console(stderr=True)
     console.print(
-        "; ".join((*model.choices, describe_pass(model, decoding=True))), highlight=False, soft_wrap=True, markup=False
+        printable("; ".join((*model.choices, describe_pass(model, decoding=True)))),
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
     )
     with Progress(
         console=console,
@@ -176,7 +180,7 @@ def print_outcome(run: "RunDir") -> None:
     from longrope.report import describe_outcome
 
     if sentence := describe_outcome(run):
-        print(sentence)
+        say(sentence)
 
 
 def print_costs(costs: Iterable["SearchCost"]) -> None:
@@ -200,13 +204,19 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
     """A table as wide as the terminal, or of 200 characters where there is none, with a note below it."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text  # which holds no markup
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(printable(title), style="table.title"), title_justify="left")
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left", overflow="fold")
+        table.add_column(Text(printable(name)), justify="right" if i else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console()
     Console(width=None if console.is_terminal else 200).print(table)
     if note:
-        print(note)
+        say(note)
+
+
+def say(text: str, *, to_stderr: bool = False) -> None:
+    """Print lines whose names may come from anywhere: control characters are escaped."""
+    print(printable(text, keep="\n"), file=sys.stderr if to_stderr else sys.stdout)

@@ -11,7 +11,7 @@ from longrope.errors import RecipeError
 from longrope.labels import label_of
 from longrope.lengths import format_tokens, parse_tokens
 from longrope.metrics import asked_metrics
-from longrope.recipe import PRESETS, MeasureRecipe, Recipe, changed, load_recipe
+from longrope.recipe import PRESETS, MeasureRecipe, Recipe, changed, check_trusted, load_recipe
 from longrope.registry import FORMATS, ORIGINAL, baselines, factor_methods
 from longrope.runs.run_dir import RunDir
 from longrope.settings import hints_of
@@ -93,6 +93,9 @@ Lora = Annotated[
 Preset = Annotated[
     str | None, typer.Option("--preset", help=f"The paper's settings of a training: {' or '.join(PRESETS)}.")
 ]
+TrustTaskFiles = Annotated[
+    bool, typer.Option("--trust-task-files", help="Read harness:FILE.yaml, and run the code that such a file names.")
+]
 ContextRanks = Annotated[
     int | None, typer.Option("--context-ranks", help="Processes of a torchrun launch that share a sequence.")
 ]
@@ -135,7 +138,9 @@ def given_options(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in ("context_ranks", "track", "as_json")}
 
 
-def prepare(*, out: Path | None, recipe: Path | None, suffix: str = "", **given: Any) -> tuple[Recipe, Path]:
+def prepare(
+    *, out: Path | None, recipe: Path | None, suffix: str = "", trust_task_files: bool = False, **given: Any
+) -> tuple[Recipe, Path]:
     """Make the recipe of a command: from a recipe file, from the run directory to resume, or from the options alone.
 
     Returns:
@@ -143,9 +148,9 @@ def prepare(*, out: Path | None, recipe: Path | None, suffix: str = "", **given:
     """
     resumable = out / "recipe.toml" if out else None
     if recipe:
-        full = load_recipe(recipe)
+        full = load_recipe(recipe, trust_task_files=trust_task_files)
     elif given["model"] is None and resumable and resumable.exists():
-        full = load_recipe(resumable)
+        full = load_recipe(resumable, trust_task_files=trust_task_files)
     else:
         missing = [flag for flag, key in (("MODEL", "model"), ("--to", "to"), ("--data", "data")) if not given[key]]
         if missing:
@@ -156,6 +161,8 @@ def prepare(*, out: Path | None, recipe: Path | None, suffix: str = "", **given:
             )
         full = Recipe(given["model"], parse_tokens(given["to"]), tuple(given["data"]))
     full = changed(_overridden(_preset(full, given.get("preset")), given), given.get("assignments") or ())
+    if not trust_task_files:
+        check_trusted(full)
     return full, out or Path("runs") / f"{Path(full.model).stem}-{format_tokens(full.target_tokens)}{suffix}"
 
 

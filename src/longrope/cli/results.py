@@ -12,7 +12,7 @@ import typer
 
 from longrope.cli import options
 from longrope.cli.commands import app
-from longrope.cli.console import describe_answer, format_number, print_table, reading, watching
+from longrope.cli.console import describe_answer, format_number, print_table, reading, say, watching
 from longrope.errors import RecipeError, RunError
 from longrope.lengths import parse_tokens
 from longrope.recipe import ExportRecipe
@@ -77,7 +77,7 @@ def generate(
         print(json.dumps(asdict(done)))
     else:
         print(flush=True)
-        print(describe_answer(done), file=sys.stderr)
+        say(describe_answer(done), to_stderr=True)
 
 
 def _read_inputs(document: Path | None, prompt: str, cache: Path | None) -> tuple[str, str]:
@@ -149,7 +149,7 @@ def export(
         with watching() as watch:
             factor_set = load_factors(file).factor_sets[-1]
             made = pipeline.export_model(source, factor_set, path, settings, watch, to=to, options=chosen)
-        print(made, end="") if as_json else print(f"checkpoint: {path}")
+        print(made, end="") if as_json else say(f"checkpoint: {path}")
         return
     if alone := [flag for flag, value in (("--factors", factors), ("--model", model), ("--out", out)) if value]:
         raise RecipeError(
@@ -162,7 +162,7 @@ def export(
     if to != "hf":
         written = directory.path / FORMATS[to].file
         report = written.with_name("export.json")
-    print(report.read_text(encoding="utf-8") if as_json else f"checkpoint: {written}")
+    say(report.read_text(encoding="utf-8") if as_json else f"checkpoint: {written}")
 
 
 def _print_snippets(run: RunDir) -> None:
@@ -234,7 +234,7 @@ def report(
             raise RunError(f"There is no directory {path}.", "A run directory is needed.", "Correct the path.")
     directories = [RunDir(path) for path in runs]
     page = write_report(directories[0], out) if len(runs) == 1 else write_comparison(directories, out)
-    print(json.dumps({"report": str(page)}) if as_json else f"report: {page}")
+    say(json.dumps({"report": str(page)}) if as_json else f"report: {page}")
     if show and not webbrowser.open(page.resolve().as_uri()):
         print("longrope: no browser was found to open it with.", file=sys.stderr)
 
@@ -260,6 +260,6 @@ def inspect(
     tables = {name: report.pop(name) for name in ("methods", "pairs")}
     for name, value in report.items():
         for line in value if isinstance(value, list) else [value]:
-            print(f"{name}: {line}")
+            say(f"{name}: {line}")
     for name, rows in tables.items():
         print_table(name, list(rows[0]), ([format_number(value) for value in row.values()] for row in rows))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from longrope.cli.commands import app
+from longrope.cli.console import say
 
 
 @app.command()
@@ -18,4 +19,4 @@ def upload(
     """Send a checkpoint to the Hugging Face hub."""
     from longrope import exports
 
-    print(f"sent: {exports.upload(path, repo, revision=revision, private=private)}")
+    say(f"sent: {exports.upload(path, repo, revision=revision, private=private)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from longrope.data.windows import Tokens
-from longrope.errors import TextsError
+from longrope.errors import TextsError, describe_error
 
 STDLIB = "stdlib"
 RECORDS = re.compile(r"\.(jsonl(\.gz|\.zst)?|parquet)$", re.IGNORECASE)  # files of many documents, which we cannot read
@@ -144,8 +144,11 @@ def read_tokens(path: Path, vocabulary: int) -> Tokens:
     """Token ids [any] of an .npy file; raise TextsError unless they are one row of ids below ``vocabulary``."""
     try:
         tokens = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise TextsError(f"{path} cannot be read ({error}).", "A numpy array is needed.", "Write it again.") from None
+        if not isinstance(tokens, np.ndarray):
+            raise ValueError("several arrays in one file")  # noqa: TRY004  # as all that is wrong with it
+    except Exception as error:  # whatever a header can make numpy raise
+        reason = describe_error(error)
+        raise TextsError(f"{path} cannot be read ({reason}).", "A numpy array is needed.", "Write it again.") from error
     whole = tokens.ndim == 1 and np.issubdtype(tokens.dtype, np.integer) and len(tokens) > 0
     if not whole or tokens.min() < 0 or tokens.max() >= vocabulary:
         raise TextsError(

@@ -47,6 +47,8 @@ def load_texts(sources: Sequence[str | Path], tokenizer: Any, *, measure: Sequen
         TextsError: a path is missing, or nothing readable is there; a file that is given is no text, or one of records
             (``.jsonl``, ``.parquet``), which is refused inside of a folder, too; this Python has no sources.
     """
+    if not all(str(source).strip() for source in (*sources, *measure)):
+        raise TextsError("A path of a text is empty.", "It would mean the current folder.", "Give the folder itself.")
     report = TextsReport()
     held_out = list(unique_documents(measure, tokenizer, set(), report)) if measure else []
     held_out_files = tuple(map(str, report.files))

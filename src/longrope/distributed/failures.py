@@ -51,14 +51,14 @@ def ending_at_sigterm() -> Iterator[None]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, lambda *_: None)  # so that it is written to the pipe
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # so that it is written to the pipe
     threading.Thread(target=_end_at_sigterm, args=(reader,), daemon=True).start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(-1)
         if not _ending.locked():  # else an error is to be reported first
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, before)
         os.close(writer)
 
 
@@ -81,7 +81,7 @@ def _end() -> NoReturn:
     try:
         if claim_report():
             error = _lost("This launch received SIGTERM, which torchrun sends when one of its processes is lost.")
-            sys.stderr.write(f"longrope: {error}\n")
+            sys.stderr.write(f"longrope: {error.paragraph}\n")
             sys.stderr.flush()
     finally:  # even where nobody reads standard error any more
         os._exit(1)

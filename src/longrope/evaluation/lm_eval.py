@@ -33,7 +33,7 @@ from longrope.errors import RecipeError, converting_errors
 from longrope.evaluation.metric import Context, Metric, Subject
 from longrope.evaluation.samples import Arrays, Identity, Samples
 from longrope.evaluation.statistics import Z_95, Interval
-from longrope.metrics import HARNESS
+from longrope.metrics import HARNESS, is_task_file
 from longrope.recipe import MeasureRecipe
 from longrope.runs.records import Score
 
@@ -171,7 +171,7 @@ def load_benchmark(metric: str, manager: Any = None) -> tuple[str, Any]:
             "Benchmarks need the extra longrope[harness].",
             "Install it: pip install 'longrope[harness]'.",
         )
-    is_file = Path(asked).suffix in (".yaml", ".yml")
+    is_file = is_task_file(metric)
     manager = manager or _manager(known_tasks=not is_file)
     if is_file and not Path(asked).is_file():
         raise RecipeError(f"{asked} is no file.", "A task file of lm-evaluation-harness is needed.", "Check the path.")

@@ -4,8 +4,10 @@ It computes nothing: every number is in the scores or in the report of the expor
 seen with the versions below, or read in their source, as it says; nothing checks it against later ones.
 """
 
+import html
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,6 +19,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not listed
 from jinja2 import Environment, StrictUndefined, select_autoescape
 
+from longrope.errors import printable
 from longrope.exports.comparison import ExportReport, dump_report
 from longrope.exports.gguf_weights import MODEL_TYPES
 from longrope.exports.licences import inherited, notice_of
@@ -86,6 +89,16 @@ class ResultTable:
     rows: tuple[tuple[str, ...], ...]
 
 
+def plain(text: str) -> str:
+    """A name from anywhere as plain text of a Markdown page: no markup, links, HTML or control characters."""
+    return re.sub(r"[\\`*\[\]|]", r"\\\g<0>", html.escape(printable(text), quote=False))
+
+
+def as_code(text: str) -> str:
+    """A name from anywhere for a span of code in Markdown, which it cannot end."""
+    return printable(text).replace("`", "'")
+
+
 def format_card(
     model: LanguageModel, factors: RescaleFactors, report: ExportReport, origin: Origin, scores: Sequence[Score]
 ) -> str:
@@ -103,14 +116,15 @@ def format_card(
     model_type = model.network.config.model_type
     stated = inherited(origin.base_model, origin.on_hub, model_type)
     template = files(__package__).joinpath("card.md.j2").read_text(encoding="utf-8")
-    page = Environment(
+    markdown = Environment(
         autoescape=select_autoescape(default_for_string=False),  # it is Markdown
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-    ).from_string(template)
-    text = page.render(
+    )
+    markdown.filters |= {"plain": plain, "code": as_code}
+    text = markdown.from_string(template).render(
         verdict=_verdict(scores, own, report),
         metadata=_metadata(origin, described, factors, stated).to_yaml(),
         notice=notice_of(stated),

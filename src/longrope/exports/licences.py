@@ -4,14 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
-from yaml import YAMLError  # type: ignore[import-untyped]
 
+from longrope import reading
 from longrope.errors import ModelError
 from longrope.models import ASSETS, EMBEDDED, read_gguf_file
 from longrope.models.adapters import find_adapter
 from longrope.models.trained_weights import find_trained_weights
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets")
+LISTED = ("language", "datasets")
+LARGEST_CARD, LONGEST_VALUE = 2**22, 500  # bytes of a card, characters of a value in it
 NOTICE_FILE = "NOTICE"
 NOTICES = {  # licence, by the hub's name -> what must go with everything that is made of the model
     "gemma": "Gemma is provided under and subject to the Gemma Terms of Use found at https://ai.google.dev/gemma/terms.",
@@ -55,7 +57,16 @@ def _of_card(base_model: str) -> dict[str, Any]:
     if not card.is_file():
         return {}
     try:
-        data = ModelCard.load(card, ignore_metadata_errors=True).data
-    except (ValueError, YAMLError):
+        text = reading.read_bytes(card, LARGEST_CARD).decode()
+        data = ModelCard(text, ignore_metadata_errors=True).data
+        stated = {key: data.get(key) for key in INHERITED}
+    except Exception:  # noqa: BLE001  # a stranger's card must not cost an export, whatever reading it raises
         return {}
-    return {key: data.get(key) for key in INHERITED if data.get(key)}
+    return {key: value for key, value in stated.items() if value and _is_plain(value, lists=key in LISTED)}
+
+
+def _is_plain(value: Any, *, lists: bool) -> bool:
+    """Whether a value of a card is a text of ordinary length, or, where there may be several, a list of such."""
+    if lists and isinstance(value, list):
+        return all(_is_plain(item, lists=False) for item in value)
+    return isinstance(value, str) and len(value) <= LONGEST_VALUE and value.isprintable()

@@ -7,12 +7,13 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from longrope.errors import ModelError
 from longrope.models.parts import as_registered
+from longrope.reading import LARGEST_WHOLE, show_value
 from longrope.rope.hf_legacy import UNCHECKED
 
 CONCERNS = re.compile(
@@ -42,6 +43,8 @@ PASSED_OVER = {  # keys of published checkpoints that transformers does not read
     "yarn": {"attn_factor"},  # DeepSeek-R1-0528-Qwen3-8B
     "dynamic": {"beta_fast", "beta_slow", "mscale", "mscale_all_dim"},  # HunYuan, beside its alpha
 }
+MOST_LAYERS = 10_000  # beyond all that there is; building more takes minutes
+UNBOUNDED = ("model_max_length", "max_length")  # which tokenizers and old configs have as "no bound"
 ELSEWHERE = {"attn_factor": "; vLLM multiplies cos and sin by it"}
 
 
@@ -80,8 +83,12 @@ def describe_passed_over(config: Any) -> tuple[str, ...]:
 
 def _check_sizes(source: str | Path, config: Any) -> None:
     """Raise ModelError for heads that do not divide the width, or key/value heads that do not divide the heads."""
+    for place, value in _numbers(sizes := config.to_dict()):
+        if abs(value) > LARGEST_WHOLE and place not in UNBOUNDED:
+            _refuse_size(source, f"{place} = {show_value(value)}", "Sizes up to 2^53 are needed.")
+    if isinstance(layers := sizes.get("num_hidden_layers"), int) and layers > MOST_LAYERS:
+        _refuse_size(source, f"num_hidden_layers = {layers:,}", f"At most {MOST_LAYERS:,} layers can be loaded.")
     names = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
-    sizes = config.to_dict()  # not its attributes, which may differ by layer
     width, heads, groups, head_dim = (sizes.get(name) for name in names)
     found = ""
     if not sizes.get("rope_parameters"):
@@ -91,11 +98,24 @@ def _check_sizes(source: str | Path, config: Any) -> None:
     elif isinstance(heads, int) and isinstance(groups, int) and groups > 0 and heads % groups:
         found = f"num_attention_heads = {heads} is not divisible by num_key_value_heads = {groups}"
     if found:
-        raise ModelError(
-            f"The config of {str(source)!r}: {found}.",
-            "Every head has the same width, and every key/value head serves the same number of heads.",
-            "Correct config.json, or download it again.",
-        )
+        needed = "Every head has the same width, and every key/value head serves the same number of heads."
+        _refuse_size(source, found, needed)
+
+
+def _refuse_size(source: str | Path, found: str, needed: str) -> NoReturn:
+    raise ModelError(f"The config of {str(source)!r}: {found}.", needed, "Correct config.json, or download it again.")
+
+
+def _numbers(content: Any, place: str = "") -> Iterator[tuple[str, int]]:
+    """The numbers of a config, with the key that each of them stands under."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _numbers(value, str(key))
+    elif isinstance(content, list | tuple):
+        for value in content:
+            yield from _numbers(value, place)
+    elif isinstance(content, int):
+        yield place, content
 
 
 def _unread_keys(stated: Mapping[str, Any], config: Any) -> Iterator[tuple[str, Any]]:

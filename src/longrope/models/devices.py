@@ -16,8 +16,8 @@ def choose_device(device: str = "auto") -> tuple[str, str]:
     if device == "auto":
         return ("cuda", "a GPU is here") if torch.cuda.is_available() else ("cpu", "no GPU is here")
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()  # which a device that only describes tensors does not have
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         needed = "No GPU is here." if device.startswith("cuda") else "There is none of that name."
         raise ModelError(f"The device {device!r} was asked for ({reason}).", needed, "Try cpu.") from None

@@ -1,12 +1,12 @@
 """What is wrong with a model's folder, said by its name before a library meets it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from transformers import CONFIG_MAPPING
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
+from longrope import reading
 from longrope.errors import ModelError
 
 LFS = b"version https://git-lfs"
@@ -89,10 +89,11 @@ def check_tokenizer(source: str | Path) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file (raises ModelError for anything else)."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read ({error}).", "A JSON file is needed.", "Download it again.") from error
+    content = reading.read_json(
+        path,
+        lambda reason: ModelError(f"{path} cannot be read ({reason}).", "A JSON file is needed.", "Download it again."),
+        bounded=False,
+    )
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds no table.", "Keys with values are needed.", "Download it again.")
     return content

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import hf_hub_download, snapshot_download
 
-from longrope.errors import ModelError, converting_errors
+from longrope.errors import ModelError, converting_errors, describe_error
 
 FORM = re.compile(r"(?P<scheme>hf://)?(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<path>[^@]+?))?/?")
 READ = ("*.json", "*.safetensors", "*.model", "*.txt", "*.tiktoken", "*.jinja")  # no pickles, no code
@@ -42,8 +42,32 @@ def read_place(source: str | Path) -> HubPlace | None:
     return HubPlace(found["repo"], found["revision"] or "", found["path"] or "")
 
 
+def check_path(source: str | Path) -> None:
+    """Raise ModelError for an empty name, a path that the system does not look up, and a folder with pipes in it."""
+    try:
+        if not str(source).strip():
+            raise ValueError("it is empty")
+        Path(source).lstat()
+        files = [path for path in Path(source).iterdir() if path.exists()] if Path(source).is_dir() else []
+    except (FileNotFoundError, NotADirectoryError):
+        return  # a name on the hub, perhaps
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"The model {str(source)!r} cannot be looked up ({describe_error(error)}).",
+            "A hub name, a folder or a GGUF file is needed.",
+            "Correct it.",
+        ) from error
+    if special := [path.name for path in files if not (path.is_file() or path.is_dir())]:
+        raise ModelError(
+            f"{special[0]!r} in {str(source)!r} is a pipe or a device.",
+            "A model's folder holds regular files: reading another one might never end.",
+            "Remove it.",
+        )
+
+
 def at_hand(source: str | Path) -> str | Path:
     """A model's folder or file: downloaded from a place on the hub, any other source as it is (raises ModelError)."""
+    check_path(source)
     place = read_place(source)
     if place is None:
         return source

@@ -20,7 +20,7 @@ from longrope.models.folders import check_folder, check_stated, check_tokenizer,
 from longrope.models.geometry import read_tables
 from longrope.models.gguf_file import GgufFile, read_gguf
 from longrope.models.gguf_loading import load_gguf_config, load_gguf_network, load_gguf_tokenizer
-from longrope.models.hub import at_hand
+from longrope.models.hub import at_hand, check_path
 from longrope.models.language_model import LanguageModel
 from longrope.models.parts import NAMES_OF_TEXT, as_registered, describe_part, text_part, without_other_parts
 from longrope.models.quantized import QUANTIZED, check_quantized, quantization_of
@@ -156,6 +156,7 @@ def load_config(source: str | Path) -> Any:
 
 
 def _load_whole_config(source: str | Path) -> Any:
+    check_path(source)
     with _loading(source):
         if file := _gguf(source):
             return load_gguf_config(file)

@@ -92,7 +92,7 @@ def read_run(run: RunDir) -> Contents:
     factors = _factors(run.path)
     return Contents(
         name=run.path.resolve().name,
-        recipe=load_recipe(recipe) if recipe.exists() else None,
+        recipe=load_recipe(recipe, trust_task_files=True) if recipe.exists() else None,
         recipe_text=read_bytes_of_run(recipe).decode() if recipe.exists() else "",
         scores=tuple(_named(score, factors) for score in _scores(run)),
         trials=tuple(read_records(run.trials, Trial, mend=False)),

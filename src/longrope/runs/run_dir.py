@@ -141,7 +141,7 @@ class RunDir:
             raise RunError(
                 f"{self.path} holds no recipe.toml.", "A run directory is needed.", "Make one with `longrope extend`."
             )
-        return on_main(partial(load_recipe, self._recipe))
+        return on_main(partial(load_recipe, self._recipe, trust_task_files=True))
 
     def has(self, path: Path) -> bool:
         """Whether a file is there; the same in all processes."""
