@@ -57,7 +57,6 @@ def test_the_shares_of_the_tuned_models_follow_from_the_scores() -> None:
     for text in (TEXT, LOG):
         assert f"{100 * (cost / near - 1):.0f} % more" in text
     assert f"| tuned at 64k, second search |  |  | 16.83 (0.932) | 18.86 ({far:.3f}) |" in DOCS["docs/results.md"]
-    assert f"Eight steps for 256k cost {100 * (cost / near - 1):.0f} % at 64k" in README
     short = [value[tuned, "ratio-to-none", n] for n in (2048, 4096, 8192)]
     assert "it has {:.3f}, {:.3f} and {:.3f} of the original's".format(*short) in TEXT
 
