@@ -67,6 +67,7 @@ GGUF_NAMES = {
     "norm": "output_norm",
     "lm_head": "output",
 }
+TABLES: dict[tuple[type, str], Any] = {}  # of configs, read once each
 SUBJECTS = "river wind night road mill stone bird cloud house field".split()
 VERBS = "turns holds carries meets leaves finds keeps moves".split()
 
@@ -155,7 +156,10 @@ def make_network(family: str = "llama", *, dtype: torch.dtype = torch.float32, *
 def make_model(family: str = "llama", *, dtype: torch.dtype = torch.float32, **changes: Any) -> LanguageModel:
     """A pico model that never was on the disk."""
     network = make_network(family, dtype=dtype, **changes)
-    return LanguageModel(network, make_tokenizer(), read_tables(network.config), f"pico-{family}")
+    made = (type(network.config), network.config.to_json_string(use_diff=False))
+    if made not in TABLES:
+        TABLES[made] = read_tables(network.config)
+    return LanguageModel(network, make_tokenizer(), TABLES[made], f"pico-{family}")
 
 
 def save_pico(folder: Path, family: str = "llama", **changes: Any) -> Path:
