@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from longrope.engine import context, memory
+from longrope.engine import attention, biases, compressing, context, indexers, memory
 from longrope.engine import loss as loss_head
 from longrope.engine.passes import weighted_loss_with_graph
 from longrope.models import LanguageModel
@@ -34,6 +34,12 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is 
 def set_tile(monkeypatch: pytest.MonkeyPatch, tile: int, rows: int = len(TOKENS)) -> None:
     """So many tokens of each of the rows go through a layer at once."""
     monkeypatch.setattr(memory, "MOST_TILE_TOKENS", tile * rows)
+
+
+def set_scores(monkeypatch: pytest.MonkeyPatch, scores: int) -> None:
+    """So many attention scores are held at once where no kernel streams them."""
+    for module in (attention, biases, compressing, indexers):
+        monkeypatch.setattr(module, "SCORES_PER_BLOCK", scores)
 
 
 def set_chunk(monkeypatch: pytest.MonkeyPatch, logits: int = CHUNKS["uneven"]) -> None:

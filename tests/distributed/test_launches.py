@@ -97,6 +97,8 @@ def test_bad_input_in_one_process_is_reported_in_all(in_one_row: bool, launch: L
 def test_a_schedule_that_does_not_fit_one_process_ends_in_all(launch: Launch) -> None:
     kind, found, *_ = launch.same("cramped 1")
     assert (kind, found) == ("RecipeError", "tune 64k: about 1.0 min, 5.0 GiB at the peak (2.0 GiB are free).")
+    left = {path.name for path in (launch.folder / "cramped").glob("*")}
+    assert not left & {"scores.jsonl", "trials.jsonl", "stages"}, "before anything is done"
 
 
 @pytest.mark.parametrize("in_one_row", [False, True])

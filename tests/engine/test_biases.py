@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 from attending import eager_losses
-from long_passes import set_tile
+from long_passes import set_scores, set_tile
 from torch import Tensor
 
-from longrope.engine import biases
 from longrope.engine.biases import attend_biased
 from longrope.engine.decoding import prefill
 from longrope.engine.kv_cache import KeyValueCache
@@ -39,7 +38,7 @@ def make_model(**changes: Any) -> LanguageModel:
 def test_losses_are_transformers_own(
     changes: dict[str, Any], tile: int, scores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(biases, "SCORES_PER_BLOCK", scores)
+    set_scores(monkeypatch, scores)
     set_tile(monkeypatch, tile, rows=2)
     model = make_model(**changes)
     losses = token_losses(model, TOKENS).double()

@@ -10,10 +10,10 @@ import families
 import pytest
 import torch
 from attending import TOKENS, eager_losses
+from long_passes import set_scores
 from torch import Tensor, nn
 
 from longrope import distributed
-from longrope.engine import compressing
 from longrope.engine.context import ForwardContext, run_decoder
 from longrope.engine.decoding import prefill
 from longrope.engine.kv_cache import KeyValueCache
@@ -38,7 +38,7 @@ def make_model(**changes: Any) -> LanguageModel:
 @pytest.mark.parametrize("scores", [2**26, 2000, 1])
 def test_losses_are_transformers_own(scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """For blocks of a window, of a few queries and of one."""
-    monkeypatch.setattr(compressing, "SCORES_PER_BLOCK", scores)
+    set_scores(monkeypatch, scores)
     model = make_model()
     losses = token_losses(model, TOKENS).double()
     torch.testing.assert_close(losses, eager_losses(model.network), rtol=1e-5, atol=5e-5)

@@ -28,10 +28,15 @@ MODELS: dict[str, dict[str, Any]] = {
 BACK = 5
 
 
+def go_back_by(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many tokens can be taken back from a cache."""
+    monkeypatch.setattr(kv_cache, "REWOUND_TOKENS", tokens)
+
+
 @pytest.fixture(autouse=True)
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
     """They go back by few tokens."""
-    monkeypatch.setattr(kv_cache, "REWOUND_TOKENS", BACK)
+    go_back_by(BACK, monkeypatch)
 
 
 def read_pieces(model: LanguageModel, cache: KeyValueCache, pieces: tuple[int, ...]) -> Tensor:
@@ -109,7 +114,7 @@ def test_answers_are_as_from_a_cache_that_keeps_all(how: dict[str, Any], monkeyp
     model, settings = pico.make_model("gemma3_text", **MIXED), replace(SHORT, **how)
     set_tile(monkeypatch, 32, rows=1)
     dropping = generate(model, make_table(model), DOCUMENT, PROMPT, settings=settings)
-    monkeypatch.setattr(kv_cache, "REWOUND_TOKENS", 10**9)
+    go_back_by(10**9, monkeypatch)
     whole = generate(model, make_table(model), DOCUMENT, PROMPT, settings=settings)
     assert dropping.text == whole.text
     assert dropping.cache_bytes < 0.75 * whole.cache_bytes

@@ -11,6 +11,7 @@ import families
 import pytest
 import torch
 from attending import TOKENS, as_model, eager_losses, make_network
+from long_passes import set_scores
 from torch import Tensor
 from transformers import CONFIG_MAPPING
 
@@ -38,8 +39,7 @@ def make_model(family: str, **changes: Any) -> LanguageModel:
 @pytest.mark.parametrize("family", INDEXED)
 def test_the_choice_is_the_indexers_own(family: str, scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """For all queries at once, and for blocks of a few of them."""
-    for name in ("indexers", "attention"):
-        monkeypatch.setattr(f"longrope.engine.{name}.SCORES_PER_BLOCK", scores)
+    set_scores(monkeypatch, scores)
     model = make_model(family)
     losses = token_losses(model, TOKENS).double()
     torch.testing.assert_close(losses, eager_losses(model.network), rtol=1e-5, atol=5e-5)

@@ -5,18 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from staged_runs import SEARCHED, SHORT, STAGES, STEPS, TARGET, TUNED_AT, folders_of, never
+from staged_runs import SEARCHED, SHORT, STAGES, STEPS, TARGET, TUNED_AT, folders_of
 
 from longrope import pipeline
 from longrope.errors import RecipeError, TextsError
 from longrope.models import load_model
 from longrope.pipeline import (
     Callbacks,
+    Cost,
     estimate_stages,
-    estimates,
     extend,
     plan_stages,
 )
+from longrope.pipeline.estimates import check_costs
 from longrope.recipe import (
     Recipe,
     Stage,
@@ -110,19 +111,14 @@ def test_the_cost_of_each_stage_that_is_left_is_reported_before_the_first(recipe
     assert steps.index(messages) < steps.index("stage 1 of 5: search 128 (done before)")
 
 
-def test_a_stage_that_cannot_fit_is_refused_with_numbers_before_anything_is_done(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Memory is between what the searches need and what the tuning needs."""
-    monkeypatch.setattr(estimates, "estimate_training_memory", lambda *_, adapters: 2**21 if adapters else 9 * 2**30)
-    monkeypatch.setattr(estimates, "free_memory", lambda _: 3 * 2**30)
+def test_a_stage_that_cannot_fit_is_refused_with_numbers() -> None:
+    """Before anything is done, as tests/distributed/test_launches.py holds."""
+    fits, large = Cost("search 128", 60.0, 2**21, 3 * 2**30), Cost("tune 128", 60.0, 9 * 2**30, 3 * 2**30)
+    check_costs([fits])
     with pytest.raises(RecipeError) as caught:
-        extend(recipe, RunDir(tmp_path), Callbacks(on_trial=never, on_train=never))
-    assert caught.value.found.startswith("tune 128: about ")
-    assert "9.0 GiB at the peak (3.0 GiB are free)" in caught.value.found
+        check_costs([fits, large])
+    assert caught.value.found == "tune 128: about 1.0 min, 9.0 GiB at the peak (3.0 GiB are free)."
     assert "lora_rank" in caught.value.remedy
-    assert not RunDir(tmp_path).stages.exists()
-    assert not RunDir(tmp_path).scores.exists()
 
 
 def test_estimates_grow_with_steps_windows_and_trained_weights(recipe: Recipe) -> None:

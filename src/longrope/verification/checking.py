@@ -96,7 +96,6 @@ def verify(
     lengths: Sequence[int] = (),
     device: str = "auto",
     dtype: str = "float32",
-    environments: Path | None = None,
     run: Callable[[Client, Path, Request], Answers] = run_script,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> list[Verification]:
@@ -110,7 +109,6 @@ def verify(
         lengths: of the prompts in tokens; by default one below, at and above the original window.
         device: where our passes and those of transformers run.
         dtype: of both.
-        environments: where environments of clients are kept; a folder in the user's cache if left out.
         run: asks a client by its script, in a process of its own.
         on_message: called with what is installed and done.
 
@@ -122,10 +120,8 @@ def verify(
     path = Path(path)
     kind_of(path)
     chosen = chosen_clients(path, clients)
-    places = environments or cache_folder()
-    pythons = {
-        client.name: find_python(client, places, on_message) for client in chosen if not client.name.startswith(SERVERS)
-    }
+    local = [client for client in chosen if not client.name.startswith(SERVERS)]
+    pythons = {client.name: find_python(client, cache_folder(), on_message) for client in local}
     probes = _prepare(path, Path(reference) if reference else None, lengths, device, dtype)
     done = []
     for client in chosen:
