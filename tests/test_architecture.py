@@ -221,7 +221,7 @@ def test_every_imported_library_is_declared() -> None:
     foreign = libraries - sys.stdlib_module_names - {PACKAGE}
     brought = packages_distributions()
     missing = {lib for lib in foreign if not {d.lower().replace("_", "-") for d in brought.get(lib, [lib])} & declared}
-    assert {"torch", "yaml", "huggingface_hub"} <= foreign
+    assert {"torch", "lm_eval", "huggingface_hub"} <= foreign
     clients = {"mlx", "mlx_lm", "vllm"}  # of the scripts of verify, which run in environments of their own
     own_build = {"flash_attn_interface"} & foreign  # offered where it is installed
     assert missing == own_build | clients
