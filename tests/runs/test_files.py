@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from disk import note_syncs
 
 from longrope.errors import RunError
 from longrope.runs import files
@@ -93,7 +94,7 @@ def test_a_full_disk_takes_back_what_was_added(tmp_path: Path) -> None:
 def test_a_folder_is_on_disk_before_it_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file and folder in it, and then the folder that holds the name."""
     synced: list[int] = []
-    monkeypatch.setattr(os, "fsync", lambda place: synced.append(os.fstat(place).st_ino))
+    note_syncs(monkeypatch, lambda place: synced.append(os.fstat(place).st_ino))
     with files.replacing_folder(tmp_path / "hf") as folder:
         (folder / "deep").mkdir()
         for name in ("deep/a", "b"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disk import note_syncs
 
 from longrope.errors import RunError
 from longrope.runs.records import Score, TrainStep, Trial, append_record, read_records
@@ -87,11 +88,11 @@ def test_a_record_is_on_disk_before_append_returns(tmp_path: Path, monkeypatch: 
     """At the moment of fsync another reader already finds the whole line."""
     path, synced = tmp_path / "scores.jsonl", list[str]()
 
-    def fsync(descriptor: int) -> None:
+    def look(descriptor: int) -> None:
         assert os.fstat(descriptor).st_ino == (path, tmp_path)[len(synced)].stat().st_ino, "then the name"
         synced.append(path.read_text())
 
-    monkeypatch.setattr(os, "fsync", fsync)
+    note_syncs(monkeypatch, look)
     append_record(path, SCORE)
     assert len(synced) == 2
     assert synced[0].endswith("\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disk import note_syncs
 
 from longrope.errors import RecipeError, RunError
 from longrope.recipe import EvolutionRecipe, GradientRecipe, MeasureRecipe, Recipe, SearchRecipe, load_recipe
@@ -140,7 +141,7 @@ def test_a_text_is_whole_on_disk_before_it_takes_its_name(tmp_path: Path, monkey
     synced: list[tuple[int, int]] = []
     replace_file = Path.replace
 
-    def fsync(descriptor: int) -> None:
+    def look(descriptor: int) -> None:
         synced.append((os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size))
 
     def watched(source: Path, target: Path) -> Path:
@@ -149,7 +150,7 @@ def test_a_text_is_whole_on_disk_before_it_takes_its_name(tmp_path: Path, monkey
         assert synced == [(source.stat().st_ino, len("new"))]
         return replace_file(source, target)
 
-    monkeypatch.setattr(os, "fsync", fsync)
+    note_syncs(monkeypatch, look)
     monkeypatch.setattr(Path, "replace", watched)
     run.write_text(path, "new")
     assert path.read_text() == "new"

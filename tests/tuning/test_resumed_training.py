@@ -10,6 +10,7 @@ from typing import Any
 import pico
 import pytest
 import torch
+from disk import note_syncs
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from trainings import QUICK, TEXT, CrashError, assert_same, stop_after, train, weights_of
@@ -113,10 +114,8 @@ def test_crash_while_saving_leaves_the_checkpoint_before(
 def test_checkpoint_is_on_disk_before_it_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the lines of its steps are there before it."""
     synced: list[str] = []
-    true_fsync = os.fsync
 
-    def fsync(descriptor: int) -> None:
-        true_fsync(descriptor)
+    def look(descriptor: int) -> None:
         synced.append(
             next(
                 path.name
@@ -125,7 +124,7 @@ def test_checkpoint_is_on_disk_before_it_takes_its_name(tmp_path: Path, monkeypa
             )
         )
 
-    monkeypatch.setattr(os, "fsync", fsync)
+    note_syncs(monkeypatch, look)
     train(run=RunDir(tmp_path))
     files = [re.sub(r"\.[0-9a-f]{16}\.", ".", name) for name in synced if name != tmp_path.name]
     assert [name for name, _ in groupby(files)] == ["train.jsonl", ".tuning.safetensors.partial.safetensors"] * 3
