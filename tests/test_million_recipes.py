@@ -117,7 +117,7 @@ def shrunk(recipe: Recipe, folder: Path) -> Recipe:
 
 
 @pytest.mark.slow
-def test_the_schedule_runs_on_a_pico_model_and_is_resumed(tmp_path: Path) -> None:
+def test_the_schedule_runs_on_a_pico_model_and_is_resumed(tmp_path: Path, unopened: None) -> None:
     """What is kept between runs is small and opens as the trained model; a second run of it trains nothing."""
     pico.make_network("gemma3_text", max_position_embeddings=WINDOW, **LAYERS).save_pretrained(tmp_path / "model")
     pico.make_tokenizer().save_pretrained(tmp_path / "model")
