@@ -6,6 +6,7 @@ The numbers that a picture shows stand in its description; a test compares them 
 import json
 from pathlib import Path
 
+from plots_million import million_pictures
 from tables_cells import ROOT, Records
 from tables_searches import RUN
 from tables_speed import WAYS
@@ -66,6 +67,11 @@ def picture(title: str, charts: list[LineChart], shown: object) -> str:
     return standalone(root, figure_style(), json.dumps(shown))
 
 
+def pictures() -> dict[Path, str]:
+    """Return every picture by its file."""
+    return {PICTURE: draw(), GROWTH: draw_growth(), **million_pictures()}
+
+
 if __name__ == "__main__":
-    PICTURE.write_text(draw())
-    GROWTH.write_text(draw_growth())
+    for file, drawn in pictures().items():
+        file.write_text(drawn)

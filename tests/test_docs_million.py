@@ -4,9 +4,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import tables_million as million
 from documents import ROOT, words
+from plots_million import million_pictures
 from tables_cells import Records
 
 from longrope.lengths import format_tokens
@@ -65,6 +67,25 @@ def test_places_have_the_numbers_of_the_records(tmp_path: Path) -> None:
     assert len(lengths.splitlines()) == 4, "so are lengths"
     write(tmp_path, million.UNTRAINED, "yarn", (524288,), **{"last-tokens-32767": 2125.0, "prose-needle": 0.125})
     assert row(million.untrained_table(records), "YaRN")[3:5] == ["2125", "12%"]
+
+
+def test_pictures_have_the_numbers_of_the_records(tmp_path: Path) -> None:
+    """Both methods at their lengths; each depth of each length; and no picture without the trained model."""
+    write(tmp_path, million.UNTRAINED, "yarn", (131072, 2097152), **VALUES)
+    assert million_pictures(tmp_path) == {}
+    depths = {f"prose-needle-depth-{depth}": float(depth) for depth in ("0.05", "0.95")}
+    write(tmp_path, "gemma3-2048k", "longrope-tuned", (131072, 2097152), **VALUES, **depths)
+    found = million_pictures(tmp_path)
+    pictures = {path.name: ET.fromstring(text) for path, text in found.items()}  # noqa: S314  # they are our own
+    assert set(pictures) == {"2048k-by-length.svg", "2048k-depths.svg"}
+    lines, heat = (json.loads(root.findtext(".//{*}desc") or "") for root in pictures.values())
+    assert set(lines) == {"last-tokens-32767", "prose-needle"}
+    assert [len(ways) for ways in lines.values()] == [2, 2]
+    assert "YaRN" in lines["prose-needle"]
+    assert {tuple(map(tuple, points)) for points in lines["prose-needle"].values()} == {
+        ((131072, 0.87), (2097152, 0.87))
+    }
+    assert heat == {f"{share:.0%} of {at}": share for at in ("128k", "2048k") for share in (0.05, 0.95)}
 
 
 def test_trainings_and_answers(tmp_path: Path) -> None:
