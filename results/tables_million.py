@@ -107,7 +107,8 @@ def training_table(records: Records) -> str:
                 f"{peak:.0f} GiB",
                 f"{minutes:.1f}",
             ]
-            rows.append([f"{model}, stage {path.parent.name[:2]}", *cells])
+            _, kind, window, *_ = path.parent.name.split("-")
+            rows.append([f"{model}, {kind} {window}", *cells])
         rows += [] if stages else [[model, NONE, "", "", "", ""]]
     return table(["", "steps", "tokens scored in a step", "seconds a step", "memory", "minutes in all"], rows)
 

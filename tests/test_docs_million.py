@@ -89,12 +89,12 @@ def test_pictures_have_the_numbers_of_the_records(tmp_path: Path) -> None:
 
 
 def test_trainings_and_answers(tmp_path: Path) -> None:
-    stage = tmp_path / "gemma3-2048k/stages/02-tune-abc"
+    stage = tmp_path / "gemma3-2048k/stages/2-tune-256k-abc"
     stage.mkdir(parents=True)
     steps = [{"seconds": s, "memory_gib": 30.0 + s, "num_tokens": 262143} for s in (9.0, 2.0, 3.0, 4.0)]
     (stage / "train.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     table = million.training_table(Records(tmp_path))
-    assert row(table, "Gemma-3-270M, stage 02")[1:] == ["4", "262,143", "3.0", "39 GiB", "0.3"]
+    assert row(table, "Gemma-3-270M, tune 256k")[1:] == ["4", "262,143", "3.0", "39 GiB", "0.3"]
     assert row(table, "SmolLM2-135M")[1] == million.NONE
     line = {"prompt_tokens": 1100000, "depth": 0.5, "eight_bit": True, "offload": False, "prefill_seconds": 21.4}
     line |= {"decode_seconds": 1.5, "new_tokens": 10, "cache_bytes": 2**31, "peak_bytes": 2**33, "found": True}

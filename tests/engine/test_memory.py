@@ -38,9 +38,22 @@ def test_estimated_memory_grows_with_the_window_and_adapters_take_less() -> None
     weights = sum(weight.numel() for weight in make_shape().network.parameters()) / 2**30
     assert weights * 2**30 == pytest.approx(134.5e6, rel=0.01)
     for tokens in (1024, 65536):
-        assert estimate(tokens) - estimate(tokens, adapters=True) == pytest.approx((16 - 2) * weights)
+        assert estimate(tokens) - estimate(tokens, adapters=True) > (16 - 2) * weights
     assert grown[0] > 16 * weights
-    assert estimate(adapters=True, dtype=torch.float32) - estimate(adapters=True) == pytest.approx(2 * weights)
+    assert estimate(adapters=True, dtype=torch.float32) - estimate(adapters=True) > 2 * weights
+
+
+@pytest.mark.parametrize(("tokens", "measured"), [(262144, 13.38), (524288, 26.14)])
+def test_estimated_memory_where_few_weights_are_trained(tokens: int, measured: float) -> None:
+    """The attention of three layers of Gemma-3-270M, on a GPU; measured beside a fifth of short windows."""
+    shape = {"hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18, "vocab_size": 262144}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256}
+    kinds = [*["sliding_attention"] * 5, "full_attention"] * 3
+    config = AutoConfig.for_model("gemma3_text", **shape, **heads, layer_types=kinds, max_position_embeddings=32768)
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model = LanguageModel(network, None, read_tables(config), "shape")
+    assert measured <= estimate_training_memory(model, tokens, adapters=True) / 2**30 <= 1.5 * measured
 
 
 def test_estimated_memory_is_divided_among_processes() -> None:

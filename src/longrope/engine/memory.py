@@ -109,17 +109,19 @@ def estimate_training_memory(model: LanguageModel, tokens: int, *, adapters: boo
     """About how many bytes a training step on one window takes at its peak in this process.
 
     Weights, gradients and two moments in float32; several processes divide them, and each has the weights whole beside
-    its part. With adapters the weights alone, as they are on a GPU. A hidden state for each layer, where they fit the
-    outputs of its attention, the activations of one layer and one chunk of logits with its gradient, all in float32.
+    its part. With adapters, or where few weights are trained, the weights alone, as they are on a GPU. A hidden state
+    for each layer, where they fit the outputs of its attention, the activations of one layer, and one chunk of logits
+    with its gradient: in float32, or but for the logits in the number format of weights that keep it.
     """
     config, ranks = model.network.config, distributed.ranks()
     shard = distributed.shard()
     own = tokens // (shard.ranks if shard else 1)
     weights = sum(weight.numel() for weight in model.network.parameters())
-    frozen = weights * (4 if model.device.type == "cpu" else model.network.dtype.itemsize)
+    size = model.network.dtype.itemsize if adapters and model.device.type != "cpu" else 4
+    frozen = weights * size
     held = frozen if adapters else 16 * weights // ranks + 4 * weights * (ranks > 1)
-    states = 4 * own * config.hidden_size * config.num_hidden_layers
-    layer = own * _bytes_per_token(model) * 4 // model.network.dtype.itemsize
+    states = size * own * config.hidden_size * config.num_hidden_layers
+    layer = own * _bytes_per_token(model) * size // model.network.dtype.itemsize
     head = 3 * 4 * min(LOGITS_PER_CHUNK, own * config.vocab_size)
     attended = attention_bytes(model, tokens) * len(layers_that_keep_attention(model, tokens))
     return int(held + states + attended // config.num_hidden_layers + max(layer, head))
