@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pico
 import pytest
-from measuring import brute_losses, compared, make_context, scores_of
+from measuring import brute_losses, compared, make_context, no_passes, scores_of
 
 from longrope.data import TokenText
 from longrope.errors import RecipeError, TextsError
@@ -145,10 +145,20 @@ def test_far_context_is_replaced_by_that_of_another_document(opening: bool) -> N
     last = LONG - 64 + opening
     assert (changed[:, last:] == windows[:, last:]).all()
     assert (changed[:, :last] == windows[[2, 2, 0, 0], :last]).all()
-    alike = replaced(windows, np.zeros_like(documents), 64, opening=opening, seed=0)
-    assert (alike[:, :last] == windows[[1, 2, 3, 0], :last]).all()
-    with pytest.raises(TextsError, match="there is one window"):
+    documents[1, -1] = 1  # a window of both
+    for shared in (np.zeros_like(documents), documents):
+        with pytest.raises(TextsError, match="shares a document with every other"):
+            replaced(windows, shared, 64, opening=opening, seed=0)
+    with pytest.raises(TextsError, match="window 1 of 1"):
         replaced(windows[:1], documents[:1], 64, opening=opening, seed=0)
+
+
+def test_windows_of_one_document_are_refused_by_an_estimate_before_anything_is_read(model: LanguageModel) -> None:
+    """And shuffled far context of them is measured."""
+    context = replace(context_of(model), documents=np.zeros((12, LONG), np.int32))
+    with no_passes(), pytest.raises(TextsError, match="shares a document"):
+        find_metric("far-replaced").readings(context)
+    assert len(find_metric("far-shuffled").readings(context)) == 2
 
 
 @pytest.mark.parametrize("name", ["far-shuffled", "far-replaced"])

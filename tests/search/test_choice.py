@@ -72,6 +72,18 @@ def test_the_tail_decides_alone_where_windows_are_too_short_for_needles(model: L
     choice = stated(model, planted=False)
     assert choice(log, log.validated, known).origin == "yarn"
     assert {kind for kind, _ in choice.asked} == {"tail"}
+    assert {trial.kind for trial in log.made[4:]} == {"tail-alone"}
+
+
+def test_a_log_of_an_earlier_version_calls_tails_alone_tails(model: LanguageModel, tmp_path: Path) -> None:
+    log, known = validated({"pi": 2.9, "ntk": 2.1, "yarn": 2.0, "critical": 2.05})
+    log.path = tmp_path / "trials.jsonl"
+    first = stated(model, planted=False)(log, log.validated, known)
+    again = TrialLog(None, "longrope-gradient")
+    again.made = log.made[:4]
+    again._known = [replace(trial, kind="tail" if i >= 4 else trial.kind) for i, trial in enumerate(log.made)]
+    choice = stated(model, planted=False)
+    assert (choice(again, again.validated, known), choice.asked) == (first, [])
 
 
 def test_one_candidate_costs_nothing(model: LanguageModel) -> None:
@@ -140,8 +152,9 @@ def _losses(model: LanguageModel, factors: RescaleFactors, window: np.ndarray) -
     return np.asarray(-logits.log_softmax(-1)[np.arange(len(window) - 1), window[1:]])
 
 
-def test_settings_make_the_choice(model: LanguageModel, text: TokenText) -> None:
+def test_settings_make_the_choice(model: LanguageModel, text: TokenText, caplog: pytest.LogCaptureFixture) -> None:
     made = make_choice(model, text.windows(128, 2), SearchRecipe(), 0, None)
     assert isinstance(made, TailAndNeedles)
     assert (made.tail_tokens, made.planted) == (64, None)  # 128 tokens do not hold the needles
+    assert "by tails of held-out windows alone: " in caplog.text
     assert make_choice(model, text.windows(128, 2), SearchRecipe(choose_by="loss"), 0, None) is choose_by_loss

@@ -115,7 +115,7 @@ def test_factors_are_found_on_a_model_and_beat_the_baselines(
     searched, held_out = cut_windows(text, 128, 2, seed=3)
     searched = searched[:wanted]
     for i, trial in enumerate(trials):
-        windows = held_out if trial.kind in ("validation", "tail") else searched[:2]
+        windows = held_out if trial.kind in ("validation", "tail", "tail-alone") else searched[:2]
         if trial.kind == "gradient":
             windows = searched[trial.step % len(searched)][None]
         if i % 3 == 0 or trial.kind == "gradient":

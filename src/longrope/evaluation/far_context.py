@@ -110,8 +110,10 @@ class FarControl(LastTokens):
     """
 
     def readings(self, context: Context) -> tuple[Reading, ...]:
-        """The windows of this length twice."""
+        """The windows of this length twice (raises TextsError as ``samples`` does)."""
         count = len(context.windows) if self.names(context) else 0
+        if count:
+            self._changed(context, *_nearest(context))
         return tuple(Reading(kind, context.length, count) for kind in ("losses", self.name) if count)
 
     def names(self, context: Context) -> tuple[str, ...]:
@@ -123,12 +125,10 @@ class FarControl(LastTokens):
         """The losses with the far context as it is, and with the other.
 
         Raises:
-            TextsError: far context is to be replaced, and there is one window alone.
+            TextsError: far context is to be replaced, and no window is of other documents.
         """
         windows, documents = _nearest(context)
-        near = context.subject.model.spec.trained_window
-        change = shuffled if self.name == "far-shuffled" else replaced
-        changed = change(windows, documents, near, opening=context.text.bos is not None, seed=context.seed)
+        changed = self._changed(context, windows, documents)
         own, other = (_last_losses(context, tokens, documents) for tokens in (windows, changed))
         arrays = own.arrays | {"control": other.arrays["losses"]}
         return Samples(self.identity(context), arrays, own.seconds + other.seconds)
@@ -138,6 +138,12 @@ class FarControl(LastTokens):
         del settings
         other = replace(samples, arrays=samples.arrays | {"losses": samples.arrays["control"]})
         return [_paired(self.name, samples, "control"), score_losses(other, f"{self.name}-perplexity")]
+
+    def _changed(self, context: Context, windows: Tokens, documents: Tokens) -> Tokens:
+        """Windows [W, N] with other far context."""
+        near = context.subject.model.spec.trained_window
+        change = shuffled if self.name == "far-shuffled" else replaced
+        return change(windows, documents, near, opening=context.text.bos is not None, seed=context.seed)
 
 
 def scored_tokens(context: Context) -> int:
@@ -170,8 +176,6 @@ def shuffled(windows: Tokens, documents: Tokens, near: int, *, opening: bool, se
 def replaced(windows: Tokens, documents: Tokens, near: int, *, opening: bool, seed: int) -> Tokens:
     """Windows [W, N] whose far context is that of another window: the next one whose documents are all others.
 
-    Where every other window shares a document with it, the next one is taken.
-
     Args:
         windows: token ids.
         documents: [W, N] the document of each.
@@ -180,21 +184,22 @@ def replaced(windows: Tokens, documents: Tokens, near: int, *, opening: bool, se
         seed: not used: nothing is drawn.
 
     Raises:
-        TextsError: there is one window alone.
+        TextsError: a window shares a document with each of the others.
     """
     del seed
-    if len(windows) < 2:
-        raise TextsError(
-            "Far context was to be replaced by another window's, and there is one window.",
-            "At least two are needed.",
-            "Give more text, ask for more windows, or leave far-replaced out.",
-        )
     last = windows.shape[1] - near + int(opening)
     held = [set(row.tolist()) for row in documents[:, int(opening) :]]
     changed = windows.copy()
     for i in range(len(windows)):
         others = [(i + step) % len(windows) for step in range(1, len(windows))]
-        source = next((j for j in others if not held[i] & held[j]), others[0])
+        source = next((j for j in others if not held[i] & held[j]), None)
+        if source is None:
+            raise TextsError(
+                f"Far context was to be replaced by another document's; window {i + 1} of {len(windows)} shares a "
+                "document with every other.",
+                "Windows of two documents or more are needed.",
+                "Give more documents, ask for more windows, or leave far-replaced out.",
+            )
         changed[i, :last] = windows[source, :last]
     return changed
 

@@ -13,6 +13,8 @@ from longrope.labels import Source
 from longrope.reading import record_of
 from longrope.runs.files import append_text, on_main, read_bytes_of_run, truncate_file
 
+TAIL, TAIL_ALONE = "tail", "tail-alone"  # kinds of trials
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -25,7 +27,8 @@ class Trial:
         texts_fingerprint: of the search and validation windows.
         step: generation of the evolution, or step of the descent.
         kind: ``search`` (on search windows), ``gradient`` (one backward pass), ``validation`` (held-out windows), or,
-            for the last choice, ``tail`` (of the held-out windows) or ``needles`` (answers about needles in them).
+            for the last choice, ``tail`` (of the held-out windows) or ``needles`` (answers about needles in them);
+            ``tail-alone`` where no needles can be planted in them, which earlier versions called ``tail``.
         origin: where the candidate came from (pi, ntk, yarn, critical, scan, mutation, crossover, gradient,
             start-tokens; share-S in the search for a short window; grid, refined and finalist in the scan).
         lambdas, start_tokens, attention_factor: the candidate, relative to the factors that the weights were tuned with

@@ -8,6 +8,7 @@ answers about needles planted in the same windows decide.
 Shape legend: V = held-out windows, N = tokens of a window, B = blocks of a tail.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,13 +22,14 @@ from longrope.errors import TextsError
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import SearchRecipe
 from longrope.rope import RescaleFactors, compose
-from longrope.runs.records import Trial
+from longrope.runs.records import TAIL, TAIL_ALONE, Trial
 from longrope.search.score import Evaluation, TrialLog
 
 BLOCKS = 8  # of a window's tail, whose mean losses are compared pair by pair
 ERRORS = 2.0  # standard errors of their mean difference within which two candidates count as equal
 PER_ORIGIN = 1  # candidates of one origin that are read again
 NEAR_NATS = 0.25  # candidates whose held-out loss is further from the best one are not read again
+LOGGER = logging.getLogger("longrope")
 Choose = Callable[[TrialLog, Sequence[Trial], Sequence[RescaleFactors]], Trial]
 
 
@@ -69,8 +71,9 @@ class TailAndNeedles:
         rng = np.random.default_rng([seed, 3])
         try:
             made = [plant_needles(window, model.tokenizer, rng) for window in windows]
-        except TextsError:
+        except TextsError as error:
             made = []
+            LOGGER.warning("the last choice of the search is by tails of held-out windows alone: %s", error.found)
         planted = np.stack([tokens for tokens, _ in made]) if made else None
         answers = np.stack([asked for _, asked in made]) if made else np.zeros((0, 0), dtype=bool)
         return cls(model, windows, planted, answers, tail_tokens or windows.shape[1] // 2, tuned_with)
@@ -124,7 +127,7 @@ class TailAndNeedles:
         """The candidate with the lowest loss over the tails, and those that its interval does not separate from it."""
         if len(candidates) == 1:
             return list(candidates)
-        read = self._evaluate(log, "tail", candidates, known, self.tail_loss)
+        read = self._evaluate(log, TAIL if self.planted is not None else TAIL_ALONE, candidates, known, self.tail_loss)
         best = min(read, key=lambda trial: trial.loss_nats)
         return [own for own, trial in zip(candidates, read, strict=True) if not is_worse(trial.parts, best.parts)]
 

@@ -17,7 +17,7 @@ from longrope.engine.passes import token_losses, weighted_loss_with_graph
 from longrope.errors import ModelError, RunError
 from longrope.models import LanguageModel, rescaled
 from longrope.rope import RescaleFactors, at_window, compose
-from longrope.runs.records import Trial, append_record, read_records
+from longrope.runs.records import TAIL, TAIL_ALONE, Trial, append_record, read_records
 
 Weights = NDArray[np.float64]
 UNKNOWN: dict[str, Any] = {"loss_nats": math.inf, "num_tokens": 0, "token_passes": 0, "seconds": 0.0}  # before a trial
@@ -257,7 +257,8 @@ class TrialLog:
 
     def _recall(self, asked: Trial) -> Trial:
         trial = self._known[len(self.made)]
-        if replace(trial, gradient=(), parts=(), **UNKNOWN) != asked:
+        kind = asked.kind if {trial.kind, asked.kind} == {TAIL, TAIL_ALONE} else trial.kind
+        if replace(trial, kind=kind, gradient=(), parts=(), **UNKNOWN) != asked:
             raise RunError(
                 f"{self.path} holds the trials of another search (trial {len(self.made) + 1} differs).",
                 "A search is resumed only with the settings, texts and model that began it.",
