@@ -16,7 +16,7 @@ from longrope.pipeline import Callbacks, compare
 from longrope.pipeline.comparison_costs import estimate_comparison, seconds_of_step
 from longrope.recipe import MeasureRecipe, Recipe
 from longrope.runs.run_dir import RunDir
-from longrope.search.cost import count_passes
+from longrope.search.cost import count_choice_passes, count_passes
 from longrope.search.scan import count_scan_passes
 
 LENGTHS = (64, 256)
@@ -95,15 +95,18 @@ class Ticks:
 
 def test_the_parts_of_an_estimate_add_up(model: LanguageModel, recipe: Recipe) -> None:
     """A pass over any window takes a second by this clock, and so does a written token."""
-    readings = [Reading("losses", 256, 3), Reading("needles", 256, 2, 10)]
+    readings = [Reading("losses", 256, 3), Reading("needles", 256, 2, 10), Reading("evaluator", 256, 5, once=True)]
     costs = estimate_comparison(
         recipe, model, readings, searches=["evolution", "gradient"], scans=1, methods=[None] * 4, clock=Ticks()
     )
     by_name = {cost.stage: cost.seconds for cost in costs}
     searched = {name: replace(recipe.search, method=name) for name in ("evolution", "gradient")}
-    expected = {f"search by {name}": count_passes(searched[name], recipe.target_tokens) for name in searched}
+    expected = {
+        f"search by {name}": count_passes(settings, recipe.target_tokens) + count_choice_passes(settings)
+        for name, settings in searched.items()
+    }
     expected |= {"scan of base and attention factor": count_scan_passes(model.spec, recipe)}
-    expected |= {"measure 4 methods": 4 * (3 + 2 + 10)}
+    expected |= {"measure 4 methods": 4 * (3 + 2 + 10) + 5}
     assert by_name == pytest.approx(expected)
     assert all(0 < cost.bytes_needed < cost.bytes_free for cost in costs)
     assert seconds_of_step(model, Ticks()) == 1.0

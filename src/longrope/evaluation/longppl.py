@@ -42,8 +42,17 @@ class LongPerplexity(Metric):
     compared_as = f"{LONG_PPL}{RATIO}"
 
     def readings(self, context: Context) -> tuple[Reading, ...]:
-        """The windows of the longest length; what the evaluator reads once for all methods is not counted."""
-        return (Reading("losses", context.length, len(context.windows)),) if self.names(context) else ()
+        """The windows of the longest length, and what the evaluator reads once for all methods, whole and in pieces.
+
+        An evaluator that is another model takes other seconds for a pass, which are not known before it is loaded.
+        """
+        if not self.names(context):
+            return ()
+        near, count = context.settings.longppl_near, len(context.windows)
+        starts = len(list(_starts(context.length - int(context.text.bos is not None), near)))
+        pieces = Reading("evaluator", near + near // STEPS, count * starts, once=True)
+        whole = Reading("evaluator", context.length, count, once=True)
+        return (Reading("losses", context.length, count), whole, pieces)
 
     def names(self, context: Context) -> tuple[str, ...]:
         """At the longest length one score, if a token has K tokens before it."""

@@ -155,12 +155,14 @@ class Reading(NamedTuple):
         tokens: of a sequence that is read in one pass.
         passes: how many of them are.
         written: tokens that are written one by one, and questions, which are short passes.
+        once: whether one run takes them once for all methods, as by an evaluator.
     """
 
     kind: str
     tokens: int
     passes: int
     written: int = 0
+    once: bool = False
 
 
 class Metric(ABC):

@@ -98,8 +98,11 @@ def estimate_comparison(
         costs.append(Cost("scan of base and attention factor", seconds / distributed.workers(), *memory))
     if methods and readings:
         step = seconds_of_step(model, clock) if any(reading.written for reading in readings) else 0.0
-        plain = sum(reading.passes * passes(reading.tokens) + reading.written * step for reading in readings)
-        seconds = plain * sum(_slowness(model, method, longest, clock) for method in methods)
+        each, once = (
+            sum(r.passes * passes(r.tokens) + r.written * step for r in readings if r.once == together)
+            for together in (False, True)
+        )
+        seconds = once + each * sum(_slowness(model, method, longest, clock) for method in methods)
         costs.append(Cost(f"measure {len(methods)} methods", seconds / distributed.workers(), *memory))
     return costs
 

@@ -14,7 +14,7 @@ from longrope.pipeline.stages import Task
 from longrope.recipe import Recipe, Stage, TuneRecipe
 from longrope.runs.records import Trial, read_records
 from longrope.runs.run_dir import RunDir
-from longrope.search.cost import SearchCost, compare_costs, count_passes, count_short_passes
+from longrope.search.cost import SearchCost, compare_costs, count_choice_passes, count_passes, count_short_passes
 from longrope.search.score import BACKWARD_PASSES
 
 
@@ -84,7 +84,7 @@ def estimate_search(recipe: Recipe, model: LanguageModel, stage: Stage, seconds:
     if stage.kind == "extrapolate":
         return Cost(stage.label, 0.0, 0, free_memory(model))
     settings = recipe.searching(stage)
-    evaluations = count_passes(settings, tokens)
+    evaluations = count_passes(settings, tokens) + count_choice_passes(settings)
     if stage.kind == "short":
         evaluations = count_short_passes(settings, tokens, recipe.target_tokens)
     peak = estimate_memory(model, tokens)

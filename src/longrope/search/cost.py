@@ -10,6 +10,8 @@ from longrope.search.score import BACKWARD_PASSES
 from longrope.search.short_context import SHARES, count_held_out, count_short
 
 OTHER_LOSS = ("longrope2",)  # methods that minimise another loss than the searches, which is not compared with theirs
+CHOOSING = ("evolution", "gradient")  # searches whose passes do not count those of their last choice
+CHOSEN_AMONG = 4  # readings of the held-out windows by the last choice, of tails and of needles together, about
 SCANNED = 20  # curves that the gradient search looks at before it descends, about
 
 
@@ -90,6 +92,12 @@ def count_passes(settings: SearchRecipe, target_tokens: int) -> int:
     looks = 10 + descent.steps // descent.validate_every  # closed forms, start tokens
     scanned = SCANNED * descent.scan_windows * (descent.start == "scan")
     return scanned + BACKWARD_PASSES * descent.steps + looks * settings.validation_windows
+
+
+def count_choice_passes(settings: SearchRecipe) -> int:
+    """About how many passes the last choice of a search takes beside them, where it reads tails and needles."""
+    reads = settings.method in CHOOSING and settings.choose_by == "needles"
+    return CHOSEN_AMONG * settings.validation_windows * reads
 
 
 def count_short_passes(settings: SearchRecipe, window_tokens: int, longest_tokens: int) -> int:
