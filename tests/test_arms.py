@@ -19,6 +19,7 @@ from longrope.recipe import (
     dump_recipe,
     load_recipe,
 )
+from longrope.rope import load_factors
 from longrope.runs.run_dir import RunDir
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -83,6 +84,17 @@ def test_the_two_recipes_of_the_evidence_read_the_same_texts_and_search_alike(re
     assert replace(compared.measure, metrics=recipe.measure.metrics) == recipe.measure
     assert compared.search.gradient == recipe.search.gradient
     assert compared.search.tail_tokens == recipe.search.tail_tokens
+
+
+def test_more_measures_of_the_same_trainings_go_on_in_their_directories(recipe: Recipe, tmp_path: Path) -> None:
+    """With the same stages and the same tail, which a run takes; its evaluator reads with factors that are there."""
+    more = load_recipe(RECIPES / "evidence-measures.toml")
+    assert replace(more, measure=recipe.measure) == recipe
+    run = RunDir(tmp_path)
+    run.bind(recipe)
+    run.bind(more)
+    assert load_factors(RECIPES.parent / more.measure.evaluator_factors).choose(recipe.target_tokens)
+    assert more.measure.evaluator == recipe.model
 
 
 @pytest.mark.slow

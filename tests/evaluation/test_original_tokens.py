@@ -1,9 +1,12 @@
 """The original model, measured up to a length alone."""
 
-from measuring import Passes
+from dataclasses import replace
+
+import pytest
+from measuring import Passes, make_context
 
 from longrope.data import TokenText
-from longrope.evaluation import measure
+from longrope.evaluation import find_metric, measure
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
 from longrope.rope import baseline_factors
@@ -24,3 +27,13 @@ def test_the_original_is_read_no_further_and_others_are(model: LanguageModel, te
 def test_the_shortest_length_is_measured_in_any_case(model: LanguageModel, text: TokenText) -> None:
     settings = MeasureRecipe(lengths=(64, 128), windows=2, metrics=("perplexity",), tail_tokens=0, original_tokens=8)
     assert [score.context_tokens for score in measure(model, None, text, settings=settings)] == [64]
+
+
+@pytest.mark.parametrize("metric", ["effective-length", "longppl"])
+def test_what_needs_the_longest_length_is_not_measured_of_an_original_that_stops_before(
+    metric: str, model: LanguageModel, text: TokenText
+) -> None:
+    context = make_context(model, None, text.windows(128, 2), 64, evaluator=model.name, longppl_near=32)
+    stopped, whole = replace(context, lengths=(64,)), replace(context, length=128, lengths=(64, 128))
+    assert find_metric(metric).names(stopped) == ()
+    assert find_metric(metric).names(whole)

@@ -98,9 +98,8 @@ class EffectiveLength(Metric):
             )
 
     def names(self, context: Context) -> tuple[str, ...]:
-        """The length and the area."""
-        del context
-        return (self.name, "length-area")
+        """The length and the area; of an original that is read at the shortest length alone neither."""
+        return (self.name, "length-area") if len(context.lengths) > 1 else ()
 
     def inputs(self, context: Context) -> str:
         """The prompts of all lengths."""

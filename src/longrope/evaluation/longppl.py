@@ -56,7 +56,7 @@ class LongPerplexity(Metric):
 
     def names(self, context: Context) -> tuple[str, ...]:
         """At the longest length one score, if a token has K tokens before it."""
-        measured = context.length == context.lengths[-1] > context.settings.longppl_near + 1
+        measured = context.length == context.windows.shape[1] > context.settings.longppl_near + 1
         return (f"{LONG_PPL}by-{_evaluator_name(context.settings)}",) if measured else ()
 
     def inputs(self, context: Context) -> str:
