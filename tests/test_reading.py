@@ -50,6 +50,7 @@ def test_a_record_comes_from_its_json() -> None:
         ({"count": 1.5}, "count is 1.5, not a whole number"),
         ({"count": True}, "count is True"),
         ({"count": 2**53 + 1}, "count is a whole number of 54 bits"),
+        ({"count": -1}, "count is -1, not a whole number from 0"),
         ({"count": None}, "count is None"),
         ({"value": "x"}, "value is 'x', not a number"),
         ({"value": 10**400}, "value is a whole number of 1329 bits"),

@@ -137,7 +137,7 @@ def _value(hint: Any, value: object, name: str) -> Any:
     fits = {
         bool: lambda: isinstance(value, bool),
         str: lambda: isinstance(value, str),
-        int: lambda: is_number(value) and isinstance(value, int),
+        int: lambda: is_number(value) and isinstance(value, int) and value >= 0,
         float: lambda: is_number(value),
     }
     if not fits.get(hint, lambda: False)():
@@ -146,7 +146,7 @@ def _value(hint: Any, value: object, name: str) -> Any:
 
 
 def _named(hint: Any) -> str:
-    names = {bool: "true or false", str: "a text", int: "a whole number up to 2^53", float: "a number"}
+    names = {bool: "true or false", str: "a text", int: "a whole number from 0 to 2^53", float: "a number"}
     return names.get(hint, "a list")
 
 

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +21,11 @@ from torch import Tensor
 from longrope.engine.kv_cache import KeyValueCache, describe_others
 from longrope.errors import CacheError, describe_error
 from longrope.models import LanguageModel
+from longrope.models.weights import name_weights
 from longrope.runs.files import unfinished_file, writing
 
 FORMAT = "longrope-document/1"
 KEPT = "layers."  # before the names of keys and values
-SAMPLED = 256  # numbers of each weight that name a model
 NEEDED = "A saved document serves the model, the factors and the settings that it was read with."
 
 
@@ -99,7 +98,7 @@ def describe_making(model: LanguageModel, factors: str, cache: KeyValueCache) ->
     by_length = [table.geometry for table in model.tables if table.geometry.by_length]
     own = [spec.frequencies_at(cache.capacity).tolist() for spec in by_length] if not factors else []
     return {
-        "model": _name_weights(model),
+        "model": name_weights(model),
         "factors": factors or "none",
         "frequencies": hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16] if own else "of the factors",
         "numbers": f"{str(model.network.dtype).removeprefix('torch.')}{', 8-bit cache' if cache.eight_bit else ''}",
@@ -169,14 +168,3 @@ def _damaged(path: Path, reason: str) -> CacheError:
         "A whole file that --cache wrote is needed.",
         "Remove it, and give the document again, or give another path with --cache.",
     )
-
-
-def _name_weights(model: LanguageModel) -> str:
-    """Sixteen hex digits of the geometry and of numbers that are spread over every weight."""
-    digest = hashlib.sha256(f"{model.network.config.model_type} {model.spec.fingerprint}".encode())
-    state: dict[str, Any] = model.network.state_dict()
-    for name, weight in state.items():
-        flat = weight.flatten()
-        sampled = flat[:: max(1, flat.numel() // SAMPLED)][:SAMPLED].float().cpu().numpy()
-        digest.update(f"{name} {tuple(weight.shape)}".encode() + sampled.tobytes())
-    return digest.hexdigest()[:16]

@@ -7,12 +7,14 @@ no window goes through a model twice, and two methods are compared by looking bo
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from longrope import distributed
+from longrope.errors import RunError
 from longrope.evaluation.statistics import Interval
 from longrope.labels import Source
 from longrope.runs.identity import hash_inputs
@@ -114,4 +116,18 @@ class SampleCache:
                 self.run.write_samples(name, kept)
             else:
                 self._in_memory[name] = kept
+        elif self.run:
+            _check_kept(self.run.samples(name), kept, key)
         return {name: array for name, array in kept.items() if name not in (KEY, SECONDS)}, float(kept[SECONDS])
+
+
+def _check_kept(path: Path, kept: Arrays, key: tuple[str, ...]) -> None:
+    """Raise RunError for a file of samples of something else; its checksums were compared when it was read."""
+    seconds, stated = kept.get(SECONDS), kept.get(KEY)
+    timed = seconds is not None and seconds.shape == () and np.issubdtype(seconds.dtype, np.floating)
+    if not timed or (stated is not None and tuple(map(str, stated.ravel())) != tuple(map(str, key))):
+        raise RunError(
+            f"{path} holds samples of something else.",
+            "Samples of this model, these factors and these texts are needed.",
+            "Remove it; its samples are made again.",
+        )

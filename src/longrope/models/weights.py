@@ -4,6 +4,7 @@ transformers fills weights that a checkpoint lacks with random numbers and drops
 for, both with a warning at most. From GGUF files it drops them without one.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from safetensors import safe_open
 from longrope.errors import ModelError
 from longrope.models.devices import DTYPES
 from longrope.models.gguf_file import GgufFile
+from longrope.models.language_model import LanguageModel
 
 SHOWN = 3  # names of weights in an error
+SAMPLED = 256  # numbers of each weight that name a model
 # Tensors of GGUF files that stand for no single weight of a network: the tables of the rotary embedding, which are
 # read with the metadata, and stacked experts, which transformers maps to weights of its own.
 FORMATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # of safetensors and GGUF files
@@ -108,3 +111,20 @@ def _is_finite(weight: torch.Tensor) -> bool:
 def _name_first(names: Sequence[str]) -> str:
     more = ", ..." if len(names) > SHOWN else ""
     return f"{len(names):,} ({', '.join(names[:SHOWN])}{more})"
+
+
+def name_weights(model: LanguageModel, *, in_any_format: bool = False) -> str:
+    """Sixteen hex digits of the geometry and of numbers that are spread over every weight.
+
+    Args:
+        model: loaded, its weights whole in this process.
+        in_any_format: round the numbers to bfloat16, so that the same checkpoint has one name in all number formats.
+    """
+    digest = hashlib.sha256(f"{model.network.config.model_type} {model.spec.fingerprint}".encode())
+    state: dict[str, Any] = model.network.state_dict()
+    for name, weight in state.items():
+        flat = weight.flatten()
+        sampled = flat[:: max(1, flat.numel() // SAMPLED)][:SAMPLED]
+        sampled = (sampled.to(torch.bfloat16) if in_any_format else sampled).float()
+        digest.update(f"{name} {tuple(weight.shape)}".encode() + sampled.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -9,6 +9,7 @@ from longrope import distributed
 from longrope.data import Texts, load_texts
 from longrope.engine.passes import describe_pass
 from longrope.models import LanguageModel, describe_device, load_model
+from longrope.models.weights import name_weights
 from longrope.pipeline.callbacks import Callbacks
 from longrope.recipe import Recipe
 from longrope.runs.provenance import record_rope, record_session
@@ -85,7 +86,13 @@ def load_inputs(recipe: Recipe, callbacks: Callbacks) -> tuple[LanguageModel, Te
 
 def record_provenance(run: RunDir, model: LanguageModel) -> None:
     """Write versions, device, command and automatic choices into the run."""
-    record_session(run, device=describe_device(model), choices=_choices(model))
+    record_session(
+        run,
+        device=describe_device(model),
+        choices=_choices(model),
+        model=model.name,
+        weights=name_weights(model, in_any_format=True),
+    )
 
 
 def _choices(model: LanguageModel) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from longrope.errors import RunError
 from longrope.recipe import Recipe, load_recipe
+from longrope.report.shapes import COSTS, EXPORT, ROPE, SCAN, SESSIONS, STAGE, read_shaped
 from longrope.rope import RescaleFactors, load_factors
-from longrope.runs.files import read_bytes_of_run, read_json_of_run
+from longrope.runs.files import read_bytes_of_run
 from longrope.runs.identity import weights_of
 from longrope.runs.records import Score, TrainStep, Trial, read_records
 from longrope.runs.run_dir import STAGE_FINISHED, RunDir
@@ -98,11 +99,11 @@ def read_run(run: RunDir) -> Contents:
         trials=tuple(read_records(run.trials, Trial, mend=False)),
         train=tuple(read_records(run.train, TrainStep, mend=False)),
         factors=factors,
-        rope=read_json_of_run(run.rope, dict),
-        provenance=read_json_of_run(run.provenance, list) or [],
-        costs=read_json_of_run(run.costs, list) or [],
-        scan=read_json_of_run(run.scan, dict),
-        export=read_json_of_run(run.export_report, dict),
+        rope=read_shaped(run.rope, ROPE),
+        provenance=read_shaped(run.provenance, SESSIONS) or [],
+        costs=read_shaped(run.costs, COSTS) or [],
+        scan=read_shaped(run.scan, SCAN),
+        export=read_shaped(run.export_report, EXPORT),
         stages=tuple(_stages(run)),
     )
 
@@ -168,7 +169,7 @@ def _stages_of(run: RunDir) -> list[Path]:
 
 def _stage_record(folder: Path) -> dict[str, Any]:
     """What a stage has recorded; nothing before it is finished."""
-    return read_json_of_run(folder / STAGE_FINISHED, dict) or {}
+    return read_shaped(folder / STAGE_FINISHED, STAGE) or {}
 
 
 def _factors(folder: Path) -> tuple[RescaleFactors, ...]:

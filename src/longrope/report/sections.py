@@ -141,7 +141,7 @@ def cost_section(runs: Sequence[Contents]) -> Section:
             rows = tuple(
                 (
                     name.replace("_", " "),
-                    *(number(NOT_REACHED if cost[name] is None else cost[name]) for cost in run.costs),
+                    *(number(NOT_REACHED if cost.get(name) is None else cost[name]) for cost in run.costs),
                 )
                 for name in names
             )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longrope import registry
+from longrope.errors import RunError
 from longrope.rope import RopeSpec, baseline_factors
 from longrope.runs.files import on_main, read_json_of_run
 from longrope.runs.run_dir import RunDir
@@ -59,19 +60,33 @@ def record_rope(run: RunDir, spec: RopeSpec, target_tokens: int) -> None:
     run.write_text(run.rope, json.dumps(describe_rope(spec, target_tokens), indent=1) + "\n")
 
 
-def record_session(run: RunDir, *, device: str, choices: Sequence[str]) -> None:
+def record_session(run: RunDir, *, device: str, choices: Sequence[str], model: str = "", weights: str = "") -> None:
     """Add this session to ``provenance.json``, unless the last one there differs from it in nothing but the time.
 
     Args:
         run: where.
         device: what the model is on, by its own name.
         choices: the automatic choices with their reasons.
+        model: the name that it was loaded by.
+        weights: what names its weights.
+
+    Raises:
+        RunError: the model of this name had other weights in an earlier session.
     """
-    on_main(partial(_record_session, run, device, choices))
+    named = {"model": model, "weights": weights} if weights else {}
+    on_main(partial(_record_session, run, device, choices, named))
 
 
-def _record_session(run: RunDir, device: str, choices: Sequence[str]) -> None:
+def _record_session(run: RunDir, device: str, choices: Sequence[str], named: dict[str, str]) -> None:
     sessions = read_json_of_run(run.provenance, list) or []
+    for before in sessions:
+        if named and before.get("model") == named["model"] and before.get("weights", "") != named["weights"]:
+            raise RunError(
+                f"The weights of {named['model']!r} are {named['weights']}, and {run.path} was begun with "
+                f"{before.get('weights')}.",
+                "A run goes on with the weights that began it: its trials and samples are of those.",
+                "Bring them back, or give another directory with --out.",
+            )
     session = {
         "command": describe_command(sys.argv),
         "python": platform.python_version(),
@@ -79,6 +94,7 @@ def _record_session(run: RunDir, device: str, choices: Sequence[str]) -> None:
         **{name: str(import_module(name).__version__) for name in LIBRARIES},  # torch's names its build
         "system": f"{platform.system()} {platform.machine()}",
         "device": device,
+        **named,
         "choices": list(choices),
     }
     if not sessions or {**session, "began": sessions[-1].get("began")} != sessions[-1]:

@@ -10,6 +10,7 @@ from longrope.data import TextSketch, TokenText, decode_pieces, fingerprint, ske
 from longrope.engine.kv_cache import decoder_layers
 from longrope.models import LanguageModel, check_not_quantized, rescaled
 from longrope.models.tuned_on import write_tuned_on
+from longrope.models.weights import name_weights
 from longrope.recipe import TuneRecipe
 from longrope.rope import RescaleFactors
 from longrope.runs.identity import TUNED, hash_inputs
@@ -18,7 +19,7 @@ from longrope.runs.run_dir import RunDir
 from longrope.runs.train_log import TrainLog
 from longrope.tuning.adapters import Weights, adapted, chosen_weights, trained_weights
 from longrope.tuning.batches import Batches
-from longrope.tuning.progress import Checkpoint
+from longrope.tuning.progress import Checkpoint, check_tensors
 from longrope.tuning.samples import SampleBuilder
 from longrope.tuning.training import Training, check_batch, in_float32
 
@@ -88,6 +89,7 @@ def fine_tune(
             own = weights if worker.network is model.network else trained_weights(worker.network)
             with rescaled(worker, factors):
                 training = Training(worker, own, batches, settings)
+                check_tensors(checkpoint.path, tensors, own)
                 training.restore(begun_at, tensors)
                 log.begin(begun_at)
                 _train(training, log, checkpoint, on_step)
@@ -164,6 +166,7 @@ def _identify(
     return {
         "model": model.name,
         "weights": hash_inputs(shapes),
+        "content": name_weights(model, in_any_format=True),
         "factors": factors.fingerprint if factors else "none",
         "text": f"{fingerprint(text.tokens)}, opened by {text.bos}{_identify_documents(text, settings)}",
         "seed": str(seed),
