@@ -103,7 +103,7 @@ def export_hf(  # noqa: PLR0913  # what a checkpoint depends on are its argument
         check_agreement(report, folder, model.network.config.model_type)
         origin = origin or Origin(model.name)
         card = format_card(model, factors, report, origin, scores)
-        (unfinished / "README.md").write_text(card, encoding="utf-8")
+        (unfinished / "README.md").write_bytes(card.encode(errors="backslashreplace"))
         stated = inherited(origin.base_model, origin.on_hub, model.network.config.model_type)
         if notice := notice_of(stated):
             (unfinished / NOTICE_FILE).write_text(f"{notice}\n", encoding="utf-8")

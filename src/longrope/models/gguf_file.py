@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope.errors import ModelError
+from longrope.errors import ModelError, describe_error
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 STRING, ARRAY = 8, 9
@@ -127,6 +127,11 @@ def read_gguf(path: Path) -> GgufFile:
                 read = _Cursor(data, len(MAGIC)).read_file(path)
             except (struct.error, IndexError) as error:  # it ends in the middle of an entry
                 raise _cut_off(path) from error
+            except ModelError:
+                raise
+            except Exception as error:  # of whatever its bytes are taken for
+                found = f"{path} states what no GGUF file states ({describe_error(error)})."
+                raise ModelError(found, "A GGUF file is needed.", NEXT) from error
             size = len(data)
     if read.metadata.get("split.count", 0) > 1:
         raise ModelError(

@@ -183,7 +183,7 @@ class RunDir:
 
     def write_text(self, path: Path, text: str) -> None:
         """Write a file atomically: after a crash it is either absent, old or whole."""
-        write_file(path, lambda unfinished: unfinished.write_bytes(text.encode()))
+        write_file(path, lambda unfinished: unfinished.write_bytes(text.encode(errors="backslashreplace")))
 
     def write_samples(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write the samples of one measurement atomically: numpy arrays by name."""
