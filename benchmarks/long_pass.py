@@ -37,7 +37,8 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from longrope import distributed
-from longrope.engine import attention, kernels
+from longrope.engine import kernels
+from longrope.engine.backward import BACKWARDS, attend_with_backward
 from longrope.engine.memory import choose_tile, estimate_memory, heads_of
 from longrope.engine.passes import describe_pass, token_losses, weighted_loss_with_graph
 from longrope.lengths import parse_tokens
@@ -138,8 +139,8 @@ def list_kernels(model: LanguageModel, ways: list[str], *, gradient: bool) -> li
     """The kernels to be measured alone: all but the slowest, or the chosen one."""
     if "kernels" not in ways:
         return [choose_kernel(model)] * ("kernel" in ways)
-    gone = (kernels.EFFICIENT, *([kernels.FLASH_3, kernels.HOPPER] if gradient else []))  # these: forward only
-    return [kernel for kernel in kernels.list_kernels(model.device) if kernel not in gone]
+    found = [kernel for kernel in kernels.list_kernels(model.device) if kernel is not kernels.EFFICIENT]
+    return [kernel for kernel in found if not gradient or kernel.name in BACKWARDS]
 
 
 def measure_kernels(
@@ -156,7 +157,7 @@ def measure_kernels(
     def work(kernel: kernels.Kernel) -> float:
         scale = heads.dim**-0.5
         if gradient:
-            output = attention._attend_with_graph(kernel, query, key, value, scale)  # noqa: SLF001
+            output = attend_with_backward(kernel, query, key, value, scale=scale)
             output.backward(torch.ones_like(output))
             return 0.0
         with torch.inference_mode():

@@ -15,7 +15,7 @@ def oldest(project: dict[str, object]) -> list[str]:
     extras: dict[str, list[str]] = project["optional-dependencies"]  # type: ignore[assignment]
     dependencies: list[str] = project["dependencies"]  # type: ignore[assignment]
     lines = [*dependencies, *(line for name, lines in extras.items() if name != "dev" for line in lines)]
-    ends = (re.match(r"([\w.-]+)>=([\d.]+)", line) for line in lines)
+    ends = (re.match(r"([\w.-]+)(?:\[[\w,-]+\])?>=([\w.]+)", line) for line in lines)
     return sorted({f"{end[1]}=={end[2]}" for end in ends if end and end[1] != "torch"})
 
 

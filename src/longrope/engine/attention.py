@@ -13,28 +13,19 @@ Shape legend: B = batch, H = query heads, G = key/value heads, Sq = queries, Sk 
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from longrope.engine.kernels import (
-    EFFICIENT,
-    FLASH,
-    Heads,
-    Kernel,
-    attend_one,
-    choose_kernel,
-    partial_attention,
-    takes_windows,
-    window_attention,
-)
-from longrope.engine.merging import beside_sinks, merge
+from longrope.engine.backward import attend_aligned, attend_with_backward
+from longrope.engine.graphs import attend_with_graph, attend_with_sink_key
+from longrope.engine.kernels import Heads, Kernel, attend_one, choose_kernel, takes_windows, window_attention
+from longrope.engine.merging import beside_sinks
+from longrope.engine.trials import choose_masked
 
 Documents = Sequence[Sequence[int]]  # where they begin in each row of a batch: 0, then ascending
 SCORES_PER_BLOCK = 2**26  # attention scores that are held at once where no kernel streams them
@@ -75,6 +66,9 @@ def attend_causal(
         query, key = (functional.pad(x, (0, -room)) for x in (query, key))
     if chosen is not None:
         work = partial(attend_chosen, chosen=chosen, scale=scale, softcap=softcap, sinks=sinks)
+    elif kernel := _choose_masked(query, key, value, window, softcap, sinks):
+        limit = window if window is not None and window < key.shape[2] else None
+        work = partial(attend_with_backward, kernel, scale=scale, window=limit, softcap=softcap, sinks=sinks)
     elif window is not None and window < key.shape[2] and _takes_windows(query, key, value, softcap, sinks):
         work = partial(attend_in_window, scale=scale, window=window, sinks=sinks)
     elif softcap is not None or (window is not None and window < key.shape[2]):
@@ -90,70 +84,18 @@ def attend_causal(
 def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, sinks: Tensor | None = None) -> Tensor:
     """Causal attention [B, H, Sq, D] of queries at the end of the keys [B, G, Sk, D], by the fastest kernel."""
     heads = Heads(query.shape[1], key.shape[1], query.shape[3])
-    given = [x for x in (query, key, value, sinks) if x is not None]
-    graph = torch.is_grad_enabled() and any(x.requires_grad for x in given)
+    graph = _takes_gradients(query, key, value, sinks)
     decoding = query.shape[2] == 1 and not graph
     kernel, _ = choose_kernel(query.device, query.dtype, heads, decoding=decoding)
     if graph:
         if sinks is None:
-            return _attend_with_graph(kernel, query, key, value, scale)
-        return _attend_with_sink_key(partial(_attend_with_graph, kernel), query, key, value, scale, sinks)
+            return attend_with_graph(kernel, query, key, value, scale)
+        return attend_with_sink_key(partial(attend_with_graph, kernel), query, key, value, scale, sinks)
     if decoding:
         output, lse = attend_one(kernel, query, key, value, scale=scale)
     else:
         output, lse = attend_aligned(kernel, query, key, value, scale)
     return output if sinks is None else beside_sinks(output, lse, sinks)
-
-
-def attend_aligned(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Causal attention without gradients, queries at the last positions of the keys, and its log-sum-exp."""
-    prefix = key.shape[2] - query.shape[2]
-    if not prefix or kernel.aligns:
-        return partial_attention(kernel, query, key, value, causal=True, scale=scale)
-    before = partial_attention(kernel, query, key[:, :, :prefix], value[:, :, :prefix], causal=False, scale=scale)
-    own = partial_attention(kernel, query, key[:, :, prefix:], value[:, :, prefix:], causal=True, scale=scale)
-    return merge(before, own), torch.logaddexp(before[1], own[1])
-
-
-def _attend_with_sink_key(
-    attention: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, scale: float, sinks: Tensor
-) -> Tensor:
-    """Attention with sinks as the scores of a first key, of value zero, which each query sees.
-
-    Vectors grow by as many entries as kernels align them to. In the first of these a query has sink / scale, the first
-    key 1 and all others 0.
-    """
-    added, dim, queries = 8, query.shape[3], query.shape[2]
-    logits = (sinks / scale).to(query.dtype)[:, None, None].expand(*query.shape[:3], 1)
-    query = functional.pad(torch.cat((query, logits), dim=3), (0, added - 1))
-    key, value = (functional.pad(x, (0, added, 1, 0)) for x in (key, value))
-    first = functional.one_hot(torch.tensor(dim, device=key.device), dim + added).to(key.dtype)
-    key = torch.cat((first.expand_as(key[:, :, :1]), key[:, :, 1:]), dim=2)
-    if queries == key.shape[2] - 1:  # one more query keeps the square, which all kernels take
-        query = functional.pad(query, (0, 0, 1, 0))
-    return attention(query, key, value, scale)[:, :, -queries:, :dim]
-
-
-def _attend_with_graph(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    if not kernel.groups:
-        key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
-    attention = partial(
-        functional.scaled_dot_product_attention,
-        query,
-        key,
-        value,
-        scale=scale,
-        enable_gqa=key.shape[1] != query.shape[1],
-    )
-    order = [kernel.backend, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]  # none holds all scores
-    if query.shape[2] == key.shape[2]:
-        with sdpa_kernel(order, set_priority=True) if query.is_cuda else nullcontext():
-            return attention(is_causal=True)
-    if query.is_cuda:
-        aligned = EFFICIENT if kernel is EFFICIENT else FLASH  # these align, and have gradients
-        return aligned.run(query, key, value, causal=True, scale=scale)[0]
-    seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
-    return attention(attn_mask=seen.tril(key.shape[2] - query.shape[2]))
 
 
 def attend_within(
@@ -197,10 +139,35 @@ def attend_in_window(
     return output if sinks is None else beside_sinks(output, lse, sinks)
 
 
+def _takes_gradients(*given: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
+
+
+def _choose_masked(
+    query: Tensor, key: Tensor, value: Tensor, window: int | None, softcap: float | None, sinks: Tensor | None
+) -> Kernel | None:
+    """The kernel for windows, soft caps, and sinks with gradients, where there is one; none for a single query.
+
+    Without gradients the fastest kernel serves sinks, too.
+    """
+    graph, limited = _takes_gradients(query, key, value, sinks), window is not None and window < key.shape[2]
+    if query.shape[2] == 1 or not (limited or softcap is not None or (sinks is not None and graph)):
+        return None
+    return choose_masked(
+        query.device,
+        query.dtype,
+        Heads(query.shape[1], key.shape[1], query.shape[3]),
+        window=window if limited else None,
+        softcap=softcap,
+        sinks=sinks is not None,
+        gradients=graph,
+        by_torch=limited and _takes_windows(query, key, value, softcap, sinks),
+    )
+
+
 def _takes_windows(query: Tensor, key: Tensor, value: Tensor, softcap: float | None, sinks: Tensor | None) -> bool:
     """Whether ``attend_in_window`` serves: it knows no soft caps, and sinks without gradients alone."""
-    graph = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (query, key, value, sinks))
-    if softcap is not None or (graph and sinks is not None):
+    if softcap is not None or (sinks is not None and _takes_gradients(query, key, value, sinks)):
         return False
     return takes_windows(query.device, query.dtype, Heads(query.shape[1], key.shape[1], query.shape[3]))
 

@@ -1,4 +1,4 @@
-"""Attention kernels: torch's own, ours for Hopper and FlashAttention 3, and which is the fastest here, by measuring.
+"""Attention kernels: torch's own, ours for Hopper, FlashAttention 3 and 4, and which is the fastest here, by measuring.
 
 Shape legend: B = batch, H = query heads, G = key/value heads, Sq = queries, Sk = keys, D = head dimension.
 """
@@ -10,6 +10,7 @@ from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from longrope.errors import ModelError
 TRIAL_TOKENS, TRIAL_KEYS = 32768, 65536  # of a pass; of one query that sees many keys
 CHECKED_TOKENS, CHECKED_ERROR = 512, 0.05  # some tiles; far above bfloat16's rounding of values near 1
 FLASH_3_MODULES = ("flash_attn_interface", "fa3_fwd_interface")  # its own build; PyPI's, without gradients
+FLASH_4_MODULE = "flash_attn.cute"  # flash-attn-4; flash-attn 2 has the package without this part
 aten = torch.ops.aten  # torch's public attention gives no log-sum-exps, by which partial outputs are merged
 # Where recomputation keeps the outputs of attention, torch asks by operation: these are all that torch's public
 # attention and the kernels below come down to, wherever gradients are taken.
@@ -45,6 +47,7 @@ class Kernel:
         aligns: its causal triangle ends at the last key when there are more keys than queries.
         groups: takes fewer key/value heads than query heads.
         copied: bytes that it takes for each number of the keys.
+        masks: `run` also takes a sliding window, a soft cap and sinks; the log-sum-exp then has the sinks in it.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Kernel:
     aligns: bool
     groups: bool = True
     copied: int = 0
+    masks: bool = False
 
 
 def _run_cudnn(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
@@ -105,6 +109,11 @@ def _run_hopper(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scal
     return found
 
 
+def _run_flash_4(query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> tuple[Tensor, Tensor]:
+    found: tuple[Tensor, Tensor] = import_module("longrope.engine.flash4").attend(query, key, value, **settings)
+    return found
+
+
 def _run_cpu(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
     found = aten._scaled_dot_product_flash_attention_for_cpu(  # noqa: SLF001
         query, key, value, 0.0, causal, scale=scale
@@ -115,12 +124,15 @@ def _run_cpu(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: 
 CUDNN = Kernel("cuDNN", SDPBackend.CUDNN_ATTENTION, _run_cudnn, aligns=False)
 FLASH = Kernel("flash", SDPBackend.FLASH_ATTENTION, _run_flash, aligns=True)
 FLASH_3 = Kernel("FlashAttention 3", SDPBackend.CUDNN_ATTENTION, _run_flash_3, aligns=True)
+FLASH_4 = Kernel("FlashAttention 4", SDPBackend.CUDNN_ATTENTION, _run_flash_4, aligns=True, masks=True)
 HOPPER = Kernel("longrope", SDPBackend.CUDNN_ATTENTION, _run_hopper, aligns=True, copied=2)
 EFFICIENT = Kernel("memory-efficient", SDPBackend.EFFICIENT_ATTENTION, _run_efficient, aligns=True, groups=False)
 CPU = Kernel("torch's CPU flash", SDPBackend.FLASH_ATTENTION, _run_cpu, aligns=False)
 
 
-def window_attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int) -> tuple[Tensor, Tensor]:
+def window_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int, causal: bool = True
+) -> tuple[Tensor, Tensor]:
     """Causal attention in a sliding window by torch's flash kernel: output and log-sum-exp, as a kernel's."""
     found = aten._flash_attention_forward(  # noqa: SLF001
         *(x.transpose(1, 2) for x in (query, key, value)),
@@ -129,7 +141,7 @@ def window_attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float,
         max_q=query.shape[2],
         max_k=key.shape[2],
         dropout_p=0.0,
-        is_causal=True,
+        is_causal=causal,
         return_debug_mask=False,
         scale=scale,
         window_size_left=window - 1,
@@ -138,13 +150,16 @@ def window_attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float,
     return found[0].transpose(1, 2), found[1]
 
 
+FLASH_WINDOWS = Kernel("flash in windows", SDPBackend.FLASH_ATTENTION, window_attention, aligns=True, masks=True)
+
+
 @cache
 def takes_windows(device: torch.device, dtype: torch.dtype, heads: "Heads") -> bool:
     """Whether ``window_attention`` takes a shape and gives the right numbers."""
     if device.type != "cuda":
         return False
     queries, keys, window = CHECKED_TOKENS // 2, CHECKED_TOKENS, CHECKED_TOKENS // 4
-    query, key, value = _random_inputs((queries, keys), device, dtype, heads)
+    query, key, value = random_inputs((queries, keys), device, dtype, heads)
     try:
         output, _ = window_attention(query, key, value, scale=heads.dim**-0.5, window=window)
     except RuntimeError:  # another number format, size of heads or GPU
@@ -165,12 +180,24 @@ class Heads:
 
 
 def list_kernels(device: torch.device) -> tuple[Kernel, ...]:
-    """The kernels that may serve on a device: torch's own, ours for Hopper, FlashAttention 3 where it is installed."""
+    """The kernels that may serve on a device: torch's own, ours for Hopper, FlashAttention 3 and 4 if installed."""
     if device.type != "cuda":
         return (CPU,)
-    is_hopper = torch.cuda.is_available() and torch.cuda.get_device_capability(device) == (9, 0)
-    installed = any(find_spec(name) for name in FLASH_3_MODULES)
-    return (CUDNN, FLASH, EFFICIENT) + (HOPPER,) * is_hopper + (FLASH_3,) * installed
+    capability = torch.cuda.get_device_capability(device) if torch.cuda.is_available() else (0, 0)
+    others = {
+        HOPPER: capability == (9, 0),
+        FLASH_3: any(find_spec(name) for name in FLASH_3_MODULES),
+        FLASH_4: capability >= (9, 0) and _is_installed(FLASH_4_MODULE),
+    }
+    return (CUDNN, FLASH, EFFICIENT, *(kernel for kernel, there in others.items() if there))
+
+
+def _is_installed(module: str) -> bool:
+    """Whether a module of a package is there, of which other modules may be there without it or may not load."""
+    try:
+        return find_spec(module) is not None
+    except ImportError:
+        return False
 
 
 def choose_kernel(
@@ -248,7 +275,7 @@ def fastest_kernel(
 
 def check_kernel(kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: Heads) -> None:
     """Raise RuntimeError unless a kernel gives the right numbers; cuDNN takes float32 and returns NaN."""
-    given = _random_inputs((CHECKED_TOKENS, CHECKED_TOKENS), device, dtype, heads)
+    given = random_inputs((CHECKED_TOKENS, CHECKED_TOKENS), device, dtype, heads)
     output, _ = partial_attention(kernel, *given, causal=True, scale=heads.dim**-0.5)
     query, key, value = (x.double() for x in given)
     shared = heads.queries != heads.keys
@@ -257,7 +284,8 @@ def check_kernel(kernel: Kernel, device: torch.device, dtype: torch.dtype, heads
         raise RuntimeError(f"gives wrong numbers in {dtype}")
 
 
-def _random_inputs(lengths: tuple[int, int], device: torch.device, dtype: torch.dtype, heads: Heads) -> list[Tensor]:
+def random_inputs(lengths: tuple[int, int], device: torch.device, dtype: torch.dtype, heads: Heads) -> list[Tensor]:
+    """A query, a key and a value of a trial: so many queries, and so many keys."""
     sizes = ((heads.queries, lengths[0]), (heads.keys, lengths[1]), (heads.keys, lengths[1]))
     return [torch.randn((1, count, length, heads.dim), device=device, dtype=dtype) for count, length in sizes]
 
@@ -268,7 +296,7 @@ def checked_speed(
     """TFLOP/s of a causal pass, or of one token's queries on many keys (raises RuntimeError for wrong numbers)."""
     check_kernel(kernel, device, dtype, heads)
     lengths = (1, TRIAL_KEYS) if decoding else (TRIAL_TOKENS, TRIAL_TOKENS)
-    given = _random_inputs(lengths, device, dtype, heads)
+    given = random_inputs(lengths, device, dtype, heads)
     run = attend_one if decoding else partial(partial_attention, causal=True)
     flops = 4.0 * heads.queries * heads.dim * TRIAL_KEYS if decoding else causal_flops(heads, TRIAL_TOKENS)
     run(kernel, *given, scale=heads.dim**-0.5)

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longrope.engine.attention import SCORES_PER_BLOCK, attend_aligned
+from longrope.engine.attention import SCORES_PER_BLOCK
+from longrope.engine.backward import attend_aligned
 from longrope.engine.kernels import (
     Heads,
     attend_one,

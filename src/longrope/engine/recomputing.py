@@ -17,6 +17,7 @@ from torch.utils.checkpoint import (
     noop_context_fn,
 )
 
+from longrope.engine.backward import OPERATION
 from longrope.engine.context import Forwards, active_context
 from longrope.engine.kernels import OPERATIONS
 from longrope.engine.kv_cache import decoder_layers
@@ -82,5 +83,5 @@ def _tensors(given: Any) -> Iterator[Tensor]:
 
 def _keep_attention(_context: Any, operation: Any, *args: Any, **_: Any) -> CheckpointPolicy:
     """Keep what attention gives for queries that gradients are for; a kernel that is being tried out has others."""
-    wanted = operation in OPERATIONS and args[0].requires_grad
+    wanted = operation in (*OPERATIONS, OPERATION) and args[0].requires_grad
     return CheckpointPolicy.MUST_SAVE if wanted else CheckpointPolicy.PREFER_RECOMPUTE

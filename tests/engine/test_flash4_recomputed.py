@@ -1,0 +1,42 @@
+"""What recomputation keeps of attention that is one operation of torch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from long_passes import gradients
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from longrope.engine import graphs, memory
+from longrope.engine.backward import OPERATION
+from longrope.engine.kernels import CPU
+from longrope.models import LanguageModel
+
+
+class Attention(TorchDispatchMode):
+    """Counts how often attention is worked out."""
+
+    runs = 0
+
+    def __torch_dispatch__(self, operation: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call it."""
+        self.runs += operation is OPERATION
+        return operation(*args, **(kwargs or {}))
+
+
+def test_attention_runs_again_only_where_its_output_does_not_fit(
+    make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same gradients, which are those of torch's public attention."""
+    model = make("llama")
+
+    expected = gradients(model)
+    monkeypatch.setattr(graphs, "choose_for_gradients", lambda *_, **__: (CPU, ""))
+    monkeypatch.setattr(graphs, "FLASH_4", CPU)  # so that whole windows go through the operation, too
+    for room, runs in ((2**32, 1), (0, 2)):
+        monkeypatch.setattr(memory, "activation_room", lambda _, room=room: room)
+        with Attention() as counted:  # type: ignore[no-untyped-call]
+            found = gradients(model)
+        assert counted.runs == runs * model.network.config.num_hidden_layers
+        torch.testing.assert_close(found, expected)
