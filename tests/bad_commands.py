@@ -23,6 +23,12 @@ RECIPE = "--out run --recipe"
 COMMANDS = {
     "extend": [
         ("missing data", "{model} --to 256 --data nowhere", "nowhere does not exist"),
+        ("data set without a split", "{model} --to 256 --data hf:wikitext", "hf:NAME:SPLIT"),
+        ("weights of other data", f"{EXTEND} --data-weights 1,2", "data_weights has 2 numbers, and data 1"),
+        ("unknown function", f"{EXTEND} --preprocess nowhere:clean", "--preprocess nowhere:clean cannot be loaded"),
+        ("function of nothing", f"{EXTEND} --preprocess json", "--preprocess json cannot be loaded"),
+        ("no function", f"{EXTEND} --preprocess sys:path", "--preprocess sys:path is no function"),
+        ("unknown encoding", f"{EXTEND} --encoding latin-99", "'latin-99' is not known"),
         ("empty data", "{model} --to 256 --data empty.txt", "empty.txt is blank"),
         ("short text", "{model} --to 256 --data short.txt", "windows of 256 tokens must fit"),
         ("target in the window", f"{EXTEND} --to 64", "trained on 64 tokens already"),

@@ -58,7 +58,7 @@ def note_recipes(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
     """The recipes that ``extend`` is called with from now on; nothing is done with them."""
     begun: list[Recipe] = []
 
-    def extend(full: Recipe, run: RunDir, *_: object) -> list[Score]:
+    def extend(full: Recipe, run: RunDir, *_: object, **__: object) -> list[Score]:
         run.bind(full)
         begun.append(full)
         return []

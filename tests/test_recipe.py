@@ -8,7 +8,6 @@ import pytest
 
 from longrope.errors import RecipeError
 from longrope.recipe import (
-    PRESETS,
     EvolutionRecipe,
     ExportRecipe,
     GradientRecipe,
@@ -30,6 +29,9 @@ UNUSUAL = Recipe(
     target_tokens=2**21,
     data=("one", "two/ü", "three"),
     measure_data=("other",),
+    data_weights=(0.5, 2.0, 0.1),
+    text_field="body",
+    encoding="latin-1",
     factors=("theirs.json", "phi/config.json"),
     seed=17,
     dtype="bfloat16",
@@ -312,34 +314,6 @@ def test_zeros_become_the_papers_numbers(target: int, numbers: tuple[int, ...]) 
     chosen = (filled.population, filled.parents, filled.mutations, filled.crossovers, filled.generations)
     assert (*chosen, filled.windows) == numbers
     assert filled.mutation_probability == 0.3
-
-
-PAPER = {  # sections 3.3 and 4.1 of arXiv 2402.13753
-    "llama2": (
-        *("search 128k", "search 256k"),  # both on the pre-trained model
-        *("tune 128k, 400 steps, factors of stage 1", "tune 256k, 600 steps, factors of stage 2"),
-        *("search 2048k", "recover 4k", "recover 8k"),
-    ),
-    "mistral": (
-        *("search 256k", "tune 16k, 400 steps"),
-        *("search 2048k", "recover 4k", "recover 8k"),
-    ),
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "batch", "rate", "schedule"), [("llama2", 32, 2e-5, "linear"), ("mistral", 64, 1e-6, "constant")]
-)
-def test_the_papers_recipes_hold_its_schedule(name: str, batch: int, rate: float, schedule: str) -> None:
-    recipe = load_recipe(RECIPES / f"paper-{name}.toml")
-    assert tuple(str(stage) for stage in recipe.stages) == PAPER[name]
-    trained = [recipe.tuning(stage) for stage in recipe.stages if stage.kind == "tune"]
-    assert {(t.batch_windows, t.learning_rate, t.schedule) for t in trained} == {(batch, rate, schedule)}
-    assert (recipe.search.method, recipe.target_tokens) == ("evolution", 2048 * K)
-    assert recipe.search.evolution == EvolutionRecipe(), "the paper's numbers are the defaults"
-    preset = PRESETS[name]
-    assert (preset.batch_windows, preset.learning_rate, preset.schedule) == (batch, rate, schedule)
-    assert preset.window_tokens == (16 * K if name == "mistral" else 0), "0 is the window of the factors"
 
 
 @pytest.mark.parametrize("target", [4 * K, 2048 * K])

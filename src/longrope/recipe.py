@@ -1,5 +1,6 @@
 """The recipe of a run: everything that decides its result, as frozen dataclasses, TOML in and out."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -246,8 +247,12 @@ class Recipe(Settings):
     Attributes:
         model: hub name, folder or GGUF file.
         target_tokens: the window to reach.
-        data: files and folders to search on (and to measure on, in disjoint parts, unless ``measure_data`` is given).
-        measure_data: files and folders of another source to measure on.
+        data: texts to search on (and to measure on, in disjoint parts, unless ``measure_data`` is given): files,
+            folders and data sets (``hf:NAME:SPLIT``), as ``load_texts`` reads them.
+        measure_data: texts of another source to measure on.
+        data_weights: the share of the tokens that each of ``data`` has; none takes all of each.
+        text_field: of JSON lines, Parquet files and data sets, the field that is a document.
+        encoding: of text files that are not UTF-8, such as latin-1; without it they are skipped.
         factors: files of factors from elsewhere, each measured as a method of its own: lists in JSON, a config.json of
             the longrope type, or a factors.json.
         seed: decides every random choice.
@@ -266,6 +271,9 @@ class Recipe(Settings):
     target_tokens: Count
     data: tuple[Name, ...]
     measure_data: tuple[Name, ...] = ()
+    data_weights: tuple[Annotated[float, above(0, math.inf)], ...] = ()
+    text_field: str = "text"
+    encoding: str = ""
     seed: CountOrZero = 0
     dtype: Annotated[str, one_of("auto", "float32", "bfloat16", "float16", "8bit", "4bit")] = "auto"
     device: str = "auto"
@@ -280,7 +288,17 @@ class Recipe(Settings):
     export: ExportRecipe = field(default_factory=ExportRecipe)
 
     def check(self) -> None:
-        """Refuse stages that cannot follow each other, or do not reach the target (raises RecipeError)."""
+        """Refuse stages that cannot follow each other, or do not reach the target, and weights of nothing.
+
+        Raises:
+            RecipeError: naming what does not go together.
+        """
+        if self.data_weights and len(self.data_weights) != len(self.data):
+            raise RecipeError(
+                f"data_weights has {len(self.data_weights)} numbers, and data {len(self.data)} sources.",
+                "Each source has one weight.",
+                "Give as many --data as numbers in --data-weights.",
+            )
         check_stages(self.standings(), self.target_tokens, lambda stage: self.tuning(stage).reach_tokens)
 
     def standings(self) -> list[Standing]:

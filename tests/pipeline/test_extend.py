@@ -35,7 +35,7 @@ def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe,
     assert "| transformers (transformers " in (run.checkpoint / "README.md").read_text()
     assert (run.checkpoint / "longrope.json").is_file()
     texts = load_texts(recipe.data, load_model(recipe.model).tokenizer, measure=recipe.measure_data)
-    assert steps[3:4] == texts.report.lines()
+    assert steps[3:4] == texts.lines(TARGET)
     assert steps[5].startswith(
         f"measure {recipe.measure.windows} of {recipe.measure.windows} windows of {TARGET} tokens"
     )

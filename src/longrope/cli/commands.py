@@ -53,6 +53,10 @@ def extend(
     to: options.To = None,
     data: options.Data = None,
     measure_data: options.MeasureData = None,
+    data_weights: options.DataWeights = None,
+    text_field: options.TextField = None,
+    encoding: options.Encoding = None,
+    preprocess: options.Preprocess = None,
     out: options.Out = None,
     recipe: options.RecipeFile = None,
     assignments: options.Assignments = None,
@@ -88,6 +92,7 @@ def extend(
 
     full = pipeline.with_tuning(full) if tune else full
     options.check_tuned(full, given)
+    function = options.load_function(preprocess)
     with launched(full, context_ranks):
         run = RunDir(path)
         with watching(full, run, track) as watch:
@@ -95,7 +100,7 @@ def extend(
                 watch.on_step(
                     f"No model was given, and no run to resume: the bundled 4.7M-parameter model, into {run.path}."
                 )
-            scores = pipeline.extend(full, run, watch)
+            scores = pipeline.extend(full, run, watch, preprocess=function)
         print_scores(scores, as_json=as_json)
         if not as_json:
             say(f"factors: {run.factors()}\ncheckpoint: {run.checkpoint}\nreport: {run.path / 'report.html'}")
@@ -110,6 +115,10 @@ def compare(
     to: options.To = None,
     data: options.Data = None,
     measure_data: options.MeasureData = None,
+    data_weights: options.DataWeights = None,
+    text_field: options.TextField = None,
+    encoding: options.Encoding = None,
+    preprocess: options.Preprocess = None,
     factors: options.FactorsFromElsewhere = None,
     out: options.Out = None,
     recipe: options.RecipeFile = None,
@@ -131,10 +140,11 @@ def compare(
     full, path = options.prepare(**options.given_options(locals()), suffix="-compare")
     from longrope import pipeline
 
+    function = options.load_function(preprocess)
     with launched(full, context_ranks):
         run = RunDir(path)
         with watching(full, run, track) as watch:
-            scores = pipeline.compare(full, run, watch)
+            scores = pipeline.compare(full, run, watch, preprocess=function)
         costs = pipeline.search_costs(run)
         print_scores(scores, as_json=as_json)
         if not as_json:
@@ -148,6 +158,10 @@ def search(
     model: options.OptionalModel = None,
     to: options.To = None,
     data: options.Data = None,
+    data_weights: options.DataWeights = None,
+    text_field: options.TextField = None,
+    encoding: options.Encoding = None,
+    preprocess: options.Preprocess = None,
     out: options.Out = None,
     recipe: options.RecipeFile = None,
     assignments: options.Assignments = None,
@@ -167,10 +181,11 @@ def search(
     from longrope import pipeline
     from longrope.rope import dump_factors
 
+    function = options.load_function(preprocess)
     with launched(full, context_ranks):
         run = RunDir(path)
         with watching(full, run, track) as watch:
-            factors = pipeline.search(full, run, watch)
+            factors = pipeline.search(full, run, watch, preprocess=function)
         say(dump_factors(factors) if as_json else f"factors: {run.factors()}\nmethod: {factors.source.label}")
 
 
@@ -180,6 +195,10 @@ def tune(
     factors: options.Factors,
     to: options.To = None,
     data: options.Data = None,
+    data_weights: options.DataWeights = None,
+    text_field: options.TextField = None,
+    encoding: options.Encoding = None,
+    preprocess: options.Preprocess = None,
     out: options.Out = None,
     recipe: options.RecipeFile = None,
     assignments: options.Assignments = None,
@@ -203,10 +222,11 @@ def tune(
     full, path = options.prepare(**given, suffix="-tuned")
     from longrope import pipeline
 
+    function = options.load_function(preprocess)
     with launched(full, context_ranks, factors):
         run = RunDir(path)
         with watching(full, run, track) as watch:
-            pipeline.tune(full, factors, run, watch)
+            pipeline.tune(full, factors, run, watch, preprocess=function)
         if as_json:
             print(run.export_report.read_text(encoding="utf-8"), end="")
         else:
@@ -220,6 +240,9 @@ def measure(
     method: options.Baseline = None,
     data: options.Data = None,
     measure_data: options.MeasureData = None,
+    text_field: options.TextField = None,
+    encoding: options.Encoding = None,
+    preprocess: options.Preprocess = None,
     lengths: options.Lengths = None,
     metrics: options.Metrics = None,
     trust_task_files: options.TrustTaskFiles = False,
@@ -249,6 +272,8 @@ def measure(
         target_tokens=1,
         data=tuple(data or ()),
         measure_data=tuple(measure_data or ()),
+        text_field=text_field or "text",
+        encoding=encoding or "",
         seed=seed or 0,
         device=device or "auto",
         dtype=dtype or "auto",
@@ -261,8 +286,9 @@ def measure(
     full, factors = changed(full, assignments or ()), options.factors_file(factors)
     if not trust_task_files:
         check_trusted(full)
+    function = options.load_function(preprocess)
     with launched(full, context_ranks, factors):
         run = RunDir(out) if out else None
         with watching() as watch:
-            scores = pipeline.measure_only(full, factors, run, watch, baseline=method or "")
+            scores = pipeline.measure_only(full, factors, run, watch, baseline=method or "", preprocess=function)
         print_scores(scores, as_json=as_json)

@@ -77,19 +77,21 @@ def watching(
 
 
 def _drawing(progress: Any, recipe: "Recipe | None") -> "Callbacks":
-    """Callbacks that log, and move the bars of a console."""
-    from longrope.pipeline.callbacks import Callbacks, describe_train, describe_trial
+    """Callbacks that log, and move the bars of a console; without bars progress is a line every 30 seconds."""
+    from longrope.pipeline.callbacks import Callbacks, Sparsely, describe_train, describe_trial
 
     totals = {}
     if recipe:
         evolution = recipe.search.evolution.filled(recipe.target_tokens)
         totals = {"longrope-gradient": recipe.search.gradient.steps, "longrope-evolution": evolution.generations}
     bars = {name: progress.add_task(name, total=total, visible=False) for name, total in totals.items()}
-    training = progress.add_task("training", total=None, visible=False)
+    training, working = (progress.add_task(name, total=None, visible=False) for name in ("training", "working"))
+    sparsely = Sparsely(LOGGER.info if progress.disable else lambda _: None)
 
     def on_trial(trial: Any) -> None:
         text = describe_trial(trial)
         LOGGER.debug("%s", text)
+        sparsely(text)
         if trial.method not in bars:
             bars[trial.method] = progress.add_task(trial.method, total=None)
         progress.update(bars[trial.method], completed=trial.step, description=printable(text), visible=True)
@@ -97,14 +99,19 @@ def _drawing(progress: Any, recipe: "Recipe | None") -> "Callbacks":
     def on_train(step: Any) -> None:
         text = describe_train(step)
         LOGGER.debug("%s", text)
+        sparsely(text)
         progress.update(training, completed=step.step + 1, description=text, visible=True)
 
+    def on_progress(work: Any) -> None:
+        progress.update(working, completed=work.done, total=work.total or None, description=f"{work}", visible=True)
+        sparsely(work)
+
     def on_step(text: str) -> None:
-        for bar in (*bars.values(), training):
+        for bar in (*bars.values(), training, working):
             progress.update(bar, visible=False)
         LOGGER.info("%s", text)
 
-    return Callbacks(on_trial=on_trial, on_step=on_step, on_train=on_train)
+    return Callbacks(on_trial=on_trial, on_step=on_step, on_train=on_train, on_progress=on_progress)
 
 
 def _tracked(

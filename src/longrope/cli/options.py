@@ -1,7 +1,9 @@
 """The options of the commands, each declared once, and the recipe that they make."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +16,7 @@ from longrope.metrics import asked_metrics
 from longrope.recipe import PRESETS, MeasureRecipe, Recipe, changed, check_trusted, load_recipe
 from longrope.registry import FORMATS, ORIGINAL, baselines, factor_methods
 from longrope.runs.run_dir import RunDir
-from longrope.settings import hints_of
+from longrope.settings import hints_of, read_text
 
 
 def _setting(flag: str, key: str, text: str) -> Any:
@@ -34,9 +36,34 @@ OptionalModel = Annotated[
     str | None, typer.Argument(help="Hub name (OWNER/NAME@REVISION/FOLDER, too), folder, or GGUF file.")
 ]
 To = Annotated[str | None, typer.Option("--to", help="The window to reach: 64k = 65536.")]
-Data = Annotated[list[str] | None, typer.Option("--data", help="Text file or folder to search on; repeatable.")]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        help="Text to search on: a file (text, .jsonl, .parquet), a folder, or hf:NAME[:CONFIG]:SPLIT; repeatable.",
+    ),
+]
 MeasureData = Annotated[
     list[str] | None, typer.Option("--measure-data", help="Text of another source to measure on; repeatable.")
+]
+DataWeights = Annotated[
+    str | None,
+    typer.Option("--data-weights", help="Share of the tokens of each --data: 0.7,0.3.", show_default="all of each"),
+]
+TextField = Annotated[
+    str | None, _setting("--text-field", "text_field", "Of .jsonl, .parquet and data sets, the field with the text.")
+]
+Encoding = Annotated[
+    str | None,
+    typer.Option("--encoding", help="Of text files that are not UTF-8: latin-1.", show_default="they are skipped"),
+]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocess",
+        metavar="MODULE:FUNCTION",
+        help="Python function that takes each row (of a text file: text and path) and gives its text, or None.",
+    ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Run directory; resumed if it exists.")]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="TOML recipe; options given here override it.")]
@@ -135,7 +162,36 @@ _TUNED_BY = {"steps": "steps", "batch": "batch_windows", "rate": "learning_rate"
 
 def given_options(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a command that make up its recipe."""
-    return {name: value for name, value in options.items() if name not in ("context_ranks", "track", "as_json")}
+    return {
+        name: value
+        for name, value in options.items()
+        if name not in ("context_ranks", "track", "as_json", "preprocess")
+    }
+
+
+def load_function(name: str | None) -> Callable[..., Any] | None:
+    """The function that ``module:function`` names; modules of the current folder are found, too.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    if name is None:
+        return None
+    module, _, function = name.partition(":")
+    try:
+        sys.path.insert(0, str(Path.cwd()))
+        found = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RecipeError(
+            f"--preprocess {name} cannot be loaded ({error}).",
+            "A function of a Python module is needed, by the names of both.",
+            "For example --preprocess clean:text_of, with a file clean.py here.",
+        ) from None
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    if not callable(found):
+        raise RecipeError(f"--preprocess {name} is no function.", "It is called with each row.", "Name a function.")
+    return found  # type: ignore[no-any-return]  # whether it gives texts is seen when it does
 
 
 def prepare(
@@ -188,9 +244,13 @@ def check_tuned(recipe: Recipe, given: dict[str, Any]) -> None:
 
 def _overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     plain = {
-        key: given[key] for key in ("model", "seed", "device", "dtype", "rope_table") if given.get(key) is not None
+        key: given[key]
+        for key in ("model", "seed", "device", "dtype", "rope_table", "text_field", "encoding")
+        if given.get(key) is not None
     }
     plain |= {key: tuple(given[key]) for key in ("data", "measure_data") if given.get(key)}
+    if given.get("data_weights"):
+        plain["data_weights"] = parse_weights(given["data_weights"])
     if given.get("factors"):
         plain["factors"] = tuple(given["factors"].split(","))
     if given.get("compiled"):
@@ -207,6 +267,12 @@ def _overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     if given.get("method"):
         plain["search"] = replace(recipe.search, method=given["method"])
     return replace(recipe, **plain, measure=measuring(recipe.measure, given.get("lengths"), given.get("metrics")))
+
+
+def parse_weights(text: str) -> tuple[float, ...]:
+    """The numbers of a text such as ``0.7,0.3`` (raises RecipeError)."""
+    weights: tuple[float, ...] = read_text(hints_of(Recipe)["data_weights"], text, "--data-weights")
+    return weights
 
 
 def check_measured(assignments: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
-"""Texts: files and folders become token streams, split by content into search, tune and measure parts."""
+"""Texts: files, folders and data sets become token streams, split by content into search, tune and measure parts."""
 
 from longrope.data.contamination import check_unsearched, fingerprint, sketch
-from longrope.data.documents import encode, opening_token, opening_tokens
+from longrope.data.documents import Preprocess, Source, check_sources, encode, opening_token, opening_tokens
 from longrope.data.needles import encode_answer, plant_needles
 from longrope.data.sketches import (
     Hashes,
@@ -24,6 +24,8 @@ from longrope.data.windows import Starts, Tokens, TokenText
 __all__ = [
     "Hashes",
     "Overlap",
+    "Preprocess",
+    "Source",
     "Starts",
     "TextSketch",
     "Texts",
@@ -31,6 +33,7 @@ __all__ = [
     "Tokens",
     "all_runs",
     "check_apart",
+    "check_sources",
     "check_unsearched",
     "decode_pieces",
     "dump_sketch",

@@ -1,16 +1,19 @@
-"""Documents: the tokens of each file, every content once, and what a tokenizer adds to a text."""
+"""Documents: the tokens of each file or row, every content once, and what a tokenizer adds to a text."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from longrope.data.records import HUB, HubName, Row, has_records, read_hub, read_records
 from longrope.data.sources import (
     STDLIB,
     NoTextError,
-    TextsReport,
+    check_path,
+    check_text,
     decode,
     list_files,
     no_text_error,
@@ -18,7 +21,40 @@ from longrope.data.sources import (
     read_tokens,
     stdlib_modules,
 )
+from longrope.data.texts_report import TextsReport
 from longrope.data.windows import Tokens
+from longrope.errors import TextsError
+
+Source = str | Path | Iterable[str | Row]
+Preprocess = Callable[[Row], str | None]
+BATCH_CHARACTERS = 2**22  # of documents that are tokenized together, on all cores
+PIECE_CHARACTERS = 2**23  # of one document that are tokenized at once
+COPY = "the same content as another"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How documents are read.
+
+    Attributes:
+        text_field: of a row, the field that is its document.
+        encoding: of files that are not UTF-8.
+        preprocess: takes a row, which a file is, too (``{"text": ..., "path": ...}``), and gives the document, or None
+            to leave it out.
+        on_read: is called with the bytes of text that have been read so far.
+    """
+
+    text_field: str = "text"
+    encoding: str = ""
+    preprocess: Preprocess | None = None
+    on_read: Callable[[int], None] = lambda _: None
+
+
+class Document(NamedTuple):
+    """One document before it is tokenized: what it is called, and its text or tokens."""
+
+    name: str
+    content: str | Tokens
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
@@ -38,33 +74,175 @@ def opening_tokens(tokenizer: Any) -> list[int]:
     return [] if token is None else [token]
 
 
-def unique_documents(
-    sources: Sequence[str | Path], tokenizer: Any, seen: set[str], report: TextsReport
-) -> Iterator[tuple[str, Tokens]]:
-    """The digest and tokens of each document that is not in ``seen``; the report is filled, and ``seen``, too."""
+def check_sources(sources: Iterable[Source]) -> None:
+    """Refuse paths where nothing is and names of data sets that are none, before anything is read.
+
+    Raises:
+        TextsError: naming the first of them.
+    """
     for source in sources:
-        for path in stdlib_modules() if source == STDLIB else list_files(Path(source), report):
-            try:
-                content = read_content(path)
-                digest = hashlib.sha256(content).hexdigest()
-                if digest in seen:
-                    report.skipped.append((path, "the same content as another file"))
-                    continue
-                tokens = read_tokens(path, len(tokenizer)) if path.suffix == ".npy" else tokenize(content, tokenizer)
-            except NoTextError as error:
-                if path == Path(source):
-                    raise no_text_error(path, error) from None
-                report.skipped.append((path, str(error)))
-                continue
-            seen.add(digest)
-            report.files.append(path)
-            yield digest, tokens
+        if isinstance(source, str | Path) and not str(source).strip():
+            raise TextsError(
+                "A path of a text is empty.", "It would mean the current folder.", "Give the folder itself."
+            )
+        if isinstance(source, str) and source.startswith(HUB):
+            HubName.parse(source)
+        elif isinstance(source, str | Path) and source != STDLIB:
+            check_path(Path(source))
 
 
-def tokenize(content: bytes, tokenizer: Any) -> Tokens:
-    """Token ids of one document with the tokenizer's end-of-text token after it (raises NoTextError)."""
-    ids = encode(tokenizer, decode(content))
+def tokenized_documents(
+    sources: Sequence[Source], tokenizer: Any, seen: set[bytes], report: TextsReport, reading: Reading
+) -> Iterator[tuple[str, Tokens]]:
+    """The name and the tokens of each document whose content is not in ``seen``; that and the report are filled.
+
+    A document has the tokenizer's end-of-text token after it. Many short ones are tokenized at once, which a fast
+    tokenizer does on all cores; one of more than 8 million characters in pieces, cut at the end of a paragraph.
+    """
+    waiting, number = list[Document](), 0
+    for document in _documents(sources, tokenizer, seen, report, reading):
+        waiting.append(document)
+        number += len(document.content)
+        if number >= BATCH_CHARACTERS:
+            yield from _tokenized(waiting, tokenizer, report)
+            reading.on_read(report.bytes_read)
+            waiting, number = [], 0
+    yield from _tokenized(waiting, tokenizer, report)
+    reading.on_read(report.bytes_read)
+
+
+def _documents(
+    sources: Sequence[Source], tokenizer: Any, seen: set[bytes], report: TextsReport, reading: Reading
+) -> Iterator[Document]:
+    for source in sources:
+        if not isinstance(source, str | Path):
+            yield from _from_rows("the given texts", _as_rows(source, reading), seen, report, reading)
+        elif isinstance(source, str) and source.startswith(HUB):
+            field = None if reading.preprocess else reading.text_field
+            yield from _from_rows(source, read_hub(source, field), seen, report, reading)
+        else:
+            for path in stdlib_modules() if source == STDLIB else list_files(Path(source), report):
+                yield from _from_file(path, tokenizer, seen, report, reading, given=path == Path(source))
+
+
+def _as_rows(texts: Iterable[Any], reading: Reading) -> Iterator[Row | None]:
+    for text in texts:
+        row = {reading.text_field: text} if isinstance(text, str) else text
+        yield row if isinstance(row, Mapping) else None
+
+
+def _from_file(
+    path: Path, tokenizer: Any, seen: set[bytes], report: TextsReport, reading: Reading, *, given: bool
+) -> Iterator[Document]:
+    """The documents of a file; one that is no text is skipped, or refused if it was given by name."""
+    if has_records(path):
+        report.files.append(path)
+        field = None if reading.preprocess else reading.text_field
+        yield from _from_rows(str(path), read_records(path, field), seen, report, reading)
+        return
+    try:
+        content = read_content(path)
+        if path.suffix == ".npy":
+            made: str | Tokens = read_tokens(path, len(tokenizer))
+            digest = hashlib.sha256(content).digest()
+        else:
+            made = _prepared({"text": decode(content, reading.encoding), "path": str(path)}, "text", reading)
+            digest = _digest(made)
+    except NoTextError as error:
+        if given:
+            raise no_text_error(path, error) from None
+        report.skipped.append((path, str(error)))
+        return
+    if digest in seen:
+        report.skipped.append((path, f"{COPY} file"))
+        return
+    seen.add(digest)
+    report.files.append(path)
+    report.bytes_read += len(content)
+    yield Document(str(path), made)
+
+
+def _from_rows(
+    name: str, rows: Iterable[Row | None], seen: set[bytes], report: TextsReport, reading: Reading
+) -> Iterator[Document]:
+    """The documents of rows; those without one are counted by the reason.
+
+    Raises:
+        TextsError: there are rows, and none of them has the field.
+    """
+    found, fields = 0, dict[str, None]()
+    lacking = f"without text in the field {reading.text_field!r}"
+    for number, row in enumerate(rows, 1):
+        try:
+            if row is None:
+                raise NoTextError("neither text nor a row of fields")
+            if not reading.preprocess and not isinstance(row.get(reading.text_field), str):
+                fields |= dict.fromkeys(row)
+                raise NoTextError(lacking)
+            found += 1
+            text = _prepared(row, reading.text_field, reading)
+            digest = _digest(text)
+            if digest in seen:
+                raise NoTextError(f"{COPY} document")
+        except NoTextError as error:
+            report.rows_skipped[name, str(error)] += 1
+            continue
+        seen.add(digest)
+        report.bytes_read += len(text.encode(errors="replace"))
+        yield Document(f"{name}, row {number:,}", text)
+    if fields and not found:
+        raise TextsError(
+            f"No row of {name} has text in the field {reading.text_field!r}; there are {', '.join(fields)}.",
+            "One document a row is read, from one field.",
+            "Name the field with --text-field.",
+        )
+
+
+def _prepared(row: Row, field: str, reading: Reading) -> str:
+    """The document of a row (raises NoTextError where it is left out, and TextsError where a function gives none)."""
+    text = reading.preprocess(row) if reading.preprocess else row[field]
+    if text is None:
+        raise NoTextError("left out by --preprocess")
+    if not isinstance(text, str):
+        raise TextsError(
+            f"The function of --preprocess gave {type(text).__name__}.",
+            "It gives the text of one document, or None to leave it out.",
+            'For example: def clean(row): return row["text"].strip()',
+        )
+    if not text.isascii():  # half of a surrogate pair, as JSON may hold, is no character
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    check_text(text)
+    return text
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _tokenized(documents: Sequence[Document], tokenizer: Any, report: TextsReport) -> Iterator[tuple[str, Tokens]]:
+    """The name and tokens of documents, in their order; one without any token is skipped."""
+    pieces = {i: _pieces(one.content) for i, one in enumerate(documents) if isinstance(one.content, str)}
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    if not (ids or end):
-        raise NoTextError("without any token")
-    return np.asarray([*ids, *end], dtype=np.int32)
+    texts = [piece for parts in pieces.values() for piece in parts]
+    options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    encoded = iter(tokenizer(texts, **options)["input_ids"] if texts else ())
+    for i, document in enumerate(documents):
+        tokens = document.content
+        if isinstance(tokens, str):
+            ids = [np.asarray(next(encoded), np.int32) for _ in pieces[i]]
+            tokens = np.concatenate([*ids, np.asarray(end, np.int32)])
+        if len(tokens):
+            yield document.name, tokens
+        else:
+            report.skipped.append((Path(document.name), "without any token"))
+
+
+def _pieces(text: str) -> list[str]:
+    """A document in pieces of at most 8 million characters, cut at the end of a paragraph, a line or a word."""
+    pieces = []
+    while len(text) > PIECE_CHARACTERS:
+        ends = (text.rfind(mark, 1, PIECE_CHARACTERS) + len(mark) for mark in ("\n\n", "\n", " "))
+        end = next((end for end in ends if end > PIECE_CHARACTERS // 2), PIECE_CHARACTERS)
+        pieces.append(text[:end])
+        text = text[end:]
+    return [*pieces, text]

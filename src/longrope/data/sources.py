@@ -1,54 +1,32 @@
-"""Sources of text: the files of a path or of Python's standard library, their content, and what is read and skipped."""
+"""Sources of text: the files of a path or of Python's standard library, and their content as text."""
 
+import codecs
 import gzip
 import re
 import sys
 import sysconfig
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from longrope.data.texts_report import TextsReport
 from longrope.data.windows import Tokens
 from longrope.errors import TextsError, describe_error
 
 STDLIB = "stdlib"
-RECORDS = re.compile(r"\.(jsonl(\.gz|\.zst)?|parquet)$", re.IGNORECASE)  # files of many documents, which we cannot read
-SHOWN = 3  # names of files in a message
-
-
-@dataclass
-class TextsReport:
-    """What ``load_texts`` has read, and what it has left out.
-
-    Attributes:
-        files: those that were read, each one document.
-        skipped: files inside of folders that were not, with the reason.
-        hidden: how many files were left out because their name, or a folder's on the way to them, begins with a dot.
-        documents: in each split; one that a split cuts counts in both.
-        tokens: in each split.
-    """
-
-    files: list[Path] = field(default_factory=list)
-    skipped: list[tuple[Path, str]] = field(default_factory=list)
-    hidden: int = 0
-    documents: dict[str, int] = field(default_factory=dict)
-    tokens: dict[str, int] = field(default_factory=dict)
-
-    def lines(self) -> list[str]:
-        """One line of what was read, and one for each reason to skip files, with the first few of their names."""
-        parts = (
-            f"{name} {count:,} document{'s' * (count != 1)}, {self.tokens[name]:,} tokens"
-            for name, count in self.documents.items()
-        )
-        lines = [f"read {len(self.files):,} file{'s' * (len(self.files) != 1)}: {'; '.join(parts)}"]
-        for reason in dict.fromkeys(reason for _, reason in self.skipped):
-            names = [str(path) for path, why in self.skipped if why == reason]
-            more = ", ..." if len(names) > SHOWN else ""
-            lines.append(f"skipped {len(names):,} ({reason}): {', '.join(names[:SHOWN])}{more}")
-        return [*lines, f"skipped {self.hidden:,} (hidden files)"] if self.hidden else lines
+NO_TEXT = "not UTF-8 text"
+MARKS = {  # the longer ones first: that of UTF-32 begins as that of UTF-16 does
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+GUESSED = 64  # bytes from which an encoding is guessed
+CONTROL = re.compile("[\\x00-\\x07\\x0e-\\x1a\\x1c-\\x1f]")  # in no text, and soon in what is none
+DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
 class NoTextError(Exception):
@@ -58,12 +36,12 @@ class NoTextError(Exception):
 def no_text_error(path: Path, reason: object) -> TextsError:
     """The error for a file that was given by name and is no text."""
     return TextsError(
-        f"{path} is {reason}.", "A UTF-8 text file that is not blank is needed.", "Convert it, or give another."
+        f"{path} is {reason}.", "A text file that is not blank is needed.", "Convert it to UTF-8, or give another."
     )
 
 
 def read_document(path: Path) -> str:
-    """Read one UTF-8 text file (``.gz`` too); raise TextsError if it is missing, no text, or blank."""
+    """Read one text file (``.gz`` too); raise TextsError if it is missing, no text, or blank."""
     if not path.is_file():
         raise TextsError(f"{path} is no file.", "A UTF-8 text file is needed.", "Check the path.")
     try:
@@ -72,31 +50,24 @@ def read_document(path: Path) -> str:
         raise no_text_error(path, error) from None
 
 
+def check_path(source: Path) -> None:
+    """Refuse a path where there is nothing (raises TextsError)."""
+    if not source.exists():
+        raise TextsError(
+            f"{source} does not exist.", "A file of texts or a folder of them is needed.", "Check the path."
+        )
+
+
 def list_files(source: Path, report: TextsReport) -> list[Path]:
     """The files of a source in the order of their paths; what is left out is added to the report."""
-    if not source.exists():
-        raise TextsError(f"{source} does not exist.", "A text file or a folder of them is needed.", "Check the path.")
+    check_path(source)
     if not source.is_dir():
-        _refuse_records([source])
         return [source]
     inside = sorted(path for path in source.rglob("*") if path.is_symlink() or not path.is_dir())
     shown = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(source).parts)]
-    files = [path for path in shown if path.is_file()]
-    _refuse_records(files)
     report.hidden += len(inside) - len(shown)
     report.skipped += [(path, "no regular file, or a link to a folder") for path in shown if not path.is_file()]
-    return files
-
-
-def _refuse_records(files: Sequence[Path]) -> None:
-    """Raise TextsError for files that hold a document in each record: their text is not the files' text."""
-    if found := [str(path) for path in files if RECORDS.search(path.name)]:
-        names = f"{', '.join(found[:SHOWN])}{', ...' if len(found) > SHOWN else ''}"
-        raise TextsError(
-            f"{len(found)} file{'s' * (len(found) > 1)} of records cannot be read: {names}.",
-            "Plain UTF-8 text is needed, one document a file; JSON lines and Parquet are not read.",
-            "Write each document to a .txt file, or all token ids to an .npy file, and move these files away.",
-        )
+    return [path for path in shown if path.is_file()]
 
 
 def stdlib_modules(folder: Path | None = None) -> list[Path]:
@@ -121,23 +92,73 @@ def read_content(path: Path) -> bytes:
         raise NoTextError("no regular file")
     try:
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, EOFError, zlib.error):
+    except DAMAGED:
         raise NoTextError("a damaged .gz file") from None
     except OSError as error:
         raise TextsError(f"{path} cannot be read ({error}).", "A readable file is needed.", "Check it.") from error
 
 
-def decode(content: bytes) -> str:
-    """The text of a file's content (raises NoTextError)."""
+def decode(content: bytes, encoding: str = "") -> str:
+    """The text of a file's content: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
+
+    Args:
+        content: of the file.
+        encoding: of content that is none of these; no encoding is guessed, for what is guessed is often its neighbour.
+
+    Raises:
+        NoTextError: it is of another encoding, which is named if it is likely; binary; or blank.
+        TextsError: there is no such encoding.
+    """
     try:
-        text = content.decode()
+        text = content.decode(_marked(content))
     except UnicodeDecodeError:
-        raise NoTextError("not UTF-8 text") from None
+        text = _decode_as(content, encoding)
+    check_text(text)
+    return text
+
+
+def check_text(text: str) -> None:
+    """Refuse what is no text to train or measure on (raises NoTextError)."""
     if not text.strip():
         raise NoTextError("blank")
     if "\0" in text:
         raise NoTextError("binary, not text")
-    return text
+
+
+def check_encoding(encoding: str) -> None:
+    """Refuse an encoding that Python does not know (raises TextsError)."""
+    try:
+        codecs.lookup(encoding or "utf-8")
+    except LookupError:
+        raise TextsError(
+            f"The encoding {encoding!r} is not known.", "One that Python has is needed.", "For example latin-1."
+        ) from None
+
+
+def _marked(content: bytes) -> str:
+    """The encoding that the byte order mark at the beginning of some content names, or UTF-8."""
+    return next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
+
+
+def _decode_as(content: bytes, encoding: str) -> str:
+    if content.startswith(b"%PDF-"):
+        raise NoTextError("a PDF file, not text: pdftotext writes its text")
+    if encoding:
+        with suppress(UnicodeDecodeError):
+            text = content.decode(encoding)
+            if not CONTROL.search(text):
+                return text
+        raise NoTextError(f"neither UTF-8 nor {encoding} text")
+    likely = "" if b"\0" in content or len(content) < GUESSED else " or ".join(_likely_encodings(content))
+    raise NoTextError(f"{NO_TEXT}, probably {likely}: --encoding names it" if likely else NO_TEXT)
+
+
+def _likely_encodings(content: bytes) -> list[str]:
+    """The encodings that some content may have: the most likely one, and that of Western Europe if it fits as well."""
+    from charset_normalizer import from_bytes
+
+    found = [from_bytes(content).best(), from_bytes(content, cp_isolation=["cp1252"]).best()]
+    return list(dict.fromkeys(match.encoding for match in found if match))
 
 
 def read_tokens(path: Path, vocabulary: int) -> Tokens:

@@ -1,18 +1,20 @@
 """Splits: the documents of some texts as three parts that share no content, to search, to tune and to measure on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from longrope.data.documents import opening_token, unique_documents
-from longrope.data.sources import TextsReport
+from longrope.data.documents import Preprocess, Reading, Source, check_sources, opening_token, tokenized_documents
+from longrope.data.sources import check_encoding
+from longrope.data.streams import TokenStream
+from longrope.data.texts_report import TextsReport
 from longrope.data.windows import Starts, Tokens, TokenText
 from longrope.errors import TextsError
 
 SHARES = {"search": 0.4, "tune": 0.4, "measure": 0.2}
+Part = tuple[Tokens, Starts, list[str]]  # tokens, where documents begin in them, and their names
 
 
 @dataclass(frozen=True)
@@ -27,70 +29,158 @@ class Texts:
     measure: TokenText
     report: TextsReport = field(default_factory=TextsReport)
 
+    def lines(self, length: int) -> list[str]:
+        """The lines of the report, the first with how many windows of ``length`` tokens fit into each part."""
+        first, *others = self.report.lines()
+        parts = (f"{part.name} {part.fitting(length):,}" for part in (self.search, self.tune, self.measure))
+        return [f"{first}; windows of {length:,} tokens that fit: {', '.join(parts)}", *others]
 
-def load_texts(sources: Sequence[str | Path], tokenizer: Any, *, measure: Sequence[str | Path] = ()) -> Texts:
-    """Read files and folders as UTF-8 text and split them by content.
 
-    Documents that occur twice are read once. The rest is taken in the order of the paths, so neighbours stay
-    neighbours, and cut into 40 % search, 40 % tune and 20 % measure, at document borders where there are enough. With
-    ``measure`` sources the others are cut into two halves for search and tune, and documents that also occur in the
-    measuring ones are left out of them.
+def load_texts(
+    sources: Sequence[Source],
+    tokenizer: Any,
+    *,
+    measure: Sequence[Source] = (),
+    weights: Sequence[float] = (),
+    text_field: str = "text",
+    encoding: str = "",
+    preprocess: Preprocess | None = None,
+    on_read: Callable[[int], None] = lambda _: None,
+) -> Texts:
+    """Read texts and split them by content.
+
+    Documents that occur twice are read once. The rest is taken in the order of the sources and paths, so neighbours
+    stay neighbours, and cut into 40 % search, 40 % tune and 20 % measure, at document borders where there are enough.
+    With ``measure`` sources the others are cut into two halves for search and tune, and documents that also occur in
+    the measuring ones are left out of them.
 
     Args:
-        sources: text files (``.gz`` too), folders of them (files inside that are not UTF-8 text are skipped and stand
-            in the report), or ``.npy`` files of token ids made with this tokenizer. The word ``stdlib`` stands for the
-            modules of the running Python's standard library; a file or folder of that name is ``./stdlib``.
+        sources: of each of these kinds, in any mixture. Text files (``.gz`` too), each one document, in UTF-8, or in
+            UTF-16 or UTF-32 with a byte order mark. Files of records, one document a row: ``.jsonl``, ``.jsonl.gz``,
+            ``.jsonl.zst`` and ``.parquet``. Folders of all these; files inside that are no text are skipped and stand
+            in the report. ``hf:NAME[:CONFIG]:SPLIT``: a data set of the Hugging Face hub, or of a folder NAME, of
+            which ``SPLIT[:100]`` takes the first 100 rows. ``.npy`` files of token ids made with this tokenizer. The
+            word ``stdlib``: the modules of the running Python's standard library (a file or folder of that name is
+            ``./stdlib``). And iterables of documents: strings, or rows as mappings.
         tokenizer: the model's.
         measure: further sources, of another kind, to measure on.
+        weights: of each source, its share of the tokens. As many are taken as the scarcest source allows, from the
+            beginning of each, and each source is split by itself, so that all parts have these shares. Without weights
+            everything is taken.
+        text_field: of rows, the field that is the document.
+        encoding: of text files that are not UTF-8, such as latin-1; without it they are skipped.
+        preprocess: takes a row (of a text file: ``{"text": ..., "path": ...}``) and gives its document, or None to
+            leave it out.
+        on_read: is called as reading proceeds with the bytes of text read so far.
 
     Raises:
-        TextsError: a path is missing, or nothing readable is there; a file that is given is no text, or one of records
-            (``.jsonl``, ``.parquet``), which is refused inside of a folder, too; this Python has no sources.
+        TextsError: a path or a data set is missing, or nothing readable is there; a file that is given is no text; a
+            file of records is damaged, or none of its rows has the field; this Python has no sources; weights are not
+            one positive number a source.
     """
-    if not all(str(source).strip() for source in (*sources, *measure)):
-        raise TextsError("A path of a text is empty.", "It would mean the current folder.", "Give the folder itself.")
-    report = TextsReport()
-    held_out = list(unique_documents(measure, tokenizer, set(), report)) if measure else []
-    held_out_files = tuple(map(str, report.files))
-    seen = {digest for digest, _ in held_out}
-    documents = [tokens for _, tokens in unique_documents(sources, tokenizer, seen, report)]
+    check_encoding(encoding)
+    check_sources((*sources, *measure))
+    shares = _checked_weights(weights, sources)
+    reading, report, seen = Reading(text_field, encoding, preprocess, on_read), TextsReport(), set[bytes]()
+
+    def read(given: Sequence[Source]) -> TokenStream:
+        stream = TokenStream()
+        for name, tokens in tokenized_documents(given, tokenizer, seen, report, reading):
+            stream.append(name, tokens)
+        return stream
+
+    held_out = read(measure)
+    streams = [read([source]) for source in sources] if weights else [read(sources)]
+    _check_found(sources, streams, measure, held_out, report)
+    parts = _split_mix(streams, shares, {"search": 0.5, "tune": 0.5} if measure else SHARES)
+    if weights:
+        report.left_over = {
+            f"{source}": len(stream) - taken
+            for source, stream, taken in zip(sources, streams, _taken(streams, shares), strict=True)
+        }
+    if measure:
+        parts["measure"] = (held_out.tokens(), held_out.borders()[:-1], held_out.names)
     bos = opening_token(tokenizer)
-    empty = [given for given, found in ((sources, documents), (measure, held_out)) if given and not found]
+    texts = {
+        name: TokenText(tokens, name, bos, starts if len(starts) else np.zeros(1, np.int64), tuple(names))
+        for name, (tokens, starts, names) in parts.items()
+    }
+    report.documents = {name: len(part.documents) if len(part.tokens) else 0 for name, part in texts.items()}
+    report.tokens = {name: len(part.tokens) for name, part in texts.items()}
+    return Texts(**texts, report=report)
+
+
+def _checked_weights(weights: Sequence[float], sources: Sequence[Source]) -> list[float]:
+    """The share of each source; one for all of them without weights (raises TextsError)."""
+    if weights and (len(weights) != len(sources) or min(weights) <= 0):
+        raise TextsError(
+            f"There are {len(weights)} weights ({', '.join(f'{w:g}' for w in weights)}) for {len(sources)} sources.",
+            "A number above 0 is needed for each source.",
+            "Give as many weights as there are sources to search and tune on.",
+        )
+    return [weight / sum(weights) for weight in weights] or [1.0]
+
+
+def _check_found(
+    sources: Sequence[Source],
+    streams: Sequence[TokenStream],
+    measure: Sequence[Source],
+    held_out: TokenStream,
+    report: TextsReport,
+) -> None:
+    """Refuse sources without any text (raises TextsError, which names what was skipped)."""
+    empty = [[source] for source, stream in zip(sources, streams, strict=False) if not len(stream)]
+    if len(streams) == 1 and sources:
+        empty = [] if len(streams[0]) else [[*sources]]
+    empty += [[*measure]] if measure and not len(held_out) else []
     if empty or not (sources or measure):
         raise TextsError(
             f"No text was found in {', '.join(map(str, empty[0])) if empty else '(no path given)'}"
             f"{''.join(f'; {line}' for line in report.lines()[1:])}.",
-            "At least one UTF-8 text file that is not empty is needed.",
+            "At least one text file that is not empty is needed.",
             "Give files or folders with --data (and --measure-data).",
         )
-    shares = {"search": 0.5, "tune": 0.5} if measure else SHARES
-    files = [str(path) for path in report.files[len(held_out) :]]
-    parts = {
-        name: TokenText(tokens, name, bos, starts, tuple(files[number] for number in numbers if files))
-        for name, (tokens, starts, numbers) in _split(documents, shares).items()
-    }
-    if measure:
-        tokens, borders = _join([tokens for _, tokens in held_out])
-        parts["measure"] = TokenText(tokens, "measure", bos, borders[:-1], held_out_files)
-    report.documents = {name: len(part.documents) if len(part.tokens) else 0 for name, part in parts.items()}
-    report.tokens = {name: len(part.tokens) for name, part in parts.items()}
-    return Texts(**parts, report=report)
 
 
-def _join(documents: list[Tokens]) -> tuple[Tokens, Starts]:
-    """The stream of documents, and where each begins in it; the end of the last one closes the list."""
-    borders = np.cumsum([0, *(len(document) for document in documents)], dtype=np.int64)
-    return np.concatenate([np.zeros(0, np.int32), *documents]), borders
+def _taken(streams: Sequence[TokenStream], shares: Sequence[float]) -> list[int]:
+    """How many tokens of each stream are taken, so that they have these shares; all of a single one."""
+    if len(streams) == 1:
+        return [len(streams[0])]
+    whole = min(len(stream) / share for stream, share in zip(streams, shares, strict=True))
+    return [min(len(stream), round(whole * share)) for stream, share in zip(streams, shares, strict=True)]
 
 
-def _split(documents: list[Tokens], shares: dict[str, float]) -> dict[str, tuple[Tokens, Starts, list[int]]]:
+def _split_mix(streams: Sequence[TokenStream], weights: Sequence[float], shares: dict[str, float]) -> dict[str, Part]:
+    """The parts of each stream, those of one name joined."""
+    split = []
+    for stream, taken in zip(streams, _taken(streams, weights), strict=True):
+        borders = stream.borders()
+        borders = np.append(borders[borders < taken], taken) if taken else borders[:1]
+        split.append(_split(stream.tokens()[:taken], borders, stream.names, shares))
+    return {name: _join([parts[name] for parts in split]) for name in shares}
+
+
+def _join(parts: Sequence[Part]) -> Part:
+    if len(parts) == 1:
+        return parts[0]
+    joined, starts, names = TokenStream(), list[Starts](), list[str]()
+    for tokens, inside, named in parts:
+        starts.append(inside + len(joined))
+        names += named
+        joined.append("", tokens)
+    return joined.tokens(), np.concatenate(starts), names
+
+
+def _split(stream: Tokens, borders: Starts, names: Sequence[str], shares: dict[str, float]) -> dict[str, Part]:
     """Cut the stream of documents at the given shares, moved to the nearest document border if that is near enough.
 
-    Returns:
-        The tokens of each part, where documents begin in them, and which ones these are.
+    Args:
+        stream: all tokens.
+        borders: where each document begins, and the end of the last one.
+        names: of the documents.
+        shares: of each part, by its name.
     """
-    stream, borders = _join(documents)
-    parts, first = {}, 0
+    parts, first = dict[str, Part](), 0
     for name, share in zip(shares, np.cumsum(list(shares.values())), strict=True):
         ideal = round(share * len(stream))
         border = int(borders[np.argmin(np.abs(borders - ideal))])
@@ -99,5 +189,5 @@ def _split(documents: list[Tokens], shares: dict[str, float]) -> dict[str, tuple
         inside = borders[(borders > first) & (borders < last)]
         starts = np.concatenate([np.full(1, first, np.int64), inside])
         numbers = np.searchsorted(borders[1:-1], starts, side="right").tolist()
-        parts[name], first = (stream[first:last], starts - first, numbers), last
+        parts[name], first = (stream[first:last], starts - first, [names[n] for n in numbers if names]), last
     return parts

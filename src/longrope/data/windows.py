@@ -23,8 +23,8 @@ class TokenText:
         name: what it is called in errors (``search``, ``measure`` ...).
         bos: token id that the tokenizer puts before every text, or None; it then opens every window.
         documents: [D] int64, where each document begins in ``tokens``; by default all of them are one. A file is a
-            document, and what a split leaves of one is a document, too.
-        files: [D] the file of each document, for errors; empty where they are not known.
+            document, or a row of a file of records is, and what a split leaves of one is a document, too.
+        files: [D] the file of each document, with its row, for errors; empty where they are not known.
     """
 
     tokens: Tokens
@@ -43,6 +43,10 @@ class TokenText:
                 "Give where each document begins, in the order of the text.",
             )
 
+    def fitting(self, length: int) -> int:
+        """How many windows of ``length`` tokens fit into the text without overlap."""
+        return len(self.tokens) // max(1, length - (self.bos is not None))
+
     def windows(self, length: int, count: int, *, minimum: int = 1) -> Tokens:
         """Cut ``count`` windows that do not overlap, evenly spread over the text; fewer if it is too short for them.
 
@@ -53,7 +57,7 @@ class TokenText:
             TextsError: not even ``minimum`` windows fit.
         """
         body = length - (self.bos is not None)
-        fitting = min(count, len(self.tokens) // max(1, body))
+        fitting = min(count, self.fitting(length))
         if fitting < minimum:
             raise TextsError(
                 f"The {self.name} text has {len(self.tokens):,} tokens.",

@@ -2,19 +2,51 @@
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 from longrope import distributed
+from longrope.data.texts_report import format_bytes
 from longrope.errors import RecipeError
 from longrope.runs.records import Score, TrainStep, Trial
 
 LOGGER = logging.getLogger("longrope")
 TRACKERS = ("trackio",)
+QUIET_SECONDS = 30.0
+
+
+class WorkDone(NamedTuple):
+    """How far a long step has come: what it does, how much of it is done, of how much (0 if unknown), in which unit."""
+
+    what: str
+    done: int
+    total: int
+    unit: str
+
+    def __str__(self) -> str:
+        """As a few words: ``read texts: 1.2 GB``, ``measure YaRN: 3 of 12 passes``."""
+        if self.unit == "bytes":
+            return f"{self.what}: {format_bytes(self.done)}"
+        return f"{self.what}: {self.done:,}{f' of {self.total:,}' if self.total else ''} {self.unit}"
+
+
+class Sparsely:
+    """Pass on a text at most every 30 seconds, for what happens too often for a line each."""
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        """Pass texts to ``say``; ``clock`` gives seconds."""
+        self._say, self._clock, self._last = say, clock, clock()
+
+    def __call__(self, text: object) -> None:
+        """Pass on ``text`` if the last one, or the beginning, is long ago."""
+        if (now := self._clock()) - self._last >= QUIET_SECONDS:
+            self._last = now
+            self._say(f"{text}")
 
 
 def _log_trial(trial: Trial) -> None:
@@ -42,12 +74,14 @@ class Callbacks:
         on_step: at the beginning of each step of the run, with a message.
         on_train: after each step of a training.
         on_scores: after a method was measured, with its scores.
+        on_progress: often, as texts are read and a method is measured; by default a line every 30 seconds.
     """
 
     on_trial: Callable[[Trial], None] = _log_trial
     on_step: Callable[[str], None] = LOGGER.info
     on_train: Callable[[TrainStep], None] = _log_train
     on_scores: Callable[[list[Score]], None] = _log_scores
+    on_progress: Callable[[WorkDone], None] = field(default_factory=lambda: Sparsely(LOGGER.info))
 
 
 def together(several: Iterable[Callbacks]) -> Callbacks:
@@ -63,7 +97,7 @@ def together(several: Iterable[Callbacks]) -> Callbacks:
 
         return call
 
-    return Callbacks(**{field.name: calling(field.name) for field in fields(Callbacks)})
+    return Callbacks(**{one.name: calling(one.name) for one in fields(Callbacks)})
 
 
 def describe_trial(trial: Trial) -> str:
@@ -125,4 +159,4 @@ def _sending(log: Callable[[dict[str, float]], None]) -> Callbacks:
     def on_scores(scores: list[Score]) -> None:
         log({f"{one.metric}/{one.context_tokens}/{one.source.known_as}": one.value for one in scores})
 
-    return Callbacks(on_trial, lambda _: None, on_train, on_scores)
+    return Callbacks(on_trial, lambda _: None, on_train, on_scores, lambda _: None)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from longrope import distributed, registry
+from longrope.data import Preprocess
 from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Subject
 from longrope.evaluation.samples import SampleCache
@@ -38,7 +39,9 @@ from longrope.search import find_factors
 from longrope.tuning import check_training
 
 
-def extend(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> list[Score]:
+def extend(
+    recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None, *, preprocess: Preprocess | None = None
+) -> list[Score]:
     """Extend the context window of a model by one recipe; a run directory that was begun is resumed.
 
     The original model and the baselines are measured first, while their weights are in memory; what is found by search
@@ -48,12 +51,13 @@ def extend(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> l
         recipe: what to do.
         run: where everything goes; bound to this recipe (raises RunError if another one began it).
         callbacks: called as the run proceeds.
+        preprocess: what every row of the texts goes through (see ``load_texts``); a run is resumed with the same one.
 
     Returns:
         The scores of the original model, of the recipe's baselines, and with the factors found; the comparisons with
         the best baseline last.
     """
-    session = Session.load(recipe, run, callbacks)
+    session = Session.load(recipe, run, callbacks, preprocess)
     check_not_quantized(session.model, "An export")
     _check_capable(session, MEASURE, *_gradients(recipe), export_step("hf"))
     check_stages(session)
@@ -114,10 +118,17 @@ def _estimate(session: Session, tasks: Sequence[Task]) -> None:
     check_costs(costs)
 
 
-def tune(recipe: Recipe, factors: Path, run: RunDir, callbacks: Callbacks | None = None) -> LanguageModel:
+def tune(
+    recipe: Recipe,
+    factors: Path,
+    run: RunDir,
+    callbacks: Callbacks | None = None,
+    *,
+    preprocess: Preprocess | None = None,
+) -> LanguageModel:
     """Train the weights alone, at the target window of a recipe with factors from a file; export the checkpoint."""
     table = load_factors(factors)
-    session = Session.load(recipe, run, callbacks)
+    session = Session.load(recipe, run, callbacks, preprocess)
     factor_set, settings = table.choose(recipe.target_tokens), target_tuning(recipe)
     factor_set.check_spec(session.model.spec)
     check_training(session.model, session.texts.tune, settings)
@@ -132,13 +143,15 @@ def tune(recipe: Recipe, factors: Path, run: RunDir, callbacks: Callbacks | None
     return tuned
 
 
-def compare(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> list[Score]:
+def compare(
+    recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None, *, preprocess: Preprocess | None = None
+) -> list[Score]:
     """Measure every method on the same windows: the original model, all baselines, and both LongRoPE searches.
 
     Factors from elsewhere that the recipe names are measured, too, each as a method with the name of its file. The last
     scores compare each method with the best baseline, token by token and passkey by passkey.
     """
-    session = Session.load(recipe, run, callbacks)
+    session = Session.load(recipe, run, callbacks, preprocess)
     _check_capable(session, MEASURE, SEARCH)
     _check_texts(session)
     given = _given(session)
@@ -157,9 +170,11 @@ def compare(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> 
     return scores
 
 
-def search(recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> RescaleFactors:
+def search(
+    recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None, *, preprocess: Preprocess | None = None
+) -> RescaleFactors:
     """Search alone: the factors of a recipe, in a run directory that is resumed if it was begun."""
-    session = Session.load(recipe, run, callbacks)
+    session = Session.load(recipe, run, callbacks, preprocess)
     _check_capable(session, MEASURE, *_gradients(recipe))
     with session.begun():
         return _search_one(session)
@@ -286,6 +301,7 @@ def measure_only(
     callbacks: Callbacks | None = None,
     *,
     baseline: str = "",
+    preprocess: Preprocess | None = None,
 ) -> list[Score]:
     """Measure a model with factors from a file, by a baseline made for the longest of the lengths, or the original.
 
@@ -293,7 +309,7 @@ def measure_only(
     """
     callbacks = callbacks or Callbacks()
     table = load_factors(factors) if factors else None
-    model, texts = load_inputs(recipe, callbacks)
+    model, texts = load_inputs(recipe, callbacks, preprocess)
     with run.locked() if run else nullcontext():
         if run:
             record_provenance(run, model)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from longrope import distributed
-from longrope.data import Texts, load_texts
+from longrope.data import Preprocess, Texts, check_sources, load_texts
 from longrope.engine.passes import describe_pass
 from longrope.models import LanguageModel, describe_device, load_model
 from longrope.models.weights import name_weights
-from longrope.pipeline.callbacks import Callbacks
+from longrope.pipeline.callbacks import Callbacks, WorkDone
 from longrope.recipe import Recipe
 from longrope.runs.provenance import record_rope, record_session
 from longrope.runs.run_dir import RunDir
@@ -28,6 +28,7 @@ class Session:
         model: the current model; a training changes its weights in place.
         texts: what is searched, tuned and measured on.
         callbacks: called as the run proceeds.
+        preprocess: the name of the function that every row of the texts went through, if one did.
     """
 
     recipe: Recipe
@@ -35,19 +36,27 @@ class Session:
     model: LanguageModel
     texts: Texts
     callbacks: Callbacks = field(default_factory=Callbacks)
+    preprocess: str = ""
 
     @classmethod
-    def load(cls, recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None) -> "Session":
-        """Load the model and the texts of a recipe.
+    def load(
+        cls,
+        recipe: Recipe,
+        run: RunDir,
+        callbacks: Callbacks | None = None,
+        preprocess: Preprocess | None = None,
+    ) -> "Session":
+        """Load the model and the texts of a recipe, each row of them through ``preprocess`` (see ``load_texts``).
 
         Raises:
-            RunError: another recipe began the run; nothing is loaded.
+            RunError: another recipe began the run, or the same with another ``preprocess``; nothing is loaded.
             ModelError, TextsError: the model or the texts cannot be loaded.
         """
-        run.check(recipe)
+        name = f"{preprocess.__module__}:{preprocess.__qualname__}" if preprocess else ""
+        run.check(recipe, name)
         callbacks = callbacks or Callbacks()
-        model, texts = load_inputs(recipe, callbacks)
-        return cls(recipe, run, model, texts, callbacks)
+        model, texts = load_inputs(recipe, callbacks, preprocess)
+        return cls(recipe, run, model, texts, callbacks, name)
 
     @contextmanager
     def begun(self) -> Iterator[None]:
@@ -57,7 +66,7 @@ class Session:
             RunError: another process holds it, or another recipe began it.
         """
         with self.run.locked():
-            self.run.bind(self.recipe)
+            self.run.bind(self.recipe, self.preprocess)
             record_rope(self.run, self.model.spec, self.recipe.target_tokens)
             record_provenance(self.run, self.model)
             yield
@@ -71,15 +80,28 @@ class Session:
         return replace(self, model=model)
 
 
-def load_inputs(recipe: Recipe, callbacks: Callbacks) -> tuple[LanguageModel, Texts]:
+def load_inputs(
+    recipe: Recipe, callbacks: Callbacks, preprocess: Preprocess | None = None
+) -> tuple[LanguageModel, Texts]:
     """The model and the texts of a recipe; what was loaded is reported."""
+    check_sources((*recipe.data, *recipe.measure_data))  # before the model, which takes longer
     callbacks.on_step(f"load {recipe.model}")
     choices: dict[str, Any] = {name: getattr(recipe, name) for name in LOADING}
     model = load_model(recipe.model, **choices)
     callbacks.on_step("; ".join(_choices(model)))
     callbacks.on_step(f"read {', '.join([*recipe.data, *recipe.measure_data])}")
-    texts = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data)
-    for line in texts.report.lines():
+    texts = load_texts(
+        recipe.data,
+        model.tokenizer,
+        measure=recipe.measure_data,
+        weights=recipe.data_weights,
+        text_field=recipe.text_field,
+        encoding=recipe.encoding,
+        preprocess=preprocess,
+        on_read=lambda count: callbacks.on_progress(WorkDone("read texts", count, 0, "bytes")),
+    )
+    longest = max((recipe.target_tokens, *recipe.measure.lengths))
+    for line in texts.lines(longest) if longest > 1 else texts.report.lines():
         callbacks.on_step(line)
     return model, texts
 

@@ -69,6 +69,7 @@ class RunDir:
         self.checkpoint = self.path / "hf"
         self.export_report = self.path / "export.json"
         self._recipe = self.path / "recipe.toml"
+        self._preprocess = self.path / "preprocess.txt"
         on_main(self._create)
 
     def _create(self) -> None:
@@ -119,21 +120,30 @@ class RunDir:
                     "Wait for it, or give another directory with --out.",
                 ) from None
 
-    def bind(self, recipe: Recipe) -> None:
+    def bind(self, recipe: Recipe, preprocess: str = "") -> None:
         """Write the recipe into a new directory, or check that an existing one was made by the same recipe.
 
         A schedule may change: each stage knows its inputs, so stages with the same inputs are not repeated.
         """
-        self.check(recipe)
+        self.check(recipe, preprocess)
+        if preprocess:
+            self.write_text(self._preprocess, preprocess + "\n")
         if not self.has(self._recipe) or self.recipe() != recipe:
             self.write_text(self._recipe, dump_recipe(recipe))
 
-    def check(self, recipe: Recipe) -> None:
-        """Raise RunError if another recipe began this run."""
+    def check(self, recipe: Recipe, preprocess: str = "") -> None:
+        """Raise RunError if another recipe began this run, or the texts went through another function."""
         if self.has(self._recipe) and not _resumable(self.recipe(), recipe):
             before, now = _written(asdict(self.recipe())), _written(asdict(recipe))
             needed = "A run is resumed only with the recipe that began it."
             check_same(f"The run directory {self.path}", "recipe", before, now, needed=needed)
+        function = (self.read_text(self._preprocess) or "").strip()
+        if self.has(self._recipe) and function != preprocess:
+            raise RunError(
+                f"The texts of {self.path} went through {function or 'no function'}, and now {preprocess or 'none'}.",
+                "A run is resumed on the texts that began it.",
+                f"Give --preprocess {function}." if function else "Leave --preprocess out, or give another --out.",
+            )
 
     def recipe(self) -> Recipe:
         """The recipe that this run was begun with (raises RunError in a directory that is no run)."""

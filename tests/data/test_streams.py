@@ -1,0 +1,38 @@
+"""Many tokens are kept in a file, and are the same as in memory; long documents are tokenized in pieces."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from longrope.data import documents, load_texts
+from longrope.data.streams import TokenStream
+
+
+@pytest.mark.parametrize("in_memory", [0, 50, 10**6])
+def test_a_stream_in_a_file_holds_the_same_tokens(in_memory: int) -> None:
+    rng, stream = np.random.default_rng(0), TokenStream(in_memory=in_memory)
+    given = [rng.integers(0, 1000, size).astype(np.int32) for size in (30, 1, 40, 7)]
+    for i, tokens in enumerate(given):
+        stream.append(f"{i}", tokens)
+    for _ in range(2):
+        assert stream.tokens().tolist() == np.concatenate(given).tolist()
+    assert stream.borders().tolist() == [0, 30, 31, 71, 78]
+    whole = stream.tokens()
+    whole[0] = 5
+    del stream
+    assert whole[1:].tolist() == np.concatenate(given).tolist()[1:]
+
+
+def test_a_long_document_is_cut_at_ends_of_paragraphs(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No character is lost, no piece is too long, and its tokens are those of its pieces."""
+    monkeypatch.setattr(documents, "PIECE_CHARACTERS", 100)
+    text = "".join(f"Paragraph {i} has words.\n\n" for i in range(30)) + "x" * 250
+    pieces = documents._pieces(text)
+    assert "".join(pieces) == text
+    assert max(map(len, pieces)) <= 100
+    assert all(piece.endswith("\n\n") for piece in pieces[:7])
+    texts = load_texts([], tokenizer, measure=[[text]])
+    ids = [token for piece in pieces for token in tokenizer(piece)["input_ids"]]
+    assert texts.measure.tokens.tolist() == [*ids, tokenizer.eos_token_id]
+    assert len(texts.measure.documents) == 1
