@@ -12,6 +12,10 @@ OUT_OF_MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory
 LONGEST_PARAGRAPH = 1000  # characters of what the command line prints of an error
 
 
+class DryRunEnd(Exception):  # noqa: N818  # it is no error
+    """What ends a dry run, after its estimates: nothing was written."""
+
+
 class LongRopeError(ValueError):
     """Bad input, described in three parts and printed as one paragraph; the CLI exits with code 2."""
 

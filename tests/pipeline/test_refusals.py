@@ -14,7 +14,7 @@ from longrope.data import load_texts
 from longrope.errors import ExportError, LongRopeError, RunError, TextsError
 from longrope.models import load_model
 from longrope.pipeline import Callbacks, compare, export_again, extend
-from longrope.recipe import ExportRecipe, Recipe, SearchRecipe, Stage, TuneRecipe
+from longrope.recipe import ExportRecipe, MeasureRecipe, Recipe, SearchRecipe, Stage, TuneRecipe
 from longrope.rope import baseline_factors
 from longrope.runs.records import Trial
 from longrope.runs.run_dir import RunDir
@@ -88,7 +88,7 @@ def test_start_tokens_are_not_dropped_silently(recipe: Recipe, tmp_path: Path) -
 
 SEARCHED = SearchRecipe(validation_windows=1)
 UNABLE: dict[str, tuple[dict[str, Any], str]] = {
-    "target within the window": ({"target_tokens": 64}, "trained on 64 tokens already"),
+    "target within the window": ({"target_tokens": 64, "measure": MeasureRecipe()}, "trained on 64 tokens already"),
     "target too long for the text": ({"target_tokens": 2**20}, "search text .* 2 windows of 1,048,576 tokens"),
     "too many windows held out": ({"search": replace(SEARCHED, validation_windows=10**5)}, "100001 windows of 256"),
     "no room for needles": ({"search": replace(SEARCHED, needle_weight=1.0)}, "half of it at most"),

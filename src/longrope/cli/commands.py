@@ -77,6 +77,7 @@ def extend(
     trained_window: options.TrainedWindow = None,
     compiled: options.Compiled = False,
     context_ranks: options.ContextRanks = None,
+    dry_run: options.DryRun = False,
     track: options.Track = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -100,7 +101,7 @@ def extend(
                 watch.on_step(
                     f"No model was given, and no run to resume: the bundled 4.7M-parameter model, into {run.path}."
                 )
-            scores = pipeline.extend(full, run, watch, preprocess=function)
+            scores = pipeline.extend(full, run, watch, preprocess=function, dry_run=dry_run)
         print_scores(scores, as_json=as_json)
         if not as_json:
             say(f"factors: {run.factors()}\ncheckpoint: {run.checkpoint}\nreport: {run.path / 'report.html'}")
@@ -133,6 +134,7 @@ def compare(
     trained_window: options.TrainedWindow = None,
     compiled: options.Compiled = False,
     context_ranks: options.ContextRanks = None,
+    dry_run: options.DryRun = False,
     track: options.Track = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -144,7 +146,7 @@ def compare(
     with launched(full, context_ranks):
         run = RunDir(path)
         with watching(full, run, track) as watch:
-            scores = pipeline.compare(full, run, watch, preprocess=function)
+            scores = pipeline.compare(full, run, watch, preprocess=function, dry_run=dry_run)
         costs = pipeline.search_costs(run)
         print_scores(scores, as_json=as_json)
         if not as_json:
@@ -173,6 +175,7 @@ def search(
     trained_window: options.TrainedWindow = None,
     compiled: options.Compiled = False,
     context_ranks: options.ContextRanks = None,
+    dry_run: options.DryRun = False,
     track: options.Track = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -185,7 +188,7 @@ def search(
     with launched(full, context_ranks):
         run = RunDir(path)
         with watching(full, run, track) as watch:
-            factors = pipeline.search(full, run, watch, preprocess=function)
+            factors = pipeline.search(full, run, watch, preprocess=function, dry_run=dry_run)
         say(dump_factors(factors) if as_json else f"factors: {run.factors()}\nmethod: {factors.source.label}")
 
 
@@ -213,6 +216,7 @@ def tune(
     rope_table: options.RopeTable = None,
     trained_window: options.TrainedWindow = None,
     context_ranks: options.ContextRanks = None,
+    dry_run: options.DryRun = False,
     track: options.Track = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -226,7 +230,7 @@ def tune(
     with launched(full, context_ranks, factors):
         run = RunDir(path)
         with watching(full, run, track) as watch:
-            pipeline.tune(full, factors, run, watch, preprocess=function)
+            pipeline.tune(full, factors, run, watch, preprocess=function, dry_run=dry_run)
         if as_json:
             print(run.export_report.read_text(encoding="utf-8"), end="")
         else:
@@ -258,6 +262,7 @@ def measure(
     trained_window: options.TrainedWindow = None,
     compiled: options.Compiled = False,
     context_ranks: options.ContextRanks = None,
+    dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure perplexity, passkeys, needles and RULER by context window, retention of short ones, and benchmarks."""
@@ -290,5 +295,7 @@ def measure(
     with launched(full, context_ranks, factors):
         run = RunDir(out) if out else None
         with watching() as watch:
-            scores = pipeline.measure_only(full, factors, run, watch, baseline=method or "", preprocess=function)
+            scores = pipeline.measure_only(
+                full, factors, run, watch, baseline=method or "", preprocess=function, dry_run=dry_run
+            )
         print_scores(scores, as_json=as_json)

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from longrope.errors import LongRopeError, printable
+from longrope.errors import DryRunEnd, LongRopeError, printable
 from longrope.labels import NOT_REACHED, label_of
 
 if TYPE_CHECKING:
@@ -70,9 +70,11 @@ def watching(
         stack.callback(LOGGER.removeHandler, handler)
         try:
             yield _tracked(_drawing(progress, recipe), stack, recipe, run, track)
-        except LongRopeError:
+        except (LongRopeError, DryRunEnd) as end:
             if run:
                 run.discard_if_empty()
+            if isinstance(end, DryRunEnd):
+                raise SystemExit(0) from None
             raise
 
 

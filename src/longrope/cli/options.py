@@ -155,6 +155,9 @@ Track = Annotated[
     str | None,
     typer.Option("--track", help="Send the numbers of the run to a tracker, too: trackio.", show_default="none"),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, print the time and memory that it will take, and stop.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 _TUNED_BY = {"steps": "steps", "batch": "batch_windows", "rate": "learning_rate", "lora": "lora_rank"}
@@ -165,7 +168,7 @@ def given_options(options: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in options.items()
-        if name not in ("context_ranks", "track", "as_json", "preprocess")
+        if name not in ("context_ranks", "track", "as_json", "preprocess", "dry_run")
     }
 
 

@@ -1,6 +1,8 @@
 """What fits into memory: how many tokens go through a layer at once, and about what a pass or a training step takes."""
 
 import os
+import re
+from pathlib import Path
 
 import torch
 
@@ -128,11 +130,30 @@ def estimate_training_memory(model: LanguageModel, tokens: int, *, adapters: boo
 
 
 def free_memory(model: LanguageModel) -> int:
-    """Bytes of the model's device that can still be taken, with those that the model takes now; of a CPU all memory."""
-    if model.device.type != "cuda":
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    held = sum(weight.numel() * weight.dtype.itemsize for weight in model.network.parameters())
-    return _free_memory(model.device) + int(held)
+    """Bytes of the model's device that can still be taken, with those that the model takes now."""
+    held = int(sum(weight.numel() * weight.dtype.itemsize for weight in model.network.parameters()))
+    return held + (_free_memory(model.device) if model.device.type == "cuda" else available_memory())
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes of the machine's memory that processes can still take: within the limit of a container, where there is one.
+
+    Linux says what is available, in ``/proc/meminfo``, and the limit of a control group (of version 2). Elsewhere all
+    memory of the machine is taken for available.
+    """
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    said = re.search(r"^MemAvailable:\s+(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE)
+    group = root / "sys/fs/cgroup"
+    limit, used = _read(group / "memory.max").strip(), _read(group / "memory.current").strip()
+    within = int(limit) - int(used) if limit.isdecimal() and used.isdecimal() else whole
+    return max(0, min(1024 * int(said[1]) if said else whole, within))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _free_memory(device: torch.device) -> int:

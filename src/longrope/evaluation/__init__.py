@@ -4,7 +4,7 @@ Every number is a record with an interval, a paired one where two methods are co
 Measuring fills the sample cache; all scores are computed from it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from longrope.data import TokenText, check_apart, check_unsearched, hash_windows
@@ -70,6 +70,7 @@ class Evaluation:
         original: the model before its weights were tuned, without factors: what retention compares with.
         cache: where samples are looked up and kept; scores go into the records of its run directory, if it has one.
         seed: of prompts and of the bootstrap.
+        on_progress: is called as a method is measured: with its label, how many passes are done, and of how many.
         apart: names of tuned models, with windows that were seen to be apart from what these were tuned on.
     """
 
@@ -78,7 +79,20 @@ class Evaluation:
     original: Subject
     cache: SampleCache = field(default_factory=SampleCache)
     seed: int = 0
+    on_progress: Callable[[str, int, int], None] = lambda *_: None
     apart: set[tuple[str, int, int]] = field(default_factory=set, compare=False)
+
+    def check(self, subject: Subject) -> None:
+        """Make all windows and prompts of a method once, so that what cannot be measured is said before the work.
+
+        Raises:
+            LongRopeError: the text is too short, a length does not hold what is asked there, or a benchmark is unknown.
+        """
+        contexts = list(self._contexts(subject, self.settings.windows))
+        for metric in self._metrics():
+            for context in contexts if metric.per_length else contexts[-1:]:
+                if metric.names(context):
+                    metric.inputs(context)
 
     def measure(self, subject: Subject) -> list[Score]:
         """Measure one method: look its scores up, or compute them from samples, which are made where they are missing.
@@ -91,7 +105,8 @@ class Evaluation:
             FactorsError: the factors belong to another geometry, or do not hold the longest length.
         """
         metrics, known = self._metrics(), self._known()
-        contexts = list(self._contexts(subject, self.settings.windows))
+        passed = self._counter(subject)
+        contexts = [replace(one, passed=passed) for one in self._contexts(subject, self.settings.windows)]
         scores: list[Score] = []
         for context in contexts:
             for metric in (some for some in metrics if some.per_length):
@@ -99,6 +114,17 @@ class Evaluation:
         for metric in (some for some in metrics if not some.per_length):
             scores += self._measure(metric, contexts[-1], known)
         return scores
+
+    def _counter(self, subject: Subject) -> Callable[[int], None]:
+        """What adds up the passes of a method and reports them."""
+        total, done = sum(reading.passes for reading in self.readings(subject)), 0
+
+        def passed(count: int) -> None:
+            nonlocal done
+            done += count
+            self.on_progress(f"measure {subject.source.label}", done, max(done, total))
+
+        return passed
 
     def longest(self, subject: Subject) -> int:
         """The longest length that is measured, in tokens."""

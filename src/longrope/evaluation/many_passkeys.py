@@ -47,7 +47,9 @@ class ManyPasskeys(PasskeyRetrieval):
         def make() -> Arrays:
             texts = _built(context)
             with context.subject.reading(context.length):
-                found = distributed.map_ranks(texts, lambda text: find_needles(model, text), alone=True)
+                found = distributed.map_ranks(
+                    texts, context.counted(lambda text: find_needles(model, text)), alone=True
+                )
             depths = [needle.depth for text in texts for needle in text.needles]
             return {"right": np.concatenate(found), "depths": np.asarray(depths)}
 

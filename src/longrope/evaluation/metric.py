@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from longrope.data import Tokens, TokenText
 from longrope.errors import RunError
@@ -17,6 +17,9 @@ from longrope.models import LanguageModel, at_length, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.rope import FactorTable, RescaleFactors, RopeSpec
 from longrope.runs.records import Score
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Context:
         settings: how much is measured.
         seed: of prompts and of the bootstrap.
         cache: where samples are looked up and kept.
+        passed: is called as samples are made, with how many windows or prompts have gone through the model.
     """
 
     subject: Subject
@@ -95,6 +99,17 @@ class Context:
     settings: MeasureRecipe
     seed: int
     cache: SampleCache
+    passed: Callable[[int], None] = lambda _: None
+
+    def counted(self, work: Callable[[T], R]) -> Callable[[T], R]:
+        """Some work for one prompt, after which ``passed`` is called."""
+
+        def done(item: T) -> R:
+            result = work(item)
+            self.passed(1)
+            return result
+
+        return done
 
     def of(self, subject: Subject) -> "Context":
         """The same measurement of another subject."""

@@ -53,7 +53,9 @@ class Needles(Metric):
         def make() -> Arrays:
             built, model = _built(context), context.subject.model
             with context.subject.reading(context.length):
-                done = distributed.map_ranks(built, lambda item: answers.answer_prompt(model, item[0]), alone=True)
+                done = distributed.map_ranks(
+                    built, context.counted(lambda item: answers.answer_prompt(model, item[0])), alone=True
+                )
             rows = [
                 (answer.share, depth, len(prompt.text), answer.pushed_tokens, number, answer.text)
                 for number, ((prompt, depths), answered) in enumerate(zip(built, done, strict=True))

@@ -43,7 +43,7 @@ class PasskeyRetrieval(Metric):
 
         def make() -> Arrays:
             with context.subject.reading(context.length):
-                right = distributed.map_ranks(tasks, ask)
+                right = distributed.map_ranks(tasks, context.counted(ask))
             return {"right": np.asarray(right), "depths": np.asarray([task.depth for task in tasks])}
 
         arrays, seconds = context.cached("passkeys", (tasks_fingerprint(tasks),), factors, make)

@@ -8,6 +8,7 @@ Shape legend: W = windows, N = tokens of a window.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +124,7 @@ def cached_losses(context: Context, windows: Tokens, documents: Tokens) -> tuple
     def make() -> Arrays:
         kind = np.min_scalar_type(int(scored.max()))
         with subject.reading(length):
-            losses = window_losses(subject.model, subject.factors(length), windows)
+            losses = window_losses(subject.model, subject.factors(length), windows, on_windows=context.passed)
         return {"losses": losses.astype(np.float32), "documents": scored.astype(kind)}
 
     inputs = (str(length), fingerprint(windows), fingerprint(scored))
@@ -151,11 +152,17 @@ def read_windows(context: Context) -> Reading:
 
 
 def window_losses(
-    model: LanguageModel, factors: RescaleFactors | None, windows: Tokens, *, batch_tokens: int = TOKENS_PER_BATCH
+    model: LanguageModel,
+    factors: RescaleFactors | None,
+    windows: Tokens,
+    *,
+    batch_tokens: int = TOKENS_PER_BATCH,
+    on_windows: Callable[[int], None] = lambda _: None,
 ) -> NDArray[np.float64]:
     """[W, N - 1] losses in nats of windows [W, N] under one factor set (None: the original model).
 
-    As many windows go through the model at once as have ``batch_tokens`` or fewer, at least one.
+    As many windows go through the model at once as have ``batch_tokens`` or fewer, at least one. After each time
+    ``on_windows`` is called with how many they were.
 
     Raises:
         ModelError: a loss is not finite.
@@ -163,8 +170,14 @@ def window_losses(
     share = math.ceil(len(windows) / distributed.workers())
     rows = max(1, min(share, batch_tokens // windows.shape[1]))
     batches = [windows[first : first + rows] for first in range(0, len(windows), rows)]
+
+    def read(batch: Tokens) -> NDArray[np.float32]:
+        losses: NDArray[np.float32] = token_losses(model, batch).numpy()
+        on_windows(len(batch))
+        return losses
+
     with rescaled(model, factors):
-        losses = np.concatenate(distributed.map_ranks(batches, lambda batch: token_losses(model, batch).numpy()))
+        losses = np.concatenate(distributed.map_ranks(batches, read))
     if bad := losses.size - np.isfinite(losses).sum():
         raise ModelError(
             f"{bad:,} of {losses.size:,} losses of {model.name!r} at {windows.shape[1]:,} tokens are not finite "

@@ -63,7 +63,9 @@ class ProseNeedles(Metric):
         def make() -> Arrays:
             texts, model = _built(context), context.subject.model
             with context.subject.reading(context.length):
-                found = distributed.map_ranks(texts, lambda text: find_needles(model, text), alone=True)
+                found = distributed.map_ranks(
+                    texts, context.counted(lambda text: find_needles(model, text)), alone=True
+                )
             needles = [needle for text in texts for needle in text.needles]
             first = [len(text.tokens) * (i == 0) for text in texts for i in range(len(text.needles))]
             return {

@@ -60,7 +60,7 @@ class RulerTask(Metric):
 
         def make() -> Arrays:
             with context.subject.reading(context.length):
-                done = distributed.map_ranks(range(context.settings.ruler_prompts), ask, alone=True)
+                done = distributed.map_ranks(range(context.settings.ruler_prompts), context.counted(ask), alone=True)
             shares, tokens, texts = map(np.asarray, zip(*done, strict=True))
             return {"shares": shares, "tokens": tokens, "answers": texts}
 

@@ -3,8 +3,9 @@
 from longrope.pipeline.callbacks import Callbacks, check_tracker, together, tracking
 from longrope.pipeline.estimates import Cost, estimate_stages, search_costs
 from longrope.pipeline.exporting import export_again, export_model
-from longrope.pipeline.extension import compare, extend, longest_window, measure_only, search, tune
+from longrope.pipeline.extension import compare, extend, search, tune
 from longrope.pipeline.inspection import inspect
+from longrope.pipeline.measuring import longest_window, measure_only
 from longrope.pipeline.session import Session
 from longrope.pipeline.stages import plan_stages, plan_tasks, run_tasks, with_tuning
 

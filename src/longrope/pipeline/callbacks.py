@@ -84,6 +84,11 @@ class Callbacks:
     on_progress: Callable[[WorkDone], None] = field(default_factory=lambda: Sparsely(LOGGER.info))
 
 
+def counting(callbacks: Callbacks) -> Callable[[str, int, int], None]:
+    """What reports the passes of a measurement: by what it does, how many are done, and of how many."""
+    return lambda what, done, total: callbacks.on_progress(WorkDone(what, done, total, "passes"))
+
+
 def together(several: Iterable[Callbacks]) -> Callbacks:
     """Callbacks that call each of several, in their order."""
     each = tuple(several)

@@ -1,4 +1,4 @@
-"""What a comparison of all methods will take, estimated before it begins: searches, scans, and each metric of each."""
+"""What a command will take, estimated before it begins: searches, stages, scans, and each metric of each method."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,16 +16,106 @@ from longrope.engine.memory import estimate_memory, free_memory
 from longrope.engine.passes import seconds_of_pass, token_losses
 from longrope.errors import ModelError
 from longrope.evaluation import Evaluation
-from longrope.evaluation.metric import Reading
+from longrope.evaluation.metric import Reading, Subject
 from longrope.models import LanguageModel
-from longrope.pipeline.estimates import Cost, check_costs, estimate_search
+from longrope.pipeline.estimates import Cost, check_costs, estimate_search, estimate_stages
 from longrope.pipeline.session import Session
+from longrope.pipeline.stages import Task
 from longrope.recipe import Recipe, Stage
 from longrope.search.scan import count_scan_passes
 
 COMPARED = ("evolution", "gradient")  # the searches of a comparison
 STEP_TEXT, STEPS = 64, 8  # tokens
+TUNED = "longrope-tuned"
+SECONDS_WORTH_A_LINE = 60.0
 Reader = Callable[[LanguageModel, int], AbstractContextManager[None]] | None  # how a method changes attention
+
+
+def report_costs(
+    costs: Sequence[Cost], report: Callable[[str], None], *, unknown: Sequence[str] = (), always: bool = False
+) -> None:
+    """Report what a command will take, part by part and in all, if that is more than a minute.
+
+    Args:
+        costs: of its parts.
+        report: takes each line.
+        unknown: metrics whose part cannot be estimated, by name.
+        always: report less than a minute, too.
+
+    Raises:
+        RecipeError: a part does not fit into memory.
+    """
+    costs = list(costs)
+    whole = sum(cost.seconds for cost in costs)
+    if len(costs) > 1:
+        worst = max(costs, key=lambda cost: cost.bytes_needed)
+        costs.append(replace(worst, stage="in all", seconds=whole))
+    if always or whole >= SECONDS_WORTH_A_LINE:
+        for cost in costs:
+            report(f"{cost}")
+        if unknown:
+            report(f"without {', '.join(unknown)}, which cannot be estimated")
+    check_costs(costs)
+
+
+def report_run(session: Session, evaluation: Evaluation, tasks: Sequence[Task], *, always: bool) -> None:
+    """Report what is left of a run: its stages or its search, the scans of its baselines, and measuring all methods.
+
+    Args:
+        session: of the run.
+        evaluation: what all methods are measured with.
+        tasks: the stages; without any the recipe's search is one.
+        always: report less than a minute, too.
+
+    Raises:
+        RecipeError: a part does not fit into memory.
+    """
+    recipe, model = session.recipe, session.model
+    method, searches = _search_of(session)
+    names = [registry.ORIGINAL, *recipe.measure.baselines, TUNED if session.tunes else method]
+    costs = estimate_stages(recipe, model, [task.stage for task in tasks if not task.done])
+    costs += estimate_methods(session, evaluation, names, [] if tasks else searches)
+    report_costs(costs, session.report, unknown=evaluation.unread(evaluation.original), always=always or bool(tasks))
+
+
+def report_search(session: Session, *, always: bool) -> None:
+    """Report what a search alone will take, as ``report_run`` does (raises RecipeError)."""
+    _, searches = _search_of(session)
+    costs = estimate_comparison(session.recipe, session.model, (), searches=searches, scans=0, methods=())
+    report_costs(costs, session.report, always=always)
+
+
+def _search_of(session: Session) -> tuple[str, list[str]]:
+    """The method in the records of a recipe's own search, and the name of the search where it is still to be done."""
+    run, name = session.run, session.recipe.search.method
+    method = registry.searches().get(name, name)
+    return method, [] if run.has(run.factors(method)) else [name]
+
+
+def estimate_measuring(
+    recipe: Recipe, model: LanguageModel, readings: Sequence[Reading], subject: Subject
+) -> list[Cost]:
+    """What measuring one method will take."""
+    return estimate_comparison(recipe, model, readings, searches=(), scans=0, methods=[subject.attention])
+
+
+def estimate_methods(
+    session: Session, evaluation: Evaluation, names: Sequence[str], searches: Sequence[str]
+) -> list[Cost]:
+    """What searches, scans and measurements are left of some methods, by their names in the records."""
+    run, longest = session.run, max(evaluation.settings.lengths)
+    measured = {score.source.known_as for score in run.read_scores() if score.context_tokens == longest}
+    rows = [registry.METHODS[name] for name in names if name in registry.baselines()]
+    attention = {row.name: registry.resolve(row.make) for row in rows if row.kind == "attention"}
+    scanned = [row.name for row in rows if row.kind == "factors" and not row.formula]
+    return estimate_comparison(
+        session.recipe,
+        session.model,
+        evaluation.readings(evaluation.original),
+        searches=searches,
+        scans=sum(not run.has(run.factors(name)) for name in scanned),
+        methods=[attention.get(name) for name in names if name not in measured],
+    )
 
 
 def report_comparison(session: Session, evaluation: Evaluation, given: Sequence[str]) -> None:
@@ -39,29 +129,11 @@ def report_comparison(session: Session, evaluation: Evaluation, given: Sequence[
     Raises:
         RecipeError: a part does not fit into memory.
     """
-    run, longest = session.run, max(evaluation.settings.lengths)
-    rows = [registry.METHODS[name] for name in registry.baselines()]
-    found = [registry.searches()[name] for name in COMPARED]
-    measured = {score.source.known_as for score in run.read_scores() if score.context_tokens == longest}
-    left = [name for name in (registry.ORIGINAL, *(row.name for row in rows), *found, *given) if name not in measured]
-    attention = {row.name: registry.resolve(row.make) for row in rows if row.kind == "attention"}
-    scanned = [row.name for row in rows if row.kind == "factors" and not row.formula]
-    costs = estimate_comparison(
-        session.recipe,
-        session.model,
-        evaluation.readings(evaluation.original),
-        searches=[name for name, method in zip(COMPARED, found, strict=True) if not run.has(run.factors(method))],
-        scans=sum(not run.has(run.factors(name)) for name in scanned),
-        methods=[attention.get(name) for name in left],
-    )
-    if costs:
-        worst = max(costs, key=lambda cost: cost.bytes_needed)
-        costs.append(replace(worst, stage="in all", seconds=sum(cost.seconds for cost in costs)))
-    for cost in costs:
-        session.report(f"{cost}")
-    if unknown := evaluation.unread(evaluation.original):
-        session.report(f"without {', '.join(unknown)}, which cannot be estimated")
-    check_costs(costs)
+    run, found = session.run, [registry.searches()[name] for name in COMPARED]
+    names = [registry.ORIGINAL, *registry.baselines(), *found, *given]
+    searches = [name for name, method in zip(COMPARED, found, strict=True) if not run.has(run.factors(method))]
+    costs = estimate_methods(session, evaluation, names, searches)
+    report_costs(costs, session.report, unknown=evaluation.unread(evaluation.original), always=bool(costs))
 
 
 def estimate_comparison(
@@ -103,7 +175,9 @@ def estimate_comparison(
             for together in (False, True)
         )
         seconds = once + each * sum(_slowness(model, method, longest, clock) for method in methods)
-        costs.append(Cost(f"measure {len(methods)} methods", seconds / distributed.workers(), *memory))
+        costs.append(
+            Cost(f"measure {len(methods)} method{'s' * (len(methods) > 1)}", seconds / distributed.workers(), *memory)
+        )
     return costs
 
 

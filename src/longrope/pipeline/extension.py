@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -11,16 +10,23 @@ from longrope import distributed, registry
 from longrope.data import Preprocess
 from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Subject
-from longrope.evaluation.samples import SampleCache
 from longrope.models import LanguageModel, check_not_quantized
-from longrope.pipeline.baselines import make_baseline, make_baselines
+from longrope.pipeline.baselines import make_baselines
 from longrope.pipeline.callbacks import Callbacks
 from longrope.pipeline.capabilities import MEASURE, SEARCH, check_capable, export_step
-from longrope.pipeline.comparison_costs import COMPARED, report_comparison
-from longrope.pipeline.estimates import check_costs, estimate_stages, estimate_tuning, search_costs
+from longrope.pipeline.comparison_costs import (
+    COMPARED,
+    TUNED,
+    report_comparison,
+    report_costs,
+    report_run,
+    report_search,
+)
+from longrope.pipeline.estimates import estimate_tuning, search_costs
 from longrope.pipeline.exporting import export
-from longrope.pipeline.guarding import check_known, check_parts
-from longrope.pipeline.session import Session, load_inputs, record_provenance
+from longrope.pipeline.guarding import check_parts
+from longrope.pipeline.measuring import check_lengths, evaluation_of, measured_lengths
+from longrope.pipeline.session import Session
 from longrope.pipeline.stages import (
     Progress,
     Task,
@@ -40,7 +46,12 @@ from longrope.tuning import check_training
 
 
 def extend(
-    recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None, *, preprocess: Preprocess | None = None
+    recipe: Recipe,
+    run: RunDir,
+    callbacks: Callbacks | None = None,
+    *,
+    preprocess: Preprocess | None = None,
+    dry_run: bool = False,
 ) -> list[Score]:
     """Extend the context window of a model by one recipe; a run directory that was begun is resumed.
 
@@ -52,23 +63,28 @@ def extend(
         run: where everything goes; bound to this recipe (raises RunError if another one began it).
         callbacks: called as the run proceeds.
         preprocess: what every row of the texts goes through (see ``load_texts``); a run is resumed with the same one.
+        dry_run: check everything, report what it will take, and raise DryRunEnd; nothing is written.
 
     Returns:
         The scores of the original model, of the recipe's baselines, and with the factors found; the comparisons with
         the best baseline last.
+
+    Raises:
+        RecipeError: a part does not fit into memory.
     """
-    session = Session.load(recipe, run, callbacks, preprocess)
+    check_lengths(recipe)
+    session = Session.load(recipe, run, callbacks, preprocess, dry_run=dry_run)
     check_not_quantized(session.model, "An export")
     _check_capable(session, MEASURE, *_gradients(recipe), export_step("hf"))
     check_stages(session)
     _check_texts(session)
     given = _given(session)
+    tasks, original = plan_tasks(session), name_subject(session.model, None)
+    evaluation = evaluation_of(session, original)
+    evaluation.check(original)
+    report_run(session, evaluation, tasks, always=dry_run)
     with session.begun():
-        tasks = plan_tasks(session)
-        _estimate(session, tasks)
-        original = name_subject(session.model, None)
         baselines = make_baselines(session, recipe.measure.baselines, measured_lengths(recipe, session.model))
-        evaluation = _evaluation(session, original)
         for line in evaluation.describe_windows(original):
             session.report(line)
         scores = _measure(session, evaluation, [original, *baselines, *given])
@@ -79,7 +95,7 @@ def extend(
         if extended.tuned_with:  # the weights of the original are gone, its samples are there
             evaluation = replace(evaluation, original=replace(original, at_hand=False))
             best = replace(best, at_hand=False) if best else None
-        method = "longrope-tuned" if extended.tuned_with else extended.longest.method
+        method = TUNED if extended.tuned_with else extended.longest.method
         found = name_subject(extended.model, extended.table, method)
         scores += _measure(session, evaluation, [found])
         scores += _compare_with_best(session, evaluation, [found], best)
@@ -110,14 +126,6 @@ def _form_of(settings: ExportRecipe) -> str:
     return json.dumps(form)
 
 
-def _estimate(session: Session, tasks: Sequence[Task]) -> None:
-    """Report what the remaining stages will take; raise RecipeError if one of them does not fit into memory."""
-    costs = estimate_stages(session.recipe, session.model, [task.stage for task in tasks if not task.done])
-    for cost in costs:
-        session.report(f"{cost}")
-    check_costs(costs)
-
-
 def tune(
     recipe: Recipe,
     factors: Path,
@@ -125,17 +133,16 @@ def tune(
     callbacks: Callbacks | None = None,
     *,
     preprocess: Preprocess | None = None,
+    dry_run: bool = False,
 ) -> LanguageModel:
     """Train the weights alone, at the target window of a recipe with factors from a file; export the checkpoint."""
     table = load_factors(factors)
-    session = Session.load(recipe, run, callbacks, preprocess)
+    session = Session.load(recipe, run, callbacks, preprocess, dry_run=dry_run)
     factor_set, settings = table.choose(recipe.target_tokens), target_tuning(recipe)
     factor_set.check_spec(session.model.spec)
     check_training(session.model, session.texts.tune, settings)
+    report_costs([estimate_tuning(settings, session.model)], session.report, always=True)
     with session.begun():
-        cost = estimate_tuning(settings, session.model)
-        session.report(f"{cost}")
-        check_costs([cost])
         tuned = tune_at_target(session, factor_set)
         run.write_factors(factor_set)
         export(session.with_model(tuned), factor_set)
@@ -144,21 +151,28 @@ def tune(
 
 
 def compare(
-    recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None, *, preprocess: Preprocess | None = None
+    recipe: Recipe,
+    run: RunDir,
+    callbacks: Callbacks | None = None,
+    *,
+    preprocess: Preprocess | None = None,
+    dry_run: bool = False,
 ) -> list[Score]:
     """Measure every method on the same windows: the original model, all baselines, and both LongRoPE searches.
 
     Factors from elsewhere that the recipe names are measured, too, each as a method with the name of its file. The last
     scores compare each method with the best baseline, token by token and passkey by passkey.
     """
-    session = Session.load(recipe, run, callbacks, preprocess)
+    check_lengths(recipe)
+    session = Session.load(recipe, run, callbacks, preprocess, dry_run=dry_run)
     _check_capable(session, MEASURE, SEARCH)
     _check_texts(session)
     given = _given(session)
+    original, lengths = name_subject(session.model, None), measured_lengths(recipe, session.model)
+    evaluation = evaluation_of(session, original)
+    evaluation.check(original)
+    report_comparison(session, evaluation, [subject.method for subject in given])
     with session.begun():
-        original, lengths = name_subject(session.model, None), measured_lengths(recipe, session.model)
-        evaluation = _evaluation(session, original)
-        report_comparison(session, evaluation, [subject.method for subject in given])
         searched = {method: _search(session, method) for method in COMPARED}
         baselines = make_baselines(session, registry.baselines(), lengths, leave_out=True)
         found = [name_subject(session.model, factors) for factors in searched.values()]
@@ -171,11 +185,17 @@ def compare(
 
 
 def search(
-    recipe: Recipe, run: RunDir, callbacks: Callbacks | None = None, *, preprocess: Preprocess | None = None
+    recipe: Recipe,
+    run: RunDir,
+    callbacks: Callbacks | None = None,
+    *,
+    preprocess: Preprocess | None = None,
+    dry_run: bool = False,
 ) -> RescaleFactors:
     """Search alone: the factors of a recipe, in a run directory that is resumed if it was begun."""
-    session = Session.load(recipe, run, callbacks, preprocess)
+    session = Session.load(recipe, run, callbacks, preprocess, dry_run=dry_run)
     _check_capable(session, MEASURE, *_gradients(recipe))
+    report_search(session, always=dry_run)
     with session.begun():
         return _search_one(session)
 
@@ -198,19 +218,6 @@ def _gradients(recipe: Recipe) -> tuple[str, ...]:
     methods = {recipe.searching(at.stage).method for at in recipe.standings()}
     needed = "gradient" in methods or any(stage.kind == "tune" for stage in recipe.stages)
     return (SEARCH,) if needed else ()
-
-
-def measured_lengths(recipe: Recipe, model: LanguageModel) -> tuple[int, ...]:
-    """The context windows of a recipe: those it names, else the trained window and the target."""
-    return recipe.measure.lengths or tuple(sorted({model.spec.trained_window, recipe.target_tokens}))
-
-
-def longest_window(recipe: Recipe, factors: Path | None = None) -> int:
-    """The longest window of a run in tokens, by its recipe and a file of factors, without looking at the model."""
-    lengths = recipe.measure.lengths
-    if factors and not lengths:
-        lengths = (load_factors(factors).factor_sets[-1].target_window,)
-    return max((recipe.target_tokens, *lengths))
 
 
 def _search(session: Session, method: str) -> RescaleFactors:
@@ -239,13 +246,6 @@ def _search_one(session: Session) -> RescaleFactors:
 
 def _write_report(session: Session) -> None:
     session.report(f"report: {distributed.on_main(partial(write_report, session.run))}")
-
-
-def _evaluation(session: Session, original: Subject) -> Evaluation:
-    """What all methods of a run are measured with."""
-    recipe = session.recipe
-    settings = replace(recipe.measure, lengths=measured_lengths(recipe, original.model))
-    return Evaluation(session.texts.measure, settings, original, SampleCache(session.run), recipe.seed)
 
 
 def _given(session: Session) -> list[Subject]:
@@ -292,37 +292,3 @@ def _best_baseline(evaluation: Evaluation, baselines: Sequence[Subject], scores:
     values = {s.source: s.value for s in scores if (s.metric, s.context_tokens) == ("perplexity", longest)}
     measured = [subject for subject in baselines if subject.source in values]
     return min(measured, key=lambda subject: values[subject.source]) if measured else None
-
-
-def measure_only(
-    recipe: Recipe,
-    factors: Path | None,
-    run: RunDir | None = None,
-    callbacks: Callbacks | None = None,
-    *,
-    baseline: str = "",
-    preprocess: Preprocess | None = None,
-) -> list[Score]:
-    """Measure a model with factors from a file, by a baseline made for the longest of the lengths, or the original.
-
-    The recipe's search and export are not used.
-    """
-    callbacks = callbacks or Callbacks()
-    table = load_factors(factors) if factors else None
-    model, texts = load_inputs(recipe, callbacks, preprocess)
-    with run.locked() if run else nullcontext():
-        if run:
-            record_provenance(run, model)
-        original = Subject(model, None, "none")
-        evaluation = Evaluation(texts.measure, recipe.measure, original, SampleCache(run), recipe.seed)
-        subject = name_subject(model, table)
-        if baseline:
-            lengths = recipe.measure.lengths or (model.spec.trained_window,)
-            subject = make_baseline(model, baseline, lengths, max(lengths))
-        for line in evaluation.describe_windows(subject):
-            callbacks.on_step(line)
-        length, count = evaluation.longest(subject), recipe.measure.windows
-        check_known(model, subject.table, texts.measure, length, count, callbacks.on_step)
-        scores = evaluation.measure(subject)
-        callbacks.on_scores(scores)
-        return scores

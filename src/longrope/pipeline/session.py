@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from longrope import distributed
 from longrope.data import Preprocess, Texts, check_sources, load_texts
 from longrope.engine.passes import describe_pass
+from longrope.errors import DryRunEnd, RecipeError
 from longrope.models import LanguageModel, describe_device, load_model
 from longrope.models.weights import name_weights
 from longrope.pipeline.callbacks import Callbacks, WorkDone
@@ -29,6 +31,7 @@ class Session:
         texts: what is searched, tuned and measured on.
         callbacks: called as the run proceeds.
         preprocess: the name of the function that every row of the texts went through, if one did.
+        dry_run: stop before anything is written.
     """
 
     recipe: Recipe
@@ -37,6 +40,7 @@ class Session:
     texts: Texts
     callbacks: Callbacks = field(default_factory=Callbacks)
     preprocess: str = ""
+    dry_run: bool = False
 
     @classmethod
     def load(
@@ -45,6 +49,8 @@ class Session:
         run: RunDir,
         callbacks: Callbacks | None = None,
         preprocess: Preprocess | None = None,
+        *,
+        dry_run: bool = False,
     ) -> "Session":
         """Load the model and the texts of a recipe, each row of them through ``preprocess`` (see ``load_texts``).
 
@@ -56,20 +62,28 @@ class Session:
         run.check(recipe, name)
         callbacks = callbacks or Callbacks()
         model, texts = load_inputs(recipe, callbacks, preprocess)
-        return cls(recipe, run, model, texts, callbacks, name)
+        return cls(recipe, run, model, texts, callbacks, name, dry_run)
 
     @contextmanager
     def begun(self) -> Iterator[None]:
         """Hold the run directory, bound to the recipe, with the geometry and the provenance written.
 
         Raises:
+            DryRunEnd: the run is only estimated.
             RunError: another process holds it, or another recipe began it.
         """
+        if self.dry_run:
+            raise DryRunEnd
         with self.run.locked():
             self.run.bind(self.recipe, self.preprocess)
             record_rope(self.run, self.model.spec, self.recipe.target_tokens)
             record_provenance(self.run, self.model)
             yield
+
+    @property
+    def tunes(self) -> bool:
+        """Whether a stage of the run trains weights."""
+        return any(stage.kind == "tune" for stage in self.recipe.stages)
 
     def report(self, message: str) -> None:
         """Pass a message to the callbacks."""
@@ -84,7 +98,7 @@ def load_inputs(
     recipe: Recipe, callbacks: Callbacks, preprocess: Preprocess | None = None
 ) -> tuple[LanguageModel, Texts]:
     """The model and the texts of a recipe; what was loaded is reported."""
-    check_sources((*recipe.data, *recipe.measure_data))  # before the model, which takes longer
+    _check_files(recipe)  # before the model, which takes longer
     callbacks.on_step(f"load {recipe.model}")
     choices: dict[str, Any] = {name: getattr(recipe, name) for name in LOADING}
     model = load_model(recipe.model, **choices)
@@ -104,6 +118,16 @@ def load_inputs(
     for line in texts.lines(longest) if longest > 1 else texts.report.lines():
         callbacks.on_step(line)
     return model, texts
+
+
+def _check_files(recipe: Recipe) -> None:
+    """Refuse texts, factors and questions that are not there (raises TextsError, RecipeError)."""
+    check_sources((*recipe.data, *recipe.measure_data))
+    named = {"factors": recipe.factors, "measure.qa_data": (recipe.measure.qa_data,)}
+    named["measure.evaluator_factors"] = (recipe.measure.evaluator_factors,)
+    for key, path in ((key, path) for key, paths in named.items() for path in paths if path):
+        if not Path(path).exists():
+            raise RecipeError(f"{key} names {path}, which does not exist.", "A file is needed.", "Check the path.")
 
 
 def record_provenance(run: RunDir, model: LanguageModel) -> None:

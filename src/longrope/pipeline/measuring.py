@@ -1,0 +1,94 @@
+"""Measuring alone, and what is measured in a run: at which lengths, on which windows, with which cache."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from longrope.data import Preprocess
+from longrope.errors import DryRunEnd, RecipeError
+from longrope.evaluation import Evaluation, name_subject
+from longrope.evaluation.metric import Subject
+from longrope.evaluation.samples import SampleCache
+from longrope.models import LanguageModel
+from longrope.pipeline.baselines import make_baseline
+from longrope.pipeline.callbacks import Callbacks, counting
+from longrope.pipeline.comparison_costs import estimate_measuring, report_costs
+from longrope.pipeline.guarding import check_known
+from longrope.pipeline.session import Session, load_inputs, record_provenance
+from longrope.recipe import Recipe
+from longrope.rope import load_factors
+from longrope.runs.records import Score
+from longrope.runs.run_dir import RunDir
+
+
+def measured_lengths(recipe: Recipe, model: LanguageModel) -> tuple[int, ...]:
+    """The context windows of a recipe: those it names, else the trained window and the target."""
+    return recipe.measure.lengths or tuple(sorted({model.spec.trained_window, recipe.target_tokens}))
+
+
+def check_lengths(recipe: Recipe) -> None:
+    """Refuse to measure beyond the window that factors are searched for (raises RecipeError)."""
+    if (longest := max((0, *recipe.measure.lengths))) > recipe.target_tokens:
+        raise RecipeError(
+            f"measure.lengths has {longest:,} tokens, and the window to reach is {recipe.target_tokens:,}.",
+            "Factors serve lengths up to their window.",
+            "Leave out longer lengths, or give a longer window with --to.",
+        )
+
+
+def longest_window(recipe: Recipe, factors: Path | None = None) -> int:
+    """The longest window of a run in tokens, by its recipe and a file of factors, without looking at the model."""
+    lengths = recipe.measure.lengths
+    if factors and not lengths:
+        lengths = (load_factors(factors).factor_sets[-1].target_window,)
+    return max((recipe.target_tokens, *lengths))
+
+
+def evaluation_of(session: Session, original: Subject) -> Evaluation:
+    """What all methods of a run are measured with."""
+    recipe = session.recipe
+    settings = replace(recipe.measure, lengths=measured_lengths(recipe, original.model))
+    cache = SampleCache(session.run)
+    return Evaluation(session.texts.measure, settings, original, cache, recipe.seed, counting(session.callbacks))
+
+
+def measure_only(
+    recipe: Recipe,
+    factors: Path | None,
+    run: RunDir | None = None,
+    callbacks: Callbacks | None = None,
+    *,
+    baseline: str = "",
+    preprocess: Preprocess | None = None,
+    dry_run: bool = False,
+) -> list[Score]:
+    """Measure a model with factors from a file, by a baseline made for the longest of the lengths, or the original.
+
+    The recipe's search and export are not used.
+    """
+    callbacks = callbacks or Callbacks()
+    table = load_factors(factors) if factors else None
+    model, texts = load_inputs(recipe, callbacks, preprocess)
+    with run.locked() if run else nullcontext():
+        if run:
+            record_provenance(run, model)
+        original = Subject(model, None, "none")
+        evaluation = Evaluation(
+            texts.measure, recipe.measure, original, SampleCache(run), recipe.seed, counting(callbacks)
+        )
+        subject = name_subject(model, table)
+        if baseline:
+            lengths = recipe.measure.lengths or (model.spec.trained_window,)
+            subject = make_baseline(model, baseline, lengths, max(lengths))
+        for line in evaluation.describe_windows(subject):
+            callbacks.on_step(line)
+        length, count = evaluation.longest(subject), recipe.measure.windows
+        check_known(model, subject.table, texts.measure, length, count, callbacks.on_step)
+        evaluation.check(subject)
+        costs = estimate_measuring(recipe, model, evaluation.readings(subject), subject)
+        report_costs(costs, callbacks.on_step, unknown=evaluation.unread(subject), always=dry_run)
+        if dry_run:
+            raise DryRunEnd
+        scores = evaluation.measure(subject)
+        callbacks.on_scores(scores)
+        return scores
