@@ -22,7 +22,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 NOUNS = (
     *("errors", "lengths", "reading", "rows", "registry", "metrics", "labels", "settings", "schedule"),
-    *("rope", "tune_recipe", "recipe"),
+    *("rope", "tune_recipe", "search_recipe", "recipe", "recipe_template"),
 )
 EDGES = ("distributed", "runs", "models", "data", "engine", "verdict")
 STEPS = ("search", "tuning", "evaluation", "exports", "report", "generation")

@@ -20,7 +20,8 @@ TABLE = "longrope extend    MODEL"  # a table of commands with words beside them
 PAGES = {name: text for name, text in DOCS.items() if name != "docs/log.md"}
 PAGES |= {name: (ROOT / name).read_text() for name in ("CONTRIBUTING.md", "CHANGELOG.md")}
 BLOCKS = [(name, found) for name, text in PAGES.items() for found in BLOCK.finditer(text)]
-RUN = {"README.md": 2, "docs/python.md": 2, "docs/clusters.md": 1}  # Python blocks: tests/test_docs.py and below
+# Python blocks: tests/test_docs.py, tests/data/test_docs_data.py, and below
+RUN = {"README.md": 2, "docs/python.md": 2, "docs/clusters.md": 1, "docs/data.md": 2}
 COMMAND = typer.main.get_command(app)
 
 

@@ -13,10 +13,10 @@ from longrope.errors import RecipeError
 from longrope.labels import label_of
 from longrope.lengths import format_tokens, parse_tokens
 from longrope.metrics import asked_metrics
-from longrope.recipe import PRESETS, MeasureRecipe, Recipe, changed, check_trusted, load_recipe
+from longrope.recipe import PRESETS, MeasureRecipe, Recipe, changed, check_trusted, load_recipe, read_content
 from longrope.registry import FORMATS, ORIGINAL, baselines, factor_methods
 from longrope.runs.run_dir import RunDir
-from longrope.settings import hints_of, read_text
+from longrope.settings import build, hints_of, read_text
 
 
 def _setting(flag: str, key: str, text: str) -> Any:
@@ -160,6 +160,7 @@ DryRun = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
+REQUIRED = {"model": "MODEL", "target_tokens": "--to", "data": "--data"}  # keys and options
 _TUNED_BY = {"steps": "steps", "batch": "batch_windows", "rate": "learning_rate", "lora": "lora_rank"}
 
 
@@ -207,22 +208,39 @@ def prepare(
     """
     resumable = out / "recipe.toml" if out else None
     if recipe:
-        full = load_recipe(recipe, trust_task_files=trust_task_files)
+        full = _completed(recipe, _required(given), trust_task_files=trust_task_files)
     elif given["model"] is None and resumable and resumable.exists():
         full = load_recipe(resumable, trust_task_files=trust_task_files)
     else:
-        missing = [flag for flag, key in (("MODEL", "model"), ("--to", "to"), ("--data", "data")) if not given[key]]
-        if missing:
-            raise RecipeError(
-                f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.",
-                "A run needs a model, a window and texts, or a recipe file.",
-                "For example: longrope extend MODEL --to 64k --data books/",
-            )
-        full = Recipe(given["model"], parse_tokens(given["to"]), tuple(given["data"]))
+        known = _required(given)
+        _check_required(known, "or a recipe file")
+        full = build(Recipe, known)
     full = changed(_overridden(_preset(full, given.get("preset")), given), given.get("assignments") or ())
     if not trust_task_files:
         check_trusted(full)
     return full, out or Path("runs") / f"{Path(full.model).stem}-{format_tokens(full.target_tokens)}{suffix}"
+
+
+def _required(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings without defaults that a command line gives, by their keys; a recipe file may leave them to it."""
+    named = {"model": given.get("model"), "target_tokens": given.get("to"), "data": given.get("data")}
+    return {key: value for key, value in named.items() if value}
+
+
+def _completed(path: Path, known: dict[str, Any], *, trust_task_files: bool) -> Recipe:
+    """The recipe of a file, which may be partial, with the settings that a command line gives (raises RecipeError)."""
+    _check_required({**read_content(path), **known}, f"here or in {path}")
+    return load_recipe(path, given=known, trust_task_files=trust_task_files)
+
+
+def _check_required(known: dict[str, Any], where: str) -> None:
+    missing = [flag for key, flag in REQUIRED.items() if key not in known]
+    if missing and known.keys() <= hints_of(Recipe).keys():  # else one is misspelt, of which the recipe tells
+        raise RecipeError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.",
+            f"A run needs a model, a window and texts, {where}.",
+            "For example: longrope extend MODEL --to 64k --data books/",
+        )
 
 
 def _preset(recipe: Recipe, name: str | None) -> Recipe:

@@ -218,6 +218,16 @@ def _check_format(to: str, of_gguf: dict[str, str], of_hf: dict[str, str]) -> No
 
 
 @app.command()
+def recipe(
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="As the page docs/recipe.md.")] = False,
+) -> None:
+    """Print all settings of a recipe with their defaults and what they mean: a file to start from."""
+    from longrope.recipe_template import markdown, template
+
+    print(markdown() if as_markdown else template(), end="")
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run directory; several are shown beside each other.")],
     out: Annotated[

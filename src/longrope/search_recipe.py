@@ -1,0 +1,105 @@
+"""How factors are searched, as settings; zeros stand for the paper's numbers."""
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+from longrope import registry
+from longrope.errors import RecipeError
+from longrope.settings import Count, CountOrZero, Settings, above, at_least, listed, one_of
+
+Weight = Annotated[float, at_least(0)]
+Rate = Annotated[float, above(0, 100)]
+
+
+@dataclass(frozen=True)
+class EvolutionRecipe(Settings, section="search.evolution"):
+    """The paper's evolutionary search (arXiv 2402.13753, section 3.2 and appendix A.1); zero means the paper's number.
+
+    Attributes:
+        population: 64, or 32 beyond 512k.
+        parents: how many of the best survive: 32.
+        mutations, crossovers: new candidates a generation: 16 each, or 8 beyond 512k.
+        generations: 40.
+        mutation_probability: chance of each coordinate to be redrawn.
+        windows: search texts a candidate is scored on: 5, or 3 beyond 256k.
+        validate_every: generations between two looks at the validation windows.
+        starts: what the population begins with, and mutations of it: the paper's pi, ntk and yarn; critical, too, if it
+            is listed.
+    """
+
+    population: CountOrZero = 0
+    parents: CountOrZero = 0
+    mutations: CountOrZero = 0
+    crossovers: CountOrZero = 0
+    generations: CountOrZero = 0
+    mutation_probability: Annotated[float, above(0, 1)] = 0.3
+    windows: CountOrZero = 0
+    validate_every: Count = 5
+    starts: tuple[Annotated[str, listed(registry.starts)], ...] = ("pi", "ntk", "yarn")
+
+    def check(self) -> None:
+        """Refuse an evolution that begins with nothing (raises RecipeError)."""
+        if not self.starts:
+            raise RecipeError(
+                "search.evolution.starts is empty.",
+                f"At least one of {', '.join(registry.starts())} is needed.",
+                "Name one, or leave the setting out.",
+            )
+
+    def filled(self, target_tokens: int) -> "EvolutionRecipe":
+        """Replace every zero by the paper's number for this target window."""
+        far = target_tokens > 512 * 1024  # population, mutations and crossovers are halved there, and nothing else
+        paper = {"population": 64, "mutations": 16, "crossovers": 16}
+        paper = {name: number // 2 if far else number for name, number in paper.items()}
+        paper |= {"parents": 32, "generations": 40}
+        chosen: dict[str, Any] = {name: getattr(self, name) or number for name, number in paper.items()}
+        windows = self.windows or (3 if target_tokens > 256 * 1024 else 5)
+        return replace(self, **chosen, windows=windows)
+
+
+@dataclass(frozen=True)
+class GradientRecipe(Settings, section="search.gradient"):
+    """Our gradient search of lambda and the attention factor.
+
+    Attributes:
+        steps: optimizer steps, one fresh search window each (they are read again when they run out).
+        learning_rate: of the increments of log lambda from pair to pair, as a share of their mean; cosine decay to 0.
+        attention_rate: of the log attention factor, as a share of the learning rate.
+        start: factors by formula (pi, ntk, yarn, critical), or ``scan``: the best of the critical-pair family.
+        scan_windows: search windows that the scan scores on.
+        validate_every: steps between two looks at the validation windows.
+        start_tokens: ``end`` tries numbers of start tokens with the factors found; ``joint`` begins with some of them,
+            which descend side by side for a part of the steps.
+    """
+
+    steps: Count = 24
+    learning_rate: Rate = 0.1
+    attention_rate: Rate = 0.1
+    start: Annotated[str, listed(lambda: ("scan", *registry.starts()))] = "scan"
+    scan_windows: Count = 2
+    validate_every: Count = 4
+    start_tokens: Annotated[str, one_of("end", "joint")] = "end"
+
+
+@dataclass(frozen=True)
+class SearchRecipe(Settings, section="search"):
+    """How factors are searched.
+
+    Attributes:
+        method: ``gradient`` or ``evolution``; or a baseline in the place of a search: ntk-scan, or by its formula pi,
+            ntk, ntk-critical, yarn, critical or critical-real, which leaves short windows the model's own RoPE.
+        validation_windows: windows held out from the search, by which the best is chosen.
+        tail_tokens: score only the last so many tokens of a window; 0 scores all.
+        needle_weight: weight of the mean loss over answers about needles planted in the windows; 0 plants none.
+        choose_by: ``needles`` chooses among the best candidates by the tail of the held-out windows (``tail_tokens``,
+            or their second half), and among those that it does not separate by answers about needles planted there,
+            if a window is long enough for them; ``loss`` chooses by the loss that is searched by.
+    """
+
+    method: Annotated[str, listed(registry.factor_methods, registry.describe_measured_alone)] = "gradient"
+    validation_windows: Count = 2
+    tail_tokens: CountOrZero = 0
+    needle_weight: Weight = 0.0
+    choose_by: Annotated[str, one_of("needles", "loss")] = "needles"
+    evolution: EvolutionRecipe = field(default_factory=EvolutionRecipe)
+    gradient: GradientRecipe = field(default_factory=GradientRecipe)
