@@ -22,6 +22,7 @@ from longrope.recipe import (
     TuneRecipe,
     load_recipe,
 )
+from longrope.settings import listed
 
 NEEDED: dict[type, dict[str, Any]] = {  # every class of settings, with what it cannot be made without
     EvolutionRecipe: {},
@@ -144,3 +145,11 @@ def test_whole_numbers_serve_as_real_ones_and_lists_as_tuples() -> None:
 
 def test_no_limit_to_the_norm_can_be_asked_for() -> None:
     assert TuneRecipe(clip_norm=math.inf).clip_norm == math.inf
+
+
+def test_names_that_go_on_from_another_are_shown_together() -> None:
+    """So that an error stays a line; a name that goes on from none is whole."""
+    allowed = listed(lambda: ("ruler", "ruler-vt", "ruler-qa", "needle", "prose-needle"))
+    assert allowed.needed() == "One of ruler, ruler-..., needle, prose-needle is needed."
+    assert allowed.holds("ruler-vt")
+    assert not allowed.holds("ruler-...")

@@ -68,14 +68,20 @@ def listed(names: Callable[[], Sequence[str]], note: Callable[[], str] | None = 
     """One of the names that a function gives, so that it may look at the registry when it is asked.
 
     A name that ends in ``:TASK`` allows every text that begins with what stands before ``TASK`` and goes on. The note
-    is a sentence for an error, on names that are missing.
+    is a sentence for an error, on names that are missing. Names that go on from another one, as ``ruler-vt`` from
+    ``ruler``, stand in an error as ``ruler-...``.
     """
 
     def holds(value: str) -> bool:
         prefixes = tuple(name.removesuffix("TASK") for name in names() if name.endswith(":TASK"))
         return value in names() or (value.startswith(prefixes) and value not in prefixes)
 
-    return Bound(holds, lambda: f"One of {', '.join(names())} is needed.{f' {note()}' if note else ''}")
+    def shown() -> str:
+        known = names()
+        begins = [next((f"{short}-..." for short in known if name.startswith(f"{short}-")), name) for name in known]
+        return ", ".join(dict.fromkeys(begins))
+
+    return Bound(holds, lambda: f"One of {shown()} is needed.{f' {note()}' if note else ''}")
 
 
 FILLED = Bound(lambda value: bool(value.strip()), lambda: "A name or a path that is not empty is needed.")
