@@ -1,6 +1,7 @@
 """Pictures of the runs to 2,097,152 tokens: perplexity and needles by length, and needles by depth and length."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from tables_cells import ROOT
@@ -29,12 +30,14 @@ def million_pictures(folder: Path = ROOT / "results") -> dict[Path, str]:
     own = [score for run in runs for score in run.scores if score.method == TUNED]
     if not own:
         return {}
-    return {folder / "2048k-by-length.svg": by_length(runs), folder / "2048k-depths.svg": by_depth(own)}
+    once = {(s.method, s.metric, s.context_tokens): s for run in runs for s in run.scores}  # the original is in both
+    both = replace(runs[0], scores=tuple(once.values()))
+    return {folder / "2048k-by-length.svg": by_length(both), folder / "2048k-depths.svg": by_depth(own)}
 
 
-def by_length(runs: list[Contents]) -> str:
+def by_length(run: Contents) -> str:
     """The same last tokens read with more and more context, and the needles found."""
-    ways = {metric: ways_of(runs, metric) for metric in (LAST[RUN], PROSE)}
+    ways = {metric: ways_of([run], metric) for metric in (LAST[RUN], PROSE)}
     shown = {
         metric: {way.label: [[s.context_tokens, round(s.value, 3)] for s in way.scores] for way in found}
         for metric, found in ways.items()
@@ -50,7 +53,8 @@ def by_depth(scores: list[Score]) -> str:
     for score in sorted(scores, key=lambda score: (score.context_tokens, score.metric)):
         task, depth = split_depth(score.metric)
         if task == PROSE and depth:
-            cells[f"{float(depth):.0%}", format_tokens(score.context_tokens)] = Cell(score.value, len(cells))
+            place = f"{float(depth):.0%}", format_tokens(score.context_tokens)
+            cells[place] = Cell(score.value, len(cells), score.num_windows)
     rows = tuple(sorted({row for row, _ in cells}, key=lambda row: float(row[:-1])))
     columns = tuple(dict.fromkeys(column for _, column in cells))
     heat = HeatMaps(rows, columns, "depth", "tokens read at once", (HeatMap(RUNS[RUN], cells),))
