@@ -13,7 +13,7 @@ from longrope.exports import export_hf
 from longrope.exports.comparison import Arrays
 from longrope.models import LanguageModel
 from longrope.rope import RescaleFactors
-from longrope.runs.run_dir import RunDir
+from longrope.runs.files import replacing_folder
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +65,8 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_ours(model: LanguageModel, 
 
 
 def test_a_folder_of_a_run_that_fails_is_removed(tmp_path: Path) -> None:
-    run = RunDir(tmp_path)
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "old").touch()
-    with pytest.raises(RunError, match="No such file"), run.replacing(tmp_path / "hf") as folder:
+    with pytest.raises(RunError, match="No such file"), replacing_folder(tmp_path / "hf") as folder:
         folder.joinpath("new").rename(folder / "absent" / "new")
     assert [path.name for path in tmp_path.rglob("*")] == ["hf", "old"]

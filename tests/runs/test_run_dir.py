@@ -12,6 +12,7 @@ from disk import note_syncs
 
 from longrope.errors import RecipeError, RunError
 from longrope.recipe import EvolutionRecipe, GradientRecipe, MeasureRecipe, Recipe, SearchRecipe, load_recipe
+from longrope.runs.files import replacing_folder
 from longrope.runs.run_dir import RunDir
 
 RECIPE = Recipe("m", 65536, ("books", "papers"))
@@ -177,7 +178,7 @@ def test_a_crash_leaves_the_old_text_or_none(
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     for name in ("first", "second"):
-        with run.replacing(run.checkpoint) as folder:
+        with replacing_folder(run.checkpoint) as folder:
             assert list(folder.iterdir()) == []
             (folder / name).write_text(name)
             assert not (run.checkpoint / name).exists()
@@ -189,11 +190,11 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
 def test_a_crash_leaves_the_old_folder_or_none(tmp_path: Path, exists: bool) -> None:
     run = RunDir(tmp_path)
     if exists:
-        with run.replacing(run.checkpoint) as folder:
+        with replacing_folder(run.checkpoint) as folder:
             (folder / "old").write_text("old")
 
     def fill_half() -> None:
-        with run.replacing(run.checkpoint) as folder:
+        with replacing_folder(run.checkpoint) as folder:
             (folder / "half").write_text("half")
             crash()
 
@@ -201,7 +202,7 @@ def test_a_crash_leaves_the_old_folder_or_none(tmp_path: Path, exists: bool) -> 
         fill_half()
     assert [entry.name for entry in run.checkpoint.glob("*")] == (["old"] if exists else [])
     assert run.checkpoint.exists() == exists
-    with run.replacing(run.checkpoint) as folder:
+    with replacing_folder(run.checkpoint) as folder:
         assert list(folder.iterdir()) == []  # nothing of the crashed attempt
         (folder / "new").write_text("new")
     assert [entry.name for entry in run.checkpoint.iterdir()] == ["new"]

@@ -1,7 +1,7 @@
 """torch.compile for the layers of passes without gradients."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -14,18 +14,13 @@ from longrope.errors import LongRopeError
 MOST_VARIANTS = 64  # of a compiled function: by batches, tiles, kinds of layers
 
 
-@contextmanager
-def many_variants(*, compiled: bool) -> Iterator[None]:
+def many_variants(*, compiled: bool) -> AbstractContextManager[None]:
     """In this block torch compiles a function for as many variants as our passes have; past its limit it would not.
 
     The limit is one of the process, so it is raised for a pass at a time. A patch costs tens of microseconds: one a
     pass, not one a layer.
     """
-    if not compiled:
-        yield
-        return
-    with dynamo.patch(recompile_limit=max(dynamo.recompile_limit, MOST_VARIANTS)):
-        yield
+    return dynamo.patch(recompile_limit=max(dynamo.recompile_limit, MOST_VARIANTS)) if compiled else nullcontext()
 
 
 @cache

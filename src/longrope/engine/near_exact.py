@@ -6,7 +6,7 @@ are turned on to other positions must have the losses that the model's own rotar
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -32,25 +32,19 @@ MOST_ERROR, MOST_ERROR_IN_16_BITS = 0.01, 0.2  # shares of the change
 _found: WeakKeyDictionary[Any, dict[str, Turning]] = WeakKeyDictionary()
 
 
-@contextmanager
-def dca(model: LanguageModel, length: int, **settings: int) -> Iterator[None]:
+def dca(model: LanguageModel, length: int, **settings: int) -> AbstractContextManager[None]:
     """Read sequences of a planned length by dual chunk attention (settings: see ``dca_parts``)."""
-    with reading_in_parts(model, dca_parts(model.spec.trained_window, length, **settings)):
-        yield
+    return reading_in_parts(model, dca_parts(model.spec.trained_window, length, **settings))
 
 
-@contextmanager
-def self_extend(model: LanguageModel, length: int, **settings: int) -> Iterator[None]:
+def self_extend(model: LanguageModel, length: int, **settings: int) -> AbstractContextManager[None]:
     """Read sequences of a planned length by Self-Extend (settings: see ``self_extend_parts``)."""
-    with reading_in_parts(model, self_extend_parts(model.spec.trained_window, length, **settings)):
-        yield
+    return reading_in_parts(model, self_extend_parts(model.spec.trained_window, length, **settings))
 
 
-@contextmanager
-def jet_long(model: LanguageModel, length: int, **settings: int) -> Iterator[None]:
+def jet_long(model: LanguageModel, length: int, **settings: int) -> AbstractContextManager[None]:
     """Read sequences of a planned length by Jet-Long (settings: see ``jet_long_parts``)."""
-    with reading_in_parts(model, jet_long_parts(model.spec.trained_window, length, **settings)):
-        yield
+    return reading_in_parts(model, jet_long_parts(model.spec.trained_window, length, **settings))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from longrope.pipeline.stages import Task, plan_tasks, run_tasks, tune_at_target
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors, load_factors
 from longrope.rows import Format
+from longrope.runs.files import replacing_folder
 from longrope.runs.records import Score
 from longrope.runs.run_dir import RunDir
 from longrope.verification.exported import add_to_card, verify_export
@@ -35,7 +36,7 @@ def _export(session: Session, factors: RescaleFactors, given: Mapping[str, str])
         return
     session.report(f"export to {run.checkpoint}, reopen in plain transformers, compare")
     scores = _scores_of(run, factors)
-    with run.replacing(run.checkpoint) as folder:
+    with replacing_folder(run.checkpoint) as folder:
         options = _export_options(session, factors) | {"short_windows": _short_windows(session), **given}
         report = export_hf(session.model, factors, folder, scores=scores, **options)
         add_to_card(folder / "README.md", verify_export(folder, session.model, report.switch_tokens, session.report))
@@ -52,7 +53,7 @@ def export_file(
     run = session.run
     path = run.path / to.file
     session.report(f"export to {path}, open it again, compare")
-    with run.replacing(path.parent) as folder:
+    with replacing_folder(path.parent) as folder:
         given = _export_options(session, factors) | dict(options or {})
         report = registry.resolve(to.write)(session.model, factors, folder / path.name, **given)
         run.write_text(folder / "export.json", dump_report(report))

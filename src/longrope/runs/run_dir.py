@@ -21,7 +21,6 @@ from longrope.runs.files import (
     make_folder,
     on_main,
     read_bytes_of_run,
-    replacing_folder,
     write_file,
     writing,
 )
@@ -209,15 +208,6 @@ class RunDir:
     def read_samples(self, name: str) -> dict[str, NDArray[Any]] | None:
         """The samples of one measurement, None where there are none (raises RunError if the file is damaged)."""
         return on_main(partial(_read_arrays, self.samples(name)))
-
-    @contextmanager
-    def replacing(self, folder: Path) -> Iterator[Path]:
-        """Fill a folder under another name and move it into place at the end, replacing an older one.
-
-        The process that writes the folder does this alone. If the block fails, nothing of it is left.
-        """
-        with replacing_folder(folder) as unfinished:
-            yield unfinished
 
 
 def is_finished(folder: Path) -> bool:
