@@ -67,6 +67,11 @@ def note_recipes(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
     return begun
 
 
+def report_at_once(patch: pytest.MonkeyPatch) -> None:
+    """Let progress be reported with no time between two lines."""
+    patch.setattr("longrope.pipeline.callbacks.QUIET_SECONDS", 0.0)
+
+
 def assert_one_paragraph(result: Result) -> str:
     """Exit code 2, nothing on stdout, and after the lines of progress one paragraph, which is returned."""
     assert result.code == 2

@@ -36,6 +36,11 @@ def set_tile(monkeypatch: pytest.MonkeyPatch, tile: int, rows: int = len(TOKENS)
     monkeypatch.setattr(memory, "MOST_TILE_TOKENS", tile * rows)
 
 
+def set_room(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """Activations may take so many bytes."""
+    monkeypatch.setattr(memory, "activation_room", lambda _: room)
+
+
 def set_scores(monkeypatch: pytest.MonkeyPatch, scores: int) -> None:
     """So many attention scores are held at once where no kernel streams them."""
     for module in (attention, biases, compressing, indexers):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from commands import Command, assert_one_paragraph
+from commands import Command, assert_one_paragraph, report_at_once
 
 from longrope.pipeline import comparison_costs, estimates
 
@@ -80,7 +80,7 @@ def test_measuring_reports_its_passes(
     command: Command, pico_folder: Path, text_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With no time between two lines; the last one says that all is done."""
-    monkeypatch.setattr("longrope.pipeline.callbacks.QUIET_SECONDS", 0.0)
+    report_at_once(monkeypatch)
     given = ("--metrics", "perplexity,passkey", "--lengths", "256", "--set", "measure.passkeys=3")
     result = command("measure", pico_folder, "--measure-data", text_folders[1], *given)
     assert result.code == 0, result.err

@@ -4,7 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from commands import Command
+from commands import Command, report_at_once
 
 from longrope.pipeline.callbacks import Callbacks, Sparsely, WorkDone
 
@@ -39,7 +39,7 @@ def test_a_command_reports_progress_without_a_terminal(
     command: Command, pico_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With no time between two lines, so that each is printed."""
-    monkeypatch.setattr("longrope.pipeline.callbacks.QUIET_SECONDS", 0.0)
+    report_at_once(monkeypatch)
     Path("book.txt").write_text("one two three " * 400)
     result = command("measure", pico_folder, "--metrics", "perplexity", "--lengths", 64, "--measure-data", "book.txt")
     assert result.code == 0, result.err

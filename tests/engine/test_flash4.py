@@ -1,6 +1,7 @@
 """FlashAttention 4 as a kernel and as one operation with a backward pass, by a stand-in, against float64."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch import Tensor
 from longrope.engine import graphs, kernels, trials
 from longrope.engine.attention import attend, attend_causal, attend_within
 from longrope.engine.kernels import CPU, CUDNN, FLASH, FLASH_4, Heads
-from longrope.errors import ModelError
 
 MASKS: dict[str, dict[str, Any]] = {
     "window": {"window": 9},
@@ -152,38 +152,35 @@ def test_what_fails_is_no_kernel(failure: str, monkeypatch: pytest.MonkeyPatch, 
         kernels.partial_attention(FLASH_4, *make_inputs((4, 2), (9, 9)), causal=True, scale=SCALE)
 
 
-def test_the_fastest_gradients_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_gradients_are_taken() -> None:
     """Measured apart for whole windows and for queries at their end; without FlashAttention 4 only for the latter."""
     speeds = {CUDNN: 400.0, FLASH: 300.0, FLASH_4: 500.0}
     asked = []
 
-    def measure(kernel: kernels.Kernel, *given: Any) -> float:
+    def speed(kernel: kernels.Kernel, *given: Any) -> float:
         asked.append((kernel, given[-1]))
         return speeds[kernel]
 
-    monkeypatch.setattr(trials, "measure", measure)
+    choose = partial(trials.choose_for_gradients, GPU, torch.bfloat16, Heads(4, 2, 8), speed=speed)
     for listed, whole, best in (
         ((CUDNN, FLASH), True, None),
         ((CUDNN, FLASH, kernels.HOPPER), False, CUDNN),
         ((CUDNN, FLASH, FLASH_4), False, FLASH_4),
         ((CUDNN, FLASH, FLASH_4), True, FLASH_4),
     ):
-        monkeypatch.setattr(trials, "list_kernels", lambda _, listed=listed: listed)
-        trials.choose_for_gradients.cache_clear()
-        assert trials.choose_for_gradients(GPU, torch.bfloat16, Heads(4, 2, 8), whole=whole)[0] is best
-    trials.choose_for_gradients.cache_clear()
+        assert choose(whole=whole, listed=listed)[0] is best
     tokens = kernels.TRIAL_TOKENS
     assert {lengths for _, lengths in asked} == {(tokens, tokens), (tokens // 2, tokens)}
 
 
-def test_no_kernel_with_gradients_leaves_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> tuple[kernels.Kernel, str]:
-        raise ModelError("none", "none", "none")
+def test_no_kernel_with_gradients_leaves_torchs() -> None:
+    """As on a CPU; and where the only one gives wrong numbers."""
 
-    monkeypatch.setattr(trials, "fastest_kernel", fail)
-    trials.choose_for_gradients.cache_clear()
-    assert trials.choose_for_gradients(torch.device("cpu"), torch.float32, Heads(4, 2, 8), whole=False) == (None, "")
-    trials.choose_for_gradients.cache_clear()
+    def fail(*_: object) -> float:
+        raise RuntimeError("wrong numbers")
+
+    choose = partial(trials.choose_for_gradients, torch.device("cpu"), torch.float32, Heads(4, 2, 8), whole=False)
+    assert choose() == choose(listed=(FLASH,), speed=fail) == (None, "")
 
 
 # Merged parts

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from long_passes import gradients
+from long_passes import gradients, set_room
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from longrope.engine import graphs, memory
+from longrope.engine import graphs
 from longrope.engine.backward import OPERATION
 from longrope.engine.kernels import CPU
 from longrope.models import LanguageModel
@@ -35,7 +35,7 @@ def test_attention_runs_again_only_where_its_output_does_not_fit(
     monkeypatch.setattr(graphs, "choose_for_gradients", lambda *_, **__: (CPU, ""))
     monkeypatch.setattr(graphs, "FLASH_4", CPU)  # so that whole windows go through the operation, too
     for room, runs in ((2**32, 1), (0, 2)):
-        monkeypatch.setattr(memory, "activation_room", lambda _, room=room: room)
+        set_room(monkeypatch, room)
         with Attention() as counted:  # type: ignore[no-untyped-call]
             found = gradients(model)
         assert counted.runs == runs * model.network.config.num_hidden_layers

@@ -16,12 +16,13 @@ from long_passes import (
     make_factors,
     mean_loss_with_graph,
     set_chunk,
+    set_room,
     set_tile,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from longrope.engine import attention, kernels, memory
+from longrope.engine import attention, kernels
 from longrope.engine.passes import token_losses
 from longrope.models import LanguageModel, rescaled
 
@@ -142,7 +143,7 @@ def test_the_kernel_runs_again_only_where_its_outputs_do_not_fit(
     set_tile(monkeypatch, tile)
     found = []
     for room, runs in ((2**32, 1), (0, 2)):
-        monkeypatch.setattr(memory, "activation_room", lambda _, room=room: room)
+        set_room(monkeypatch, room)
         untried.append(None)
         found.append(gradients(model))
         with Kernels() as counted:  # type: ignore[no-untyped-call]

@@ -10,14 +10,13 @@ import numpy as np
 import pico
 import pytest
 import torch
-from long_passes import mean_loss_with_graph, set_tile
+from long_passes import mean_loss_with_graph, set_room, set_tile
 from rotary_oracles import get_logits
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
 from longrope.data import TextSketch, TokenText, dump_sketch
-from longrope.engine import memory
 from longrope.engine.memory import layers_that_keep_attention
 from longrope.errors import ModelError, RecipeError
 from longrope.models import LanguageModel, load_config, load_model
@@ -81,7 +80,7 @@ def test_gradients_are_those_of_plain_autograd(
 ) -> None:
     """With tiles below the first trained layer, and all outputs of attention kept, those of global layers, or none."""
     set_tile(monkeypatch, tile, rows=len(TOKENS))
-    monkeypatch.setattr(memory, "activation_room", lambda _: room)
+    set_room(monkeypatch, room)
     model = load_model(folder, device="cpu")
     kept = layers_that_keep_attention(model, TOKENS.numel())
     assert kept == {2**32: {0, 1, 2, 3}, 30_000: {1, 3}, 0: set()}[room]

@@ -34,7 +34,13 @@ from longrope.errors import ModelError
 
 @cache
 def choose_for_gradients(
-    device: torch.device, dtype: torch.dtype, heads: Heads, *, whole: bool
+    device: torch.device,
+    dtype: torch.dtype,
+    heads: Heads,
+    *,
+    whole: bool,
+    listed: tuple[Kernel, ...] | None = None,
+    speed: Callable[..., float] | None = None,
 ) -> tuple[Kernel | None, str]:
     """Return the kernel with the fastest forward and backward pass together, measured once a process, and the reason.
 
@@ -44,11 +50,14 @@ def choose_for_gradients(
         heads: their numbers and size.
         whole: there are as many queries as keys. Then torch's public attention has gradients by its own kernels, and
             nothing is measured where there are no others.
+        listed: the kernels to choose among; by default those of the device.
+        speed: measures one of them; ``measure`` by default.
 
     Returns:
         None where torch's public attention is to be taken with the kernel of passes without gradients.
     """
-    candidates = [kernel for kernel in list_kernels(device) if kernel in (CUDNN, FLASH, FLASH_4)]
+    listed, speed = list_kernels(device) if listed is None else listed, speed or measure
+    candidates = [kernel for kernel in listed if kernel in (CUDNN, FLASH, FLASH_4)]
     if whole and FLASH_4 not in candidates:
         return None, ""
     lengths = (TRIAL_TOKENS, TRIAL_TOKENS) if whole else (TRIAL_TOKENS // 2, TRIAL_TOKENS)
@@ -56,7 +65,7 @@ def choose_for_gradients(
     try:
         return fastest_kernel(
             candidates,
-            lambda kernel: measure(kernel, device, dtype, heads, lengths),
+            lambda kernel: speed(kernel, device, dtype, heads, lengths),
             f"{lengths[0]:,} queries and {lengths[1]:,} keys with gradients",
             shape,
         )
