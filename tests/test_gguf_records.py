@@ -1,6 +1,7 @@
 """The passkeys that a patched file answers in llama.cpp: the records, and what the docs say of them."""
 
 import re
+from typing import Any
 
 import pytest
 from documents import DOCS, RESULTS, lines
@@ -31,10 +32,29 @@ def test_both_files_are_asked_for_ten_depths() -> None:
     assert all("exceeds the available context size (8192 tokens)" in line["answer"] for line in original)
 
 
+def test_without_factors_the_raised_window_is_asked_for_the_same_passkeys() -> None:
+    """At 12,288 tokens, from the last depth on, as far as the record goes."""
+    by_file = asked_at_12k()
+    patched, unscaled = by_file["smollm2-32k.gguf"], by_file["smollm2-unscaled.gguf"]
+    places = [[(line["depth"], line["key"]) for line in of] for of in (patched, unscaled)]
+    fewest = min(map(len, places))
+    assert places[0][:fewest] == places[1][:fewest]
+    for of in places:
+        assert [depth for depth, _ in of] == pytest.approx([0.95 - i / 10 for i in range(len(of))])
+    assert all(line["right"] == (line["answer"].strip() == line["key"]) for line in (*patched, *unscaled))
+
+
 def test_the_docs_say_what_the_records_do() -> None:
     right = sum(line["right"] for line in lines(f"{FOLDER}/answers.jsonl"))
     text = " ".join(DOCS["docs/serving.md"].split())
     assert re.findall(r"answers (\d+) of 10 passkeys", text) == [str(right)]
-    unscaled = lines(f"{FOLDER}/unscaled.jsonl")
-    found = re.findall(r"(\d+) of (\d+) at 12,288", text)
-    assert found == [(str(sum(line["right"] for line in unscaled)), str(len(unscaled)))]
+    by_file = asked_at_12k()
+    counts = [(sum(line["right"] for line in by_file[name]), len(by_file[name])) for name in sorted(by_file)]
+    assert re.findall(r"(\d+) of the last (\d+) depths", text) == [(str(found), str(of)) for found, of in counts]
+
+
+def asked_at_12k() -> dict[str, list[dict[str, Any]]]:
+    """The answers at 12,288 tokens by file."""
+    answers = lines(f"{FOLDER}/answers-12k.jsonl")
+    assert {line["context_tokens"] for line in answers} == {12288}
+    return {name: [line for line in answers if line["file"] == name] for name in {line["file"] for line in answers}}
