@@ -124,8 +124,8 @@ def test_shots_are_as_many_as_asked_or_as_fit() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(TextsError, match="many-shot-16 was asked for at 120 tokens"):
         built("many-shot-16", length=120)
-    with pytest.raises(TextsError, match="dialogue-memory was asked for at 300 tokens"):
-        built("dialogue-memory", length=300)
+    with pytest.raises(TextsError, match="dialogue-memory was asked for at 150 tokens"):
+        built("dialogue-memory", length=150)
 
 
 def test_nothing_can_be_known_from_another_seed() -> None:

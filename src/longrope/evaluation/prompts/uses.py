@@ -122,10 +122,11 @@ def write_manual(tokenizer: Any, rng: np.random.Generator, essay: Tokens, room: 
 
 def write_dialogue(tokenizer: Any, rng: np.random.Generator, essay: Tokens, room: int, count: int) -> Script:
     """Small talk with numbers in it, half of which change later; the last one counts."""
-    things = [str(thing) for thing in rng.permutation(THINGS)[:count]]
     ending = 8 + len(encode(tokenizer, "\nWhich number did Anna give last? The suitcase has the number 8888 8888"))
     of_fact = len(encode(tokenizer, " The number of my suitcase is now 8888."))
     of_turn = TURN_TOKENS + len(encode(tokenizer, "\nAnna: ")) + 1
+    most = max(1, (room - ending) // (2 * (of_turn + of_fact)))
+    things = [str(thing) for thing in rng.permutation(THINGS)[: min(count, most)]]
     turns = max(2 * len(things), (room - ending - 2 * of_fact * len(things)) // of_turn)
     places = rng.permutation(turns)[: 2 * len(things)].reshape(-1, 2)
     said: dict[int, str] = {}
