@@ -37,9 +37,16 @@ def check_wheel(wheel: Path, files: set[str], version: str) -> list[str]:
     wrong += [f"{wheel.name} has {name}, which is no file of the package" for name in sorted(others)]
     needed = [line for line in metadata.get_all("Requires-Dist", []) if not line.startswith("longrope[")]
     wrong += [f"no lower or no upper bound: {line}" for line in needed if not is_bounded(line)]
-    wrong += [] if "longrope = longrope.cli:main" in points else [f"{wheel.name} has no command longrope"]
+    wrong += [] if _has_command(points, names) else [f"{wheel.name} has no command longrope"]
     wrong += [] if f"{info}/licenses/LICENSE" in names else [f"{wheel.name} has no licence"]
     return wrong
+
+
+def _has_command(points: str, names: set[str]) -> bool:
+    """Whether the command longrope is a function of a module that is there."""
+    found = re.search(r"^longrope = ([\w.]+):\w+$", points, re.MULTILINE)
+    places = [found[1].replace(".", "/") + ending for ending in (".py", "/__init__.py")] if found else []
+    return bool(names.intersection(places))
 
 
 def is_bounded(requirement: str) -> bool:

@@ -113,7 +113,7 @@ def build(folder: Path, *, lacks: str = "", also: str = "", needs: str = "numpy<
     files = {"longrope/__init__.py", "longrope/page.css"}
     info = {
         METADATA: f"Metadata-Version: 2.4\nName: longrope\nVersion: 9\nRequires-Dist: {needs}\n",
-        "longrope-9.dist-info/entry_points.txt": "[console_scripts]\nlongrope = longrope.cli:main\n",
+        "longrope-9.dist-info/entry_points.txt": "[console_scripts]\nlongrope = longrope:main\n",
         "longrope-9.dist-info/licenses/LICENSE": "",
     }
     with zipfile.ZipFile(folder / "longrope-9.whl", "w") as wheel:
@@ -145,6 +145,17 @@ def test_spoiled_files_are_named(tmp_path: Path, change: dict[str, str], said: l
     found = build(tmp_path, **change)
     assert len(found) == len(said)
     assert all(part in line for part, line in zip(said, found, strict=True))
+
+
+def test_a_command_of_a_module_that_is_not_there_is_found() -> None:
+    """As is a package without it."""
+    files = {"longrope/cli/__init__.py", "longrope/__main__.py"}
+    for points, there in (
+        ("longrope = longrope.cli:main", True),
+        ("longrope = longrope.gone:main", False),
+        ("", False),
+    ):
+        assert check_dist._has_command(f"[console_scripts]\n{points}\n", files) is there
 
 
 def test_another_version_is_found(tmp_path: Path) -> None:
