@@ -43,7 +43,7 @@ ARMS = {
 BARE = "-bare"  # ends the name of an arm without needles
 Pair = Callable[[RunDir, RunDir], list[Comparison]]
 FORMATS = dict.fromkeys(
-    ("passkey", "needle", "prose-needle"), "difference-to-"
+    ("passkey", "many-passkeys", "needle", "prose-needle", "accuracy"), "difference-to-"
 )  # how a difference is written; ratios are numbers
 
 

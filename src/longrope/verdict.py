@@ -138,7 +138,7 @@ def _describe(comparison: Comparison) -> str:
     kind = "difference" if comparison.metric in SHARES else "ratio"
     notes.append(f"{kind} {write_interval(pair.metric, pair.value, pair.low, pair.high)}" if pair else "unpaired")
     label = metric_label(metric)
-    return f"{label if label.isupper() else label[0].lower() + label[1:]} [{', '.join(notes)}]"
+    return f"{label if label[:2].isupper() else label[0].lower() + label[1:]} [{', '.join(notes)}]"
 
 
 def _describe_short(short: ShortTexts | None) -> str:
