@@ -61,7 +61,13 @@ def test_search_writes_factors(command: Command, recipe_file: Path, method: str)
     result = command("search", "--recipe", recipe_file, "--method", method, "--out", "run")
     assert result.code == 0, result.err
     (factors,) = load_factors("run/factors.json").factor_sets
-    assert result.out == f"factors: run/factors.json\nmethod: {factors.source.label}\n"
+    first, second, loss, *following = result.out.splitlines()
+    assert (first, second) == ("factors: run/factors.json", f"method: {factors.source.label}")
+    assert loss.startswith("loss on held-out windows: ")
+    assert [line.split()[-3:] for line in following] == [
+        ["run", "--measure-data", "OTHER-TEXTS"],
+        ["longrope", "export", "run"],
+    ]
     assert factors.chosen_by == f"longrope-{method}"
     assert {trial.method for trial in read_records(RunDir("run").trials, Trial)} == {factors.chosen_by}
     again = command("search", "--recipe", recipe_file, "--method", method, "--out", "run", "--json")

@@ -97,7 +97,7 @@ def test_a_setting_that_would_do_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("content", "messages"),
-    [(b"\xff\xfe\x00a", "not UTF-8 text"), (b" \n", "is blank"), (b"a\0b", "is binary"), (None, "is no file")],
+    [(b"\xfa\x81\x00a", "not UTF-8 text"), (b" \n", "is blank"), (b"a\0b", "is binary"), (None, "is no file")],
 )
 def test_documents_that_are_no_text_are_refused(content: bytes | None, messages: str, tmp_path: Path) -> None:
     path = tmp_path / "document"

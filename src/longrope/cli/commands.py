@@ -189,7 +189,8 @@ def search(
         run = RunDir(path)
         with watching(full, run, track) as watch:
             factors = pipeline.search(full, run, watch, preprocess=function, dry_run=dry_run)
-        say(dump_factors(factors) if as_json else f"factors: {run.factors()}\nmethod: {factors.source.label}")
+        ended = (f"factors: {run.factors()}", f"method: {factors.source.label}", *pipeline.describe_search(run, full))
+        say(dump_factors(factors) if as_json else "\n".join(ended))
 
 
 @app.command()

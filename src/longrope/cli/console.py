@@ -135,9 +135,13 @@ def reading(model: Any) -> Iterator[Any]:
 
     from longrope.engine.passes import describe_pass
 
+    has_template = getattr(model.tokenizer, "chat_template", None)
+    asked = (
+        "asked in the model's chat template" if has_template else "no chat template: the model goes on with the text"
+    )
     console = Console(stderr=True)
     console.print(
-        printable("; ".join((*model.choices, describe_pass(model, decoding=True)))),
+        printable("; ".join((*model.choices, describe_pass(model, decoding=True), asked))),
         highlight=False,
         soft_wrap=True,
         markup=False,

@@ -6,6 +6,7 @@ from longrope.pipeline.exporting import export_again, export_model
 from longrope.pipeline.extension import compare, extend, search, tune
 from longrope.pipeline.inspection import inspect
 from longrope.pipeline.measuring import longest_window, measure_only
+from longrope.pipeline.search_end import describe_search
 from longrope.pipeline.session import Session
 from longrope.pipeline.stages import plan_stages, plan_tasks, run_tasks, with_tuning
 
@@ -15,6 +16,7 @@ __all__ = [
     "Session",
     "check_tracker",
     "compare",
+    "describe_search",
     "estimate_stages",
     "export_again",
     "export_model",

@@ -1,0 +1,35 @@
+"""How a search alone ends: its loss beside those of the formulas that it looked at, and what to type next."""
+
+from collections.abc import Iterable
+
+from longrope import registry
+from longrope.labels import label_of
+from longrope.recipe import Recipe
+from longrope.runs.records import Trial
+from longrope.runs.run_dir import RunDir
+
+
+def describe_search(run: RunDir, recipe: Recipe) -> list[str]:
+    """The lines that follow a search: losses on held-out windows, and the next commands."""
+    lines = [describe_losses(run.read_trials(), registry.searches().get(recipe.search.method, recipe.search.method))]
+    model = recipe.model
+    return [
+        *filter(None, lines),
+        f"next: longrope measure {model} --factors {run.path} --measure-data OTHER-TEXTS",
+        f"      longrope export {run.path}",
+    ]
+
+
+def describe_losses(trials: Iterable[Trial], method: str) -> str:
+    """The lowest loss of a search on the held-out windows, and those of the formulas there; empty without any."""
+    lowest: dict[str, float] = {}
+    for trial in trials:
+        if (trial.method, trial.kind) == (method, "validation"):
+            origin = trial.origin if trial.origin in registry.starts() else ""
+            lowest[origin] = min(trial.loss_nats, lowest.get(origin, trial.loss_nats))
+    if not lowest:
+        return ""
+    found = min(lowest.values())
+    formulas = sorted((loss, label_of(name)) for name, loss in lowest.items() if name)
+    beside = "".join(f"; {label} {loss:.4f}" for loss, label in formulas)
+    return f"loss on held-out windows: {found:.4f} nats a token with the factors found{beside}"
