@@ -1,0 +1,107 @@
+"""A table of lambdas for each layer instead of one for all, on the bundled model with frozen weights: minutes on a CPU.
+
+Run: python benchmarks/layer_tables.py TEXTS [STEPS [SEED]]
+
+From 256 to 1,024 tokens. Both start from YaRN's lambdas and attention factor and take the same steps of Adam on log
+lambda over the same windows of the standard library's search part. They are compared window by window on its measuring
+part and on TEXTS, a folder of another kind of text. After AdaRoPE (arXiv 2607.19363), which has a table for each head
+and a scale that grows with the length; this is no reproduction of it.
+"""
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from longrope.data import Tokens, load_texts
+from longrope.models import LanguageModel, load_model
+from longrope.rope import baseline_factors
+
+TARGET, WINDOWS, RATE = 1024, 24, 0.03
+
+
+@contextmanager
+def with_tables(model: LanguageModel, log_lambdas: Tensor, attention: float) -> Iterator[None]:
+    """Rotate in each layer by its own row of log lambdas [L, P], or by the only row [1, P]."""
+    plain = torch.tensor(model.spec.frequencies, dtype=torch.float32)
+    angles = torch.arange(TARGET)[:, None] * (plain * torch.exp(-log_lambdas))[:, None]  # [L, N, P]
+    both = torch.cat([angles, angles], -1)
+    tables = both.cos() * attention, both.sin() * attention
+
+    def rotate(row: int) -> Any:
+        def change(_: object, args: Any, kwargs: dict[str, Any]) -> Any:
+            size = kwargs["position_embeddings"][0].shape[1]
+            return args, kwargs | {"position_embeddings": tuple(table[row, None, :size] for table in tables)}
+
+        return change
+
+    layers = model.network.model.layers
+    hooks = [
+        layer.register_forward_pre_hook(rotate(i % len(log_lambdas)), with_kwargs=True)
+        for i, layer in enumerate(layers)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def loss_of(model: LanguageModel, window: Tokens) -> Tensor:
+    """The mean loss in nats over the last half of a window, which is beyond what the model was trained on."""
+    ids = torch.from_numpy(window)[None].long()
+    logits = model.network(ids, use_cache=False).logits[0, TARGET // 2 - 1 : -1]
+    return functional.cross_entropy(logits, ids[0, TARGET // 2 :])
+
+
+def descend(model: LanguageModel, start: Tensor, attention: float, windows: Tokens, steps: int) -> Tensor:
+    """Log lambdas of the shape of ``start`` after some steps, a window each."""
+    log_lambdas = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([log_lambdas], lr=RATE)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / steps)) / 2
+        with with_tables(model, log_lambdas, attention):
+            loss = loss_of(model, windows[step % len(windows)])
+            (log_lambdas.grad,) = torch.autograd.grad(loss, [log_lambdas])
+        optimizer.step()
+    return log_lambdas.detach()
+
+
+def compare(model: LanguageModel, tables: dict[str, Tensor], attention: float, windows: Tokens, name: str) -> None:
+    """Print the mean loss of each, and how much it differs from that of one table, with two standard errors."""
+    losses = {}
+    for kind, table in tables.items():
+        with with_tables(model, table, attention), torch.inference_mode():
+            losses[kind] = np.asarray([loss_of(model, window).item() for window in windows])
+    for kind, own in losses.items():
+        gaps = own - losses["one table"]
+        error = 2 * gaps.std(ddof=1) / math.sqrt(len(gaps))
+        print(f"{name}: {kind} {own.mean():.4f}, beside one table {gaps.mean():+.4f} ± {error:.4f}", flush=True)
+
+
+def main(folder: str, steps: int = 40, seed: int = 0) -> None:
+    """Descend both and compare."""
+    torch.set_num_threads(1)
+    model = load_model("nano", device="cpu")
+    model.network.requires_grad_(requires_grad=False)
+    texts = load_texts(["stdlib"], model.tokenizer)
+    other = load_texts((), model.tokenizer, measure=[folder]).measure
+    yarn = baseline_factors(model.spec, "yarn", TARGET).factor_sets[0]
+    start = torch.log(torch.tensor(yarn.lambdas, dtype=torch.float32))[None]
+    searched = np.random.default_rng(seed).permutation(texts.search.windows(TARGET, steps))
+    layers = len(model.network.model.layers)
+    tables = {"YaRN": start}
+    for kind, rows in {"one table": 1, "a table for each layer": layers}.items():
+        tables[kind] = descend(model, start.repeat(rows, 1), yarn.attention_factor, searched, steps)
+    for name, text in {"standard library": texts.measure, "other texts": other}.items():
+        compare(model, tables, yarn.attention_factor, text.windows(TARGET, WINDOWS), name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))
