@@ -1,10 +1,12 @@
 """Runs the command line in forked children of one process that has imported all libraries.
 
-Each line of standard input is a job in JSON: ``arguments``, ``folder`` (the working directory), ``seconds`` and, if it
-is limited, ``file_bytes`` (the largest file that the child may write). Each line of standard output is what came of it:
-``code`` (of the child; the negative number of a signal; null if it hung), ``out`` and ``err``.
+Each line of standard input is a job in JSON: ``arguments``, ``folder`` (the working directory), ``seconds``,
+``file_bytes`` (the largest file that the child may write; 0 for any) and ``stop`` (a signal and the seconds before it,
+or null). Each line of standard output is what came of it: ``code`` (of the child; the negative number of a signal; null
+if it hung), ``out`` and ``err``.
 """
 
+import fcntl
 import importlib
 import json
 import os
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 TICK_SECONDS = 0.005
+PIPE_BYTES = 2**20  # of what a child may print
 
 
 class Outcome(NamedTuple):
@@ -42,12 +45,20 @@ class ForkServer:
             env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
         )
 
-    def run(self, arguments: Sequence[object], folder: Path, *, seconds: float = 20, file_bytes: int = 0) -> Outcome:
-        """Run ``longrope`` with these arguments in a folder."""
+    def run(
+        self,
+        arguments: Sequence[object],
+        folder: Path,
+        *,
+        seconds: float = 20,
+        file_bytes: int = 0,
+        stop: tuple[int, float] | None = None,
+    ) -> Outcome:
+        """Run ``longrope`` with these arguments in a folder; ``stop`` is a signal, and the seconds before it."""
         assert self._process.stdin
         assert self._process.stdout
         job = {"arguments": [str(x) for x in arguments], "folder": str(folder), "seconds": seconds}
-        self._process.stdin.write(json.dumps({**job, "file_bytes": file_bytes}) + "\n")
+        self._process.stdin.write(json.dumps({**job, "file_bytes": file_bytes, "stop": stop}) + "\n")
         self._process.stdin.flush()
         return Outcome(**json.loads(self._process.stdout.readline()))
 
@@ -76,29 +87,45 @@ def _serve() -> None:
 
 
 def _run(job: Mapping[str, Any]) -> dict[str, Any]:
-    out, err = (os.memfd_create(name) for name in ("out", "err"))
+    (out_read, out), (err_read, err) = (os.pipe() for _ in range(2))
+    for place in (out, err):
+        fcntl.fcntl(place, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     child = os.fork()
     if child == 0:
         _be_command(job, out, err)
-    code = _wait(child, job["seconds"])
+    os.close(out)
+    os.close(err)
+    if job["stop"]:
+        number, after = job["stop"]
+        done = _wait_a_while(child, after)
+        if done is None:
+            os.kill(child, number)
+    code = done if job["stop"] and done is not None else _wait(child, job["seconds"])
     said = {}
-    for name, place in {"out": out, "err": err}.items():
-        os.lseek(place, 0, os.SEEK_SET)
+    for name, place in {"out": out_read, "err": err_read}.items():
+        os.set_blocking(place, False)  # a child of the child may live on with the other end
         with os.fdopen(place, "rb") as file:
-            said[name] = file.read().decode(errors="replace")
+            said[name] = (file.read() or b"").decode(errors="replace")
     return {"code": code, **said}
 
 
 def _wait(child: int, seconds: float) -> int | None:
     """The exit code of a child, None for one that had to be killed after so many seconds."""
+    code = _wait_a_while(child, seconds)
+    if code is None:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return code
+
+
+def _wait_a_while(child: int, seconds: float) -> int | None:
+    """The exit code of a child, None for one that still runs after so many seconds."""
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(TICK_SECONDS)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
     return None
 
 

@@ -75,6 +75,9 @@ def test_values_are_shown_short() -> None:
 def test_a_paragraph_is_one_line_of_a_thousand_characters() -> None:
     error = RunError("x" * 5000 + "\x1b[31m\nend", "y" * 2000, "z")
     assert len("longrope: " + error.paragraph) <= 1000
+    assert error.paragraph.endswith("yyy z")
+    for lengths in ((5000, 5000, 5000), (10, 2000, 10), (400, 400, 400), (700, 10, 280)):
+        assert 900 < len("longrope: " + RunError(*("x" * length for length in lengths)).paragraph) <= 1000
     assert "\\x1b[31m\\nend" in error.paragraph
     assert error.paragraph.isprintable()
     assert LongRopeError("found.", "needed.", "remedy.").paragraph == "found. needed. remedy."

@@ -26,13 +26,15 @@ class LongRopeError(ValueError):
 
     @property
     def paragraph(self) -> str:
-        """One line of at most 1,000 characters for a terminal: what was found is cut in its middle where it is long."""
-        found, rest = printable(self.found), printable(f"{self.needed} {self.remedy}")[: LONGEST_PARAGRAPH // 2]
-        most = LONGEST_PARAGRAPH - len("longrope: ") - len(rest) - 1
-        if len(found) > most:
-            half = (most - len(" ... ")) // 2
-            found = f"{found[:half]} ... {found[-half:]}"
-        return f"{found} {rest}"
+        """One line of at most 1,000 characters for a terminal: of long parts the middle is left out."""
+        parts = [printable(part) for part in (self.found, self.needed, self.remedy)]
+        most = LONGEST_PARAGRAPH - len("longrope: ") - len(parts)
+        for _ in parts:
+            if (excess := sum(map(len, parts)) - most) > 0:
+                longest = max(range(len(parts)), key=lambda i: len(parts[i]))
+                half = max(len(parts[longest]) - excess, most // 3) // 2 - len(" ... ")
+                parts[longest] = f"{parts[longest][:half]} ... {parts[longest][-half:]}"
+        return " ".join(parts)
 
     def __reduce__(self) -> tuple[type["LongRopeError"], tuple[str, str, str]]:
         """Let it go from process to process: it is made again from its three parts."""
