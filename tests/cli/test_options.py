@@ -9,8 +9,9 @@ import pytest
 from commands import Command, Result, note_recipes
 
 import longrope
+from longrope.cli import options
 from longrope.metrics import METRICS
-from longrope.recipe import Recipe, Stage, changed, load_recipe
+from longrope.recipe import Recipe, Stage, changed, dump_recipe, load_recipe
 from longrope.settings import keys_of
 
 
@@ -31,7 +32,24 @@ def test_extend_needs_no_recipe_file(
     assert (full.data, full.measure_data) == ((str(search), str(measured)), (str(measured),))
     assert (full.search.method, full.device, full.dtype) == ("evolution", "cpu", "bfloat16")
     assert (full.measure.lengths, full.measure.metrics) == ((64, 1024, 2048), ("passkey",))
+    assert full.measure.baselines == ("yarn", "ntk-critical")
     assert Path("runs/llama-2k").is_dir()
+
+
+def test_a_run_that_has_begun_keeps_its_baselines(command: Command, pico_folder: Path) -> None:
+    """Those of its recipe, whatever is measured by default; --set names others."""
+    given: dict[str, Any] = {"model": str(pico_folder), "to": "2k", "data": ["books"], "recipe": None}
+    run = Path("runs/llama-2k")
+    run.mkdir(parents=True)
+    earlier = Recipe(str(pico_folder), 2048, ("books",))
+    (run / "recipe.toml").write_text(dump_recipe(earlier))
+    for out in (None, run):
+        assert options.prepare(**given, out=out, compared=options.COMPARED) == (earlier, run)
+    named, _ = options.prepare(
+        **given, out=Path("new"), compared=options.COMPARED, assignments=["measure.baselines=pi"]
+    )
+    assert named.measure.baselines == ("pi",)
+    assert options.prepare(**given, out=Path("new"))[0] == earlier, "other commands have none by default"
 
 
 def test_options_override_the_recipe_file(command: Command, recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

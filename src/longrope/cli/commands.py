@@ -12,6 +12,7 @@ import typer
 from longrope import __version__
 from longrope.cli import options
 from longrope.cli.console import print_costs, print_outcome, print_scores, say, set_verbosity, watching
+from longrope.cli.functions import load_function
 from longrope.cli.launching import launched
 from longrope.errors import RecipeError
 from longrope.lengths import parse_tokens
@@ -88,12 +89,13 @@ def extend(
     given = options.given_options(locals())
     begun = out is not None and (out / "recipe.toml").exists()
     by_default = not (begun or any(given[key] for key in ("model", "to", "data", "recipe")))
+    given["compared"] = options.COMPARED
     full, path = options.prepare(**{**given, "recipe": DEFAULT_RECIPE} if by_default else given)
     from longrope import pipeline
 
     full = pipeline.with_tuning(full) if tune else full
     options.check_tuned(full, given)
-    function = options.load_function(preprocess)
+    function = load_function(preprocess)
     with launched(full, context_ranks):
         run = RunDir(path)
         with watching(full, run, track) as watch:
@@ -142,7 +144,7 @@ def compare(
     full, path = options.prepare(**options.given_options(locals()), suffix="-compare")
     from longrope import pipeline
 
-    function = options.load_function(preprocess)
+    function = load_function(preprocess)
     with launched(full, context_ranks):
         run = RunDir(path)
         with watching(full, run, track) as watch:
@@ -184,7 +186,7 @@ def search(
     from longrope import pipeline
     from longrope.rope import dump_factors
 
-    function = options.load_function(preprocess)
+    function = load_function(preprocess)
     with launched(full, context_ranks):
         run = RunDir(path)
         with watching(full, run, track) as watch:
@@ -227,7 +229,7 @@ def tune(
     full, path = options.prepare(**given, suffix="-tuned")
     from longrope import pipeline
 
-    function = options.load_function(preprocess)
+    function = load_function(preprocess)
     with launched(full, context_ranks, factors):
         run = RunDir(path)
         with watching(full, run, track) as watch:
@@ -292,7 +294,7 @@ def measure(
     full, factors = changed(full, assignments or ()), options.factors_file(factors)
     if not trust_task_files:
         check_trusted(full)
-    function = options.load_function(preprocess)
+    function = load_function(preprocess)
     with launched(full, context_ranks, factors):
         run = RunDir(out) if out else None
         with watching() as watch:

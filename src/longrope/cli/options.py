@@ -1,9 +1,7 @@
 """The options of the commands, each declared once, and the recipe that they make."""
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -161,6 +159,7 @@ DryRun = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 REQUIRED = {"model": "MODEL", "target_tokens": "--to", "data": "--data"}  # keys and options
+COMPARED = ("yarn", "ntk-critical")  # beside the original: the formula that most models have, and the best one
 _TUNED_BY = {"steps": "steps", "batch": "batch_windows", "rate": "learning_rate", "lora": "lora_rank"}
 
 
@@ -173,35 +172,24 @@ def given_options(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def load_function(name: str | None) -> Callable[..., Any] | None:
-    """The function that ``module:function`` names; modules of the current folder are found, too.
-
-    Raises:
-        RecipeError: there is none.
-    """
-    if name is None:
-        return None
-    module, _, function = name.partition(":")
-    try:
-        sys.path.insert(0, str(Path.cwd()))
-        found = getattr(import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise RecipeError(
-            f"--preprocess {name} cannot be loaded ({error}).",
-            "A function of a Python module is needed, by the names of both.",
-            "For example --preprocess clean:text_of, with a file clean.py here.",
-        ) from None
-    finally:
-        sys.path.remove(str(Path.cwd()))
-    if not callable(found):
-        raise RecipeError(f"--preprocess {name} is no function.", "It is called with each row.", "Name a function.")
-    return found  # type: ignore[no-any-return]  # whether it gives texts is seen when it does
-
-
 def prepare(
-    *, out: Path | None, recipe: Path | None, suffix: str = "", trust_task_files: bool = False, **given: Any
+    *,
+    out: Path | None,
+    recipe: Path | None,
+    suffix: str = "",
+    compared: tuple[str, ...] = (),
+    trust_task_files: bool = False,
+    **given: Any,
 ) -> tuple[Recipe, Path]:
     """Make the recipe of a command: from a recipe file, from the run directory to resume, or from the options alone.
+
+    Args:
+        out: the run directory, if one is named.
+        recipe: the recipe file, if there is one.
+        suffix: of the directory's name where none is named.
+        compared: baselines to measure, where options alone make the recipe; a run that has begun keeps its own.
+        trust_task_files: let a recipe name task files.
+        given: the other options.
 
     Returns:
         The recipe and the path of the run directory.
@@ -214,11 +202,23 @@ def prepare(
     else:
         known = _required(given)
         _check_required(known, "or a recipe file")
-        full = build(Recipe, known)
+        full = _comparing(build(Recipe, known), out, compared)
     full = changed(_overridden(_preset(full, given.get("preset")), given), given.get("assignments") or ())
     if not trust_task_files:
         check_trusted(full)
-    return full, out or Path("runs") / f"{Path(full.model).stem}-{format_tokens(full.target_tokens)}{suffix}"
+    return full, out or _usual_place(full, suffix)
+
+
+def _usual_place(recipe: Recipe, suffix: str) -> Path:
+    return Path("runs") / f"{Path(recipe.model).stem}-{format_tokens(recipe.target_tokens)}{suffix}"
+
+
+def _comparing(recipe: Recipe, out: Path | None, compared: tuple[str, ...]) -> Recipe:
+    """A recipe with baselines to measure: those of the run if it has begun."""
+    begun = (out or _usual_place(recipe, "")) / "recipe.toml"
+    if compared and begun.exists():
+        compared = load_recipe(begun, trust_task_files=True).measure.baselines  # nothing is run by them
+    return replace(recipe, measure=replace(recipe.measure, baselines=compared))
 
 
 def _required(given: dict[str, Any]) -> dict[str, Any]:
