@@ -11,6 +11,7 @@ from longrope.engine import kernels, trials
 from longrope.engine.attention import attend, attend_causal, attend_within
 from longrope.engine.backward import attend_with_backward
 from longrope.engine.kernels import CUDNN, FLASH, FLASH_4, Heads, Kernel
+from longrope.engine.merging import merge_parts
 
 GPU = torch.device("cuda", 0)
 SCALE = 0.1
@@ -151,3 +152,20 @@ def test_it_is_measured_beside_the_others_on_cuda(dim: int) -> None:
     for gradients in (False, True):
         choice: dict[str, Any] = {"softcap": None, "sinks": False, "gradients": gradients, "by_torch": True}
         trials.choose_masked(GPU, torch.bfloat16, Heads(4, 1, dim), window=512, **choice)
+
+
+@needs_it
+def test_keys_of_more_numbers_than_32_bits_count_on_cuda() -> None:
+    """Eight million keys of 256 numbers: the whole is what its two halves merge to."""
+    tokens = 2**23 + 4096
+    query = torch.randn((1, 4, 64, 256), device="cuda", dtype=torch.bfloat16)
+    key, value = (torch.randn((1, 1, tokens, 256), device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    key[:, :, -64:] += query[:, :1]  # so that the last keys count
+    halves = [
+        FLASH_4.run(query, key[:, :, cut], value[:, :, cut], causal=causal, scale=SCALE)
+        for cut, causal in ((slice(None, 2**22), False), (slice(2**22, None), True))
+    ]
+    output, total = FLASH_4.run(query, key, value, causal=True, scale=SCALE)
+    expected, nats = merge_parts(halves)
+    torch.testing.assert_close(output.float(), expected.float(), rtol=2e-2, atol=2e-3)
+    torch.testing.assert_close(total, nats, rtol=0, atol=1e-2)
