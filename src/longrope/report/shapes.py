@@ -10,6 +10,7 @@ from typing import Any
 from longrope.reading import is_number, show_value
 from longrope.runs.files import read_json_of_run, refuse_reading
 
+MEASURED = "a number or null"
 NUMBER, POSITIVE, COUNT, TEXT, PLAIN = "a number", "a number above 0", "a whole number", "a text", "a plain value"
 LARGEST = 1e100  # of a number that is drawn: its square is finite
 OPTIONAL, OTHERS = "?", "*"  # after a key that may be missing; in the place of all keys that are not named
@@ -34,7 +35,7 @@ EXPORT = {
     **dict.fromkeys(("difference_short", "difference_long"), NUMBER),
     "short_tokens?": COUNT,
     "factor_sets?": TEXT,
-    **dict.fromkeys(("perplexity_original?", "perplexity_single?", "perplexity_two?"), NUMBER),
+    **dict.fromkeys(("perplexity_original?", "perplexity_single?", "perplexity_two?"), MEASURED),
     OTHERS: PLAIN,
 }
 SESSIONS = [{OTHERS: PLAIN}]
@@ -92,6 +93,8 @@ def _fits(value: Any, kind: str) -> bool:
         return isinstance(value, str)
     if kind == COUNT:
         return is_number(value) and isinstance(value, int) and value >= 0
+    if kind == MEASURED:
+        return value is None or _fits(value, NUMBER)
     if kind in (NUMBER, POSITIVE):
         return is_number(value) and math.isfinite(value) and abs(value) <= LARGEST and (value > 0 or kind == NUMBER)
     plain = value is None or isinstance(value, str | bool) or is_number(value)
