@@ -114,13 +114,13 @@ def test_a_run_interrupted_at_any_moment_ends_as_a_whole_one(
 def test_a_run_interrupted_again_and_again_ends_as_a_whole_one(
     recipe: Recipe, whole: dict[str, Outcome], tmp_path: Path
 ) -> None:
-    """Fourteen writes are let through each time, then the power goes: work in hand is lost, no more, so it ends."""
+    """Some writes (of a file, and of its name) are let through each time, then the power goes: so it ends."""
     run, rounds, ended = RunDir(tmp_path), 0, False
     writes = len(whole["gradient"].trials) + 8  # for two metrics of two methods: samples and scores
     while not ended:
         assert rounds <= writes / 3
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, "fsync", Countdown(15, os.fsync))
+            patch.setattr(os, "fsync", Countdown(30, os.fsync))
             with contextlib.suppress(InterruptError):
                 extend(recipe, run)
                 ended = True
