@@ -35,6 +35,14 @@ def test_the_ends_of_the_windows_are_as_good_as_they_say() -> None:
     assert not any(length == LONGEST for _, metric, length in scores if metric in ("prose-needle", "many-passkeys"))
 
 
+def test_single_needles_and_passkeys_of_the_original_are_those_of_another_run() -> None:
+    scores = {(s["method"], s["metric"], s["context_tokens"]): s for s in lines("gemma3-128k/scores.jsonl")}
+    needles, passkeys = (scores["none", metric, 32768] for metric in ("needle", "passkey"))
+    assert needles["num_windows"] == passkeys["num_windows"] == 20
+    found = f"{20 * needles['value']:.0f} of 20 and {20 * passkeys['value']:.0f} of 20 in its window"
+    assert f"the original model finds {found}" in PAGE
+
+
 def test_the_trainings_took_what_they_say() -> None:
     stages = [lines(f"{RUN}/stages/{name}/train.jsonl") for name in ("2-tune-256k-56debea6", "3-tune-512k-9db615ae")]
     assert [len(steps) for steps in stages] == [24, 12]
