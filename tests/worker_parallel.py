@@ -38,7 +38,7 @@ from torch.utils.checkpoint import checkpoint
 
 from longrope import cli, distributed, pipeline
 from longrope.errors import LongRopeError, TextsError
-from longrope.pipeline import Cost, extension
+from longrope.pipeline import Cost, comparison_costs
 from longrope.recipe import load_recipe
 from longrope.runs.records import TrainStep
 from longrope.runs.run_dir import RunDir
@@ -145,7 +145,7 @@ def cramped(folder: Path) -> Any:
     """What each process is told of a run for which the last one of them has too little memory."""
     free = 2 if RANK == RANKS - 1 else 8
     run, needed = RunDir(folder / "cramped"), [Cost("tune 64k", 60.0, 5 * 2**30, free * 2**30)]
-    with patch.object(extension, "estimate_stages", lambda *_: needed):
+    with patch.object(comparison_costs, "estimate_stages", lambda *_: needed):
         return error_of(lambda: pipeline.extend(load_recipe(folder / "recipe.toml"), run))
 
 

@@ -1,10 +1,12 @@
 """Baselines that are measured beside an extension."""
 
 import json
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import toys
 from measuring import brute_losses
@@ -251,8 +253,11 @@ def test_the_report_is_written_and_reported_of_last(measured: Measured) -> None:
     run, scores = measured.run, measured.scores
     assert measured.steps[-1] == f"report: {run.path / 'report.html'}"
     page = (run.path / "report.html").read_text(encoding="utf-8")
+    cells = re.findall(r"([\d.,]+) \(([\d.,]+)-([\d.,]+)\)", page)
+    shown = [[float(number.replace(",", "")) for number in cell] for cell in cells]
     for score in scores:
-        assert f"{score.value:.4g} ({score.low:.4g}-{score.high:.4g})" in page
+        wanted = [score.value, score.low, score.high]
+        assert any(np.allclose(cell, wanted, rtol=1e-3, atol=0) for cell in shown), wanted
 
 
 @pytest.mark.usefixtures("unopened")

@@ -115,3 +115,15 @@ def test_json_of_a_run_is_checked_where_it_is_read(tmp_path: Path) -> None:
             files.read_json_of_run(path, list)
     path.write_text('[{"steps": 9007199254740992}]')
     assert files.read_json_of_run(path, list) == [{"steps": 2**53}]
+
+
+def test_what_was_unfinished_beside_something_unfinished_is_removed_too(tmp_path: Path) -> None:
+    """A checkpoint is written into an unfinished folder, beside another one that the run moves into place."""
+    left = [tmp_path / name for name in (".hf.0a.partial", "..hf.0a.partial.0b.partial.partial")]
+    stays = [tmp_path / name for name in (".hf2.0a.partial", "hf.0a.partial")]
+    for folder in (*left, *stays):
+        folder.mkdir()
+        (folder / "README.md").write_text("begun")
+    with files.unfinished_folder(tmp_path / "hf"):
+        assert not any(folder.exists() for folder in left)
+    assert all(folder.exists() for folder in stays)

@@ -176,7 +176,7 @@ def _beside(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
     mark, end = f".{path.name[:100]}.", f".partial{path.suffix}"
     if path.parent.is_dir():
         for found in path.parent.iterdir():
-            if found.name.startswith(mark) and found.name.endswith(end) and _is_left(found):
+            if _is_beside(found.name, mark, end) and _is_left(found):
                 _discard(found)
     unfinished = path.with_name(f"{mark}{secrets.token_hex(8)}{end}")
     place = make(unfinished)
@@ -187,6 +187,11 @@ def _beside(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
     finally:
         os.close(place)
         _discard(unfinished)
+
+
+def _is_beside(name: str, mark: str, end: str) -> bool:
+    """Whether a name is that of something unfinished, or of something unfinished beside that, with one more dot."""
+    return name.startswith(".") and name.lstrip(".").startswith(mark.lstrip(".")) and name.endswith(end)
 
 
 def _is_left(path: Path) -> bool:
