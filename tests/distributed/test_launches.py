@@ -81,7 +81,7 @@ def test_the_main_process_reads_and_writes_the_files_of_a_run(in_one_row: bool, 
     assert found == ([TrainStep(0, 1.0, 1, 1, 1.0, 1.0, 1.0)], "by 0", {"rank": 0}, None)
     assert there
     assert (damaged[0], no_directory[0]) == ("RunError", "RunError")
-    assert "scores.jsonl line 1" in damaged[1]
+    assert "scores.jsonl:1: " in damaged[1]
     assert "is a file" in no_directory[1]
     assert len((launch.folder / f"written-{ranks // context}" / "train.jsonl").read_text().splitlines()) == 1
 
@@ -324,7 +324,9 @@ def test_one_process_prints(launch: Launch, ranks: int) -> None:
     messages = (
         f"factors: {launch.folder / 'resumed' / 'factors.json'}\nmethod: {launch.same('resumed 1').source.label}\n"
     )
-    assert first[:2] == (0, messages)
+    assert first[0] == 0
+    assert first[1].startswith(f"{messages}loss on held-out windows: ")
+    assert first[1].count(messages) == 1
     assert first[2].count("device cpu (as asked)") == 1
     assert f"; {ranks} processes: {ranks} for windows and candidates x 1 for a sequence (the longest" in first[2]
     assert others == [(0, "", "")] * (ranks - 1)
