@@ -54,5 +54,7 @@ def test_settings_put_into_a_loaded_config_give_the_frequencies(project: str, tm
 def test_the_docs_state_the_versions_that_the_text_states() -> None:
     page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text()
     for project, tried in TRIED.items():
-        (version,) = re.findall(rf"{project} (\d[\d.]*\d)", tried)
+        version, *others = re.findall(rf"{project} (\d[\d.]*\d)", tried)
         assert f"| {project} | {version}, with transformers" in page
+        for other in others:
+            assert f"| {project}, on a CPU | {other}, " in page

@@ -9,7 +9,7 @@ from typing import Any
 
 ENTRIES = ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings", "head_dim")
 TRIED = {
-    "vLLM": "not run so; vLLM 0.32.0 applies the exported folder, and the rotary class of 0.33.0 such settings",
+    "vLLM": "not run so; the rotary class of vLLM 0.33.0 applies such settings, vLLM 0.32.0 the exported folder",
     "SGLang": "not run; the rotary class of SGLang 0.5.23 makes our angles of such settings",
     "axolotl": "not run; axolotl 0.19.0 reads such settings into the model's config",
 }
