@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import custom_op
 
 from longrope.engine.kernels import (
     CPU,
@@ -122,7 +123,7 @@ def backward_aligned(
 # Attention as one operation of torch, whose output recomputation can keep.
 
 
-@torch.library.custom_op(
+@custom_op(
     "longrope::attention",
     mutates_args=(),
     schema="(Tensor query, Tensor key, Tensor value, Tensor? sinks, str kernel, float scale, int? window, "
