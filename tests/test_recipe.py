@@ -65,6 +65,7 @@ UNUSUAL = Recipe(
         skipped_positions=34,
         short_share=0.35,
         needle_weight=0.36,
+        needle_kinds="varied",
         lora_rank=37,
         lora_alpha=38,
         lora_also=("norms",),

@@ -7,6 +7,8 @@ from typing import Annotated
 from longrope.errors import RecipeError
 from longrope.settings import Count, CountOrZero, Settings, above, at_least, between, one_of
 
+CODES, VARIED = NEEDLE_KINDS = ("codes", "varied")
+
 
 @dataclass(frozen=True)
 class TuneRecipe(Settings, section="tune"):
@@ -38,6 +40,8 @@ class TuneRecipe(Settings, section="tune"):
             among long ones with rescaled RoPE (mixed windows, LongRoPE2, arXiv 2502.20082, section 3.3). What is left
             of such a window is not read. With 1 the factors are never trained with.
         needle_weight: weight of the mean loss over answers about needles planted in the windows; 0 plants none.
+        needle_kinds: ``codes`` plants eight codes of five digits in each long window; ``varied`` up to 32 numbers,
+            names and phrases about many things, in short windows, too (unless their documents are isolated).
         parameters: which weights are trained: patterns of their names, such as ``*.self_attn.*``, or
             ``global-attention``: the attention of the layers that see the whole window. With a rank those matrices
             get adapters. Without a pattern all are trained.
@@ -62,6 +66,7 @@ class TuneRecipe(Settings, section="tune"):
     skipped_positions: CountOrZero = 0
     short_share: Annotated[float, between(0, 1)] = 0.0
     needle_weight: Annotated[float, at_least(0)] = 0.0
+    needle_kinds: Annotated[str, one_of(*NEEDLE_KINDS)] = CODES
     parameters: tuple[str, ...] = ()
     lora_rank: CountOrZero = 0
     lora_alpha: CountOrZero = 0

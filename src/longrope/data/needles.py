@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope.data.documents import encode
+from longrope.data.facts import draw_codes, draw_varied
 from longrope.data.windows import Tokens
 from longrope.errors import TextsError
-
-NEEDLES = "harbour lantern orchard violin granite meadow compass saddle chapel ribbon anchor walnut".split()
+from longrope.tune_recipe import CODES, VARIED
 
 
 def encode_answer(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], int]:
@@ -34,8 +34,16 @@ def encode_answer(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], 
     return answered, len(answered) - first
 
 
-def plant_needles(window: Tokens, tokenizer: Any, rng: np.random.Generator) -> tuple[Tokens, NDArray[np.bool_]]:
-    """Plant eight made-up facts at all depths of a window [N] and ask for each of them at its end.
+def plant_needles(
+    window: Tokens, tokenizer: Any, rng: np.random.Generator, kinds: str = CODES
+) -> tuple[Tokens, NDArray[np.bool_]]:
+    """Plant made-up facts at all depths of a window [N] and ask for each of them at its end.
+
+    Args:
+        window: token ids.
+        tokenizer: the model's.
+        rng: of facts, depths and the order of questions.
+        kinds: ``codes`` plants eight; ``varied`` as many as take an eighth of the window, 32 at most.
 
     Returns:
         The new window [N], and which next tokens [N - 1] are answers.
@@ -43,24 +51,23 @@ def plant_needles(window: Tokens, tokenizer: Any, rng: np.random.Generator) -> t
     Raises:
         TextsError: facts and questions would take more than half of the window.
     """
-    codes = {str(name): str(rng.integers(10**4, 10**5)) for name in rng.choice(NEEDLES, 8, replace=False)}
-    facts = [encode(tokenizer, f"\nThe code of the {name} is {code}.\n") for name, code in codes.items()]
-    asked = [str(name) for name in rng.permutation(list(codes))]
-    questions = [
-        encode_answer(tokenizer, f"\nWhat is the code of the {name}? The code of the {name} is", codes[name])
-        for name in asked
-    ]
+    drawn = draw_codes(rng) if kinds == CODES else draw_varied(rng)
+    stated = [encode(tokenizer, f"\n{fact.beginning} {fact.answer}.\n") for fact in drawn]
+    if kinds == VARIED:
+        stated = stated[: max(1, len(window) // 8 // (3 * max(map(len, stated))))]  # a question takes about two facts
+    asked = [drawn[i] for i in rng.permutation(len(stated))]
+    questions = [encode_answer(tokenizer, f"\n{fact.question} {fact.beginning}", fact.answer) for fact in asked]
     end = np.concatenate([[*tokens] for tokens, _ in questions])
     answers = np.concatenate([np.arange(len(tokens)) >= len(tokens) - count for tokens, count in questions])
-    room = len(window) - len(end) - sum(map(len, facts))
+    room = len(window) - len(end) - sum(map(len, stated))
     if room < len(window) // 2:
         raise TextsError(
             f"Needles would take {len(window) - room} tokens of a window of {len(window)}.",
             "They may take half of it at most.",
             "Set needle_weight = 0, or take a longer window.",
         )
-    depths = (np.arange(len(facts)) + rng.random(len(facts))) / len(facts)
+    depths = (np.arange(len(stated)) + rng.random(len(stated))) / len(stated)
     pieces = np.split(window[:room], (1 + depths * (room - 1)).astype(int))
-    planted = [part for piece, fact in zip(pieces, facts, strict=False) for part in (piece, fact)]
+    planted = [part for piece, fact in zip(pieces, stated, strict=False) for part in (piece, fact)]
     tokens = np.concatenate([*planted, pieces[-1], end]).astype(np.int32)
     return tokens, np.concatenate([np.zeros(len(window) - len(end) - 1, bool), answers])

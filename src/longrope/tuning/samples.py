@@ -4,7 +4,7 @@ Shape legend: B = windows that are read at once, N = tokens of each.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from longrope.data import Tokens, plant_needles
 from longrope.recipe import TuneRecipe
+from longrope.tune_recipe import VARIED
 from longrope.tuning.batches import Batches
 
 SKIPS, NEEDLES = 1, 2  # tell their generators from that of orders
@@ -97,6 +98,23 @@ class SampleBuilder:
         lengths = self.lengths(rows)
         return sum(lengths) - len(lengths)
 
+    def answer_weights(self, sample: TrainingSample, rows: Sequence[int]) -> NDArray[np.float64]:
+        """[B, N - 1] of a sample of a batch of rows: its part of ``needle_weight`` for each token of an answer.
+
+        Every window of the training with needles has the same part, whether it is read as a long or as short ones.
+        """
+        assert sample.answers is not None
+        with_needles = len(rows) if self._plants_in_short else self.num_long(rows)
+        of_one = self.settings.needle_weight / with_needles / (self._pieces if sample.own_rope else 1)
+        return of_one * sample.answers / sample.answers.sum(axis=1, keepdims=True)
+
+    @property
+    def _plants_in_short(self) -> bool:
+        """Whether needles are planted in short windows, too: varied ones, where all of a window sees them."""
+        return bool(
+            self.settings.needle_weight and self.settings.needle_kinds == VARIED and not self.settings.isolate_documents
+        )
+
     @property
     def _isolates_long(self) -> bool:
         """Whether documents of long windows do not see each other; questions about needles must see all of them."""
@@ -123,8 +141,19 @@ class SampleBuilder:
 
     def _with_needles(self, tokens: Tokens, rows: Sequence[int]) -> TrainingSample:
         """Windows with facts planted at all depths, and questions about them at the end (LongRoPE2, section 3.2)."""
-        rngs = (np.random.default_rng([self.batches.seed, row, NEEDLES]) for row in rows)
-        planted = [plant_needles(window, self.tokenizer, rng) for window, rng in zip(tokens, rngs, strict=True)]
+        return self._planted(tokens, ([row] for row in rows))
+
+    def _planted(self, tokens: Tokens, seeds: Iterable[Sequence[int]]) -> TrainingSample:
+        """Windows with needles that are drawn from the seed of the training and their own numbers."""
+        planted = [
+            plant_needles(
+                window,
+                self.tokenizer,
+                np.random.default_rng([self.batches.seed, *seed, NEEDLES]),
+                self.settings.needle_kinds,
+            )
+            for window, seed in zip(tokens, seeds, strict=True)
+        ]
         return TrainingSample(
             np.stack([window for window, _ in planted]), answers=np.stack([found for _, found in planted])
         )
@@ -132,6 +161,9 @@ class SampleBuilder:
     def _read_short(self, rows: Sequence[int]) -> TrainingSample:
         windows = np.stack([self.batches.window(row) for row in rows])
         tokens = self.batches.text.divided(windows, self._short_tokens)
+        if self._plants_in_short:
+            seeds = ((row, piece) for row in rows for piece in range(self._pieces))
+            return replace(self._planted(tokens, seeds), own_rope=True)
         if not self.settings.isolate_documents:
             return TrainingSample(tokens, own_rope=True)
         documents = tuple(starts for row in rows for starts in self._short_documents(row))

@@ -156,8 +156,7 @@ class Training:
         for reading in self._reader.read(rows[distributed.row() :: distributed.workers()]):
             shares = reading.scored / max(1, scored)  # documents of one token each have nothing to score
             if reading.answers is not None:
-                of_one = self.settings.needle_weight / self._reader.num_long(rows)
-                shares = shares + of_one * reading.answers / reading.answers.sum(axis=1, keepdims=True)
+                shares = shares + self._reader.answer_weights(reading, rows)
             plain = unscaled(self._model.spec, reading.tokens.shape[1])
             with rescaled(self._model, plain if reading.own_rope else None):
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
