@@ -12,7 +12,7 @@ from measuring import compared, find_prose_needles, make_context, scores_of
 from ruler_prompts import TOKENIZERS, essay_of, every_tokenizer
 
 from longrope.data import Tokens
-from longrope.data.needles import NEEDLES
+from longrope.data.facts import CODED
 from longrope.engine.decoding import decode, follows_greedily, read_prompt
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.errors import TextsError
@@ -104,8 +104,8 @@ def test_training_plants_none_of_their_words() -> None:
     """Neither the names nor the word that trainings ask for, nor the passkey's."""
     drawn = {part.lower() for part in itertools.chain(*PLACES, *PEOPLE, *SENTENCES)}
     templates = " ".join(part for pairs in TEMPLATES.values() for pair in pairs for part in pair).lower()
-    assert not drawn & {name.lower() for name in NEEDLES}
-    assert not {*NEEDLES, "code", "key", "seal"} & set(templates.replace("?", " ").split())
+    assert not drawn & {name.lower() for name in CODED}
+    assert not {*CODED, "code", "key", "seal"} & set(templates.replace("?", " ").split())
 
 
 def decoded(model: LanguageModel, text: Tokens, question: Tokens, count: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pico
@@ -73,7 +74,7 @@ def test_training_has_no_words_of_the_needles_that_are_measured() -> None:
 
 
 @pytest.mark.parametrize("change", [{}, {"isolate_documents": True}], ids=str)
-def test_short_windows_have_needles_too(change: dict[str, bool]) -> None:
+def test_short_windows_have_needles_too(change: dict[str, Any]) -> None:
     """Each window with needles has the same part of the weight; isolated documents would not see their facts."""
     settings = replace(
         QUICK, window_tokens=LONG, batch_windows=2, short_share=0.5, needle_weight=0.7, needle_kinds="varied", **change

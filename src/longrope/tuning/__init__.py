@@ -23,14 +23,15 @@ from longrope.tuning.progress import Checkpoint, check_tensors
 from longrope.tuning.samples import SampleBuilder
 from longrope.tuning.training import Training, check_batch, in_float32
 
-# A training of a version without these settings is resumed where they are off.
-UNNAMED_WHERE_OFF = (
+# A training of a version without these settings is resumed where they have their defaults.
+UNNAMED_BY_DEFAULT = (
     "prefer_documents",
     "isolate_documents",
     "skipped_positions",
     "parameters",
     "short_share",
     "needle_weight",
+    "needle_kinds",
     "lora_rank",
     "lora_alpha",
     "lora_also",
@@ -162,7 +163,11 @@ def _identify(
 ) -> dict[str, str]:
     """What a training is resumed by; of the weights that it starts from, names, formats and shapes."""
     shapes = [(name, str(weight.dtype), *weight.shape) for name, weight in weights.items()]
-    given = {key: value for key, value in asdict(settings).items() if value or key not in UNNAMED_WHERE_OFF}
+    given = {
+        key: value
+        for key, value in asdict(settings).items()
+        if key not in UNNAMED_BY_DEFAULT or value != getattr(TuneRecipe, key)
+    }
     return {
         "model": model.name,
         "weights": hash_inputs(shapes),

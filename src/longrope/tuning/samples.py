@@ -106,7 +106,7 @@ class SampleBuilder:
         assert sample.answers is not None
         with_needles = len(rows) if self._plants_in_short else self.num_long(rows)
         of_one = self.settings.needle_weight / with_needles / (self._pieces if sample.own_rope else 1)
-        return of_one * sample.answers / sample.answers.sum(axis=1, keepdims=True)
+        return np.asarray(of_one * sample.answers / sample.answers.sum(axis=1, keepdims=True))
 
     @property
     def _plants_in_short(self) -> bool:
