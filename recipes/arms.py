@@ -4,8 +4,9 @@ Run: python recipes/arms.py RECIPE OUT [ARM ...] [--gpus 0,1,2,3] [--reference y
 
 An arm is ``longrope extend --recipe RECIPE`` with the settings that ``ARMS`` has for it, in the run directory OUT/ARM:
 the same steps, windows, needles and seed, other factors. ``ARM@1`` is the same with the seed 1. One arm runs on each of
-the GPUs, the next as soon as one is free; an arm that was interrupted goes on, a finished one is not repeated. Then
-every arm is compared with the reference of its seed, token by token and prompt by prompt: OUT/arms.jsonl.
+the GPUs, the next as soon as one is free; an arm that was interrupted goes on, a finished one is not repeated. The
+original is measured at all lengths in the first arm, at the shortest one in the others. Then every arm is compared with
+the reference of its seed, token by token and prompt by prompt: OUT/arms.jsonl.
 """
 
 import argparse
@@ -39,6 +40,7 @@ ARMS = {
     "own": OWN,  # the model's own RoPE in its own window, on the same tokens: what mere adaptation to them gives
     "searched-bare": ("tune.needle_weight=0",),
     "yarn-bare": ("search.method=yarn", "tune.needle_weight=0"),
+    "critical-bare": ("search.method=critical", "tune.needle_weight=0"),
 }
 BARE = "-bare"  # ends the name of an arm without needles
 Pair = Callable[[RunDir, RunDir], list[Comparison]]
@@ -47,10 +49,11 @@ FORMATS = dict.fromkeys(
 )  # how a difference is written; ratios are numbers
 
 
-def command(recipe: Path, out: Path, arm: str) -> list[str]:
-    """What trains and measures one arm."""
+def command(recipe: Path, out: Path, arm: str, *, first: bool = True) -> list[str]:
+    """What trains and measures one arm; the original at lengths beyond the shortest one in the first arm alone."""
     name, _, seed = arm.partition("@")
     settings = [part for setting in ARMS[name] for part in ("--set", setting)]
+    settings += [] if first else ["--set", "measure.original_tokens=1"]
     settings += ["--seed", seed] if seed else []
     return [sys.executable, "-m", "longrope", "extend", "--recipe", f"{recipe}", "--out", f"{out / arm}", *settings]
 
@@ -66,7 +69,8 @@ def run_arms(recipe: Path, out: Path, arms: list[str], gpus: list[str]) -> list[
         print(f"{arm}: begins{f' on GPU {gpu}' if gpu else ''}", flush=True)
         environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}
         with (out / f"{arm}.log").open("a") as log:
-            done = subprocess.run(command(recipe, out, arm), env=environment, stdout=log, stderr=log, check=False)
+            words = command(recipe, out, arm, first=arm == arms[0])
+            done = subprocess.run(words, env=environment, stdout=log, stderr=log, check=False)
         free.put(gpu)
         print(f"{arm}: {'done' if done.returncode == 0 else f'failed, see {log.name}'}", flush=True)
         return done.returncode == 0

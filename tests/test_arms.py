@@ -67,6 +67,19 @@ def test_an_arm_with_a_seed_is_the_same_arm_in_a_directory_of_its_own(arms: Any)
     assert "--seed" not in arms.command(Path("r.toml"), Path("out"), "yarn")
 
 
+def test_the_original_is_measured_at_all_lengths_in_the_first_arm_alone(arms: Any, tmp_path: Path) -> None:
+    """Its scores are the same in all of them."""
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    script.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arms.sys, "executable", f"{script}")
+        assert arms.run_arms(Path("r.toml"), tmp_path, ["yarn", "searched@1"], [""]) == []
+    first, second = (tmp_path / "calls").read_text().splitlines()
+    assert "original_tokens" not in first
+    assert "--set measure.original_tokens=1 --seed 1" in second
+
+
 def test_every_arm_is_compared_with_the_reference_of_its_own_seed(arms: Any, tmp_path: Path) -> None:
     def pair(run: RunDir, beside: RunDir) -> list[tuple[str, str]]:
         return [(run.path.name, beside.path.name)]
