@@ -6,7 +6,7 @@ are turned on to other positions must have the losses that the model's own rotar
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -47,8 +47,7 @@ def jet_long(model: LanguageModel, length: int, **settings: int) -> AbstractCont
     return reading_in_parts(model, jet_long_parts(model.spec.trained_window, length, **settings))
 
 
-@contextmanager
-def reading_in_parts(model: LanguageModel, parts: Parts | None) -> Iterator[None]:
+def reading_in_parts(model: LanguageModel, parts: Parts | None) -> AbstractContextManager[None]:
     """Read with positions that depend on the distance, in the layers of the model's table that see the whole window.
 
     The model's own scaling is that of its trained window at every length. Passes of ours are changed; a call of the
@@ -56,14 +55,16 @@ def reading_in_parts(model: LanguageModel, parts: Parts | None) -> Iterator[None
 
     Args:
         model: the model.
-        parts: of the keys; None changes nothing.
+        parts: of the keys; None changes nothing, and gives a ``nullcontext``.
 
     Raises:
         ModelError: the model's attention is of a kind that this does not know.
     """
-    if parts is None:
-        yield
-        return
+    return nullcontext() if parts is None else _reading_in_parts(model, parts)
+
+
+@contextmanager
+def _reading_in_parts(model: LanguageModel, parts: Parts) -> Iterator[None]:
     _refuse_unable(model)
     with rescaled(model, unscaled(model.spec)), _set(model, NearExact(parts, _turning_of(model), _layers(model))):
         handle = decoder_of(model.network).register_forward_pre_hook(partial(_refuse_others, model.network))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
+from weakref import ref
 
 from longrope.data import Tokens, TokenText
 from longrope.errors import RunError
@@ -31,7 +32,8 @@ class Subject:
         table: its factor sets; None leaves the model's own RoPE.
         method: the name in the records.
         attention: what a method of that kind changes: given the model and a length in tokens, a context manager within
-            which the model reads sequences of this length; None changes nothing.
+            which the model reads sequences of this length, a ``nullcontext`` where nothing is changed; None changes
+            nothing at any length.
         at_hand: False where the weights in memory have been tuned since: samples are looked up, and cannot be made.
     """
 
@@ -58,6 +60,10 @@ class Subject:
         """Whether both have the same weights, factors and attention."""
         ours, theirs = ((some.model.name, some.factors_fingerprint, some.attention) for some in (self, other))
         return ours == theirs
+
+    def changes_attention(self, length: int) -> bool:
+        """Whether it reads sequences of a length in tokens by another attention than the model's own."""
+        return self.attention is not None and not isinstance(self.attention(self.model, length), nullcontext)
 
     def factors(self, length: int) -> RescaleFactors | None:
         """The factor set in use at this length in tokens."""
@@ -135,6 +141,9 @@ class Context:
     ) -> tuple[Arrays, float]:
         """Samples of the subject from the cache, made where they are not there, with the seconds that they took.
 
+        What a method of the same factors and the same attention has read in this process is taken, too: dynamic NTK at
+        its longest length reads as NTK does, and Self-Extend within the trained window as the original.
+
         Args:
             kind: what they are, such as ``losses``.
             inputs: names windows or prompts, and all else that decides them beside the subject.
@@ -159,7 +168,9 @@ class Context:
         number_format = model.quantized or str(next(model.network.parameters()).dtype)
         fingerprint = factors.fingerprint if factors else ""
         key = (model.name, number_format, subject.method, fingerprint, *inputs)
-        return self.cache.get(kind, key, make_at_hand)
+        read = subject.method if subject.changes_attention(self.length) else ""
+        alike = (ref(model.network), model.name, number_format, read, fingerprint, self.length, *inputs)
+        return self.cache.get(kind, key, make_at_hand, alike)
 
 
 class Reading(NamedTuple):

@@ -5,7 +5,7 @@ no window goes through a model twice, and two methods are compared by looking bo
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -90,14 +90,19 @@ class SampleCache:
         """Keep samples in this run directory."""
         self.run = run
         self._in_memory: dict[str, Arrays] = {}
+        self._alike: dict[tuple[Hashable, ...], str] = {}
 
-    def get(self, kind: str, key: tuple[str, ...], make: Callable[[], Arrays]) -> tuple[Arrays, float]:
+    def get(
+        self, kind: str, key: tuple[str, ...], make: Callable[[], Arrays], alike: tuple[Hashable, ...] = ()
+    ) -> tuple[Arrays, float]:
         """Look samples up, or make and keep them.
 
         Args:
             kind: what they are, such as ``losses``; begins the name of the file.
             key: all that decides them: model, number format, method, factors, windows or prompts.
             make: called by all processes where nothing is kept.
+            alike: what decides them whatever the method is called: samples of one process that have the same are made
+                once, and kept under each key.
 
         Returns:
             The arrays, and the seconds that they took when they were made.
@@ -106,19 +111,29 @@ class SampleCache:
             RunError: the file is damaged.
         """
         name = f"{kind}-{hash_inputs(key)}"
-        kept = self.run.read_samples(name) if self.run else self._in_memory.get(name)
+        kept = self._read(name)
         if kept is None:
             began = time.perf_counter()
-            kept = make()
-            kept[KEY] = np.asarray(key)
-            kept[SECONDS] = np.asarray(distributed.on_main(lambda: time.perf_counter() - began))
-            if self.run:
-                self.run.write_samples(name, kept)
-            else:
-                self._in_memory[name] = kept
+            same = self._read(self._alike[kind, *alike]) if (kind, *alike) in self._alike else None
+            kept = same or make()
+            seconds = same[SECONDS] if same else distributed.on_main(lambda: time.perf_counter() - began)
+            kept |= {KEY: np.asarray(key), SECONDS: np.asarray(seconds)}
+            self._write(name, kept)
         elif self.run:
             _check_kept(self.run.samples(name), kept, key)
+        if alike:
+            self._alike.setdefault((kind, *alike), name)
         return {name: array for name, array in kept.items() if name not in (KEY, SECONDS)}, float(kept[SECONDS])
+
+    def _read(self, name: str) -> Arrays | None:
+        kept = self.run.read_samples(name) if self.run else self._in_memory.get(name)
+        return dict(kept) if kept else None
+
+    def _write(self, name: str, arrays: Arrays) -> None:
+        if self.run:
+            self.run.write_samples(name, arrays)
+        else:
+            self._in_memory[name] = arrays
 
 
 def _check_kept(path: Path, kept: Arrays, key: tuple[str, ...]) -> None:
