@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from longrope.engine import kernels, passes
-from longrope.engine.passes import seconds_of_pass, token_losses
+from longrope.engine.pass_seconds import PassTimer
+from longrope.engine.passes import token_losses
 from longrope.models import LanguageModel
 
 # Messages before a pass
@@ -55,17 +56,26 @@ def test_seconds_of_a_pass_are_extrapolated_from_short_ones(linear: float, squar
     """Exactly where a part grows with the tokens and one with their square; what warms up does not count."""
     clock = Clock(linear, squared, warm_up=10.0)
     expected = linear * tokens + squared * tokens**2
-    found = seconds_of_pass(pico.make_model(), tokens, run=clock.run, clock=lambda: clock.now)
+    found = PassTimer(pico.make_model(), run=clock.run, clock=lambda: clock.now)(tokens)
     assert found == pytest.approx(expected, rel=1e-6)
     assert max(clock.read) <= min(tokens, 4096)
+
+
+def test_passes_of_many_lengths_are_timed_by_the_same_two() -> None:
+    """On a slow machine each of them takes a while in which nothing is said."""
+    clock = Clock(1e-4, 1e-7)
+    timer = PassTimer(pico.make_model(), run=clock.run, clock=lambda: clock.now)
+    for tokens in (8192, 32768, 16384, 8192):
+        assert timer(tokens) == pytest.approx(1e-4 * tokens + 1e-7 * tokens**2, rel=1e-6)
+    assert sorted(set(clock.read)) == [2048, 4096]
+    assert len(clock.read) == 4  # each once to warm up
 
 
 def test_seconds_of_a_pass_are_never_negative() -> None:
     """Where a longer pass was faster by chance, the estimate still grows with the window."""
     model, ticks = pico.make_model(), count()  # every pass takes a second
     one, twice = (
-        seconds_of_pass(model, tokens, run=lambda *_: None, clock=lambda: float(next(ticks)))
-        for tokens in (65536, 131072)
+        PassTimer(model, run=lambda *_: None, clock=lambda: float(next(ticks)))(tokens) for tokens in (65536, 131072)
     )
     assert 0 < one < twice
 
@@ -91,6 +101,6 @@ def test_seconds_of_a_pass_are_about_those_that_it_takes() -> None:
     """Of one twice as long as the longest that is tried, by the work that is done in place of seconds."""
     model, tokens = pico.make_model(), 8192
     with WorkClock() as clock:
-        estimated, began = seconds_of_pass(model, tokens, clock=lambda: clock.now), clock.now
+        estimated, began = PassTimer(model, clock=lambda: clock.now)(tokens), clock.now
         token_losses(model, np.arange(tokens)[None] % 300)
     assert estimated == pytest.approx(clock.now - began, rel=1e-4)

@@ -27,7 +27,7 @@ def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe,
     assert read_records(run.trials, Trial) == trials
     assert run.recipe() == recipe
     assert [step.split()[0] for step in steps] == [
-        *("load", "device", "read", "read", "0.0%", "measure", "measure", "search", "measure"),
+        *("load", "device", "read", "read", "0.0%", "estimate", "measure", "measure", "search", "measure"),
         *("export", "opened", "weights:", "short", "report:"),
     ]
     assert steps[-4].startswith("opened in transformers (transformers ")
@@ -36,7 +36,7 @@ def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe,
     assert (run.checkpoint / "longrope.json").is_file()
     texts = load_texts(recipe.data, load_model(recipe.model).tokenizer, measure=recipe.measure_data)
     assert steps[3:4] == texts.lines(TARGET)
-    assert steps[5].startswith(
+    assert steps[6].startswith(
         f"measure {recipe.measure.windows} of {recipe.measure.windows} windows of {TARGET} tokens"
     )
     (factors,) = load_factors(run.factors()).factor_sets

@@ -9,7 +9,6 @@ little of the memory, are kept where those fit.
 Shape legend: B = batch, N = tokens of a window, n = those of one process, H = hidden size, V = vocabulary.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,7 +43,6 @@ from longrope.errors import LongRopeError, ModelError
 from longrope.models import LanguageModel, at_length
 
 Tokens = NDArray[np.integer[Any]] | Tensor
-PROBE_TOKENS = 2048  # by which the time of longer passes is estimated
 
 
 def token_losses(
@@ -180,35 +178,6 @@ def describe_pass(model: LanguageModel, *, decoding: bool = False) -> str:
     )
     compiled = [f"layers {done}"] if model.compiled else []
     return "; ".join(dict.fromkeys((*compiled, choose()[1], *reasons, choose_tile(model)[1])))
-
-
-def seconds_of_pass(
-    model: LanguageModel,
-    tokens: int,
-    *,
-    run: Callable[..., object] = token_losses,
-    clock: Callable[[], float] = time.perf_counter,
-) -> float:
-    """About how long a pass over one window takes, by two short ones: it has a part that grows with the square.
-
-    Args:
-        model: that is run.
-        tokens: of the window.
-        run: the pass, of the model and token ids [1, N].
-        clock: in seconds.
-    """
-    longer = min(tokens, 2 * PROBE_TOKENS if model.device.type != "cuda" else 16 * PROBE_TOKENS)
-    lengths = (max(2, longer // 2), max(2, longer))
-    seconds = []
-    for length in lengths:
-        ids = np.arange(length)[None] % model.network.config.vocab_size
-        run(model, ids)  # the first one warms up
-        began = clock()
-        run(model, ids)
-        seconds.append(clock() - began)
-    squared = max(0.0, (seconds[1] - 2 * seconds[0]) / (lengths[1] ** 2 - 2 * lengths[0] ** 2))
-    linear = max(0.0, seconds[1] / lengths[1] - squared * lengths[1])
-    return float(linear * tokens + squared * tokens**2)
 
 
 @dataclass(frozen=True)

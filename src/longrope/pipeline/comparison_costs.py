@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from longrope import distributed, registry
 from longrope.engine.decoding import read_prompt
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.memory import estimate_memory, free_memory
-from longrope.engine.passes import seconds_of_pass, token_losses
+from longrope.engine.pass_seconds import PassTimer
+from longrope.engine.passes import token_losses
 from longrope.errors import ModelError
 from longrope.evaluation import Evaluation
 from longrope.evaluation.metric import Reading, Subject
@@ -28,6 +28,7 @@ COMPARED = ("evolution", "gradient")  # the searches of a comparison
 STEP_TEXT, STEPS = 64, 8  # tokens
 TUNED = "longrope-tuned"
 SECONDS_WORTH_A_LINE = 60.0
+ESTIMATING = "estimate time and memory, by short passes"
 Reader = Callable[[LanguageModel, int], AbstractContextManager[None]] | None  # how a method changes attention
 
 
@@ -73,6 +74,7 @@ def report_run(session: Session, evaluation: Evaluation, tasks: Sequence[Task], 
     recipe, model = session.recipe, session.model
     method, searches = _search_of(session)
     names = [registry.ORIGINAL, *recipe.measure.baselines, TUNED if session.tunes else method]
+    session.report(ESTIMATING)
     costs = estimate_stages(recipe, model, [task.stage for task in tasks if not task.done])
     costs += estimate_methods(session, evaluation, names, [] if tasks else searches)
     report_costs(costs, session.report, unknown=evaluation.unread(evaluation.original), always=always or bool(tasks))
@@ -81,6 +83,7 @@ def report_run(session: Session, evaluation: Evaluation, tasks: Sequence[Task], 
 def report_search(session: Session, *, always: bool) -> None:
     """Report what a search alone will take, as ``report_run`` does (raises RecipeError)."""
     _, searches = _search_of(session)
+    session.report(ESTIMATING)
     costs = estimate_comparison(session.recipe, session.model, (), searches=searches, scans=0, methods=())
     report_costs(costs, session.report, always=always)
 
@@ -132,6 +135,7 @@ def report_comparison(session: Session, evaluation: Evaluation, given: Sequence[
     run, found = session.run, [registry.searches()[name] for name in COMPARED]
     names = [registry.ORIGINAL, *registry.baselines(), *found, *given]
     searches = [name for name, method in zip(COMPARED, found, strict=True) if not run.has(run.factors(method))]
+    session.report(ESTIMATING)
     costs = estimate_methods(session, evaluation, names, searches)
     report_costs(costs, session.report, unknown=evaluation.unread(evaluation.original), always=bool(costs))
 
@@ -157,7 +161,7 @@ def estimate_comparison(
         methods: those that are still to be measured: each None, or what changes the attention.
         clock: in seconds.
     """
-    passes = cache(partial(seconds_of_pass, model, clock=clock))
+    passes = PassTimer(model, clock=clock)
     costs = []
     for name in searches:
         settings = replace(recipe, search=replace(recipe.search, method=name))
@@ -174,7 +178,7 @@ def estimate_comparison(
             sum(r.passes * passes(r.tokens) + r.written * step for r in readings if r.once == together)
             for together in (False, True)
         )
-        seconds = once + each * sum(_slowness(model, method, longest, clock) for method in methods)
+        seconds = once + each * sum(_slowness(model, method, longest, passes, clock) for method in methods)
         costs.append(
             Cost(f"measure {len(methods)} method{'s' * (len(methods) > 1)}", seconds / distributed.workers(), *memory)
         )
@@ -193,7 +197,7 @@ def seconds_of_step(model: LanguageModel, clock: Callable[[], float] = time.perf
     return float(np.median(seconds))
 
 
-def _slowness(model: LanguageModel, reader: Reader, tokens: int, clock: Callable[[], float]) -> float:
+def _slowness(model: LanguageModel, reader: Reader, tokens: int, plain: PassTimer, clock: Callable[[], float]) -> float:
     """How many times the seconds of a plain pass one takes that a method changes; 0 where the model is none for it."""
     if reader is None:
         return 1.0
@@ -203,6 +207,6 @@ def _slowness(model: LanguageModel, reader: Reader, tokens: int, clock: Callable
             token_losses(network, ids)
 
     try:
-        return seconds_of_pass(model, tokens, run=run, clock=clock) / seconds_of_pass(model, tokens, clock=clock)
+        return PassTimer(model, run=run, clock=clock)(tokens) / plain(tokens)
     except ModelError:  # it is left out of the comparison, which says so
         return 0.0

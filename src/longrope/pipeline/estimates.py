@@ -3,11 +3,10 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
 
 from longrope import distributed
 from longrope.engine.memory import estimate_memory, estimate_training_memory, free_memory
-from longrope.engine.passes import seconds_of_pass
+from longrope.engine.pass_seconds import PassTimer
 from longrope.errors import RecipeError
 from longrope.models import LanguageModel
 from longrope.pipeline.stages import Task
@@ -16,6 +15,14 @@ from longrope.runs.records import Trial, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.search.cost import SearchCost, compare_costs, count_choice_passes, count_passes, count_short_passes
 from longrope.search.score import BACKWARD_PASSES
+
+LONG_UNITS = ((86_400, "days"), (3600, "hours"))  # seconds
+
+
+def describe_seconds(seconds: float) -> str:
+    """A duration in minutes, from two hours on in hours, and from two days on in days."""
+    size, unit = next(((size, unit) for size, unit in LONG_UNITS if seconds >= 2 * size), (60, "min"))
+    return f"{seconds / size:,.1f} {unit}"
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class Cost:
     def __str__(self) -> str:
         """As one line."""
         needed, free = (f"{number / 2**30:.1f}" for number in (self.bytes_needed, self.bytes_free))
-        return f"{self.stage}: about {self.seconds / 60:,.1f} min, {needed} GiB at the peak ({free} GiB are free)"
+        return f"{self.stage}: about {describe_seconds(self.seconds)}, {needed} GiB at the peak ({free} GiB are free)"
 
     def check(self) -> None:
         """Raise RecipeError if the stage does not fit into memory."""
@@ -59,7 +66,7 @@ def estimate_stages(
 
     ``seconds`` gives those of a pass by its tokens, if they are known.
     """
-    passes = seconds or cache(partial(seconds_of_pass, model))
+    passes = seconds or PassTimer(model)
     return [
         estimate_tuning(recipe.tuning(stage), model, passes, stage.label)
         if stage.kind == "tune"
@@ -73,7 +80,7 @@ def estimate_tuning(
 ) -> Cost:
     """What a training will take; ``seconds`` gives those of a pass by its tokens, if they are known."""
     tokens, windows = settings.window_tokens, settings.steps * settings.batch_windows / distributed.workers()
-    of_pass = seconds(tokens) if seconds else seconds_of_pass(model, tokens)
+    of_pass = (seconds or PassTimer(model))(tokens)
     peak = estimate_training_memory(model, tokens, adapters=settings.trains_few)
     return Cost(name, windows * BACKWARD_PASSES * of_pass, peak, free_memory(model))
 

@@ -16,6 +16,7 @@ from longrope.pipeline.callbacks import Callbacks
 from longrope.pipeline.capabilities import MEASURE, SEARCH, check_capable, export_step
 from longrope.pipeline.comparison_costs import (
     COMPARED,
+    ESTIMATING,
     TUNED,
     report_comparison,
     report_costs,
@@ -141,6 +142,7 @@ def tune(
     factor_set, settings = table.choose(recipe.target_tokens), target_tuning(recipe)
     factor_set.check_spec(session.model.spec)
     check_training(session.model, session.texts.tune, settings)
+    session.report(ESTIMATING)
     report_costs([estimate_tuning(settings, session.model)], session.report, always=True)
     with session.begun():
         tuned = tune_at_target(session, factor_set)

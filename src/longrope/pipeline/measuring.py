@@ -12,7 +12,7 @@ from longrope.evaluation.samples import SampleCache
 from longrope.models import LanguageModel
 from longrope.pipeline.baselines import make_baseline
 from longrope.pipeline.callbacks import Callbacks, counting
-from longrope.pipeline.comparison_costs import estimate_measuring, report_costs
+from longrope.pipeline.comparison_costs import ESTIMATING, estimate_measuring, report_costs
 from longrope.pipeline.guarding import check_known
 from longrope.pipeline.session import Session, load_inputs, record_provenance
 from longrope.recipe import Recipe
@@ -85,6 +85,7 @@ def measure_only(
         length, count = evaluation.longest(subject), recipe.measure.windows
         check_known(model, subject.table, texts.measure, length, count, callbacks.on_step)
         evaluation.check(subject)
+        callbacks.on_step(ESTIMATING)
         costs = estimate_measuring(recipe, model, evaluation.readings(subject), subject)
         report_costs(costs, callbacks.on_step, unknown=evaluation.unread(subject), always=dry_run)
         if dry_run:

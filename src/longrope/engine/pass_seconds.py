@@ -1,0 +1,53 @@
+"""How long passes take on this device: extrapolated from two short ones, which are timed once."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from longrope.engine.passes import token_losses
+from longrope.models import LanguageModel
+
+PROBE_TOKENS = 2048  # of the shorter of two passes that are timed on a CPU
+ON_CUDA = 8  # times as many there
+
+
+class PassTimer:
+    """About how many seconds a pass over one window takes: a part grows with its tokens, and one with their square."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        run: Callable[..., object] = token_losses,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Time passes of a model when they are first asked for.
+
+        Args:
+            model: that is run.
+            run: the pass, of the model and token ids [1, N].
+            clock: in seconds.
+        """
+        self._model, self._run, self._clock = model, run, clock
+        self._longest = 2 * PROBE_TOKENS * (ON_CUDA if model.device.type == "cuda" else 1)
+        self._measured: dict[int, float] = {}
+
+    def __call__(self, tokens: int) -> float:
+        """The seconds of a pass over ``tokens``, by one over at most 4,096 (32,768 on a GPU) and one half as long."""
+        longer = max(2, min(tokens, self._longest))
+        shorter = max(2, longer // 2)
+        half, whole = self._seconds(shorter), self._seconds(longer)
+        squared = max(0.0, (whole - 2 * half) / (longer**2 - 2 * shorter**2))
+        linear = max(0.0, whole / longer - squared * longer)
+        return float(linear * tokens + squared * tokens**2)
+
+    def _seconds(self, tokens: int) -> float:
+        """Those of a pass over so many tokens, timed once."""
+        if tokens not in self._measured:
+            ids = np.arange(tokens)[None] % self._model.network.config.vocab_size
+            self._run(self._model, ids)  # the first one warms up
+            began = self._clock()
+            self._run(self._model, ids)
+            self._measured[tokens] = self._clock() - began
+        return self._measured[tokens]
