@@ -56,6 +56,7 @@ def watching(
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from longrope import distributed
+    from longrope.cli.bars import drawing
     from longrope.models import silence_loading
 
     if not LOGGER.isEnabledFor(logging.DEBUG):
@@ -69,51 +70,13 @@ def watching(
         LOGGER.addHandler(handler)
         stack.callback(LOGGER.removeHandler, handler)
         try:
-            yield _tracked(_drawing(progress, recipe), stack, recipe, run, track)
+            yield _tracked(drawing(progress, recipe), stack, recipe, run, track)
         except (LongRopeError, DryRunEnd) as end:
             if run:
                 run.discard_if_empty()
             if isinstance(end, DryRunEnd):
                 raise SystemExit(0) from None
             raise
-
-
-def _drawing(progress: Any, recipe: "Recipe | None") -> "Callbacks":
-    """Callbacks that log, and move the bars of a console; without bars progress is a line every 30 seconds."""
-    from longrope.pipeline.callbacks import Callbacks, Sparsely, describe_train, describe_trial
-
-    totals = {}
-    if recipe:
-        evolution = recipe.search.evolution.filled(recipe.target_tokens)
-        totals = {"longrope-gradient": recipe.search.gradient.steps, "longrope-evolution": evolution.generations}
-    bars = {name: progress.add_task(name, total=total, visible=False) for name, total in totals.items()}
-    training, working = (progress.add_task(name, total=None, visible=False) for name in ("training", "working"))
-    sparsely = Sparsely(LOGGER.info if progress.disable else lambda _: None)
-
-    def on_trial(trial: Any) -> None:
-        text = describe_trial(trial)
-        LOGGER.debug("%s", text)
-        sparsely(text)
-        if trial.method not in bars:
-            bars[trial.method] = progress.add_task(trial.method, total=None)
-        progress.update(bars[trial.method], completed=trial.step, description=printable(text), visible=True)
-
-    def on_train(step: Any) -> None:
-        text = describe_train(step)
-        LOGGER.debug("%s", text)
-        sparsely(text)
-        progress.update(training, completed=step.step + 1, description=text, visible=True)
-
-    def on_progress(work: Any) -> None:
-        progress.update(working, completed=work.done, total=work.total or None, description=f"{work}", visible=True)
-        sparsely(work)
-
-    def on_step(text: str) -> None:
-        for bar in (*bars.values(), training, working):
-            progress.update(bar, visible=False)
-        LOGGER.info("%s", text)
-
-    return Callbacks(on_trial=on_trial, on_step=on_step, on_train=on_train, on_progress=on_progress)
 
 
 def _tracked(
