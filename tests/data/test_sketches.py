@@ -3,6 +3,7 @@
 import json
 import re
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from longrope.data import (
     hash_windows,
     parse_sketch,
     run_hashes,
+    sketch_common,
     sketch_documents,
+    sketches,
 )
 from longrope.errors import TextsError
 
@@ -170,3 +173,29 @@ def test_windows_are_looked_up_by_document() -> None:
         expected = set.union(*(runs_of(whole[a:b]) for a, b in pairwise(cuts)))
         assert len(found[name]) == len(expected)
         assert SKETCH.overlap(found[name]).share == float(name != "b.txt")
+
+
+@pytest.mark.parametrize("at_once", [50, 10**6])
+def test_what_two_texts_share_is_looked_up_piece_by_piece(
+    at_once: int, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one long document never more than a piece is decoded and hashed; the runs inside the pieces are found."""
+    monkeypatch.setattr(sketches, "DECODED_AT_ONCE", at_once)
+    decoded = list[int]()
+
+    class Watched:
+        """The tokenizer, with how many tokens it decodes at once."""
+
+        def decode(self, ids: list[int], **options: Any) -> str:
+            decoded.append(len(ids))
+            return str(tokenizer.decode(ids, **options))
+
+    prose = make_prose(300, 5)
+    tokens = np.asarray(tokenizer(prose, add_special_tokens=False)["input_ids"], np.int32)
+    text = TokenText(tokens, "search", None, np.zeros(1, np.int64), ("one.txt",))
+    batches = [sum(map(len, batch)) for batch in sketches._batched([tokens])]
+    assert max(batches) <= at_once
+    common = sketch_common(run_hashes([prose]), text, Watched())
+    assert max(decoded) <= at_once
+    pieces = [tokenizer.decode(tokens[i : i + at_once].tolist()) for i in range(0, len(tokens), at_once)]
+    assert len(common.hashes) == len(set().union(*map(runs_of, pieces)))

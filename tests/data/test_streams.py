@@ -36,3 +36,31 @@ def test_a_long_document_is_cut_at_ends_of_paragraphs(tokenizer: Any, monkeypatc
     ids = [token for piece in pieces for token in tokenizer(piece)["input_ids"]]
     assert texts.measure.tokens.tolist() == [*ids, tokenizer.eos_token_id]
     assert len(texts.measure.documents) == 1
+
+
+def test_long_documents_are_tokenized_a_few_pieces_at_a_time(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tokenized together is bounded, the bytes that are reported grow with it, and no token changes."""
+    monkeypatch.setattr(documents, "PIECE_CHARACTERS", 100)
+    monkeypatch.setattr(documents, "MOST_PIECES", 1)
+    asked, reported = list[int](), list[int]()
+
+    class Watched:
+        """The tokenizer, with how much it is asked for at once."""
+
+        bos_token_id, eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+
+        def __call__(self, texts: Any, **options: Any) -> Any:
+            if isinstance(texts, list):
+                asked.append(sum(map(len, texts)))
+            return tokenizer(texts, **options)
+
+    text = "".join(f"Paragraph {i} has words.\n\n" for i in range(40))
+    plain = load_texts([], tokenizer, measure=[[text]])
+    asked.clear()
+    texts = load_texts([], Watched(), measure=[[text]], on_read=reported.append)
+    assert len(asked) >= 9
+    assert max(asked) <= 100
+    assert reported == sorted(reported)
+    assert len(set(reported)) >= 9
+    assert reported[-1] == len(text)
+    assert texts.measure.tokens.tolist() == plain.measure.tokens.tolist()

@@ -1,6 +1,8 @@
 """Documents: the tokens of each file or row, every content once, and what a tokenizer adds to a text."""
 
 import hashlib
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,9 @@ from longrope.errors import TextsError
 Source = str | Path | Iterable[str | Row]
 Preprocess = Callable[[Row], str | None]
 BATCH_CHARACTERS = 2**22  # of documents that are tokenized together, on all cores
-PIECE_CHARACTERS = 2**23  # of one document that are tokenized at once
+PIECE_CHARACTERS = 2**23  # of one document that are tokenized at once, on one core
+MOST_PIECES = 4  # of long documents that are tokenized side by side: each takes a few hundred MB meanwhile
+HALVES = re.compile("[\ud800-\udfff]")
 COPY = "the same content as another"
 
 
@@ -93,21 +97,21 @@ def check_sources(sources: Iterable[Source]) -> None:
 
 def tokenized_documents(
     sources: Sequence[Source], tokenizer: Any, seen: set[bytes], report: TextsReport, reading: Reading
-) -> Iterator[tuple[str, Tokens]]:
+) -> Iterator[tuple[str, list[Tokens]]]:
     """The name and the tokens of each document whose content is not in ``seen``; that and the report are filled.
 
-    A document has the tokenizer's end-of-text token after it. Many short ones are tokenized at once, which a fast
-    tokenizer does on all cores; one of more than 8 million characters in pieces, cut at the end of a paragraph.
+    The tokens come in parts, the tokenizer's end-of-text token as the last of them. Many short documents are tokenized
+    at once, which a fast tokenizer does on all cores; one of more than 8 million characters in pieces, cut at the end
+    of a paragraph, a few at once.
     """
-    waiting, number = list[Document](), 0
+    waiting, number, begun = list[Document](), 0, report.bytes_read
     for document in _documents(sources, tokenizer, seen, report, reading):
         waiting.append(document)
         number += len(document.content)
         if number >= BATCH_CHARACTERS:
-            yield from _tokenized(waiting, tokenizer, report)
-            reading.on_read(report.bytes_read)
-            waiting, number = [], 0
-    yield from _tokenized(waiting, tokenizer, report)
+            yield from _tokenized(waiting, tokenizer, report, reading, begun)
+            waiting, number, begun = [], 0, report.bytes_read
+    yield from _tokenized(waiting, tokenizer, report, reading, begun)
     reading.on_read(report.bytes_read)
 
 
@@ -153,12 +157,14 @@ def _from_file(
             raise no_text_error(path, error) from None
         report.skipped.append((path, str(error)))
         return
+    size = len(content)
+    del content  # it may be as large as the text, which is still to be tokenized
     if digest in seen:
         report.skipped.append((path, f"{COPY} file"))
         return
     seen.add(digest)
     report.files.append(path)
-    report.bytes_read += len(content)
+    report.bytes_read += size
     yield Document(str(path), made)
 
 
@@ -209,7 +215,7 @@ def _prepared(row: Row, field: str, reading: Reading) -> str:
             "It gives the text of one document, or None to leave it out.",
             'For example: def clean(row): return row["text"].strip()',
         )
-    if not text.isascii():  # half of a surrogate pair, as JSON may hold, is no character
+    if not text.isascii() and HALVES.search(text):  # of a surrogate pair, as JSON may hold: they are no characters
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     check_text(text)
     return text
@@ -219,30 +225,61 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _tokenized(documents: Sequence[Document], tokenizer: Any, report: TextsReport) -> Iterator[tuple[str, Tokens]]:
-    """The name and tokens of documents, in their order; one without any token is skipped."""
+def _tokenized(
+    documents: Sequence[Document], tokenizer: Any, report: TextsReport, reading: Reading, begun: int
+) -> Iterator[tuple[str, list[Tokens]]]:
+    """The name and tokens of documents, in their order; one without any token is skipped.
+
+    ``begun`` is how many bytes had been read before them.
+    """
     pieces = {i: _pieces(one.content) for i, one in enumerate(documents) if isinstance(one.content, str)}
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     texts = [piece for parts in pieces.values() for piece in parts]
-    options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-    encoded = iter(tokenizer(texts, **options)["input_ids"] if texts else ())
+    characters, bytes_read = max(1, sum(map(len, texts))), report.bytes_read - begun
+
+    def on_encoded(done: int) -> None:
+        reading.on_read(begun + bytes_read * done // characters)
+
+    encoded = _encoded(texts, tokenizer, on_encoded)
+    end = [] if tokenizer.eos_token_id is None else [np.asarray([tokenizer.eos_token_id], np.int32)]
     for i, document in enumerate(documents):
-        tokens = document.content
-        if isinstance(tokens, str):
-            ids = [np.asarray(next(encoded), np.int32) for _ in pieces[i]]
-            tokens = np.concatenate([*ids, np.asarray(end, np.int32)])
-        if len(tokens):
+        content = document.content
+        tokens = [*(next(encoded) for _ in pieces[i]), *end] if isinstance(content, str) else [content]
+        if any(map(len, tokens)):
             yield document.name, tokens
         else:
             report.skipped.append((Path(document.name), "without any token"))
 
 
+def _encoded(texts: Sequence[str], tokenizer: Any, on_encoded: Callable[[int], None]) -> Iterator[Tokens]:
+    """The tokens of each text; as many are tokenized at once as bounds the memory that this takes."""
+    at_once = PIECE_CHARACTERS * min(MOST_PIECES, os.cpu_count() or 1)
+    options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    done = 0
+    for group in _groups(texts, at_once):
+        yield from [np.asarray(ids, np.int32) for ids in tokenizer(group, **options)["input_ids"]]
+        done += sum(map(len, group))
+        on_encoded(done)
+
+
+def _groups(texts: Iterable[str], at_most: int) -> Iterator[list[str]]:
+    """Texts in groups of at most so many characters."""
+    group, number = list[str](), 0
+    for text in texts:
+        if group and number + len(text) > at_most:
+            yield group
+            group, number = [], 0
+        group.append(text)
+        number += len(text)
+    if group:
+        yield group
+
+
 def _pieces(text: str) -> list[str]:
     """A document in pieces of at most 8 million characters, cut at the end of a paragraph, a line or a word."""
-    pieces = []
-    while len(text) > PIECE_CHARACTERS:
-        ends = (text.rfind(mark, 1, PIECE_CHARACTERS) + len(mark) for mark in ("\n\n", "\n", " "))
-        end = next((end for end in ends if end > PIECE_CHARACTERS // 2), PIECE_CHARACTERS)
-        pieces.append(text[:end])
-        text = text[end:]
-    return [*pieces, text]
+    pieces, first = [], 0
+    while len(text) - first > PIECE_CHARACTERS:
+        ends = (text.rfind(mark, first + 1, first + PIECE_CHARACTERS) + len(mark) for mark in ("\n\n", "\n", " "))
+        last = next((end for end in ends if end > first + PIECE_CHARACTERS // 2), first + PIECE_CHARACTERS)
+        pieces.append(text[first:last])
+        first = last
+    return [*pieces, text[first:]]

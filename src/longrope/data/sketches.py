@@ -189,14 +189,15 @@ def sketch_common(runs: Hashes, text: TokenText, tokenizer: Any) -> TextSketch:
 
 
 def _batched(documents: Iterable[Tokens]) -> Iterator[list[Tokens]]:
-    """Documents in groups of many tokens."""
+    """Documents, or pieces of long ones as they are decoded, in groups of many tokens, but not of very many."""
     batch, number = list[Tokens](), 0
     for document in documents:
-        batch.append(document)
-        number += len(document)
-        if number >= DECODED_AT_ONCE:
-            yield batch
-            batch, number = [], 0
+        for first in range(0, len(document), DECODED_AT_ONCE):
+            batch.append(document[first : first + DECODED_AT_ONCE])
+            number += len(batch[-1])
+            if number >= DECODED_AT_ONCE:
+                yield batch
+                batch, number = [], 0
     yield batch
 
 

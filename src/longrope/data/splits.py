@@ -85,8 +85,8 @@ def load_texts(
 
     def read(given: Sequence[Source]) -> TokenStream:
         stream = TokenStream()
-        for name, tokens in tokenized_documents(given, tokenizer, seen, report, reading):
-            stream.append(name, tokens)
+        for name, parts in tokenized_documents(given, tokenizer, seen, report, reading):
+            stream.append(name, *parts)
         return stream
 
     held_out = read(measure)

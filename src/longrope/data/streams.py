@@ -27,12 +27,12 @@ class TokenStream:
     _sizes: list[int] = field(default_factory=list)
     _file: IO[bytes] | None = None
 
-    def append(self, name: str, tokens: Tokens) -> None:
-        """Add a document: its name and tokens [any] int32."""
+    def append(self, name: str, *parts: Tokens) -> None:
+        """Add a document: its name and tokens, in parts [any] int32."""
         self.names.append(name)
-        self._sizes.append(len(tokens))
-        self._held.append(tokens)
-        self._held_tokens += len(tokens)
+        self._sizes.append(sum(map(len, parts)))
+        self._held += parts
+        self._held_tokens += self._sizes[-1]
         if self._held_tokens > self.in_memory:
             self._write()
 
