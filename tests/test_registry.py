@@ -61,19 +61,20 @@ def test_the_lists_of_names_are_those_of_the_papers_and_ours() -> None:
     assert registry.starts() == ("pi", "ntk", "yarn", "critical")
     assert registry.searches() == {"gradient": "longrope-gradient", "evolution": "longrope-evolution"}
     assert tuple(FORMATS) == ("hf", "gguf")
-    assert asked_metrics()[:6] == (
+    assert asked_metrics()[:7] == (
         "perplexity",
         "passkey",
         "prefix-perplexity",
         "retention",
         "needle",
+        "chat-needle",
         "prose-needle",
     )
-    assert asked_metrics()[6:8] == ("ruler", "ruler-niah_single_1")
-    assert asked_metrics()[19:22] == ("ruler-subset", "accuracy", "effective-length")
-    assert asked_metrics()[22:26] == ("far-context", "longppl", "far-shuffled", "far-replaced")
-    assert asked_metrics()[26:29] == ("position-perplexity", "many-passkeys", "many-shot")
-    assert asked_metrics()[35:] == ("manual-questions", "dialogue-memory", "planted-summary", BENCHMARK)
+    assert asked_metrics()[7:9] == ("ruler", "ruler-niah_single_1")
+    assert asked_metrics()[20:23] == ("ruler-subset", "accuracy", "effective-length")
+    assert asked_metrics()[23:27] == ("far-context", "longppl", "far-shuffled", "far-replaced")
+    assert asked_metrics()[27:30] == ("position-perplexity", "many-passkeys", "many-shot")
+    assert asked_metrics()[36:] == ("manual-questions", "dialogue-memory", "planted-summary", BENCHMARK)
 
 
 ATTENTION: dict[str, Callable[[float, float], float]] = {  # what the rows say, as arithmetic of s and L

@@ -21,6 +21,7 @@ USES = {  # made-up tasks of what long windows are used for
 }
 SUMMARY = "planted-summary"
 PROSE, ACCURACY, MANY_PASSKEYS = "prose-needle", "accuracy", "many-passkeys"
+CHAT_NEEDLE = "chat-needle"
 LONG_PPL = "longppl-"  # begins the names of scores of LongPPL: by an evaluator, or compared
 LAST_TOKENS = "last-tokens-"  # begins the names of what is about the same last tokens, whatever is read before them
 
@@ -54,6 +55,14 @@ METRICS: dict[str, Metric] = by_name(
     Metric(
         "needle",
         "Needles found",
+        format="share",
+        section="retrieval",
+        hub="accuracy",
+        measure="longrope.evaluation.needles:Needles",
+    ),
+    Metric(
+        CHAT_NEEDLE,
+        "Needles found, asked in the chat format",
         format="share",
         section="retrieval",
         hub="accuracy",

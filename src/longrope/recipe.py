@@ -65,11 +65,12 @@ class MeasureRecipe(Settings, section="measure"):
             ``many-passkeys``, several in a text that is read once; ``retention`` (perplexity as a share of the
             original's) at lengths within the trained window; ``far-context`` (the same last tokens read with the
             trained window alone and with all before them) and its controls ``far-shuffled`` and ``far-replaced``;
-            ``needle``; ``prose-needle`` (numbers, names, sentences at random depths); ``ruler`` (all of its tasks and
-            their mean) and ``ruler-TASK`` (one of them); ``longppl`` (of the tokens that far context makes likely, by
-            an evaluator); ``accuracy`` and ``effective-length``, both of ``prose-needle`` and six of ruler's tasks;
-            ``many-shot`` and ``many-shot-K`` (labels by examples), ``manual-questions``, ``dialogue-memory`` and
-            ``planted-summary``, generated uses of long windows;
+            ``needle``, and ``chat-needle``, the same asked in the model's chat template; ``prose-needle`` (numbers,
+            names, sentences at random depths); ``ruler`` (all of its tasks and their mean) and ``ruler-TASK`` (one of
+            them); ``longppl`` (of the tokens that far context makes likely, by an evaluator); ``accuracy`` and
+            ``effective-length``, both of ``prose-needle`` and six of ruler's tasks; ``many-shot`` and ``many-shot-K``
+            (labels by examples), ``manual-questions``, ``dialogue-memory`` and ``planted-summary``, generated uses of
+            long windows;
             ``harness:TASK``, a benchmark of lm-evaluation-harness by its name or its file.
         original_tokens: the original model is measured at no greater length than this, and at the shortest in any case;
             0 measures it at all of them. Far beyond its window its passes take as long as any other's.

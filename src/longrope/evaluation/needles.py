@@ -6,17 +6,21 @@ from longrope import distributed
 from longrope.data import Tokens, TokenText
 from longrope.evaluation import answers
 from longrope.evaluation.metric import Context, Metric, Reading
+from longrope.evaluation.prompts.chat import chat_format
 from longrope.evaluation.prompts.needles import build_needles
 from longrope.evaluation.prompts.prompt import Prompt, fingerprint_prompts
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import share_interval
 from longrope.labels import at_depth
+from longrope.metrics import CHAT_NEEDLE
 from longrope.recipe import MeasureRecipe
 from longrope.runs.records import Score
 
 
 class Needles(Metric):
     """The share of needles found over all depths, then of each depth, with Wilson's intervals.
+
+    ``needle`` has any model go on with the text; ``chat-needle`` asks in the format of the model's chat template.
 
     Up to ``needles_per_text`` stand in one text, which is read once for all of them. ``num_tokens`` of the score over
     all depths counts the tokens that were pushed so; that of a single depth counts the text for each needle, as
@@ -29,16 +33,16 @@ class Needles(Metric):
     def readings(self, context: Context) -> tuple[Reading, ...]:
         """One pass for the needles of a text; each question is a short one, and its answer is written."""
         count, most = context.settings.needles, context.settings.needles_per_text
-        return (Reading("needles", context.length, -(-count // most), count * (1 + answers.USUAL_PASSES)),)
+        return (Reading(self.name, context.length, -(-count // most), count * (1 + answers.USUAL_PASSES)),)
 
     def names(self, context: Context) -> tuple[str, ...]:
         """``needle``, and ``needle-depth-D`` for each depth."""
-        depths = sorted({depth for _, depths in _built(context) for depth in depths})
+        depths = sorted({depth for _, depths in self._built(context) for depth in depths})
         return (self.name, *(at_depth(self.name, depth) for depth in depths))
 
     def inputs(self, context: Context) -> str:
         """The prompts: texts, questions and references."""
-        prompts = [prompt for prompt, _ in _built(context)]
+        prompts = [prompt for prompt, _ in self._built(context)]
         return fingerprint_prompts(prompts, context.subject.model.tokenizer)
 
     def samples(self, context: Context) -> Samples:
@@ -46,12 +50,13 @@ class Needles(Metric):
 
         Raises:
             TextsError: the length does not hold a needle.
+            RecipeError: ``chat-needle`` is asked for, and the model has no chat template.
             ModelError: the model has recurrent layers.
         """
         identity, factors = self.identity(context), context.subject.factors(context.length)
 
         def make() -> Arrays:
-            built, model = _built(context), context.subject.model
+            built, model = self._built(context), context.subject.model
             with context.subject.reading(context.length):
                 done = distributed.map_ranks(
                     built, context.counted(lambda item: answers.answer_prompt(model, item[0])), alone=True
@@ -85,14 +90,16 @@ class Needles(Metric):
             )
         return scores
 
+    def _built(self, context: Context) -> list[tuple[Prompt, list[float]]]:
+        """The prompts, each with the depth of the needle of each of its questions."""
+        running, length = essays(context.text, context.windows, context.length), context.length
+        tokenizer, settings = context.subject.model.tokenizer, context.settings
+        chat = chat_format(tokenizer) if self.name == CHAT_NEEDLE else None
+        return build_needles(
+            tokenizer, length, running, settings.needles, context.seed, settings.needles_per_text, chat
+        )
+
 
 def essays(text: TokenText, windows: Tokens, length: int) -> Tokens:
     """Running texts [E, N] to hide needles in: the measured windows divided, without an opening token."""
     return text.divided(windows, length)[:, int(text.bos is not None) :]
-
-
-def _built(context: Context) -> list[tuple[Prompt, list[float]]]:
-    """The prompts, each with the depth of the needle of each of its questions."""
-    running, length = essays(context.text, context.windows, context.length), context.length
-    tokenizer, settings = context.subject.model.tokenizer, context.settings
-    return build_needles(tokenizer, length, running, settings.needles, context.seed, settings.needles_per_text)

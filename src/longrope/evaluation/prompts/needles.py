@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope.data import Tokens, encode
+from longrope.evaluation.prompts.chat import ChatFormat
 from longrope.evaluation.prompts.passkeys import DEPTHS, spread_depths
 from longrope.evaluation.prompts.prompt import Draft, Haystack, Prompt, Source, assemble, encode_all, measure_room
 from longrope.evaluation.prompts.words import draw_compounds, draw_value
@@ -55,7 +56,10 @@ class NeedleTask:
         def fill(room: int) -> Tokens:
             return self._hay(source, room - taken, {name for name, _ in facts}).planted(needles, depths)
 
-        asked = tuple((self._question(names, len(references)), references) for names, references in questions)
+        completed = source.chat is None
+        asked = tuple(
+            (self._question(names, len(references), completed=completed), references) for names, references in questions
+        )
         opening = f"Remember the seal {self.kind}s in this text; they are asked for at its end.\n"
         return Draft(opening, asked, taken, fill)
 
@@ -70,10 +74,11 @@ class NeedleTask:
         line = f"The seal {self.kind} of {name} is {value}.\n"
         return f"\n{line}" if self.haystack == "essay" else line
 
-    def _question(self, names: Sequence[str], values: int) -> str:
+    def _question(self, names: Sequence[str], values: int, *, completed: bool) -> str:
+        """A question; with the beginning of its answer, which is then to be completed."""
         listed = " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
         thing, verb = (f"seal {self.kind}", "is") if values == 1 else (f"seal {self.kind}s", "are")
-        return f"\nWhat {verb} the {thing} of {listed}? The {thing} of {listed} {verb}"
+        return f"\nWhat {verb} the {thing} of {listed}?" + f" The {thing} of {listed} {verb}" * completed
 
     def _hay(self, source: Source, room: int, taken: set[str]) -> Haystack:
         if self.haystack == "essay":
@@ -95,7 +100,13 @@ class NeedleTask:
 
 
 def build_needles(
-    tokenizer: Any, length: int, essays: Tokens, count: int, seed: int, most_per_text: int = DEPTHS
+    tokenizer: Any,
+    length: int,
+    essays: Tokens,
+    count: int,
+    seed: int,
+    most_per_text: int = DEPTHS,
+    chat: ChatFormat | None = None,
 ) -> list[tuple[Prompt, list[float]]]:
     """Build prompts that ask for ``count`` needles in all, at ten depths in turn, 5 % to 95 %.
 
@@ -108,6 +119,7 @@ def build_needles(
         count: how many needles.
         seed: of their names and numbers.
         most_per_text: needles that one text may hold.
+        chat: asks in the format of a chat model, each text with one question being one message.
 
     Returns:
         Each prompt with the depth of the needle of each of its questions.
@@ -119,14 +131,14 @@ def build_needles(
     facts = [(name, draw_value(rng, task.kind)) for name in task.names(rng, count)]
     depths = spread_depths(count)
     questions = [((name,), (value,)) for name, value in facts]
-    source = Source(tokenizer, length, essays[0], rng)
+    source = Source(tokenizer, length, essays[0], rng, chat)
     room = measure_room(source, task.hidden(source, facts, questions, np.asarray(depths)))
     longest = max(len(encode(tokenizer, task.sentence(*fact))) for fact in facts)
     per_text = max(1, min(most_per_text, room // 2 // longest))
     prompts: list[tuple[Prompt, list[float]]] = []
     for first in range(0, count, per_text):
         cut = slice(first, first + per_text)
-        source = Source(tokenizer, length, essays[len(prompts) % len(essays)], rng)
+        source = Source(tokenizer, length, essays[len(prompts) % len(essays)], rng, chat)
         draft = task.hidden(source, facts[cut], questions[cut], np.asarray(depths[cut]))
         prompts.append((assemble(source, "needle", draft), depths[cut]))
     return prompts

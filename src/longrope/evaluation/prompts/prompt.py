@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from longrope.data import Tokens, encode, fingerprint, opening_tokens
 from longrope.errors import TextsError
+from longrope.evaluation.prompts.chat import ChatFormat
 from longrope.evaluation.prompts.passkeys import FILLER
 
 ANSWER_SHARE, FEWEST_ANSWER_TOKENS = 2, 16
@@ -52,12 +53,33 @@ class Source:
         length: of the whole prompt in tokens, its answer included.
         essay: running text for needles to hide in.
         rng: random numbers.
+        chat: of a prompt that is one message to a chat model; None where the model goes on with the text.
     """
 
     tokenizer: Any
     length: int
     essay: Tokens
     rng: np.random.Generator
+    chat: ChatFormat | None = None
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """Tokens that stand before every text."""
+        return self.chat.before if self.chat else tuple(opening_tokens(self.tokenizer))
+
+    def ask(self, question: str) -> list[int]:
+        """Tokens of a question, up to where the answer begins."""
+        return [*encode(self.tokenizer, question), *(self.chat.after if self.chat else ())]
+
+    def answer_tokens(self, asked: str, references: Sequence[str], *, any_of: bool) -> int:
+        """Twice what the references take, written out, so that they may come among other words.
+
+        A chat model answers in a sentence, which repeats the question.
+        """
+        written = references if any_of else (", ".join(references),)
+        tokens = max(len(encode(self.tokenizer, f" {text}")) for text in written)
+        repeated = len(encode(self.tokenizer, asked)) if self.chat else 0
+        return max(FEWEST_ANSWER_TOKENS, ANSWER_SHARE * tokens) + repeated
 
 
 @dataclass(frozen=True)
@@ -94,23 +116,22 @@ def assemble(source: Source, name: str, draft: Draft) -> Prompt:
         )
     body = np.asarray(draft.fill(room), np.int32)
     assert len(body) <= room
-    head = [*opening_tokens(tokenizer), *_filler(tokenizer, room - len(body)), *encode(tokenizer, draft.opening)]
+    head = [*source.before, *_filler(tokenizer, room - len(body)), *encode(tokenizer, draft.opening)]
     text = np.concatenate([np.asarray(head, np.int32), body])
     questions = []
     for asked, references in draft.asked:
-        tokens = np.asarray(encode(tokenizer, asked), np.int32)
+        tokens = np.asarray(source.ask(asked), np.int32)
         questions.append(Question(tokens, references, draft.any_of, length - len(text) - len(tokens)))
     return Prompt(text, tuple(questions))
 
 
 def measure_room(source: Source, draft: Draft) -> int:
     """How many tokens opening, the longest question and its answer leave for the text; it may be below 0."""
-    tokenizer = source.tokenizer
     endings = [
-        len(encode(tokenizer, asked)) + _answer_tokens(tokenizer, references, any_of=draft.any_of)
+        len(source.ask(asked)) + source.answer_tokens(asked, references, any_of=draft.any_of)
         for asked, references in draft.asked
     ]
-    opening = len(opening_tokens(tokenizer)) + len(encode(tokenizer, draft.opening))
+    opening = len(source.before) + len(encode(source.tokenizer, draft.opening))
     return source.length - opening - max(endings)
 
 
@@ -158,13 +179,6 @@ class Haystack:
         pieces = np.split(self.tokens, self.borders[np.rint(depths[order] * (len(self.borders) - 1)).astype(int)])
         parts = [part for piece, i in zip(pieces, order, strict=False) for part in (piece, needles[i])]
         return np.concatenate([*parts, pieces[-1]]).astype(np.int32)
-
-
-def _answer_tokens(tokenizer: Any, references: Sequence[str], *, any_of: bool) -> int:
-    """Twice what the references take, written out, so that they may come among other words."""
-    written = references if any_of else (", ".join(references),)
-    tokens = max(len(encode(tokenizer, f" {text}")) for text in written)
-    return max(FEWEST_ANSWER_TOKENS, ANSWER_SHARE * tokens)
 
 
 def _filler(tokenizer: Any, count: int) -> list[int]:
