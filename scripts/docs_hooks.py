@@ -1,14 +1,19 @@
 """Hooks of mkdocs: pages and figures from outside docs/ stand in the site, too, and links lead to them.
 
+The reference of the public names is made from their docstrings.
+
 The same files are read on a forge, where links are relative to their place in the repository.
 """
 
 import posixpath
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+
+import longrope
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -17,6 +22,10 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changes.md",
 }
+REFERENCE = """# Reference
+
+The public names of `longrope`, with shapes, units and the errors that they raise. All errors are a
+[`LongRopeError`][longrope.LongRopeError]. [Python](python.md) shows them at work."""
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
 FENCE = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
 
@@ -31,12 +40,21 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages and the figures of other folders."""
+    """Add the reference, and the pages and the figures of other folders."""
+    files.append(File.generated(config, "api.md", content=reference(longrope.__all__)))
     for source, page in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
     for figure in (ROOT / "results").glob("*.svg"):
         files.append(File.generated(config, f"results/{figure.name}", abs_src_path=str(figure)))
     return files
+
+
+def reference(names: Iterable[str]) -> str:
+    """The page of some public names, functions first: mkdocstrings puts their docstrings in the place of its lines."""
+    parts = [REFERENCE]
+    for title, is_class in (("Functions", False), ("Classes", True)):
+        parts += [f"## {title}", *(f"::: longrope.{name}" for name in names if name[0].isupper() == is_class)]
+    return "\n\n".join(parts) + "\n"
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

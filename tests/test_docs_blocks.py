@@ -1,5 +1,7 @@
 """Every code block of the docs runs in a test, is parsed as a command, or says why it is not run."""
 
+import html
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -114,7 +116,7 @@ def test_links_between_places_become_links_of_the_site() -> None:
 
 
 def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    """Every page is in the navigation, and no script or style comes from elsewhere."""
+    """Every page is in the navigation, every public name in the reference, and nothing comes from elsewhere."""
     pytest.importorskip("material")
     from mkdocs.commands.build import build
     from mkdocs.config import load_config
@@ -125,5 +127,10 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Pat
     assert len(listed) == len(config["nav"])
     assert {path.name for path in (ROOT / "docs").glob("*.md")} <= listed
     assert (tmp_path / "search" / "search_index.json").is_file()
+    reference = (tmp_path / "api.html").read_text()
+    words = " ".join(html.unescape(re.sub("<[^>]+>", "", reference)).split())
+    for name in longrope.__all__:
+        assert f'id="longrope.{name}"' in reference
+        assert (inspect.getdoc(getattr(longrope, name)) or "?").splitlines()[0].replace("`", "") in words, name
     for page in tmp_path.glob("*.html"):
         assert not re.search(r"<(script|link|img)[^>]+(src|href)=\"?https?://", page.read_text()), page.name
