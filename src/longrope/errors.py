@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LONGEST_REASON = 300  # characters
-OUT_OF_MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory")  # torch's, on GPUs and CPUs
+OUT_OF_MEMORY = (  # torch's, on GPUs and CPUs
+    "OutOfMemoryError",
+    "CUDA error: out of memory",
+    "ALLOC_FAILED",
+    "can't allocate memory",
+    "not enough memory",
+)
 LONGEST_PARAGRAPH = 1000  # characters of what the command line prints of an error
 
 
@@ -78,13 +84,19 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of torch, numpy or Python says that memory does not suffice."""
+    reason = describe_error(error)
+    return isinstance(error, MemoryError) or any(sign in reason for sign in OUT_OF_MEMORY)
+
+
 def from_system(error: BaseException) -> LongRopeError | None:
     """What the system or torch refuses, as an error of ours; None for anything else.
 
     It is the last of the boundaries: readers and writers convert their own with more to say.
     """
     reason = describe_error(error)
-    if isinstance(error, MemoryError) or any(sign in reason for sign in OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return LongRopeError(
             f"The memory does not suffice ({reason}).",
             "The run holds all that it finished.",

@@ -16,6 +16,7 @@ from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.loss import logits_of
 from longrope.engine.memory import choose_tile
 from longrope.engine.passes import Tokens
+from longrope.engine.shrinking import retry_in_less_memory
 from longrope.engine.tiling import changed_layers, check_keys, layer_in_tiles, mlps_in_tiles, norms_in_tiles
 from longrope.errors import LongRopeError, ModelError, describe_error
 from longrope.models import LanguageModel, at_length
@@ -71,12 +72,18 @@ def read_all(model: LanguageModel, tokens: Tokens, cache: KeyValueCache, last: i
             "A cache holds as many tokens as it was made for.",
             "Make a larger one.",
         )
-    tile = choose_tile(model)[0]
+    begun = cache.tokens
+    undo = partial(cache.take_back, begun)
+    return retry_in_less_memory(model, count, partial(_read_all, model, tokens, cache, last, begun), undo)
+
+
+def _read_all(model: LanguageModel, tokens: Tokens, cache: KeyValueCache, last: int, begun: int) -> Tensor:
+    tile, end = choose_tile(model)[0], begun + tokens.shape[1]
     cache.begin_pass()
     with torch.inference_mode(), many_variants(compiled=model.compiled), at_length(model, cache.capacity):
         given: dict[str, Any] = {
             "input_ids": torch.as_tensor(tokens, dtype=torch.long).to(model.device),
-            "position_ids": torch.arange(cache.tokens, end, device=model.device)[None],
+            "position_ids": torch.arange(begun, end, device=model.device)[None],
         }
         if cache.native:
             given |= cache.native.inputs

@@ -162,6 +162,8 @@ def takes_windows(device: torch.device, dtype: torch.dtype, heads: "Heads") -> b
     query, key, value = random_inputs((queries, keys), device, dtype, heads)
     try:
         output, _ = window_attention(query, key, value, scale=heads.dim**-0.5, window=window)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:  # another number format, size of heads or GPU
         return False
     distance = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)
@@ -258,6 +260,8 @@ def fastest_kernel(
     for kernel in candidates:
         try:
             speeds[kernel] = measure(kernel)
+        except torch.OutOfMemoryError:
+            raise  # it says nothing of the kernel
         except (RuntimeError, NotImplementedError, ImportError) as error:
             said, _, _ = str(error).partition("\n")
             failures.append(f"{kernel.name}: {said}")

@@ -143,8 +143,9 @@ class _Store:
 
     def extended(self, new: Tensor) -> Tensor:
         if self.buffer is None:
-            self.buffer = self._space(new, new.shape[-1], torch.int8 if self.eight_bit else new.dtype, new.device)
+            buffer = self._space(new, new.shape[-1], torch.int8 if self.eight_bit else new.dtype, new.device)
             self.scales = self._space(new, 1, torch.float32, new.device) if self.eight_bit else None
+            self.buffer = buffer  # when there was memory for both
         cut = slice(self.seen, self.seen + new.shape[2])
         self.seen = cut.stop
         if self.scales is None:
@@ -213,7 +214,7 @@ class KeyValueCache:
             ModelError: a model with recurrent layers whose states are to be kept as 8-bit integers or in the CPU's
                 memory.
         """
-        self.capacity, self.eight_bit = capacity, eight_bit
+        self.capacity, self.eight_bit, self._drop = capacity, eight_bit, drop
         self.native: NativeCache | None = None
         self._make = partial(LayerKeys, capacity, eight_bit=eight_bit, offload=offload, drop=drop)
         self._calls: dict[int, list[LayerKeys]] = {}
@@ -280,6 +281,16 @@ class KeyValueCache:
             self.native.rewind(tokens)
         for layer in self.layers:
             layer.rewind(tokens)
+
+    def take_back(self, tokens: int) -> bool:
+        """Forget what a pass that failed has left after the first ``tokens``; whether that is possible."""
+        if self.native or (self._drop and tokens):
+            return False
+        if tokens:
+            self.rewind(tokens)
+        else:
+            self._calls.clear()
+        return True
 
     @property
     def num_bytes(self) -> int:

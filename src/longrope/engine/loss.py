@@ -20,9 +20,11 @@ LOGITS_PER_CHUNK = 2**28  # 1 GiB of float32
 
 
 def logit_chunks(model: LanguageModel, targets: Tensor) -> Iterator[slice]:
-    """Parts of about one size, whose logits are held at once."""
+    """Parts of about one size, whose logits are held at once: no more than those of a tile if memory is short."""
     rows, tokens = targets.shape
     count = -(-tokens * rows * model.network.config.vocab_size // LOGITS_PER_CHUNK)
+    if limit := model.limits.tile_tokens:
+        count = max(count, -(-tokens * rows // limit))
     size = -(-tokens // max(1, count))
     for first in range(0, tokens, max(1, size)):
         yield slice(first, min(first + size, tokens))

@@ -33,6 +33,8 @@ def reads_in_tiles(model: LanguageModel) -> bool:
 
 def choose_tile(model: LanguageModel, rows: int = 1) -> tuple[int, str]:
     """Return how many tokens of ``rows`` sequences go through a layer at once, and the reason."""
+    if limit := model.limits.tile_tokens:
+        return max(1, limit // rows), f"tiles of {limit:,} tokens (memory did not suffice for larger ones)"
     if model.device.type != "cuda":
         return max(1, MOST_TILE_TOKENS // rows), f"tiles of {MOST_TILE_TOKENS:,} tokens (a CPU)"
     free = _free_memory(model.device)
@@ -77,7 +79,9 @@ def layers_that_keep_attention(model: LanguageModel, tokens: int) -> frozenset[i
 
 
 def activation_room(model: LanguageModel) -> int:
-    """Bytes that activations may take."""
+    """Bytes that activations may take; none where a pass has run out of memory."""
+    if model.limits.tile_tokens:
+        return 0
     return _free_memory(model.device) // ACTIVATIONS_SHARE if model.device.type == "cuda" else MOST_CPU_ACTIVATIONS
 
 

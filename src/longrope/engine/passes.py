@@ -38,6 +38,7 @@ from longrope.engine.memory import (
 )
 from longrope.engine.parted import check_own_positions
 from longrope.engine.recomputing import norms_recomputed, recomputed
+from longrope.engine.shrinking import retry_in_less_memory
 from longrope.engine.tiling import LayerChange, changed_layers, layer_in_tiles, mlps_in_tiles, norms_in_tiles
 from longrope.errors import LongRopeError, ModelError
 from longrope.models import LanguageModel, at_length
@@ -70,13 +71,21 @@ def token_losses(
         LongRopeError: the documents do not fit the windows.
         ModelError: documents are to be kept apart in a model whose layers remember by other means than attention.
     """
-    with torch.inference_mode():
+
+    def work() -> Tensor:
         done = _run(model, tokens, documents=documents, positions=positions)
         hidden, targets, chosen = done.scored(at)
         losses = torch.empty(targets.shape, device=hidden.device)
         for cut in logit_chunks(model, targets):
             losses[:, cut] = chunk_losses(model.network, hidden[:, cut], targets[:, cut])
         return done.joined(losses)[:, chosen].cpu()
+
+    return _without_gradients(model, tokens, work)
+
+
+def _without_gradients(model: LanguageModel, tokens: Tokens, work: Callable[[], Tensor]) -> Tensor:
+    with torch.inference_mode():
+        return retry_in_less_memory(model, tokens.shape[0] * tokens.shape[1], work)
 
 
 def greedy_answers(model: LanguageModel, tokens: Tokens, answer_tokens: int) -> Tensor:
@@ -92,10 +101,13 @@ def greedy_answers(model: LanguageModel, tokens: Tokens, answer_tokens: int) -> 
     Returns:
         [B] booleans on the CPU.
     """
-    with torch.inference_mode():
+
+    def work() -> Tensor:
         done = _run(model, tokens)
         likeliest = logits_of(model.network, done.pick(slice(-answer_tokens - 1, -1))).argmax(-1)
         return (likeliest == done.ids[:, -answer_tokens:]).all(-1).cpu()
+
+    return _without_gradients(model, tokens, work)
 
 
 def last_log_probabilities(model: LanguageModel, tokens: Tokens, count: int) -> Tensor:
@@ -109,9 +121,12 @@ def last_log_probabilities(model: LanguageModel, tokens: Tokens, count: int) -> 
     Returns:
         [count, V] float32 nats on the CPU.
     """
-    with torch.inference_mode():
+
+    def work() -> Tensor:
         hidden = _run(model, tokens).pick(slice(tokens.shape[1] - count, tokens.shape[1]))
         return logits_of(model.network, hidden)[0].float().log_softmax(-1).cpu()
+
+    return _without_gradients(model, tokens, work)
 
 
 def weighted_loss_with_graph(
@@ -134,7 +149,7 @@ def weighted_loss_with_graph(
             ``documents`` the first token of each but the first is to have none, for nothing of it comes before.
         recompute: checkpoint every layer and every chunk of logits, so that memory holds one hidden state per layer,
             and one output of its attention where memory allows; otherwise all activations are kept, which saves the
-            second pass forward. None keeps them where memory allows.
+            second pass forward. None keeps them where memory allows; where a pass has run out of it, none are kept.
         documents: as in ``token_losses``.
         positions: as in ``token_losses``.
 
@@ -142,7 +157,7 @@ def weighted_loss_with_graph(
         LongRopeError: the documents do not fit the windows.
         ModelError: documents are to be kept apart in a model whose layers remember by other means than attention.
     """
-    if recompute is None:
+    if recompute is None or model.limits.tile_tokens:
         recompute = not fits_with_activations(model, tokens.shape[0] * tokens.shape[1])
         if shard := distributed.shard():  # all must agree, or some would wait for keys that others do not send again
             recompute = bool(shard.total(torch.tensor(float(recompute), device=model.device)))

@@ -13,6 +13,13 @@ from longrope.models.tuned_on import write_tuned_on
 from longrope.rope import RopeSpec, RotaryTable
 
 
+@dataclass
+class Limits:
+    """What was found of the memory while passes ran: the most tokens of a tile, 0 where nothing limits them."""
+
+    tile_tokens: int = 0
+
+
 @dataclass(frozen=True)
 class LanguageModel:
     """A loaded model: transformers' network and tokenizer, its rotary tables, and the name it was loaded by.
@@ -23,7 +30,7 @@ class LanguageModel:
     the texts that its weights were tuned on by this package. ``stored_dtype`` is the number format of the checkpoint
     that it was loaded from, such as ``bfloat16``; empty where there is none, or one that is quantized.
     ``quantized``: ``8bit`` or ``4bit`` where its weights were quantized while loading, to be searched and measured
-    alone.
+    alone. ``limits`` changes when memory does not suffice for a pass (``engine.shrinking``).
     """
 
     network: Any
@@ -36,6 +43,7 @@ class LanguageModel:
     tuned_on: TextSketch = field(default_factory=TextSketch, compare=False)
     stored_dtype: str = field(default="", compare=False)
     quantized: str = ""
+    limits: Limits = field(default_factory=Limits, compare=False)
 
     @property
     def table(self) -> RotaryTable:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from longrope import distributed
 from longrope.data import Tokens, TokenText, fingerprint, plant_needles
-from longrope.engine.passes import token_losses, weighted_loss_with_graph
+from longrope.engine.gradients import factor_gradient
+from longrope.engine.passes import token_losses
 from longrope.errors import ModelError, RunError
 from longrope.models import LanguageModel, rescaled
 from longrope.rope import RescaleFactors, at_window, compose
@@ -135,23 +136,12 @@ class WindowObjective:
         rows = np.arange(step * self.gradient_count, (step + 1) * self.gradient_count) % len(self.search_windows)
         windows, weights = self.search_windows[rows], self.search_weights[rows]
         whole = compose(self.tuned_with, factors, self.model.spec)
-        with rescaled(self.model, whole, learnable=True) as rotary:
-            assert rotary is not None
-            loss = weighted_loss_with_graph(self.model, windows, weights / len(rows))
-            loss.backward()
-            loss = loss.detach()
-            if shard := distributed.shard():
-                shard.sum_gradients((rotary.lambdas, rotary.attention_factor))
-                loss = shard.total(loss)
-            by_lambda, by_attention = rotary.lambdas.grad, rotary.attention_factor.grad
-            assert by_lambda is not None
-            assert by_attention is not None
-            slopes, by_log_attention = by_lambda.tolist(), by_attention.item() * whole.attention_factor
+        loss, slopes, by_attention = factor_gradient(self.model, whole, windows, weights / len(rows))
         if self.tuned_with:  # by the relative lambdas
             before = at_window(self.model.spec, self.tuned_with, factors.target_window)
             slopes = [slope * x for slope, x in zip(slopes, before, strict=True)]
-        gradient = (*slopes, by_log_attention)
-        return Evaluation(loss.item(), int((weights > 0).sum()), BACKWARD_PASSES * windows.size, gradient)
+        gradient = (*slopes, by_attention * whole.attention_factor)
+        return Evaluation(loss, int((weights > 0).sum()), BACKWARD_PASSES * windows.size, gradient)
 
     def _mean_loss(self, factors: RescaleFactors, windows: Tokens, weights: Weights) -> Evaluation:
         def loss_of(row: int) -> float:

@@ -46,6 +46,16 @@ class TrainingSample:
             found[row, np.asarray(starts[1:], int) - 1] = False
         return found
 
+    def cut(self, rows: slice) -> "TrainingSample":
+        """Some of the windows, to go through the model without the others."""
+        return replace(
+            self,
+            tokens=self.tokens[rows],
+            documents=self.documents and self.documents[rows],
+            positions=None if self.positions is None else self.positions[rows],
+            answers=None if self.answers is None else self.answers[rows],
+        )
+
 
 @dataclass(frozen=True)
 class SampleBuilder:

@@ -8,13 +8,18 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from longrope import distributed
 from longrope.data import fingerprint
+from longrope.engine.gradients import at_once
 from longrope.engine.passes import weighted_loss_with_graph
+from longrope.engine.shrinking import retry_in_less_memory
 from longrope.errors import LongRopeError, RecipeError
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
@@ -22,7 +27,7 @@ from longrope.rope import unscaled
 from longrope.runs.records import TrainStep
 from longrope.tuning.adapters import Weights, trained_weights
 from longrope.tuning.batches import Batches
-from longrope.tuning.samples import SampleBuilder
+from longrope.tuning.samples import SampleBuilder, TrainingSample
 from longrope.tuning.speed import PEAK_FLOPS, attention_flops, flops_per_token, is_dense
 
 BETAS = (0.9, 0.95)
@@ -110,7 +115,10 @@ class Training:
         began = time.perf_counter()
         rows, rate = self._batches.rows(self.done), scheduled_rate(self.settings, self.done)
         scored = self._reader.num_scored(rows)
-        loss = distributed.total(self._backward(rows, scored))
+        together = self.settings.windows_at_once * self.settings.window_tokens
+        loss = retry_in_less_memory(self._model, together, partial(self._backward, rows, scored))
+        loss = distributed.total(loss)
+        self._join_gradients()
         norm = _clip(self.weights, self.settings.clip_norm)
         loss_nats, gradient_norm = torch.stack((loss, norm)).tolist()  # the one wait for a GPU
         if not (math.isfinite(loss_nats) and math.isfinite(gradient_norm)):
@@ -150,31 +158,40 @@ class Training:
 
     def _backward(self, rows: Sequence[int], scored: int) -> Tensor:
         """Add up this process's part of the gradients of a batch's loss; return its part of the loss."""
-        device = self._model.device
-        precision = choose_precision(device)
-        part = torch.zeros((), device=device)
+        self._optimizer.zero_grad()  # of what ran out of memory
+        part = torch.zeros((), device=self._model.device)
         for reading in self._reader.read(rows[distributed.row() :: distributed.workers()]):
             shares = reading.scored / max(1, scored)  # documents of one token each have nothing to score
             if reading.answers is not None:
                 shares = shares + self._reader.answer_weights(reading, rows)
-            plain = unscaled(self._model.spec, reading.tokens.shape[1])
-            with rescaled(self._model, plain if reading.own_rope else None):
-                with torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
-                    loss = weighted_loss_with_graph(
-                        self._model,
-                        reading.tokens,
-                        shares,
-                        recompute=self.settings.recompute,
-                        documents=reading.documents,
-                        positions=reading.positions,
-                    )
-                (loss * distributed.ranks()).backward()
-            part += loss.detach()
+            for cut in at_once(self._model, len(reading.tokens)):
+                part += self._add_gradients(reading.cut(cut), shares[cut])
+        return part
+
+    def _add_gradients(self, reading: TrainingSample, shares: NDArray[np.float64]) -> Tensor:
+        """Add up the gradients of the loss of some windows, with weights [B, N - 1] of their tokens; the loss."""
+        device = self._model.device
+        half = choose_precision(device) is torch.bfloat16
+        plain = unscaled(self._model.spec, reading.tokens.shape[1])
+        with rescaled(self._model, plain if reading.own_rope else None):
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                loss = weighted_loss_with_graph(
+                    self._model,
+                    reading.tokens,
+                    shares,
+                    recompute=self.settings.recompute,
+                    documents=reading.documents,
+                    positions=reading.positions,
+                )
+            (loss * distributed.ranks()).backward()
+        return loss.detach()
+
+    def _join_gradients(self) -> None:
+        """Give every process the mean of gradients of weights that each has whole; FSDP has done so with others."""
         for weight in self.weights.values():
             if distributed.ranks() > 1 and not distributed.is_dtensor(weight):
                 own = torch.zeros_like(weight) if weight.grad is None else weight.grad
                 weight.grad = distributed.total(own) / distributed.ranks()
-        return part
 
     def _update(self, rate: float) -> None:
         self.settled = False
