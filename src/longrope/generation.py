@@ -122,12 +122,8 @@ def generate(
         CacheError: the file is damaged, holds another document, or was made by another model or with other factors.
     """
     settings = settings or GenerationSettings()
-    file = Path(cache) if cache else None
-    saved = open_document(file) if file and file.exists() else None
-    document = _document_of(saved, document) if saved else document
-    tokens = encode_question(model.tokenizer, document, prompt)
-    most = settings.max_new_tokens
-    factor_set = _choose_factors(model, _as_saved(saved, factors), len(tokens), most)
+    plan = plan_answer(model, factors, document, prompt, settings=settings, cache=cache)
+    file, saved, tokens, factor_set, most = plan.file, plan.saved, plan.tokens, plan.factor_set, settings.max_new_tokens
     how = {"eight_bit": settings.eight_bit, "offload": settings.offload}
     keys = KeyValueCache(model, len(tokens) + most, **how, drop=file is None)  # a file keeps all, for other questions
     named = factor_set.fingerprint if factor_set else ""
@@ -141,7 +137,7 @@ def generate(
         logits = read_prompt(model, tokens[reused:], keys, lambda read: on_read(read, len(tokens)))
         read = time.perf_counter()
         if file and not saved:
-            save_document(file, document, tokens, keys, made_with)
+            save_document(file, plan.document, tokens, keys, made_with)
         for token in decode(model, logits, keys, choose, most):
             written.add(token)
         done = time.perf_counter()
@@ -157,6 +153,43 @@ def generate(
         cache_bytes=keys.num_bytes,
         reused_tokens=reused,
     )
+
+
+@dataclass(frozen=True)
+class AnswerPlan:
+    """What is read and with which factors, known before the model runs.
+
+    Attributes:
+        document: its text.
+        tokens: of document and prompt, with all that stands around them.
+        factor_set: that serves the whole prompt and its answer; None without factors.
+        file: that keeps the document as it was read, if one is given.
+        saved: what is in it, if it is there.
+    """
+
+    document: str
+    tokens: list[int]
+    factor_set: RescaleFactors | None
+    file: Path | None
+    saved: SavedDocument | None
+
+
+def plan_answer(
+    model: LanguageModel,
+    factors: FactorTable | RescaleFactors | None,
+    document: str,
+    prompt: str,
+    *,
+    settings: GenerationSettings,
+    cache: str | Path | None = None,
+) -> AnswerPlan:
+    """Encode document and prompt, and choose the factor set; arguments and errors are those of ``generate``."""
+    file = Path(cache) if cache else None
+    saved = open_document(file) if file and file.exists() else None
+    document = _document_of(saved, document) if saved else document
+    tokens = encode_question(model.tokenizer, document, prompt)
+    factor_set = _choose_factors(model, _as_saved(saved, factors), len(tokens), settings.max_new_tokens)
+    return AnswerPlan(document, tokens, factor_set, file, saved)
 
 
 def _document_of(saved: SavedDocument, document: str) -> str:

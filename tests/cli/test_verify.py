@@ -34,3 +34,11 @@ def test_the_table_has_a_row_for_each_checkpoint_and_client(yarn: Path, command:
     rows = [line for line in result.out.splitlines() if "http://" in line and line.startswith("│")]
     assert [row.split("│")[3].strip() for row in rows] == ["applied", "refused"]
     assert "maximum context length is 50 tokens" in result.out
+
+
+def test_a_dry_run_asks_nobody(yarn: Path, command: Command) -> None:
+    """Nothing listens at the address; every checkpoint has its line."""
+    result = command("verify", yarn, yarn, "--with", "http://localhost:9/v1", "--dry-run")
+    assert result.code == 0, result.err
+    assert result.err.count("check in http://localhost:9/v1: about 0.0 min") == 2
+    assert result.out == ""

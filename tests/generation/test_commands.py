@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
@@ -167,12 +168,20 @@ def test_every_option_of_the_command_is_heard(
         return Generation("", 1, 0, True, 64, "", 0.0, 0.0, 0)
 
     monkeypatch.setattr(generation, "generate", note)
-    arguments = "--max-new-tokens 7 --temperature 0.5 --top-p 0.9 --seed 3 --eight-bit-cache --offload-cache"
-    assert command(*arguments.split(), "--device", "cpu", "--dtype", "bfloat16")[0] == 0
+    arguments = (
+        "--factors run --max-new-tokens 7 --temperature 0.5 --top-p 0.9 --seed 3 --eight-bit-cache --offload-cache"
+    )
+    assert command(*arguments.split(), "--offload-cache", "--device", "cpu", "--dtype", "bfloat16")[0] == 0
     wanted = GenerationSettings(7, 0.5, 0.9, 3, eight_bit=True, offload=True)
     assert heard == [(wanted, torch.bfloat16)]
-    assert command("--json")[0] == 0
+    assert command("--json", "--factors", "run")[0] == 0
     assert heard[1] == (GenerationSettings(), torch.float32)
+
+
+def test_a_dry_run_answers_nothing(command: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = command("--factors", "run", "--dry-run")
+    assert (code, out) == (0, "")
+    assert re.search(r"^read \d+ tokens and write up to 256: about 0\.\d min, .* GiB are free\)$", err, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -45,11 +45,13 @@ def generate(
     rope_table: options.RopeTable = None,
     trained_window: options.TrainedWindow = None,
     compiled: options.Compiled = False,
+    dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Answer a prompt about a long document, printed as it comes; one set of factors serves all of it."""
     from longrope import generation
     from longrope.models import load_model, silence_loading
+    from longrope.pipeline import report_answer
     from longrope.rope import load_factors
 
     settings = generation.GenerationSettings(
@@ -63,6 +65,10 @@ def generate(
     window = parse_tokens(trained_window) if trained_window else 0
     loaded = load_model(model, **choices, compiled=compiled, trained_window=window)
     with reading(loaded) as on_read:
+        plan = generation.plan_answer(loaded, table, text, prompt, settings=settings, cache=cache)
+        report_answer(loaded, plan, settings, partial(say, to_stderr=True), always=dry_run)
+        if dry_run:
+            return
         done = generation.generate(
             loaded,
             table,
@@ -127,6 +133,7 @@ def export(
             show_default="the base model's format where it holds them",
         ),
     ] = "",
+    dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
     tiers: Annotated[str | None, typer.Option("--tiers", hidden=True, help="The former --factor-sets.")] = None,
 ) -> None:
@@ -148,7 +155,9 @@ def export(
         source, file, path = _without_run(model, factors, out)
         with watching() as watch:
             factor_set = load_factors(file).factor_sets[-1]
-            made = pipeline.export_model(source, factor_set, path, settings, watch, to=to, options=chosen)
+            made = pipeline.export_model(
+                source, factor_set, path, settings, watch, to=to, options=chosen, dry_run=dry_run
+            )
         print(made, end="") if as_json else say(f"checkpoint: {path}")
         return
     if alone := [flag for flag, value in (("--factors", factors), ("--model", model), ("--out", out)) if value]:
@@ -157,7 +166,7 @@ def export(
         )
     directory = RunDir(run)
     with watching(run=directory) as watch:
-        pipeline.export_again(directory, settings, watch, to=to, options=chosen)
+        pipeline.export_again(directory, settings, watch, to=to, options=chosen, dry_run=dry_run)
     written, report = directory.checkpoint, directory.export_report
     if to != "hf":
         written = directory.path / FORMATS[to].file

@@ -1,5 +1,7 @@
 """The command that opens checkpoints in other runtimes."""
 
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +9,8 @@ import typer
 
 from longrope.cli.commands import app
 from longrope.cli.console import print_table, watching
-from longrope.cli.options import AsJson, Device, DType
+from longrope.cli.options import AsJson, Device, DryRun, DType
+from longrope.errors import DryRunEnd
 from longrope.lengths import parse_tokens
 from longrope.verification.clients import CLIENTS, suited_clients
 
@@ -47,6 +50,7 @@ def verify(
     ] = None,
     device: Device = None,
     dtype: DType = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Open checkpoints in other runtimes, and tell from their log-probabilities whether each applies the RoPE scaling.
@@ -57,24 +61,29 @@ def verify(
     is named if known. unclear: the candidates are too much alike. refused: the client's own message follows.
     Differences are the largest of a log-probability from ours, in nats, at the end of prompts of these lengths.
     """
+    from longrope.pipeline import report_checks
     from longrope.verification.checking import APPLIED, format_row, verify
     from longrope.verification.exported import dump_verifications
 
+    done = []
     with watching() as watch:
-        done = [
-            result
-            for path in paths
-            if (names := suited_clients(path, paths, clients or ())) or not clients
-            for result in verify(
-                path,
-                names,
-                reference=reference,
-                lengths=[parse_tokens(length) for length in lengths.split(",")] if lengths else (),
-                device=device or "auto",
-                dtype=dtype or "float32",
-                on_message=watch.on_step,
-            )
-        ]
+        for path in paths:
+            names = suited_clients(path, paths, clients or ())
+            if clients and not names:
+                continue
+            with suppress(DryRunEnd):  # each checkpoint has its estimate
+                done += verify(
+                    path,
+                    names,
+                    reference=reference,
+                    lengths=[parse_tokens(length) for length in lengths.split(",")] if lengths else (),
+                    device=device or "auto",
+                    dtype=dtype or "float32",
+                    on_message=watch.on_step,
+                    on_loaded=partial(report_checks, report=watch.on_step, dry_run=dry_run),
+                )
+        if dry_run:
+            raise DryRunEnd
     if as_json:
         print(dump_verifications(done), end="")
     else:

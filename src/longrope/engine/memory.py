@@ -96,7 +96,7 @@ def estimate_memory(model: LanguageModel, tokens: int, *, kernel: Kernel | None 
     """
     network = model.network
     turned = sum(table.geometry.rotary_dim for table in model.tables)
-    weights = sum(weight.numel() * weight.dtype.itemsize for weight in network.parameters())
+    weights = weight_bytes(model)
     states = tokens * network.config.hidden_size * network.dtype.itemsize
     heads = heads_of(model)
     kernel = kernel or choose_kernel(model.device, network.dtype, heads)[0]
@@ -133,10 +133,14 @@ def estimate_training_memory(model: LanguageModel, tokens: int, *, adapters: boo
     return int(held + states + attended // config.num_hidden_layers + max(layer, head))
 
 
+def weight_bytes(model: LanguageModel) -> int:
+    """Bytes of all weights."""
+    return int(sum(weight.numel() * weight.dtype.itemsize for weight in model.network.parameters()))
+
+
 def free_memory(model: LanguageModel) -> int:
     """Bytes of the model's device that can still be taken, with those that the model takes now."""
-    held = int(sum(weight.numel() * weight.dtype.itemsize for weight in model.network.parameters()))
-    return held + (_free_memory(model.device) if model.device.type == "cuda" else available_memory())
+    return weight_bytes(model) + (_free_memory(model.device) if model.device.type == "cuda" else available_memory())
 
 
 def available_memory(root: Path = Path("/")) -> int:

@@ -21,6 +21,7 @@ class PassTimer:
         *,
         run: Callable[..., object] = token_losses,
         clock: Callable[[], float] = time.perf_counter,
+        longest: int | None = None,
     ) -> None:
         """Time passes of a model when they are first asked for.
 
@@ -28,9 +29,11 @@ class PassTimer:
             model: that is run.
             run: the pass, of the model and token ids [1, N].
             clock: in seconds.
+            longest: tokens of the passes that are timed, as where a window is read only once.
         """
         self._model, self._run, self._clock = model, run, clock
-        self._longest = 2 * PROBE_TOKENS * (ON_CUDA if model.device.type == "cuda" else 1)
+        most = 2 * PROBE_TOKENS * (ON_CUDA if model.device.type == "cuda" else 1)
+        self._longest = most if longest is None else min(longest, most)
         self._measured: dict[int, float] = {}
 
     def __call__(self, tokens: int) -> float:

@@ -9,6 +9,7 @@ from longrope.pipeline.measuring import longest_window, measure_only
 from longrope.pipeline.search_end import describe_search
 from longrope.pipeline.session import Session
 from longrope.pipeline.stages import plan_stages, plan_tasks, run_tasks, with_tuning
+from longrope.pipeline.use_costs import report_answer, report_checks
 
 __all__ = [
     "Callbacks",
@@ -26,6 +27,8 @@ __all__ = [
     "measure_only",
     "plan_stages",
     "plan_tasks",
+    "report_answer",
+    "report_checks",
     "run_tasks",
     "search",
     "search_costs",

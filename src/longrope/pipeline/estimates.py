@@ -27,12 +27,16 @@ def describe_seconds(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage is estimated to take: seconds, and bytes of the device's memory, of those that are free."""
+    """What a stage is estimated to take: seconds, and bytes of the device's memory, of those that are free.
+
+    ``remedy`` says what to do where they are not enough.
+    """
 
     stage: str
     seconds: float
     bytes_needed: int
     bytes_free: int
+    remedy: str = "Take more GPUs with torchrun, tune.parameters or tune.lora_rank, or a shorter window."
 
     def __str__(self) -> str:
         """As one line."""
@@ -42,11 +46,7 @@ class Cost:
     def check(self) -> None:
         """Raise RecipeError if the stage does not fit into memory."""
         if self.bytes_needed > self.bytes_free:
-            raise RecipeError(
-                f"{self}.",
-                "It must fit.",
-                "Take more GPUs with torchrun, tune.parameters or tune.lora_rank, or a shorter window.",
-            )
+            raise RecipeError(f"{self}.", "It must fit.", self.remedy)
 
 
 def check_costs(costs: Sequence[Cost]) -> None:

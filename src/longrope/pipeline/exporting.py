@@ -1,5 +1,6 @@
 """The checkpoint of a run, and files of it in other formats: written, opened again and compared."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -8,13 +9,14 @@ from typing import Any
 
 from longrope import distributed, registry
 from longrope.data import Tokens
-from longrope.errors import RunError, TextsError
+from longrope.errors import DryRunEnd, RunError, TextsError
 from longrope.exports import Origin, describe_short, dump_report, export_hf, patch_gguf
 from longrope.exports.short_cost import MOST_TOKENS, WINDOWS
 from longrope.models import load_model, read_gguf_file, read_gguf_spec
 from longrope.pipeline.callbacks import Callbacks
 from longrope.pipeline.session import Session, load_inputs
 from longrope.pipeline.stages import Task, plan_tasks, run_tasks, tune_at_target
+from longrope.pipeline.use_costs import report_export
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors, load_factors
 from longrope.rows import Format
@@ -67,6 +69,7 @@ def export_again(
     *,
     to: str = "hf",
     options: Mapping[str, str] | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Export a finished run once more, with these settings, in a format of the registry.
 
@@ -78,8 +81,10 @@ def export_again(
         callbacks: what is reported.
         to: the name of the format.
         options: ``dtype`` of the weights, and what the format alone takes: ``layout`` of GGUF files.
+        dry_run: report what it will take, and raise DryRunEnd; nothing is written.
 
     Raises:
+        RecipeError: the checkpoint, opened again, does not fit into memory.
         RunError: the directory holds no run, its stages are not finished, or another process holds it.
         FactorsError: the run has no factors yet.
     """
@@ -87,6 +92,7 @@ def export_again(
     recipe = replace(run.recipe(), export=settings)
     with run.locked():
         factors = load_factors(run.factors()).factor_sets[-1]  # before the model is loaded, for a run may have none
+        began = time.perf_counter()
         session = Session(recipe, run, *load_inputs(recipe, callbacks), callbacks)
         if tasks := plan_tasks(session):
             _check_finished(run, tasks)
@@ -94,6 +100,10 @@ def export_again(
             session, factors = session.with_model(extended.model), extended.longest
         elif run.has(run.tuning):
             session = session.with_model(tune_at_target(session, factors))
+        short, loading = _short_windows(session) if to == "hf" else None, time.perf_counter() - began
+        report_export(session.model, loading, callbacks.on_step, short_windows=short, always=dry_run)
+        if dry_run:
+            raise DryRunEnd
         if to != "hf":
             export_file(session, factors, registry.FORMATS[to], options)
             return
@@ -110,6 +120,7 @@ def export_model(
     *,
     to: str,
     options: Mapping[str, str] | None = None,
+    dry_run: bool = False,
 ) -> str:
     """Export a model with factors, outside of any run; return the report as JSON.
 
@@ -124,15 +135,22 @@ def export_model(
         callbacks: what is reported.
         to: the name of a format.
         options: as of ``export_again``.
+        dry_run: the same.
     """
     report, given = (callbacks or Callbacks()).on_step, dict(options or {})
     if to == "gguf" and source.endswith(".gguf") and not given.get("dtype"):
         report(f"patch {source}, write {path}, compare")
+        if dry_run:
+            raise DryRunEnd
         patched = patch_gguf(source, factors, path, settings=settings, layout=given.get("layout", ""))
         write_record(path, read_gguf_spec(read_gguf_file(source)), patched.switch_tokens)
         return dump_report(patched)
     report(f"export to {path}, open it again, compare")
+    began = time.perf_counter()
     model, origin = load_model(source), Origin(source, hub_name=settings.base_model)
+    report_export(model, time.perf_counter() - began, report, always=dry_run)
+    if dry_run:
+        raise DryRunEnd
     written = registry.resolve(registry.FORMATS[to].write)(
         model, factors, path, settings=settings, origin=origin, **given
     )

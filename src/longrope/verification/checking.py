@@ -3,6 +3,7 @@
 Shape legend: N = tokens of a prompt, K = last positions of it, V = vocabulary.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -98,6 +99,7 @@ def verify(
     dtype: str = "float32",
     run: Callable[[Client, Path, Request], Answers] = run_script,
     on_message: Callable[[str], None] = lambda _: None,
+    on_loaded: Callable[[LanguageModel, Mapping[str, Sequence[int]], float], None] = lambda *_: None,
 ) -> list[Verification]:
     """Open a checkpoint in clients, each in a process of its own, and say whether each applies the RoPE scaling.
 
@@ -111,6 +113,8 @@ def verify(
         dtype: of both.
         run: asks a client by its script, in a process of its own.
         on_message: called with what is installed and done.
+        on_loaded: called before anything is asked, with the checkpoint, the tokens of each pass that it and each
+            client will make, by the client's name, and the seconds that it took to load.
 
     Raises:
         RecipeError: no checkpoint is there, a client is unknown or cannot be installed, or a length is too short.
@@ -120,9 +124,12 @@ def verify(
     path = Path(path)
     kind_of(path)
     chosen = chosen_clients(path, clients)
+    began = time.perf_counter()
+    probes = _prepare(path, Path(reference) if reference else None, lengths, device, dtype)
+    passes = {client.name: _passes(probes, client) for client in chosen}
+    on_loaded(probes.model, passes, time.perf_counter() - began)
     local = [client for client in chosen if not client.name.startswith(SERVERS)]
     pythons = {client.name: find_python(client, cache_folder(), on_message) for client in local}
-    probes = _prepare(path, Path(reference) if reference else None, lengths, device, dtype)
     done = []
     for client in chosen:
         counts = ", ".join(f"{len(prompt):,}" for prompt in probes.prompts)
@@ -172,6 +179,15 @@ def _verify(probes: _Probes, client: Client, run: Callable[[Request], Answers] |
         _judge(probes, client, prompt, rows) for prompt, rows in zip(probes.prompts, answers.rows, strict=True)
     )
     return made(_overall(findings), message, findings, answers.versions)
+
+
+def _passes(probes: _Probes, client: Client) -> list[int]:
+    """The tokens of each pass that judging a client takes, its own among them."""
+    tokens: list[int] = []
+    for length in map(len, probes.prompts):
+        right = accepted(probes.truth, length, client)
+        tokens += [length] * (1 + len(right) + len(_apart(usual_faults(probes.truth, length), right)))
+    return tokens
 
 
 def _judge(probes: _Probes, client: Client, prompt: list[int], rows: Any) -> Finding:
