@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from longrope.exports import export_gguf, export_hf, patch_gguf
     from longrope.generation import GenerationSettings, generate
     from longrope.models import LanguageModel, build_model, build_tokenizer, load_model, read_spec, rescaled
-    from longrope.pipeline import Callbacks, compare, extend
+    from longrope.pipeline import Callbacks, compare, extend, inspect
     from longrope.recipe import Recipe, load_recipe
+    from longrope.report import write_report
     from longrope.rope import FactorTable, RescaleFactors, RopeSpec, baseline_factors, load_factors
     from longrope.runs.run_dir import RunDir
     from longrope.search import find_factors
@@ -49,6 +50,8 @@ _HOMES = {
     "Callbacks": "pipeline",
     "compare": "pipeline",
     "extend": "pipeline",
+    "inspect": "pipeline",
+    "write_report": "report",
     "Recipe": "recipe",
     "load_recipe": "recipe",
     "RopeSpec": "rope",
@@ -80,6 +83,7 @@ __all__ = [
     "find_factors",
     "fine_tune",
     "generate",
+    "inspect",
     "load_factors",
     "load_model",
     "load_recipe",
@@ -89,6 +93,7 @@ __all__ = [
     "read_spec",
     "rescaled",
     "verify",
+    "write_report",
 ]
 
 

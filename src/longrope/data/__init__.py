@@ -18,7 +18,7 @@ from longrope.data.sketches import (
     sketch_documents,
 )
 from longrope.data.sources import read_document
-from longrope.data.splits import Texts, load_texts
+from longrope.data.splits import Texts, check_part, load_texts
 from longrope.data.windows import Starts, Tokens, TokenText
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Tokens",
     "all_runs",
     "check_apart",
+    "check_part",
     "check_sources",
     "check_unsearched",
     "decode_pieces",

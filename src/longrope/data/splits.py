@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,21 @@ class Texts:
         return [f"{first}; windows of {length:,} tokens that fit: {', '.join(parts)}", *others]
 
 
+def check_part(text: TokenText, name: str) -> None:
+    """Refuse whole texts where a part of them is needed, the one of this name (raises TextsError)."""
+    if isinstance(text, Texts):
+        raise TextsError(
+            "All parts of some texts are given.",
+            "One of them is needed: what is measured on may not be searched or tuned on.",
+            f"Give texts.{name}.",
+        )
+
+
 def load_texts(
-    sources: Sequence[Source],
+    sources: Sequence[Source] | str | Path,
     tokenizer: Any,
     *,
-    measure: Sequence[Source] = (),
+    measure: Sequence[Source] | str | Path = (),
     weights: Sequence[float] = (),
     text_field: str = "text",
     encoding: str = "",
@@ -55,8 +66,8 @@ def load_texts(
     the measuring ones are left out of them.
 
     Args:
-        sources: of each of these kinds, in any mixture. Text files (``.gz`` too), each one document, in UTF-8, or in
-            UTF-16 or UTF-32 with a byte order mark. Files of records, one document a row: ``.jsonl``, ``.jsonl.gz``,
+        sources: one or several, of any of these kinds. Text files (``.gz`` too), each one document: UTF-8, or UTF-16
+            or UTF-32 with a byte order mark. Files of records, one document a row: ``.jsonl``, ``.jsonl.gz``,
             ``.jsonl.zst`` and ``.parquet``. Folders of all these; files inside that are no text are skipped and stand
             in the report. ``hf:NAME[:CONFIG]:SPLIT``: a data set of the Hugging Face hub, or of a folder NAME, of
             which ``SPLIT[:100]`` takes the first 100 rows. ``.npy`` files of token ids made with this tokenizer. The
@@ -78,6 +89,7 @@ def load_texts(
             file of records is damaged, or none of its rows has the field; this Python has no sources; weights are not
             one positive number a source.
     """
+    sources, measure = ([given] if isinstance(given, str | Path) else given for given in (sources, measure))
     check_encoding(encoding)
     check_sources((*sources, *measure))
     shares = _checked_weights(weights, sources)

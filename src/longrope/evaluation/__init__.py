@@ -7,7 +7,7 @@ Measuring fills the sample cache; all scores are computed from it.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from longrope.data import TokenText, check_apart, check_unsearched, hash_windows
+from longrope.data import TokenText, check_apart, check_part, check_unsearched, hash_windows
 from longrope.evaluation.metric import Context, Metric, Reading, Subject
 from longrope.evaluation.samples import SampleCache
 from longrope.metrics import BENCHMARK, HARNESS, METRICS
@@ -43,6 +43,7 @@ def measure(
     Returns:
         The scores, shortest length first, benchmarks last.
     """
+    check_part(text, "measure")
     original, settings = Subject(model, None, "none"), settings or MeasureRecipe()
     evaluation = Evaluation(text, settings, original, SampleCache(run), seed)
     return evaluation.measure(name_subject(model, factors, method))

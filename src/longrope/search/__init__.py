@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from longrope.data import TokenText, sketch
+from longrope.data import TokenText, check_part, sketch
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
 from longrope.registry import METHODS, one_set_formulas, resolve, scans, searches
@@ -79,6 +79,7 @@ def find_factors(
         ModelError: the model has no finite loss with any of the factors that the search starts from.
         RecipeError: tuned weights are to be scanned.
     """
+    check_part(text, "search")
     settings = settings or SearchRecipe()
     if settings.method in one_set_formulas():
         return _by_formula(model, text, target_tokens, tuned_with, settings)

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from longrope import distributed
-from longrope.data import TextSketch, TokenText, decode_pieces, fingerprint, sketch_documents
+from longrope.data import TextSketch, TokenText, check_part, decode_pieces, fingerprint, sketch_documents
 from longrope.engine.kv_cache import decoder_layers
 from longrope.models import LanguageModel, check_not_quantized, rescaled
 from longrope.models.tuned_on import write_tuned_on
@@ -74,6 +74,7 @@ def fine_tune(
         LongRopeError: the loss or its gradient is not finite.
     """
     check_not_quantized(model, "A training")
+    check_part(text, "tune")
     settings = settings or TuneRecipe()
     batches = cut_batches(model, factors, text, settings, seed)
     log, tuned = TrainLog(run.train if run else None), replace(model, tuned_on=_sketch(model, batches, settings))
