@@ -1,9 +1,11 @@
 """What `longrope generate` says before it answers: whether the model's chat template is used."""
 
+from pathlib import Path
 from typing import Any
 
 import pico
 import pytest
+from commands import Command, report_at_once
 
 from longrope.cli.console import reading
 
@@ -18,3 +20,26 @@ def test_a_chat_template_is_named(template: str | None, said: str, capsys: pytes
     with reading(model):
         pass
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_where_there_is_no_terminal_reading_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report_at_once(monkeypatch)
+    with reading(pico.make_model()) as on_read:
+        on_read(65_536, 100_000)
+    assert capsys.readouterr().err.splitlines()[1:] == ["read: 65,536 of 100,000 tokens"]
+
+
+def test_quiet_leaves_the_answer_alone(
+    command: Command, pico_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    report_at_once(monkeypatch)
+    (tmp_path / "book.txt").write_text("a b c")
+    given = ("generate", pico_folder, "--document", tmp_path / "book.txt", "--prompt", "What?")
+    loud = command(*given, "--max-new-tokens", "4")
+    quiet = command("-q", *given, "--max-new-tokens", "4")
+    assert (loud.code, quiet.code, quiet.err) == (0, 0, "")
+    assert quiet.out == loud.out
+    assert "read: " in loud.err
+    assert ", wrote " in loud.err

@@ -92,26 +92,22 @@ def _tracked(
 
 @contextmanager
 def reading(model: Any) -> Iterator[Any]:
-    """Print the choices for a model on stderr, and on a terminal how much is read, until all of it is."""
+    """Print the choices for a model on stderr, and how much is read until all of it is: a bar, or lines elsewhere."""
     from rich.console import Console
     from rich.progress import Progress
 
     from longrope.engine.passes import describe_pass
+    from longrope.pipeline.callbacks import Sparsely, WorkDone
 
     has_template = getattr(model.tokenizer, "chat_template", None)
     asked = (
         "asked in the model's chat template" if has_template else "no chat template: the model goes on with the text"
     )
-    console = Console(stderr=True)
-    console.print(
-        printable("; ".join((*model.choices, describe_pass(model, decoding=True), asked))),
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
+    note("; ".join((*model.choices, describe_pass(model, decoding=True), asked)))
+    console, sparsely = Console(stderr=True), Sparsely(note)
     with Progress(
         console=console,
-        disable=not console.is_terminal,
+        disable=not console.is_terminal or is_quiet(),
         transient=True,
         redirect_stdout=False,  # the answer goes there without changes
         redirect_stderr=False,
@@ -120,6 +116,8 @@ def reading(model: Any) -> Iterator[Any]:
 
         def on_read(done: int, total: int) -> None:
             progress.update(bar, completed=done, total=total)
+            if progress.disable:
+                sparsely(WorkDone("read", done, total, "tokens"))
             if done == total:
                 progress.stop()
 
@@ -196,3 +194,14 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
 def say(text: str, *, to_stderr: bool = False) -> None:
     """Print lines whose names may come from anywhere: control characters are escaped."""
     print(printable(text, keep="\n"), file=sys.stderr if to_stderr else sys.stdout)
+
+
+def note(text: str) -> None:
+    """Print a line about the work on stderr, unless results and errors alone are asked for."""
+    if not is_quiet():
+        say(text, to_stderr=True)
+
+
+def is_quiet() -> bool:
+    """Whether results and errors alone are to be printed."""
+    return LOGGER.level >= logging.WARNING

@@ -12,7 +12,7 @@ import typer
 
 from longrope.cli import options
 from longrope.cli.commands import app
-from longrope.cli.console import describe_answer, format_number, print_table, reading, say, watching
+from longrope.cli.console import describe_answer, format_number, note, print_table, reading, say, watching
 from longrope.errors import RecipeError, RunError
 from longrope.lengths import parse_tokens
 from longrope.recipe import ExportRecipe
@@ -66,7 +66,7 @@ def generate(
     loaded = load_model(model, **choices, compiled=compiled, trained_window=window)
     with reading(loaded) as on_read:
         plan = generation.plan_answer(loaded, table, text, prompt, settings=settings, cache=cache)
-        report_answer(loaded, plan, settings, partial(say, to_stderr=True), always=dry_run)
+        report_answer(loaded, plan, settings, note, always=dry_run)
         if dry_run:
             return
         done = generation.generate(
@@ -83,7 +83,7 @@ def generate(
         print(json.dumps(asdict(done)))
     else:
         print(flush=True)
-        say(describe_answer(done), to_stderr=True)
+        note(describe_answer(done))
 
 
 def _read_inputs(document: Path | None, prompt: str, cache: Path | None) -> tuple[str, str]:
