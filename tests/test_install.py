@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import longrope
+from longrope.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -175,3 +176,21 @@ def test_a_release_needs_its_version_in_every_file(tmp_path: Path) -> None:
 def test_the_scripts_for_shells_are_sound() -> None:
     for path in [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run", ROOT / ".ci" / "browser"]:
         subprocess.run(["bash", "-n", path], check=True)  # noqa: S607
+
+
+# What the page on installing says
+
+
+def test_every_extra_is_named() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "install.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(PROJECT["optional-dependencies"])
+
+
+def test_windows_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the locks of run directories cannot be imported."""
+    with pytest.raises(SystemExit) as ended:
+        main("nt")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "WSL" in said
+    assert said.count("\n") == 1
