@@ -1,9 +1,5 @@
 """What fits into memory: how many tokens go through a layer at once, and about what a pass or a training step takes."""
 
-import os
-import re
-from pathlib import Path
-
 import torch
 
 from longrope import distributed
@@ -11,6 +7,7 @@ from longrope.engine.kernels import Heads, Kernel, choose_kernel
 from longrope.engine.kv_cache import remembers_keys_alone
 from longrope.engine.loss import LOGITS_PER_CHUNK
 from longrope.models import LanguageModel
+from longrope.models.fitting import available_memory
 from longrope.models.tables import sliding_layers
 
 MOST_TILE_TOKENS = 65536
@@ -141,27 +138,6 @@ def weight_bytes(model: LanguageModel) -> int:
 def free_memory(model: LanguageModel) -> int:
     """Bytes of the model's device that can still be taken, with those that the model takes now."""
     return weight_bytes(model) + (_free_memory(model.device) if model.device.type == "cuda" else available_memory())
-
-
-def available_memory(root: Path = Path("/")) -> int:
-    """Bytes of the machine's memory that processes can still take: within the limit of a container, where there is one.
-
-    Linux says what is available, in ``/proc/meminfo``, and the limit of a control group (of version 2). Elsewhere all
-    memory of the machine is taken for available.
-    """
-    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    said = re.search(r"^MemAvailable:\s+(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE)
-    group = root / "sys/fs/cgroup"
-    limit, used = _read(group / "memory.max").strip(), _read(group / "memory.current").strip()
-    within = int(limit) - int(used) if limit.isdecimal() and used.isdecimal() else whole
-    return max(0, min(1024 * int(said[1]) if said else whole, within))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""
 
 
 def _free_memory(device: torch.device) -> int:

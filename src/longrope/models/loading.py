@@ -16,6 +16,7 @@ from longrope.models.adapters import find_adapter, merge_adapter
 from longrope.models.checks import check_moves_logits
 from longrope.models.config_checks import check_config, describe_passed_over
 from longrope.models.devices import choose_device, choose_dtype
+from longrope.models.fitting import check_fits
 from longrope.models.folders import check_folder, check_stated, check_tokenizer, has_tokenizer
 from longrope.models.geometry import read_tables
 from longrope.models.gguf_file import GgufFile, read_gguf
@@ -77,6 +78,8 @@ def load_model(
     tables = with_trained_window(read_tables(config), trained_window)
     table = choose_table(tables, rope_table)
     with _loading(base):
+        if dtype not in QUANTIZED:
+            check_fits(base, config, number_format, place)
         network = _load_network(base, config, number_format, place, dtype, is_part=config is not whole)
         network = merge_adapter(network, adapter) if adapter else network
         network = put_trained_weights(network, trained) if trained else network

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from longrope.data import Tokens
 from longrope.engine.decoding import read_prompt
 from longrope.engine.kv_cache import REWOUND_TOKENS, KeyValueCache
-from longrope.engine.memory import available_memory, choose_tile, estimate_memory, free_memory, weight_bytes
+from longrope.engine.memory import choose_tile, estimate_memory, free_memory, weight_bytes
 from longrope.engine.pass_seconds import PassTimer
 from longrope.errors import DryRunEnd
 from longrope.generation import AnswerPlan, GenerationSettings
 from longrope.models import LanguageModel
+from longrope.models.fitting import available_memory
 from longrope.models.tables import sliding_layers
 from longrope.pipeline.comparison_costs import STEP_TEXT, report_costs, seconds_of_step
 from longrope.pipeline.estimates import Cost

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from longrope.engine.memory import available_memory
+from longrope.models.fitting import available_memory
 
 GIB = 2**30
 
