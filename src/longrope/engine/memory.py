@@ -42,18 +42,26 @@ def choose_tile(model: LanguageModel, rows: int = 1) -> tuple[int, str]:
 
 def _bytes_per_token(model: LanguageModel, *, compiled: bool = False) -> int:
     """About what a layer holds of a token: a dozen hidden states and four of an MLP's width; compiled three and two."""
+    return int(model.network.dtype.itemsize) * _numbers_per_token(model, compiled=compiled)
+
+
+def _numbers_per_token(model: LanguageModel, *, compiled: bool = False) -> int:
     config = model.network.config
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     wide = max(wide) if isinstance(wide, list | tuple) else wide  # one for each layer
     states, mlps = (3, 2) if compiled else (12, 4)
-    return int(model.network.dtype.itemsize * (states * config.hidden_size + mlps * wide))
+    return int(states * config.hidden_size + mlps * wide)
 
 
 def fits_with_activations(model: LanguageModel, tokens: int) -> bool:
-    """Whether all activations of a pass, with its logits in float32 three times over, take little of the memory."""
+    """Whether all activations of a pass take little of the memory."""
+    return _all_activations(model, tokens, model.network.dtype.itemsize) <= activation_room(model)
+
+
+def _all_activations(model: LanguageModel, tokens: int, size: int) -> int:
+    """Bytes of what all layers hold in numbers of this size, and of the logits in float32 three times over."""
     config = model.network.config
-    per_token = config.num_hidden_layers * _bytes_per_token(model) + 12 * config.vocab_size
-    return bool(tokens * per_token <= activation_room(model))
+    return int(tokens * (config.num_hidden_layers * size * _numbers_per_token(model) + 12 * config.vocab_size))
 
 
 def attention_bytes(model: LanguageModel, tokens: int) -> int:
@@ -79,7 +87,12 @@ def activation_room(model: LanguageModel) -> int:
     """Bytes that activations may take; none where a pass has run out of memory."""
     if model.limits.tile_tokens:
         return 0
-    return _free_memory(model.device) // ACTIVATIONS_SHARE if model.device.type == "cuda" else MOST_CPU_ACTIVATIONS
+    if model.device.type == "cuda":
+        return _free_memory(model.device) // ACTIVATIONS_SHARE
+    own = available_memory() // ACTIVATIONS_SHARE
+    return (
+        MOST_CPU_ACTIVATIONS if distributed.shard() else min(own, MOST_CPU_ACTIVATIONS)
+    )  # others are to find the same
 
 
 def estimate_memory(model: LanguageModel, tokens: int, *, kernel: Kernel | None = None, tile: int = 0) -> int:
@@ -108,13 +121,16 @@ def estimate_memory(model: LanguageModel, tokens: int, *, kernel: Kernel | None 
     return int(weights + states + max(layer, head))
 
 
-def estimate_training_memory(model: LanguageModel, tokens: int, *, adapters: bool) -> int:
-    """About how many bytes a training step on one window takes at its peak in this process.
+def estimate_training_memory(
+    model: LanguageModel, tokens: int, *, adapters: bool, recompute: bool | None = None
+) -> int:
+    """About how many bytes a training step takes at its peak in this process, with so many tokens at once.
 
     Weights, gradients and two moments in float32; several processes divide them, and each has the weights whole beside
-    its part. With adapters, or where few weights are trained, the weights alone, as they are on a GPU. A hidden state
-    for each layer, where they fit the outputs of its attention, the activations of one layer, and one chunk of logits
-    with its gradient: in float32, or but for the logits in the number format of weights that keep it.
+    its part. With adapters, or where few weights are trained, the weights alone, as they are on a GPU. Then all
+    activations, or where they do not fit or ``recompute`` says so a hidden state for each layer, where they fit the
+    outputs of its attention, the activations of one layer, and one chunk of logits with its gradient: in float32, or
+    but for the logits in the number format of weights that keep it.
     """
     config, ranks = model.network.config, distributed.ranks()
     shard = distributed.shard()
@@ -123,8 +139,12 @@ def estimate_training_memory(model: LanguageModel, tokens: int, *, adapters: boo
     size = model.network.dtype.itemsize if adapters and model.device.type != "cpu" else 4
     frozen = weights * size
     held = frozen if adapters else 16 * weights // ranks + 4 * weights * (ranks > 1)
+    if recompute is None:
+        recompute = _all_activations(model, tokens, size) > activation_room(model)
+    if not recompute:
+        return int(held + _all_activations(model, own, size))
     states = size * own * config.hidden_size * config.num_hidden_layers
-    layer = own * _bytes_per_token(model) * size // model.network.dtype.itemsize
+    layer = own * _numbers_per_token(model) * size
     head = 3 * 4 * min(LOGITS_PER_CHUNK, own * config.vocab_size)
     attended = attention_bytes(model, tokens) * len(layers_that_keep_attention(model, tokens))
     return int(held + states + attended // config.num_hidden_layers + max(layer, head))

@@ -15,6 +15,7 @@ from longrope.runs.records import Trial, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.search.cost import SearchCost, compare_costs, count_choice_passes, count_passes, count_short_passes
 from longrope.search.score import BACKWARD_PASSES
+from longrope.search.short_context import count_short
 
 LONG_UNITS = ((86_400, "days"), (3600, "hours"))  # seconds
 
@@ -81,7 +82,8 @@ def estimate_tuning(
     """What a training will take; ``seconds`` gives those of a pass by its tokens, if they are known."""
     tokens, windows = settings.window_tokens, settings.steps * settings.batch_windows / distributed.workers()
     of_pass = (seconds or PassTimer(model))(tokens)
-    peak = estimate_training_memory(model, tokens, adapters=settings.trains_few)
+    together = tokens * settings.windows_at_once
+    peak = estimate_training_memory(model, together, adapters=settings.trains_few, recompute=settings.recompute)
     return Cost(name, windows * BACKWARD_PASSES * of_pass, peak, free_memory(model))
 
 
@@ -91,12 +93,13 @@ def estimate_search(recipe: Recipe, model: LanguageModel, stage: Stage, seconds:
     if stage.kind == "extrapolate":
         return Cost(stage.label, 0.0, 0, free_memory(model))
     settings = recipe.searching(stage)
-    evaluations = count_passes(settings, tokens) + count_choice_passes(settings)
+    evaluations, together = count_passes(settings, tokens) + count_choice_passes(settings), tokens
     if stage.kind == "short":
         evaluations = count_short_passes(settings, tokens, recipe.target_tokens)
+        together = tokens * count_short(tokens, recipe.target_tokens)
     peak = estimate_memory(model, tokens)
     if settings.method == "gradient" or stage.kind == "short":
-        peak = max(peak, estimate_training_memory(model, tokens, adapters=True))
+        peak = max(peak, estimate_training_memory(model, together, adapters=True))
     return Cost(stage.label, evaluations * seconds(tokens) / distributed.workers(), peak, free_memory(model))
 
 
