@@ -21,7 +21,7 @@ PACKAGE = "longrope"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 NOUNS = (
-    *("errors", "lengths", "reading", "rows", "registry", "metrics", "labels", "settings", "schedule"),
+    *("errors", "lengths", "reading", "checksums", "rows", "registry", "metrics", "labels", "settings", "schedule"),
     *("rope", "tune_recipe", "search_recipe", "recipe", "recipe_template"),
 )
 EDGES = ("distributed", "runs", "models", "data", "engine", "verdict")

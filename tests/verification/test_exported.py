@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pico
 
+from longrope.checksums import RECORD
 from longrope.verification.checking import Verification
 from longrope.verification.exported import add_to_card, verify_export
-from longrope.verification.truth import RECORD
 from longrope.verification.verdicts import Finding
 
 DONE = [

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from verifying import run_here
 
+from longrope.checksums import RECORD
 from longrope.errors import ExportError
 from longrope.verification.checking import Verification, verify
-from longrope.verification.truth import RECORD
 
 LAMBDAS = (1.0, 1.5, 2.5, 4.0)  # of the fixtures
 Config = dict[str, Any]

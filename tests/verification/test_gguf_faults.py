@@ -11,11 +11,12 @@ import pico
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
+from longrope.checksums import record_path
 from longrope.exports import export_gguf
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors
 from longrope.verification.checking import Verification, verify
-from longrope.verification.truth import record_path, write_record
+from longrope.verification.truth import write_record
 
 pytestmark = pytest.mark.slow
 SWITCH, WINDOW = 256, 1024  # the first is the smallest context that llama.cpp makes

@@ -10,6 +10,7 @@ import pytest
 import sweep
 from verifying import run_here
 
+from longrope.checksums import record_path
 from longrope.exports import hf
 from longrope.models import read_gguf_file, read_gguf_spec
 from longrope.pipeline import export_model, exporting
@@ -17,7 +18,6 @@ from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors, RopeSpec
 from longrope.verification.checking import verify
 from longrope.verification.exported import verify_export
-from longrope.verification.truth import record_path
 
 LAMBDAS = (1.0, 1.5, 2.5, 4.0)
 

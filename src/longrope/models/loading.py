@@ -11,6 +11,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
+from longrope.checksums import check_files
 from longrope.errors import ModelError, converting_errors
 from longrope.models.adapters import find_adapter, merge_adapter
 from longrope.models.checks import check_moves_logits
@@ -71,6 +72,8 @@ def load_model(
     adapter, trained = find_adapter(source), find_trained_weights(source)
     own = adapter or trained
     base = own.base if own else source
+    if Path(base).exists():
+        check_files(Path(base), ModelError, whole=False)
     check_quantized(dtype, place, is_gguf=_gguf(base) is not None)
     whole = _load_whole_config(base)
     config = text_part(whole)

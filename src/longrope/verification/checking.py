@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from longrope.checksums import check_files
 from longrope.data import encode, opening_tokens
 from longrope.engine.passes import last_log_probabilities
-from longrope.errors import RecipeError
+from longrope.errors import ExportError, RecipeError
 from longrope.evaluation.prompts.words import WORDS
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.verification import server
@@ -123,6 +124,8 @@ def verify(
     """
     path = Path(path)
     kind_of(path)
+    if reference is None and (hashed := check_files(path, ExportError, whole=True)):
+        on_message(f"{hashed} files of {path} are those that were exported, by their SHA-256")
     chosen = chosen_clients(path, clients)
     began = time.perf_counter()
     probes = _prepare(path, Path(reference) if reference else None, lengths, device, dtype)

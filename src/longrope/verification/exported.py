@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from longrope import distributed
-from longrope.errors import LongRopeError
+from longrope.errors import ExportError, LongRopeError
 from longrope.models import LanguageModel
+from longrope.runs.files import unfinished_file
 from longrope.verification.checking import Verification, format_row, verify
 from longrope.verification.clients import clients_at_hand, is_checkpoint
 from longrope.verification.truth import write_record
@@ -75,7 +76,9 @@ opens it in others.
 | --- | --- | --- |
 {chr(10).join(rows)}
 """
-    card.write_text(card.read_text(encoding="utf-8").rstrip("\n") + "\n" + section, encoding="utf-8")
+    text = card.read_text(encoding="utf-8").rstrip("\n") + "\n" + section
+    with unfinished_file(card, ExportError) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def dump_verifications(done: Sequence[Verification]) -> str:

@@ -11,14 +11,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from longrope.checksums import describe_files, record_path
 from longrope.errors import ExportError, LongRopeError, describe_error
 from longrope.models import LanguageModel, config_entries, load_config, read_gguf_file, read_gguf_spec, read_spec
+from longrope.reading import read_json
 from longrope.rope import NativeScaling, RopeSpec
 from longrope.rope.hf_config import read_switch
+from longrope.runs.files import unfinished_file
 from longrope.verification.clients import FILE, kind_of
 
 FORMAT = "longrope-rope/1"
-RECORD = "longrope.json"
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,8 @@ class Truth:
         return self.stated.trained_window
 
 
-def record_path(checkpoint: Path) -> Path:
-    """Where the record of a checkpoint stands: in its folder, or beside the file under its name."""
-    return checkpoint / RECORD if checkpoint.is_dir() else checkpoint.with_suffix(f".{RECORD}")
-
-
 def write_record(checkpoint: Path, original: RopeSpec, switch_tokens: int) -> None:
-    """Write down what a checkpoint states, right after it was written and compared with the model.
+    """Write down what a checkpoint states, and its checksums, right after it was written and compared with the model.
 
     Args:
         checkpoint: a folder, or a GGUF file.
@@ -59,7 +56,9 @@ def write_record(checkpoint: Path, original: RopeSpec, switch_tokens: int) -> No
     is_file = kind_of(checkpoint) == FILE
     stated = read_gguf_spec(read_gguf_file(checkpoint)) if is_file else read_spec(load_config(checkpoint))
     content = {"format": FORMAT, "stated": asdict(stated), "original": asdict(original), "switch_tokens": switch_tokens}
-    record_path(checkpoint).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    content["files"] = describe_files(checkpoint)
+    with unfinished_file(record_path(checkpoint), ExportError) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read_truth(checkpoint: Path, model: LanguageModel, reference: Path | None = None) -> Truth:
@@ -106,18 +105,21 @@ def _own(config: Any, spec: RopeSpec, source: str, layer_type: str | None = None
 
 
 def _read_record(path: Path) -> Truth:
+    def refuse(reason: str) -> ExportError:
+        return ExportError(
+            f"{path} cannot be read ({reason}).",
+            f"A record of the format {FORMAT} is needed, as an export writes it.",
+            "Export again, or remove the file: then the checkpoint's own config counts.",
+        )
+
+    content = read_json(path, refuse)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise KeyError(f"format {content['format']!r}")
         stated, original = (_spec(content[name]) for name in ("stated", "original"))
         return Truth(stated, original, int(content["switch_tokens"]), str(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, LongRopeError) as error:
-        raise ExportError(
-            f"{path} cannot be read ({describe_error(error)}).",
-            f"A record of the format {FORMAT} is needed, as an export writes it.",
-            "Export again, or remove the file: then the checkpoint's own config counts.",
-        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, LongRopeError) as error:
+        raise refuse(describe_error(error)) from None
 
 
 def _spec(content: dict[str, Any]) -> RopeSpec:
