@@ -206,3 +206,9 @@ def test_a_crash_leaves_the_old_folder_or_none(tmp_path: Path, exists: bool) -> 
         assert list(folder.iterdir()) == []  # nothing of the crashed attempt
         (folder / "new").write_text("new")
     assert [entry.name for entry in run.checkpoint.iterdir()] == ["new"]
+
+
+def test_an_empty_path_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="The path of a run is empty"):
+        RunDir("")

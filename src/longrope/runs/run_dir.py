@@ -52,7 +52,11 @@ class RunDir:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Open or create the directory (raises RunError if the path is a file)."""
+        """Open or create the directory (raises RunError if the path is a file, or empty)."""
+        if path == "":
+            raise RunError(
+                "The path of a run is empty.", "It would mean the current folder.", "Give the folder itself."
+            )
         self.path = Path(path)
         self.trials = self.path / "trials.jsonl"
         self.train = self.path / "train.jsonl"

@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from longrope.errors import RecipeError
+from longrope.runs.files import make_folder, write_file, writing
 from longrope.verification.clients import Client
 
 MADE = "longrope.json"  # in an environment; written last
@@ -50,8 +51,8 @@ def find_python(client: Client, folder: Path, on_message: Callable[[str], None] 
             f"Install {client.module}, or start its server and give the address: --with http://localhost:8000/v1.",
         )
     place = folder / f"{client.name}-py{sys.version_info.major}.{sys.version_info.minor}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{place}.lock"):
+    make_folder(folder, linked=True)
+    with writing(place, RecipeError), FileLock(f"{place}.lock"):
         made_of: dict[str, object] = {
             "requirements": client.requirements,
             "shared": _shared(),
@@ -60,7 +61,7 @@ def find_python(client: Client, folder: Path, on_message: Callable[[str], None] 
         if not _is_made(place, made_of):
             on_message(f"install {' '.join(client.requirements)} into {place}")
             _make(place, client)
-            (place / MADE).write_text(json.dumps(made_of), encoding="utf-8")
+            write_file(place / MADE, lambda unfinished: unfinished.write_text(json.dumps(made_of), encoding="utf-8"))
             on_message(f"{client.name}: {', '.join(_installed(place))}; all else is shared with this environment")
     return _python(place)
 
@@ -78,7 +79,8 @@ def _make(place: Path, client: Client) -> None:
     shutil.rmtree(place, ignore_errors=True)
     own_pip = find_spec("pip") is not None  # it is quicker than a copy of it; environments made by uv have none
     _run(client, [sys.executable, "-m", "venv", *(["--without-pip"] if own_pip else []), str(place)])
-    (_site(place) / "longrope_shared.pth").write_text("\n".join(_shared()) + "\n", encoding="utf-8")
+    paths = "\n".join(_shared()) + "\n"
+    write_file(_site(place) / "longrope_shared.pth", lambda unfinished: unfinished.write_text(paths, encoding="utf-8"))
     pip = (
         [sys.executable, "-m", "pip", "--python", str(_python(place))]
         if own_pip

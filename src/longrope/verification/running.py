@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from longrope.runs.files import writing
 from longrope.verification.clients import Client
 from longrope.verification.environments import clean_environment
 
@@ -49,7 +50,8 @@ def run_script(client: Client, python: Path, request: Request, seconds: float = 
     asked = {**vars(request), "path": str(request.path.resolve())}
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("request.json", "answer.json")]
-        files[0].write_text(json.dumps(asked), encoding="utf-8")
+        with writing(files[0]):
+            files[0].write_text(json.dumps(asked), encoding="utf-8")
         command = [str(python), "-P", str(SCRIPTS / f"{client.script}.py"), *map(str, files)]
         variables = {**clean_environment(), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         try:

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from longrope.engine.passes import greedy_answers
-from longrope.errors import TextsError, describe_error
+from longrope.errors import LongRopeError, TextsError, describe_error
 from longrope.evaluation.prompts.passkeys import Passkey, build_passkeys
 from longrope.models import LanguageModel, rescaled
 from longrope.verification.clients import find_client
@@ -22,6 +23,7 @@ from longrope.verification.turnings import Turning, accepted
 from longrope.verification.verdicts import APPLIED, ORIGINAL, OTHER, REFUSED, UNCLEAR
 
 SECONDS = 600
+LONGEST_ANSWER = 2**24  # bytes
 FEWEST = 5  # log-probabilities that servers of the older interface give
 PASSKEYS = 5
 NOT_THERE = (404, 405, 501)
@@ -84,7 +86,7 @@ class _Server:
             first = (stated.get("top_logprobs") or [{}])[0] or {}
             known = [(None, token, value) for token, value in first.items()]
         ids = ((_token_id(self.tokenizer, token) if i is None else i, value) for i, token, value in known)
-        return [(i, float(value)) for i, value in ids if i is not None]
+        return [(int(i), float(value)) for i, value in ids if i is not None]
 
 
 def ask(
@@ -103,6 +105,24 @@ def ask(
         RefusedError: it cannot be reached or refuses a prompt, with its own message.
         NoLogProbabilitiesError: it gives none.
     """
+    with _refusing_odd_answers():
+        return _ask(address, tokenizer, prompts, positions, top)
+
+
+@contextmanager
+def _refusing_odd_answers() -> Iterator[None]:
+    """Convert what fails where an answer is read into RefusedError; its form is the server's own choice."""
+    try:
+        yield
+    except LongRopeError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise RefusedError(f"it answers in another form than OpenAI's ({describe_error(error)})") from error
+
+
+def _ask(
+    address: str, tokenizer: Any, prompts: Sequence[Sequence[int]], positions: int, top: int
+) -> tuple[Answers, str]:
     ends = [[prompt[:end] for end in range(len(prompt) - positions + 1, len(prompt) + 1)] for prompt in prompts]
     server = _with_log_probabilities(_Server.find(address, tokenizer), ends[0], top)
     rows = [[server.next_tokens(prompt) for prompt in of] for of in ends]
@@ -165,8 +185,9 @@ def ask_passkeys(address: str, model: LanguageModel, truth: Truth, original: Tur
     right = next(iter(accepted(truth, window, find_client(address)).values()))
     ours, without = (_found(model, turning, far) for turning in (right, original))
     try:
-        server = _Server.find(address, model.tokenizer)
-        theirs, control = (sum(_answers(server, task) for task in of) for of in (far, near))
+        with _refusing_odd_answers():
+            server = _Server.find(address, model.tokenizer)
+            theirs, control = (sum(_answers(server, task) for task in of) for of in (far, near))
     except RefusedError as error:
         return REFUSED, str(error)
     counts = (
@@ -216,12 +237,12 @@ def _send(address: str, method: str, path: str, content: dict[str, Any] | None =
         body = None if content is None else json.dumps(content)
         connection.request(method, f"{parts.path.rstrip('/')}/{path}", body, headers)
         response = connection.getresponse()
-        text = response.read().decode("utf-8", "replace")
+        text = response.read(LONGEST_ANSWER).decode("utf-8", "replace")
         connection.close()
         if response.status != 200:
             raise _StatusError(response.status, " ".join(text.split()))
         answer = json.loads(text)
-    except (OSError, HTTPException, ValueError) as error:
+    except (OSError, HTTPException, ValueError, RecursionError) as error:
         raise RefusedError(describe_error(error)) from None
     if not isinstance(answer, dict):
         raise RefusedError(f"/{path} answers {text[:100]}")
