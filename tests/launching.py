@@ -45,9 +45,13 @@ class Launch:
 
 
 @contextlib.contextmanager
-def launched(ranks: int, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A launch of this many processes of tests/worker_parallel.py; what of it is still there at the end is ended."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+def launched(ranks: int, *arguments: object, restarts: int = 0) -> Iterator[subprocess.Popen[str]]:
+    """A launch of this many processes of tests/worker_parallel.py; what of it is still there at the end is ended.
+
+    torchrun starts all of them again, so many times, when one is lost.
+    """
+    options = ["--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *options]
     launcher = subprocess.Popen(
         [*command, *map(str, (WORKER, *arguments))],
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "400"},

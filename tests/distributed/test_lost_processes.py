@@ -1,11 +1,9 @@
 """A run that lost one of its processes."""
 
-import contextlib
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,35 +15,35 @@ from longrope.recipe import Recipe, dump_recipe
 from longrope.runs.records import Trial, read_records
 from longrope.runs.run_dir import RunDir
 
-# Processes that are lost
-
-
-@contextlib.contextmanager
-def searching(folder: Path, recipe: Recipe, trials: int) -> Iterator[tuple[RunDir, subprocess.Popen[str], list[int]]]:
-    """A search by three processes that has written some trials: its run, its launcher, its processes by rank."""
-    (folder / "recipe.toml").write_text(dump_recipe(recipe))
-    run = RunDir(folder / "run")
-    with launched(3, folder, "search", "--recipe", folder / "recipe.toml", "--out", run.path) as launcher:
-        while launcher.poll() is None and count_lines(run.trials) < trials:
-            time.sleep(0.002)
-        yield run, launcher, [int((folder / f"{rank}.pid").read_text()) for rank in range(3)]
-
 
 def count_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+def kill_one(folder: Path, run: RunDir, launcher: subprocess.Popen[str], trials: int) -> int:
+    """Kill the second process when a search has written so many trials, and return how many there were."""
+    while launcher.poll() is None and count_lines(run.trials) < trials:
+        time.sleep(0.002)
+    os.kill(int((folder / "1.pid").read_text()), signal.SIGKILL)
+    return count_lines(run.trials)
+
+
 @pytest.mark.slow
-def test_a_search_that_lost_a_process_is_resumed_by_one(recipe: Recipe, tmp_path: Path) -> None:
-    settings = replace(recipe.search, method="evolution", evolution=replace(recipe.search.evolution, generations=60))
-    full, reference = replace(recipe, search=settings), RunDir(tmp_path / "whole")
-    with searching(tmp_path, full, trials=20) as (run, launcher, processes):
-        os.kill(processes[1], signal.SIGKILL)
+def test_a_search_that_lost_a_process_goes_on_by_torchrun_and_by_one_process(recipe: Recipe, tmp_path: Path) -> None:
+    """Of three processes one is lost twice, and torchrun starts them again once."""
+    settings = replace(recipe.search, method="evolution", evolution=replace(recipe.search.evolution, generations=30))
+    full, reference, run = replace(recipe, search=settings), RunDir(tmp_path / "whole"), RunDir(tmp_path / "run")
+    (tmp_path / "recipe.toml").write_text(dump_recipe(full))
+    given = ("search", "--recipe", tmp_path / "recipe.toml", "--out", run.path)
+    with launched(3, tmp_path, *given, restarts=1) as launcher:
+        first = kill_one(tmp_path, run, launcher, trials=10)
+        kill_one(tmp_path, run, launcher, trials=first + 10)
         _, messages = launcher.communicate()
     assert launcher.returncode == 1, messages
-    assert messages.count("longrope: ") == 1
-    assert "is lost" in messages or "was lost" in messages
-    assert "the same command then goes on where it was" in messages
+    said = [line for line in messages.splitlines() if line.startswith("longrope: ")]
+    assert len(said) == 2, messages  # one for each of the launches
+    assert all("is lost" in line or "was lost" in line for line in said)
+    assert all("the same command then goes on where it was" in line for line in said)
     assert "Error: " not in messages.replace("ChildFailedError: ", "")
     kept = run.trials.read_bytes()
     assert not run.factors().exists()
