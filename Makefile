@@ -12,7 +12,7 @@ TESTS = $(BIN)/python -m pytest -rs --numprocesses 2 --dist loadfile --no-loadsc
 INSTALLED := .venv/installed
 DEVELOPED := .venv/developed
 
-.PHONY: demo test test-all check fix docs dist lock clean
+.PHONY: demo test test-all check fix docs dist lock audit clean
 
 demo: $(INSTALLED)
 	$(BIN)/longrope extend
@@ -43,6 +43,12 @@ dist: $(DEVELOPED)
 
 lock:
 	bash scripts/lock.sh
+
+# Versions with known vulnerabilities, by the package index. Where that is out of reach, it fails: it cannot tell.
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'
+	build/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement scripts/lock.txt
 
 clean:
 	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
