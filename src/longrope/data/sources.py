@@ -61,8 +61,14 @@ def check_path(source: Path) -> None:
 def list_files(source: Path, report: TextsReport) -> list[Path]:
     """The files of a source in the order of their paths; what is left out is added to the report."""
     check_path(source)
-    if not source.is_dir():
+    if source.is_file():
         return [source]
+    if not source.is_dir():
+        raise TextsError(
+            f"{source} is a pipe or a device.",
+            "A regular file or a folder is needed.",
+            "Write what it gives to a file.",
+        )
     inside = sorted(path for path in source.rglob("*") if path.is_symlink() or not path.is_dir())
     shown = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(source).parts)]
     report.hidden += len(inside) - len(shown)

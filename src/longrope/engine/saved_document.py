@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from longrope.engine.kv_cache import KeyValueCache, describe_others
-from longrope.errors import CacheError, describe_error
+from longrope.errors import CacheError, converting_errors, describe_error
 from longrope.models import LanguageModel
 from longrope.models.weights import name_weights
 from longrope.runs.files import unfinished_file, writing
@@ -74,7 +74,11 @@ class SavedDocument:
         shared = int(differs[0]) if len(differs) else count
         state = _read_tensors(self.path, self.checksums, ("document", "tokens"), apart=True)
         if shared:
-            cache.restore({name.removeprefix(KEPT): x[:, :, :shared] for name, x in state}, model.device)
+            with converting_errors(CacheError, *_damage(self.path)):
+                kept = {name.removeprefix(KEPT): x for name, x in state}
+                if any(x.ndim != 4 or x.shape[2] != len(self.tokens) for x in kept.values()):
+                    raise _damaged(self.path, "it holds keys of other tokens")
+            cache.restore({name: x[:, :, :shared] for name, x in kept.items()}, model.device)
         return shared
 
 
@@ -126,19 +130,19 @@ def save_document(
 
 def open_document(path: Path) -> SavedDocument:
     """Read what a file says of itself (raises CacheError for a file that is damaged or none of these)."""
-    try:
+    if path.exists() and not path.is_file():  # a pipe might never end
+        raise _damaged(path, "it is no regular file")
+    with converting_errors(CacheError, *_damage(path)):
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
             raise _damaged(path, "it is no saved document")
-        made_with, checksums = (json.loads(metadata[name]) for name in ("made_with", "checksums"))
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        if isinstance(error, CacheError):
-            raise
-        raise _damaged(path, describe_error(error)) from error
-    read = dict(_read_tensors(path, checksums, ("document", "tokens")))
-    text = read["document"].numpy().tobytes().decode()
-    return SavedDocument(path, text, read["tokens"].numpy(), made_with, checksums)
+        made_with, checksums = (dict(json.loads(metadata[name])) for name in ("made_with", "checksums"))
+        read = dict(_read_tensors(path, checksums, ("document", "tokens")))
+        text, tokens = read["document"].numpy().tobytes().decode(), read["tokens"].numpy()
+        if tokens.dtype != np.int32 or tokens.ndim != 1:
+            raise _damaged(path, "its tokens are no list of token ids")
+    return SavedDocument(path, text, tokens, made_with, checksums)
 
 
 def _read_tensors(
@@ -163,8 +167,13 @@ def _checksum(tensor: Tensor) -> int:
 
 
 def _damaged(path: Path, reason: str) -> CacheError:
-    return CacheError(
-        f"{path} cannot be used as a saved document: {reason}.",
+    found, needed, remedy = _damage(path)
+    return CacheError(f"{found}: {reason}.", needed, remedy)
+
+
+def _damage(path: Path) -> tuple[str, str, str]:
+    return (
+        f"{path} cannot be used as a saved document",
         "A whole file that --cache wrote is needed.",
         "Remove it, and give the document again, or give another path with --cache.",
     )
