@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from longrope.data.records import HUB, HubName, Row, has_records, read_hub, read_records
+from longrope.data.records import HUB, HubName, Row, check_library, has_records, read_hub, read_records
 from longrope.data.sources import (
     STDLIB,
     NoTextError,
@@ -79,7 +79,9 @@ def opening_tokens(tokenizer: Any) -> list[int]:
 
 
 def check_sources(sources: Iterable[Source]) -> None:
-    """Refuse paths where nothing is and names of data sets that are none, before anything is read.
+    """Refuse paths where nothing is, names of data sets that are none, and files whose library is missing.
+
+    Before anything is read.
 
     Raises:
         TextsError: naming the first of them.
@@ -91,8 +93,11 @@ def check_sources(sources: Iterable[Source]) -> None:
             )
         if isinstance(source, str) and source.startswith(HUB):
             HubName.parse(source)
+            check_library(source)
         elif isinstance(source, str | Path) and source != STDLIB:
             check_path(Path(source))
+            for path in list_files(Path(source), TextsReport()):
+                check_library(path)
 
 
 def tokenized_documents(

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ Row = Mapping[str, Any]
 HUB = "hf:"
 JSON_LINES = re.compile(r"\.jsonl(\.gz|\.zst)?$", re.IGNORECASE)
 PARQUET = re.compile(r"\.parquet$", re.IGNORECASE)
+BY_PYARROW = re.compile(r"\.(parquet|jsonl\.zst)$", re.IGNORECASE)
 NAMED = re.compile(r"hf:(?P<name>[^:\[\]]+)(:(?P<config>[^:\[\]]+))?:(?P<split>[^:\[\]]+)(?P<slice>\[[^\[\]]*\])?")
 FIRST = re.compile(r"\[:(\d+)\]")
 BATCH_ROWS = 64  # of a Parquet file that are held at once
@@ -44,6 +46,15 @@ class HubName(NamedTuple):
 def has_records(path: Path) -> bool:
     """Whether a file has one document in each of its rows."""
     return bool(JSON_LINES.search(path.name) or PARQUET.search(path.name))
+
+
+def check_library(source: str | Path) -> None:
+    """Refuse a data set or a file of records whose library is missing (raises TextsError)."""
+    name = str(source)
+    needed = "datasets" if isinstance(source, str) else "pyarrow" if BY_PYARROW.search(name) else ""
+    if needed and not find_spec(needed):
+        with _needed(name):
+            raise ModuleNotFoundError(name=needed)
 
 
 def read_records(path: Path, field: str | None) -> Iterator[Row | None]:
