@@ -31,7 +31,7 @@ Source = str | Path | Iterable[str | Row]
 Preprocess = Callable[[Row], str | None]
 BATCH_CHARACTERS = 2**22  # of documents that are tokenized together, on all cores
 PIECE_CHARACTERS = 2**23  # of one document that are tokenized at once, on one core
-MOST_PIECES = 4  # of long documents that are tokenized side by side: each takes a few hundred MB meanwhile
+MOST_PIECES = 2  # of long documents that are tokenized side by side: each takes about a GB meanwhile
 HALVES = re.compile("[\ud800-\udfff]")
 COPY = "the same content as another"
 
