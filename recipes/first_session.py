@@ -67,12 +67,10 @@ def prepare(root: Path, wheels: Path | None) -> None:
     """Make the bare Debian, unless it is there."""
     if not (root / "root" / "longrope").exists():
         run(["debootstrap", "--variant=minbase", "bookworm", str(root), "http://deb.debian.org/debian"])
-        for name in ("etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(f"/{name}", root / name)
+        shutil.copy("/etc/resolv.conf", root / "etc")
+        shutil.copy("/etc/ssl/certs/ca-certificates.crt", root / "opt")
         inside(root, "apt-get update && apt-get install --yes --no-install-recommends git make python3")
         run(["git", "clone", "--quiet", str(ROOT), str(root / "root" / "longrope")])
-        shutil.copy("/etc/ssl/certs/ca-certificates.crt", root / "etc/ssl/certs/ca-certificates.crt")
     if wheels:
         shutil.copytree(wheels, root / "opt" / "wheels", dirs_exist_ok=True)
     for place in ("proc", "dev", "dev/pts"):
@@ -94,16 +92,16 @@ def run(command: list[str]) -> None:
 
 def shell(root: Path, command: str, folder: str = "/root") -> list[str]:
     """The command line that runs another one in the bare Debian, with nothing of this machine's environment."""
-    kept = {name: value for name, value in os.environ.items() if name in ("PIP_CERT", "PIP_DEFAULT_TIMEOUT")}
     given = {
         "HOME": "/root",
         "PATH": "/root/longrope/.venv/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
         "TERM": "xterm",
+        "PIP_CERT": "/opt/ca-certificates.crt",  # those of this machine
         "PIP_FIND_LINKS": "/opt/wheels",
         "DEBIAN_FRONTEND": "noninteractive",
     }
-    settings = [f"{name}={value}" for name, value in {**kept, **given}.items()]
+    settings = [f"{name}={value}" for name, value in given.items()]
     return ["chroot", str(root), "env", "-i", *settings, "bash", "-c", f"cd {folder}; {command}"]
 
 

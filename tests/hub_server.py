@@ -21,11 +21,14 @@ class Hub:
         """Hold nothing."""
         self.repos: dict[str, dict[str, Files]] = {}
         self.private: set[str] = set()
+        self.gated: dict[str, str] = {}  # the token that the files of a repository need
         self.asked: list[str] = []
 
-    def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+    def answer(self, method: str, path: str, body: bytes, token: str = "") -> tuple[int, dict[str, str], bytes]:
         """Status, headers and content of one answer."""
         self.asked.append(f"{method} {path}")
+        if (found := re.fullmatch(r"/(.+?/.+?)/resolve/.+", path)) and self.gated.get(found[1], token) != token:
+            return 403, {"X-Error-Code": "GatedRepo"}, b""
         if path == "/api/repos/create":
             return self._create(json.loads(body))
         for pattern, work in (
@@ -115,7 +118,8 @@ def serving(hub: Hub) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, headers, content = hub.answer(self.command, unquote(urlsplit(self.path).path), body)
+            token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            status, headers, content = hub.answer(self.command, unquote(urlsplit(self.path).path), body, token)
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)

@@ -30,6 +30,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Hub:
         "main": contents(short),
         "v2": contents(long, "sub/folder/") | {"sub/folder/code.py": b"raise SystemExit", "other/weights.bin": b"?"},
     }
+    made.repos |= {"owner/gated": {"main": contents(short)}, "owner/locked": {"main": contents(short)}}
+    made.gated = {"owner/gated": "hf_word", "owner/locked": "hf_another"}
     return made
 
 
@@ -94,6 +96,8 @@ def test_a_revision_and_a_folder_are_read(longrope: Longrope, hub: Hub) -> None:
         ("owner/pico@v3", "RevisionNotFoundError"),
         ("owner/none@v2", "RepositoryNotFoundError"),
         ("owner/pico@v2/other", "has no config.json"),
+        ("owner/locked@main", "GatedRepoError"),
+        ("owner/locked", "gated repo"),
     ],
 )
 def test_what_is_not_there_is_said(longrope: Longrope, source: str, reason: str) -> None:
@@ -102,6 +106,14 @@ def test_what_is_not_there_is_said(longrope: Longrope, source: str, reason: str)
     assert reason in done.stderr
     assert source in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["owner/gated", "owner/gated@main"])
+def test_a_gated_model_is_read_with_the_token_of_the_hub(longrope: Longrope, source: str) -> None:
+    done = longrope("inspect", source)
+    assert done.returncode == 0, done.stderr
+    assert "128" in done.stdout
 
 
 @pytest.mark.slow
