@@ -102,13 +102,18 @@ def merged(runs: Sequence[Contents], found: Iterable[tuple[int, Source, K]]) -> 
     owners: dict[tuple[Source, K], list[int]] = {}
     for i, source, content in found:
         owners.setdefault((source, content), []).append(i)
-    sources = [source for source, _ in owners]
+    looks = [_look(runs, source) for source, _ in owners]
     named = []
     for (source, content), own in owners.items():
-        alone = sources.count(source) == 1
+        alone = looks.count(_look(runs, source)) == 1
         label = source.label if len(runs) == 1 else f"{source.label} · {_names(runs, own)}"
         named.append((label, style_of(source.known_as, None if alone else own[0]), content))
     return named
+
+
+def _look(runs: Sequence[Contents], source: Source) -> object:
+    """What has one style: of one run a method's source, of several all that has the style of one method."""
+    return source if len(runs) == 1 else source.known_as
 
 
 def _names(runs: Sequence[Contents], own: Sequence[int]) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from longrope.report.charts.svg import CHARACTER, Box, add, canvas
+from longrope.report.charts.svg import CHARACTER, TEXT_LINE, Box, add, add_lines, canvas, wrapped
 
 GAP = 26.0
 CELL_HEIGHT = 30.0
@@ -45,11 +45,12 @@ def draw_heat(heat: HeatMaps, width: float, *, description: str) -> ET.Element:
     least = max(34.0 * len(heat.columns), CHARACTER * max(len(each.title) for each in heat.maps))
     across = max(1, min(len(heat.maps), 4, int((width - names + GAP) // (least + GAP))))
     each = min(320.0, (width - names - GAP * (across - 1)) / across)
-    height = HEAD + CELL_HEIGHT * len(heat.rows) + FOOT
+    head = HEAD + TEXT_LINE * (max(len(wrapped(shown.title, each)) for shown in heat.maps) - 1)
+    height = head + CELL_HEIGHT * len(heat.rows) + FOOT
     down = -(-len(heat.maps) // across)
     root = canvas(width, down * height, description)
     for i, shown in enumerate(heat.maps):
-        box = Box(names + i % across * (each + GAP), i // across * height + HEAD, each, CELL_HEIGHT * len(heat.rows))
+        box = Box(names + i % across * (each + GAP), i // across * height + head, each, CELL_HEIGHT * len(heat.rows))
         _draw_map(root, heat, shown, box, named=i % across == 0)
     add(root, "circle", class_="cursor", r=11)
     return root
@@ -57,7 +58,8 @@ def draw_heat(heat: HeatMaps, width: float, *, description: str) -> ET.Element:
 
 def _draw_map(root: ET.Element, heat: HeatMaps, shown: HeatMap, box: Box, *, named: bool) -> None:
     group = add(root, "g", class_="series", data_key=shown.title)
-    add(group, "text", shown.title, x=box.left, y=box.top - 9, class_="head")
+    lines = wrapped(shown.title, box.width)
+    add_lines(group, lines, box.left, box.top - 9 - TEXT_LINE * (len(lines) - 1), class_="head")
     if named:
         add(group, "text", heat.column_name, x=box.left, y=box.bottom + 32, class_="muted")
         add(group, "text", heat.row_name, x=box.left - 8, y=box.top - 9, class_="muted", text_anchor="end")

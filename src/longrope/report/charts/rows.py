@@ -5,7 +5,7 @@ from xml.etree import ElementTree as ET
 
 from longrope.report.charts.axes import Axis
 from longrope.report.charts.style import Style
-from longrope.report.charts.svg import CHARACTER, Box, add, canvas, draw_marker
+from longrope.report.charts.svg import CHARACTER, TEXT_LINE, Box, add, add_lines, canvas, draw_marker, wrapped
 
 LINE = 34.0
 STACKED = 68.0  # with the name above it, where it does not fit beside it
@@ -39,7 +39,8 @@ def draw_rows(chart: RowChart, width: float, *, description: str) -> ET.Element:
     names = 16 + CHARACTER * max(len(row.label) for row in chart.rows)
     stacked = names > width * 0.45
     values = 14 + CHARACTER * max(len(row.shown) for row in chart.rows)
-    line = STACKED if stacked else LINE
+    above = TEXT_LINE * (max(len(wrapped(row.label, width - 16)) for row in chart.rows) - 1)
+    line = STACKED + above if stacked else LINE
     left, right = (8.0, 8.0) if stacked else (names, values)
     plot = Box(left, 4, width - left - right, line * len(chart.rows))
     root = canvas(width, plot.bottom + FOOT, description)
@@ -53,7 +54,7 @@ def draw_rows(chart: RowChart, width: float, *, description: str) -> ET.Element:
         x = chart.axis.place(chart.reference, plot.left, plot.right)
         add(root, "path", d=f"M{x:.1f} {plot.top:.1f}V{plot.bottom:.1f}", class_="base")
     for i, row in enumerate(chart.rows):
-        y = plot.top + line * i + (line * 0.74 if stacked else line / 2)
+        y = plot.top + line * i + (above + STACKED * 0.74 if stacked else line / 2)
         _draw_row(root, chart, row, plot, y, stacked=stacked)
     add(root, "circle", class_="cursor", r=8)
     return root
@@ -68,7 +69,8 @@ def _draw_row(root: ET.Element, chart: RowChart, row: Row, plot: Box, y: float, 
     group = add(root, "g", class_="series", style=f"--c:{row.style.color}", data_key=row.label)
     x = chart.axis.place(row.value, plot.left, plot.right)
     if stacked:
-        add(group, "text", row.label, x=plot.left, y=y - 31)
+        lines = wrapped(row.label, plot.width)
+        add_lines(group, lines, plot.left, y - 31 - TEXT_LINE * (len(lines) - 1))
         add(group, "text", row.shown, x=plot.left, y=y - 14, class_="muted")
     else:
         add(group, "text", row.label, x=plot.left - 12, y=y + 4, text_anchor="end")

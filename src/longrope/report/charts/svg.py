@@ -3,6 +3,7 @@
 Coordinates are pixels from the top left. An element is escaped when it is written, so names may hold any character.
 """
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
@@ -11,6 +12,7 @@ from longrope.report.charts.style import Style
 
 CHARACTER = 7.2  # about the width of one in the figures' font of 13 px
 LEGEND_LINE = 22
+TEXT_LINE = 15.0  # from one line of a long name to the next
 SAMPLE = 30  # of a line beside its name
 
 
@@ -90,13 +92,29 @@ def draw_marker(parent: ET.Element, style: Style, x: float, y: float, kind: str 
     add(parent, "path", d=path, class_="stroke" if strokes else {"small": "dot small"}.get(kind, kind))
 
 
+def wrapped(text: str, width: float) -> list[str]:
+    """The lines of a name that is to be no wider than this."""
+    return textwrap.wrap(text, max(8, int(width / CHARACTER)), break_on_hyphens=False) or [""]
+
+
+def add_lines(parent: ET.Element, lines: Sequence[str], x: float, y: float, **attributes: object) -> None:
+    """Append a text of one or several lines, the first of them at this place."""
+    if len(lines) == 1:
+        add(parent, "text", lines[0], x=x, y=y, **attributes)
+        return
+    text = add(parent, "text", x=x, y=y, **attributes)
+    for i, line in enumerate(lines):
+        add(text, "tspan", line + " " * (i + 1 < len(lines)), x=x, y=y + TEXT_LINE * i)
+
+
 def draw_legend(parent: ET.Element, entries: Sequence[tuple[str, Style, str]], box: Box) -> float:
     """Draw (label, style, kind) in rows as wide as the box; return their height."""
-    x, y = box.left, box.top
+    x, y, height = box.left, box.top, 0.0
     for label, style, kind in entries:
-        width = SAMPLE + 8 + CHARACTER * len(label) + 18
+        lines = wrapped(label, box.width - SAMPLE - 8)
+        width = SAMPLE + 8 + CHARACTER * max(map(len, lines)) + 18
         if x > box.left and x + width > box.right + 18:
-            x, y = box.left, y + LEGEND_LINE
+            x, y, height = box.left, y + height, 0.0
         key = add(parent, "g", class_="key", style=f"--c:{style.color}", data_key=label)
         if kind in ("dot", "thin"):
             dash = {"stroke_dasharray": style.dash} if style.dash else {}
@@ -105,6 +123,7 @@ def draw_legend(parent: ET.Element, entries: Sequence[tuple[str, Style, str]], b
             )
         if kind != "thin":
             draw_marker(key, style, x + SAMPLE / 2, y + 8, kind)
-        add(key, "text", label, x=x + SAMPLE + 8, y=y + 12.5)
+        add_lines(key, lines, x + SAMPLE + 8, y + 12.5)
         x += width
-    return y - box.top + LEGEND_LINE if entries else 0.0
+        height = max(height, LEGEND_LINE + TEXT_LINE * (len(lines) - 1))
+    return y - box.top + height
