@@ -1,12 +1,14 @@
 """How fast is attention forwards and backwards by each kernel, and a gradient step of SmolLM2's shape by each?
 
 Run: python benchmarks/gradient_kernels.py OUT.jsonl --lengths 64k,256k
-     torchrun --nproc-per-node 4 benchmarks/gradient_kernels.py OUT.jsonl --lengths 256k --parts step
+     torchrun --nproc-per-node 4 benchmarks/gradient_kernels.py OUT.jsonl --lengths 256k --parts step --kernels chosen
 
 A line a kernel and shape of heads: TFLOP/s of a whole window and of queries that are the last half of the keys, as in
-shared windows; a backward pass counts two and a half forward ones. The kernels take turns; medians, under load. A line
-a kernel and length: seconds of the gradients of all weights, random ones of SmolLM2-135M's shape, with recomputed
-layers; under torchrun the processes share each window. The first step is left out.
+shared windows; a backward pass counts two and a half forward ones. First in single calls: the kernels take turns, with
+a wait for each; the medians. Then, for whole windows, sustained: calls without a wait for --sustain seconds each.
+Kernels without a backward pass are measured forwards. A line a kernel and length: seconds of the gradients of all
+weights, random ones of a model of --shape, with recomputed layers; under torchrun the processes share each window. The
+first step is left out, unless --turns is 0: then it is the only one.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from shapes import device_here, open_model
 
 from longrope import distributed
 from longrope.engine import graphs, kernels
@@ -29,20 +31,10 @@ from longrope.engine.backward import BACKWARDS, attend_aligned, backward_aligned
 from longrope.engine.passes import weighted_loss_with_graph
 from longrope.engine.trials import check_gradients
 from longrope.lengths import parse_tokens
-from longrope.models import LanguageModel, read_tables
+from longrope.models import LanguageModel
 
+EVENTS: list[Any] = []
 HEADS = (kernels.Heads(9, 3, 64), kernels.Heads(16, 4, 128), kernels.Heads(4, 1, 256))
-SMOLLM2_135M = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 8192,
-    "rope_theta": 100000.0,
-    "tie_word_embeddings": True,
-}
 
 
 def main() -> None:
@@ -53,31 +45,31 @@ def main() -> None:
     parser.add_argument("--parts", default="kernel,step")
     parser.add_argument("--tokens", default="64k")
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--layers", type=int, default=30)
+    parser.add_argument("--sustain", type=float, default=1.5)
+    parser.add_argument("--shape", default="smollm2-135m")
+    parser.add_argument("--layers", type=int, default=0)
+    parser.add_argument("--kernels", default="")
     asked = parser.parse_args()
     torch.manual_seed(0)
     with distributed.launched(context_ranks=int(os.environ.get("WORLD_SIZE", "1"))):
         lines: list[dict[str, Any]] = []
         if "kernel" in asked.parts and distributed.ranks() == 1:
             for heads in HEADS:
-                lines += measure_kernels(heads, parse_tokens(asked.tokens), asked.turns)
+                lines += measure_kernels(heads, parse_tokens(asked.tokens), asked.turns, asked.sustain)
         if "step" in asked.parts:
-            model = make_model(asked.layers)
+            model = open_model(asked.shape, layers=asked.layers)
+            model.network.requires_grad_(True)
             for length in (parse_tokens(text) for text in asked.lengths.split(",")):
-                lines += measure_steps(model, length, asked.turns)
+                lines += measure_steps(model, length, asked.turns, asked.kernels)
         if distributed.is_main():
             with asked.out.open("a") as out:
                 out.writelines(json.dumps(line) + "\n" for line in lines)
 
 
-def device_here() -> torch.device:
-    """The GPU of this process, or the CPU."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def kernels_here() -> list[kernels.Kernel]:
-    """Those that have a backward pass here."""
-    return [kernel for kernel in kernels.list_kernels(device_here()) if kernel.name in BACKWARDS]
+def kernels_here(*, gradients: bool) -> list[kernels.Kernel]:
+    """Those of this machine; with gradients those that have a backward pass here, else all but the slowest."""
+    found = [kernel for kernel in kernels.list_kernels(device_here()) if kernel is not kernels.EFFICIENT]
+    return [kernel for kernel in found if not gradients or kernel.name in BACKWARDS]
 
 
 def say(line: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +81,7 @@ def say(line: dict[str, Any]) -> dict[str, Any]:
     return line | {"device": name, "torch": torch.__version__, "processes": distributed.ranks()}
 
 
-def measure_kernels(heads: kernels.Heads, tokens: int, turns: int) -> list[dict[str, Any]]:
+def measure_kernels(heads: kernels.Heads, tokens: int, turns: int, sustain: float) -> list[dict[str, Any]]:
     """TFLOP/s of each kernel forwards and backwards, or why it does not work."""
     device, lines = device_here(), []
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -98,38 +90,66 @@ def measure_kernels(heads: kernels.Heads, tokens: int, turns: int) -> list[dict[
         pairs = queries * (tokens - queries) + queries * (queries + 1) / 2
         flops = 4.0 * heads.queries * heads.dim * pairs
         works: dict[str, Callable[[], Any]] = {}
-        for kernel in kernels_here():
-            line = {"part": part, "kernel": kernel.name, "heads": [heads.queries, heads.keys, heads.dim]}
+        fates: dict[str, str] = {}
+        for kernel in kernels_here(gradients=False):
             try:
-                check_gradients(kernel, device, dtype, heads, whole=queries == tokens)
-                works |= both_ways(kernel, given, heads.dim**-0.5)
-                lines.append(line | {"tokens": tokens})
+                works |= both_ways(kernel, given, heads)
             except (RuntimeError, NotImplementedError, ImportError) as error:
-                lines.append(say(line | {"tokens": tokens, "fate": str(error).split("\n", maxsplit=1)[0][:200]}))
-        seconds = take_turns(works, turns)
-        for at, line in enumerate(lines):
-            if line["part"] == part and "fate" not in line:
-                way = line["kernel"]
-                speeds = {
-                    f"{way_part}_tflops": times * flops / seconds[f"{way} {way_part}"] / 1e12
-                    for way_part, times in (("forward", 1.0), ("backward", 2.5))
-                }
-                lines[at] = say(line | speeds)
+                fates[kernel.name] = str(error).split("\n", maxsplit=1)[0][:200]
+        single = take_turns(works, turns)
+        steady = {name: sustained(work, sustain) for name, work in works.items()} if part == "whole" and sustain else {}
+        for kernel in kernels_here(gradients=False):
+            line = {"part": part, "kernel": kernel.name, "heads": [heads.queries, heads.keys, heads.dim]}
+            line |= {"tokens": tokens} | ({"fate": fates[kernel.name]} if kernel.name in fates else {})
+            for way, times in (("forward", 1.0), ("backward", 2.5)):
+                for name, seconds in ((f"{way}_tflops", single), (f"{way}_sustained_tflops", steady)):
+                    if (found := seconds.get(f"{kernel.name} {way}")) is not None:
+                        line[name] = times * flops / found / 1e12
+            lines.append(say(line))
     return lines
 
 
-def both_ways(kernel: kernels.Kernel, given: list[torch.Tensor], scale: float) -> dict[str, Callable[[], Any]]:
-    """The forward pass, and the backward pass of one that is done."""
+def both_ways(kernel: kernels.Kernel, given: list[torch.Tensor], heads: kernels.Heads) -> dict[str, Callable[[], Any]]:
+    """The forward pass, and the backward pass of one that is done, of a kernel that gives the right numbers."""
     query, key, value = given
+    scale, backward = heads.dim**-0.5, kernel.name in BACKWARDS
+    whole = query.shape[2] == key.shape[2]
+    check_gradients(kernel, query.device, query.dtype, heads, whole=whole, gradients=backward)
     output, lse = attend_aligned(kernel, query, key, value, scale)
-    return {
-        f"{kernel.name} forward": lambda: attend_aligned(kernel, query, key, value, scale),
-        f"{kernel.name} backward": lambda: backward_aligned(kernel, query, given, output, lse, scale),
+    works: dict[str, Callable[[], Any]] = {
+        f"{kernel.name} forward": lambda: attend_aligned(kernel, query, key, value, scale)
     }
+    if backward:
+        works[f"{kernel.name} backward"] = lambda: backward_aligned(kernel, query, given, output, lse, scale)
+    return works
+
+
+def sustained(work: Callable[[], Any], seconds: float) -> float:
+    """Seconds of a call, among calls without a wait that fill so many seconds, after as many that do not count."""
+    wait()
+    for counted in (False, True):
+        began, calls = time.perf_counter(), 0
+        while time.perf_counter() - began < (seconds if counted else seconds / 3):
+            for _ in range(4):
+                work()
+            calls += 4
+            wait_for_most()
+        wait()
+        taken = (time.perf_counter() - began) / calls
+    return taken
+
+
+def wait_for_most() -> None:
+    """Until the device is done with all but the last calls, so that they neither pile up nor leave it idle."""
+    if torch.cuda.is_available():
+        EVENTS.append(torch.cuda.Event())
+        EVENTS[-1].record()
+        if len(EVENTS) > 2:
+            EVENTS.pop(0).synchronize()
 
 
 def take_turns(works: dict[str, Callable[[], Any]], turns: int) -> dict[str, float]:
-    """The median seconds of each; their first turn does not count."""
+    """The median seconds of each; their first turn does not count, unless it is the only one."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(turns + 1):
         for name, work in works.items():
@@ -138,7 +158,7 @@ def take_turns(works: dict[str, Callable[[], Any]], turns: int) -> dict[str, flo
             work()
             wait()
             seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(found[1:]) for name, found in seconds.items()}
+    return {name: statistics.median(found[1:] or found) for name, found in seconds.items()}
 
 
 def wait() -> None:
@@ -147,25 +167,18 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def make_model(layers: int) -> LanguageModel:
-    """Random weights of SmolLM2-135M's shape."""
-    config = AutoConfig.for_model("llama", **SMOLLM2_135M | {"num_hidden_layers": layers})
-    with device_here():
-        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-        network = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    network.requires_grad_(True)
-    return LanguageModel(network, None, read_tables(config), "SmolLM2-135M's shape")
-
-
-def measure_steps(model: LanguageModel, length: int, turns: int) -> list[dict[str, Any]]:
+def measure_steps(model: LanguageModel, length: int, turns: int, wanted: str) -> list[dict[str, Any]]:
     """Seconds of the gradients of one window by each kernel, and by the one that is chosen here."""
     tokens = np.random.default_rng(0).integers(model.network.config.vocab_size, size=(1, length))
     ids = torch.from_numpy(tokens).to(model.device)
     weights = np.full((1, length - 1), 1 / (length - 1))
     lines = []
-    for kernel in [*kernels_here(), None]:
+    for kernel in [*kernels_here(gradients=True), None]:
         name = kernel.name if kernel else "chosen"
-        line = {"part": "step", "kernel": name, "tokens": length, "layers": model.network.config.num_hidden_layers}
+        if wanted and name not in wanted.split(","):
+            continue
+        line = {"part": "step", "model": model.name, "kernel": name, "tokens": length}
+        line["layers"] = model.network.config.num_hidden_layers
         choose = graphs.choose_for_gradients if kernel is None else lambda *_, kernel=kernel, **__: (kernel, "")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

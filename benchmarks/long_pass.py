@@ -2,7 +2,7 @@
 
 Run: python benchmarks/long_pass.py MODEL TOKENS OUT.jsonl --lengths 8k,64k --ways ours,plain,chunked,kernels
 
-MODEL is anything that `longrope` loads, or `llama-3-8b` for that shape with random weights; TOKENS a .npy of token ids
+MODEL is anything that `longrope` loads, or a shape of `shapes.py` with random weights; TOKENS a .npy of token ids
 (random ones where the file is missing). Under torchrun the processes share each window. One line a way and length;
 up to 128k the ways take --turns turns, so that a GPU whose clock falls under load does so for all of them; with --rest
 each run begins that many seconds after the last, on a GPU that has cooled down:
@@ -14,6 +14,9 @@ each run begins that many seconds after the last, on a GPU that has cooled down:
 * plain: network(ids, labels=ids) as transformers does it by default (sdpa, a cache, all logits)
 * chunked: sdpa and no cache, everything whole but the logits, which are made 16,384 tokens at a time (as in the search
   of Microsoft's LongRoPE); with --gradient transformers' own activation checkpointing instead, and all logits
+* fa4: as chunked, with FlashAttention 4 for torch's attention
+* fast: as chunked, each layer by torch.compile; its compiling is in no time, for the first turn does not count
+* whole: as chunked, the decoder by torch.compile, for which transformers makes a mask of all pairs of tokens
 * kernels: attention alone, a call by each kernel for each layer without a sliding window; beyond 128k one call, times
   their number
 * kernel: the same by the kernel that is chosen here
@@ -33,8 +36,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from shapes import open_model
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from longrope import distributed
 from longrope.engine import kernels
@@ -42,19 +45,10 @@ from longrope.engine.backward import BACKWARDS, attend_with_backward
 from longrope.engine.memory import choose_tile, estimate_memory, heads_of
 from longrope.engine.passes import describe_pass, token_losses, weighted_loss_with_graph
 from longrope.lengths import parse_tokens
-from longrope.models import LanguageModel, load_model, read_tables
+from longrope.models import LanguageModel
 
-LLAMA_3_8B = {
-    "vocab_size": 128256,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 8192,
-    "rope_theta": 500000.0,
-}
 CHUNK = 16384
+COMPILED: dict[Any, Callable[..., Any]] = {}  # by the module
 SHORT = 2**17  # up to this length passes are repeated
 
 
@@ -70,10 +64,11 @@ def main() -> None:
     parser.add_argument("--rest", type=float, default=0.0)
     parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--layers", type=int, default=0)
     asked = parser.parse_args()
     torch.manual_seed(0)
     with distributed.launched(context_ranks=int(os.environ.get("WORLD_SIZE", "1"))):
-        model = make_model(asked.model, asked.dtype)
+        model = open_model(asked.model, asked.dtype, asked.layers)
         model.network.requires_grad_(asked.gradient)
         if distributed.is_main():
             print(describe_pass(model), flush=True)
@@ -85,16 +80,6 @@ def main() -> None:
                     print({k: v for k, v in line.items() if k not in ("device", "torch", "transformers")}, flush=True)
                     with asked.out.open("a") as out:
                         out.write(json.dumps(line) + "\n")
-
-
-def make_model(name: str, dtype: str) -> LanguageModel:
-    """Load a model, or make one of the shape of Llama-3-8B with random weights."""
-    if name != "llama-3-8b":
-        return load_model(name, dtype=dtype)
-    config = AutoConfig.for_model("llama", **LLAMA_3_8B)
-    with torch.device("cuda"):
-        network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
-    return LanguageModel(network, None, read_tables(config), name)
 
 
 def read_tokens(path: Path, length: int, model: LanguageModel) -> torch.Tensor:
@@ -202,7 +187,7 @@ def run_once(work: Callable[[], float], device: torch.device, seconds: list[floa
     began = time.perf_counter()
     try:
         loss = work()
-    except torch.OutOfMemoryError as error:
+    except Exception as error:  # noqa: BLE001  # whatever ends one way, the others are measured
         return {"fate": str(error).split(". Please")[0].split(". Process")[0][:200]}
     if cuda:
         torch.cuda.synchronize(device)
@@ -248,9 +233,42 @@ def pass_plain(model: LanguageModel, ids: torch.Tensor) -> float:
 
 def pass_chunked(model: LanguageModel, ids: torch.Tensor) -> float:
     """The decoder whole, the head and the loss chunk by chunk."""
+    return by_chunks(model, ids, model.network.base_model)
+
+
+def pass_fa4(model: LanguageModel, ids: torch.Tensor) -> float:
+    """The same with FlashAttention 4."""
+    network, before = model.network, model.network.config._attn_implementation  # noqa: SLF001
+    network.set_attn_implementation("flash_attention_4")
+    try:
+        return pass_chunked(model, ids)
+    finally:
+        network.set_attn_implementation(before)
+
+
+def pass_fast(model: LanguageModel, ids: torch.Tensor) -> float:
+    """The same, layers compiled."""
+    layers = model.network.base_model.layers
+    for layer in layers:
+        layer.forward = COMPILED.setdefault(layer, torch.compile(layer.forward, dynamic=False))
+    try:
+        return pass_chunked(model, ids)
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def pass_whole(model: LanguageModel, ids: torch.Tensor) -> float:
+    """The same, the decoder compiled."""
+    decoder = model.network.base_model
+    return by_chunks(model, ids, COMPILED.setdefault(decoder, torch.compile(decoder, dynamic=False)))
+
+
+def by_chunks(model: LanguageModel, ids: torch.Tensor, decoder: Callable[..., Any]) -> float:
+    """A pass by a decoder; the head and the loss chunk by chunk."""
     total = 0.0
     with torch.inference_mode():
-        hidden = model.network.base_model(ids, use_cache=False).last_hidden_state[0, :-1]
+        hidden = decoder(ids, use_cache=False).last_hidden_state[0, :-1]
         for part, target in zip(hidden.split(CHUNK), ids[0, 1:].split(CHUNK), strict=True):
             logits = model.network.lm_head(part).float()
             total += functional.cross_entropy(logits, target, reduction="sum").item()
@@ -291,6 +309,9 @@ WAYS: dict[tuple[str, bool], Callable[[LanguageModel, torch.Tensor], float]] = {
     ("compiled", False): pass_compiled,
     ("plain", False): pass_plain,
     ("chunked", False): pass_chunked,
+    ("fa4", False): pass_fa4,
+    ("fast", False): pass_fast,
+    ("whole", False): pass_whole,
     ("ours", True): step_ours,
     ("plain", True): step_plain,
     ("chunked", True): step_checkpointed,

@@ -1,67 +1,98 @@
-"""How fast is a training step at length, and how much memory does it take? Ours beside transformers' own Trainer.
+"""How fast is a training step at length, and how much memory does it take? Ours beside transformers' Trainer and TRL.
 
-Run: python benchmarks/train_step.py MODEL OUT.jsonl --tokens 64k --steps 6
+Run: python benchmarks/train_step.py MODEL OUT.jsonl --tokens 64k --steps 5 --ways ours,trainer,trl,trl-fa4
 
-Both train all weights: float32 weights, passes in bfloat16 on a GPU, AdamW, one window a step, activations recomputed
-layer by layer, the same windows. The first step is left out; the line gives the median of the others. Random token ids.
+MODEL is anything that `longrope` loads, or a shape of `shapes.py` with random weights. A step reads --windows windows
+of random token ids. All ways train float32 weights with passes in bfloat16 on a GPU, AdamW, and activations recomputed
+layer by layer. The first step is left out; the line gives the median of the others. One of
+
+* ours: longrope.tuning.fine_tune
+* trainer: transformers' Trainer with gradient checkpointing, and its other defaults
+* trl: TRL's SFTTrainer with its defaults, a loss in chunks among them
+
+and after it, each with a hyphen before it:
+
+* lora: adapters of rank 16 in all matrices of a frozen bfloat16 model
+* fa4: FlashAttention 4 for transformers and TRL, in the place of torch's attention; ours chooses by itself
+* selective: TRL's own checkpointing that keeps the output of attention
+* batched: all windows of a step go through the model together; ours reads them one after the other without it
+* kept: activations are kept instead of recomputed
+* offload: activations in the CPU's memory
+* every2, every4 …: hidden states of every n-th layer alone are kept; ours alone
 """
 
 import argparse
+import gc
 import json
 import statistics
 import tempfile
 import time
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from shapes import open_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from longrope.data import TokenText
-from longrope.engine.memory import heads_of
+from longrope.engine.memory import estimate_training_memory, heads_of
 from longrope.lengths import parse_tokens
-from longrope.models import LanguageModel, load_model
+from longrope.models import LanguageModel
 from longrope.recipe import TuneRecipe
 from longrope.tuning import fine_tune
 
+RANK = 16
+
 
 def main() -> None:
-    """Measure both ways and append a line each."""
+    """Measure the ways and append a line each."""
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("out", type=Path)
     parser.add_argument("--tokens", default="64k")
+    parser.add_argument("--windows", type=int, default=1)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--layers", type=int, default=0)
     parser.add_argument("--ways", default="ours,trainer")
     asked = parser.parse_args()
-    tokens = parse_tokens(asked.tokens)
     for way in asked.ways.split(","):
-        line = measure(way, asked.model, tokens, asked.steps)
+        line = measure(way, asked)
         print(line, flush=True)
         with asked.out.open("a") as out:
             out.write(json.dumps(line) + "\n")
 
 
-def measure(way: str, name: str, tokens: int, steps: int) -> dict:
+def measure(way: str, asked: argparse.Namespace) -> dict:
     """The line of one way."""
-    model = load_model(name, dtype="float32")
-    cuda = model.device.type == "cuda"
-    text = np.random.default_rng(0).integers(model.network.config.vocab_size, size=tokens * steps).astype(np.int32)
+    name, *options = way.split("-")
+    tokens, cuda = parse_tokens(asked.tokens), torch.cuda.is_available()
+    model = open_model(asked.model, "bfloat16" if cuda and "lora" in options else "float32", asked.layers)
+    size, vocabulary = tokens * asked.windows * asked.steps, model.network.config.vocab_size
+    text = np.random.default_rng(0).integers(vocabulary, size=size).astype(np.int32)
     if cuda:
+        gc.collect()
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+    seconds: list[float] = []
+    found: dict = {}
     try:
-        seconds = {"ours": train_ours, "trainer": train_trainer}[way](model, text, tokens, steps)
-        found = {"seconds": statistics.median(seconds[1:]), "all_seconds": seconds}
-    except torch.OutOfMemoryError as error:
-        found = {"fate": str(error).split(". ")[0]}
+        WAYS[name](model, text, asked, options, seconds)
+    except Exception as error:  # noqa: BLE001  # whatever ends one way, the others are measured
+        found = {"fate": f"{type(error).__name__}: {error}".split("\n")[0][:300]}
+    if len(seconds) > 0:
+        found |= {"seconds": statistics.median(seconds[1:] or seconds), "all_seconds": seconds}
     return {
-        "model": name,
+        "model": asked.model,
         "way": way,
         "tokens": tokens,
-        "steps": steps,
+        "windows": asked.windows,
+        "steps": asked.steps,
         **found,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
+        "estimate_gib": estimate_training_memory(model, tokens, adapters="lora" in options) / 2**30,
+        "layers": model.network.config.num_hidden_layers,
         "heads": heads_of(model).queries,
         "device": torch.cuda.get_device_name() if cuda else "CPU",
         "torch": torch.__version__,
@@ -69,22 +100,38 @@ def measure(way: str, name: str, tokens: int, steps: int) -> dict:
     }
 
 
-def train_ours(model: LanguageModel, text: np.ndarray, tokens: int, steps: int) -> list[float]:
+def train_ours(
+    model: LanguageModel, text: np.ndarray, asked: argparse.Namespace, options: list[str], seconds: list[float]
+) -> None:
     """Seconds of each step of ours."""
-    settings = TuneRecipe(window_tokens=tokens, steps=steps, batch_windows=1, learning_rate=1e-5, warmup_steps=0)
-    seconds: list[float] = []
-    fine_tune(
-        model, None, TokenText(text, "tune"), settings=settings, on_step=lambda step: seconds.append(step.seconds)
+    every = next((int(option.removeprefix("every")) for option in options if option.startswith("every")), 0)
+    wanted = {
+        "windows_at_once": asked.windows if "batched" in options else 1,
+        "lora_rank": RANK * ("lora" in options),
+        "recompute": "kept" not in options,
+        **({"offload": True} if "offload" in options else {}),
+        **({"recompute_layers": every} if every else {}),
+    }
+    if unknown := wanted.keys() - {field.name for field in fields(TuneRecipe)}:
+        raise NotImplementedError(f"there is no setting {', '.join(unknown)}")
+    settings = TuneRecipe(
+        window_tokens=parse_tokens(asked.tokens),
+        steps=asked.steps,
+        batch_windows=asked.windows,
+        learning_rate=1e-5,
+        warmup_steps=0,
+        **wanted,
     )
-    return seconds
+    text = TokenText(text, "tune")
+    fine_tune(model, None, text, settings=settings, on_step=lambda step: seconds.append(step.seconds))
 
 
 class Clock(TrainerCallback):
     """Seconds of each step, with the work of the device in them."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: list[float]) -> None:
         """Begin with no step."""
-        self.seconds, self.began = [], 0.0
+        self.seconds, self.began = seconds, 0.0
 
     def on_step_begin(self, *_args, **_kwargs) -> None:
         """Start the clock."""
@@ -97,34 +144,98 @@ class Clock(TrainerCallback):
         self.seconds.append(time.perf_counter() - self.began)
 
 
-def train_trainer(model: LanguageModel, text: np.ndarray, tokens: int, steps: int) -> list[float]:
-    """Seconds of each step of transformers' Trainer."""
-    model.network.requires_grad_(True).train()
-    windows = [{"input_ids": row, "labels": row} for row in torch.from_numpy(text).long().view(-1, tokens)]
-    clock = Clock()
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=1,
-            max_steps=steps,
-            learning_rate=1e-5,
-            bf16=model.device.type == "cuda",
-            use_cpu=model.device.type == "cpu",
-            gradient_checkpointing=True,
-            gradient_checkpointing_kwargs={"use_reentrant": False},
-            optim="adamw_torch_fused",
-            logging_steps=steps + 1,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-        )
-        Trainer(model=model.network, args=arguments, train_dataset=windows, callbacks=[clock]).train()
-    return clock.seconds
-
-
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def train_trainer(
+    model: LanguageModel, text: np.ndarray, asked: argparse.Namespace, options: list[str], seconds: list[float]
+) -> None:
+    """Seconds of each step of transformers' Trainer."""
+    _prepare(model, options)
+    network = model.network
+    if "lora" in options:
+        from peft import get_peft_model
+
+        network = get_peft_model(network, _lora())
+        network.enable_input_require_grads()
+    windows = [{"input_ids": row, "labels": row} for row in _rows(text, asked)]
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            **_arguments(folder, asked),
+            gradient_checkpointing="kept" not in options,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            bf16=torch.cuda.is_available(),
+        )
+        Trainer(model=network, args=arguments, train_dataset=windows, callbacks=[Clock(seconds)]).train()
+
+
+def train_trl(
+    model: LanguageModel, text: np.ndarray, asked: argparse.Namespace, options: list[str], seconds: list[float]
+) -> None:
+    """Seconds of each step of TRL's SFTTrainer."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    _prepare(model, options)
+    windows = Dataset.from_dict({"input_ids": _rows(text, asked).numpy()}).with_format("torch")
+    with tempfile.TemporaryDirectory() as folder:
+        settings = _arguments(folder, asked) | ({} if torch.cuda.is_available() else {"bf16": False})
+        if "selective" in options:
+            settings |= {"gradient_checkpointing_kwargs": {"use_reentrant": False, "selective": True}}
+        if "kept" in options:
+            settings |= {"gradient_checkpointing": False}
+        arguments = SFTConfig(
+            **settings,
+            max_length=None,
+            activation_offloading="offload" in options,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        )
+        SFTTrainer(
+            model=model.network,
+            args=arguments,
+            train_dataset=windows,
+            processing_class=model.tokenizer,
+            peft_config=_lora() if "lora" in options else None,
+            callbacks=[Clock(seconds)],
+        ).train()
+
+
+def _prepare(model: LanguageModel, options: list[str]) -> None:
+    """Training mode, and the attention that is asked for."""
+    if "fa4" in options:
+        model.network.set_attn_implementation("flash_attention_4")
+    model.network.requires_grad_("lora" not in options).train()
+
+
+def _rows(text: np.ndarray, asked: argparse.Namespace) -> torch.Tensor:
+    return torch.from_numpy(text).long().view(-1, parse_tokens(asked.tokens))
+
+
+def _arguments(folder: str, asked: argparse.Namespace) -> dict:
+    """What both trainers are given."""
+    return {
+        "output_dir": folder,
+        "per_device_train_batch_size": asked.windows,
+        "max_steps": asked.steps,
+        "learning_rate": 1e-5,
+        "use_cpu": not torch.cuda.is_available(),
+        "optim": "adamw_torch_fused",
+        "logging_steps": asked.steps + 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+
+
+def _lora() -> object:
+    from peft import LoraConfig
+
+    return LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+WAYS = {"ours": train_ours, "trainer": train_trainer, "trl": train_trl}
 
 
 if __name__ == "__main__":
