@@ -208,7 +208,8 @@ def test_scores_are_shares_of_all_of_each_kind_and_of_each_tenth(model: Language
 def test_two_methods_are_compared_on_the_same_needles(model: LanguageModel, found: Any) -> None:
     cache = SampleCache()
     first = prose_context(model, needles=30, cache=cache)
-    second = replace(first, subject=Subject(first.subject.model, None, "other"))
+    other = replace(first.subject.model, name="other weights")
+    second = replace(first, subject=Subject(other, None, "other"))
     found(lambda needle: needle.kind != "name")
     scores_of("prose-needle", first)
     found(lambda needle: needle.kind != "number" and needle.depth < 0.7)

@@ -50,11 +50,11 @@ def test_what_the_evaluator_reads_is_counted_once(bos: int | None) -> None:
     metric = find_metric("longppl")
     context = replace(context, documents=text.numbered().windows(160, 3))
     readings = metric.readings(context)
-    yarn = Subject(model, as_table(baseline_factors(model.spec, "yarn", 160)), "yarn")
+    yarn, pi = (Subject(model, as_table(baseline_factors(model.spec, name, 160)), name) for name in ("yarn", "pi"))
     with counted(model) as passes:
         metric.samples(context.of(yarn))
         first = passes.tokens
-        metric.samples(context.of(replace(yarn, method="other")))
+        metric.samples(context.of(pi))
     tokens = {once: sum(r.tokens * r.passes for r in readings if r.once == once) for once in (True, False)}
     opening = 3 * (bos is not None)
     pieces = next(r.passes for r in readings if r.once and r.tokens < 160)
