@@ -1,11 +1,11 @@
-"""A table of lambdas for each layer instead of one for all, on the bundled model with frozen weights: minutes on a CPU.
+"""A table of lambdas for each layer or key head instead of one for all: the bundled model, frozen; minutes on a CPU.
 
 Run: python benchmarks/layer_tables.py TEXTS [STEPS [SEED]]
 
 From 256 to 1,024 tokens. Both start from YaRN's lambdas and attention factor and take the same steps of Adam on log
 lambda over the same windows of the standard library's search part. They are compared window by window on its measuring
 part and on TEXTS, a folder of another kind of text. After AdaRoPE (arXiv 2607.19363), which has a table for each head
-and a scale that grows with the length; this is no reproduction of it.
+and a scale that grows with the length; this is no reproduction of it. Query heads that share keys have one table here.
 """
 
 import math
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.models.llama import modeling_llama
 
 from longrope.data import Tokens, load_texts
 from longrope.models import LanguageModel, load_model
@@ -28,27 +29,37 @@ TARGET, WINDOWS, RATE = 1024, 24, 0.03
 
 @contextmanager
 def with_tables(model: LanguageModel, log_lambdas: Tensor, attention: float) -> Iterator[None]:
-    """Rotate in each layer by its own row of log lambdas [L, P], or by the only row [1, P]."""
+    """Rotate by rows of log lambdas [R, P]: one for all, one for each layer, or one for each key head of each layer."""
+    layers = model.network.model.layers
     plain = torch.tensor(model.spec.frequencies, dtype=torch.float32)
-    angles = torch.arange(TARGET)[:, None] * (plain * torch.exp(-log_lambdas))[:, None]  # [L, N, P]
+    angles = torch.arange(TARGET)[:, None] * (plain * torch.exp(-log_lambdas))[:, None]  # [R, N, P]
     both = torch.cat([angles, angles], -1)
-    tables = both.cos() * attention, both.sin() * attention
+    heads = max(1, len(log_lambdas) // len(layers))  # with a row each
+    tables = [table.unflatten(0, (-1, heads)) for table in (both.cos() * attention, both.sin() * attention)]
 
     def rotate(row: int) -> Any:
         def change(_: object, args: Any, kwargs: dict[str, Any]) -> Any:
             size = kwargs["position_embeddings"][0].shape[1]
-            return args, kwargs | {"position_embeddings": tuple(table[row, None, :size] for table in tables)}
+            return args, kwargs | {"position_embeddings": tuple(table[row, :, :size] for table in tables)}
 
         return change
 
-    layers = model.network.model.layers
+    def turn(queries: Tensor, keys: Tensor, cos: Tensor, sin: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
+        """Queries [B, heads, N, D] and keys [B, G, N, D] by cos and sin [G or 1, N, D]."""
+        return tuple(  # type: ignore[return-value]
+            x * own[0] + modeling_llama.rotate_half(x) * own[1]
+            for x in (queries, keys)
+            for own in ([part.repeat_interleave(x.shape[1] // len(part), 0) for part in (cos, sin)],)
+        )
+
     hooks = [
-        layer.register_forward_pre_hook(rotate(i % len(log_lambdas)), with_kwargs=True)
-        for i, layer in enumerate(layers)
+        layer.register_forward_pre_hook(rotate(i % len(tables[0])), with_kwargs=True) for i, layer in enumerate(layers)
     ]
+    own, modeling_llama.apply_rotary_pos_emb = modeling_llama.apply_rotary_pos_emb, turn
     try:
         yield
     finally:
+        modeling_llama.apply_rotary_pos_emb = own
         for hook in hooks:
             hook.remove()
 
@@ -95,9 +106,10 @@ def main(folder: str, steps: int = 40, seed: int = 0) -> None:
     yarn = baseline_factors(model.spec, "yarn", TARGET).factor_sets[0]
     start = torch.log(torch.tensor(yarn.lambdas, dtype=torch.float32))[None]
     searched = np.random.default_rng(seed).permutation(texts.search.windows(TARGET, steps))
-    layers = len(model.network.model.layers)
+    layers, heads = len(model.network.model.layers), model.network.config.num_key_value_heads
     tables = {"YaRN": start}
-    for kind, rows in {"one table": 1, "a table for each layer": layers}.items():
+    kinds = {"one table": 1, "a table for each layer": layers, "a table for each key head": layers * heads}
+    for kind, rows in kinds.items():
         tables[kind] = descend(model, start.repeat(rows, 1), yarn.attention_factor, searched, steps)
     for name, text in {"standard library": texts.measure, "other texts": other}.items():
         compare(model, tables, yarn.attention_factor, text.windows(TARGET, WINDOWS), name)
