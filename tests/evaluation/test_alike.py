@@ -36,6 +36,11 @@ PAIRS: dict[str, tuple[Callable[[LanguageModel], Subject], Callable[[LanguageMod
         lambda model: baseline(model, "dynamic-ntk"),
         LENGTHS[1:],
     ),
+    "dynamic NTK in the trained window": (
+        lambda model: Subject(model, None, "none"),
+        lambda model: baseline(model, "dynamic-ntk"),
+        LENGTHS[:1],
+    ),
     "Self-Extend in the trained window": (
         lambda model: Subject(model, None, "none"),
         lambda model: attention(model, "self-extend"),

@@ -142,7 +142,7 @@ class Context:
         """Samples of the subject from the cache, made where they are not there, with the seconds that they took.
 
         What a method of the same factors and the same attention has read in this process is taken, too: dynamic NTK at
-        its longest length reads as NTK does, and Self-Extend within the trained window as the original.
+        its longest length reads as NTK does; it and Self-Extend read as the original within the trained window.
 
         Args:
             kind: what they are, such as ``losses``.
@@ -168,8 +168,10 @@ class Context:
         number_format = model.quantized or str(next(model.network.parameters()).dtype)
         fingerprint = factors.fingerprint if factors else ""
         key = (model.name, number_format, subject.method, fingerprint, *inputs)
-        read = subject.method if subject.changes_attention(self.length) else ""
-        alike = (ref(model.network), model.name, number_format, read, fingerprint, self.length, *inputs)
+        attention = subject.method if subject.changes_attention(self.length) else ""
+        own = isinstance(factors, RescaleFactors) and factors.is_identity and not model.spec.by_length
+        acting = "" if own else fingerprint  # factors that change nothing leave all to the model's own module
+        alike = (ref(model.network), model.name, number_format, attention, acting, self.length, *inputs)
         return self.cache.get(kind, key, make_at_hand, alike)
 
 
