@@ -1,4 +1,4 @@
-"""Tables of the bundled model: the demo, needles, its stage schedule, searches by score, extrapolated factors."""
+"""Tables of the bundled model: the demo, needles, searches by score, extrapolated factors."""
 
 from statistics import fmean
 
@@ -12,7 +12,6 @@ from tables_cells import (
     one_text,
     percent,
     percent_with_interval,
-    ratio,
     table,
     with_interval,
 )
@@ -58,18 +57,6 @@ def nano_ruler_table(records: Records) -> str:
         shown = [made.get((metric, length)) for made, length in columns]
         rows.append([metric, *(percent_with_interval(score) if score else "" for score in shown)])
     return table(["", f"256, {ORIGINAL}", f"2,048, {ORIGINAL}", "1,024, demo's factors", "2,048, demo's factors"], rows)
-
-
-def nano_schedule_table(records: Records) -> str:
-    """The bundled model before and after its schedule of stages: perplexity with its interval."""
-    original = records.scores("nano-16k", "none")["perplexity", 256]
-    rows: list[Row] = []
-    for method in ("none", "longrope-tuned"):
-        short, far = (records.scores("nano-16k", method)["perplexity", length] for length in (256, 16384))
-        cells = [cell for score in (short, far) for cell in (with_interval(score), ratio(score, original))]
-        rows.append([ORIGINAL if method == "none" else far.source.label, *cells])
-    share = "share of the original's at 256"
-    return table(["", "256", share, "16,384", share], rows)
 
 
 def nano_search_table(records: Records) -> str:

@@ -1,6 +1,6 @@
 """Tables of factor sets that were trained alike: SmolLM2-135M at 65,536 tokens, with every method without training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from tables_cells import (
@@ -35,9 +35,10 @@ ARMS = {  # folders of trained arms, in the order of their rows
     "pi": "PI",
     "scan": "NTK, scanned base and attention factor",
     "longrope2": "LongRoPE2's search",
-    "own": "own RoPE at 8k alone, the same tokens",
+    "own": "own RoPE in its own window alone, the same tokens",
     "searched-bare": "searched factors, without needles",
     "yarn-bare": "YaRN, without needles",
+    "critical-bare": "critical-pair rule, without needles",
 }
 Found = dict[tuple[str, int], Score]
 
@@ -108,13 +109,14 @@ def summary_table(records: Records) -> str:
     return table(["", *(column.heading for column in shown)], rows)
 
 
-def nano_arms_table(records: Records) -> str:
-    """The bundled model and the arms of its schedule to 64 times its window."""
-    arms = _arms(records, NANO)
-    (first, *_) = arms.values()
-    original = {(s.metric, s.context_tokens): s for s in first if s.method == "none"}
-    trained = {ARMS[name]: _trained(scores) for name, scores in arms.items()}
-    beside = {ARMS[arm]: text for arm, text in _beside(records, NANO, NANO_TARGET).items()}
+def nano_arms_table(records: Records, seed: str = "") -> str:
+    """The bundled model and the arms of its schedule to 64 times its window, of one seed: ``@1``, or none for 0."""
+    arms = [f"{name}{seed}" for name in ARMS if records.has(f"{NANO}/{name}{seed}")]
+    scores = {arm: records.every_score(f"{NANO}/{arm}") for arm in arms}
+    labels = {arm: ARMS[arm.removesuffix(seed)] for arm in arms}
+    original = {(s.metric, s.context_tokens): s for own in scores.values() for s in own if s.method == "none"}
+    trained = {labels[arm]: _trained(own) for arm, own in scores.items()}
+    beside = {labels[arm]: text for arm, text in _beside(records, NANO, NANO_TARGET, arms).items()}
     rows = _rows(NANO_COLUMNS, {ORIGINAL: original, **trained}, beside)
     return table(["", *(column.heading for column in NANO_COLUMNS), "16k, paired"], rows)
 
@@ -137,12 +139,12 @@ def _arms(records: Records, run: str) -> dict[str, list[Score]]:
     return {name: records.every_score(f"{run}/{name}") for name in ARMS if records.has(f"{run}/{name}")}
 
 
-def _beside(records: Records, run: str, target: int) -> dict[str, str]:
-    """How the perplexity of each arm at the target compares with YaRN's, trained alike."""
+def _beside(records: Records, run: str, target: int, arms: Collection[str] = tuple(ARMS)) -> dict[str, str]:
+    """How the perplexity of each of these arms at the target compares with YaRN's of the same seed, trained alike."""
     return {
         line["run"]: f"{_interval(line)} of YaRN's"
         for line in records.lines(f"{run}/{PAIRED}")
-        if (line["metric"], line["context_tokens"]) == ("perplexity", target) and line["run"] in ARMS
+        if (line["metric"], line["context_tokens"]) == ("perplexity", target) and line["run"] in arms
     }
 
 

@@ -85,17 +85,27 @@ def test_every_method_has_its_row_and_a_loss_stands_there_like_a_win(records: Re
     ]
 
 
-def test_the_bundled_model_has_a_row_for_itself_and_for_each_arm(tmp_path: Path) -> None:
-    for name, value in {"yarn": 8.5, "searched": 8.25}.items():
+def test_the_bundled_model_has_a_row_for_itself_and_for_each_arm_of_a_seed(tmp_path: Path) -> None:
+    for name, value in {"yarn": 8.5, "searched": 8.25, "searched@1": 8.75}.items():
         own = score("perplexity", NANO_TARGET, value, "longrope-tuned", factors_method=name)
         write(tmp_path / NANO / name, score("perplexity", NANO_TARGET, 142.0, "none"), own)
-    write_pairs(
-        tmp_path / NANO, Comparison("searched", "yarn", "perplexity", NANO_TARGET, 0.97, 0.96, 0.98, 9, "", "t")
-    )
-    rows = [line.split("|")[1:4] for line in nano_arms_table(Records(tmp_path)).splitlines()[2:]]
-    shown = [[cell.strip() for cell in row] for row in rows]
-    assert shown == [["original model", "", "142"], ["searched factors", "", "**8.25**"], ["YaRN", "", "8.50"]]
-    assert nano_arms_table(Records(tmp_path)).splitlines()[3].endswith("| 0.9700 (0.9600-0.9800) of YaRN's |")
+    pairs = {"searched": 0.97, "searched@1": 0.98}
+    compared = [
+        Comparison(name, "yarn", "perplexity", NANO_TARGET, x, x - 0.01, x + 0.01, 9, "", "t")
+        for name, x in pairs.items()
+    ]
+    write_pairs(tmp_path / NANO, *compared)
+    for seed, named in {"": {"searched": "**8.25**", "yarn": "8.50"}, "@1": {"searched": "**8.75**"}}.items():
+        rows = [
+            [cell.strip() for cell in line.split("|")] for line in nano_arms_table(Records(tmp_path), seed).split("\n")
+        ]
+        shown = {row[1]: (row[3], row[-2]) for row in rows[2:-1]}
+        beside = "0.9800 (0.9700-0.9900) of YaRN's" if seed else "0.9700 (0.9600-0.9800) of YaRN's"
+        labels = {"searched": "searched factors", "yarn": "YaRN"}
+        assert shown == {
+            "original model": ("142", ""),
+            **{labels[name]: (value, beside if name == "searched" else "") for name, value in named.items()},
+        }
 
 
 def test_a_seed_is_compared_with_yarn_of_the_same_seed(tmp_path: Path) -> None:

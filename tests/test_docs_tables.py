@@ -78,7 +78,7 @@ def test_every_table_of_scores_is_checked_for_its_texts() -> None:
             refused.add(name)
         else:
             assert next(records.numbers) == 0, f"{name} reads scores and shows them unchecked"
-    assert {"tuned", "further", "compare", "ratios", "nano-schedule", "win", "demo", "earlier", "depths"} <= refused
+    assert {"tuned", "further", "compare", "ratios", "win", "demo", "earlier", "depths"} <= refused
 
 
 def test_the_picture_shows_the_records() -> None:

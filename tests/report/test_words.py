@@ -35,7 +35,7 @@ def test_a_page_with_everything_has_no_old_word(tmp_path: Path) -> None:
     assert old_words(write_report(run)) == set()
 
 
-@pytest.mark.parametrize("name", ["smollm2-64k", "smollm2-64k-tuned", "nano-16k"])
+@pytest.mark.parametrize("name", ["smollm2-64k", "smollm2-64k-tuned", "nano-16k/yarn"])
 def test_pages_of_published_runs_have_no_old_word(name: str, tmp_path: Path) -> None:
     """Records of earlier versions hold some in their fields; the page has others instead."""
     assert old_words(write_report(RunDir(RESULTS / name), tmp_path / "report.html")) == set()
