@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The bundled model with the demo's factors, in four layouts, opened in four runtimes: the table of docs/verify.md, in
-# two minutes. Needs: longrope[gguf], and PyPI within reach, from where `longrope verify` installs the runtimes.
+# two minutes. Needs: longrope[gguf], and PyPI within reach, from where `longrope verify` installs the runtimes; for vLLM,
+# in VLLM_PYTHON, the Python of an environment that holds it and longrope.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 run=$PWD/runs/verify factors=$PWD/results/demo/factors.json
@@ -13,23 +14,15 @@ export_nano two --to hf --factor-sets two
 export_nano static.gguf --to gguf
 export_nano two.gguf --to gguf --layout longrope --factor-sets two
 
-# Two lists with the window that the model card gives for mlx-lm, as load(..., model_config=config) takes it.
-rm -rf two-mlx
-cp -r two two-mlx
-python3 - two-mlx << 'END_PYTHON'
-import json, pathlib, re, sys
-folder = pathlib.Path(sys.argv[1])
-config = json.loads((folder / "config.json").read_text())
-[window] = re.findall(r'"original_max_position_embeddings"\] = (\d+)', (folder / "README.md").read_text())
-config["rope_scaling"]["original_max_position_embeddings"] = int(window)
-(folder / "config.json").write_text(json.dumps(config, indent=2))
-END_PYTHON
-
 verify() { longrope verify "$@" --lengths 128,256,512 --json || true; } # 1: not every client applied the scaling
 clients=(--with transformers --with transformers-4.57 --with mlx-lm --with llama.cpp)
 {
     verify single two static.gguf two.gguf "${clients[@]}"
-    verify two-mlx --with mlx-lm
+    verify two --with mlx-lm-remote-code
+    if [ -n "${VLLM_PYTHON:-}" ]; then
+        longrope() { "$VLLM_PYTHON" -m longrope "$@"; }
+        verify single two --with vllm
+    fi
 } | python3 -c '
 import json, sys
 text, reader = sys.stdin.read(), json.JSONDecoder()

@@ -5,7 +5,6 @@ from tables_cells import Records, Row, table
 LAYOUTS = {
     "single": "folder, single list",
     "two": "folder, two lists",
-    "two-mlx": "folder, two lists, with the window of its card",
     "static.gguf": "GGUF, static",
     "two.gguf": "GGUF, two lists",
 }
@@ -14,11 +13,12 @@ LAYOUTS = {
 def verify_table(records: Records) -> str:
     """Each runtime and layout: the verdict, and the largest difference in nats below, at and above the window."""
     rows: list[Row] = []
-    for done in records.lines("verify/verify.jsonl"):
+    done_by = records.lines("verify/verify.jsonl")
+    lengths = [f"{finding['tokens']} tokens" for finding in done_by[0]["findings"]]
+    for done in done_by:
         versions = ", ".join(f"{name} {number}" for name, number in done["versions"].items())
-        cells = [_as_said(finding) for finding in done["findings"]]
+        cells = [_as_said(finding) for finding in done["findings"]] or [""] * len(lengths)
         rows.append([f"{done['client']} ({versions})", LAYOUTS[done["checkpoint"]], done["verdict"], *cells])
-    lengths = [f"{finding['tokens']} tokens" for finding in done["findings"]]
     return table(["client", "layout", "verdict", *lengths], rows)
 
 

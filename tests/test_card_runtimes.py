@@ -1,7 +1,6 @@
 """What a model card says of other runtimes, and that transformers 4 does refuse what the card says it refuses."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import pytest
 import sweep
 
 from longrope.exports import ExportReport, Origin, export_hf
-from longrope.exports.card import LLAMA_CPP_VERSION, MLX_VERSION, OLDER_VERSION, format_card
+from longrope.exports.card import LLAMA_CPP_VERSION, OLDER_VERSION, format_card
+from longrope.exports.mlx import VERSION as MLX_VERSION
 from longrope.models import LanguageModel
 from longrope.rope import RescaleFactors, su_attention_factor
 from longrope.verification.checking import verify
@@ -63,32 +63,31 @@ def test_how_runtimes_choose_is_said_of_two_lists_alone(sets: str) -> None:
 @pytest.mark.parametrize(
     ("family", "attention", "sets", "line"),
     [
-        ("llama", 1.2, "two", 'config["rope_scaling"]["original_max_position_embeddings"] = 47'),
+        ("llama", 1.2, "two", "mlx_lm.generate --model this-folder --trust-remote-code"),
         ("llama", DERIVED, "two", ""),
         ("llama", 1.2, "single", ""),  # the export states such a window in the config itself
-        ("phi3", 1.2, "single", 'config["original_max_position_embeddings"] = 47'),
-        ("llama", 0.9, "single", "mlx-lm computes an attention factor of 1 or more"),
-        ("gemma2", 1.2, "two", ""),  # which it runs without factors
+        ("phi3", 1.2, "single", "mlx_lm.generate --model this-folder --trust-remote-code"),
+        ("llama", 0.9, "single", "mlx-lm derives attention factors of 1 or more, and this one is 0.9."),
+        ("gemma2", 1.2, "two", "not known to apply LongRoPE factors to the model type gemma2."),
     ],
 )
-def test_what_mlx_must_be_given(family: str, attention: float, sets: str, line: str) -> None:
-    """A window of 256 tokens and one of 47 before it make 1.2 by its formula."""
+def test_what_is_said_of_mlx(family: str, attention: float, sets: str, line: str) -> None:
     text = card(family, attention, sets)
     assert ("mlx" in text) == bool(line)
     assert line in text
-    assert math.sqrt(1 + math.log(256 / 47) / math.log(47)) == pytest.approx(1.2, rel=1e-3)
+    assert ("refuses" in text) == bool(line)
 
 
 def test_the_version_of_mlx_is_that_of_the_record() -> None:
-    """Which says that it applied two lists with the window of the card, and not without it."""
+    """Which says that it refused two lists, and applied them where it was given the code of their folder."""
     lines = (ROOT / "results" / "verify" / "verify.jsonl").read_text().splitlines()
-    rows = {row["checkpoint"]: row for row in map(json.loads, lines) if row["client"] == "mlx-lm"}
-    assert {name: row["verdict"] for name, row in rows.items()} == {
-        "single": "applied",
-        "two": "other scaling",
-        "two-mlx": "applied",
+    rows = [row for row in map(json.loads, lines) if row["client"].startswith("mlx-lm")]
+    assert {(row["checkpoint"], row["client"]): row["verdict"] for row in rows} == {
+        ("single", "mlx-lm"): "applied",
+        ("two", "mlx-lm"): "refused",
+        ("two", "mlx-lm-remote-code"): "applied",
     }
-    assert {f"mlx-lm {row['versions']['mlx-lm']}" for row in rows.values()} == {MLX_VERSION}
+    assert {f"mlx-lm {row['versions']['mlx-lm']}" for row in rows} == {MLX_VERSION}
 
 
 def test_the_version_of_llama_cpp_is_that_of_the_record() -> None:

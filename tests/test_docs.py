@@ -16,6 +16,7 @@ README = DOCS["README.md"]
 CURRENT = {name: text for name, text in DOCS.items() if name not in ("docs/log.md", "results/README.md")}  # no history
 COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
 OTHERS = {
+    "--trust-remote-code",
     "--help",
     "--version",
     "--show-completion",

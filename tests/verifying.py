@@ -14,7 +14,7 @@ def run_here(client: Client, python: Path, request: Request) -> Answers:
     script = importlib.import_module(f"longrope.verification.scripts.{client.script}")
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder, "request.json"), Path(folder, "answer.json")
-        asked.write_text(json.dumps({**vars(request), "path": str(request.path)}))
+        asked.write_text(json.dumps({**vars(request), "path": str(request.path), "remote_code": client.remote_code}))
         script.main(str(asked), str(answered))
         answer = json.loads(answered.read_text())
     return Answers(answer["answers"], answer["versions"])

@@ -1,7 +1,6 @@
 """Real runtimes from PyPI: the bundled model in both layouts, with the demo's factors, and faults planted there."""
 
 import json
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -61,20 +60,23 @@ def test_mlx_applies_an_attention_factor_of_its_own_of_a_single_list(checkpoints
     assert max(finding.difference_nats for finding in done.findings) < 0.005
 
 
-def test_mlx_applies_two_lists_with_the_window_of_the_card(checkpoints: Path, tmp_path: Path) -> None:
-    """Else it runs the long list with another attention factor, and that is said at every length."""
-    folder = Path(shutil.copytree(checkpoints / "own-two", tmp_path / "two"))
-    [plain] = verify(folder, ["mlx-lm"], device="cpu")
-    assert plain.verdict == "other scaling"
-    assert all("the attention factor that follows from the window" in finding.as_ for finding in plain.findings)
-    [stated] = re.findall(r'config\["rope_scaling"\]\["(\w+)"\] = (\d+)', (folder / "README.md").read_text())
-    config = json.loads((folder / "config.json").read_text())
-    config["rope_scaling"][stated[0]] = int(stated[1])  # as load(..., model_config=config) has it
-    (folder / "config.json").write_text(json.dumps(config))
-    [given] = verify(folder, ["mlx-lm"], device="cpu")
+def test_mlx_refuses_two_lists_unless_it_may_run_their_file(checkpoints: Path, tmp_path: Path) -> None:
+    """Without the file it runs the long list with another attention factor, and that is said at every length."""
+    done = check(checkpoints / "own-two", "mlx-lm", "mlx-lm-remote-code")
+    assert done["mlx-lm"].verdict == "refused"
+    assert "custom module ('mlx_lm_model.py')" in done["mlx-lm"].message
+    assert set(done["mlx-lm"].versions) == {"mlx-lm", "mlx"}
+    given = done["mlx-lm-remote-code"]
     assert given.verdict == "applied"
     assert [finding.as_ for finding in given.findings] == ["long factors"] * 3
     assert max(finding.difference_nats for finding in given.findings) < 0.005
+    folder = Path(shutil.copytree(checkpoints / "own-two", tmp_path / "two"))
+    config = json.loads((folder / "config.json").read_text())
+    del config["model_file"]
+    (folder / "config.json").write_text(json.dumps(config))
+    [plain] = verify(folder, ["mlx-lm"], device="cpu")
+    assert plain.verdict == "other scaling"
+    assert all("the attention factor that follows from the window" in finding.as_ for finding in plain.findings)
 
 
 def test_llama_cpp_applies_both_layouts(checkpoints: Path) -> None:

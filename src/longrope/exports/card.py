@@ -23,19 +23,18 @@ from longrope.errors import printable
 from longrope.exports.comparison import ExportReport, dump_report
 from longrope.exports.gguf_weights import MODEL_TYPES
 from longrope.exports.licences import inherited, notice_of
+from longrope.exports.mlx import mlx_needs
 from longrope.exports.short_cost import describe_short
 from longrope.labels import Source, compared_with, is_part, label_of, metric_label, metric_row, write_interval
 from longrope.metrics import DIFFERENCE
 from longrope.models import EMBEDDED, LanguageModel, read_place
 from longrope.registry import ORIGINAL, baselines
 from longrope.rope import RescaleFactors
-from longrope.rope.hf_legacy import ONLY_BARE, deriving_window, is_refused_by_older, needs_window
+from longrope.rope.hf_legacy import is_refused_by_older
 from longrope.runs.records import Score
 from longrope.verdict import conclude, describe_verdict
 
 VLLM_VERSION, LLAMA_CPP_VERSION, OLDER_VERSION = "vLLM 0.32.0", "xllamacpp 2026.10.11549", "4.57.6"
-MLX_VERSION = "mlx-lm 0.32.2"
-MLX_TYPES = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "phi3")  # whose longrope lists it reads
 VLLM_TYPES = (  # whose LongRoPE factors it reads
     "llama",
     "mistral",
@@ -143,7 +142,7 @@ def format_card(
         paired=[_describe_pair(score) for score in own if compared_with(score.metric)],
         other_below=report.factor_sets == "two" and any(s.context_tokens <= report.switch_tokens for s in own),
         older=OLDER_VERSION if is_refused_by_older(model_type, *_stated(model, factors, report)) else "",
-        mlx=_for_mlx(model_type, *_stated(model, factors, report), two_lists=report.factor_sets == "two"),
+        mlx=mlx_needs(model_type, *_stated(model, factors, report), two_lists=report.factor_sets == "two"),
         vllm=VLLM_VERSION if model_type in VLLM_TYPES else "",
         llama_cpp=LLAMA_CPP_VERSION if model_type in MODEL_TYPES else "",
     )
@@ -159,16 +158,6 @@ def _verdict(scores: Sequence[Score], own: Sequence[Score], report: ExportReport
 def _stated(model: LanguageModel, factors: RescaleFactors, report: ExportReport) -> tuple[float, int, int]:
     """The attention factor, the window and the window before the scaling that a checkpoint states."""
     return factors.attention_factor * model.spec.attention_factor, report.target_window, report.switch_tokens
-
-
-def _for_mlx(
-    model_type: str, attention: float, window: int, original: int, *, two_lists: bool
-) -> dict[str, Any] | None:
-    """What mlx-lm must be given for it to compute the attention factor; None where that is nothing."""
-    if model_type not in MLX_TYPES or not needs_window(model_type, attention, window, original, two_lists=two_lists):
-        return None
-    place = "config" if model_type in ONLY_BARE else 'config["rope_scaling"]'
-    return {"version": MLX_VERSION, "window": deriving_window(window, attention), "place": place}
 
 
 def _is_own(score: Score, model: LanguageModel, factors: RescaleFactors) -> bool:

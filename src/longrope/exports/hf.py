@@ -22,6 +22,7 @@ from longrope.exports.card import Origin, format_card
 from longrope.exports.comparison import Arrays, ExportReport, check_agreement, compare_logits, make_report
 from longrope.exports.licences import NOTICE_FILE, inherited, notice_of
 from longrope.exports.lists import NativeLists, native_lists, stated_lists
+from longrope.exports.mlx import write_for_mlx
 from longrope.exports.number_formats import choose_dtype, rounded
 from longrope.exports.portable import make_portable
 from longrope.exports.short_cost import measure_short
@@ -95,6 +96,7 @@ def export_hf(  # noqa: PLR0913  # what a checkpoint depends on are its argument
         with _stating(model, lists):
             save_model(model, unfinished, settings.max_shard_size, number_format)
         make_portable(unfinished, factors.target_window, number_format)
+        write_for_mlx(unfinished, stated_lists(model.spec, lists), two_lists=lists.factor_sets == "two")
         read = partial(reopen or reopen_alone, unfinished, str(model.device))
         report = make_report(lists, compare_logits(model, lists, read))
         report = replace(report, weights=f"{number_format} ({reason})")

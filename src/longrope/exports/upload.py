@@ -5,9 +5,10 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from longrope.errors import ExportError, converting_errors
+from longrope.exports import mlx
 from longrope.runs.run_dir import RunDir
 
-SENT = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.gguf", "README.md")
+SENT = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.gguf", "README.md", mlx.FILE)
 
 
 def find_checkpoint(path: Path) -> Path:

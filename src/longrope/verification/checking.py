@@ -173,7 +173,7 @@ def _verify(probes: _Probes, client: Client, run: Callable[[Request], Answers] |
         else:
             answers, message = server.ask(client.name, probes.model.tokenizer, probes.prompts, POSITIONS, TOP)
     except RefusedError as error:
-        return made(REFUSED, str(error))
+        return made(REFUSED, str(error), versions=error.versions)
     except server.NoLogProbabilitiesError:
         original = usual_faults(probes.truth, probes.truth.window_tokens)[ORIGINAL_MODEL]
         verdict, message = server.ask_passkeys(client.name, probes.model, probes.truth, original)

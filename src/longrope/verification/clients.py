@@ -11,6 +11,7 @@ from longrope.errors import RecipeError
 
 SERVERS = ("http://", "https://")  # begin the name of a client that is a server
 FOLDER, FILE = "folder", "GGUF file"
+MLX = ("mlx-lm", "mlx" if sys.platform == "darwin" else "mlx[cpu]")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Client:
         chooses_by: what a runtime with two lists of factors chooses by: the ``length`` of each sequence, or the
             ``window`` that it was started with, so that shorter sequences may have the long list, too.
         tolerance_nats: the largest difference of a log-probability from ours that its number formats explain.
+        remote_code: whether it may run code of the checkpoint's folder; it shares the environment of ``same_as``.
+        same_as: the name of the client that is the same but for this.
         quick: whether an export opens its checkpoint in it where it is at hand.
     """
 
@@ -38,6 +41,8 @@ class Client:
     alone: bool = False
     chooses_by: Literal["length", "window"] = "window"
     tolerance_nats: float = 0.02
+    remote_code: bool = False
+    same_as: str = ""
     quick: bool = True
 
     @property
@@ -61,8 +66,16 @@ CLIENTS: dict[str, Client] = {
         Client(  # it rounds what is multiplied with quantized weights to 8 bits
             "llama.cpp", (FILE,), "run_llama_cpp", "xllamacpp", ("xllamacpp",), tolerance_nats=0.3
         ),
-        Client(  # it takes the long list for all lengths
-            "mlx-lm", (FOLDER,), "run_mlx", "mlx_lm", ("mlx-lm", "mlx" if sys.platform == "darwin" else "mlx[cpu]")
+        Client("mlx-lm", (FOLDER,), "run_mlx", "mlx_lm", MLX),  # it takes the long list for all lengths
+        Client(
+            "mlx-lm-remote-code",
+            (FOLDER,),
+            "run_mlx",
+            "mlx_lm",
+            MLX,
+            remote_code=True,
+            same_as="mlx-lm",
+            quick=False,
         ),
         Client("vllm", (FOLDER,), "run_vllm", "vllm", tolerance_nats=0.3, quick=False),
     )

@@ -50,7 +50,7 @@ def find_python(client: Client, folder: Path, on_message: Callable[[str], None] 
             f"Its library {client.module} must be importable by {sys.executable}.",
             f"Install {client.module}, or start its server and give the address: --with http://localhost:8000/v1.",
         )
-    place = folder / f"{client.name}-py{sys.version_info.major}.{sys.version_info.minor}"
+    place = folder / f"{client.same_as or client.name}-py{sys.version_info.major}.{sys.version_info.minor}"
     make_folder(folder, linked=True)
     with writing(place, RecipeError), FileLock(f"{place}.lock"):
         made_of: dict[str, object] = {

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from importlib.metadata import version
+from typing import Any
 
 BLOCK = 256  # llama.cpp rounds the size of its context up to a multiple of it
 
@@ -17,6 +18,8 @@ def main(request_path: str, answer_path: str) -> None:
 
     with open(request_path, encoding="utf-8") as file:  # noqa: PTH123  # as short as a script for one client is
         request = json.load(file)
+    versions = {"xllamacpp": version("xllamacpp")}
+    _write(answer_path, versions, [])  # for a refusal
     answers = []
     for prompt in request["prompts"]:
         settings = xllamacpp.CommonParams()
@@ -34,8 +37,12 @@ def main(request_path: str, answer_path: str) -> None:
             best = choice["logprobs"]["content"][0]["top_logprobs"]
             rows.append([(entry["id"], entry["logprob"]) for entry in best])
         answers.append(rows)
-    with open(answer_path, "w", encoding="utf-8") as file:  # noqa: PTH123
-        json.dump({"versions": {"xllamacpp": version("xllamacpp")}, "answers": answers}, file)
+    _write(answer_path, versions, answers)
+
+
+def _write(path: str, versions: dict[str, str], answers: list[Any]) -> None:
+    with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123
+        json.dump({"versions": versions, "answers": answers}, file)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ It calculates in the number format of the request, whatever that of the stored w
 import json
 import sys
 from importlib.metadata import version
+from typing import Any
 
 
 def main(request_path: str, answer_path: str) -> None:
@@ -16,7 +17,10 @@ def main(request_path: str, answer_path: str) -> None:
     mx.set_default_device(mx.cpu)
     with open(request_path, encoding="utf-8") as file:  # noqa: PTH123  # as short as a script for one client is
         request = json.load(file)
-    network = load(request["path"])[0]
+    versions = {"mlx-lm": version("mlx-lm"), "mlx": version("mlx")}
+    _write(answer_path, versions, [])  # for a refusal
+    trusted = {"trust_remote_code": True} if request["remote_code"] else {}  # unknown to older versions
+    network = load(request["path"], **trusted)[0]
     network.set_dtype(getattr(mx, request["dtype"]))
     answers = []
     for prompt in request["prompts"]:
@@ -25,8 +29,11 @@ def main(request_path: str, answer_path: str) -> None:
         best = mx.argsort(-values, axis=-1)[:, : request["top"]]
         rows = zip(best.tolist(), mx.take_along_axis(values, best, axis=-1).tolist(), strict=True)
         answers.append([list(zip(tokens, row, strict=True)) for tokens, row in rows])
-    versions = {"mlx-lm": version("mlx-lm"), "mlx": version("mlx")}
-    with open(answer_path, "w", encoding="utf-8") as file:  # noqa: PTH123
+    _write(answer_path, versions, answers)
+
+
+def _write(path: str, versions: dict[str, str], answers: list[Any]) -> None:
+    with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123
         json.dump({"versions": versions, "answers": answers}, file)
 
 

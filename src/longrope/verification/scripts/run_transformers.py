@@ -14,6 +14,8 @@ def main(request_path: str, answer_path: str) -> None:
 
     with open(request_path, encoding="utf-8") as file:  # noqa: PTH123  # as short as a script for one client is
         request = json.load(file)
+    versions = {"transformers": transformers.__version__, "torch": torch.__version__}
+    _write(answer_path, versions, [])  # for a refusal
     folder, name = request["path"], None
     if os.path.isfile(folder):  # noqa: PTH113
         folder, name = os.path.split(folder)
@@ -32,8 +34,11 @@ def main(request_path: str, answer_path: str) -> None:
         best = logits.float().log_softmax(-1).topk(request["top"])
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         answers.append([list(zip(tokens, values, strict=True)) for tokens, values in rows])
-    versions = {"transformers": transformers.__version__, "torch": torch.__version__}
-    with open(answer_path, "w", encoding="utf-8") as file:  # noqa: PTH123
+    _write(answer_path, versions, answers)
+
+
+def _write(path: str, versions: dict[str, str], answers: list[Any]) -> None:
+    with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123
         json.dump({"versions": versions, "answers": answers}, file)
 
 
