@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -55,7 +56,7 @@ def assert_shown(out: str, score: Score) -> None:
 
 
 def note_recipes(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
-    """The recipes that ``extend`` is called with from now on; nothing is done with them."""
+    """The recipes that ``extend`` and ``compare`` are called with from now on; nothing is done with them."""
     begun: list[Recipe] = []
 
     def extend(full: Recipe, run: RunDir, *_: object, **__: object) -> list[Score]:
@@ -63,8 +64,16 @@ def note_recipes(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
         begun.append(full)
         return []
 
-    monkeypatch.setattr(pipeline, "extend", extend)
+    for name in ("extend", "compare"):
+        monkeypatch.setattr(pipeline, name, extend)
     return begun
+
+
+def stopping_at_a_text(recipe_file: Path, statement: str) -> tuple[object, ...]:
+    """A search in the working directory whose ``--preprocess`` runs a statement at its first text."""
+    Path("stopping.py").write_text(f"import os, signal\ndef stop(row):\n    {statement}\n")
+    sys.modules.pop("stopping", None)
+    return "search", "--recipe", recipe_file, "--out", "run", "--preprocess", "stopping:stop"
 
 
 def report_at_once(patch: pytest.MonkeyPatch) -> None:

@@ -27,18 +27,16 @@ class InterruptError(Exception):
 
 @dataclass
 class Countdown:
-    """Raise at the call of this number; let everything else through to the function that it stands before."""
+    """Raise at the call of this number."""
 
     calls_left: int
-    function: Callable[..., Any] = lambda *_, **__: None
     counts: Callable[..., bool] = lambda *_, **__: True
 
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        """Count down, raise at nought, go through otherwise."""
+    def __call__(self, *args: Any, **options: Any) -> None:
+        """Count down, raise at nought."""
         self.calls_left -= self.counts(*args, **options)
         if self.calls_left == 0:
             raise InterruptError
-        return self.function(*args, **options)
 
 
 def by_method(recipe: Recipe, method: str) -> Recipe:

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 from bad_commands import COMMANDS, bad_files
-from commands import Command, assert_one_paragraph
+from commands import Command, assert_one_paragraph, stopping_at_a_text
 
-from longrope import pipeline
 from longrope.engine import compiling
 from longrope.evaluation import perplexity
 from longrope.runs.run_dir import RunDir
@@ -134,14 +133,8 @@ def test_a_failed_command_leaves_no_run_behind(command: Command) -> None:
     assert not Path("rum").exists()
 
 
-def test_an_interruption_says_how_to_go_on(
-    command: Command, pico_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(pipeline, "inspect", interrupt)
-    result = command("inspect", pico_folder)
+def test_an_interruption_says_how_to_go_on(command: Command, recipe_file: Path) -> None:
+    result = command(*stopping_at_a_text(recipe_file, "raise KeyboardInterrupt"))
     assert result.code == 130
     assert "the same command goes on from here" in result.err
 

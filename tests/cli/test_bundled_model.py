@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from commands import Command, Result, assert_one_paragraph, note_recipes
 
-from longrope import cli, pipeline
+from longrope import cli
 from longrope.recipe import load_recipe
 
 
@@ -35,7 +35,6 @@ def test_the_next_commands_are_ones_that_work(
 ) -> None:
     """Each is typed as it was printed, with a model and texts of one's own in it."""
     begun = note_recipes(monkeypatch)
-    monkeypatch.setattr(pipeline, "compare", pipeline.extend)
     own = {"MODEL": pico_folder, "books/": text_folders[0], "other-books/": text_folders[1]}
     lines = [line for line in command("extend").out.splitlines() if line.startswith("  longrope ")]
     for line in lines:

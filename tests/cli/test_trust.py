@@ -1,23 +1,18 @@
 """What a stranger's recipe or name must not do, and how a command stops."""
 
-import os
 import signal
 from pathlib import Path
 
 import pytest
-from commands import Command, assert_one_paragraph
+from commands import Command, assert_one_paragraph, stopping_at_a_text
 
-from longrope import pipeline
 from longrope.exports.card import as_code, plain
 from longrope.exports.licences import inherited
 
 
-def test_sigterm_stops_as_an_interrupt_with_a_code_of_its_own(
-    command: Command, pico_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sigterm_stops_as_an_interrupt_with_a_code_of_its_own(command: Command, recipe_file: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(pipeline, "inspect", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    result = command("inspect", pico_folder)
+    result = command(*stopping_at_a_text(recipe_file, "os.kill(os.getpid(), signal.SIGTERM)"))
     assert result.code == 143
     assert result.err.splitlines()[-1] == "longrope: stopped by SIGTERM; the same command goes on from here."
     assert signal.getsignal(signal.SIGTERM) == before

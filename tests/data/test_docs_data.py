@@ -32,13 +32,12 @@ def test_its_function_makes_documents_of_pairs(tokenizer: Any) -> None:
 
 
 def test_its_lines_of_python_run(
-    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("books").mkdir()
     Path("books/rows.jsonl").write_text(json.dumps({"text": pico.make_text(600)}) + "\n")
-    model = type("Loaded", (), {"tokenizer": tokenizer})
-    monkeypatch.setattr(longrope, "load_model", lambda path: model)
+    pico.save_gguf(Path("model.gguf"), pico.make_network(num_hidden_layers=1))
     exec(BLOCKS[-1][1], {})  # noqa: S102
     assert "read 1 file, " in (said := capsys.readouterr().out)
     assert "windows of 65,536 tokens that fit: search 0, tune 0, measure 0" in said

@@ -11,7 +11,7 @@ import torch
 from attention_oracle import SCALE, assert_right, make_inputs, oracle
 from torch import Tensor
 
-from longrope.engine import graphs, kernels, trials
+from longrope.engine import kernels, trials
 from longrope.engine.attention import attend, attend_causal, attend_within
 from longrope.engine.kernels import CPU, CUDNN, FLASH, FLASH_4, Heads
 
@@ -186,13 +186,11 @@ def test_no_kernel_with_gradients_leaves_torchs() -> None:
 # Merged parts
 
 
+@pytest.mark.usefixtures("with_backward")
 @pytest.mark.parametrize("heads", [(4, 2), (3, 3)])
 @pytest.mark.parametrize("lengths", [(37, 37), (5, 37), (18, 36), (1, 37)])
-def test_gradients_of_merged_parts(
-    heads: tuple[int, int], lengths: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_of_merged_parts(heads: tuple[int, int], lengths: tuple[int, int]) -> None:
     """A kernel that cannot align: the prefix and the triangle have their backward passes with what was merged."""
-    monkeypatch.setattr(graphs, "choose_for_gradients", lambda *_, **__: (CPU, ""))
     given = [x.requires_grad_() for x in make_inputs(heads, lengths)]
     output = attend(*given, scale=SCALE)
     assert_right(output.detach(), oracle(*given)[0].detach())

@@ -26,13 +26,13 @@ class Attention(TorchDispatchMode):
 
 
 def test_attention_runs_again_only_where_its_output_does_not_fit(
-    make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """With the same gradients, which are those of torch's public attention."""
     model = make("llama")
 
     expected = gradients(model)
-    monkeypatch.setattr(graphs, "choose_for_gradients", lambda *_, **__: (CPU, ""))
+    request.getfixturevalue("with_backward")
     monkeypatch.setattr(graphs, "FLASH_4", CPU)  # so that whole windows go through the operation, too
     for room, runs in ((2**32, 1), (0, 2)):
         set_room(monkeypatch, room)

@@ -9,17 +9,14 @@ import torch
 from attention_oracle import SCALE, assert_right, make_inputs, oracle
 
 from longrope.distributed import Shard
-from longrope.engine import context, graphs
+from longrope.engine import context
 from longrope.engine.attention import attend_causal
-from longrope.engine.kernels import CPU
 
 
+@pytest.mark.usefixtures("with_backward")
 @pytest.mark.parametrize("documents", [None, [(0, 7, 25)]], ids=["one", "documents"])
-def test_gradients_of_all_processes_add_up(
-    documents: list[tuple[int, ...]] | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_of_all_processes_add_up(documents: list[tuple[int, ...]] | None) -> None:
     """Three processes with two chunks each, by merged parts; what keys and values get is summed over them."""
-    monkeypatch.setattr(graphs, "choose_for_gradients", lambda *_, **__: (CPU, ""))
     query, key, value = (x.requires_grad_() for x in make_inputs((4, 2), (36, 36), rows=1))
     toward = torch.randn(query.shape, generator=torch.Generator().manual_seed(1))
     expected = oracle(query, key, value, starts=documents[0] if documents else (0,))[0]

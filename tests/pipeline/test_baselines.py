@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toys
+from disk import before
 from measuring import brute_losses
 from outcomes import (
     FORMULAS,
@@ -35,7 +36,7 @@ from longrope.registry import METHODS as METHOD_ROWS
 from longrope.report import score_tables
 from longrope.rope import baseline_factors, load_factors
 from longrope.runs import run_dir
-from longrope.runs.records import Score, Trial, append_records, read_records
+from longrope.runs.records import Score, Trial, read_records
 from longrope.runs.run_dir import RunDir
 
 
@@ -238,7 +239,7 @@ def test_an_extension_with_baselines_that_was_interrupted_ends_as_a_whole_one(
     expected = measured.scores
     run = RunDir(tmp_path / "broken")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_dir, "append_records", Countdown(groups + 1, append_records))
+        before(patch, run_dir, "append_records", Countdown(groups + 1))
         with pytest.raises(InterruptError):
             extend(beside, run)
     assert len(read_lines(run.scores)) == 2 * groups

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disk import before, note_syncs
 from exporting import save_by
 from measuring import no_passes
 from outcomes import Countdown, InterruptError, Outcome, by_method, outcome, read_lines, written_scores
@@ -34,13 +35,7 @@ def interrupted_at_file(name: str) -> Callable[[pytest.MonkeyPatch], Callbacks]:
     """When this file was about to be written."""
 
     def arrange(patch: pytest.MonkeyPatch) -> Callbacks:
-        write = RunDir.write_text
-        named = Countdown(1, write, counts=lambda _self, path, _text: path.name == name)
-
-        def write_or_raise(run: RunDir, path: Path, text: str) -> None:  # a function, so that it is bound to the run
-            named(run, path, text)
-
-        patch.setattr(RunDir, "write_text", write_or_raise)
+        before(patch, RunDir, "write_text", Countdown(1, lambda _run, path, _text: path.name == name))
         return Callbacks()
 
     return arrange
@@ -50,7 +45,7 @@ def interrupted_in(module: Any, name: str, count: int = 1) -> Callable[[pytest.M
     """At this call of a function."""
 
     def arrange(patch: pytest.MonkeyPatch) -> Callbacks:
-        patch.setattr(module, name, Countdown(count, getattr(module, name)))
+        before(patch, module, name, Countdown(count))
         return Callbacks()
 
     return arrange
@@ -120,7 +115,7 @@ def test_a_run_interrupted_again_and_again_ends_as_a_whole_one(
     while not ended:
         assert rounds <= writes / 3
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, "fsync", Countdown(30, os.fsync))
+            note_syncs(patch, Countdown(30))
             with contextlib.suppress(InterruptError):
                 extend(recipe, run)
                 ended = True

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from disk import note_syncs
+from disk import before, note_names, note_syncs
 
 from longrope.errors import RecipeError, RunError
 from longrope.recipe import EvolutionRecipe, GradientRecipe, MeasureRecipe, Recipe, SearchRecipe, load_recipe
@@ -140,19 +140,17 @@ def test_a_text_is_whole_on_disk_before_it_takes_its_name(tmp_path: Path, monkey
     run, path = RunDir(tmp_path), tmp_path / "factors.json"
     run.write_text(path, "old")
     synced: list[tuple[int, int]] = []
-    replace_file = Path.replace
 
     def look(descriptor: int) -> None:
         synced.append((os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size))
 
-    def watched(source: Path, target: Path) -> Path:
+    def compare(source: Path, target: Path) -> None:
         assert source.parent == target.parent  # one file system
         assert (source.read_text(), target.read_text()) == ("new", "old")
         assert synced == [(source.stat().st_ino, len("new"))]
-        return replace_file(source, target)
 
     note_syncs(monkeypatch, look)
-    monkeypatch.setattr(Path, "replace", watched)
+    note_names(monkeypatch, compare)
     run.write_text(path, "new")
     assert path.read_text() == "new"
     assert [entry.name for entry in tmp_path.iterdir()] == ["factors.json"]
@@ -167,7 +165,7 @@ def test_a_crash_leaves_the_old_text_or_none(
     if old is not None:
         run.write_text(path, old)
     with monkeypatch.context() as patch:
-        patch.setattr(os if moment == "fsync" else Path, moment, crash)
+        before(patch, os if moment == "fsync" else Path, moment, crash)
         with pytest.raises(CrashError):
             run.write_text(path, "new")
     assert (path.read_text() if path.exists() else None) == old

@@ -10,7 +10,8 @@ from typing import Any
 import pico
 import pytest
 import torch
-from disk import note_syncs
+from disk import note_names, note_syncs
+from outcomes import Countdown, InterruptError
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from trainings import QUICK, TEXT, CrashError, assert_same, stop_after, train, weights_of
@@ -93,18 +94,10 @@ def test_interrupt_while_weights_change_leaves_the_last_checkpoint(tmp_path: Pat
 def test_crash_while_saving_leaves_the_checkpoint_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Any
 ) -> None:
-    run, count, replace_file = RunDir(tmp_path), 0, Path.replace
-
-    def crash(source: Path, target: Path) -> Path:
-        nonlocal count
-        count += 1
-        if count == 2:
-            raise CrashError
-        return replace_file(source, target)
-
+    run = RunDir(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", crash)
-        with pytest.raises(CrashError):
+        note_names(patch, Countdown(2))
+        with pytest.raises(InterruptError):
             train(run=run)
     model = pico.make_model()
     assert train(model, run=run)[0].step == 3
