@@ -1,4 +1,4 @@
-"""The whole progressive run on the bundled model, to 64 times its window or, without LONGROPE_FULL=1, to 32 times."""
+"""The whole progressive run on the bundled model, to 64 times its window or, without LONGROPE_FULL=1, to 16 times."""
 
 import os
 from dataclasses import replace
@@ -15,14 +15,14 @@ from longrope.runs.records import Score, TrainStep, read_records
 from longrope.runs.run_dir import RunDir
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "nano-16k.toml"
-SHORTER, FEWER_STEPS = 8192, 8
+SHORTER, FEWER_STEPS = 4096, 6
 
 
 def make_smaller(recipe: Recipe) -> Recipe:
-    """A run of two minutes: half of the window, eight steps of each training, short searches."""
+    """A run of a minute: a quarter of the window, six steps of each training, short searches."""
     stages = tuple(replace(stage, steps=FEWER_STEPS) if stage.tune else stage for stage in recipe.stages)
     stages = tuple(replace(stage, extrapolate=SHORTER) if stage.extrapolate else stage for stage in stages)
-    search = replace(recipe.search, validation_windows=2, gradient=replace(recipe.search.gradient, steps=4))
+    search = replace(recipe.search, validation_windows=1, gradient=replace(recipe.search.gradient, steps=4))
     measure = replace(recipe.measure, lengths=(256, SHORTER), windows=2)
     return replace(recipe, target_tokens=SHORTER, stages=stages, search=search, measure=measure)
 
@@ -66,4 +66,5 @@ def test_the_bundled_model_reaches_many_times_its_window(tmp_path: Path) -> None
     for stage, folder in zip(recipe.stages, folders, strict=True):
         losses = [step.loss_nats for step in read_records(folder / "train.jsonl", TrainStep)]
         assert len(losses) == stage.steps
-        assert sum(losses[-4:]) <= sum(losses[:4])
+        some = min(4, len(losses) // 2)
+        assert sum(losses[-some:]) <= sum(losses[:some])
