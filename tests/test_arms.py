@@ -1,6 +1,5 @@
 """The trainings that recipes/arms.py sets beside each other: what an arm changes, and what it is compared with."""
 
-import importlib.util
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import pico
 import pytest
+from recipe_scripts import RECIPES, load_script
 
 from longrope.recipe import (
     MeasureRecipe,
@@ -22,18 +22,11 @@ from longrope.recipe import (
 from longrope.rope import load_factors
 from longrope.runs.run_dir import RunDir
 
-RECIPES = Path(__file__).parent.parent / "recipes"
-
 
 @pytest.fixture(scope="module")
 def arms() -> Any:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("arms", RECIPES / "arms.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("arms")
 
 
 @pytest.fixture(scope="module")

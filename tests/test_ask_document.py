@@ -1,27 +1,20 @@
 """recipes/ask_document.py: one sentence in a long document is asked for at several depths, on a pico model."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pico
 import pytest
+from recipe_scripts import load_script
 
 from longrope.models import load_model
 from longrope.rope import baseline_factors, dump_factors
 
-RECIPES = Path(__file__).parent.parent / "recipes"
-
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("ask_document", RECIPES / "ask_document.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("ask_document")
 
 
 @pytest.mark.parametrize("depth", [0.0, 0.4, 1.0])

@@ -1,26 +1,19 @@
 """The token arrays of recipes/evidence-64k.sh: whole windows of documents, as many of each kind."""
 
 import gzip
-import importlib.util
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-RECIPES = Path(__file__).parent.parent / "recipes"
+from recipe_scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def script() -> Any:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("evidence_texts", RECIPES / "evidence_texts.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("evidence_texts")
 
 
 def tokenize(text: str) -> list[int]:

@@ -1,17 +1,18 @@
 """Models at a revision and in a folder of a repository on the hub, and checkpoints sent there: against a stand-in."""
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pico
 import pytest
-from forked import Longrope, forked
+from fork_server import ForkServer, Outcome
 from hub_server import Hub, serving
 
 from longrope.errors import ModelError
 from longrope.exports.card import Origin
 from longrope.models.hub import HubPlace, read_place
+
+Longrope = Callable[..., Outcome]
 
 
 def contents(folder: Path, below: str = "") -> dict[str, bytes]:
@@ -38,12 +39,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Hub:
 @pytest.fixture(scope="module")
 def longrope(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Longrope]:
     """The command line in processes that know the stand-in alone."""
-    home = str(tmp_path_factory.mktemp("home"))
+    home = tmp_path_factory.mktemp("home")
     with serving(hub) as address:
-        changed = {"HF_ENDPOINT": address, "HF_HOME": home, "HF_TOKEN": "hf_word", "NO_COLOR": "1"}
-        environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-        with forked(environment | changed) as run:
-            yield run
+        server = ForkServer(
+            HF_HUB_OFFLINE="0", HF_ENDPOINT=address, HF_HOME=str(home), HF_TOKEN="hf_word", NO_COLOR="1"
+        )
+        yield lambda *arguments: server.run(arguments, home, seconds=300)
+        server.close()
 
 
 @pytest.mark.parametrize(
@@ -82,8 +84,8 @@ def test_a_card_names_the_repository_alone() -> None:
 @pytest.mark.slow
 def test_a_revision_and_a_folder_are_read(longrope: Longrope, hub: Hub) -> None:
     done = longrope("inspect", "owner/pico@v2/sub/folder")
-    assert done.returncode == 0, done.stderr
-    assert "512" in done.stdout
+    assert done.code == 0, done.err
+    assert "512" in done.out
     fetched = [path.rpartition("/")[2] for path in hub.asked if "/resolve/" in path]
     assert {"config.json", "model.safetensors"} <= set(fetched)
     assert not {"code.py", "weights.bin"} & set(fetched)
@@ -102,10 +104,10 @@ def test_a_revision_and_a_folder_are_read(longrope: Longrope, hub: Hub) -> None:
 )
 def test_what_is_not_there_is_said(longrope: Longrope, source: str, reason: str) -> None:
     done = longrope("inspect", source)
-    assert done.returncode == 2
-    assert reason in done.stderr
-    assert source in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == 2
+    assert reason in done.err
+    assert source in done.err
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.slow
@@ -121,13 +123,13 @@ def test_a_checkpoint_is_sent_and_read_again(longrope: Longrope, hub: Hub, tmp_p
     folder = pico.save_pico(tmp_path / "hf", max_position_embeddings=1024)
     (folder / "notes.py").write_text("not sent")
     done = longrope("upload", folder, "owner/extended", "--private", "--revision", "long")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     sent = hub.repos["owner/extended"]
     assert sent["main"] == {}
     assert sent["long"] == {name: x for name, x in contents(folder).items() if name != "notes.py"}
     assert "owner/extended" in hub.private
-    assert longrope("upload", folder, "owner/extended").returncode == 0, "it is there already"
-    assert "1024" in longrope("inspect", "owner/extended@long").stdout.replace(",", "")
+    assert longrope("upload", folder, "owner/extended").code == 0, "it is there already"
+    assert "1024" in longrope("inspect", "owner/extended@long").out.replace(",", "")
     refused = longrope("upload", tmp_path / "none", "owner/extended")
-    assert refused.returncode == 2
-    assert "holds no checkpoint" in refused.stderr
+    assert refused.code == 2
+    assert "holds no checkpoint" in refused.err

@@ -1,13 +1,11 @@
 """The texts of recipes/gemma3-64k.sh, made of small packages of the same forms."""
 
-import importlib.util
 import struct
 import zlib
 from pathlib import Path
 
 import pytest
-
-RECIPES = Path(__file__).parent.parent / "recipes"
+from recipe_scripts import load_script
 
 
 def write(path: Path, text: str) -> None:
@@ -32,11 +30,7 @@ def write_commentary(stem: Path) -> None:
 @pytest.fixture
 def documents(tmp_path: Path) -> dict[str, str]:
     """Every document that the script makes of a few pages, by its name."""
-    spec = importlib.util.spec_from_file_location("long_texts", RECIPES / "long_texts.py")
-    assert spec
-    assert spec.loader
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("long_texts")
     unpacked, out = tmp_path / "unpacked", tmp_path / "out"
     write_commentary(unpacked / script.COMMENTARY)
     lilypond, racket = "lilypond-doc-html/usr/share/doc/lilypond/html/Documentation", "racket-doc/usr/share/doc/racket"

@@ -1,6 +1,5 @@
 """The recipes of 2,048k tokens: their arrays, what measuring costs, and the schedule on a pico model to the end."""
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import pico
 import pytest
 from measuring import make_context
+from recipe_scripts import RECIPES, load_script
 
 from longrope import extend
 from longrope.data import TokenText
@@ -20,7 +20,6 @@ from longrope.runs.records import TrainStep, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.schedule import check_stages
 
-RECIPES = Path(__file__).parent.parent / "recipes"
 NAMES = {"gemma3-2048k": 2**21, "gemma3-2048k-untrained": 2**21, "smollm2-1024k": 2**20, "smollm2-2048k": 2**21}
 WINDOW, MILLION = 192, 2**20  # of the pico model; Gemma's 32,768 tokens stand for them
 LAYERS: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 32, "head_dim": 16}
@@ -29,12 +28,7 @@ LAYERS: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention"]
 @pytest.fixture(scope="module")
 def script() -> Any:
     """The script that makes the arrays, as a module."""
-    spec = importlib.util.spec_from_file_location("million_texts", RECIPES / "million_texts.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("million_texts")
 
 
 def tokenize(text: str) -> list[int]:

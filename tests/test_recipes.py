@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pico
 import pytest
+from recipe_scripts import RECIPES, load_script
 
 from longrope.models import load_model
 from longrope.recipe import EvolutionRecipe, GradientRecipe, MeasureRecipe, Recipe, Stage, dump_recipe, load_recipe
 from longrope.runs.records import Score, read_records
 from longrope.runs.run_dir import RunDir
 
-RECIPES = Path(__file__).parent.parent / "recipes"
 WORDS = 4200  # of a page of each text; a manual here has more than 15,000 characters
 EVOLUTION = EvolutionRecipe(population=4, parents=2, mutations=1, crossovers=1, generations=1, windows=1)
 GRADIENT = GradientRecipe(steps=2, scan_windows=1)
@@ -53,16 +53,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="recipes/*.sh unpack Debian packages: no dpkg is here"),
 ]
-
-
-def load_script(name: str) -> Any:
-    """A script of recipes/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def make_clone(folder: Path) -> Path:

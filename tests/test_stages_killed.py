@@ -1,4 +1,4 @@
-"""Walks killed in every stage, at random moments, end as one that nobody has disturbed: to the bit.
+"""Runs killed in every stage, at random moments, end as one that nobody has disturbed: to the bit.
 
 Each process is a real one and dies by SIGKILL when it is about to force a write to the disk, before what it wrote is
 safe; of a line, the last bytes are torn off. The next process goes on, and dies in the next stage.
@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from longrope.runs.records import Score, TrainStep, Trial, read_records
 from longrope.runs.run_dir import RunDir
 
 WORKER = Path(__file__).parent / "worker_schedule.py"
+RunKilled = Callable[[Path, Sequence[tuple[int, int, int] | None]], list[dict[str, Any]]]
 SEED = 20260722
 ROUNDS = 2
 MOST_TORN_BYTES = 40
@@ -71,20 +72,30 @@ def recipe_file(pico_folder: Path, text_folders: tuple[Path, Path], tmp_path_fac
     return path
 
 
-def run_killed(recipe_file: Path, out: Path, moments: Sequence[tuple[int, int, int] | None]) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module")
+def run_killed(recipe_file: Path) -> Iterator[RunKilled]:
     """Let a process for each moment run in a run directory, one after the other; how each of them ended."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(WORKER), str(recipe_file), str(out), json.dumps(moments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    command = [sys.executable, str(WORKER)]
+    worker = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(out: Path, moments: Sequence[tuple[int, int, int] | None]) -> list[dict[str, Any]]:
+        assert worker.stdin
+        assert worker.stdout
+        worker.stdin.write(json.dumps([str(recipe_file), str(out), moments]) + "\n")
+        worker.stdin.flush()
+        return json.loads(worker.stdout.readline())  # type: ignore[no-any-return]
+
+    yield ask
+    worker.communicate()
+    assert worker.returncode == 0
 
 
 @pytest.fixture(scope="module")
-def undisturbed(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, dict[int, int]]:
+def undisturbed(run_killed: RunKilled, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, dict[int, int]]:
     """A run in one go, and the writes of each of its parts."""
     out = tmp_path_factory.mktemp("undisturbed") / "run"
-    (ended,) = run_killed(recipe_file, out, [None])
+    (ended,) = run_killed(out, [None])
     assert (ended["signal"], ended["exit"]) == (0, 0)
     return RunDir(out), {int(part): number for part, number in ended["writes"].items()}
 
@@ -139,12 +150,12 @@ def test_every_part_of_a_schedule_writes(undisturbed: tuple[RunDir, dict[int, in
 
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_a_schedule_killed_in_every_stage_ends_as_if_nothing_had_been(
-    number: int, recipe_file: Path, undisturbed: tuple[RunDir, dict[int, int]], tmp_path: Path
+    number: int, run_killed: RunKilled, undisturbed: tuple[RunDir, dict[int, int]], tmp_path: Path
 ) -> None:
     whole, writes = undisturbed
     moments = random_moments(np.random.default_rng([SEED, number]), writes)
     messages = f"seed {SEED}, round {number}: (part, write, torn bytes) {moments}, writes {writes}"
-    *killed, last = run_killed(recipe_file, tmp_path / "run", [*moments, None])
+    *killed, last = run_killed(tmp_path / "run", [*moments, None])
     assert [ended["signal"] for ended in killed] == [signal.SIGKILL] * len(moments), messages
     assert last["exit"] == 0, messages
     run = RunDir(tmp_path / "run")
@@ -154,12 +165,12 @@ def test_a_schedule_killed_in_every_stage_ends_as_if_nothing_had_been(
 
 @pytest.mark.parametrize("part", [2, 3])
 def test_a_stage_killed_again_and_again_goes_on_each_time(
-    part: int, recipe_file: Path, undisturbed: tuple[RunDir, dict[int, int]], tmp_path: Path
+    part: int, run_killed: RunKilled, undisturbed: tuple[RunDir, dict[int, int]], tmp_path: Path
 ) -> None:
     """Every process gets a few writes further into one stage, so it ends; steps after a checkpoint are done again."""
     whole, writes = undisturbed
     rounds = 1 + writes[part] // 4
-    *ends, last = run_killed(recipe_file, tmp_path / "run", [*([(part, 6, 7)] * rounds), None])
+    *ends, last = run_killed(tmp_path / "run", [*([(part, 6, 7)] * rounds), None])
     signals = [ended["signal"] for ended in ends]
     assert len(signals) == rounds
     assert signals[:2] == [signal.SIGKILL] * 2

@@ -1,11 +1,13 @@
 """What tests/test_stages_killed.py runs in a process of its own: runs that die in the middle of a write.
 
-Run: python worker_schedule.py RECIPE OUT MOMENTS. MOMENTS is a JSON list of [part, number, torn bytes] or null: for
-each of them a child of this process runs in OUT and kills itself (SIGKILL) when it is about to force the write of that
-number in that part of the run to the disk, the last bytes of a line being torn off; null lets it go to the end. Part 0
-comes before the stages, part n is stage n, what comes after the last one is ``MEASURED``.
+Each line of standard input is a JSON list of the path of a recipe, that of a run directory, and moments. A moment is
+[part, number, torn bytes] or null: for each of them a child of this process runs there and kills itself (SIGKILL) when
+it is about to force the write of that number in that part of the run to the disk, the last bytes of a line being torn
+off; null lets it go to the end. Part 0 comes before the stages, part n is stage n, what comes after the last one is
+``MEASURED``.
 
-A line of JSON for each child: the signal that ended it, and how many writes each part has forced.
+Each line of standard output is a JSON list of what came of each child: the signal that ended it, and how many writes
+each part has forced.
 """
 
 import json
@@ -31,7 +33,7 @@ MEASURED = 99
 
 
 def run(recipe: Path, out: Path, moment: list[int] | None) -> Counter[int]:
-    """Walk until the moment, or to the end; return the writes that each part has forced."""
+    """Run until the moment, or to the end; return the writes that each part has forced."""
     counts, part, force = Counter[int](), 0, os.fsync
 
     def on_step(text: str) -> None:
@@ -57,23 +59,29 @@ def run(recipe: Path, out: Path, moment: list[int] | None) -> Counter[int]:
     return counts
 
 
+def end_of_child(recipe: Path, out: Path, moment: list[int] | None) -> dict[str, Any]:
+    """Fork a child, which shares our imports, and wait for its end."""
+    readable, writable = os.pipe()
+    child = os.fork()
+    if not child:
+        counts = run(recipe, out, moment)
+        os.write(writable, json.dumps(counts).encode())
+        os._exit(0)
+    os.close(writable)
+    _, status = os.waitpid(child, 0)
+    counted = os.read(readable, 10**6)
+    os.close(readable)
+    ended = {"signal": os.WTERMSIG(status), "exit": os.waitstatus_to_exitcode(status)}
+    return {**ended, "writes": json.loads(counted or "{}")}
+
+
 def main() -> None:
-    """Fork a child for each moment: all of them share the imports."""
-    recipe, out, moments = sys.argv[1:]
+    """Answer line by line."""
     torch.set_num_threads(1)
-    for moment in json.loads(moments):
-        readable, writable = os.pipe()
-        child = os.fork()
-        if not child:
-            counts = run(Path(recipe), Path(out), moment)
-            os.write(writable, json.dumps(counts).encode())
-            os._exit(0)
-        os.close(writable)
-        _, status = os.waitpid(child, 0)
-        counted = os.read(readable, 10**6)
-        os.close(readable)
-        ended = {"signal": os.WTERMSIG(status), "exit": os.waitstatus_to_exitcode(status)}
-        sys.stdout.write(json.dumps({**ended, "writes": json.loads(counted or "{}")}) + "\n")
+    for line in sys.stdin:
+        recipe, out, moments = json.loads(line)
+        ends = [end_of_child(Path(recipe), Path(out), moment) for moment in moments]
+        sys.stdout.write(json.dumps(ends) + "\n")
         sys.stdout.flush()  # or the next child would have the line in its buffer, too, and tell it again
 
 

@@ -24,7 +24,7 @@ from staged_runs import (
     open_texts,
     scores_of,
 )
-from torch import Tensor
+from trainings import weights_of
 from transformers import AutoModelForCausalLM
 
 from longrope.errors import LongRopeError, RecipeError
@@ -57,10 +57,6 @@ def set_of(folder: Path) -> RescaleFactors:
     """The one factor set that a stage has left."""
     (factor_set,) = load_factors(folder / "factors.json").factor_sets
     return factor_set
-
-
-def weights_of(model: LanguageModel) -> dict[str, Tensor]:
-    return {name: weight.detach().clone() for name, weight in model.network.named_parameters()}
 
 
 # What a run leaves

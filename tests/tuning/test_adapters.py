@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
+from trainings import CrashError
 
 from longrope.data import TokenText
 from longrope.errors import RecipeError
@@ -40,10 +41,6 @@ MATRICES = {
 }
 NORMS = {"norm", "input_layernorm", "post_attention_layernorm"}
 ALSO: list[tuple[str, ...]] = [(), ("norms",), ("embeddings",), ("norms", "embeddings")]
-
-
-class CrashError(Exception):
-    """What these tests let happen between two steps."""
 
 
 def make_factors(model: LanguageModel) -> RescaleFactors:

@@ -15,6 +15,7 @@ from rotary_oracles import get_logits
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
+from trainings import weights_of
 
 from longrope.data import TextSketch, TokenText, dump_sketch
 from longrope.engine.memory import layers_that_keep_attention
@@ -50,10 +51,6 @@ def folder(tmp_path: Path) -> Path:
 
 def is_chosen(name: str) -> bool:
     return ".self_attn." in name and (".layers.1." in name or ".layers.3." in name)
-
-
-def weights_of(model: LanguageModel) -> dict[str, Tensor]:
-    return {name: weight.detach().clone() for name, weight in model.network.named_parameters()}
 
 
 def test_global_attention_is_that_of_the_layers_that_see_the_whole_window(folder: Path) -> None:
