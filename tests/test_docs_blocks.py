@@ -5,6 +5,7 @@ import inspect
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,9 +99,10 @@ def test_callbacks_of_the_docs_are_called(tmp_path: Path, monkeypatch: pytest.Mo
         return []
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(longrope, "extend", extend, raising=False)
-    monkeypatch.setattr(longrope, "load_recipe", lambda path: path, raising=False)
-    names: dict[str, Any] = {}
+    imported, _, code = code.partition("\n")
+    assert imported == "import longrope"
+    public = {name: getattr(longrope, name) for name in ("Callbacks", "RunDir")}
+    names: dict[str, Any] = {"longrope": SimpleNamespace(**public, extend=extend, load_recipe=lambda path: path)}
     exec(compile(code, "docs/clusters.md", "exec"), names)  # noqa: S102  # it is our own document
     (callbacks,) = passed
     callbacks.on_scores([])

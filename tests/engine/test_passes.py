@@ -24,6 +24,7 @@ from long_passes import (
     set_chunk,
     set_tile,
 )
+from spying import before
 from torch import Tensor
 
 from longrope.engine import attention, context
@@ -223,13 +224,7 @@ def test_no_more_than_a_tile_at_once(
 ) -> None:
     """No MLP widens more tokens than a tile has; without a graph no layer or attention sees more, either."""
     model, seen = make("llama"), {"mlp": [], "attention": []}  # type: ignore[var-annotated]
-    attend = attention.attend
-
-    def note(query: Tensor, *others: Any, **settings: Any) -> Tensor:
-        seen["attention"].append(query.shape[2])
-        return attend(query, *others, **settings)
-
-    monkeypatch.setattr(attention, "attend", note)
+    before(monkeypatch, attention, "attend", lambda query, *_, **__: seen["attention"].append(query.shape[2]))
     set_tile(monkeypatch, tile)
     up = model.network.model.layers[1].mlp.up_proj
     with hooked(up, lambda _, args: seen["mlp"].append(args[0].shape[1])):
@@ -256,13 +251,7 @@ def test_one_copy_of_the_text_is_enough(make: Callable[..., LanguageModel], monk
         places.update((given[0].data_ptr(), output.data_ptr()))
 
     norm = model.network.model.norm
-    native = norm.forward
-
-    def note(part: Tensor) -> Any:
-        sizes.append(part.shape[1])
-        return native(part)
-
-    monkeypatch.setattr(norm, "forward", note)
+    before(monkeypatch, norm, "forward", lambda part: sizes.append(part.shape[1]))
     hooks = [module.register_forward_hook(look) for module in (*model.network.model.layers, norm)]
     try:
         losses = token_losses(model, TOKENS)

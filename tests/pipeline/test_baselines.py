@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toys
-from disk import before
 from measuring import brute_losses
 from outcomes import (
     FORMULAS,
@@ -24,6 +23,7 @@ from outcomes import (
     read_lines,
     written_scores,
 )
+from spying import before
 
 from longrope.data import load_texts
 from longrope.evaluation import Evaluation, statistics

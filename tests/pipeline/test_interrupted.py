@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from disk import before, note_syncs
+from disk import note_syncs
 from exporting import save_by
 from measuring import no_passes
 from outcomes import Countdown, InterruptError, Outcome, by_method, outcome, read_lines, written_scores
+from spying import before
 
 from longrope.evaluation import passkey, perplexity
 from longrope.exports import hf

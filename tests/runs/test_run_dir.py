@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from disk import before, note_names, note_syncs
+from disk import note_names, note_syncs
+from spying import before
 
 from longrope.errors import RecipeError, RunError
 from longrope.recipe import EvolutionRecipe, GradientRecipe, MeasureRecipe, Recipe, SearchRecipe, load_recipe

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pico
 import pytest
+from spying import before
 
-from longrope.data import Hashes, TextSketch, Tokens, TokenText, decode_pieces, hash_windows, run_hashes
+from longrope import evaluation
+from longrope.data import TextSketch, TokenText, decode_pieces, run_hashes
 from longrope.errors import TextsError
 from longrope.evaluation import Evaluation, measure, name_subject
 from longrope.exports import export_gguf
@@ -56,22 +58,17 @@ def test_windows_are_compared_once_for_all_that_is_measured_of_them(
 ) -> None:
     """And again for other windows, and for another model."""
     compared: list[int] = []
-
-    def count(text: TokenText, windows: Tokens, documents: Tokens, tokenizer: object) -> dict[str, Hashes]:
-        compared.append(len(windows))
-        return hash_windows(text, windows, documents, tokenizer)
-
-    monkeypatch.setattr("longrope.evaluation.hash_windows", count)
-    evaluation = Evaluation(make_text(2), MEASURED, name_subject(pico.make_model(), None))
+    before(monkeypatch, evaluation, "hash_windows", lambda _, windows, *__: compared.append(len(windows)))
+    evaluating = Evaluation(make_text(2), MEASURED, name_subject(pico.make_model(), None))
     for model in (tuned[0], replace(tuned[0], name="other")):
         for _ in range(2):
-            evaluation.measure(name_subject(model, None))
-            evaluation.readings(name_subject(model, None))
+            evaluating.measure(name_subject(model, None))
+            evaluating.readings(name_subject(model, None))
     assert compared == [4, 4]
-    replace(evaluation, settings=replace(MEASURED, windows=2)).measure(name_subject(tuned[0], None))
+    replace(evaluating, settings=replace(MEASURED, windows=2)).measure(name_subject(tuned[0], None))
     assert compared == [4, 4, 2]
     with pytest.raises(TextsError, match="also text to tune on"):
-        replace(evaluation, text=make_text(1), apart=set()).measure(name_subject(tuned[0], None))
+        replace(evaluating, text=make_text(1), apart=set()).measure(name_subject(tuned[0], None))
 
 
 def test_the_sketch_travels_with_checkpoints(tuned: tuple[LanguageModel, RunDir], tmp_path: Path) -> None:
