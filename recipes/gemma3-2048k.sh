@@ -12,4 +12,6 @@ LAUNCH=${LAUNCH:-longrope}
 fetch_gemma data
 [ -d data/gemma3-2048k ] || fetch_million_texts data/gemma-3-270m-q4_k_m.gguf data/gemma3-2048k
 $LAUNCH extend --recipe recipes/gemma3-2048k.toml --out runs/gemma3-2048k
+$LAUNCH measure runs/gemma3-2048k/stages/4-*/adapter --factors runs/gemma3-2048k --measure-data data/gemma3-2048k/measure \
+    --lengths 32k,2048k --metrics passkey --set measure.passkeys=10 --out runs/gemma3-2048k-passkeys
 $LAUNCH extend --recipe recipes/gemma3-2048k-untrained.toml --out runs/gemma3-2048k-untrained

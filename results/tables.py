@@ -37,6 +37,7 @@ TABLES: dict[str, Maker] = {
     "gemma-pass": speed.gemma_table,
     "2048k": million.headline_table,
     "2048k-lengths": million.length_table,
+    "2048k-kinds": million.kinds_table,
     "2048k-untrained": million.untrained_table,
     "2048k-training": million.training_table,
     "2048k-answers": million.answers_table,

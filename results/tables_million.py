@@ -16,10 +16,11 @@ RUNS = {"gemma3-2048k": "Gemma-3-270M", "smollm2-2048k": "SmolLM2-135M"}
 UNTRAINED = "gemma3-2048k-untrained"
 TUNED = "longrope-tuned"
 LENGTHS = {n * 1024: f"{n:,}k" for n in (4, 8, 32, 128, 512, 1024, 2048)}
-SHORT_LIST = (4096, 131072, 2097152)  # of the table with one line a metric
+SHORT_LIST = (4096, 32768, 131072, 2097152)  # of the table with one line a metric
 METRICS: dict[str, tuple[tuple[str, ...], str, Callable[..., Cell]]] = {  # words -> records in this order, else, format
     "perplexity": (("perplexity", "prefix-perplexity"), "X.XX", number),
-    "passkeys found": (("passkey", "many-passkeys"), "XX %", percent),
+    "passkeys, one a text": (("passkey",), "XX %", percent),
+    "passkeys, 20 a text": (("many-passkeys",), "XX %", percent),
     "accuracy": (("accuracy", "prose-needle"), "XX %", percent),
 }
 LAST = {
@@ -37,7 +38,8 @@ COLUMNS: dict[str, tuple[str, Callable[..., Cell]]] = {
     "of shuffled": ("far-shuffled", share),
     "short, of the original's": ("ratio-to-none", share),
     "needles": ("prose-needle", percent),
-    "passkeys": ("many-passkeys", percent),
+    "passkeys, 20 a text": ("many-passkeys", percent),
+    "passkeys, one a text": ("passkey", percent),
 }
 METHODS = {
     "none": ORIGINAL,
@@ -47,13 +49,32 @@ METHODS = {
     "ntk-critical": "NTK by critical dimension",
 }
 NONE = "not measured"
+KINDS = {"gemma3-2048k-codes": "codes", "gemma3-2048k": "varied needles"}
+
+
+def trained_scores(records: Records, run: str) -> dict[tuple[str, int], Score]:
+    """Those of the trained weights in a run, and of passkeys that were asked apart, under the method of the factors."""
+    scores = dict(records.scores(run, TUNED)) if records.has(run) else {}
+    apart = f"{run}-passkeys"
+    return scores | (records.scores(apart, "ntk-critical") if records.has(apart) else {})
+
+
+def kinds_table(records: Records) -> str:
+    """What is found after trainings on needles of one kind and of many, at every length of both."""
+    rows: list[Row] = []
+    for run, label in KINDS.items():
+        scores = trained_scores(records, run)
+        for metric, words in (("prose-needle", "needles in prose"), ("many-passkeys", "passkeys, 20 a text")):
+            found = [scores.get((metric, length)) for length in LENGTHS if length != 8192]
+            rows.append([f"{label}: {words}", *(percent(score) if score else NONE for score in found)])
+    return table(["trained on", *(name for length, name in LENGTHS.items() if length != 8192)], rows)
 
 
 def headline_table(records: Records) -> str:
     """Perplexity, passkeys and accuracy at three lengths, for each model."""
     rows: list[Row] = []
     for run, model in RUNS.items():
-        scores = records.scores(run, TUNED) if records.has(run) else {}
+        scores = trained_scores(records, run)
         for words, (names, empty, write) in METRICS.items():
             found = [next((scores[n, at] for n in names if (n, at) in scores), None) for at in SHORT_LIST]
             rows.append([f"{model}, {words}", *(write(score) if score else empty for score in found)])
@@ -62,7 +83,7 @@ def headline_table(records: Records) -> str:
 
 def length_table(records: Records, run: str = "gemma3-2048k") -> str:
     """What the trained model has at every length; columns without a record at any length are left out."""
-    scores = records.scores(run, TUNED) if records.has(run) else {}
+    scores = trained_scores(records, run)
     named = {words: (LAST[run] if metric == "last" else metric, write) for words, (metric, write) in COLUMNS.items()}
     shown = {words: column for words, column in named.items() if any(name == column[0] for name, _ in scores)}
     rows: list[Row] = []

@@ -46,8 +46,8 @@ def row(table: str, begins: str) -> list[str]:
 
 def test_places_without_records_say_so(tmp_path: Path) -> None:
     records = Records(tmp_path)
-    assert row(million.headline_table(records), "Gemma-3-270M, perplexity")[1:] == ["X.XX"] * 3
-    assert row(million.headline_table(records), "SmolLM2-135M, passkeys found")[1:] == ["XX %"] * 3
+    assert row(million.headline_table(records), "Gemma-3-270M, perplexity")[1:] == ["X.XX"] * 4
+    assert row(million.headline_table(records), "SmolLM2-135M, passkeys, one a text")[1:] == ["XX %"] * 4
     for make in (million.length_table, million.untrained_table, million.training_table, million.answers_table):
         assert million.NONE in make(records)
 
@@ -57,13 +57,16 @@ def test_places_have_the_numbers_of_the_records(tmp_path: Path) -> None:
     write(tmp_path, "gemma3-2048k", "longrope-tuned", (4096, 2097152), **VALUES)
     write(tmp_path, "gemma3-2048k", "none", (4096,), **{"prefix-perplexity": 99.0})
     headline = million.headline_table(records)
-    assert row(headline, "Gemma-3-270M, perplexity")[1:] == ["12.35", "X.XX", "12.35"]
-    assert row(headline, "Gemma-3-270M, passkeys found")[1:] == ["96%", "XX %", "96%"]
-    assert row(headline, "Gemma-3-270M, accuracy")[1:] == ["50%", "XX %", "50%"]
-    assert row(headline, "SmolLM2-135M, perplexity")[1:] == ["X.XX"] * 3
+    assert row(headline, "Gemma-3-270M, perplexity")[1:] == ["12.35", "X.XX", "X.XX", "12.35"]
+    assert row(headline, "Gemma-3-270M, passkeys, 20 a text")[1:] == ["96%", "XX %", "XX %", "96%"]
+    assert row(headline, "Gemma-3-270M, accuracy")[1:] == ["50%", "XX %", "XX %", "50%"]
+    assert row(headline, "SmolLM2-135M, perplexity")[1:] == ["X.XX"] * 4
+    write(tmp_path, "gemma3-2048k-passkeys", "ntk-critical", (2097152,), passkey=0.9)
+    headline = million.headline_table(records)
+    assert row(headline, "Gemma-3-270M, passkeys, one a text")[1:] == ["XX %", "XX %", "XX %", "90%"]
     lengths = million.length_table(records)
-    assert row(lengths, "2,048k")[1:] == ["12.35", "13.00", "0.988", "87%", "96%"]
-    assert lengths.splitlines()[0].count("|") == 7, "columns without records are left out"
+    assert row(lengths, "2,048k")[1:] == ["12.35", "13.00", "0.988", "87%", "96%", "90%"]
+    assert lengths.splitlines()[0].count("|") == 8, "columns without records are left out"
     assert len(lengths.splitlines()) == 4, "so are lengths"
     write(tmp_path, million.UNTRAINED, "yarn", (524288,), **{"last-tokens-32767": 2125.0, "prose-needle": 0.125})
     assert row(million.untrained_table(records), "YaRN")[3:5] == ["2125", "12%"]
@@ -118,8 +121,10 @@ def test_what_the_page_computes() -> None:
 def test_the_page_follows_the_recipe() -> None:
     recipe, text = load_recipe(ROOT / "recipes/gemma3-2048k.toml"), words("docs/2048k.md")
     first, *trainings, _ = recipe.stages
-    assert (first.method, [format_tokens(stage.tune) for stage in trainings]) == ("ntk-critical", ["256k", "512k"])
-    assert f"{trainings[0].steps} steps on windows of 256k, {trainings[1].steps} on windows of 512k" in text
+    assert (first.method, [format_tokens(s.tune) for s in trainings]) == ("ntk-critical", ["64k", "256k", "512k"])
+    steps = [stage.steps for stage in trainings]
+    assert "{} steps on windows of 64k, {} on windows of 256k, {} on windows of 512k".format(*steps) in text
+    assert (recipe.tune.needle_kinds, recipe.measure.needles, recipe.measure.passkeys_per_text) == ("varied", 60, 20)
     assert (recipe.tune.short_share, recipe.measure.windows) == (0.2, 3)
     assert all(f"`{name}`" in text for name in recipe.measure.metrics if name != "prose-needle")
 

@@ -114,8 +114,8 @@ def test_what_is_not_there_is_said(longrope: Longrope, source: str, reason: str)
 @pytest.mark.parametrize("source", ["owner/gated", "owner/gated@main"])
 def test_a_gated_model_is_read_with_the_token_of_the_hub(longrope: Longrope, source: str) -> None:
     done = longrope("inspect", source)
-    assert done.returncode == 0, done.stderr
-    assert "128" in done.stdout
+    assert done.code == 0, done.err
+    assert "128" in done.out
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from longrope.report.charts.lines import LineChart, Point, Series, draw_lines
 from longrope.report.charts.rows import Row, RowChart, draw_rows
 from longrope.report.charts.style import Style
 from longrope.report.charts.svg import CHARACTER
+from longrope.runs.run_dir import RunDir
 
 NAME = "LongRoPE, tuned (factors: LongRoPE, gradient) · a-run-with-a-long-name / original model, 8k"
 STYLE = Style("var(--spare-0)")
@@ -62,7 +63,7 @@ def test_a_long_name_is_broken_into_lines_that_fit(draw: object) -> None:
 
 def test_two_trained_runs_of_a_page_do_not_look_alike(tmp_path: Path) -> None:
     """They have one method, longrope-tuned, with the factors of another one each."""
-    runs = []
+    runs: list[RunDir] = []
     for name, method in (("one", "longrope-gradient"), ("two", "yarn")):
         own = [
             replace(score("longrope-tuned", tokens, "perplexity", 9.0 + len(runs)), factors_method=method)

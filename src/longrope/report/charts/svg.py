@@ -6,6 +6,7 @@ Coordinates are pixels from the top left. An element is escaped when it is writt
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from xml.etree import ElementTree as ET
 
 from longrope.report.charts.style import Style
@@ -97,7 +98,7 @@ def wrapped(text: str, width: float) -> list[str]:
     return textwrap.wrap(text, max(8, int(width / CHARACTER)), break_on_hyphens=False) or [""]
 
 
-def add_lines(parent: ET.Element, lines: Sequence[str], x: float, y: float, **attributes: object) -> None:
+def add_lines(parent: ET.Element, lines: Sequence[str], x: float, y: float, **attributes: Any) -> None:
     """Append a text of one or several lines, the first of them at this place."""
     if len(lines) == 1:
         add(parent, "text", lines[0], x=x, y=y, **attributes)
