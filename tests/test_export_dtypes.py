@@ -142,3 +142,13 @@ def test_what_was_loaded_in_fewer_digits_stays_so(tmp_path: Path) -> None:
     export(model, tmp_path / "out")
     assert {weight.dtype for weight in weights_of(tmp_path / "out").values()} == {torch.bfloat16}
     assert read_config(tmp_path / "out")["dtype"] == "bfloat16"
+
+
+def test_the_scale_of_embeddings_is_not_rounded_to_sixteen_bits(tmp_path: Path) -> None:
+    """Gemma-3 in bfloat16 has sqrt(30) as 5.469 for 5.477; opened in float32, its checkpoint has the latter."""
+    shape = {"hidden_size": 30, "num_attention_heads": 2, "head_dim": 16}
+    pico.save_pico(tmp_path / "base", "gemma3_text", dtype=torch.bfloat16, **shape)
+    model = load_model(tmp_path / "base", dtype="bfloat16", device="cpu")
+    assert float(model.network.get_input_embeddings().embed_scale) == 5.46875
+    report = export(model, tmp_path / "export")
+    assert max(report.difference_short, report.difference_long) < 1e-4
