@@ -44,4 +44,4 @@ def test_every_project_is_named() -> None:
     for name in ("transformers", "TRL", "vLLM", "SGLang", "axolotl", "llama.cpp", "LLaMA-Factory", "Unsloth"):
         assert name in text
     assert text.count("[1.0, 2.5]") == 4
-    assert text.count("512") == 7
+    assert text.count("512") == 9

@@ -1,6 +1,6 @@
 """The RoPE settings of a checkpoint as text for other projects: to be put over the base model, without new weights.
 
-Tests run the text for transformers and TRL; the others say what was tried, with the version.
+Tests run the text for transformers and TRL; the others say what was tried, with the version (more in docs/serving.md).
 """
 
 import json
@@ -9,9 +9,11 @@ from typing import Any
 
 ENTRIES = ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings", "head_dim")
 TRIED = {
-    "vLLM": "not run so; the rotary class of vLLM 0.33.0 applies such settings, vLLM 0.32.0 the exported folder",
+    "vLLM": "vLLM 0.32.0 applied such settings on a CPU",
     "SGLang": "not run; the rotary class of SGLang 0.5.23 makes our angles of such settings",
     "axolotl": "not run; axolotl 0.19.0 reads such settings into the model's config",
+    "LLaMA-Factory": "LLaMA-Factory 0.9.5 trained with them on a CPU",
+    "Unsloth": "Unsloth 2026.10.9 trained with them on a CPU",
 }
 
 
@@ -33,9 +35,19 @@ def format_snippets(config: Mapping[str, Any], base_model: str) -> str:
         ),
         f"axolotl ({TRIED['axolotl']})": f"sequence_len: {window}\noverrides_of_model_config: {entries}",
         "llama.cpp takes no lists on its command line": "longrope export RUN --to gguf",
-        "LLaMA-Factory and Unsloth take no lists (by their source): give them the exported folder": "RUN/hf",
+        "LLaMA-Factory takes no lists: give it the exported folder, and no rope_scaling, which would take their place "
+        f"({TRIED['LLaMA-Factory']})": f"model_name_or_path: RUN/hf\ncutoff_len: {window}",
+        "Unsloth takes no lists: give it the exported folder, with one list, for its code for GPUs takes the short one "
+        f"of two ({TRIED['Unsloth']})": _unsloth(window),
     }
     return "\n".join(f"# {title}\n{text}\n" for title, text in parts.items())
+
+
+def _unsloth(window: int) -> str:
+    return (
+        "from unsloth import FastLanguageModel\n"
+        f'model, tokenizer = FastLanguageModel.from_pretrained("RUN/hf", max_seq_length={window})'
+    )
 
 
 def _transformers(entries: str, base_model: str) -> str:
