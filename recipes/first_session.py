@@ -34,6 +34,15 @@ SMALL = (
 SMALL += " --set measure.original_tokens=8k --out runs/smollm2-32k"
 
 
+INTRO = """# A first session
+
+What a newcomer sees, recorded by `recipes/first_session.py` in a bare Debian 12 that `debootstrap` made: its smallest variant, with
+git, make and python3, and nothing of the machine around it but the kernel, the network's certificates, and the file of torch's build for the
+CPU, since PyTorch's own index was not reached from there. Before each line stand the seconds since its command began. They are long:
+several other programs shared the two cores, so that a command had a quarter of one of them, often less.
+"""
+
+
 class Step(NamedTuple):
     """What is typed, and why; Ctrl-C is typed ``after`` so many seconds of the line that ``stop`` finds."""
 
@@ -49,9 +58,8 @@ STEPS = (
     Step("What it asks for", "apt-get install --quiet --yes python3-venv"),
     Step("`make demo`: installation, then the run", "make demo", folder="/root/longrope"),
     Step("A folder of one's own", ". longrope/.venv/bin/activate && ls -sh SmolLM2.gguf texts"),
-    Step("Without the extras", f"{OWN} --dry-run"),
-    Step("The extra for GGUF files, and that for Parquet", "pip install --quiet './longrope[gguf]'"),
-    Step("Again", f"{OWN} --dry-run"),
+    Step("The extra for GGUF files, as the README says", "pip install --quiet './longrope[gguf]'"),
+    Step("Without the extra for Parquet", f"{OWN} --dry-run"),
     Step("As it says", "pip install --quiet './longrope[data]'"),
     Step("The model", "longrope inspect SmolLM2.gguf"),
     Step("The estimate, at the defaults", f"{OWN} --dry-run"),
@@ -180,7 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
     prepare(given.root, given.wheels)
     try:
         for step in STEPS:
-            held = given.record.read_text() if given.record.exists() else ""
+            held = given.record.read_text() if given.record.exists() else INTRO
             if f"\n## {step.title}\n" in held:
                 continue
             if step.title.startswith("A folder"):
