@@ -24,8 +24,11 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-PACKAGES = re.compile(
-    r"^(Collecting|Downloading|Looking|Requirement|Installing|Processing|Obtaining|Using|Get:|Hit:| |━)"
+PACKAGES = re.compile(  # lines of apt and pip
+    r"^\s*(Collecting|Downloading|Looking in|Requirement already|Installing (collected|build|backend)|Processing|"
+    r"Obtaining|Using|Get:|Hit:|Selecting|Preparing|Unpacking|Setting up|Reading|Building|Created wheel|Stored in|"
+    r"Checking if|Getting requirements|Successfully|Attempting|Found existing|Uninstalling|\(Reading|debconf|Fetched|"
+    r"Need to get|After )"
 )
 OWN = "longrope extend SmolLM2.gguf --to 32k --data texts"
 SMALL = (
@@ -36,10 +39,10 @@ SMALL += " --set measure.original_tokens=8k --out runs/smollm2-32k"
 
 INTRO = """# A first session
 
-What a newcomer sees, recorded by `recipes/first_session.py` in a bare Debian 12 that `debootstrap` made: its smallest variant, with
-git, make and python3, and nothing of the machine around it but the kernel, the network's certificates, and the file of torch's build for the
-CPU, since PyTorch's own index was not reached from there. Before each line stand the seconds since its command began. They are long:
-several other programs shared the two cores, so that a command had a quarter of one of them, often less.
+What a newcomer sees, recorded by `recipes/first_session.py` in a bare Debian 12 that `debootstrap` made: its smallest
+variant, with git, make and python3, and nothing of the machine around it but the kernel, the network's certificates,
+and the file of torch's build for the CPU, since PyTorch's own index was not reached from there. Before each line stand
+the seconds since its command began.
 """
 
 
