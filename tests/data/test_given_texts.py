@@ -41,3 +41,16 @@ def test_whole_texts_are_refused_where_a_part_is_needed(
     with pytest.raises(TextsError, match="All parts") as caught:
         step(model, longrope.load_texts(text_folders[0], model.tokenizer))
     assert caught.value.remedy == f"Give texts.{part}."
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["First line.\nSecond line.", "word " * 100, "/".join(["word"] * 2000), {"text": "A row."}, None, 7],
+    ids=["lines", "words", "slashes", "row", "nothing", "number"],
+)
+def test_a_document_in_the_place_of_a_source_is_named(source: Any) -> None:
+    """A path of it would be too long for the system, and a row would be read as the names of its fields."""
+    with pytest.raises(TextsError, match="is no source of texts") as caught:
+        longrope.load_texts([source], pico.make_tokenizer())
+    assert "load_texts([documents], tokenizer)" in caught.value.remedy
+    assert len(caught.value.found) < 80

@@ -18,6 +18,7 @@ from longrope.data.sources import (
     check_text,
     decode,
     list_files,
+    no_source_error,
     no_text_error,
     read_content,
     read_tokens,
@@ -98,6 +99,8 @@ def check_sources(sources: Iterable[Source]) -> None:
             check_path(Path(source))
             for path in list_files(Path(source), TextsReport()):
                 check_library(path)
+        elif isinstance(source, Mapping) or not hasattr(source, "__iter__"):
+            raise no_source_error(f"{source!r}")
 
 
 def tokenized_documents(

@@ -24,6 +24,7 @@ MARKS = {  # the longer ones first: that of UTF-32 begins as that of UTF-16 does
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+LONGEST_PATH, LONGEST_NAME = 4000, 255  # characters of a path, and bytes of a name in it, that systems take
 GUESSED = 64  # bytes from which an encoding is guessed
 CONTROL = re.compile("[\\x00-\\x07\\x0e-\\x1a\\x1c-\\x1f]")  # in no text, and soon in what is none
 DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error)
@@ -50,8 +51,20 @@ def read_document(path: Path) -> str:
         raise no_text_error(path, error) from None
 
 
+def no_source_error(text: str) -> TextsError:
+    """The error for a document in the place of a source of documents."""
+    return TextsError(
+        f"{text[:40]!r}{' ...' if len(text) > 40 else ''} is no source of texts.",
+        "A source is a path, the name of a data set, or an iterable of documents.",
+        "Put documents into a list of their own: load_texts([documents], tokenizer).",
+    )
+
+
 def check_path(source: Path) -> None:
-    """Refuse a path where there is nothing (raises TextsError)."""
+    """Refuse a path where there is nothing, or a text in the place of a path (raises TextsError)."""
+    name = str(source)
+    if "\n" in name or len(name) > LONGEST_PATH or any(len(part.encode()) > LONGEST_NAME for part in source.parts):
+        raise no_source_error(name)
     if not source.exists():
         raise TextsError(
             f"{source} does not exist.", "A file of texts or a folder of them is needed.", "Check the path."
