@@ -119,13 +119,13 @@ class Judge:
         lines = map(json.loads, out.open()) if out.exists() else ()
         self.done = {(line["variant"], line["seed"]): line for line in lines}
 
-    def __call__(self, variant: str, seed: int, find: Callable[[], Found]) -> dict[str, Any]:
-        """Find the factors of a variant and judge them, unless its line is there; the line."""
+    def __call__(self, variant: str, seed: int, find: Callable[[], Found], **sizes: int) -> dict[str, Any]:
+        """Find the factors of a variant and judge them, unless its line is there; the line, with the sizes given."""
         if found := self.done.get((variant, seed)):
             return found
         factors, passes = find()
         judged = judge(self.model, factors, self.windows, self.needles)
-        line = {"variant": variant, "seed": seed, **judged, "window_passes": passes}
+        line = {"variant": variant, "seed": seed, **sizes, **judged, "window_passes": passes}
         print(variant, seed, line["loss"], line["answers"], flush=True)
         with self.out.open("a") as file:
             file.write(json.dumps(line) + "\n")

@@ -58,6 +58,7 @@ TABLES: dict[str, Maker] = {
     "near-exact": bundled.near_exact_table,
     "nano-search": bundled.nano_search_table,
     "ablations": bundled.ablations_table,
+    "sizes": bundled.sizes_table,
     "extrapolated": bundled.extrapolated_table,
     "cache": bundled.cache_table,
     "pass": speed.pass_table,

@@ -95,6 +95,20 @@ def ablations_table(records: Records) -> str:
     return table([*head, "window passes"], rows)
 
 
+def sizes_table(records: Records) -> str:
+    """The evolution with other sizes on the bundled model: means over the seeds with the lowest and highest."""
+    lines = records.lines("evolution-sizes/nano.jsonl")
+    sizes = ("population", "mutations", "crossovers", "generations")
+    rows = []
+    for variant in dict.fromkeys(line["variant"] for line in lines):
+        own = [line for line in lines if line["variant"] == variant]
+        given = [f"{own[0][size]}" if size in own[0] else "" for size in sizes]
+        losses = [_spread([line[key] for line in own]) for key in ("loss", "loss_last_half", "answers")]
+        passes = fmean(line["window_passes"] for line in own)
+        rows.append([variant, *given, f"{len(own)}", *losses, f"{passes:.0f}"])
+    return table(["", *sizes, "seeds", "loss", "loss, last half", "loss over answers", "window passes"], rows)
+
+
 def _spread(values: list[float]) -> str:
     mean = f"{fmean(values):.3f}"
     return mean if len(values) == 1 else f"{mean} ({min(values):.3f}-{max(values):.3f})"
