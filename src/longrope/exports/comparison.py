@@ -1,6 +1,5 @@
 """How a reopened checkpoint compares with the model that was exported: logits on both sides of the native switch."""
 
-import copy
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from longrope.errors import ExportError
 from longrope.exports.lists import NativeLists
+from longrope.exports.number_formats import float32_copy
 from longrope.exports.short_cost import ShortCost
 from longrope.models import LanguageModel, rescaled
 
@@ -94,7 +94,7 @@ def compare_logits(
     ends = {"short": lists.switch_tokens, "long": max(lists.long.target_window, lists.switch_tokens + 1)}
     positions = {side: (np.arange(PROBE_TOKENS) if by_place else _spread(end))[None] for side, end in ends.items()}
     theirs = reopened({"tokens": tokens, **positions})
-    single = replace(model, network=copy.deepcopy(model.network).float(), choices=(), compiled=False)
+    single = replace(model, network=float32_copy(model.network), choices=(), compiled=False)
     differences = []
     for side, factor_set in {"short": lists.short, "long": lists.long}.items():
         with rescaled(single, factor_set):

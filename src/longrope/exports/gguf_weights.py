@@ -1,6 +1,5 @@
 """The weights of a network as tensors of a GGUF file: llama.cpp's names, its order of rows, its number formats."""
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope.errors import ExportError
-from longrope.exports.number_formats import DTYPES, check_fits_f16
+from longrope.exports.number_formats import DTYPES, check_fits_f16, float32_copy
 from longrope.models import LanguageModel, holds
 
 MODEL_TYPES = {"llama": "llama", "mistral": "llama", "phi3": "phi3"}  # transformers' type -> llama.cpp's architecture
@@ -95,7 +94,7 @@ def as_stored(gguf: Any, model: LanguageModel, dtype: str) -> LanguageModel:
     """
     if dtype in WHOLE.get(OWN_FORMATS.get(str(model.network.dtype), ""), ()):
         return model
-    network = copy.deepcopy(model.network).float()
+    network = float32_copy(model.network)
     weights = network.state_dict()
     for tensor in tensors_of(gguf, model, dtype):
         array = gguf.quants.dequantize(tensor.data, tensor.kind)

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 from longrope.errors import ExportError
 from longrope.models import LanguageModel, as_kept, holds
@@ -38,6 +39,19 @@ def choose_dtype(model: LanguageModel, asked: str = "") -> tuple[str, str]:
     if all(holds(stored, weight) for weight in matrices):
         return stored, "as the base model's"
     return own, f"{stored}, the base model's, does not hold these weights; --dtype rounds them"
+
+
+def float32_copy(network: Any) -> Any:
+    """A copy of a network in float32, with the scale of embeddings that the code has for float32 (Gemma's).
+
+    Networks in 16 bits have it rounded to them: 25.25 in the place of 25.298 at 640 numbers a token, which a checkpoint
+    of these weights does not have when it is opened in float32.
+    """
+    copied = copy.deepcopy(network).float()
+    for module in copied.modules():
+        if hasattr(module, "scalar_embed_scale"):
+            module.embed_scale.fill_(module.scalar_embed_scale)
+    return copied
 
 
 def rounded(model: LanguageModel, dtype: str) -> LanguageModel:
