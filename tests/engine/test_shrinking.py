@@ -22,7 +22,7 @@ from longrope import distributed
 from longrope.engine.decoding import read_prompt
 from longrope.engine.gradients import factor_gradient
 from longrope.engine.kv_cache import KeyValueCache
-from longrope.engine.memory import choose_tile
+from longrope.engine.memory import choose_tile, fitting_tile
 from longrope.engine.passes import last_log_probabilities, token_losses
 from longrope.engine.shrinking import retry_in_less_memory
 from longrope.errors import LongRopeError, from_system
@@ -118,8 +118,21 @@ def test_a_prompt_is_read_again_from_where_it_began(model: LanguageModel, tokens
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_what_does_not_fit_in_the_smallest_tiles_is_an_error_of_ours(model: LanguageModel) -> None:
-    tried = []
+def test_tiles_fit_into_an_eighth_of_the_memory(model: LanguageModel) -> None:
+    """Of a processor, too, where the system might end the process instead of refusing memory."""
+    per_token = 4 * (12 * 16 + 4 * WIDE)  # bytes
+    for exponent in range(8, 17):
+        assert fitting_tile(model, 8 * per_token * 2**exponent) == 2**exponent
+        assert fitting_tile(model, 8 * per_token * 2**exponent - 1) == max(256, 2 ** (exponent - 1))
+    assert fitting_tile(model, 0) == 256
+    assert fitting_tile(model, 2**60) == 65536
+    tile, reason = choose_tile(model)
+    assert reason.startswith(f"tiles of {tile:,} tokens (")
+    assert tile == fitting_tile(model, 8 * per_token * tile)
+
+
+def test_what_does_not_fit_in_the_smallest_tiles_is_an_error_of_ours() -> None:
+    model, tried = pico.make_model(), []
 
     def work() -> None:
         tried.append(choose_tile(model)[0])

@@ -32,12 +32,19 @@ def choose_tile(model: LanguageModel, rows: int = 1) -> tuple[int, str]:
     """Return how many tokens of ``rows`` sequences go through a layer at once, and the reason."""
     if limit := model.limits.tile_tokens:
         return max(1, limit // rows), f"tiles of {limit:,} tokens (memory did not suffice for larger ones)"
-    if model.device.type != "cuda":
-        return max(1, MOST_TILE_TOKENS // rows), f"tiles of {MOST_TILE_TOKENS:,} tokens (a CPU)"
-    free = _free_memory(model.device)
-    fitting = max(FEWEST_TILE_TOKENS, min(MOST_TILE_TOKENS, free // TILE_SHARE // _bytes_per_token(model)))
-    tile = 1 << fitting.bit_length() - 1
-    return max(1, tile // rows), f"tiles of {tile:,} tokens ({free / 2**30:.0f} GiB are free)"
+    if model.device.type == "meta":
+        return max(1, MOST_TILE_TOKENS // rows), f"tiles of {MOST_TILE_TOKENS:,} tokens (no device)"
+    on_gpu = model.device.type == "cuda"
+    free = _free_memory(model.device) if on_gpu else available_memory()
+    tile = fitting_tile(model, free)
+    why = f"{free / 2**30:.0f} GiB are free" if on_gpu or tile < MOST_TILE_TOKENS else "a CPU"
+    return max(1, tile // rows), f"tiles of {tile:,} tokens ({why})"
+
+
+def fitting_tile(model: LanguageModel, free: int) -> int:
+    """The tokens of a tile that takes little of the free bytes: a power of two, from 256 to 65,536."""
+    fitting = max(FEWEST_TILE_TOKENS, free // TILE_SHARE // _bytes_per_token(model))
+    return min(MOST_TILE_TOKENS, 1 << fitting.bit_length() - 1)
 
 
 def _bytes_per_token(model: LanguageModel, *, compiled: bool = False) -> int:
