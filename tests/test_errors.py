@@ -1,8 +1,19 @@
 """Errors of other libraries become ours in one place; the command line shows their tracebacks only if asked to."""
 
+from pathlib import Path
+
 import pytest
 
-from longrope.errors import LongRopeError, ModelError, TextsError, converting_errors, describe_error
+from longrope.errors import (
+    LongRopeError,
+    ModelError,
+    RunError,
+    TextsError,
+    converting_errors,
+    describe_error,
+    from_system,
+)
+from longrope.runs.files import writing
 
 
 @pytest.mark.parametrize(
@@ -43,3 +54,15 @@ def test_errors_of_ours_pass_as_they_are() -> None:
 def test_an_interrupt_is_no_error_of_a_library() -> None:
     with pytest.raises(KeyboardInterrupt), converting_errors(ModelError, "x", "y", "z"):
         raise KeyboardInterrupt
+
+
+def test_what_the_system_refused_is_seen_through_libraries_in_rust(tmp_path: Path) -> None:
+    """tokenizers raises a plain Exception where a disk is full."""
+    error = Exception("File too large (os error 27)")
+    assert "The system refused a file" in str(from_system(error))
+    assert from_system(Exception("unknown token")) is None
+    refused = pytest.raises(RunError, match=r"tokenizer.json cannot be written \(Exception: File too large")
+    with refused, writing(tmp_path / "tokenizer.json"):
+        raise error
+    with pytest.raises(ZeroDivisionError), writing(tmp_path / "tokenizer.json"):
+        _ = 1 / 0

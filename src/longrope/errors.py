@@ -90,6 +90,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(sign in reason for sign in OUT_OF_MEMORY)
 
 
+def is_of_system(error: BaseException) -> bool:
+    """Whether an exception says what the system refused: Python's own, safetensors', or of a library in Rust."""
+    return isinstance(error, OSError) or type(error).__name__ == "SafetensorError" or "(os error " in str(error)
+
+
 def from_system(error: BaseException) -> LongRopeError | None:
     """What the system or torch refuses, as an error of ours; None for anything else.
 
@@ -103,7 +108,7 @@ def from_system(error: BaseException) -> LongRopeError | None:
             "Give a shorter window, a smaller batch or more processes, or free memory; the same command goes on from "
             "here.",
         )
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) or "(os error " in str(error):
         return LongRopeError(
             f"The system refused a file ({reason}).",
             "Every file and folder that is named must be within reach, with space where it is written.",

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope.data import encode, opening_tokens
+from longrope.data import apply_template, encode, opening_tokens
 from longrope.engine.decoding import decode, read_prompt
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.saved_document import SavedDocument, describe_making, open_document, save_document
@@ -213,14 +213,18 @@ def _as_saved(
 
 
 def encode_question(tokenizer: Any, document: str, prompt: str) -> list[int]:
-    """Token ids of a document and a question, by the tokenizer's chat template or one after the other (TextsError)."""
+    """Token ids of a document and a question, by the tokenizer's chat template or one after the other.
+
+    Raises:
+        TextsError: one of them is blank.
+        ModelError: the chat template fails.
+    """
     for name, text in (("document", document), ("prompt", prompt)):
         if not text.strip():
             raise TextsError(f"The {name} is blank.", "A document and a prompt are needed.", f"Give a --{name}.")
     text = f"{document}\n\n{prompt}"
     if getattr(tokenizer, "chat_template", None):
-        message = [{"role": "user", "content": text}]
-        return encode(tokenizer, tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+        return encode(tokenizer, apply_template(tokenizer, text))
     return [*opening_tokens(tokenizer), *encode(tokenizer, text)]
 
 

@@ -19,6 +19,7 @@ from longrope.data.sketches import (
 )
 from longrope.data.sources import read_document
 from longrope.data.splits import Texts, check_part, load_texts
+from longrope.data.templates import apply_template
 from longrope.data.windows import Starts, Tokens, TokenText
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "TokenText",
     "Tokens",
     "all_runs",
+    "apply_template",
     "check_apart",
     "check_part",
     "check_sources",

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 
 from longrope.data import TextSketch
+from longrope.errors import ModelError
 from longrope.models.parts import as_registered
 from longrope.models.tables import choose_table
 from longrope.models.tuned_on import write_tuned_on
+from longrope.reading import show_value
 from longrope.rope import RopeSpec, RotaryTable
 
 
@@ -62,9 +64,15 @@ class LanguageModel:
 
     @property
     def end_tokens(self) -> set[int]:
-        """The tokens that end an answer, by the model's generation config and by its tokenizer."""
+        """The tokens that end an answer, by the model's generation config and by its tokenizer (raises ModelError)."""
         stated = self.network.generation_config.eos_token_id
         listed = stated if isinstance(stated, list) else [stated]
+        if wrong := [token for token in listed if not isinstance(token, int | None)]:
+            raise ModelError(
+                f"The generation config of {self.name!r} states eos_token_id = {show_value(wrong[0])}.",
+                "A token id or a list of token ids is needed.",
+                "Correct generation_config.json, or remove it.",
+            )
         return {token for token in (*listed, self.tokenizer.eos_token_id) if token is not None}
 
 

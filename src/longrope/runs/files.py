@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from longrope.errors import LongRopeError, RunError, describe_error
+from longrope.errors import LongRopeError, RunError, describe_error, is_of_system
 from longrope.reading import Refuse, read_bytes, read_json
 
 R = TypeVar("R")
@@ -86,8 +86,7 @@ def writing(path: Path, kind: type[LongRopeError] = RunError) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        is_system = isinstance(error, OSError) or type(error).__name__ == "SafetensorError"  # of whichever build
-        if not is_system:
+        if not is_of_system(error) or isinstance(error, LongRopeError):
             raise
         reason = describe_error(error)
         raise kind(f"{path} cannot be written ({reason}).", "A place with space for it is needed.", REMEDY) from error
