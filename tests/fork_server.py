@@ -1,9 +1,10 @@
 """Runs the command line in forked children of one process that has imported all libraries.
 
 Each line of standard input is a job in JSON: ``arguments``, ``folder`` (the working directory), ``seconds``,
-``file_bytes`` (the largest file that the child may write; 0 for any) and ``stop`` (a signal and the seconds before it,
-or null). Each line of standard output is what came of it: ``code`` (of the child; the negative number of a signal; null
-if it hung), ``out`` and ``err``.
+``file_bytes`` (the largest file that the child may write; 0 for any), ``stop`` (a signal and the seconds before it, or
+null), ``disaster`` (what comes at one of its writes, see disasters.py, or null) and ``unopened`` (whether checkpoints
+are not opened in processes of their own, which takes seconds). Each line of standard output is what came of it:
+``code`` (of the child; the negative number of a signal; null if it hung), ``out`` and ``err``.
 """
 
 import fcntl
@@ -17,8 +18,11 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from disasters import Disaster, meet
 
 TICK_SECONDS = 0.005
 PIPE_BYTES = 2**20  # of what a child may print
@@ -53,12 +57,16 @@ class ForkServer:
         seconds: float = 20,
         file_bytes: int = 0,
         stop: tuple[int, float] | None = None,
+        disaster: Disaster | None = None,
+        unopened: bool = False,
     ) -> Outcome:
         """Run ``longrope`` with these arguments in a folder; ``stop`` is a signal, and the seconds before it."""
         assert self._process.stdin
         assert self._process.stdout
-        job = {"arguments": [str(x) for x in arguments], "folder": str(folder), "seconds": seconds}
-        self._process.stdin.write(json.dumps({**job, "file_bytes": file_bytes, "stop": stop}) + "\n")
+        job: dict[str, Any] = {"arguments": [str(x) for x in arguments], "folder": str(folder), "seconds": seconds}
+        job |= {"file_bytes": file_bytes, "stop": stop, "disaster": disaster and disaster._asdict()}
+        job["unopened"] = unopened
+        self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         return Outcome(**json.loads(self._process.stdout.readline()))
 
@@ -69,6 +77,7 @@ class ForkServer:
 
 def _warm() -> None:
     """Import what the commands import; transformers imports its parts when they are named."""
+    import outcomes  # noqa: F401
     import torch
     import transformers
 
@@ -89,7 +98,8 @@ def _serve() -> None:
 def _run(job: Mapping[str, Any]) -> dict[str, Any]:
     (out_read, out), (err_read, err) = (os.pipe() for _ in range(2))
     for place in (out, err):
-        fcntl.fcntl(place, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        with suppress(OSError):  # many users of pipes
+            fcntl.fcntl(place, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     child = os.fork()
     if child == 0:
         _be_command(job, out, err)
@@ -138,13 +148,20 @@ def _be_command(job: Mapping[str, Any], out: int, err: int) -> None:
         os.dup2(err, 2)
         sys.stdin, sys.stdout, sys.stderr = (os.fdopen(i, "r" if i == 0 else "w", closefd=False) for i in range(3))
         os.chdir(job["folder"])
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets processes in the background ignore it
         if job["file_bytes"]:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_bytes"],) * 2)
         sys.argv = ["longrope", *job["arguments"]]
-        from longrope import cli
+        import pytest
+        from outcomes import leave_unopened
 
-        cli.main()
+        from longrope.__main__ import main
+
+        if job["unopened"]:
+            leave_unopened(pytest.MonkeyPatch())
+        with meet(job["disaster"] and Disaster(**job["disaster"]), Path(job["folder"])):
+            main()
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)

@@ -1,120 +1,47 @@
-"""Commands that are killed, stopped or meet a full disk at random go on to what undisturbed ones have made.
+"""Commands that are killed, stopped, meet a full disk or a power cut go on to what undisturbed ones have made.
 
-A few of each here; ``LONGROPE_INTERRUPTIONS=200`` tries so many kills and a fifth as many full disks.
+A few of each here, of a search; ``python tests/reliability.py`` tries hundreds, of five commands. Here a run is hit
+several times, each time further on, before it is compared.
 """
 
-import json
-import os
-import random
-import signal
-import time
+import shutil
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from fork_server import ForkServer
-
-from longrope.recipe import GradientRecipe, MeasureRecipe, Recipe, SearchRecipe, dump_recipe
+from interruptions import Trials, make_inputs, plan, why_no_mount, wrong_end
 
 pytestmark = pytest.mark.slow
-SEED = 20_261
-KILLS = int(os.environ.get("LONGROPE_INTERRUPTIONS", "6"))
-SIGNALS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}  # and the exit code of each
-COMMANDS = ("search", "search", "compare", "extend") if KILLS > 20 else ("search",)
-CLOCKS = ("seconds", "seconds_to_common")
+HITS_OF_A_RUN = 5
+SHARE = 0.5  # of the writes or seconds of an undisturbed run, within which each hit comes: less is left each time
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
-    started = ForkServer()
-    yield started
-    started.close()
+def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
+    folder, server = tmp_path_factory.mktemp("trials"), ForkServer()
+    made = Trials(server, folder, make_inputs(folder), unopened=True)
+    made.make_whole("search")
+    yield made
+    server.close()
 
 
-@pytest.fixture(scope="module")
-def recipe_file(pico_folder: Path, text_folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    search = SearchRecipe(validation_windows=1, gradient=GradientRecipe(steps=3, scan_windows=1, validate_every=2))
-    measured = MeasureRecipe(lengths=(64, 256), metrics=("perplexity",), windows=2, tail_tokens=16)
-    data, held_out = ((str(folder),) for folder in text_folders)
-    recipe = Recipe(str(pico_folder), 256, data, held_out, device="cpu", search=search, measure=measured)
-    recipe = replace(recipe, export=replace(recipe.export, drop_start_tokens=True))
-    path = tmp_path_factory.mktemp("recipe") / "recipe.toml"
-    path.write_text(dump_recipe(recipe))
-    return path
+@pytest.mark.parametrize(("kind", "runs"), [("kill", 4), ("power cut", 1)])
+def test_commands_that_are_hit_several_times_go_on(kind: str, runs: int, trials: Trials) -> None:
+    cases, hits = plan(kind, runs * HITS_OF_A_RUN, ("search",)), 0
+    for number in range(runs):
+        place = trials.begin("search", f"{kind}, run {number}")
+        for case in cases[number::runs]:
+            outcome = trials.disturb(case._replace(moment=SHARE * case.moment), place)
+            assert wrong_end(case, outcome) == "", case
+            hits += outcome.code != 0
+        assert trials.finish("search", place) == "", (kind, number)
+        shutil.rmtree(place)
+    assert hits >= len(cases) // 2
 
 
-@pytest.fixture(scope="module")
-def undisturbed(
-    server: ForkServer, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[float, dict[str, object]]]:
-    """Of each command the seconds that it takes, and what it makes."""
-    made = {}
-    server.run(["--version"], recipe_file.parent, seconds=300)  # it has imported all
-    for command in set(COMMANDS):
-        folder, began = tmp_path_factory.mktemp(command), time.monotonic()
-        outcome = server.run([command, "--recipe", recipe_file, "--out", "run"], folder, seconds=300)
-        assert outcome.code == 0, outcome.err
-        made[command] = (time.monotonic() - began, artifacts(folder / "run"))
-    return made
-
-
-def artifacts(run: Path) -> dict[str, object]:
-    """What a run has made, without the clock: factors, weights and configs as bytes, records as values."""
-    found: dict[str, object] = {}
-    for path in sorted(run.rglob("*")):
-        name = str(path.relative_to(run))
-        if path.suffix == ".jsonl":
-            lines = map(json.loads, path.read_text().splitlines())
-            found[name] = [{key: value for key, value in line.items() if key not in CLOCKS} for line in lines]
-        elif path.name.startswith("factors") or path.suffix == ".safetensors" or path.name == "config.json":
-            found[name] = path.read_bytes()
-    return found
-
-
-def finish(server: ForkServer, arguments: list[object], folder: Path) -> dict[str, object]:
-    """What the same command makes when it goes on; nothing unfinished is left."""
-    outcome = server.run(arguments, folder, seconds=300)
-    assert outcome.code == 0, outcome.err
-    assert not list((folder / "run").rglob("*.partial*"))
-    return artifacts(folder / "run")
-
-
-def test_killed_and_stopped_commands_go_on(
-    server: ForkServer,
-    recipe_file: Path,
-    undisturbed: dict[str, tuple[float, dict[str, object]]],
-    tmp_path: Path,
-) -> None:
-    rng = random.Random(SEED)  # noqa: S311  # nothing is kept secret by it
-    hit = 0
-    for number in range(KILLS):
-        command, kind = COMMANDS[number % len(COMMANDS)], list(SIGNALS)[number % len(SIGNALS)]
-        arguments, folder = [command, "--recipe", recipe_file, "--out", "run"], tmp_path / str(number)
-        folder.mkdir()
-        seconds, whole = undisturbed[command]
-        outcome = server.run(arguments, folder, seconds=300, stop=(kind, rng.uniform(0.05, seconds)))
-        assert outcome.code in (0, SIGNALS[kind]), (command, kind, outcome.err)
-        assert "Traceback" not in outcome.err, (command, kind, outcome.err)
-        hit += outcome.code != 0
-        assert finish(server, arguments, folder) == whole, (command, kind)
-    assert hit >= KILLS // 3
-
-
-def test_commands_that_met_a_full_disk_go_on(
-    server: ForkServer,
-    recipe_file: Path,
-    undisturbed: dict[str, tuple[float, dict[str, object]]],
-    tmp_path: Path,
-) -> None:
-    rng = random.Random(SEED)  # noqa: S311  # nothing is kept secret by it
-    for number in range(max(2, KILLS // 5)):
-        command = COMMANDS[number % len(COMMANDS)]
-        arguments, folder = [command, "--recipe", recipe_file, "--out", "run"], tmp_path / str(number)
-        folder.mkdir()
-        outcome = server.run(arguments, folder, seconds=300, file_bytes=int(10 ** rng.uniform(2, 4.5)))
-        assert outcome.code in (0, 2), (command, outcome.err)
-        assert "Traceback" not in outcome.err
-        if outcome.code:
-            assert "the same command goes on from here" in outcome.err.splitlines()[-1]
-        assert finish(server, arguments, folder) == undisturbed[command][1], command
+def test_commands_that_met_a_full_disk_go_on(trials: Trials) -> None:
+    reason = why_no_mount(trials.folder)
+    cases = [case for case in plan("full disk", 4, ("search",)) if not (reason and case.way == "file system")]
+    results = [trials.attempt(case) for case in cases]
+    assert [result for result in results if result.wrong] == []
+    assert any(result.hit for result in results)

@@ -61,7 +61,7 @@ def _lambda_figure(runs: Sequence[Contents]) -> Figure:
     found: list[tuple[int, Source, tuple[float, ...]]] = []
     for i, run in enumerate(runs):
         pairs = run.rope["pairs"] if run.rope else []
-        known = [name for name in registry.formulas() if pairs and name in pairs[0]]
+        known = [name for name in registry.formulas() if pairs and all(name in pair for pair in pairs)]
         curves: dict[tuple[float, ...], str] = {}  # of equal ones, such as NTK and dynamic NTK here, the first
         for name in known:
             curves.setdefault(tuple(pair[name] for pair in pairs), name)

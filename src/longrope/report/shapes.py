@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from longrope.reading import is_number, show_value
+from longrope.report.charts.axes import LARGEST
 from longrope.runs.files import read_json_of_run, refuse_reading
 
 MEASURED = "a number or null"
 NUMBER, POSITIVE, COUNT, TEXT, PLAIN = "a number", "a number above 0", "a whole number", "a text", "a plain value"
-LARGEST = 1e100  # of a number that is drawn: its square is finite
 OPTIONAL, OTHERS = "?", "*"  # after a key that may be missing; in the place of all keys that are not named
 
 ROPE = {
     "trained_window": COUNT,
     "target_window": COUNT,
+    "pairs_that_turn_fully": COUNT,
     "fingerprint": TEXT,
     "methods?": [{"method": TEXT, "formula": TEXT, "attention_factor": NUMBER}],
     "pairs": [{"wavelength_tokens": POSITIVE, OTHERS: POSITIVE, "pair?": COUNT}],

@@ -6,13 +6,12 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from longrope.errors import RunError
+from longrope.errors import RunError, converting_errors
 from longrope.recipe import Recipe, dump_recipe, load_recipe
 from longrope.rope import FactorTable, RescaleFactors, dump_factors, load_factors
 from longrope.runs.files import (
@@ -235,15 +234,12 @@ def _resumable(before: Recipe, now: Recipe) -> bool:
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
     if not path.exists():
         return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise RunError(
-            f"{path} cannot be read ({error}).",
-            "A file of numpy arrays is needed.",
-            "Remove it; its samples are made again.",
-        ) from None
+    needed, remedy = "A file of numpy arrays is needed.", "Remove it; its samples are made again."
+    with (
+        converting_errors(RunError, f"{path} cannot be read", needed, remedy),
+        np.load(path, allow_pickle=False) as file,
+    ):
+        return dict(file)
 
 
 def _written(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:

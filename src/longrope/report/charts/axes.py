@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+LARGEST = 1e100  # of a number that an axis is made for: its square is finite
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -53,7 +55,7 @@ def linear_axis(values: Iterable[float], label: str, *, count: int = 6, tight: b
 
 def log_axis(values: Iterable[float], label: str, *, count: int = 7) -> Axis:
     """Positive numbers as logarithms, with ticks at round ones; a range within a factor of 2 is unchanged."""
-    known = [value for value in values if value > 0]
+    known = [value for value in values if value >= 1 / LARGEST]
     low, high = _range(known)
     if high < 2 * low:
         return linear_axis(known, label, count=count)
@@ -68,7 +70,7 @@ def log_axis(values: Iterable[float], label: str, *, count: int = 7) -> Axis:
 
 
 def _range(values: Iterable[float]) -> tuple[float, float]:
-    finite = [value for value in values if math.isfinite(value)] or [1.0]
+    finite = [value for value in values if abs(value) <= LARGEST] or [1.0]
     low, high = min(finite), max(finite)
     return (low, high) if low < high else (low - abs(low or 1) / 2, high + abs(high or 1) / 2)
 
