@@ -241,6 +241,13 @@ def append_text(path: Path, text: str) -> None:
             sync(path.parent)
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file of a run if it is there, and force that to disk: what it vouches for may change then."""
+    with writing(path), suppress(FileNotFoundError):
+        path.unlink()
+        sync(path.parent)
+
+
 def truncate_file(path: Path, size: int) -> None:
     """Cut a file of a run off after so many bytes (raises RunError; a link is not followed)."""
     with writing(path):
@@ -269,7 +276,8 @@ def sync_tree(folder: Path) -> None:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Fill a folder under another name and move it into place at the end, replacing an older one.
 
-    The process that writes the folder does this alone. If the block fails, nothing of it is left.
+    The process that writes the folder does this alone. If the block fails, nothing of it is left. The older one is
+    moved away before it is removed, so that after a crash no part of a folder has its name.
 
     Raises:
         RunError: the path is a link or a file, or the system does not let it be written.
@@ -278,8 +286,12 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     with unfinished_folder(folder) as unfinished:
         yield unfinished
         sync_tree(unfinished)
-        shutil.rmtree(folder, ignore_errors=True)
+        older = unfinished.with_name(unfinished.name.replace(".partial", ".older.partial"))
+        with suppress(FileNotFoundError):
+            folder.replace(older)
         unfinished.replace(folder)
+        sync(folder.parent)
+        shutil.rmtree(older, ignore_errors=True)
 
 
 def check_no_link(path: Path) -> None:

@@ -20,6 +20,7 @@ from longrope.runs.files import (
     make_folder,
     on_main,
     read_bytes_of_run,
+    remove_file,
     write_file,
     writing,
 )
@@ -190,8 +191,8 @@ class RunDir:
         return on_main(lambda: read_bytes_of_run(path).decode(errors="replace") if path.exists() else None)
 
     def remove(self, path: Path) -> None:
-        """Remove a file if it is there."""
-        on_main(partial(path.unlink, missing_ok=True))
+        """Remove a file if it is there; it is gone from the disk, too, when this returns."""
+        on_main(partial(remove_file, path))
 
     def write_text(self, path: Path, text: str) -> None:
         """Write a file atomically: after a crash it is either absent, old or whole."""
