@@ -8,6 +8,7 @@ are not opened in processes of their own, which takes seconds). Each line of sta
 """
 
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -15,6 +16,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -76,8 +78,9 @@ class ForkServer:
 
 
 def _warm() -> None:
-    """Import what the commands import; transformers imports its parts when they are named."""
+    """Import what the commands import, and load a model, whose kind transformers gets to know then."""
     import outcomes  # noqa: F401
+    import pico
     import torch
     import transformers
 
@@ -85,7 +88,13 @@ def _warm() -> None:
         importlib.import_module(f"longrope.{name}")
     for name in ("AutoModelForCausalLM", "AutoTokenizer", "LlamaForCausalLM", "PreTrainedTokenizerFast"):
         getattr(transformers, name)
+    for name in ("longrope.cli.bars", "pydantic.type_adapter", "rich.progress", "rich.table"):
+        importlib.import_module(name)
     torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        importlib.import_module("longrope.models").load_model(pico.save_pico(Path(folder, "model")), device="cpu")
+    gc.collect()
+    gc.freeze()  # children neither search nor copy what is here
 
 
 def _serve() -> None:
