@@ -23,6 +23,7 @@ from fork_server import ForkServer, Outcome
 from longrope.evaluation.samples import SECONDS
 from longrope.models import read_spec
 from longrope.recipe import (
+    EvolutionRecipe,
     GradientRecipe,
     MeasureRecipe,
     Recipe,
@@ -117,7 +118,9 @@ def plan(kind: str, count: int, commands: Sequence[str] = tuple(COMMANDS)) -> li
 def make_inputs(folder: Path) -> dict[str, Path]:
     """Write a pico model, texts, factors and recipes into a folder; where they are, by name in ``COMMANDS``."""
     model, texts = pico.save_pico(folder / "model"), pico.save_texts(folder / "texts")
-    search = SearchRecipe(validation_windows=1, gradient=GradientRecipe(steps=3, scan_windows=1, validate_every=2))
+    gradient = GradientRecipe(steps=3, scan_windows=1, validate_every=2)
+    evolution = EvolutionRecipe(population=4, parents=2, mutations=1, crossovers=1, generations=2, windows=1)
+    search = SearchRecipe(validation_windows=1, gradient=gradient, evolution=evolution)
     tune = TuneRecipe(steps=7, batch_windows=2, learning_rate=3e-3, warmup_steps=1, checkpoint_every=2)
     measured = MeasureRecipe(lengths=(64, 256), metrics=("perplexity",), windows=2, tail_tokens=16)
     data, held_out = ((str(each),) for each in texts)
