@@ -4,6 +4,8 @@ The folder is reopened by plain transformers in a process of its own, and its lo
 sides of the native switch.
 """
 
+import errno
+import os
 import subprocess
 import sys
 import tempfile
@@ -42,6 +44,7 @@ from longrope.rope import RescaleFactors
 from longrope.rope.hf_config import write_longrope
 from longrope.runs.records import Score
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REOPEN = """
 import sys, numpy as np, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -169,6 +172,7 @@ def reopen_alone(folder: Path, device: str, probe: Arrays, script: str = REOPEN)
 
     Raises:
         ExportError: the process ends with an error, whose last words are given.
+        OSError: there was no space for its answer.
     """
     with tempfile.TemporaryDirectory() as scratch:
         asked, answered = Path(scratch, "probe.npz"), Path(scratch, "logits.npz")
@@ -177,6 +181,8 @@ def reopen_alone(folder: Path, device: str, probe: Arrays, script: str = REOPEN)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             *_, said = "", *done.stderr.strip().splitlines()
+            if any(os.strerror(number) in said for number in NO_SPACE):
+                raise OSError(said.removeprefix("OSError: "))
             raise ExportError(
                 f"Plain transformers cannot reopen the checkpoint (exit code {done.returncode}): {said[:300]}",
                 "The checkpoint must open in a process that knows only transformers.",
