@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from longrope import distributed, registry
-from longrope.data import Preprocess
+from longrope.data import Preprocess, check_unsearched
 from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Subject
 from longrope.models import LanguageModel, check_not_quantized
@@ -92,7 +92,7 @@ def extend(
         best = _best_baseline(evaluation, baselines, scores)
         if best:
             evaluation.prepare(best)
-        extended = _extend(session, tasks)
+        extended = _extend(session, tasks, evaluation)
         if extended.tuned_with:  # the weights of the original are gone, its samples are there
             evaluation = replace(evaluation, original=replace(original, at_hand=False))
             best = replace(best, at_hand=False) if best else None
@@ -106,11 +106,17 @@ def extend(
     return scores
 
 
-def _extend(session: Session, tasks: Sequence[Task]) -> Progress:
-    """The model with its factors: of one search, or of all stages."""
+def _extend(session: Session, tasks: Sequence[Task], evaluation: Evaluation) -> Progress:
+    """The model with its factors: of one search, or of all stages.
+
+    Raises:
+        TextsError: the factors to train with were searched on text that is measured, before any training with them.
+    """
     if not tasks:
         return Progress(session.model, (_search_one(session),))
-    run, extended = session.run, run_tasks(session, tasks)
+    measured = evaluation.text.windows(evaluation.longest(evaluation.original), evaluation.settings.windows)
+    extended = run_tasks(session, tasks, lambda factors: check_unsearched(measured, factors.searched))
+    run = session.run
     made_of = f"{tasks[-1].made_of} {_form_of(session.recipe.export)}\n"
     if run.read_text(run.scheduled) != made_of:
         run.remove(run.export_report)  # a checkpoint of other stages, or in another form

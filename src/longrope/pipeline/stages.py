@@ -5,7 +5,7 @@ its directory, so a changed recipe does again just what it touches, and what was
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -146,19 +146,26 @@ def plan_tasks(session: Session) -> list[Task]:
     return tasks
 
 
-def run_tasks(session: Session, tasks: Sequence[Task]) -> Progress:
+def run_tasks(
+    session: Session, tasks: Sequence[Task], before_training: Callable[[RescaleFactors], object] = lambda _: None
+) -> Progress:
     """Do the stages in order; those that are finished are only read.
 
     Args:
         session: settings, seed and texts; its model is trained in place.
         tasks: of ``plan_tasks``.
+        before_training: called before each training that no later search follows, with the factors of the longest
+            window, which will be measured; what it raises ends the run before the training takes time.
 
     Returns:
         The model with factors for each window that its weights have some for.
     """
     progress = Progress(session.model)
+    searched = max((number for number, task in enumerate(tasks, 1) if task.stage.kind == "search"), default=0)
     for number, task in enumerate(tasks, 1):
         done = task.done
+        if task.stage.kind == "tune" and not done and number > searched and progress.factor_sets:
+            before_training(progress.longest)
         session.report(f"stage {number} of {len(tasks)}: {task.stage.label}{' (done before)' if done else ''}")
         stage_run = RunDir(task.folder)
         progress = _do(replace(session, run=stage_run, model=progress.model), task, progress)
