@@ -208,7 +208,7 @@ def test_inspect_tells_the_geometry(command: Command, tmp_path: Path) -> None:
     text = command("inspect", tmp_path, "--to", "256").out
     assert f"rotary_dim: {dim}" in text
     assert table_row(text, "yarn")[1:] == [f"{1 + 0.1 * math.log(4):.5g}", "0.1 ln s + 1"]
-    assert table_row(text, "0")[1:3] == [f"{2 * math.pi:.5g}", f"{64 / (2 * math.pi):.5g}"]
+    assert table_row(text, "0")[1:3] == [f"{2 * math.pi:.4g}", f"{64 / (2 * math.pi):.4g}"]
 
 
 def test_report_writes_the_page_of_a_run_or_of_several(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -281,4 +281,13 @@ def inspect(
         for line in value if isinstance(value, list) else [value]:
             say(f"{name}: {line}")
     for name, rows in tables.items():
-        print_table(name, list(rows[0]), ([format_number(value) for value in row.values()] for row in rows))
+        write = _four_digits if name == "pairs" else format_number
+        print_table(name, list(rows[0]), ([write(value) for value in row.values()] for row in rows))
+
+
+def _four_digits(value: object) -> str:
+    """A number of a table whose many columns fit into 80 characters."""
+    if not isinstance(value, float):
+        return format_number(value)
+    forms = ((1e4, ".0f"), (1.0, ".4g"), (1e-3, ".3f"), (0.0, ".1g"))
+    return format(value, next(form for least, form in forms if abs(value) >= least))
