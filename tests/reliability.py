@@ -74,7 +74,7 @@ def main() -> int:
         if reason:
             enter_namespace(folder)
         record.add({**session(), "mount": reason or "tmpfs"})
-        with ThreadPoolExecutor(64) as pool:
+        with ThreadPoolExecutor(asked.processes) as pool:
             fuzzed = [pool.submit(fuzz_one, record, name, asked.fuzz_seconds, asked.first) for name in asked.targets]
             cases = list(chosen_cases(asked, mounts=not reason, record=record))
             if cases:
