@@ -18,6 +18,8 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from longrope.models import LanguageModel, read_tables
+
 TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 VOCABULARY, WINDOW = 320, 64
 MOST_WEIGHTS = 4_000_000
@@ -216,3 +218,11 @@ def _kinds(config_class: Any) -> dict[str, Any]:
     layers = max((2, *map(len, kinds.values())))
     rows = {name: (own + [own[-1]] * layers)[:layers] for name, own in kinds.items()}
     return {"num_hidden_layers": layers, **rows} if rows else {}
+
+
+def make_model(family: str, *, eager: bool = False, **changes: Any) -> LanguageModel:
+    """A tiny model without a tokenizer; ``eager``: its network attends as the oracle of masks does."""
+    network = build_network(family, **changes)
+    if eager:
+        network.set_attn_implementation("eager")
+    return LanguageModel(network, None, read_tables(network.config), family)

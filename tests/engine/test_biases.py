@@ -19,7 +19,7 @@ from longrope.engine.biases import attend_biased
 from longrope.engine.decoding import prefill
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.passes import token_losses, weighted_loss_with_graph
-from longrope.models import LanguageModel, read_tables
+from longrope.models import LanguageModel
 
 RNG = torch.Generator().manual_seed(3)
 TOKENS = torch.stack([1 + torch.randperm(319, generator=RNG)[:48] for _ in range(2)])
@@ -27,9 +27,7 @@ PIECES = (0, 5, 19, 20, 33, 34, 48)
 
 
 def make_model(**changes: Any) -> LanguageModel:
-    network = families.build_network("doge", **{"keep_window_size": 12, **changes})
-    network.set_attn_implementation("eager")
-    return LanguageModel(network, None, read_tables(network.config), "doge")
+    return families.make_model("doge", eager=True, **{"keep_window_size": 12, **changes})
 
 
 @pytest.mark.parametrize("scores", [2**26, 1000])

@@ -19,7 +19,7 @@ from longrope.engine.decoding import prefill
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.passes import token_losses, weighted_loss_with_graph
 from longrope.errors import ModelError
-from longrope.models import LanguageModel, read_tables
+from longrope.models import LanguageModel
 
 PIECES = (0, 5, 19, 20, 21, 22, 33, 34, 48)
 MEAN = torch.full((2, 47), 1 / 94).double().numpy()
@@ -27,12 +27,11 @@ MEAN = torch.full((2, 47), 1 / 94).double().numpy()
 
 def make_model(**changes: Any) -> LanguageModel:
     """Entries of 8 and of 4 tokens, of which an indexer chooses 4, and a window of 10; sinks as large as scores."""
-    network = families.build_network("deepseek_v4", **changes)
-    network.set_attn_implementation("eager")
-    for name, weight in network.named_parameters():
+    model = families.make_model("deepseek_v4", eager=True, **changes)
+    for name, weight in model.network.named_parameters():
         if name.endswith("sinks"):
             nn.init.normal_(weight)
-    return LanguageModel(network, None, read_tables(network.config), "deepseek_v4")
+    return model
 
 
 @pytest.mark.parametrize("scores", [2**26, 2000, 1])

@@ -15,14 +15,8 @@ from torch.nn import functional
 from longrope.engine.indexers import INDEXERS
 from longrope.engine.passes import token_losses
 from longrope.errors import ModelError
-from longrope.models import LanguageModel, read_tables
 
 TOKENS = torch.randint(1, families.VOCABULARY, (2, 48), generator=torch.Generator().manual_seed(5))
-
-
-def make_model(family: str, **changes: Any) -> LanguageModel:
-    network = families.build_network(family, **changes)
-    return LanguageModel(network, None, read_tables(network.config), family)
 
 
 def plain_losses(network: Any, tokens: Tensor) -> Tensor:
@@ -49,13 +43,13 @@ def plain_losses(network: Any, tokens: Tensor) -> Tensor:
     ],
 )
 def test_losses_are_transformers_own(family: str, changes: dict[str, Any]) -> None:
-    model = make_model(family, **changes)
+    model = families.make_model(family, **changes)
     torch.testing.assert_close(token_losses(model, TOKENS), plain_losses(model.network, TOKENS), atol=2e-3, rtol=2e-3)
 
 
 def test_the_window_of_the_mask_changes_the_losses() -> None:
     """So the test above would see a window that is left out."""
-    narrow, wide = (plain_losses(make_model("phimoe", sliding_window=n).network, TOKENS) for n in (8, None))
+    narrow, wide = (plain_losses(families.make_model("phimoe", sliding_window=n).network, TOKENS) for n in (8, None))
     assert (narrow - wide).abs().max() > 0.01
 
 
@@ -63,7 +57,7 @@ def test_a_family_that_reads_its_mask_is_refused(monkeypatch: pytest.MonkeyPatch
     """As DeepSeek-V3.2 would be without the help that its indexer has."""
     monkeypatch.delitem(INDEXERS, "deepseek_v32")
     with pytest.raises(ModelError, match="'deepseek_v32' fails in a long pass: "):
-        token_losses(make_model("deepseek_v32"), TOKENS)
+        token_losses(families.make_model("deepseek_v32"), TOKENS)
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])

@@ -5,7 +5,6 @@ tiles, caches, gradients and processes that share windows.
 """
 
 from itertools import pairwise
-from typing import Any
 
 import families
 import pytest
@@ -19,7 +18,6 @@ from longrope.engine.attention import attend_chosen
 from longrope.engine.indexers import INDEXERS, BlockIndexer, PooledIndexer, TokenIndexer
 from longrope.engine.masks import Sight
 from longrope.engine.passes import token_losses
-from longrope.models import LanguageModel, read_tables
 
 INDEXED = [family for family in INDEXERS if family in CONFIG_MAPPING]  # older versions do not know all of them
 WIDE = {  # as many tokens as the windows have
@@ -29,21 +27,15 @@ WIDE = {  # as many tokens as the windows have
 }
 
 
-def make_model(family: str, **changes: Any) -> LanguageModel:
-    network = families.build_network(family, **changes)
-    network.set_attn_implementation("eager")
-    return LanguageModel(network, None, read_tables(network.config), family)
-
-
 @pytest.mark.parametrize("scores", [2**26, 4000])
 @pytest.mark.parametrize("family", INDEXED)
 def test_the_choice_is_the_indexers_own(family: str, scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """For all queries at once, and for blocks of a few of them."""
     set_scores(monkeypatch, scores)
-    model = make_model(family)
+    model = families.make_model(family, eager=True)
     losses = token_losses(model, TOKENS).double()
     torch.testing.assert_close(losses, eager_losses(model.network), rtol=1e-5, atol=5e-5)
-    plain = eager_losses(make_model(family, **WIDE[family]).network)
+    plain = eager_losses(families.make_model(family, eager=True, **WIDE[family]).network)
     assert (plain - losses).abs().max() > 0.01  # so that a pass without a choice would be seen above
 
 
@@ -51,7 +43,7 @@ def test_the_choice_is_the_indexers_own(family: str, scores: int, monkeypatch: p
 def test_nothing_is_scored_where_all_tokens_are_chosen(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, name in ((TokenIndexer, "choose"), (BlockIndexer, "choose"), (PooledIndexer, "_choose")):
         monkeypatch.setattr(kind, name, None)
-    model = make_model(family, **WIDE[family])
+    model = families.make_model(family, eager=True, **WIDE[family])
     losses = token_losses(model, TOKENS).double()
     torch.testing.assert_close(losses, eager_losses(model.network), rtol=1e-5, atol=5e-5)
 

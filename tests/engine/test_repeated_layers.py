@@ -22,11 +22,6 @@ TOKENS = torch.randint(1, families.VOCABULARY, (1, 48), generator=torch.Generato
 PIECES = (0, 5, 19, 20, 33, 34, 48)  # where the pieces begin that are read
 
 
-def make_model(family: str, **changes: Any) -> LanguageModel:
-    network = families.build_network(family, **changes)
-    return LanguageModel(network, None, read_tables(network.config), family)
-
-
 def read(model: LanguageModel, cache: KeyValueCache, *ends: int) -> list[Tensor]:
     """Logits [V] at the end of each piece."""
     return [prefill(model, TOKENS[:, begin:end], cache)[0] for begin, end in pairwise(ends)]
@@ -45,7 +40,7 @@ def test_pieces_have_the_logits_of_the_whole(
 ) -> None:
     """In tiles that divide no piece, too, and after the cache has gone back."""
     set_tile(monkeypatch, 4)
-    model = make_model(family, **changes)
+    model = families.make_model(family, **changes)
     with torch.inference_mode():
         whole = model.network(TOKENS, use_cache=False).logits[0, [end - 1 for end in PIECES[1:]]]
     cache = KeyValueCache(model, 48)
@@ -63,7 +58,7 @@ def test_pieces_have_the_logits_of_the_whole(
 def test_a_cache_has_the_keys_of_every_call(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a layer that works in tiles sees those of its own call alone."""
     set_tile(monkeypatch, 7)
-    model, calls = make_model(family), Counter[nn.Module]()
+    model, calls = families.make_model(family), Counter[nn.Module]()
     for layer in decoder_layers(model.network):
         layer.register_forward_pre_hook(lambda layer, _: calls.update([layer]))
     with torch.inference_mode():

@@ -10,6 +10,7 @@ import numpy as np
 import pico
 import pytest
 import torch
+from own_scalings import factors_near_ones
 from rotary_oracles import ROUNDING, gap
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -18,7 +19,7 @@ from longrope.engine.decoding import prefill, read_prompt
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.errors import ModelError
 from longrope.models import LanguageModel, at_length, load_model, read_spec, rescaled
-from longrope.rope import RescaleFactors, baseline_factors, unscaled
+from longrope.rope import baseline_factors, unscaled
 
 SHORT, LONG = [1.0, 1.1, 1.2, 1.3], [1.0, 2.0, 5.0, 8.0]
 LISTS = {"rope_type": "longrope", "short_factor": SHORT, "long_factor": LONG, "original_max_position_embeddings": 64}
@@ -46,10 +47,6 @@ def ids(tokens: int) -> Tensor:
     return (torch.arange(tokens) * 37 % 320)[None]
 
 
-def near(model: LanguageModel, tokens: int, excess: float) -> RescaleFactors:
-    return RescaleFactors((1.0 + excess,) * model.spec.num_pairs, tokens, model.spec.fingerprint)
-
-
 @every_kind
 def test_ones_and_their_neighbours_are_near(kind: str) -> None:
     """Factors of 1 + 1e-9 are those of 1 at every length, for windows below, at and above the switch."""
@@ -58,7 +55,7 @@ def test_ones_and_their_neighbours_are_near(kind: str) -> None:
         if tokens <= window:
             logits = []
             for excess in (0, 1e-9):
-                with rescaled(model, near(model, window, excess)), torch.inference_mode():
+                with rescaled(model, factors_near_ones(model, window, excess)), torch.inference_mode():
                     logits.append(model.network(ids(tokens), use_cache=False).logits)
             assert gap(logits[1], logits[0]) < ROUNDING * 2, (window, tokens)
 
@@ -71,7 +68,7 @@ def test_a_cache_holds_one_set(kind: str, planned: int) -> None:
     text = ids(planned)[0].numpy()
     with at_length(model, planned), torch.inference_mode():
         whole = model.network(ids(planned), use_cache=False).logits[0]
-    for factors in (None, near(model, planned, 0), near(model, planned, 1e-9)):
+    for factors in (None, factors_near_ones(model, planned, 0), factors_near_ones(model, planned, 1e-9)):
         cache = KeyValueCache(model, planned)
         with rescaled(model, factors):
             found = [read_prompt(model, text[:40], cache)]
@@ -98,7 +95,7 @@ def test_factors_are_relative_to_the_set_of_their_window() -> None:
     model = make("longrope")
     for window, own in ((64, SHORT), (65, LONG), (512, LONG)):
         np.testing.assert_allclose(model.spec.frequencies_at(window), frequencies / own, rtol=1e-12)
-        with rescaled(model, near(model, window, 1)) as module:
+        with rescaled(model, factors_near_ones(model, window, 1)) as module:
             assert module is not None
             cos = module(torch.zeros(1, dtype=torch.float64), torch.tensor([[7]]))[0][0, 0, :4]
         scale = math.sqrt(1 + math.log(4) / math.log(64))

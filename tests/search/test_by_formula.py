@@ -1,15 +1,14 @@
 """A baseline in the place of a search: its factors, without a pass."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 from measuring import no_passes
 
-from longrope.data import TokenText, load_texts
+from longrope.data import TokenText
 from longrope.errors import RecipeError
-from longrope.models import LanguageModel, load_model
+from longrope.models import LanguageModel
 from longrope.recipe import GradientRecipe, Recipe, SearchRecipe, Stage
 from longrope.registry import factor_methods, one_set_formulas
 from longrope.rope import RescaleFactors, baseline_factors, compose, extension_ratio, tuned_spec, yarn_lambdas
@@ -18,18 +17,6 @@ from longrope.search.cost import count_passes, count_short_passes
 from longrope.search.longrope2 import search_longrope2
 
 TARGET = 128
-
-
-@pytest.fixture(scope="module")
-def model(pico_folder: Path) -> LanguageModel:
-    """A pico model with a window of 64."""
-    return load_model(str(pico_folder), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def text(model: LanguageModel, text_folders: tuple[Path, Path]) -> TokenText:
-    """Something to search on."""
-    return load_texts([text_folders[0]], model.tokenizer).search
 
 
 def settings(method: str) -> SearchRecipe:

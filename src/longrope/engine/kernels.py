@@ -21,6 +21,7 @@ from torch.nn.attention.bias import CausalVariant
 from longrope.errors import ModelError
 
 TRIAL_TOKENS, TRIAL_KEYS = 32768, 65536  # of a pass; of one query that sees many keys
+REPEATS = 3  # of a trial
 CHECKED_TOKENS, CHECKED_ERROR = 512, 0.05  # some tiles; far above bfloat16's rounding of values near 1
 FLASH_3_MODULES = ("flash_attn_interface", "fa3_fwd_interface")  # its own build; PyPI's, without gradients
 FLASH_4_MODULE = "flash_attn.cute"  # flash-attn-4; flash-attn 2 has the package without this part
@@ -294,9 +295,7 @@ def random_inputs(lengths: tuple[int, int], device: torch.device, dtype: torch.d
     return [torch.randn((1, count, length, heads.dim), device=device, dtype=dtype) for count, length in sizes]
 
 
-def checked_speed(
-    kernel: Kernel, *, device: torch.device, dtype: torch.dtype, heads: Heads, decoding: bool, repeats: int = 3
-) -> float:
+def checked_speed(kernel: Kernel, *, device: torch.device, dtype: torch.dtype, heads: Heads, decoding: bool) -> float:
     """TFLOP/s of a causal pass, or of one token's queries on many keys (raises RuntimeError for wrong numbers)."""
     check_kernel(kernel, device, dtype, heads)
     lengths = (1, TRIAL_KEYS) if decoding else (TRIAL_TOKENS, TRIAL_TOKENS)
@@ -306,10 +305,10 @@ def checked_speed(
     run(kernel, *given, scale=heads.dim**-0.5)
     torch.cuda.synchronize(device)
     began = time.perf_counter()
-    for _ in range(repeats):
+    for _ in range(REPEATS):
         run(kernel, *given, scale=heads.dim**-0.5)
     torch.cuda.synchronize(device)
-    return repeats * flops / (time.perf_counter() - began) / 1e12
+    return REPEATS * flops / (time.perf_counter() - began) / 1e12
 
 
 def causal_flops(heads: Heads, tokens: int) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 LARGEST = 1e100  # of a number that an axis is made for: its square is finite
+LOG_TICKS = 7  # of an axis, at most
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,18 @@ def linear_axis(values: Iterable[float], label: str, *, count: int = 6, tight: b
     return Axis(label, low, high, tuple((tick, short_number(tick)) for tick in ticks if low <= tick <= high))
 
 
-def log_axis(values: Iterable[float], label: str, *, count: int = 7) -> Axis:
+def log_axis(values: Iterable[float], label: str) -> Axis:
     """Positive numbers as logarithms, with ticks at round ones; a range within a factor of 2 is unchanged."""
     known = [value for value in values if value >= 1 / LARGEST]
     low, high = _range(known)
     if high < 2 * low:
-        return linear_axis(known, label, count=count)
+        return linear_axis(known, label, count=LOG_TICKS)
     low, high = low / 1.04, high * 1.04
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
         ticks = [step * 10.0**power for power in decades for step in steps]
         ticks = [tick for tick in ticks if low <= tick <= high]
-        if len(ticks) <= count:
+        if len(ticks) <= LOG_TICKS:
             break
     return Axis(label, low, high, tuple((tick, short_number(tick)) for tick in ticks), log=True)
 
