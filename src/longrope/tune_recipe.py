@@ -21,7 +21,8 @@ class TuneRecipe(Settings, section="tune"):
         window_tokens: 0 takes the target window of the factors, or the trained window if there are none.
         steps: optimizer steps.
         batch_windows: windows of one step; its loss is the mean over all their scored tokens.
-        windows_at_once: how many of them go through the model together; fewer take less memory.
+        windows_at_once: how many of them go through the model together; fewer take less memory. On a GPU, short ones
+            that fit go together even so, up to 65,536 tokens.
         learning_rate: the highest, reached when the warm-up ends.
         warmup_steps: steps before that, at evenly rising rates.
         schedule: ``linear`` or ``cosine`` decay to 0 after the warm-up, or ``constant``.

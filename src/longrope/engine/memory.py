@@ -14,6 +14,7 @@ MOST_TILE_TOKENS = 65536
 FEWEST_TILE_TOKENS = 256
 TILE_SHARE, ACTIVATIONS_SHARE = 8, 4  # the part of the free memory that a tile, or all activations, may take
 MOST_CPU_ACTIVATIONS = 2**32  # bytes
+TOGETHER_SHARE = 0.75  # the part of the free memory that a training step on several windows may take
 
 
 def heads_of(model: LanguageModel) -> Heads:
@@ -157,9 +158,40 @@ def estimate_training_memory(
     return int(held + states + attended // config.num_hidden_layers + max(layer, head))
 
 
+def windows_together(
+    model: LanguageModel,
+    tokens: int,
+    windows: int,
+    *,
+    adapters: bool,
+    recompute: bool = True,
+    room: int | None = None,
+) -> int:
+    """How many of a training step's windows go through the model together, for they are too short to fill a GPU alone.
+
+    Args:
+        model: to be trained; no step of it has been taken.
+        tokens: of a window.
+        windows: of a step, in this process.
+        adapters: as in ``estimate_training_memory``.
+        recompute: as there.
+        room: bytes that a step may take; by default most of a GPU's free ones, and elsewhere none.
+
+    Returns:
+        At least one; more than one only as long as all of them have no more tokens than a large tile.
+    """
+    if room is None:
+        room = int(TOGETHER_SHARE * free_memory(model)) if model.device.type == "cuda" else 0
+    for together in range(min(windows, MOST_TILE_TOKENS // tokens), 1, -1):
+        if estimate_training_memory(model, together * tokens, adapters=adapters, recompute=recompute) <= room:
+            return together
+    return 1
+
+
 def weight_bytes(model: LanguageModel) -> int:
-    """Bytes of all weights."""
-    return int(sum(weight.numel() * weight.dtype.itemsize for weight in model.network.parameters()))
+    """Bytes of all weights, or of this process's part of those that are divided."""
+    own = (distributed.local_tensor(weight) for weight in model.network.parameters())
+    return int(sum(weight.numel() * weight.dtype.itemsize for weight in own))
 
 
 def free_memory(model: LanguageModel) -> int:

@@ -16,6 +16,7 @@ from longrope.runs.run_dir import RunDir
 from longrope.search.cost import SearchCost, compare_costs, count_choice_passes, count_passes, count_short_passes
 from longrope.search.score import BACKWARD_PASSES
 from longrope.search.short_context import count_short
+from longrope.tuning.training import choose_windows_at_once
 
 LONG_UNITS = ((86_400, "days"), (3600, "hours"))  # seconds
 
@@ -82,7 +83,7 @@ def estimate_tuning(
     """What a training will take; ``seconds`` gives those of a pass by its tokens, if they are known."""
     tokens, windows = settings.window_tokens, settings.steps * settings.batch_windows / distributed.workers()
     of_pass = (seconds or PassTimer(model))(tokens)
-    together = tokens * settings.windows_at_once
+    together = tokens * choose_windows_at_once(model, settings, tokens)
     peak = estimate_training_memory(model, together, adapters=settings.trains_few, recompute=settings.recompute)
     return Cost(name, windows * BACKWARD_PASSES * of_pass, peak, free_memory(model))
 

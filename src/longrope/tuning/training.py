@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from longrope import distributed
 from longrope.data import fingerprint
 from longrope.engine.gradients import at_once
+from longrope.engine.memory import windows_together
 from longrope.engine.passes import weighted_loss_with_graph
 from longrope.engine.shrinking import retry_in_less_memory
 from longrope.errors import LongRopeError, RecipeError
@@ -82,7 +84,8 @@ class Training:
         check_batch(settings)
         self.settings, self.weights, self.done, self.settled = settings, weights, 0, True
         self._model, self._batches = model, batches
-        self._reader = SampleBuilder(batches, settings, model.spec.trained_window, model.tokenizer)
+        together = replace(settings, windows_at_once=choose_windows_at_once(model, settings, batches.window_tokens))
+        self._reader = SampleBuilder(batches, together, model.spec.trained_window, model.tokenizer)
         self._tokens_seen = 0
         self._optimizer = _make_optimizer(model, weights, settings.weight_decay)
         self._flops_per_token = flops_per_token(model, weights)
@@ -201,6 +204,20 @@ class Training:
         self._optimizer.zero_grad()
         self.done += 1
         self.settled = True
+
+
+def choose_windows_at_once(model: LanguageModel, settings: TuneRecipe, tokens: int) -> int:
+    """How many windows of so many tokens go through the model together: what the settings say, or more short ones.
+
+    All processes choose alike. Those that divide a batch of long and short windows, and must make as many passes, take
+    what the settings say.
+    """
+    workers = distributed.workers()
+    if workers > 1 and settings.short_share:
+        return settings.windows_at_once
+    how = {"adapters": settings.trains_few, "recompute": settings.recompute}
+    fitting = partial(windows_together, model, tokens, settings.batch_windows // workers, **how)
+    return max(settings.windows_at_once, distributed.on_main(fitting))
 
 
 def check_batch(settings: TuneRecipe) -> None:
