@@ -27,7 +27,7 @@ from shapes import device_here, open_model
 
 from longrope import distributed
 from longrope.engine import graphs, kernels
-from longrope.engine.backward import BACKWARDS, attend_aligned, backward_aligned
+from longrope.engine.backward import BACKWARDS, KernelPair, attend_aligned, backward_aligned
 from longrope.engine.passes import weighted_loss_with_graph
 from longrope.engine.trials import check_gradients
 from longrope.lengths import parse_tokens
@@ -114,7 +114,7 @@ def both_ways(kernel: kernels.Kernel, given: list[torch.Tensor], heads: kernels.
     query, key, value = given
     scale, backward = heads.dim**-0.5, kernel.name in BACKWARDS
     whole = query.shape[2] == key.shape[2]
-    check_gradients(kernel, query.device, query.dtype, heads, whole=whole, gradients=backward)
+    check_gradients(kernel, query.device, query.dtype, heads, whole=whole, backward=kernel if backward else None)
     output, lse = attend_aligned(kernel, query, key, value, scale)
     works: dict[str, Callable[[], Any]] = {
         f"{kernel.name} forward": lambda: attend_aligned(kernel, query, key, value, scale)
@@ -179,7 +179,11 @@ def measure_steps(model: LanguageModel, length: int, turns: int, wanted: str) ->
             continue
         line = {"part": "step", "model": model.name, "kernel": name, "tokens": length}
         line["layers"] = model.network.config.num_hidden_layers
-        choose = graphs.choose_for_gradients if kernel is None else lambda *_, kernel=kernel, **__: (kernel, "")
+        choose = (
+            graphs.choose_for_gradients
+            if kernel is None
+            else lambda *_, kernel=kernel, **__: (KernelPair(kernel, kernel), "")
+        )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()

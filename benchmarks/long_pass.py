@@ -41,7 +41,7 @@ from torch.nn import functional
 
 from longrope import distributed
 from longrope.engine import kernels
-from longrope.engine.backward import BACKWARDS, attend_with_backward
+from longrope.engine.backward import BACKWARDS, KernelPair, attend_with_backward
 from longrope.engine.memory import choose_tile, estimate_memory, heads_of
 from longrope.engine.passes import describe_pass, token_losses, weighted_loss_with_graph
 from longrope.lengths import parse_tokens
@@ -142,7 +142,7 @@ def measure_kernels(
     def work(kernel: kernels.Kernel) -> float:
         scale = heads.dim**-0.5
         if gradient:
-            output = attend_with_backward(kernel, query, key, value, scale=scale)
+            output = attend_with_backward(KernelPair(kernel, kernel), query, key, value, scale=scale)
             output.backward(torch.ones_like(output))
             return 0.0
         with torch.inference_mode():

@@ -94,11 +94,11 @@ def get_gradients(module: Any) -> Tensor:
     return torch.cat([module.lambdas.grad.flatten(), module.attention_factor.grad.flatten()])
 
 
-def gradients(model: LanguageModel) -> Tensor:
+def gradients(model: LanguageModel, **settings: Any) -> Tensor:
     """Of all weights, with recomputed layers."""
     model.network.requires_grad_(True)
     try:
-        mean_loss_with_graph(model, TOKENS).backward()
+        mean_loss_with_graph(model, TOKENS, **settings).backward()
         return torch.cat([weight.grad.flatten() for weight in model.network.parameters() if weight.grad is not None])
     finally:
         model.network.zero_grad()

@@ -8,6 +8,7 @@ import torch
 from long_passes import FAMILIES
 
 from longrope.engine import graphs
+from longrope.engine.backward import KernelPair
 from longrope.engine.kernels import CPU
 from longrope.models import LanguageModel
 
@@ -28,4 +29,4 @@ def make() -> Callable[..., LanguageModel]:
 @pytest.fixture
 def with_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where queries stand before the end of the keys, gradients are those of the CPU's kernel and its merged parts."""
-    monkeypatch.setattr(graphs, "choose_for_gradients", lambda *_, **__: (CPU, ""))
+    monkeypatch.setattr(graphs, "choose_for_gradients", lambda *_, **__: (KernelPair(CPU, CPU), ""))

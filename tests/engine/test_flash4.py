@@ -1,6 +1,9 @@
 """FlashAttention 4 as a kernel and as one operation with a backward pass, by a stand-in, against float64."""
 
+import math
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from torch import Tensor
 
 from longrope.engine import kernels, trials
 from longrope.engine.attention import attend, attend_causal, attend_within
+from longrope.engine.backward import KernelPair
 from longrope.engine.kernels import CPU, CUDNN, FLASH, FLASH_4, Heads
 
 MASKS: dict[str, dict[str, Any]] = {
@@ -36,9 +40,9 @@ def forget_package() -> Iterator[None]:
 
 @pytest.fixture
 def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Any]]:
-    """The stand-in, as if it were the only kernel beside the CPU's, in short trials; the calls of it."""
+    """The stand-in, as if it were the only kernel, in short trials; the calls of it."""
     flash4_stand_in.install(monkeypatch, tmp_path)
-    monkeypatch.setattr(trials, "list_kernels", lambda _: (CPU, FLASH_4))
+    monkeypatch.setattr(trials, "list_kernels", lambda _: (FLASH_4,))
     monkeypatch.setattr(trials, "TRIAL_TOKENS", 16)
     for choice in (trials.choose_for_gradients, trials.choose_masked):
         choice.cache_clear()
@@ -107,7 +111,7 @@ def test_wrong_numbers_are_noticed(wrong: str, monkeypatch: pytest.MonkeyPatch, 
     heads = Heads(4, 2, 8)
     spoil(monkeypatch, tmp_path / "spoilt", "v.to(scores)", wrong)
     with pytest.raises(RuntimeError, match="wrong numbers"):
-        trials.check_gradients(FLASH_4, torch.device("cpu"), torch.float32, heads, whole=True)
+        trials.check_gradients(FLASH_4, torch.device("cpu"), torch.float32, heads, whole=True, backward=FLASH_4)
     given = make_inputs((4, 2), (18, 36))
     assert_right(attend_causal(*given, scale=SCALE, window=9), oracle(*given, window=9)[0])
 
@@ -117,11 +121,11 @@ def test_wrong_numbers_are_noticed(wrong: str, monkeypatch: pytest.MonkeyPatch, 
 def test_wrong_gradients_are_noticed(right: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given = torch.device("cpu"), torch.float32, Heads(4, 2, 8)
     masks: dict[str, Any] = {"window": 99, "softcap": 1.5, "sinks": torch.zeros(4)}
-    trials.check_gradients(FLASH_4, *given, whole=False, **masks)
+    trials.check_gradients(FLASH_4, *given, whole=False, backward=FLASH_4, **masks)
     spoil(monkeypatch, tmp_path / "spoilt", right, f"1.5 * {right}" if "@" in right else f"{right} * 1.5")
-    trials.check_gradients(FLASH_4, *given, whole=False, gradients=False, **masks)
+    trials.check_gradients(FLASH_4, *given, whole=False, **masks)
     with pytest.raises(RuntimeError, match="wrong numbers"):
-        trials.check_gradients(FLASH_4, *given, whole=False, **masks)
+        trials.check_gradients(FLASH_4, *given, whole=False, backward=FLASH_4, **masks)
 
 
 # The choice
@@ -152,35 +156,56 @@ def test_what_fails_is_no_kernel(failure: str, monkeypatch: pytest.MonkeyPatch, 
         kernels.partial_attention(FLASH_4, *make_inputs((4, 2), (9, 9)), causal=True, scale=SCALE)
 
 
-def test_the_fastest_gradients_are_taken() -> None:
-    """Measured apart for whole windows and for queries at their end; without FlashAttention 4 only for the latter."""
-    speeds = {CUDNN: 400.0, FLASH: 300.0, FLASH_4: 500.0}
+def test_the_fastest_kernels_are_taken_each_way() -> None:
+    """Measured apart forwards and backwards, for whole windows and for queries at their end."""
+    forwards = {CUDNN: 400.0, FLASH: 300.0, FLASH_4: 500.0, kernels.HOPPER: 600.0}
+    backwards = {CUDNN: 350.0, FLASH: 300.0, FLASH_4: 325.0}
     asked = []
 
-    def speed(kernel: kernels.Kernel, *given: Any) -> float:
-        asked.append((kernel, given[-1]))
-        return speeds[kernel]
+    def speed(kernel: kernels.Kernel, *, way: str, lengths: tuple[int, int], **_: Any) -> float:
+        asked.append(lengths)
+        return (forwards if way == trials.FORWARD else backwards)[kernel]
 
     choose = partial(trials.choose_for_gradients, GPU, torch.bfloat16, Heads(4, 2, 8), speed=speed)
-    for listed, whole, best in (
-        ((CUDNN, FLASH), True, None),
-        ((CUDNN, FLASH, kernels.HOPPER), False, CUDNN),
-        ((CUDNN, FLASH, FLASH_4), False, FLASH_4),
-        ((CUDNN, FLASH, FLASH_4), True, FLASH_4),
+    for listed, best in (
+        ((CUDNN, FLASH, kernels.EFFICIENT), KernelPair(CUDNN, CUDNN)),
+        ((CUDNN, FLASH, kernels.HOPPER), KernelPair(kernels.HOPPER, CUDNN)),
+        ((FLASH, FLASH_4), KernelPair(FLASH_4, FLASH_4)),
+        ((CUDNN, FLASH, FLASH_4), KernelPair(FLASH_4, CUDNN)),
     ):
-        assert choose(whole=whole, listed=listed)[0] is best
+        for whole in (True, False):
+            pair, reason = choose(whole=whole, listed=listed)
+            assert pair == best
+            assert f"gradients by {best.backward.name} attention" in reason
     tokens = kernels.TRIAL_TOKENS
-    assert {lengths for _, lengths in asked} == {(tokens, tokens), (tokens // 2, tokens)}
+    assert set(asked) == {(tokens, tokens), (tokens // 2, tokens)}
+
+
+def test_a_forward_kernel_whose_output_spoils_gradients_is_not_taken() -> None:
+    """Its own numbers are right; the log-sum-exp is not in nats, which the backward pass of another kernel reads."""
+
+    def in_bits(*given: torch.Tensor, **settings: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        output, lse = CPU.run(*given, **settings)
+        return output, lse / math.log(2)
+
+    spoiled = replace(CPU, name="in bits", run=in_bits)
+    measured = partial(trials.measure, device=torch.device("cpu"), dtype=torch.float32, heads=Heads(4, 2, 8))
+    for kernel, wrong in ((CPU, False), (spoiled, True)):
+        with pytest.raises(RuntimeError, match="wrong numbers") if wrong else nullcontext():
+            assert measured(kernel, lengths=(64, 64), way=trials.FORWARD, backward=CPU, repeats=1) > 0
+        assert measured(kernel, lengths=(64, 64), way=trials.FORWARD, repeats=1) > 0
+    assert measured(CPU, lengths=(32, 64), way=trials.BACKWARD, repeats=1) > 0
 
 
 def test_no_kernel_with_gradients_leaves_torchs() -> None:
     """As on a CPU; and where the only one gives wrong numbers."""
 
-    def fail(*_: object) -> float:
+    def fail(*_: object, **__: object) -> float:
         raise RuntimeError("wrong numbers")
 
     choose = partial(trials.choose_for_gradients, torch.device("cpu"), torch.float32, Heads(4, 2, 8), whole=False)
     assert choose() == choose(listed=(FLASH,), speed=fail) == (None, "")
+    assert choose(whole=True)[0] == KernelPair(CPU, CPU)
 
 
 # Merged parts

@@ -1,7 +1,6 @@
 """The loss with a graph and its gradients against plain autograd."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pico
 import pytest
@@ -12,18 +11,13 @@ from long_passes import (
     compute_losses,
     every_family,
     get_gradients,
-    gradients,
     make_factors,
     mean_loss_with_graph,
     set_chunk,
-    set_room,
     set_tile,
 )
-from spying import before
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from longrope.engine import attention, kernels
 from longrope.engine.passes import token_losses
 from longrope.models import LanguageModel, rescaled
 
@@ -114,42 +108,6 @@ def test_layers_are_recomputed_and_then_as_before(make: Callable[..., LanguageMo
     finally:
         for hook in hooks:
             hook.remove()
-
-
-class Kernels(TorchDispatchMode):
-    """Counts how often attention is worked out that gradients are for."""
-
-    runs = 0
-
-    def __torch_dispatch__(self, operation: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call it."""
-        self.runs += operation in kernels.OPERATIONS and args[0].requires_grad
-        return operation(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("tile", [16, 65536])
-def test_the_kernel_runs_again_only_where_its_outputs_do_not_fit(
-    tile: int, make: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same gradients, bit for bit; a pass that tries a kernel out on its way keeps none of what that gives."""
-    model, untried = make("llama"), [None]
-
-    def try_out(*_: object, **__: object) -> None:
-        if untried:
-            untried.clear()
-            kernels.check_kernel(kernels.CPU, torch.device("cpu"), torch.float32, kernels.Heads(4, 2, 8))
-
-    before(monkeypatch, attention, "choose_kernel", try_out)
-    set_tile(monkeypatch, tile)
-    found = []
-    for room, runs in ((2**32, 1), (0, 2)):
-        set_room(monkeypatch, room)
-        untried.append(None)
-        found.append(gradients(model))
-        with Kernels() as counted:  # type: ignore[no-untyped-call]
-            found.append(gradients(model))
-        assert counted.runs == runs * model.network.config.num_hidden_layers
-    assert all(torch.equal(found[0], other) for other in found)
 
 
 def test_layers_are_as_before_after_an_exception(make: Callable[..., LanguageModel]) -> None:

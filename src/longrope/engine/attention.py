@@ -15,13 +15,14 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from longrope.engine.backward import attend_aligned, attend_with_backward
+from longrope.engine.backward import KeptOutputs, KernelPair, attend_aligned, attend_with_backward
 from longrope.engine.graphs import attend_with_graph, attend_with_sink_key
 from longrope.engine.kernels import Heads, Kernel, attend_one, choose_kernel, takes_windows, window_attention
 from longrope.engine.merging import beside_sinks
@@ -31,7 +32,7 @@ Documents = Sequence[Sequence[int]]  # where they begin in each row of a batch: 
 SCORES_PER_BLOCK = 2**26  # attention scores that are held at once where no kernel streams them
 
 
-def attend_causal(
+def attend_causal(  # noqa: PLR0913  # what families ask of attention are its arguments
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -42,6 +43,7 @@ def attend_causal(
     softcap: float | None = None,
     sinks: Tensor | None = None,
     chosen: Tensor | None = None,
+    kept: KeptOutputs | None = None,
 ) -> Tensor:
     """Causal attention by a kernel, or in blocks where a window, a soft cap or an indexer has something to do.
 
@@ -55,6 +57,7 @@ def attend_causal(
         softcap: scores become softcap * tanh(score / softcap).
         sinks: [H] logits of the sinks.
         chosen: what each query sees alone (see ``attend_chosen``).
+        kept: as in ``attend_with_backward``; blocks keep nothing there.
 
     Returns:
         [B, H, Sq, D'].
@@ -68,20 +71,29 @@ def attend_causal(
         work = partial(attend_chosen, chosen=chosen, scale=scale, softcap=softcap, sinks=sinks)
     elif kernel := _choose_masked(query, key, value, window, softcap, sinks):
         limit = window if window is not None and window < key.shape[2] else None
-        work = partial(attend_with_backward, kernel, scale=scale, window=limit, softcap=softcap, sinks=sinks)
+        masks: dict[str, Any] = {"window": limit, "softcap": softcap, "sinks": sinks}
+        work = partial(attend_with_backward, KernelPair(kernel, kernel), scale=scale, kept=kept, **masks)
     elif window is not None and window < key.shape[2] and _takes_windows(query, key, value, softcap, sinks):
         work = partial(attend_in_window, scale=scale, window=window, sinks=sinks)
     elif softcap is not None or (window is not None and window < key.shape[2]):
         work = partial(attend_in_blocks, scale=scale, window=window, softcap=softcap, sinks=sinks)
     else:
-        work = partial(attend, scale=scale, sinks=sinks)
+        work = partial(attend, scale=scale, sinks=sinks, kept=kept)
     if chunk is not None and chunk < key.shape[2]:
         work = partial(_attend_apart, range(0, key.shape[2], chunk), work)
     output = work(query, key, value)
     return output[..., :width] if room else output
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, sinks: Tensor | None = None) -> Tensor:
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float,
+    sinks: Tensor | None = None,
+    kept: KeptOutputs | None = None,
+) -> Tensor:
     """Causal attention [B, H, Sq, D] of queries at the end of the keys [B, G, Sk, D], by the fastest kernel."""
     heads = Heads(query.shape[1], key.shape[1], query.shape[3])
     graph = _takes_gradients(query, key, value, sinks)
@@ -89,8 +101,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, sinks: Te
     kernel, _ = choose_kernel(query.device, query.dtype, heads, decoding=decoding)
     if graph:
         if sinks is None:
-            return attend_with_graph(kernel, query, key, value, scale)
-        return attend_with_sink_key(partial(attend_with_graph, kernel), query, key, value, scale, sinks)
+            return attend_with_graph(kernel, query, key, value, scale, kept)
+        return attend_with_sink_key(partial(attend_with_graph, kernel, kept=kept), query, key, value, scale, sinks)
     if decoding:
         output, lse = attend_one(kernel, query, key, value, scale=scale)
     else:

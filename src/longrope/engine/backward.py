@@ -9,14 +9,15 @@ the triangle have a backward pass each, with the merged output and log-sum-exp, 
 Shape legend: B = batch, H = query heads, G = key/value heads, Sq = queries, Sk = keys, D = head dimension.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from longrope.engine.kernels import (
     CPU,
@@ -61,13 +62,10 @@ def _flash_4(*given: Tensor, **settings: Any) -> tuple[Tensor, ...]:
 
 
 def _cpu(gradient: Tensor, *given: Tensor, causal: bool, scale: float) -> tuple[Tensor, ...]:
-    query, key, value, output, lse = given
-    groups = query.shape[1] // key.shape[1]
-    wide = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    found = aten._scaled_dot_product_flash_attention_for_cpu_backward(  # noqa: SLF001
-        gradient, query, *wide, output, lse, 0.0, causal, scale=scale
+    found: tuple[Tensor, ...] = aten._scaled_dot_product_flash_attention_for_cpu_backward(  # noqa: SLF001
+        gradient, *given, 0.0, causal, scale=scale
     )
-    return (found[0], *(x.unflatten(1, (-1, groups)).sum(2) for x in found[1:3]))
+    return found
 
 
 # By the kernel's name: (gradient of the output, query, key, value, output, lse, *, causal, scale) -> their gradients
@@ -78,7 +76,6 @@ BACKWARDS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     FLASH_4.name: _flash_4,
     CPU.name: _cpu,
 }
-KERNELS = {kernel.name: kernel for kernel in (CUDNN, FLASH, FLASH_WINDOWS, FLASH_4, CPU)}
 
 
 def attend_aligned(
@@ -120,27 +117,66 @@ def backward_aligned(
     return found[0][0] + found[1][0], keys, values
 
 
-# Attention as one operation of torch, whose output recomputation can keep.
+@dataclass(frozen=True)
+class KernelPair:
+    """What works attention out forwards, and what backwards: any kernel's output and log-sum-exp serve any other."""
+
+    forward: Kernel
+    backward: Kernel
 
 
-@custom_op(
-    "longrope::attention",
-    mutates_args=(),
-    schema="(Tensor query, Tensor key, Tensor value, Tensor? sinks, str kernel, float scale, int? window, "
-    "float? softcap) -> (Tensor, Tensor)",
-)
-def attention_operation(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    sinks: Tensor | None,
-    kernel: str,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-) -> tuple[Tensor, Tensor]:
-    """``attend_aligned`` by a kernel's name: output [B, H, Sq, D] and log-sum-exp [B, H, Sq]."""
-    return attend_aligned(KERNELS[kernel], query, key, value, scale, **given_masks(window, softcap, sinks))
+class KeptOutputs:
+    """What attention gives in the first run of a layer that runs again for gradients: outputs and log-sum-exps.
+
+    The second run takes them in the same order instead of working them out, and then they are kept no longer.
+    """
+
+    def __init__(self) -> None:
+        """Keep nothing yet."""
+        self._runs, self._found = 0, deque[tuple[Tensor, Tensor]]()
+
+    def begin(self) -> None:
+        """Begin a run of the layer."""
+        self._runs += 1
+
+    def of(self, work: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """What attention gives, worked out unless it is known."""
+        if self._runs > 1 and self._found:
+            return self._found.popleft()
+        output, lse = work()
+        if self._runs == 1:
+            self._found.append((output.detach(), lse))  # another tensor of the same numbers: this one gets a graph
+        return output, lse
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        sinks: Tensor | None,
+        kernels: KernelPair,
+        scale: float,
+        masks: dict[str, Any],
+        kept: KeptOutputs | None,
+    ) -> Tensor:
+        given = masks if sinks is None else {**masks, "sinks": sinks}
+        work = partial(attend_aligned, kernels.forward, query, key, value, scale, **given)
+        output, lse = kept.of(work) if kept else work()
+        ctx.save_for_backward(query, key, value, sinks, output, lse)
+        ctx.settings = kernels.backward, scale, masks
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        query, key, value, sinks, output, lse = ctx.saved_tensors
+        kernel, scale, masks = ctx.settings
+        masks = masks if sinks is None else {**masks, "sinks": sinks}
+        found = backward_aligned(kernel, gradients[0], (query, key, value), output, lse, scale, **masks)
+        of_sinks = found[3].to(sinks.dtype) if sinks is not None else None
+        return *found[:3], of_sinks, None, None, None, None
 
 
 def given_masks(window: int | None, softcap: float | None, sinks: Tensor | None) -> dict[str, Any]:
@@ -149,27 +185,8 @@ def given_masks(window: int | None, softcap: float | None, sinks: Tensor | None)
     return {name: x for name, x in masks.items() if x is not None}
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    query, key, value, sinks, *ctx.settings = inputs
-    ctx.save_for_backward(query, key, value, sinks, *output)
-    ctx.mark_non_differentiable(output[1])
-
-
-def _give_back(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Any, ...]:
-    *given, sinks, output, lse = ctx.saved_tensors
-    kernel, scale, window, softcap = ctx.settings
-    masks = given_masks(window, softcap, sinks)
-    found = backward_aligned(KERNELS[kernel], gradient, given, output, lse, scale, **masks)
-    of_sinks = found[3].to(sinks.dtype) if sinks is not None else None
-    return *found[:3], of_sinks, None, None, None, None
-
-
-attention_operation.register_autograd(_give_back, setup_context=_keep)
-OPERATION = torch.ops.longrope.attention.default
-
-
 def attend_with_backward(
-    kernel: Kernel,
+    kernels: KernelPair,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -178,11 +195,12 @@ def attend_with_backward(
     window: int | None = None,
     softcap: float | None = None,
     sinks: Tensor | None = None,
+    kept: KeptOutputs | None = None,
 ) -> Tensor:
-    """Causal attention [B, H, Sq, D] by a kernel that has a backward pass here, with or without a graph.
+    """Causal attention [B, H, Sq, D] by a kernel and a backward pass of this module, with or without a graph.
 
     Args:
-        kernel: one of ``KERNELS``.
+        kernels: the second one of ``BACKWARDS``.
         query: [B, H, Sq, D], at the last positions of the keys.
         key: [B, G, Sk, D].
         value: [B, G, Sk, D].
@@ -190,6 +208,8 @@ def attend_with_backward(
         window: how many positions a query sees, its own included. This and the rest for kernels with ``masks`` alone.
         softcap: scores become softcap * tanh(score / softcap).
         sinks: [H] logits of the sinks.
+        kept: what was given in the layer's first run, or is to be kept for its second.
     """
-    output: Tensor = attention_operation(query, key, value, sinks, kernel.name, scale, window, softcap)[0]
+    masks = given_masks(window, softcap, None)
+    output: Tensor = _Attention.apply(query, key, value, sinks, kernels, scale, masks, kept)  # type: ignore[no-untyped-call]
     return output

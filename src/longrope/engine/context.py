@@ -8,7 +8,7 @@ heads, Sk = keys, D = head dimension.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from longrope.distributed import Shard
 from longrope.engine.adapters import adapt
 from longrope.engine.attention import Documents, attend_causal, attend_within
+from longrope.engine.backward import KeptOutputs
 from longrope.engine.biases import KeyBias, adapt_biases, attend_biased
 from longrope.engine.compressing import Compressed, adapt_compressors, attend_compressed
 from longrope.engine.indexers import adapt_indexers
@@ -53,6 +54,7 @@ class ForwardContext:
         attention_calls: how often our attention was called.
         given: rows and tokens that the decoder is given.
         handed: what a module of the layer at work has made for its attention, until that takes it.
+        kept: what attention gives in the layer at work, which runs again for gradients; None where it is not kept.
         near: by which near keys are exact and far ones have coarser positions; None where all keep their own.
     """
 
@@ -64,6 +66,7 @@ class ForwardContext:
     attention_calls: int = 0
     given: tuple[int, int] = (0, 0)
     handed: Compressed | KeyBias | None = None
+    kept: KeptOutputs | None = None
     near: NearExact | None = field(init=False)
     adapted: Forwards = field(init=False)
     choosing: Forwards = field(init=False)
@@ -126,13 +129,14 @@ class ForwardContext:
                 _active = None
 
     @contextmanager
-    def resumed(self) -> Iterator[None]:
+    def resumed(self, kept: KeptOutputs | None = None) -> Iterator[None]:
         """Be active in a block that is a part of the pass, or runs again in the backward pass when the pass is over."""
-        if _active is self:
-            yield
-            return
-        with self.active():
-            yield
+        with nullcontext() if _active is self else self.active():
+            self.kept = kept
+            try:
+                yield
+            finally:
+                self.kept = None
 
     @contextmanager
     def caching(self, keys: LayerKeys) -> Iterator[None]:
@@ -274,8 +278,9 @@ def attend_in_context(
     elif context.shard:
         key, value = context.shard.gather(key), context.shard.gather(value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    given: dict[str, Any] = {"scale": scale, "softcap": softcap, "sinks": others.get("s_aux")}
     work: Callable[..., Tensor] = partial(
-        attend_causal, scale=scale, window=sight.window, chunk=sight.chunk, softcap=softcap, sinks=others.get("s_aux")
+        attend_causal, window=sight.window, chunk=sight.chunk, kept=context.kept, **given
     )
     if isinstance(handed, Compressed):
         work = partial(attend_compressed, handed, scale=scale, window=sight.window, sinks=others.get("s_aux"))
@@ -287,7 +292,7 @@ def attend_in_context(
         if context.near.parts is None:
             query, key = context.near.moved_on(query, key)
         else:
-            work = partial(attend_in_parts, near=context.near, scale=scale, softcap=softcap, sinks=others.get("s_aux"))
+            work = partial(attend_in_parts, near=context.near, **given)
     output = _attend(context, work, query, key, value, chosen if chosen is not None and chosen.shape[-1] else None)
     return output.transpose(1, 2).contiguous(), None  # some models take a view of it
 

@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from longrope.engine.backward import attend_with_backward
-from longrope.engine.kernels import EFFICIENT, FLASH, FLASH_4, Heads, Kernel
+from longrope.engine.backward import KeptOutputs, attend_with_backward
+from longrope.engine.kernels import EFFICIENT, FLASH, Heads, Kernel
 from longrope.engine.trials import choose_for_gradients
+
+FEWEST_TOKENS = 256  # of whole sequences on a GPU: torch's public attention knows which kernels take shorter ones
 
 
 def attend_with_sink_key(
@@ -36,21 +38,23 @@ def attend_with_sink_key(
     return attention(query, key, value, scale)[:, :, -queries:, :dim]
 
 
-def attend_with_graph(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Causal attention [B, H, Sq, D] for gradients: by the kernel with the fastest ones, or by torch's own attention.
+def attend_with_graph(
+    kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, scale: float, kept: KeptOutputs | None = None
+) -> Tensor:
+    """Causal attention [B, H, Sq, D] for gradients: by the fastest kernels both ways, or by torch's own attention.
 
     Args:
-        kernel: names which of torch's is taken first.
+        kernel: names which of torch's is taken first where none has a backward pass here.
         query: [B, H, Sq, D], at the last positions of the keys.
         key: [B, G, Sk, D].
         value: [B, G, Sk, D].
         scale: of the scores.
+        kept: as in ``attend_with_backward``; torch's own attention keeps nothing there.
     """
     whole, heads = query.shape[2] == key.shape[2], Heads(query.shape[1], key.shape[1], query.shape[3])
     fastest, _ = choose_for_gradients(query.device, query.dtype, heads, whole=whole)
-    if fastest is not None and (fastest is FLASH_4 or not whole):
-        return attend_with_backward(fastest, query, key, value, scale=scale)
-    kernel = fastest or kernel
+    if fastest is not None and not (whole and query.is_cuda and query.shape[2] < FEWEST_TOKENS):
+        return attend_with_backward(fastest, query, key, value, scale=scale, kept=kept)
     if not kernel.groups:
         key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
     attention = partial(

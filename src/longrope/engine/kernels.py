@@ -26,15 +26,6 @@ CHECKED_TOKENS, CHECKED_ERROR = 512, 0.05  # some tiles; far above bfloat16's ro
 FLASH_3_MODULES = ("flash_attn_interface", "fa3_fwd_interface")  # its own build; PyPI's, without gradients
 FLASH_4_MODULE = "flash_attn.cute"  # flash-attn-4; flash-attn 2 has the package without this part
 aten = torch.ops.aten  # torch's public attention gives no log-sum-exps, by which partial outputs are merged
-# Where recomputation keeps the outputs of attention, torch asks by operation: these are all that torch's public
-# attention and the kernels below come down to, wherever gradients are taken.
-OPERATIONS = (
-    aten._scaled_dot_product_cudnn_attention.default,  # noqa: SLF001
-    aten._scaled_dot_product_flash_attention.default,  # noqa: SLF001
-    aten._scaled_dot_product_efficient_attention.default,  # noqa: SLF001
-    aten._efficient_attention_forward.default,  # noqa: SLF001
-    aten._scaled_dot_product_flash_attention_for_cpu.default,  # noqa: SLF001
-)
 
 
 @dataclass(frozen=True)

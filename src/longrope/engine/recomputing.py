@@ -1,7 +1,8 @@
 """Layers whose activations are computed again in the backward pass, with our attention; norms, too.
 
 transformers' own activation checkpointing acts in training mode alone, keeps no output of attention, and would
-recompute with whatever attention the config names when the backward pass runs.
+recompute with whatever attention the config names when the backward pass runs. There is no dropout in our passes, so
+no state of random numbers is kept either.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,16 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-    noop_context_fn,
-)
+from torch.utils.checkpoint import checkpoint
 
-from longrope.engine.backward import OPERATION
+from longrope.engine.backward import KeptOutputs
 from longrope.engine.context import Forwards, active_context
-from longrope.engine.kernels import OPERATIONS
 from longrope.engine.kv_cache import decoder_layers
 from longrope.models import LanguageModel, modules_in_layers, placed
 
@@ -39,8 +34,6 @@ def recomputed(
         kept: the layers that keep the output of their attention, most of the work and little of the memory.
         ungraded: what is called instead where nothing has gradients, as below the first layer that is trained.
     """
-    keep = index in kept
-    contexts = partial(create_selective_checkpoint_contexts, _keep_attention) if keep else noop_context_fn
     weights = list(forward.__self__.parameters())
 
     def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -48,13 +41,15 @@ def recomputed(
             with torch.no_grad():
                 return ungraded(hidden, *args, **kwargs)
         context = active_context()  # of this pass; when its backward pass runs, it is no longer active
-        rotary = modules_in_layers(model)
+        rotary, outputs = modules_in_layers(model), KeptOutputs() if index in kept else None
 
         def work(*args: Any, **kwargs: Any) -> Any:
-            with context.resumed(), placed(rotary):
+            if outputs:
+                outputs.begin()
+            with context.resumed(outputs), placed(rotary):
                 return forward(*args, **kwargs)
 
-        return checkpoint(work, hidden, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+        return checkpoint(work, hidden, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
     return run
 
@@ -79,9 +74,3 @@ def _tensors(given: Any) -> Iterator[Tensor]:
         parts: Iterable[Any] = given.values() if isinstance(given, dict) else given
         for part in parts:
             yield from _tensors(part)
-
-
-def _keep_attention(_context: Any, operation: Any, *args: Any, **_: Any) -> CheckpointPolicy:
-    """Keep what attention gives for queries that gradients are for; a kernel that is being tried out has others."""
-    wanted = operation in (*OPERATIONS, OPERATION) and args[0].requires_grad
-    return CheckpointPolicy.MUST_SAVE if wanted else CheckpointPolicy.PREFER_RECOMPUTE

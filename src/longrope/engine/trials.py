@@ -8,17 +8,19 @@ Shape legend: B = batch, H = query heads, G = key/value heads, Sq = queries, Sk 
 
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from longrope.engine.backward import attend_aligned, backward_aligned, given_masks
+from longrope.engine.backward import KernelPair, attend_aligned, backward_aligned, given_masks
 from longrope.engine.kernels import (
     CHECKED_ERROR,
     CHECKED_TOKENS,
+    CPU,
     CUDNN,
+    EFFICIENT,
     FLASH,
     FLASH_4,
     FLASH_WINDOWS,
@@ -31,6 +33,8 @@ from longrope.engine.kernels import (
 )
 from longrope.errors import ModelError
 
+FORWARD, BACKWARD, BOTH = "forward", "backward", "both"
+
 
 @cache
 def choose_for_gradients(
@@ -41,36 +45,34 @@ def choose_for_gradients(
     whole: bool,
     listed: tuple[Kernel, ...] | None = None,
     speed: Callable[..., float] | None = None,
-) -> tuple[Kernel | None, str]:
-    """Return the kernel with the fastest forward and backward pass together, measured once a process, and the reason.
+) -> tuple[KernelPair | None, str]:
+    """Return the fastest kernel forwards and the one with the fastest backward pass, each measured once a process.
 
     Args:
         device: where it is to run.
         dtype: of queries, keys and values.
         heads: their numbers and size.
-        whole: there are as many queries as keys. Then torch's public attention has gradients by its own kernels, and
-            nothing is measured where there are no others.
+        whole: there are as many queries as keys.
         listed: the kernels to choose among; by default those of the device.
         speed: measures one of them; ``measure`` by default.
 
     Returns:
-        None where torch's public attention is to be taken with the kernel of passes without gradients.
+        The two kernels and the reason; None where torch's public attention is to be taken.
     """
     listed, speed = list_kernels(device) if listed is None else listed, speed or measure
-    candidates = [kernel for kernel in listed if kernel in (CUDNN, FLASH, FLASH_4)]
-    if whole and FLASH_4 not in candidates:
-        return None, ""
+    if listed == (CPU,):
+        return (KernelPair(CPU, CPU), "torch's CPU flash attention") if whole else (None, "")
     lengths = (TRIAL_TOKENS, TRIAL_TOKENS) if whole else (TRIAL_TOKENS // 2, TRIAL_TOKENS)
-    shape = f"{heads} in {dtype} with gradients"
+    trial, shape = f"{lengths[0]:,} queries and {lengths[1]:,} keys", f"{heads} in {dtype} with gradients"
+    measured = partial(speed, device=device, dtype=dtype, heads=heads, lengths=lengths)
+    backwards = [kernel for kernel in listed if kernel in (CUDNN, FLASH, FLASH_4)]
+    forwards = [kernel for kernel in listed if kernel is not EFFICIENT]
     try:
-        return fastest_kernel(
-            candidates,
-            lambda kernel: speed(kernel, device, dtype, heads, lengths),
-            f"{lengths[0]:,} queries and {lengths[1]:,} keys with gradients",
-            shape,
-        )
+        last, why = fastest_kernel(backwards, partial(measured, way=BACKWARD), f"{trial} backwards", shape)
+        first, reason = fastest_kernel(forwards, partial(measured, way=FORWARD, backward=last), trial, shape)
     except ModelError:
         return None, ""
+    return KernelPair(first, last), f"{reason}; gradients by {why}"
 
 
 @cache
@@ -105,7 +107,7 @@ def choose_masked(
     try:
         best, _ = fastest_kernel(
             [FLASH_4, *([FLASH_WINDOWS] if by_torch else [])],
-            lambda kernel: measure(kernel, device, dtype, heads, lengths, gradients=gradients, **masks),
+            lambda kernel: measure(kernel, device, dtype, heads, lengths, way=BOTH if gradients else FORWARD, **masks),
             "windows, soft caps or sinks",
             f"{heads} in {dtype}",
         )
@@ -121,7 +123,8 @@ def measure(
     heads: Heads,
     lengths: tuple[int, int],
     *,
-    gradients: bool = True,
+    way: str = BOTH,
+    backward: Kernel | None = None,
     repeats: int = 3,
     **masks: Any,
 ) -> float:
@@ -129,24 +132,38 @@ def measure(
 
     Those of a whole triangle are counted in windows, too; a backward pass counts two and a half forward ones.
 
+    Args:
+        kernel: to be measured.
+        device: where it is to run.
+        dtype: of queries, keys and values.
+        heads: their numbers and size.
+        lengths: of queries and keys.
+        way: FORWARD, BACKWARD, or BOTH one after the other.
+        backward: another kernel, whose gradients after this kernel's output are looked at, too.
+        repeats: that are measured.
+        masks: a window, a soft cap and sinks.
+
     Raises:
         RuntimeError: the numbers are wrong, or the kernel fails.
     """
-    check_gradients(kernel, device, dtype, heads, whole=lengths[0] == lengths[1], gradients=gradients, **masks)
+    looked_at = backward or (kernel if way != FORWARD else None)
+    check_gradients(kernel, device, dtype, heads, whole=lengths[0] == lengths[1], backward=looked_at, **masks)
     query, key, value = random_inputs(lengths, device, dtype, heads)
     scale = heads.dim**-0.5
+    forward = partial(attend_aligned, kernel, query, key, value, scale, **masks)
 
-    def work() -> None:
-        output, lse = attend_aligned(kernel, query, key, value, scale, **masks)
-        if gradients:
-            backward_aligned(kernel, query, (query, key, value), output, lse, scale, **masks)
+    def gradients(output: Tensor, lse: Tensor) -> Any:
+        return backward_aligned(kernel, query, (query, key, value), output, lse, scale, **masks)
 
-    seconds = _time(work, device, repeats)
+    works: dict[str, Callable[[], Any]] = {FORWARD: forward, BOTH: lambda: gradients(*forward())}
+    if way == BACKWARD:
+        works[way] = partial(gradients, *forward())
+    seconds = _time(works[way], device, repeats)
     pairs = lengths[0] * (lengths[1] - lengths[0]) + lengths[0] * (lengths[0] + 1) / 2
-    return (3.5 if gradients else 1.0) * 4.0 * heads.queries * heads.dim * pairs / seconds / 1e12
+    return {FORWARD: 1.0, BACKWARD: 2.5, BOTH: 3.5}[way] * 4.0 * heads.queries * heads.dim * pairs / seconds / 1e12
 
 
-def _time(work: Callable[[], None], device: torch.device, repeats: int) -> float:
+def _time(work: Callable[[], Any], device: torch.device, repeats: int) -> float:
     """Seconds of a run; a first one does not count."""
     work()
     _wait(device)
@@ -169,17 +186,20 @@ def check_gradients(
     heads: Heads,
     *,
     whole: bool,
-    gradients: bool = True,
+    backward: Kernel | None = None,
     **masks: Any,
 ) -> None:
-    """Raise RuntimeError unless output and gradients of a short trial are those of an explicit product in float64."""
+    """Raise RuntimeError unless a short trial gives what an explicit product does in float64.
+
+    Its output, and gradients by ``backward``.
+    """
     lengths = (CHECKED_TOKENS if whole else CHECKED_TOKENS // 2, CHECKED_TOKENS)
     query, key, value = random_inputs(lengths, device, dtype, heads)
     toward, scale = torch.randn_like(query), heads.dim**-0.5
     output, lse = attend_aligned(kernel, query, key, value, scale, **masks)
     found = [output]
-    if gradients:
-        found += backward_aligned(kernel, toward, (query, key, value), output, lse, scale, **masks)
+    if backward is not None:
+        found += backward_aligned(backward, toward, (query, key, value), output, lse, scale, **masks)
     expected = explicit_attention(toward, query, key, value, scale=scale, **masks)
     for at, (ours, plain) in enumerate(zip(found, expected, strict=False)):
         allowed = CHECKED_ERROR * (plain.abs().max() if at else 1.0)  # gradients have any size
