@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "engine.parted": (*("errors", "rope", "engine.attention", "engine.backward", "engine.kernels", "engine.merging"),),
     "engine.context": (
         *("errors", "distributed", "engine.adapters", "engine.attention", "engine.indexers", "engine.kv_cache"),
-        *("engine.biases", "engine.compressing", "engine.masks", "engine.parted"),
+        *("engine.backward", "engine.biases", "engine.compressing", "engine.masks", "engine.parted"),
     ),
     "engine.saved_document": ("errors", "models", "engine.kv_cache", "runs"),
     "engine.loss": ("models", "engine.cross_entropy", "engine.kv_cache"),

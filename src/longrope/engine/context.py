@@ -233,17 +233,22 @@ def _with_sub_configs(config: Any) -> Iterator[Any]:
 
 @contextmanager
 def _replaced(forwards: Forwards) -> Iterator[None]:
-    """Other forwards for these modules, instance by instance, in this block alone."""
-    before = {module: module.__dict__.get("forward") for module in forwards}
+    """Other forwards for these modules, instance by instance, in this block alone.
+
+    They go into the modules' dictionaries past ``nn.Module.__setattr__``, which looks for weights in all that it is
+    given, and recomputation replaces all forwards once a layer.
+    """
+    before = {module: vars(module).get("forward") for module in forwards}
     for module, forward in forwards.items():
-        module.forward = forward
+        module.__dict__["forward"] = forward
     try:
         yield
     finally:
-        for module, forward in before.items():
-            del module.forward
-            if forward:
-                module.forward = forward
+        for module, own in before.items():
+            if own is None:
+                del module.__dict__["forward"]
+            else:
+                module.__dict__["forward"] = own
 
 
 def attend_in_context(
