@@ -78,8 +78,8 @@ ALONE = ("report.charts",)
 MAY_KNOW: dict[str, tuple[str, ...]] = {
     "torch": (
         *("distributed", "models", "engine"),
-        *("tuning.adapters", "tuning.training", "tuning.progress", "exports.lists", "exports.comparison"),
-        *("exports.gguf_weights", "verification.scripts.run_transformers"),
+        *("tuning.adapters", "tuning.low_rank", "tuning.training", "tuning.progress", "exports.lists"),
+        *("exports.comparison", "exports.gguf_weights", "verification.scripts.run_transformers"),
     ),
     "triton": ("engine.cross_entropy", "engine.hopper"),
     "transformers": (

@@ -16,6 +16,7 @@ from longrope.models import RescaledRotary
 from longrope.models.tables import sliding_layers
 from longrope.models.trained_weights import save_trained_weights
 from longrope.recipe import TuneRecipe
+from longrope.tuning.low_rank import fuse_adapters
 
 Weights = dict[str, nn.Parameter]
 PEFT_PREFIX = "base_model.model."  # of the names of weights in its files
@@ -108,6 +109,7 @@ def adapted(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         wrapped = get_peft_model(network, config)
+    fuse_adapters(network)
     try:
         chosen = {id(weight) for weight in _trained_whole(network, settings.lora_also)}
         named = trained_weights(network).items()
