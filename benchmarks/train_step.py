@@ -27,7 +27,6 @@ import json
 import statistics
 import tempfile
 import time
-from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,6 +36,7 @@ from shapes import open_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from longrope.data import TokenText
+from longrope.engine.held_states import Holding
 from longrope.engine.memory import estimate_training_memory, heads_of
 from longrope.lengths import parse_tokens
 from longrope.models import LanguageModel
@@ -91,7 +91,7 @@ def measure(way: str, asked: argparse.Namespace) -> dict:
         "steps": asked.steps,
         **found,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
-        "estimate_gib": estimate_training_memory(model, tokens, adapters="lora" in options) / 2**30,
+        "estimate_gib": estimate(model, tokens, options) / 2**30,
         "layers": model.network.config.num_hidden_layers,
         "heads": heads_of(model).queries,
         "device": torch.cuda.get_device_name() if cuda else "CPU",
@@ -100,20 +100,28 @@ def measure(way: str, asked: argparse.Namespace) -> dict:
     }
 
 
+def every_of(options: list[str]) -> int:
+    """Of how many layers one hidden state is kept."""
+    return next((int(option.removeprefix("every")) for option in options if option.startswith("every")), 1)
+
+
+def estimate(model: LanguageModel, tokens: int, options: list[str]) -> int:
+    """Bytes at the peak of a step of ours on one window."""
+    holding = Holding(every_of(options), offload="offload" in options)
+    return estimate_training_memory(model, tokens, adapters="lora" in options, holding=holding)
+
+
 def train_ours(
     model: LanguageModel, text: np.ndarray, asked: argparse.Namespace, options: list[str], seconds: list[float]
 ) -> None:
     """Seconds of each step of ours."""
-    every = next((int(option.removeprefix("every")) for option in options if option.startswith("every")), 0)
     wanted = {
         "windows_at_once": asked.windows if "batched" in options else 1,
         "lora_rank": RANK * ("lora" in options),
         "recompute": "kept" not in options,
-        **({"offload": True} if "offload" in options else {}),
-        **({"recompute_layers": every} if every else {}),
+        "offload": "offload" in options,
+        "recompute_layers": every_of(options),
     }
-    if unknown := wanted.keys() - {field.name for field in fields(TuneRecipe)}:
-        raise NotImplementedError(f"there is no setting {', '.join(unknown)}")
     settings = TuneRecipe(
         window_tokens=parse_tokens(asked.tokens),
         steps=asked.steps,

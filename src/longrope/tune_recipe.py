@@ -30,6 +30,9 @@ class TuneRecipe(Settings, section="tune"):
         clip_norm: gradients of a larger norm over all weights are scaled down to it; inf never does.
         checkpoint_every: steps between two checkpoints.
         recompute: compute activations a second time in the backward pass instead of keeping them.
+        recompute_layers: hidden states of every n-th layer alone are kept for that, and those between made again from
+            them, which takes less memory and more time.
+        offload: keep these hidden states in the CPU's memory, copied there and back while layers work; on GPUs.
         prefer_documents: windows that lie within one document come first in every epoch; what is left of documents, and
             short ones, are packed one after the other and follow.
         isolate_documents: documents of a window do not see each other, and positions begin anew in each; the first
@@ -62,6 +65,8 @@ class TuneRecipe(Settings, section="tune"):
     clip_norm: Annotated[float, above(0, math.inf)] = 1.0
     checkpoint_every: Count = 100
     recompute: bool = True
+    recompute_layers: Count = 1
+    offload: bool = False
     prefer_documents: bool = False
     isolate_documents: bool = False
     skipped_positions: CountOrZero = 0
@@ -88,6 +93,13 @@ class TuneRecipe(Settings, section="tune"):
                 "No more windows than a batch has can go through the model together.",
                 "Give a smaller tune.windows_at_once.",
             )
+        for key, default in (("recompute_layers", 1), ("offload", False)):
+            if getattr(self, key) != default and not self.recompute:
+                raise RecipeError(
+                    f"tune.{key} = {str(getattr(self, key)).lower()} with tune.recompute = false.",
+                    "Where activations are kept, none are made from hidden states again.",
+                    "Leave one of the two out.",
+                )
         if self.skipped_positions:
             self._check_skips()
         if self.needle_weight and self.short_share == 1:

@@ -66,23 +66,24 @@ def test_gradients_through_kept_outputs_are_those_without(
     assert torch.equal(*found)
 
 
-def test_outputs_are_kept_until_they_are_taken() -> None:
-    """In their order; a third run, of a graph that is run backwards twice, works them out again."""
+@pytest.mark.parametrize(("keep", "expected_calls"), [(True, (1, 1, 1, 1, 2)), (False, (1, 2, 2, 2, 3))])
+def test_outputs_are_kept_until_they_are_taken(keep: bool, expected_calls: tuple[int, ...]) -> None:
+    """In their order; another run, of a graph that is run backwards twice, works them out again."""
     given, pair = [x.requires_grad_() for x in make_inputs((4, 2), (37, 37))], KernelPair(CPU, CPU)
     other = [(2 * x).detach().requires_grad_() for x in given]
-    kept, outputs = KeptOutputs(), []
+    first, again, last = ({"first": run == 0, "last": run == 2} for run in range(3))
+    kept, outputs = KeptOutputs(keep=keep), []
     with Counted() as counted:
-        for run in range(3):
-            kept.begin()
+        for run, calls in zip((first, again, again, last, last), expected_calls, strict=True):
+            kept.begin(**run)
             outputs.append([attend_with_backward(pair, *x, scale=0.3, kept=kept) for x in (given, other)])
-            assert counted.calls[FORWARD] == (2, 2, 4)[run]
+            assert counted.calls[FORWARD] == 2 * calls
             assert all(output.grad_fn is not None for output in outputs[-1])
-    for one, another, third in zip(*outputs, strict=True):
-        assert torch.equal(one, another)
-        assert torch.equal(one, third)
+    for found in outputs[1:]:
+        assert all(map(torch.equal, outputs[0], found))
     assert not torch.equal(*outputs[0])
     expected = torch.autograd.grad(outputs[0][0].square().sum(), given)
-    for ours, plain in zip(torch.autograd.grad(outputs[1][0].square().sum(), given), expected, strict=True):
+    for ours, plain in zip(torch.autograd.grad(outputs[3][0].square().sum(), given), expected, strict=True):
         assert torch.equal(ours, plain)
 
 

@@ -11,7 +11,7 @@ files (``on_main``).
 from longrope.distributed.collectives import map_ranks, on_main, scatter, total
 from longrope.distributed.context_parallel import Shard, shard
 from longrope.distributed.failures import claim_report
-from longrope.distributed.fsdp import divide_weights, full_tensor, is_dtensor, local_tensor
+from longrope.distributed.fsdp import divide_weights, full_tensor, have_whole, is_dtensor, local_tensor
 from longrope.distributed.launch import launched
 from longrope.distributed.state import DistributedState, choices, entered, is_main, ranks, row, workers
 
@@ -23,6 +23,7 @@ __all__ = [
     "divide_weights",
     "entered",
     "full_tensor",
+    "have_whole",
     "is_dtensor",
     "is_main",
     "launched",

@@ -32,6 +32,13 @@ def divide_weights(network: Any, layers: Iterable[Any]) -> Any:
     return copied
 
 
+def have_whole(layer: Any) -> None:
+    """Have the weights of a layer whole in every process from now until its part of the backward pass has ended."""
+    if hasattr(layer, "unshard"):
+        with detecting_lost_processes():
+            layer.unshard()
+
+
 def is_dtensor(x: Tensor) -> bool:
     """Whether each process holds a part of this tensor alone."""
     return hasattr(x, "full_tensor")

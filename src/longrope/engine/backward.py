@@ -126,25 +126,29 @@ class KernelPair:
 
 
 class KeptOutputs:
-    """What attention gives in the first run of a layer that runs again for gradients: outputs and log-sum-exps.
+    """What attention gives in a layer that runs again for gradients: outputs and log-sum-exps, in their order.
 
-    The second run takes them in the same order instead of working them out, and then they are kept no longer.
+    The last run takes them instead of working them out, and then they are kept no longer.
     """
 
-    def __init__(self) -> None:
-        """Keep nothing yet."""
-        self._runs, self._found = 0, deque[tuple[Tensor, Tensor]]()
+    def __init__(self, *, keep: bool) -> None:
+        """Keep nothing yet; from the first run on, or only from one that is made between the first and the last."""
+        self._keep, self._takes = keep, False
+        self._found, self._left = deque[tuple[Tensor, Tensor]](), list[tuple[Tensor, Tensor]]()
 
-    def begin(self) -> None:
+    def begin(self, *, last: bool, first: bool = False) -> None:
         """Begin a run of the layer."""
-        self._runs += 1
+        self._keep, self._takes = self._keep or not first, last
+        self._left = [] if last else list(reversed(self._found))
 
     def of(self, work: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """What attention gives, worked out unless it is known."""
-        if self._runs > 1 and self._found:
+        if self._takes and self._found:
             return self._found.popleft()
+        if self._left:
+            return self._left.pop()
         output, lse = work()
-        if self._runs == 1:
+        if self._keep and not self._takes:
             self._found.append((output.detach(), lse))  # another tensor of the same numbers: this one gets a graph
         return output, lse
 

@@ -3,6 +3,7 @@
 import torch
 
 from longrope import distributed
+from longrope.engine.held_states import EVERY_STATE, Holding
 from longrope.engine.kernels import Heads, Kernel, choose_kernel
 from longrope.engine.kv_cache import remembers_keys_alone
 from longrope.engine.loss import LOGITS_PER_CHUNK
@@ -130,7 +131,12 @@ def estimate_memory(model: LanguageModel, tokens: int, *, kernel: Kernel | None 
 
 
 def estimate_training_memory(
-    model: LanguageModel, tokens: int, *, adapters: bool, recompute: bool | None = None
+    model: LanguageModel,
+    tokens: int,
+    *,
+    adapters: bool,
+    recompute: bool | None = None,
+    holding: Holding = EVERY_STATE,
 ) -> int:
     """About how many bytes a training step takes at its peak in this process, with so many tokens at once.
 
@@ -146,16 +152,20 @@ def estimate_training_memory(
     weights = sum(weight.numel() for weight in model.network.parameters())
     size = model.network.dtype.itemsize if adapters and model.device.type != "cpu" else 4
     frozen = weights * size
-    held = frozen if adapters else 16 * weights // ranks + 4 * weights * (ranks > 1)
+    trained = frozen if adapters else 16 * weights // ranks + 4 * weights * (ranks > 1)
     if recompute is None:
         recompute = _all_activations(model, tokens, size) > activation_room(model)
     if not recompute:
-        return int(held + _all_activations(model, own, size))
-    states = size * own * config.hidden_size * config.num_hidden_layers
+        return int(trained + _all_activations(model, own, size))
+    count, state = config.num_hidden_layers, size * own * config.hidden_size
+    whole = min(count, holding.every)  # layers of a group, whose states and outputs of attention are there together
+    held = min(3, count) if holding.offload and model.device.type == "cuda" else -(-count // whole)
+    per_layer = attention_bytes(model, tokens) // count
+    states = state * (held + whole - 1) + per_layer * (whole - 1)
     layer = own * _numbers_per_token(model) * size
     head = 3 * 4 * min(LOGITS_PER_CHUNK, own * config.vocab_size)
-    attended = attention_bytes(model, tokens) * len(layers_that_keep_attention(model, tokens))
-    return int(held + states + attended // config.num_hidden_layers + max(layer, head))
+    attended = per_layer * len(layers_that_keep_attention(model, tokens))
+    return int(trained + states + attended + max(layer, head))
 
 
 def windows_together(
@@ -165,6 +175,7 @@ def windows_together(
     *,
     adapters: bool,
     recompute: bool = True,
+    holding: Holding = EVERY_STATE,
     room: int | None = None,
 ) -> int:
     """How many of a training step's windows go through the model together, for they are too short to fill a GPU alone.
@@ -173,8 +184,9 @@ def windows_together(
         model: to be trained; no step of it has been taken.
         tokens: of a window.
         windows: of a step, in this process.
-        adapters: as in ``estimate_training_memory``.
-        recompute: as there.
+        adapters: as in ``estimate_training_memory``, as the next two.
+        recompute: whether activations are.
+        holding: of hidden states.
         room: bytes that a step may take; by default most of a GPU's free ones, and elsewhere none.
 
     Returns:
@@ -183,7 +195,10 @@ def windows_together(
     if room is None:
         room = int(TOGETHER_SHARE * free_memory(model)) if model.device.type == "cuda" else 0
     for together in range(min(windows, MOST_TILE_TOKENS // tokens), 1, -1):
-        if estimate_training_memory(model, together * tokens, adapters=adapters, recompute=recompute) <= room:
+        needed = estimate_training_memory(
+            model, together * tokens, adapters=adapters, recompute=recompute, holding=holding
+        )
+        if needed <= room:
             return together
     return 1
 

@@ -26,6 +26,7 @@ from longrope import distributed
 from longrope.engine.attention import Documents
 from longrope.engine.compiling import many_variants
 from longrope.engine.context import ForwardContext, run_decoder
+from longrope.engine.held_states import EVERY_STATE, HeldStates, Holding
 from longrope.engine.kernels import choose_kernel
 from longrope.engine.kv_cache import describe_others, remembers_keys_alone
 from longrope.engine.loss import chunk_losses, is_frozen, logit_chunks, logits_of, weighted_loss_of_frozen
@@ -135,6 +136,7 @@ def weighted_loss_with_graph(
     weights: NDArray[np.float64],
     *,
     recompute: bool | None = None,
+    holding: Holding = EVERY_STATE,
     documents: Documents | None = None,
     positions: Tokens | None = None,
 ) -> Tensor:
@@ -150,6 +152,7 @@ def weighted_loss_with_graph(
         recompute: checkpoint every layer and every chunk of logits, so that memory holds one hidden state per layer,
             and one output of its attention where memory allows; otherwise all activations are kept, which saves the
             second pass forward. None keeps them where memory allows; where a pass has run out of it, none are kept.
+        holding: how the hidden states before recomputed layers are held.
         documents: as in ``token_losses``.
         positions: as in ``token_losses``.
 
@@ -163,7 +166,7 @@ def weighted_loss_with_graph(
             recompute = bool(shard.total(torch.tensor(float(recompute), device=model.device)))
     first = int(weights.any(axis=0).argmax())
     kept = layers_that_keep_attention(model, tokens.shape[0] * tokens.shape[1]) if recompute else None
-    done = _run(model, tokens, kept, documents=documents, positions=positions)
+    done = _run(model, tokens, kept, holding=holding, documents=documents, positions=positions)
     hidden, targets, _ = done.scored(slice(first, None))
     given = torch.as_tensor(weights, dtype=torch.float32).to(hidden.device)
     shares = done.own(given) if done.shard else given[:, first:]
@@ -242,12 +245,14 @@ def _run(
     tokens: Tokens,
     kept: frozenset[int] | None = None,
     *,
+    holding: Holding = EVERY_STATE,
     documents: Documents | None = None,
     positions: Tokens | None = None,
 ) -> _Pass:
     """Run the decoder without a mask; without gradients its layers work in tiles where each window is whole here.
 
-    With ``kept`` layers are recomputed in the backward pass, but for the outputs of attention of these.
+    With ``kept`` layers are recomputed in the backward pass, but for the outputs of attention of these; ``holding`` is
+    of the states before them.
     """
     ids = torch.as_tensor(tokens, dtype=torch.long).to(model.device)
     given = {"input_ids": ids}
@@ -268,8 +273,9 @@ def _run(
     change_layer, forwards = in_tiles, {}
     if not in_tiles or torch.is_grad_enabled():
         forwards, change_layer = mlps_in_tiles(model.network, tile), None
+    states = HeldStates(holding)
     if kept is not None:
-        change_layer = partial(_recomputed, model, kept, in_tiles)
+        change_layer = partial(_recomputed, model, kept, states, in_tiles)
         forwards |= norms_recomputed(model.network, tile)
     forwards |= norms_in_tiles(model.network, tile)
     if change_layer:
@@ -277,14 +283,21 @@ def _run(
     planned = ids.shape[1] if positions is None else int(torch.as_tensor(positions).max()) + 1
     with many_variants(compiled=model.compiled), at_length(model, planned):
         hidden = run_decoder(ForwardContext(model.network, forwards, apart, shard), given)
+    states.end()
     return _Pass(hidden, ids, shard)
 
 
 def _recomputed(
-    model: LanguageModel, kept: frozenset[int], in_tiles: LayerChange | None, forward: Any, index: int
+    model: LanguageModel,
+    kept: frozenset[int],
+    states: HeldStates,
+    in_tiles: LayerChange | None,
+    forward: Any,
+    index: int,
 ) -> Callable[..., Any]:
     """A layer that is recomputed, or works in tiles where nothing has gradients."""
-    return recomputed(model, forward, index, kept=kept, ungraded=in_tiles(forward, index) if in_tiles else forward)
+    ungraded = in_tiles(forward, index) if in_tiles else forward
+    return recomputed(model, forward, index, kept=kept, states=states, ungraded=ungraded)
 
 
 def _kept_apart(network: Any, documents: Documents | None, shape: Sequence[int]) -> Documents | None:

@@ -5,22 +5,31 @@ recompute with whatever attention the config names when the backward pass runs. 
 no state of random numbers is kept either.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from longrope import distributed
 from longrope.engine.backward import KeptOutputs
 from longrope.engine.context import Forwards, active_context
+from longrope.engine.held_states import HeldStates
 from longrope.engine.kv_cache import decoder_layers
 from longrope.models import LanguageModel, modules_in_layers, placed
 
 
 def recomputed(
-    model: LanguageModel, forward: Any, index: int, *, kept: frozenset[int], ungraded: Callable[..., Any]
+    model: LanguageModel,
+    forward: Any,
+    index: int,
+    *,
+    kept: frozenset[int],
+    states: HeldStates,
+    ungraded: Callable[..., Any],
 ) -> Callable[..., Any]:
     """A layer whose activations are made again in the backward pass, in eval mode too, in the context of its pass.
 
@@ -32,6 +41,7 @@ def recomputed(
         forward: of the layer.
         index: of the layer.
         kept: the layers that keep the output of their attention, most of the work and little of the memory.
+        states: holds the hidden states before the layers.
         ungraded: what is called instead where nothing has gradients, as below the first layer that is trained.
     """
     weights = list(forward.__self__.parameters())
@@ -41,15 +51,27 @@ def recomputed(
             with torch.no_grad():
                 return ungraded(hidden, *args, **kwargs)
         context = active_context()  # of this pass; when its backward pass runs, it is no longer active
-        rotary, outputs = modules_in_layers(model), KeptOutputs() if index in kept else None
+        rotary, outputs, runs = modules_in_layers(model), KeptOutputs(keep=index in kept), count()
 
-        def work(*args: Any, **kwargs: Any) -> Any:
-            if outputs:
-                outputs.begin()
+        def work(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            first = next(runs) == 0
+            outputs.begin(first=first, last=not first)
+            return call(hidden, *args, **kwargs)
+
+        def call(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
             with context.resumed(outputs), placed(rotary):
-                return forward(*args, **kwargs)
+                return forward(hidden, *args, **kwargs)
 
-        return checkpoint(work, hidden, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        def again(state: Tensor) -> Any:
+            distributed.have_whole(forward.__self__)  # before its own part of the backward pass
+            outputs.begin(last=False)
+            return call(state, *args, **kwargs)
+
+        shared = any(isinstance(x, MutableMapping) for x in (*args, *kwargs.values()))  # layers write into it
+        with states.before(hidden, None if shared else again):
+            output = checkpoint(work, hidden, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        states.after(output)
+        return output
 
     return run
 

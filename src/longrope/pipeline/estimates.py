@@ -16,7 +16,7 @@ from longrope.runs.run_dir import RunDir
 from longrope.search.cost import SearchCost, compare_costs, count_choice_passes, count_passes, count_short_passes
 from longrope.search.score import BACKWARD_PASSES
 from longrope.search.short_context import count_short
-from longrope.tuning.training import choose_windows_at_once
+from longrope.tuning.training import choose_windows_at_once, holding_of
 
 LONG_UNITS = ((86_400, "days"), (3600, "hours"))  # seconds
 
@@ -84,7 +84,8 @@ def estimate_tuning(
     tokens, windows = settings.window_tokens, settings.steps * settings.batch_windows / distributed.workers()
     of_pass = (seconds or PassTimer(model))(tokens)
     together = tokens * choose_windows_at_once(model, settings, tokens)
-    peak = estimate_training_memory(model, together, adapters=settings.trains_few, recompute=settings.recompute)
+    how: dict[str, Any] = {"recompute": settings.recompute, "holding": holding_of(settings)}
+    peak = estimate_training_memory(model, together, adapters=settings.trains_few, **how)
     return Cost(name, windows * BACKWARD_PASSES * of_pass, peak, free_memory(model))
 
 

@@ -35,6 +35,8 @@ UNNAMED_BY_DEFAULT = (
     "lora_rank",
     "lora_alpha",
     "lora_also",
+    "recompute_layers",
+    "offload",
 )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from longrope import distributed
 from longrope.data import fingerprint
 from longrope.engine.gradients import at_once
+from longrope.engine.held_states import Holding
 from longrope.engine.memory import windows_together
 from longrope.engine.passes import weighted_loss_with_graph
 from longrope.engine.shrinking import retry_in_less_memory
@@ -183,6 +185,7 @@ class Training:
                     reading.tokens,
                     shares,
                     recompute=self.settings.recompute,
+                    holding=holding_of(self.settings),
                     documents=reading.documents,
                     positions=reading.positions,
                 )
@@ -206,6 +209,11 @@ class Training:
         self.settled = True
 
 
+def holding_of(settings: TuneRecipe) -> Holding:
+    """How a training holds the hidden states before recomputed layers."""
+    return Holding(settings.recompute_layers, offload=settings.offload)
+
+
 def choose_windows_at_once(model: LanguageModel, settings: TuneRecipe, tokens: int) -> int:
     """How many windows of so many tokens go through the model together: what the settings say, or more short ones.
 
@@ -215,7 +223,11 @@ def choose_windows_at_once(model: LanguageModel, settings: TuneRecipe, tokens: i
     workers = distributed.workers()
     if workers > 1 and settings.short_share:
         return settings.windows_at_once
-    how = {"adapters": settings.trains_few, "recompute": settings.recompute}
+    how: dict[str, Any] = {
+        "adapters": settings.trains_few,
+        "recompute": settings.recompute,
+        "holding": holding_of(settings),
+    }
     fitting = partial(windows_together, model, tokens, settings.batch_windows // workers, **how)
     return max(settings.windows_at_once, distributed.on_main(fitting))
 
