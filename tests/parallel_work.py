@@ -72,6 +72,7 @@ TRAININGS: dict[str, tuple[TuneRecipe, dict[str, Any]]] = {  # with what is chan
     "unclipped": (replace(SHORTER, clip_norm=math.inf, weight_decay=0.1), {"tie_word_embeddings": True}),
     "kept": (replace(SHORTER, recompute=False, windows_at_once=2), {"family": "gpt_neox", "attention_bias": False}),
     "sliding": (SHORTER, {"family": "gemma2"}),
+    "fewer states": (replace(SHORTER, recompute_layers=2), {}),
     "read": (replace(SHORTER, isolate_documents=True, short_share=0.5), {}),
     "needles": (replace(SHORTER, window_tokens=1400, needle_weight=0.7), {}),
     "adapters": (replace(SHORTER, lora_rank=3, learning_rate=1e-2), {}),
