@@ -18,6 +18,7 @@ and after it, each with a hyphen before it:
 * batched: all windows of a step go through the model together; ours reads them one after the other without it
 * kept: activations are kept instead of recomputed
 * offload: activations in the CPU's memory
+* compiled: layers by torch.compile; ours alone
 * every2, every4 …: hidden states of every n-th layer alone are kept; ours alone
 """
 
@@ -27,6 +28,7 @@ import json
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -130,7 +132,7 @@ def train_ours(
         warmup_steps=0,
         **wanted,
     )
-    text = TokenText(text, "tune")
+    text, model = TokenText(text, "tune"), replace(model, compiled="compiled" in options)
     fine_tune(model, None, text, settings=settings, on_step=lambda step: seconds.append(step.seconds))
 
 

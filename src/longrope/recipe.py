@@ -173,7 +173,8 @@ class Recipe(Settings):
             whole window if empty.
         trained_window: the window that the model serves, where its config states another one; 0 takes that of the
             config.
-        compiled: run passes without gradients through torch.compile: faster at length, after seconds of compiling.
+        compiled: run passes through torch.compile, and in one process recomputed layers of windows that need no tiles:
+            faster at length, after seconds of compiling.
         stages: the schedule of a progressive run, in order; none means one search for ``target_tokens``.
     """
 

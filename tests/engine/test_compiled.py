@@ -1,4 +1,4 @@
-"""Passes through torch.compile: the same losses and answers, compiled once, and never where gradients are taken."""
+"""Passes through torch.compile: the same losses and answers, compiled once."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""torch.compile for the layers of passes without gradients."""
+"""torch.compile for the layers of passes."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

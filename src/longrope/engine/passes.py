@@ -10,7 +10,7 @@ Shape legend: B = batch, N = tokens of a window, n = those of one process, H = h
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -271,12 +271,13 @@ def _run(
     if reads_in_tiles(model):
         in_tiles = partial(layer_in_tiles, model, tile=tile, cache=None)
     change_layer, forwards = in_tiles, {}
-    if not in_tiles or torch.is_grad_enabled():
+    fused = model.compiled and kept is not None and _compiles_gradients(given["input_ids"].shape[1], tile)
+    if not fused and (not in_tiles or torch.is_grad_enabled()):
         forwards, change_layer = mlps_in_tiles(model.network, tile), None
     states = HeldStates(holding)
     if kept is not None:
-        change_layer = partial(_recomputed, model, kept, states, in_tiles)
-        forwards |= norms_recomputed(model.network, tile)
+        change_layer = partial(_recomputed, replace(model, compiled=fused), kept, states, in_tiles)
+        forwards |= {} if fused else norms_recomputed(model.network, tile)
     forwards |= norms_in_tiles(model.network, tile)
     if change_layer:
         forwards |= changed_layers(model.network, change_layer)
@@ -285,6 +286,11 @@ def _run(
         hidden = run_decoder(ForwardContext(model.network, forwards, apart, shard), given)
     states.end()
     return _Pass(hidden, ids, shard)
+
+
+def _compiles_gradients(tokens: int, tile: int) -> bool:
+    """Whether layers with gradients are compiled if asked for: no part of them in tiles, weights whole here."""
+    return tokens <= tile and distributed.ranks() == 1
 
 
 def _recomputed(
@@ -297,7 +303,7 @@ def _recomputed(
 ) -> Callable[..., Any]:
     """A layer that is recomputed, or works in tiles where nothing has gradients."""
     ungraded = in_tiles(forward, index) if in_tiles else forward
-    return recomputed(model, forward, index, kept=kept, states=states, ungraded=ungraded)
+    return recomputed(model, forward, index, kept=kept, states=states, ungraded=ungraded, compiled=model.compiled)
 
 
 def _kept_apart(network: Any, documents: Documents | None, shape: Sequence[int]) -> Documents | None:

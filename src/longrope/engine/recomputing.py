@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from longrope import distributed
+from longrope.engine import compiling
 from longrope.engine.backward import KeptOutputs
 from longrope.engine.context import Forwards, active_context
 from longrope.engine.held_states import HeldStates
@@ -30,6 +31,7 @@ def recomputed(
     kept: frozenset[int],
     states: HeldStates,
     ungraded: Callable[..., Any],
+    compiled: bool = False,
 ) -> Callable[..., Any]:
     """A layer whose activations are made again in the backward pass, in eval mode too, in the context of its pass.
 
@@ -42,9 +44,12 @@ def recomputed(
         index: of the layer.
         kept: the layers that keep the output of their attention, most of the work and little of the memory.
         states: holds the hidden states before the layers.
+        compiled: whether the layer is one by torch.compile.
         ungraded: what is called instead where nothing has gradients, as below the first layer that is trained.
     """
-    weights = list(forward.__self__.parameters())
+    layer, weights = forward.__self__, list(forward.__self__.parameters())
+    if compiled:
+        forward = partial(compiling.compiled(forward.__func__), layer)
 
     def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         if not any(x.requires_grad for x in (*weights, *_tensors((hidden, args, kwargs)))):
@@ -63,7 +68,7 @@ def recomputed(
                 return forward(hidden, *args, **kwargs)
 
         def again(state: Tensor) -> Any:
-            distributed.have_whole(forward.__self__)  # before its own part of the backward pass
+            distributed.have_whole(layer)  # before its own part of the backward pass
             outputs.begin(last=False)
             return call(state, *args, **kwargs)
 
