@@ -29,10 +29,10 @@ class LanguageModel:
     ``choices`` are the automatic choices of its loading, with their reasons. ``compiled``: layers go through
     torch.compile where one process has a window whole; with gradients those that are recomputed and need no tiles.
     ``rope_table`` names the table that factors act on, where it is not that of the layers that see the whole window.
-    ``tuned_on`` is a sketch of the texts that its weights were tuned on by this package. ``stored_dtype`` is the number format of the checkpoint
-    that it was loaded from, such as ``bfloat16``; empty where there is none, or one that is quantized.
-    ``quantized``: ``8bit`` or ``4bit`` where its weights were quantized while loading, to be searched and measured
-    alone. ``limits`` changes when memory does not suffice for a pass (``engine.shrinking``).
+    ``tuned_on`` is a sketch of the texts that its weights were tuned on by this package. ``stored_dtype`` is the number
+    format of the checkpoint that it was loaded from, such as ``bfloat16``; empty where there is none, or one that is
+    quantized. ``quantized``: ``8bit`` or ``4bit`` where its weights were quantized while loading, to be searched and
+    measured alone. ``limits`` changes when memory does not suffice for a pass (``engine.shrinking``).
     """
 
     network: Any

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from longrope import distributed
 from longrope.engine.memory import estimate_memory, estimate_training_memory, free_memory
@@ -38,7 +39,7 @@ class Cost:
     seconds: float
     bytes_needed: int
     bytes_free: int
-    remedy: str = "Take more GPUs with torchrun, tune.parameters or tune.lora_rank, or a shorter window."
+    remedy: str = "Take more GPUs with torchrun, tune.offload, tune.parameters or tune.lora_rank, or a shorter window."
 
     def __str__(self) -> str:
         """As one line."""
