@@ -15,7 +15,8 @@ and after it, each with a hyphen before it:
 * lora: adapters of rank 16 in all matrices of a frozen bfloat16 model
 * fa4: FlashAttention 4 for transformers and TRL, in the place of torch's attention; ours chooses by itself
 * selective: TRL's own checkpointing that keeps the output of attention
-* batched: all windows of a step go through the model together; ours reads them one after the other without it
+* batched, alone: all windows of a step go through the model together, or one after the other; ours takes as many as fit
+  without these, the others all
 * kept: activations are kept instead of recomputed
 * offload: activations in the CPU's memory
 * compiled: layers by torch.compile; ours alone
@@ -28,9 +29,11 @@ import json
 import statistics
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -43,7 +46,7 @@ from longrope.engine.memory import estimate_training_memory, heads_of
 from longrope.lengths import parse_tokens
 from longrope.models import LanguageModel
 from longrope.recipe import TuneRecipe
-from longrope.tuning import fine_tune
+from longrope.tuning import fine_tune, training
 
 RANK = 16
 
@@ -133,7 +136,9 @@ def train_ours(
         **wanted,
     )
     text, model = TokenText(text, "tune"), replace(model, compiled="compiled" in options)
-    fine_tune(model, None, text, settings=settings, on_step=lambda step: seconds.append(step.seconds))
+    alone = patch.object(training, "windows_together", lambda *_, **__: 1) if "alone" in options else nullcontext()
+    with alone:
+        fine_tune(model, None, text, settings=settings, on_step=lambda step: seconds.append(step.seconds))
 
 
 class Clock(TrainerCallback):

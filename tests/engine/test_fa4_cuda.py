@@ -168,7 +168,10 @@ def test_other_numbers_are_refused_on_cuda() -> None:
 @needs_it
 @pytest.mark.parametrize("dim", [64, 128, 256])
 def test_it_is_measured_beside_the_others_on_cuda(dim: int) -> None:
-    """For whole windows, for queries at their end, and in windows."""
+    """Forwards alone, with gradients for whole windows and for queries at their end, and in windows."""
+    _, forwards = kernels.choose_kernel(GPU, torch.bfloat16, Heads(4, 1, dim))
+    assert all(f"{kernel.name} " in forwards for kernel in (CUDNN, FLASH, FLASH_4))
+    assert f"no {FLASH_4.name}" not in forwards
     for whole in (True, False):
         best, reason = trials.choose_for_gradients(GPU, torch.bfloat16, Heads(4, 1, dim), whole=whole)
         assert best is not None

@@ -163,3 +163,20 @@ def test_flops_are_those_of_the_triangle() -> None:
     tokens = 13
     pairs = sum(1 for query in range(tokens) for key in range(tokens) if key <= query)
     assert causal_flops(Heads(6, 2, 16), tokens) == 6 * pairs * 16 * 2 * 2
+
+
+@pytest.mark.parametrize("dim", [64, 128, 256])
+def test_every_installed_kernel_is_measured_forwards_and_the_fastest_taken(dim: int) -> None:
+    """FlashAttention 4 among them at all heads; ours refuses those of 256, which says nothing of the others."""
+    speeds = {kernels.CUDNN: 600.0, kernels.FLASH: 300.0, kernels.FLASH_4: 705.0, kernels.HOPPER: 693.0}
+
+    def speed(kernel: Kernel, *, heads: Heads, **_: Any) -> float:
+        if kernel is kernels.HOPPER and heads.dim == 256:
+            raise RuntimeError("heads of 64 or 128 alone")
+        return speeds[kernel] + 100 * (kernel is kernels.HOPPER and heads.dim == 64)
+
+    best, reason = kernels.measure_kernels(
+        tuple(speeds), GPU, torch.bfloat16, Heads(4, 1, dim), decoding=False, speed=speed
+    )
+    assert best is (kernels.HOPPER if dim == 64 else kernels.FLASH_4)
+    assert "FlashAttention 4 705" in reason
