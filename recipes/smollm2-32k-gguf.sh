@@ -17,7 +17,7 @@ from pathlib import Path
 from longrope import baseline_factors, load_model
 from longrope.rope import dump_factors
 file, run = sys.argv[1], Path(sys.argv[2])
-factors = baseline_factors(load_model(file).spec, "critical", 32768)
+factors = baseline_factors(load_model(file).spec, "critical", 32768).factor_sets[0]
 none = replace(factors, lambdas=(1.0,) * len(factors.lambdas), attention_factor=1.0, method="")
 (run / "factors.json").write_text(dump_factors(factors))
 (run / "none.json").write_text(dump_factors(none))
