@@ -10,6 +10,7 @@ already is not done again. FOLDER holds wheels that pip takes first, where the i
 """
 
 import argparse
+import codecs
 import os
 import pty
 import re
@@ -30,6 +31,7 @@ PACKAGES = re.compile(  # lines of apt and pip
     r"Checking if|Getting requirements|Successfully|Attempting|Found existing|Uninstalling|\(Reading|debconf|Fetched|"
     r"Need to get|After )"
 )
+FRAMES = re.compile(r"━|^[└┌├]")  # of bars and tables
 OWN = "longrope extend SmolLM2.gguf --to 32k --data texts"
 SMALL = (
     f"{OWN} --encoding latin-1 --method critical --metrics perplexity --set measure.windows=1 --set measure.baselines="
@@ -139,6 +141,7 @@ def type_in(command: list[str], stop: str, after: float) -> tuple[list[str], int
     child, terminal = pty.fork()
     if child == 0:
         os.execvp(command[0], command)  # noqa: S606  # a list of arguments, on the terminal
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     began, text, stop_at, last, lines = time.monotonic(), "", float("inf"), "", list[str]()
     while True:
         if select.select([terminal], [], [], 1.0)[0]:
@@ -146,7 +149,7 @@ def type_in(command: list[str], stop: str, after: float) -> tuple[list[str], int
                 read = os.read(terminal, 65536)
             except OSError:  # the command has ended
                 break
-            text += ESCAPES.sub("", read.decode(errors="replace"))
+            text += ESCAPES.sub("", decoder.decode(read))
             *whole, text = text.split("\n")
             for line in whole:
                 last = line.rstrip("\r").rsplit("\r", 1)[-1].rstrip()
@@ -166,12 +169,14 @@ def type_in(command: list[str], stop: str, after: float) -> tuple[list[str], int
 
 
 def condensed(lines: list[str]) -> list[str]:
-    """The lines of a screen, with those of apt and pip counted, and bars that were drawn over left out."""
+    """The lines of a screen, with those of apt and pip counted, without bars and the frames of tables."""
     kept, counted = list[str](), 0
     for line in [*lines, ""]:
         body = line[10:]
-        if PACKAGES.match(body) or "━" in body:
-            counted += "━" not in body
+        if PACKAGES.match(body):
+            counted += 1
+            continue
+        if FRAMES.search(body):
             continue
         if counted:
             kept.append(f"          ... {counted} lines of the installation")
