@@ -49,6 +49,7 @@ TABLES: dict[str, Maker] = {
     "tuned": training.tuned_table,
     "further": training.further_table,
     "train": training.train_table,
+    "gradient-kernels": speed.gradient_kernels_table,
     "two-train": training.two_train_table,
     "demo": bundled.demo_table,
     "win": bundled.win_table,

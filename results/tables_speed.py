@@ -177,3 +177,22 @@ def _cost(line: Line | None, ours: Line) -> str:
         return "out of memory"
     time, peak = line["seconds"], line["peak_gib"]
     return f"{time:.3g} s ({time / ours['seconds']:.2f}x), {peak:.1f} GiB ({peak / ours['peak_gib']:.1f}x)"
+
+
+def gradient_kernels_table(records: Records) -> str:
+    """TFLOP/s of each kernel forwards and backwards, for whole windows and for queries at the end, and of a step."""
+    lines = records.lines("benchmarks/h100-gradient-kernels.jsonl")
+    steps = {line["kernel"]: line["seconds"] for line in lines if line["part"] == "step"}
+    rows = []
+    for kernel in dict.fromkeys(line["kernel"] for line in lines if line["part"] == "whole"):
+        cells = []
+        for dim in (64, 128, 256):
+            whole, last = (
+                next(x for x in lines if (x["part"], x["kernel"]) == (part, kernel) and x["heads"][2] == dim)
+                for part in ("whole", "last half")
+            )
+            cells.append(
+                f"{whole['forward_tflops']:.0f}, {whole['backward_tflops']:.0f}, {last['backward_tflops']:.0f}"
+            )
+        rows.append([kernel, *cells, f"{steps[kernel]:.2f}"])
+    return table(["", "heads of 64", "of 128", "of 256", "gradients of all weights, seconds"], rows)

@@ -168,3 +168,22 @@ def test_gradients_and_several_gpus_took_the_stated_time() -> None:
     both = took["one"] / took["two"], took["one-lora"] / took["two-lora"]
     assert "are {:.2f} (all weights) and {:.2f} times as fast as one".format(*both) in LOG
     assert f"for adapters ({took['one-lora'] / took['shared-lora']:.2f} times)" in LOG
+
+
+def test_kernels_of_gradients_are_as_fast_as_they_say() -> None:
+    own = lines("benchmarks/h100-gradient-kernels.jsonl")
+    speeds = {(x["part"], x["kernel"], x["heads"][2]): x for x in own if x["part"] != "step"}
+
+    def said(part: str, kernel: str, way: str) -> list[str]:
+        return [f"{speeds[part, kernel, dim][f'{way}_tflops']:.0f}" for dim in (64, 128, 256)]
+
+    four, cudnn, flash = "FlashAttention 4", "cuDNN", "flash"
+    forward = said("whole", four, "forward"), said("whole", cudnn, "forward")
+    assert "64, 128 and 256: {}, {} and {} TFLOP/s, cuDNN {}, {} and {}".format(*forward[0], *forward[1]) in LOG
+    back = [number for kernel in (four, cudnn, flash) for number in said("whole", kernel, "backward")]
+    assert "Backward: {}, {} and {}, cuDNN {}, {} and {}, torch's flash kernel {}, {} and {}".format(*back) in LOG
+    last = [number for kernel in (four, cudnn) for number in said("last half", kernel, "backward")]
+    assert "as in shared windows: {}, {} and {}, cuDNN {}, {} and {}".format(*last) in LOG
+    steps = {x["kernel"]: f"{x['seconds']:.2f} s" for x in own if x["part"] == "step"}
+    assert f"take {steps[four]} with it, {steps[cudnn]} with cuDNN, {steps[flash]} with flash" in LOG
+    assert steps["chosen"] in (steps[four], "1.45 s")
