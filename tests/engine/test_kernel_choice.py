@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from attention_oracle import SCALE, assert_right, make_inputs, oracle
+from spying import before
 
 from longrope.engine import attention, kernels
 from longrope.engine.attention import attend
@@ -69,13 +70,8 @@ def test_each_shape_is_measured_once_and_one_token_apart() -> None:
 
 @pytest.mark.parametrize("queries", [1, 2])
 def test_only_one_token_without_a_graph_is_decoded(queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def choose(*_: object, decoding: bool) -> tuple[Kernel, str]:
-        asked.append(decoding)
-        return CPU, "a test"
-
-    monkeypatch.setattr(attention, "choose_kernel", choose)
+    asked: list[bool] = []
+    before(monkeypatch, attention, "choose_kernel", lambda *_, decoding: asked.append(decoding))
     given = make_inputs((4, 2), (queries, 20))
     attend(*given, scale=SCALE)
     given[0].requires_grad_()

@@ -66,11 +66,12 @@ def test_seconds_grow_with_the_prompt_and_the_answer() -> None:
 def test_less_than_a_minute_is_not_announced() -> None:
     model, said = pico.make_model(), list[str]()
     slow: Callable[[], float] = (2.0 * number for number in count()).__next__
-    report_answer(model, PLAN, SETTINGS, said.append)
+    quick: Callable[[], float] = (0.001 * number for number in count()).__next__
+    report_answer(model, PLAN, SETTINGS, said.append, clock=quick)
     assert said == []
     report_answer(model, PLAN, SETTINGS, said.append, clock=slow)
     assert said[0].startswith("read 160 tokens and write up to 40: about 2.3 min, ")
-    report_answer(model, PLAN, SETTINGS, said.append, always=True)
+    report_answer(model, PLAN, SETTINGS, said.append, always=True, clock=quick)
     assert "about 0.0 min" in said[1]
 
 
@@ -98,9 +99,14 @@ def test_a_saved_document_is_not_read_again(tmp_path: Path) -> None:
     assert unread[1] < 10
 
 
+def time_passes(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float]) -> None:
+    """Let a pass over so many tokens take so many seconds."""
+    monkeypatch.setattr(use_costs, "PassTimer", lambda _: seconds)
+
+
 def test_an_export_is_estimated_by_its_loading_and_its_short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     model, said = pico.make_model(), list[str]()
-    monkeypatch.setattr(use_costs, "PassTimer", lambda _: lambda tokens: tokens / 64)
+    time_passes(monkeypatch, lambda tokens: tokens / 64)
     report_export(model, 10.0, said.append)
     assert said == []
     report_export(model, 10.0, said.append, short_windows=np.zeros((16, 64), np.int32), always=True)
@@ -121,7 +127,7 @@ def test_a_dry_run_of_an_export_writes_nothing(tmp_path: Path, pico_folder: Path
 
 def test_checks_are_estimated_by_all_their_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     model, said = pico.make_model(), list[str]()
-    monkeypatch.setattr(use_costs, "PassTimer", lambda _: float)
+    time_passes(monkeypatch, float)
     passes = {"transformers": [10, 10, 20], "llama.cpp": [30]}
     report_checks(model, passes, 5.0, report=said.append)
     assert said[0].startswith(f"check in transformers, llama.cpp: about {(70 + 10) / 60:.1f} min")

@@ -1,17 +1,14 @@
 """How many short windows of a training step go through the model together, and that the step stays the same."""
 
 from dataclasses import replace
-from typing import Any
 
 import pico
 import pytest
-from torch import Tensor
+from spying import before
 from trainings import QUICK, train
 
 from longrope import distributed
 from longrope.engine.memory import MOST_TILE_TOKENS, estimate_training_memory, windows_together
-from longrope.engine.passes import Tokens, weighted_loss_with_graph
-from longrope.models import LanguageModel
 from longrope.pipeline import estimates
 from longrope.tuning import training
 
@@ -32,19 +29,19 @@ def test_as_many_as_fit_and_fill_a_tile(adapters: bool) -> None:
     assert windows_together(MODEL, 8192, 8, adapters=adapters) == 1, "a CPU has nothing to fill"
 
 
+def let_fit(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """So many windows fit into the memory together."""
+    monkeypatch.setattr(training, "windows_together", lambda _model, _tokens, windows, **_: min(most, windows))
+
+
 def test_a_step_is_the_same_however_many_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses and norms to rounding; one by one on a CPU, so that what was trained before stays bit for bit."""
     settings = replace(QUICK, windows_at_once=1, steps=4)
     sizes: list[int] = []
-
-    def counted(model: LanguageModel, tokens: Tokens, *given: Any, **rest: Any) -> Tensor:
-        sizes.append(len(tokens))
-        return weighted_loss_with_graph(model, tokens, *given, **rest)
-
-    monkeypatch.setattr(training, "weighted_loss_with_graph", counted)
+    before(monkeypatch, training, "weighted_loss_with_graph", lambda _, tokens, *__, **___: sizes.append(len(tokens)))
     alone = train(settings=settings)
     assert sizes == [1] * 16
-    monkeypatch.setattr(training, "windows_together", lambda *_, **__: 3)
+    let_fit(monkeypatch, 3)
     together = train(settings=settings)
     assert sizes[16:] == [3, 1] * 4
     for one, other in zip(alone, together, strict=True):
@@ -54,7 +51,7 @@ def test_a_step_is_the_same_however_many_go_together(monkeypatch: pytest.MonkeyP
 
 
 def test_settings_ask_for_more_and_rows_of_processes_make_as_many_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "windows_together", lambda _model, _tokens, windows, **_: min(4, windows))
+    let_fit(monkeypatch, 4)
     for settings, count in (
         (replace(QUICK, windows_at_once=1), 4),
         (replace(QUICK, windows_at_once=8, batch_windows=8), 8),
@@ -70,6 +67,6 @@ def test_settings_ask_for_more_and_rows_of_processes_make_as_many_passes(monkeyp
 def test_the_estimate_counts_all_that_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = replace(QUICK, windows_at_once=1, recompute=True)
     for together in (1, 3):
-        monkeypatch.setattr(training, "windows_together", lambda *_, together=together, **__: together)
+        let_fit(monkeypatch, together)
         needed = estimates.estimate_tuning(settings, MODEL, lambda _: 1.0).bytes_needed
         assert needed == estimate_training_memory(MODEL, together * 48, adapters=False, recompute=True)
