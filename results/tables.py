@@ -13,6 +13,7 @@ import tables_bundled as bundled
 import tables_evidence as evidence
 import tables_gemma as gemma
 import tables_million as million
+import tables_reliability as reliability
 import tables_searches as searches
 import tables_speed as speed
 import tables_training as training
@@ -70,6 +71,8 @@ TABLES: dict[str, Maker] = {
     "kernels": speed.kernels_table,
     "ranks": speed.ranks_table,
     "llama": speed.llama_table,
+    "interruptions": reliability.interruptions_table,
+    "fuzz": reliability.fuzz_table,
     "growth": speed.growth_table,
     "cpu": speed.cpu_table,
 }
