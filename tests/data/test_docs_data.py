@@ -54,3 +54,9 @@ def test_its_commands_have_the_options() -> None:
 def vars_of(hint: Any) -> list[dict[str, Any]]:
     """What the annotations of an option say."""
     return [vars(note) for note in getattr(hint, "__metadata__", ())]
+
+
+def test_the_memory_of_reading_is_that_of_its_record() -> None:
+    record = json.loads((Path(__file__).parents[2] / "results" / "benchmarks" / "texts.jsonl").read_text())
+    said = re.findall(r"(\d+) MB in `.jsonl` take ([\d.]+) GiB at the peak, of which ([\d.]+) are", PAGE)
+    assert said == [(f"{record['bytes'] / 1e6:.0f}", f"{record['peak_gib']}", f"{record['peak_gib_before']}")]
