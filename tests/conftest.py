@@ -13,6 +13,8 @@ from idle import end_process, ended_when_idle
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may look a name up
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if sys.version_info < (3, 12):  # torch.compile asks for setuptools, which refuses a distutils that is there before it
+    os.environ["SETUPTOOLS_USE_DISTUTILS"] = "stdlib"
 os.environ["OMP_NUM_THREADS"] = "1"  # pico matrices are too small for more, and sums must not depend on free cores
 
 gc.disable()  # until all tests are collected: what modules make stays
