@@ -16,7 +16,7 @@ def test_the_ends_of_the_windows_are_as_good_as_they_say() -> None:
 
     own, ends = said("far-context")
     assert f"with 2,097,152 tokens of context it has {own} ({ends}) of what it has with 32,768" in PAGE
-    assert f"predicts ends of texts with {own} of its perplexity with 32,768 tokens of context ({ends})" in README
+    assert f"the last 32,767 tokens is {own} ({ends}) of that with 32,768 tokens of context" in README
     original, ends = said("far-context-original")
     tail, of_tail = said("far-context-original-last-4096")
     assert f"have {original} of the perplexity that the original model gives them" in PAGE

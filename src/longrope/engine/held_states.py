@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.weak import TensorWeakRef
 
 Again = Callable[[Tensor], Any]
 """The hidden state before a layer -> its output, as in the layer's first run."""
@@ -74,7 +74,8 @@ class HeldStates:
 
     def after(self, output: Any) -> None:
         """Know the output of the layer, by which the next one is seen to follow it."""
-        self._output = ref(output[0] if isinstance(output, tuple) else output)
+        if self.holding != EVERY_STATE:  # torch's own reference: a plain one to a tensor that C++ alone holds is unsafe
+            self._output = TensorWeakRef(output[0] if isinstance(output, tuple) else output)
 
     def end(self) -> None:
         """Let go of the states: from here on the graph alone holds them."""

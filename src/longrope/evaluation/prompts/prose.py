@@ -1,7 +1,7 @@
 """Needles in prose: made-up numbers, names and sentences at random depths of running text, each asked for by itself.
 
-No sentence, place or person of these is in the needles that searches and trainings plant (``longrope.data.needles``),
-so that what is measured is finding, and not a form that was learned.
+No sentence, place or person of these is in the needles that searches and trainings plant (``longrope.data.needles``).
+Their form, a question before the beginning of its answer, is that of a training's needles.
 """
 
 from collections.abc import Sequence
