@@ -3,9 +3,9 @@
 Run: python benchmarks/memory_estimates.py OUT.jsonl --device cpu --lengths 2k,4k,8k
      python benchmarks/memory_estimates.py OUT.jsonl --device cuda --lengths 16k,64k,256k --shape smollm2-135m
 
-On a model of that shape with random weights. On a GPU the peak is what torch had allocated. On a CPU it is what the
-process had resident (Linux says it) beyond what it had before the model was made; every tensor then has pages of its
-own, so that nothing that was freed counts.
+On a model of that shape with random weights. The peak is what torch had allocated on a GPU, or what the process had
+resident on a CPU (Linux says it), beyond what it had before the model was made: workspaces of libraries are there by
+then. On a CPU every tensor has pages of its own, so that nothing that was freed counts.
 """
 
 import argparse
@@ -82,14 +82,14 @@ def measure(shape: str, tokens: int, work: str, device: str, dtype: str) -> dict
         torch.cuda.empty_cache()
     else:
         ctypes.CDLL(None).malloc_trim(0)  # give back what C's library keeps of the last measurement
-    before = 0 if device == "cuda" else resident("VmRSS")
+    before = torch.cuda.memory_allocated() if device == "cuda" else resident("VmRSS")
     model = make_model(shape, device, dtype)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
         Path("/proc/self/clear_refs").write_text("5")
     run(model, tokens)
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resident("VmHWM") - before
+    peak = (torch.cuda.max_memory_allocated() if device == "cuda" else resident("VmHWM")) - before
     estimated = estimate(model, tokens)
     return {
         "work": work,
