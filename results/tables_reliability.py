@@ -21,8 +21,8 @@ def interruptions_table(records: Records) -> str:
 
 
 def fuzz_table(records: Records) -> str:
-    """Of each reader its inputs, how many it refused, and the kinds of problems."""
-    inputs, refused, seconds = Counter[str](), Counter[str](), Counter[str]()
+    """Of each reader its seconds, by the clock and of the CPU, its inputs, the refused ones, and kinds of problems."""
+    inputs, refused, seconds, busy = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     problems: dict[str, set[str]] = defaultdict(set)
     for line in _lines(records):
         if line["kind"] == "fuzz":
@@ -30,14 +30,15 @@ def fuzz_table(records: Records) -> str:
             inputs[name] += line.get("inputs", 0)
             refused[name] += line.get("refused", 0)
             seconds[name] += round(line.get("seconds", 0))
+            busy[name] += round(line.get("cpu_seconds", 0))
             problems[name] |= set(line["problems"])
     rows: list[Row] = [
-        [name, f"{seconds[name]}", f"{count:,}", f"{refused[name]:,}", f"{len(problems[name])}"]
+        [name, f"{seconds[name]}", f"{busy[name] or '-'}", f"{count:,}", f"{refused[name]:,}", f"{len(problems[name])}"]
         for name, count in inputs.items()
     ]
-    totals = (sum(counts.values()) for counts in (seconds, inputs, refused))
+    totals = (sum(counts.values()) for counts in (seconds, busy, inputs, refused))
     rows.append(["all", *(f"{total:,}" for total in totals), f"{sum(map(len, problems.values()))}"])
-    return table(["file", "seconds", "inputs", "refused", "crashes, other exceptions or hangs"], rows)
+    return table(["file", "seconds", "of the CPU", "inputs", "refused", "crashes, other exceptions or hangs"], rows)
 
 
 def _lines(records: Records) -> list[Line]:

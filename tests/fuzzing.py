@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 from longrope.errors import LongRopeError
 
 SEED = 20_241
-LONGEST_SECONDS = 20  # of the reading of an input
 MOST_PROBLEMS = 20
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**53, 2**53 + 1, 10**30, 10**400, -(10**400)),
@@ -62,13 +61,35 @@ class Target(NamedTuple):
 
 @dataclass
 class Report:
-    """What came of fuzzing a target; ``problems`` name the inputs, one of each kind."""
+    """What came of fuzzing a target.
+
+    Attributes:
+        target: its name.
+        inputs: how many it was given.
+        refused: how many of them it refused.
+        seconds: by the clock.
+        cpu_seconds: of this process: the others of a busy machine get the rest.
+        problems: by kind the first input.
+    """
 
     target: str
     inputs: int = 0
     refused: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     problems: dict[str, str] = field(default_factory=dict)
+
+
+class Limits(NamedTuple):
+    """How long the reading of an input may take.
+
+    Attributes:
+        cpu_seconds: of this process, which other processes do not make longer.
+        wall_seconds: by the clock, for what waits.
+    """
+
+    cpu_seconds: float = 20
+    wall_seconds: float = 200
 
 
 class HangError(BaseException):
@@ -117,7 +138,9 @@ def flipped(content: bytes, rng: random.Random) -> bytes:
     return bytes(edited)
 
 
-def fuzz(name: str, target: Target, *, inputs: int = 0, seconds: float = 0, first: int = 0) -> Report:
+def fuzz(
+    name: str, target: Target, *, inputs: int = 0, seconds: float = 0, first: int = 0, limits: Limits | None = None
+) -> Report:
     """Give a target its unharmed file, which it must read, then so many inputs, or for so many seconds.
 
     Args:
@@ -126,15 +149,16 @@ def fuzz(name: str, target: Target, *, inputs: int = 0, seconds: float = 0, firs
         inputs: how many.
         seconds: for how long, if the number is 0.
         first: the number of the first input.
+        limits: of the reading of each.
     """
     target.path.write_bytes(target.whole if isinstance(target.whole, bytes) else target.pack(target.whole))
     target.read(target.path)
-    report, began, number = Report(name), time.monotonic(), first
+    report, number, began, cpu_began = Report(name), first, time.monotonic(), time.process_time()
     while number - first < inputs if inputs else time.monotonic() - began < seconds:
         content = target.make(name, number)
         target.path.write_bytes(content)
         try:
-            with _limited():
+            with _limited(limits or Limits()):
                 target.read(target.path)
         except LongRopeError:
             report.refused += 1
@@ -145,21 +169,26 @@ def fuzz(name: str, target: Target, *, inputs: int = 0, seconds: float = 0, firs
                 report.problems.setdefault(_where(error), f"input {number}: {content[:1000]!r}")
         number += 1
     report.inputs, report.seconds = number - first, time.monotonic() - began
+    report.cpu_seconds = time.process_time() - cpu_began
     return report
 
 
 @contextmanager
-def _limited() -> Iterator[None]:
-    def end(*_: object) -> None:
-        raise HangError(f"more than {LONGEST_SECONDS} seconds")
+def _limited(limits: Limits) -> Iterator[None]:
+    def end(number: int, _: object) -> None:
+        most = limits.cpu_seconds if number == signal.SIGPROF else limits.wall_seconds
+        raise HangError(f"more than {most} seconds of {'the CPU' if number == signal.SIGPROF else 'waiting'}")
 
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, LONGEST_SECONDS)
+    before = {number: signal.signal(number, end) for number in (signal.SIGPROF, signal.SIGALRM)}
+    signal.setitimer(signal.ITIMER_PROF, limits.cpu_seconds)
+    signal.setitimer(signal.ITIMER_REAL, limits.wall_seconds)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _where(error: BaseException) -> str:

@@ -33,6 +33,7 @@ COUNTS = {"kill": 200, "full disk": 40, "power cut": 20}
 LIBRARIES = ("longrope", "torch", "transformers", "numpy", "safetensors")
 IN_NAMESPACE = "LONGROPE_IN_NAMESPACE"
 SCRIPT = "python tests/reliability.py"
+LONGEST_BEGINNING_SECONDS = 900  # of a process that fuzzes, on a busy machine, and of its last input
 
 
 class Record:
@@ -73,7 +74,7 @@ def main() -> int:
         reason = why_no_mount(folder)
         if reason:
             enter_namespace(folder)
-        record.add({**session(), "mount": reason or "tmpfs"})
+        record.add({**session(), "processes": asked.processes, "mount": reason or "tmpfs"})
         with ThreadPoolExecutor(asked.processes) as pool:
             fuzzed = [pool.submit(fuzz_one, record, name, asked.fuzz_seconds, asked.first) for name in asked.targets]
             cases = list(chosen_cases(asked, mounts=not reason, record=record))
@@ -83,7 +84,8 @@ def main() -> int:
                 each.result()
         if asked.keep:
             shutil.copytree(folder, asked.keep, ignore_dangling_symlinks=True)
-    record.add({"kind": "end", "seconds": round(time.monotonic() - began, 1), "wrong": record.wrong})
+    load = [round(each, 1) for each in os.getloadavg()]  # of the last 1, 5 and 15 minutes
+    record.add({"kind": "end", "seconds": round(time.monotonic() - began, 1), "wrong": record.wrong, "load": load})
     say(f"{record.wrong} wrong; {time.monotonic() - began:.0f} s")
     return int(record.wrong > 0)
 
@@ -229,7 +231,14 @@ def fuzz_one(record: Record, name: str, seconds: float, first: int) -> None:
     """Fuzz a reader in a process of its own, which a crash of the interpreter ends, and record what came of it."""
     command = [sys.executable, __file__, "--target", name, "--fuzz-seconds", str(seconds), "--first", str(first)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 300, check=False)
+        done = subprocess.run(
+            command,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},  # as many processes as cores or more run at a time
+            capture_output=True,
+            text=True,
+            timeout=seconds + LONGEST_BEGINNING_SECONDS,
+            check=False,
+        )
         line, error = (json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}), done.stderr[-2000:]
     except subprocess.TimeoutExpired:
         line, error = {}, "it does not end"
