@@ -39,11 +39,14 @@ LONGEST_BEGINNING_SECONDS = 900  # of a process that fuzzes, on a busy machine, 
 class Record:
     """The lines of a record, written as they come."""
 
-    def __init__(self, path: Path) -> None:
-        """Begin it anew."""
+    def __init__(self, path: Path, *, go_on: bool = False) -> None:
+        """Begin it anew, or go on with one that is there, which may end within a line."""
         self.path, self.lock, self.wrong = path, threading.Lock(), 0
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
+        there = path.read_text().splitlines(keepends=True) if go_on and path.exists() else []
+        whole = [line for line in there if line.endswith("\n")]
+        path.write_text("".join(whole))
+        self.tried = {(line["kind"], line.get("number")) for line in map(json.loads, whole)}
 
     def add(self, line: dict[str, Any], *, wrong: bool = False) -> None:
         """Add a line; one that tells of something wrong is printed, too."""
@@ -66,7 +69,7 @@ def main() -> int:
     if asked.target:
         say(json.dumps(asdict(fuzz_here(asked))))
         return 0
-    began, record = time.monotonic(), Record(asked.out)
+    began, record = time.monotonic(), Record(asked.out, go_on=asked.go_on)
     with tempfile.TemporaryDirectory(prefix="reliability-", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
         (folder / "tmp").mkdir()
@@ -79,7 +82,7 @@ def main() -> int:
             fuzzed = [pool.submit(fuzz_one, record, name, asked.fuzz_seconds, asked.first) for name in asked.targets]
             cases = list(chosen_cases(asked, mounts=not reason, record=record))
             if cases:
-                try_cases(record, cases, folder, max(1, asked.processes - len(fuzzed)), unopened=asked.unopened)
+                try_cases(record, cases, folder, asked, began + asked.seconds)
             for each in fuzzed:
                 each.result()
         if asked.keep:
@@ -99,6 +102,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--fuzz-seconds", type=float, default=600, help="of each reader")
     parser.add_argument("--targets", type=names, default=None, help="readers to fuzz, by commas; all by default")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that work at the same time")
+    parser.add_argument("--go-on", action="store_true", help="with a record that is there: its cases are not repeated")
+    parser.add_argument("--seconds", type=float, default=1e9, help="after which no further case begins")
     parser.add_argument("--only", default="", help="one case: 'kill 17'")
     parser.add_argument("--commands", type=names, default=list(COMMANDS), help="to interrupt, by commas")
     parser.add_argument("--unopened", action="store_true", help="open no checkpoint in a process of its own, in haste")
@@ -149,7 +154,7 @@ def chosen_cases(asked: argparse.Namespace, *, mounts: bool, record: Record) -> 
     """The cases that are asked for; those that this machine does not allow are recorded as skipped."""
     for kind in WAYS:
         for case in plan(kind, getattr(asked, f"{kind.replace(' ', '_')}s"), asked.commands):
-            if asked.only and asked.only != f"{case.kind} {case.number}":
+            if (asked.only and asked.only != f"{case.kind} {case.number}") or (kind, case.number) in record.tried:
                 continue
             if case.way == "file system" and not mounts:
                 record.add({**case._asdict(), "skipped": "no file system can be mounted"})
@@ -157,11 +162,12 @@ def chosen_cases(asked: argparse.Namespace, *, mounts: bool, record: Record) -> 
                 yield case
 
 
-def try_cases(record: Record, cases: Sequence[Case], folder: Path, processes: int, *, unopened: bool) -> None:
-    """Make what undisturbed commands make, then try all cases by so many fork servers."""
+def try_cases(record: Record, cases: Sequence[Case], folder: Path, asked: argparse.Namespace, ends: float) -> None:
+    """Make what undisturbed commands make, then begin all cases before an end (a time), by a few fork servers."""
+    processes = max(1, asked.processes - len(asked.targets))
     inputs, wholes = make_inputs(folder), dict[str, Whole]()
     needed = {case.command for case in cases}
-    with workers(folder, inputs, wholes, min(processes, len(cases)), unopened=unopened) as (pool, work):
+    with workers(folder, inputs, wholes, min(processes, len(cases)), unopened=asked.unopened) as (pool, work):
 
         def make(command: str) -> None:
             work(lambda trials: trials.make_whole(command))
@@ -173,13 +179,15 @@ def try_cases(record: Record, cases: Sequence[Case], folder: Path, processes: in
             make("export")
         wait(alone)
         say(f"undisturbed: {', '.join(f'{name} {whole.seconds:.1f} s' for name, whole in wholes.items())}")
-        wait([pool.submit(work, one_case(record, case)) for case in cases])
+        wait([pool.submit(work, one_case(record, case, ends)) for case in cases])
 
 
-def one_case(record: Record, case: Case) -> Callable[[Trials], None]:
-    """What tries a case and records it."""
+def one_case(record: Record, case: Case, ends: float) -> Callable[[Trials], None]:
+    """What tries a case before an end and records it."""
 
     def attempt(trials: Trials) -> None:
+        if time.monotonic() > ends:
+            return
         result = trials.attempt(case)
         line = {**case._asdict(), "hit": result.hit, "wrong": result.wrong, "seconds": round(result.seconds, 2)}
         if result.wrong:
