@@ -52,18 +52,21 @@ def main() -> None:
     asked = parser.parse_args()
     torch.manual_seed(0)
     with distributed.launched(context_ranks=int(os.environ.get("WORLD_SIZE", "1"))):
-        lines: list[dict[str, Any]] = []
         if "kernel" in asked.parts and distributed.ranks() == 1:
             for heads in HEADS:
-                lines += measure_kernels(heads, parse_tokens(asked.tokens), asked.turns, asked.sustain)
+                append(asked.out, measure_kernels(heads, parse_tokens(asked.tokens), asked.turns, asked.sustain))
         if "step" in asked.parts:
             model = open_model(asked.shape, layers=asked.layers)
             model.network.requires_grad_(True)
             for length in (parse_tokens(text) for text in asked.lengths.split(",")):
-                lines += measure_steps(model, length, asked.turns, asked.kernels)
-        if distributed.is_main():
-            with asked.out.open("a") as out:
-                out.writelines(json.dumps(line) + "\n" for line in lines)
+                append(asked.out, measure_steps(model, length, asked.turns, asked.kernels))
+
+
+def append(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Add lines to a file as they come, for what follows them may not end."""
+    if distributed.is_main():
+        with path.open("a") as out:
+            out.writelines(json.dumps(line) + "\n" for line in lines)
 
 
 def kernels_here(*, gradients: bool) -> list[kernels.Kernel]:
