@@ -12,12 +12,14 @@ RULER_SUBSET = "ruler-subset"  # their mean
 HARNESS = "harness:"  # begins the name of a benchmark of lm-evaluation-harness, or the path of its task file
 BENCHMARK = f"{HARNESS}TASK"
 RATIO, DIFFERENCE = "ratio-to-", "difference-to-"  # begin the names of paired comparisons with the method that follows
+REWORDED = "reworded-questions"
 SHOTS = (4, 16, 64, 256, 1024, 2048)  # of in-context learning, beside as many as fit
 USES = {  # made-up tasks of what long windows are used for
     "many-shot": "Labels by examples found, as many as fit",
     **{f"many-shot-{count}": f"Labels by {count:,} examples found" for count in SHOTS},
     "manual-questions": "Questions about a manual answered",
     "dialogue-memory": "Numbers of a dialogue remembered",
+    REWORDED: "Facts found that are asked for in other words",
 }
 SUMMARY = "planted-summary"
 PROSE, ACCURACY, MANY_PASSKEYS = "prose-needle", "accuracy", "many-passkeys"

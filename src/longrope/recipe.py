@@ -69,12 +69,14 @@ class MeasureRecipe(Settings, section="measure"):
             names, sentences at random depths); ``ruler`` (all of its tasks and their mean) and ``ruler-TASK`` (one of
             them); ``longppl`` (of the tokens that far context makes likely, by an evaluator); ``accuracy`` and
             ``effective-length``, both of ``prose-needle`` and six of ruler's tasks; ``many-shot`` and ``many-shot-K``
-            (labels by examples), ``manual-questions``, ``dialogue-memory`` and ``planted-summary``, generated uses of
-            long windows;
-            ``harness:TASK``, a benchmark of lm-evaluation-harness by its name or its file.
+            (labels by examples), ``manual-questions``, ``dialogue-memory``, ``reworded-questions`` and
+            ``planted-summary``, generated uses of long windows; ``harness:TASK``, a benchmark of lm-evaluation-harness
+            by its name or its file.
         original_tokens: the original model is measured at no greater length than this, and at the shortest in any case;
             0 measures it at all of them. Far beyond its window its passes take as long as any other's.
         windows: windows of the longest length; the shorter ones divide the same text.
+        window_tokens: cut the windows as if this were the longest length, so that a run at shorter lengths reads the
+            text of one that measured up to this length; 0 takes the longest of ``lengths``.
         tail_tokens: perplexity is also given over the last so many tokens of each window.
         tails: the same over the last so many, too; ``far-context`` is then also given over them.
         last_tokens: how many tokens at the end of each window ``far-context`` and its controls score; 0 takes all that
@@ -116,6 +118,7 @@ class MeasureRecipe(Settings, section="measure"):
     longppl_near: Annotated[int, at_least(4)] = 4096
     original_tokens: CountOrZero = 0
     tails: tuple[Count, ...] = ()
+    window_tokens: CountOrZero = 0
     passkeys_per_text: Annotated[int, between(1, 100)] = 10
 
     def check(self) -> None:

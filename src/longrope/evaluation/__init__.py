@@ -128,15 +128,15 @@ class Evaluation:
         return passed
 
     def longest(self, subject: Subject) -> int:
-        """The longest length that is measured, in tokens."""
-        return self._lengths(subject)[-1]
+        """Tokens of the windows that are cut: the longest length that is measured, or more if the settings say so."""
+        return max(self._lengths(subject)[-1], self.settings.window_tokens)
 
     def describe_windows(self, subject: Subject) -> list[str]:
         """Say how many windows are measured and compared on, of how many that the settings ask for.
 
         A text that is too short for all of them gives fewer.
         """
-        text, length = self.text, self._lengths(subject)[-1]
+        text, length = self.text, self.longest(subject)
         asked = {"measure": self.settings.windows, "compare methods on": self.settings.paired_windows}
         fitting = {purpose: len(text.windows(length, count)) for purpose, count in asked.items() if count}
         short = f": the {text.name} text has {len(text.tokens):,} tokens"
@@ -212,11 +212,12 @@ class Evaluation:
     def _contexts(self, subject: Subject, count: int) -> Iterator[Context]:
         """One for each length, shortest first, on windows of the longest one."""
         lengths = self._lengths(subject)
-        windows = self.text.windows(lengths[-1], count)
-        documents = self.text.numbered().windows(lengths[-1], count)
+        longest = self.longest(subject)
+        windows = self.text.windows(longest, count)
+        documents = self.text.numbered().windows(longest, count)
         for factors in subject.table.factor_sets if subject.table else ():
             check_unsearched(windows, factors.searched)
-        known, seen = subject.model.tuned_on, (subject.model.name, lengths[-1], count)
+        known, seen = subject.model.tuned_on, (subject.model.name, longest, count)
         if known and seen not in self.apart:
             check_apart(hash_windows(self.text, windows, documents, subject.model.tokenizer), known, "tune")
             self.apart.add(seen)

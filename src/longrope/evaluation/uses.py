@@ -10,6 +10,7 @@ from longrope.evaluation.metric import Context, Metric, Reading
 from longrope.evaluation.needles import essays
 from longrope.evaluation.prompts.prompt import Prompt, Source, assemble
 from longrope.evaluation.prompts.prose import ProseText, prose_fingerprint
+from longrope.evaluation.prompts.reworded import write_reworded
 from longrope.evaluation.prompts.uses import (
     Writer,
     build_texts,
@@ -22,6 +23,7 @@ from longrope.evaluation.prose import find_needles
 from longrope.evaluation.ruler import RulerTask
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import share_interval
+from longrope.metrics import REWORDED
 from longrope.recipe import MeasureRecipe
 from longrope.runs.records import Score
 
@@ -87,7 +89,7 @@ def _writer(name: str) -> Writer:
     if name.startswith("many-shot"):
         shots = name.removeprefix("many-shot").lstrip("-")
         return partial(write_shots, int(shots or 0))
-    return write_manual if name == "manual-questions" else write_dialogue
+    return {"manual-questions": write_manual, "dialogue-memory": write_dialogue, REWORDED: write_reworded}[name]
 
 
 class PlantedSummary(RulerTask):

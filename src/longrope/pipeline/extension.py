@@ -217,7 +217,7 @@ def _check_capable(session: Session, *steps: str) -> None:
 def _check_texts(session: Session) -> None:
     """Report what the parts of the texts share, before anything takes time (raises TextsError if it is too much)."""
     recipe, tuned = session.recipe, any(stage.kind == "tune" for stage in session.recipe.stages)
-    longest = max(measured_lengths(recipe, session.model))
+    longest = max(*measured_lengths(recipe, session.model), recipe.measure.window_tokens)
     check_parts(session.model, session.texts, longest, recipe.measure.windows, tuned=tuned, report=session.report)
 
 
