@@ -1,11 +1,14 @@
 """What the package depends on: accepted licences, listed as they are, and versions that are locked with hashes."""
 
 import re
+import tomllib
 from importlib.metadata import Distribution
 from pathlib import Path
 
 import licences
+import oldest
 import pytest
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 LOCK = (ROOT / "scripts/lock.txt").read_text()
@@ -54,6 +57,13 @@ def test_every_locked_version_has_hashes() -> None:
     assert len(entries) > 100
     for entry in entries:
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), entry.partition("\n")[0]
+
+
+def test_ranges_begin_at_versions_that_are_mended() -> None:
+    """What is below has a known vulnerability: in the sandbox of templates, in locks by links, in reading of files."""
+    lower = dict(line.split("==") for line in oldest.oldest(tomllib.loads(oldest.PROJECT.read_text())["project"]))
+    for name, mended in {"jinja2": "3.1.6", "filelock": "3.20.3", "pyarrow": "23.0.1"}.items():
+        assert Version(lower[name]) >= Version(mended)
 
 
 @pytest.mark.parametrize(
