@@ -13,8 +13,9 @@ from ruler_prompts import TOKENIZERS, essay_of, every_tokenizer
 
 from longrope.data import Tokens
 from longrope.data.facts import CODED
-from longrope.engine.decoding import decode, follows_greedily, read_prompt
+from longrope.engine.decoding import decode, read_prompt
 from longrope.engine.kv_cache import KeyValueCache
+from longrope.engine.questions import follow_greedily
 from longrope.errors import TextsError
 from longrope.evaluation.metric import Context, Subject
 from longrope.evaluation.prompts.prose import (
@@ -146,22 +147,22 @@ def test_teacher_forcing_finds_what_decoding_writes(family: str) -> None:
     assert sum(wanted) == 3
 
 
-def test_a_question_is_read_in_one_pass(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not token by token: one pass for the text and one for each needle."""
+def test_questions_are_read_in_one_pass(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not token by token: one pass for the text and one for both needles."""
     calls: list[int] = []
     hook = model.network.get_input_embeddings().register_forward_pre_hook(lambda _, x: calls.append(x[0].numel()))
     text = np.arange(1, 90, dtype=np.int32)
     needle = ProseNeedle("number", 0.5, np.arange(5, 25, dtype=np.int32), 4)
     find_needles(model, ProseText(text, (needle, needle)))
     hook.remove()
-    assert calls == [89, 20, 20]
+    assert calls == [89, 40]
 
 
 def test_an_answer_needs_space_in_the_cache(model: LanguageModel) -> None:
     cache = KeyValueCache(model, 10)
     read_prompt(model, np.arange(1, 8, dtype=np.int32), cache)
     with pytest.raises(Exception, match="5 tokens are to follow 7 in a cache of 10"):
-        follows_greedily(model, np.arange(1, 6, dtype=np.int32), 2, cache)
+        follow_greedily(model, [(np.arange(1, 6, dtype=np.int32), 2)], cache)
 
 
 @pytest.fixture
@@ -224,10 +225,9 @@ def test_two_methods_are_compared_on_the_same_needles(model: LanguageModel, foun
 
 
 def test_needles_are_measured_by_a_model(model: LanguageModel) -> None:
-    """A pico model knows nothing of them; every token that it reads is counted once."""
+    """A pico model knows nothing of them; every token of texts and questions is counted once, and no filling."""
     context = prose_context(model, needles=6, needles_per_text=3)
-    pushed: list[int] = []
-    hook = model.network.get_input_embeddings().register_forward_pre_hook(lambda _, x: pushed.append(x[0].numel()))
     whole, *_ = scores_of("prose-needle", context)
-    hook.remove()
-    assert (whole.value, whole.num_tokens, whole.num_windows) == (0, sum(pushed), 6)
+    built = build_prose(context.subject.model.tokenizer, LENGTH, context.windows, 6, 0, 3)
+    pushed = sum(len(text.tokens) + sum(len(needle.tokens) for needle in text.needles) for text in built)
+    assert (whole.value, whole.num_tokens, whole.num_windows) == (0, pushed, 6)

@@ -40,27 +40,11 @@ def prefill(model: LanguageModel, tokens: Tokens, cache: KeyValueCache) -> Tenso
     return read_all(model, tokens, cache, 1)[:, 0]
 
 
-def follows_greedily(model: LanguageModel, tokens: Tokens, answer_tokens: int, cache: KeyValueCache) -> bool:
-    """Whether greedy decoding after what is in the cache, and a question, would begin with an answer.
-
-    By teacher forcing: it does so exactly when each token of the answer is the likeliest after all before it.
-
-    Args:
-        model: run in its current state.
-        tokens: [n] of the question and the answer.
-        answer_tokens: how many of the last ones are the answer, fewer than n.
-        cache: of the text before the question; with space for all n.
-
-    Raises:
-        ModelError: as of ``prefill``.
-    """
-    ids = torch.as_tensor(tokens, dtype=torch.long)
-    likeliest = read_all(model, ids[None], cache, answer_tokens + 1)[0, :-1].argmax(-1)
-    return bool((likeliest.cpu() == ids[-answer_tokens:].cpu()).all())
-
-
 def read_all(model: LanguageModel, tokens: Tokens, cache: KeyValueCache, last: int) -> Tensor:
-    """Read tokens [1, n] into a cache, as ``prefill`` does; the logits [1, last, V] after each of the last ones."""
+    """Read tokens [1, n] into a cache, as ``prefill`` does; the logits [1, last, V] after each of the last ones.
+
+    A cache that is ``forgetting`` takes tokens [B, n], of B texts that each follow what is in it.
+    """
     if cache.native and not cache.native.checked:
         check_continues(model)
         cache.native.checked = True
@@ -73,17 +57,19 @@ def read_all(model: LanguageModel, tokens: Tokens, cache: KeyValueCache, last: i
             "Make a larger one.",
         )
     begun = cache.tokens
-    undo = partial(cache.take_back, begun)
-    return retry_in_less_memory(model, count, partial(_read_all, model, tokens, cache, last, begun), undo)
+    work, undo = partial(_read_all, model, tokens, cache, last, begun), partial(cache.take_back, begun)
+    return retry_in_less_memory(model, tokens.shape[0] * count, work, undo)
 
 
 def _read_all(model: LanguageModel, tokens: Tokens, cache: KeyValueCache, last: int, begun: int) -> Tensor:
-    tile, end = choose_tile(model)[0], begun + tokens.shape[1]
+    rows, count = tokens.shape
+    end = begun + count
+    tile = count if cache.forgets else choose_tile(model)[0]
     cache.begin_pass()
     with torch.inference_mode(), many_variants(compiled=model.compiled), at_length(model, cache.capacity):
         given: dict[str, Any] = {
             "input_ids": torch.as_tensor(tokens, dtype=torch.long).to(model.device),
-            "position_ids": torch.arange(begun, end, device=model.device)[None],
+            "position_ids": torch.arange(begun, end, device=model.device).expand(rows, -1),
         }
         if cache.native:
             given |= cache.native.inputs
@@ -95,7 +81,7 @@ def _read_all(model: LanguageModel, tokens: Tokens, cache: KeyValueCache, last: 
         if cache.native:
             cache.native.tokens = end
         for keys in cache.layers:
-            check_keys(model.network, keys, end)
+            check_keys(model.network, keys, begun if cache.forgets else end)
         return logits_of(model.network, hidden[:, -last:]).float()
 
 

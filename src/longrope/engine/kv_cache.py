@@ -4,7 +4,8 @@ Shape legend: B = batch, G = key/value heads, n = new tokens, D = head dimension
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -66,6 +67,7 @@ class LayerKeys:
         self.capacity, self._drop = capacity, drop
         self._make = partial(_Store, capacity, eight_bit=eight_bit, offload=offload)
         self.calls: list[list[_Store]] = []
+        self.forgets = False  # what comes: it is seen with all that is kept, and not kept
         self._next = 0
 
     @property
@@ -96,6 +98,8 @@ class LayerKeys:
             self.calls.append([_LastTokens(window) if dropping and window else self._make() for _ in new])
         stores = self.calls[self._next]
         self._next += 1
+        if self.forgets:
+            return tuple(store.followed_by(part) for store, part in zip(stores, new, strict=True))
         return tuple(store.extended(part) for store, part in zip(stores, new, strict=True))
 
     def rewind(self, tokens: int) -> None:
@@ -141,6 +145,12 @@ class _Store:
     def rewind(self, tokens: int) -> None:
         self.seen = tokens
 
+    def followed_by(self, new: Tensor) -> Tensor:
+        """[B, G, seen + n, D]: what is kept, of one text, and after it new tokens [B, G, n, D], which are not kept."""
+        assert self.buffer is not None
+        assert self.scales is None
+        return _joined(self.buffer[:, :, : self.seen], new)
+
     def extended(self, new: Tensor) -> Tensor:
         if self.buffer is None:
             buffer = self._space(new, new.shape[-1], torch.int8 if self.eight_bit else new.dtype, new.device)
@@ -183,12 +193,21 @@ class _LastTokens(_Store):
         self.seen = tokens
         self.buffer = self.buffer[:, :, :left] if self.buffer is not None else None
 
+    def followed_by(self, new: Tensor) -> Tensor:
+        assert self.buffer is not None
+        return _joined(self.buffer[:, :, max(0, self.buffer.shape[2] - self.window + 1) :], new)
+
     def extended(self, new: Tensor) -> Tensor:
         whole = new if self.buffer is None else torch.cat((self.buffer, new), dim=2)
         keep = self.window - 1 + REWOUND_TOKENS
         self.buffer = whole[:, :, -keep:].clone() if whole.shape[2] > 2 * keep else whole
         self.seen += new.shape[2]
         return whole[:, :, max(0, whole.shape[2] - new.shape[2] - self.window + 1) :]
+
+
+def _joined(kept: Tensor, new: Tensor) -> Tensor:
+    """New tokens [B, G, n, D] after those [1, G, S, D] that are kept, in each row."""
+    return torch.cat((kept.to(new.device).expand(len(new), -1, -1, -1), new), dim=2)
 
 
 class KeyValueCache:
@@ -244,6 +263,29 @@ class KeyValueCache:
     def begin_pass(self) -> None:
         """Expect the first call of every layer."""
         self._called.clear()
+
+    @contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """See new tokens [B, n] in each of B rows after all that is kept, and keep nothing of them, in this block.
+
+        For caches of layers with keys and values alone, as they are; all layers have read the text before.
+        """
+        assert not self.native
+        self.forgets = True
+        try:
+            yield
+        finally:
+            self.forgets = False
+
+    @property
+    def forgets(self) -> bool:
+        """Whether nothing of new tokens is kept at this moment."""
+        return any(keys.forgets for keys in self.layers)
+
+    @forgets.setter
+    def forgets(self, forgets: bool) -> None:
+        for keys in self.layers:
+            keys.forgets = forgets
 
     def keys_of(self, layer: int) -> LayerKeys:
         """Those of the next call of a layer."""

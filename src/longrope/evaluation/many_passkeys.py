@@ -27,9 +27,9 @@ class ManyPasskeys(PasskeyRetrieval):
     compared_as = f"{MANY_PASSKEYS}-{DIFFERENCE}"
 
     def readings(self, context: Context) -> tuple[Reading, ...]:
-        """One pass for the passkeys of a text; each question with its answer is a short one."""
-        count, most = context.settings.passkeys, context.settings.passkeys_per_text
-        return (Reading(self.name, context.length, -(-count // most), count),)
+        """One pass for each text, and a short one for its questions with their answers."""
+        texts = -(-context.settings.passkeys // context.settings.passkeys_per_text)
+        return (Reading(self.name, context.length, texts, texts),)
 
     def names(self, context: Context) -> tuple[str, ...]:
         """``many-passkeys``, and ``many-passkeys-depth-D`` for each depth."""

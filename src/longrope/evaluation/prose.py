@@ -1,15 +1,16 @@
 """Needles in prose: the share that greedy decoding would answer word for word, at random depths of running text.
 
-Nothing is written token by token: a text is read once, and each question is read after it together with its answer,
-which is the greedy one exactly when each of its tokens is the likeliest (``longrope.engine.decoding``).
+Nothing is written token by token: a text is read once, and its questions are read after it together with their answers,
+each of which is the greedy one exactly when all of its tokens are the likeliest (``longrope.engine.questions``).
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from longrope import distributed
-from longrope.engine.decoding import follows_greedily, read_prompt
+from longrope.engine.decoding import read_prompt
 from longrope.engine.kv_cache import REWOUND_TOKENS, KeyValueCache
+from longrope.engine.questions import follow_greedily
 from longrope.evaluation.metric import Context, Metric, Reading, joined
 from longrope.evaluation.needles import essays
 from longrope.evaluation.prompts.passkeys import DEPTHS
@@ -35,9 +36,9 @@ class ProseNeedles(Metric):
     compared_as = f"{PROSE}-{DIFFERENCE}"
 
     def readings(self, context: Context) -> tuple[Reading, ...]:
-        """One pass for the needles of a text; each question with its answer is a short one."""
-        count, most = context.settings.needles, context.settings.needles_per_text
-        return (Reading(self.name, context.length, -(-count // most), count),)
+        """One pass for each text, and a short one for its questions with their answers."""
+        texts = -(-context.settings.needles // context.settings.needles_per_text)
+        return (Reading(self.name, context.length, texts, texts),)
 
     def names(self, context: Context) -> tuple[str, ...]:
         """``prose-needle``, with ``-KIND`` and with ``-depth-D``."""
@@ -108,11 +109,7 @@ def find_needles(model: LanguageModel, text: ProseText) -> list[bool]:
     most = max(len(needle.tokens) for needle in text.needles)
     cache = KeyValueCache(model, len(text.tokens) + most, drop=most <= REWOUND_TOKENS)
     read_prompt(model, text.tokens, cache)
-    found = []
-    for needle in text.needles:
-        cache.rewind(len(text.tokens))
-        found.append(follows_greedily(model, needle.tokens, needle.answer_tokens, cache))
-    return found
+    return follow_greedily(model, [(needle.tokens, needle.answer_tokens) for needle in text.needles], cache)
 
 
 def _built(context: Context) -> list[ProseText]:

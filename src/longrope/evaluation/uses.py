@@ -37,9 +37,9 @@ class Use(Metric):
     """
 
     def readings(self, context: Context) -> tuple[Reading, ...]:
-        """One pass for each text; each question with its answer is a short one."""
-        count, most = context.settings.needles, context.settings.needles_per_text
-        return (Reading(self.name, context.length, -(-count // most), count),)
+        """One pass for each text, and a short one for its questions with their answers."""
+        texts = -(-context.settings.needles // context.settings.needles_per_text)
+        return (Reading(self.name, context.length, texts, texts),)
 
     def inputs(self, context: Context) -> str:
         """The texts and questions."""
