@@ -1,4 +1,4 @@
-"""The losses by one reading of the logits against torch's cross entropy in float64; on a GPU with ``-k cuda``."""
+"""The losses and their gradients by one reading of the logits against torch in float64; on a GPU with ``-k cuda``."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def make_logits(vocabulary: int, dtype: torch.dtype, device: str) -> tuple[Tenso
 
 
 def check(vocabulary: int, dtype: torch.dtype, device: str) -> None:
-    """Every loss is that of the same numbers in float64."""
+    """Every loss and gradient is that of the same numbers in float64, but for the rounding to the logits' format."""
     from longrope.engine.cross_entropy import fused_losses
 
     logits, targets = make_logits(vocabulary, dtype, device)
@@ -38,6 +38,15 @@ def check(vocabulary: int, dtype: torch.dtype, device: str) -> None:
     torch.testing.assert_close(found.double().flatten(), expected, rtol=1e-5, atol=1e-5)
     turned = logits.transpose(1, 2).contiguous().transpose(1, 2)  # a row is not one piece of memory
     torch.testing.assert_close(fused_losses(turned, targets), found, rtol=0, atol=0)
+    given = torch.linspace(-2, 2, targets.numel(), device=device).view(targets.shape)
+    one_hot = functional.one_hot(targets, vocabulary).to(device)
+    exact = (logits.double().softmax(-1) - one_hot) * given[..., None]
+    for x in (logits, turned):
+        own = x.detach().requires_grad_()
+        (by_logits,) = torch.autograd.grad(fused_losses(own, targets), own, given)
+        assert by_logits.dtype == dtype
+        rounding = torch.finfo(dtype).eps
+        torch.testing.assert_close(by_logits.double(), exact, rtol=max(rounding, 2e-5), atol=1e-6)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 Shape legend: B = batch, n = tokens, H = hidden size, V = vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -33,39 +33,69 @@ def logit_chunks(model: LanguageModel, targets: Tensor) -> Iterator[slice]:
 def chunk_losses(network: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     """[B, n] float32 nats of targets [B, n] after hidden states [B, n, H]."""
     logits = logits_of(network, hidden)
-    if logits.is_cuda and not logits.requires_grad:
+    if logits.is_cuda:
         return import_module("longrope.engine.cross_entropy").fused_losses(logits, targets)  # type: ignore[no-any-return]
     logits = logits.float()
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
 
 
-def is_frozen(network: Any) -> bool:
-    """Whether no weight outside of the layers is trained, the head's among them."""
+def trained_outside_layers(network: Any) -> list[nn.Parameter]:
+    """The trained weights outside of the layers, the head's among them."""
     inside = {id(weight) for layer in decoder_layers(network) for weight in layer.parameters()}
-    return not any(weight.requires_grad for weight in network.parameters() if id(weight) not in inside)
+    return [weight for weight in network.parameters() if weight.requires_grad and id(weight) not in inside]
 
 
-def weighted_loss_of_frozen(network: Any, hidden: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
-    """The sum of losses [B, n] times their shares, whose gradient is worked out at once, while the logits are there.
+def weighted_loss(network: Any, hidden: Tensor, targets: Tensor, shares: Tensor, cuts: Sequence[slice]) -> Tensor:
+    """The sum of losses [B, n] times their shares, chunk by chunk, whose gradients are worked out at once.
 
-    For hidden states [B, n, H] alone: the head must be frozen. Its logits are made once, and kept for no backward pass.
+    So the logits of a chunk are made once, and kept for no backward pass.
+
+    Args:
+        network: no weight outside of its layers may be divided among processes.
+        hidden: [B, n, H].
+        targets: [B, n].
+        shares: [B, n].
+        cuts: the chunks, in order, all of the n tokens.
     """
-    found: Tensor = _GradientAtOnce.apply(network, hidden, targets, shares)  # type: ignore[no-untyped-call]
+    weights = trained_outside_layers(network)
+    found: Tensor = _GradientsAtOnce.apply(network, hidden, targets, shares, cuts, *weights)  # type: ignore[no-untyped-call]
     return found
 
 
-class _GradientAtOnce(torch.autograd.Function):
+class _GradientsAtOnce(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, network: Any, hidden: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
-        with torch.enable_grad():
-            own = hidden.detach().requires_grad_()
-            loss = (chunk_losses(network, own, targets) * shares).sum()
-        ctx.save_for_backward(*torch.autograd.grad(loss, own))
-        return loss.detach()
+    def forward(
+        ctx: Any,
+        network: Any,
+        hidden: Tensor,
+        targets: Tensor,
+        shares: Tensor,
+        cuts: Sequence[slice],
+        *weights: nn.Parameter,
+    ) -> Tensor:
+        total, parts, ctx.sums = torch.zeros((), device=hidden.device), [], [None] * len(weights)
+        wanted = any(ctx.needs_input_grad)
+        for cut in cuts:
+            with torch.set_grad_enabled(wanted):
+                own = hidden[:, cut].detach().requires_grad_(wanted)
+                loss = (chunk_losses(network, own, targets[:, cut]) * shares[:, cut]).sum()
+            total += loss.detach()
+            if wanted:
+                by_hidden, *found = torch.autograd.grad(loss, (own, *weights), allow_unused=True)
+                parts.append(by_hidden)
+                ctx.sums = [_added(x, y) for x, y in zip(ctx.sums, found, strict=True)]
+        ctx.save_for_backward(*parts)
+        return total
 
     @staticmethod
-    def backward(ctx: Any, *given: Tensor) -> tuple[None, Tensor, None, None]:
-        return None, ctx.saved_tensors[0] * given[0], None, None
+    def backward(ctx: Any, *given: Tensor) -> tuple[Any, ...]:
+        by_hidden = torch.cat(ctx.saved_tensors, dim=1) * given[0]
+        of_weights = [None if x is None else x * given[0] for x in ctx.sums]
+        return None, by_hidden, None, None, None, *of_weights
+
+
+def _added(so_far: Tensor | None, more: Tensor | None) -> Tensor | None:
+    return more if so_far is None else so_far if more is None else so_far + more
 
 
 def logits_of(network: Any, hidden: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from longrope.engine.context import ForwardContext, run_decoder
 from longrope.engine.held_states import EVERY_STATE, HeldStates, Holding
 from longrope.engine.kernels import choose_kernel
 from longrope.engine.kv_cache import describe_others, remembers_keys_alone
-from longrope.engine.loss import chunk_losses, is_frozen, logit_chunks, logits_of, weighted_loss_of_frozen
+from longrope.engine.loss import chunk_losses, logit_chunks, logits_of, trained_outside_layers, weighted_loss
 from longrope.engine.memory import (
     choose_tile,
     fits_with_activations,
@@ -149,9 +149,9 @@ def weighted_loss_with_graph(
         tokens: [B, N] token ids, without padding.
         weights: [B, N - 1] weight of each token's loss; what comes before the first nonzero column is not scored. With
             ``documents`` the first token of each but the first is to have none, for nothing of it comes before.
-        recompute: checkpoint every layer and every chunk of logits, so that memory holds one hidden state per layer,
-            and one output of its attention where memory allows; otherwise all activations are kept, which saves the
-            second pass forward. None keeps them where memory allows; where a pass has run out of it, none are kept.
+        recompute: checkpoint every layer and keep no logits, so that memory holds one hidden state per layer, and one
+            output of its attention where memory allows; otherwise all activations are kept, which saves the second pass
+            forward. None keeps them where memory allows; where a pass has run out of it, none are kept.
         holding: how the hidden states before recomputed layers are held.
         documents: as in ``token_losses``.
         positions: as in ``token_losses``.
@@ -170,21 +170,16 @@ def weighted_loss_with_graph(
     hidden, targets, _ = done.scored(slice(first, None))
     given = torch.as_tensor(weights, dtype=torch.float32).to(hidden.device)
     shares = done.own(given) if done.shard else given[:, first:]
-    total = torch.zeros((), device=hidden.device)
-    score = _choose_score(model.network, hidden, recompute=recompute)
     cuts = list(logit_chunks(model, targets))
+    divided = any(map(distributed.is_dtensor, trained_outside_layers(model.network)))
+    if (recompute or hidden.is_cuda) and not divided:
+        return weighted_loss(model.network, hidden, targets, shares, cuts)
+    losses = partial(checkpoint, chunk_losses, use_reentrant=False) if recompute else chunk_losses
+    total = torch.zeros((), device=hidden.device)
     sizes = [cut.stop - cut.start for cut in cuts]
     for cut, part in zip(cuts, hidden.split(sizes, dim=1), strict=True):  # whose gradients are joined once
-        total = total + score(model.network, part, targets[:, cut], shares[:, cut])
+        total = total + (losses(model.network, part, targets[:, cut]) * shares[:, cut]).sum()
     return total
-
-
-def _choose_score(network: Any, hidden: Tensor, *, recompute: bool) -> Callable[..., Tensor]:
-    """What gives the weighted losses of a chunk, by whether its logits may be kept and the head has gradients."""
-    if recompute and hidden.requires_grad and is_frozen(network):
-        return weighted_loss_of_frozen
-    losses = partial(checkpoint, chunk_losses, use_reentrant=False) if recompute else chunk_losses
-    return lambda network, hidden, targets, shares: (losses(network, hidden, targets) * shares).sum()
 
 
 def describe_pass(model: LanguageModel, *, decoding: bool = False) -> str:
