@@ -1,5 +1,6 @@
 """Recomputed layers through torch.compile: the same gradients, compiled once, and not where layers work in tiles."""
 
+import copy
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,15 +33,17 @@ def test_gradients_are_those_of_plain_layers(monkeypatch: pytest.MonkeyPatch) ->
     gpu = torch.cuda.is_available()
     model = pico.make_model(num_hidden_layers=3, dtype=torch.bfloat16 if gpu else torch.float32)
     model.network.to("cuda" if gpu else "cpu")
-    expected, fused = gradients(model), replace(model, compiled=True)
+    plain, fused = gradients(model), replace(model, compiled=True)
+    exact = gradients(replace(model, network=copy.deepcopy(model.network).float())) if gpu else plain
     found, graphs = [gradients(fused)], counters["stats"]["unique_graphs"]
     assert graphs > 0
     for room in (2**32, 0):
         set_room(monkeypatch, room)
         found += [gradients(fused), gradients(fused, holding=Holding(2))]
     assert counters["stats"]["unique_graphs"] == graphs
-    for each in found:
-        assert (each - expected).norm() < (3e-2 if gpu else 1e-5) * expected.norm()
+    rounding = (plain.float() - exact).norm()
+    for each in found:  # no further from the gradients in float32 than those of plain layers
+        assert (each.float() - exact).norm() < max(1e-5 * exact.norm(), 1.25 * rounding)
     set_tile(monkeypatch, 16)
     torch.testing.assert_close(gradients(fused), gradients(model))
     assert counters["stats"]["unique_graphs"] == graphs

@@ -34,12 +34,22 @@ from longrope.engine.merging import merge
 
 def _cudnn(gradient: Tensor, *given: Tensor, causal: bool, scale: float) -> tuple[Tensor, ...]:
     query, key, value, output, lse = given
+    gradient, output = (laid_out_as(query, x) for x in (gradient, output))
     unused = torch.zeros((), dtype=torch.int64, device=query.device)  # seeds of dropout
     ends = None, None, None, query.shape[2], key.shape[2]  # no bias, no documents
     found: tuple[Tensor, ...] = aten._scaled_dot_product_cudnn_attention_backward(  # noqa: SLF001
         gradient, query, key, value, output, lse[..., None], unused, unused, *ends, 0.0, causal, scale=scale
     )
     return found
+
+
+def laid_out_as(query: Tensor, x: Tensor) -> Tensor:
+    """The numbers of x [B, H, Sq, D] with the strides that torch gives to tensors made like the query.
+
+    torch keeps what it builds for cuDNN by the strides of query, key and value alone: those of the output and of its
+    gradient must follow from them, or a later call reads these wrongly.
+    """
+    return x if x.stride() == torch.empty_like(query, device="meta").stride() else torch.empty_like(query).copy_(x)
 
 
 def _flash(

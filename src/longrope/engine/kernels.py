@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend
 from torch.nn.attention.bias import CausalVariant
 
+from longrope.engine.merging import beside_sinks
 from longrope.errors import ModelError
 
 TRIAL_TOKENS, TRIAL_KEYS = 32768, 65536  # of a pass; of one query that sees many keys
@@ -142,7 +143,16 @@ def window_attention(
     return found[0].transpose(1, 2), found[1]
 
 
-FLASH_WINDOWS = Kernel("flash in windows", SDPBackend.FLASH_ATTENTION, window_attention, aligns=True, masks=True)
+def _run_windows(
+    query: Tensor, key: Tensor, value: Tensor, *, sinks: Tensor | None = None, **settings: Any
+) -> tuple[Tensor, Tensor]:
+    output, lse = window_attention(query, key, value, **settings)
+    if sinks is None:
+        return output, lse
+    return beside_sinks(output, lse, sinks), torch.logaddexp(lse, sinks[:, None].to(lse))
+
+
+FLASH_WINDOWS = Kernel("flash in windows", SDPBackend.FLASH_ATTENTION, _run_windows, aligns=True, masks=True)
 
 
 @cache
