@@ -1,11 +1,12 @@
 """One pass over a text of any length: the perplexity of its last tokens with all before them, seconds and memory.
 
-Run: python recipes/far_pass.py MODEL OUT.jsonl TOKENS.npy ... --tokens 4096k [--method ntk-critical] [--factors RUN] [--last 32767]
+Run: python recipes/far_pass.py MODEL OUT.jsonl TOKENS.npy ... --tokens 4096k
+                                [--method ntk-critical] [--factors RUN] [--last 32767]
 
-MODEL is anything that `longrope` loads, RUN/stages/.../adapter too. The arrays are joined in the order in which they are
-given, and the last of their tokens are read, so that two lengths end with the same ones. The factors are those of a
-formula for this length, or the long ones of a run at any length, beyond their window, too. The same last tokens are
-read by the model's own RoPE in its own window for comparison. Under torchrun the processes share the window.
+MODEL is anything that `longrope` loads, RUN/stages/.../adapter too. The arrays are joined as they are given, and the
+last of their tokens are read, so that two lengths end with the same ones. The factors are those of a formula for this
+length, or the long ones of a run, beyond their window, too. The same last tokens are read by the model's own RoPE in
+its own window for comparison. Under torchrun the processes share the window.
 """
 
 import argparse

@@ -40,6 +40,8 @@ TABLES: dict[str, Maker] = {
     "2048k-lengths": million.length_table,
     "2048k-kinds": million.kinds_table,
     "2048k-untrained": million.untrained_table,
+    "2048k-needles": million.needles_table,
+    "2048k-far": million.far_table,
     "2048k-training": million.training_table,
     "2048k-answers": million.answers_table,
     "verify": verify.verify_table,

@@ -14,6 +14,9 @@ def share(score: Score) -> Cell:
 
 RUNS = {"gemma3-2048k": "Gemma-3-270M", "smollm2-2048k": "SmolLM2-135M"}
 UNTRAINED = "gemma3-2048k-untrained"
+FURTHER = "gemma3-2048k-untrained-1024k"  # two of them at twice the length, by factors for it
+BEFORE = "gemma3-2048k-before"  # the factors of the trained run with the original weights
+NEEDLES = {"codes": "gemma3-needles-codes", "varied needles": "gemma3-needles-varied"}
 TUNED = "longrope-tuned"
 LENGTHS = {n * 1024: f"{n:,}k" for n in (4, 8, 32, 128, 512, 1024, 2048)}
 SHORT_LIST = (4096, 32768, 131072, 2097152)  # of the table with one line a metric
@@ -35,7 +38,8 @@ COLUMNS: dict[str, tuple[str, Callable[..., Cell]]] = {
     "of the original's": ("far-context-original", share),
     "of near's, last 4,096": ("far-context-last-4096", share),
     "of the original's, last 4,096": ("far-context-original-last-4096", share),
-    "of shuffled": ("far-shuffled", share),
+    "of shuffled far context's": ("far-shuffled", share),
+    "of another text's": ("far-replaced", share),
     "short, of the original's": ("ratio-to-none", share),
     "needles": ("prose-needle", percent),
     "passkeys, 20 a text": ("many-passkeys", percent),
@@ -53,10 +57,12 @@ KINDS = {"gemma3-2048k-codes": "codes", "gemma3-2048k": "varied needles"}
 
 
 def trained_scores(records: Records, run: str) -> dict[tuple[str, int], Score]:
-    """Those of the trained weights in a run, and of passkeys that were asked apart, under the method of the factors."""
+    """Those of the trained weights in a run, and those that were measured apart, under the method of the factors."""
     scores = dict(records.scores(run, TUNED)) if records.has(run) else {}
-    apart = f"{run}-passkeys"
-    return scores | (records.scores(apart, "ntk-critical") if records.has(apart) else {})
+    for apart, metrics in ((f"{run}-passkeys", ("passkey",)), (f"{run}-control", ("far-shuffled", "far-replaced"))):
+        found = records.scores(apart, "ntk-critical") if records.has(apart) else {}
+        scores |= {key: score for key, score in found.items() if key[0] in metrics}
+    return scores
 
 
 def kinds_table(records: Records) -> str:
@@ -96,19 +102,67 @@ def length_table(records: Records, run: str = "gemma3-2048k") -> str:
 
 
 def untrained_table(records: Records) -> str:
-    """Methods without training: perplexity of the same last tokens and needles at the lengths beyond the window."""
-    beyond = [length for length in LENGTHS if length > 32768]
+    """Methods without training and the trained model: perplexity of the same last tokens, and the same needles."""
+    subjects: list[tuple[str, tuple[str, ...], str]] = [
+        (label, (UNTRAINED, FURTHER), method) for method, label in METHODS.items()
+    ]
+    subjects += [("NTK by critical dimension, factors for 2,048k", (BEFORE,), "ntk-critical")]
+    subjects += [("the same, trained", ("gemma3-2048k",), TUNED)]
+    beyond = [length for length in LENGTHS if 32768 < length < 2**21]
     rows: list[Row] = []
-    for method, label in METHODS.items():
-        scores = records.scores(UNTRAINED, method) if records.has(UNTRAINED) else {}
+    for label, runs, method in subjects:
         cells: list[str | Cell] = []
+        found = [records.scores(run, method) for run in runs if records.has(run)]
+        scores = {key: score for some in reversed(found) for key, score in some.items()}
         for length in beyond:
-            for metric, write in ((LAST["gemma3-2048k"], number), ("prose-needle", percent)):
+            for metric, write in ((LAST["gemma3-2048k"], number), ("prose-needle", counted)):
                 score = scores.get((metric, length))
                 cells.append(write(score) if score else NONE)
         rows.append([label, *cells])
     head = [words for length in beyond for words in (f"last tokens, {LENGTHS[length]}", "needles")]
     return table(["each row on its own text", *head], rows)
+
+
+def counted(score: Score) -> Cell:
+    """How many were found of how many."""
+    return Cell(f"{round(score.value * score.num_windows)} of {score.num_windows}", (score,))
+
+
+def needles_table(records: Records) -> str:
+    """What two trainings find that differ in their needles alone, in the form of these and in another one."""
+    lengths = [n * 1024 for n in (32, 64, 128)]
+    arms = [("original", NEEDLES["varied needles"], "none"), *((kind, run, TUNED) for kind, run in NEEDLES.items())]
+    rows: list[Row] = []
+    for metric, words in (
+        ("prose-needle", "needles in prose"),
+        ("reworded-questions", "reworded questions"),
+        ("passkey", "passkeys, one a text"),
+    ):
+        for label, run, method in arms:
+            scores = records.scores(run, method) if records.has(run) else {}
+            found = [scores.get((metric, length)) for length in lengths]
+            rows.append([f"{words}: {label}", *(counted(score) if score else NONE for score in found)])
+    return table(["", *(f"{length // 1024}k" for length in lengths)], rows)
+
+
+def far_table(records: Records) -> str:
+    """Single passes over one text: perplexity of the same last tokens by how many stand before them."""
+    path = "gemma3-2048k/far.jsonl"
+    lines = records.lines(path) if (records.folder / path).exists() else []
+    rows: list[Row] = [
+        [
+            f"{line['tokens']:,}",
+            f"{line['factors_window'] // 1024:,}k",
+            f"{line['whole']['last']:.2f}",
+            f"{line['whole']['last_4096']:.2f}",
+            f"{line['whole']['last'] / line['near']['last']:.3f}",
+            f"{line['whole']['seconds']:.0f}",
+            f"{line['whole']['peak_bytes'] / 2**30:.0f}",
+        ]
+        for line in sorted(lines, key=lambda line: (line["tokens"], line["factors_window"]))
+    ]
+    head = ["tokens", "factors for", "last tokens", "last 4,096", "of near context's", "seconds", "peak in GiB"]
+    return table(head, rows or [[NONE, *[""] * (len(head) - 1)]])
 
 
 def training_table(records: Records) -> str:

@@ -48,8 +48,8 @@ def test_places_without_records_say_so(tmp_path: Path) -> None:
     records = Records(tmp_path)
     assert row(million.headline_table(records), "Gemma-3-270M, perplexity")[1:] == ["X.XX"] * 4
     assert row(million.headline_table(records), "SmolLM2-135M, passkeys, one a text")[1:] == ["XX %"] * 4
-    for make in (million.length_table, million.untrained_table, million.training_table, million.answers_table):
-        assert million.NONE in make(records)
+    for name in ("length", "untrained", "training", "answers", "needles", "far"):
+        assert million.NONE in getattr(million, f"{name}_table")(records)
 
 
 def test_places_have_the_numbers_of_the_records(tmp_path: Path) -> None:
@@ -69,7 +69,39 @@ def test_places_have_the_numbers_of_the_records(tmp_path: Path) -> None:
     assert lengths.splitlines()[0].count("|") == 8, "columns without records are left out"
     assert len(lengths.splitlines()) == 4, "so are lengths"
     write(tmp_path, million.UNTRAINED, "yarn", (524288,), **{"last-tokens-32767": 2125.0, "prose-needle": 0.125})
-    assert row(million.untrained_table(records), "YaRN")[3:5] == ["2125", "12%"]
+    assert row(million.untrained_table(records), "YaRN")[3:5] == ["2125", "0 of 1"]
+
+
+def test_what_was_measured_apart_stands_beside_the_run(tmp_path: Path) -> None:
+    """Controls in the table by length, further lengths and the factors of the run in the table without training."""
+    records = Records(tmp_path)
+    write(tmp_path, "gemma3-2048k", "longrope-tuned", (131072,), **VALUES)
+    write(tmp_path, "gemma3-2048k-control", "ntk-critical", (131072,), **{"far-shuffled": 0.9, "far-context": 2.0})
+    lengths = million.length_table(records)
+    assert "of shuffled far context's" in lengths.splitlines()[0]
+    assert row(lengths, "128k")[2:5] == ["13.00", "0.988", "0.900"], "the run's own ratio, and the control"
+    write(tmp_path, million.UNTRAINED, "critical", (131072, 524288), **{"last-tokens-32767": 15.0})
+    write(tmp_path, million.FURTHER, "critical", (1048576,), **{"last-tokens-32767": 16.0})
+    write(tmp_path, million.BEFORE, "ntk-critical", (131072,), **{"last-tokens-32767": 14.0})
+    table = million.untrained_table(records)
+    assert row(table, "critical-pair rule")[1::2] == ["15.00", "15.00", "16.00"]
+    assert row(table, "NTK by critical dimension, factors for 2,048k")[1] == "14.00"
+    assert row(table, "the same, trained")[1:3] == ["13.00", "1 of 1"]
+
+
+def test_needles_of_both_kinds_and_single_passes(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    write(tmp_path, "gemma3-needles-codes", "longrope-tuned", (65536,), **{"reworded-questions": 1.0})
+    write(tmp_path, "gemma3-needles-varied", "none", (32768,), passkey=1.0)
+    table = million.needles_table(records)
+    assert row(table, "reworded questions: codes")[1:] == [million.NONE, "1 of 1", million.NONE]
+    assert row(table, "passkeys, one a text: original")[1] == "1 of 1"
+    assert row(table, "passkeys, one a text: varied needles")[1] == million.NONE
+    read = {"last": 9.0, "last_4096": 8.5, "seconds": 200.4, "peak_bytes": 3 * 2**30}
+    line = {"tokens": 2**22, "factors_window": 2**21, "near": read | {"last": 10.0}, "whole": read}
+    (tmp_path / "gemma3-2048k").mkdir()
+    (tmp_path / "gemma3-2048k/far.jsonl").write_text(json.dumps(line) + "\n")
+    assert row(million.far_table(records), "4,194,304")[1:] == ["2,048k", "9.00", "8.50", "0.900", "200", "3"]
 
 
 def test_pictures_have_the_numbers_of_the_records(tmp_path: Path) -> None:

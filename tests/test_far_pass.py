@@ -1,4 +1,4 @@
-"""recipes/far_pass.py: what one pass gives is what the metrics give on the same tokens, and beyond the factors' window."""
+"""recipes/far_pass.py: one pass gives what the metrics give on the same tokens, and reads beyond a factors' window."""
 
 import json
 from pathlib import Path
