@@ -11,7 +11,7 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -171,7 +171,7 @@ Node = TypeVar("Node")
 
 
 def build(kind: type[Node], content: Mapping[str, Any], prefix: str = "") -> Node:
-    """Settings from a table of TOML; raise RecipeError naming an unknown key and the nearest known one.
+    """Settings from a table of TOML; raise RecipeError naming an unknown key and the one that was probably meant.
 
     Keys of earlier versions are read, too. Tables become settings, lists tuples, and where a whole number is needed a
     text like ``64k`` is read as tokens.
@@ -179,16 +179,28 @@ def build(kind: type[Node], content: Mapping[str, Any], prefix: str = "") -> Nod
     hints, content = hints_of(kind), _renamed(content, prefix)
     for key in content:
         if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1, cutoff=0.0)[0]
             raise RecipeError(
                 f"The recipe has an unknown key {prefix + key!r}.",
-                f"The nearest known one is {prefix + near!r}.",
+                _nearest(prefix + key, [*(prefix + name for name in hints), *dict(keys_of(kind, prefix))]),
                 f"Known here: {', '.join(hints)}.",
             )
     for field in fields(kind):  # type: ignore[arg-type]  # every class of settings is a dataclass
         if field.name not in content and field.default is MISSING and field.default_factory is MISSING:
             raise RecipeError(f"The recipe has no {prefix + field.name!r}.", "It is required.", "Add it.")
     return kind(**{key: _from_toml(hints[key], value, prefix + key) for key, value in content.items()})
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    """Name the known key that was probably meant: of the same name in another table, or spelt alike."""
+    names = {one: one.rpartition(".")[2] for one in known}
+    own = key.rpartition(".")[2]
+    alike = difflib.get_close_matches(own, names.values(), n=1)
+    meant = [one for one, name in names.items() if name in alike]
+    if not meant:
+        return "It resembles none of the known ones."
+    if own not in alike:
+        meant = difflib.get_close_matches(key, meant, n=1, cutoff=0.0)
+    return f"The nearest known one is {' or '.join(map(repr, meant))}."
 
 
 def _renamed(content: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -234,7 +246,7 @@ def assign(kind: type, content: dict[str, Any], assignments: Sequence[str]) -> N
         assignments: dotted keys and values: ``search.gradient.steps=40``, ``measure.lengths=8k,64k``.
 
     Raises:
-        RecipeError: a text is none of these, its key is unknown (the nearest known one is named), or its value is not
+        RecipeError: a text is none of these, its key is unknown (one that resembles it is named), or its value is not
             of the type that the setting has.
     """
     known = dict(keys_of(kind))
@@ -246,10 +258,8 @@ def assign(kind: type, content: dict[str, Any], assignments: Sequence[str]) -> N
                 f"--set {text!r}.", "A key and a value are needed.", "Write --set search.gradient.steps=40."
             )
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise RecipeError(
-                f"--set names an unknown key {key!r}.", f"The nearest known one is {near!r}.", "Correct it."
-            )
+            remedy = "`longrope recipe` prints all settings."
+            raise RecipeError(f"--set names an unknown key {key!r}.", _nearest(key, known), remedy)
         *tables, name = key.split(".")
         place = content
         for table in tables:

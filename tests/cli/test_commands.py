@@ -52,6 +52,8 @@ def test_extend_schedules_prints_and_resumes(command: Command, recipe_file: Path
         assert shown in page
     again = command("extend", "--out", "run", "--json")
     assert again.code == 0
+    working = ("search", "measure original", "measure LongRoPE")
+    assert not [line for line in again.err.splitlines() if line.startswith(working)]
     printed = sorted(json.dumps(score, sort_keys=True) for score in json.loads(again.out))
     assert printed == sorted(json.dumps(asdict(score), sort_keys=True) for score in scores)
 

@@ -6,6 +6,7 @@ Measuring fills the sample cache; all scores are computed from it.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 
 from longrope.data import TokenText, check_apart, check_part, check_unsearched, hash_windows
 from longrope.evaluation.metric import Context, Metric, Reading, Subject
@@ -71,6 +72,7 @@ class Evaluation:
         original: the model before its weights were tuned, without factors: what retention compares with.
         cache: where samples are looked up and kept; scores go into the records of its run directory, if it has one.
         seed: of prompts and of the bootstrap.
+        on_step: is called with a message before samples of a method are made or compared, not where they are kept.
         on_progress: is called as a method is measured: with its label, how many passes are done, and of how many.
         apart: names of tuned models, with windows that were seen to be apart from what these were tuned on.
     """
@@ -80,6 +82,7 @@ class Evaluation:
     original: Subject
     cache: SampleCache = field(default_factory=SampleCache)
     seed: int = 0
+    on_step: Callable[[str], None] = lambda _: None
     on_progress: Callable[[str, int, int], None] = lambda *_: None
     apart: set[tuple[str, int, int]] = field(default_factory=set, compare=False)
 
@@ -106,8 +109,8 @@ class Evaluation:
             FactorsError: the factors belong to another geometry, or do not hold the longest length.
         """
         metrics, known = self._metrics(), self._known()
-        passed = self._counter(subject)
-        contexts = [replace(one, passed=passed) for one in self._contexts(subject, self.settings.windows)]
+        begin, passed = self._once(f"measure {subject.source.label}"), self._counter(subject)
+        contexts = [replace(one, begin=begin, passed=passed) for one in self._contexts(subject, self.settings.windows)]
         scores: list[Score] = []
         for context in contexts:
             for metric in (some for some in metrics if some.per_length):
@@ -115,6 +118,10 @@ class Evaluation:
         for metric in (some for some in metrics if not some.per_length):
             scores += self._measure(metric, contexts[-1], known)
         return scores
+
+    def _once(self, message: str) -> Callable[[], None]:
+        """What reports a message when it is first called."""
+        return cache(partial(self.on_step, message))
 
     def _counter(self, subject: Subject) -> Callable[[int], None]:
         """What adds up the passes of a method and reports them."""
@@ -172,11 +179,13 @@ class Evaluation:
             ask for; those that were missing are also in the records.
         """
         context, known = self._paired(subject), self._known()
+        begin = self._once(f"compare {subject.source.label} with {baseline.source.label} token by token")
         scores = []
         for metric in self._compared():
             name, identity = f"{metric.compared_as}{baseline.method}", metric.identity(context)
             score = next((s for s in known if s.metric == name and metric.identity_of(s).is_same(identity)), None)
             if score is None:
+                begin()
                 score = metric.compare(metric.samples(context), metric.samples(context.of(baseline)))
                 self._append([score])
             scores.append(replace(score, **identity.source._asdict()))

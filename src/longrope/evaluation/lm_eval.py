@@ -177,10 +177,10 @@ def load_benchmark(metric: str, manager: Any = None) -> tuple[str, Any]:
         raise RecipeError(f"{asked} is no file.", "A task file of lm-evaluation-harness is needed.", "Check the path.")
     names = [*manager.all_subtasks, *manager.all_groups]
     if not is_file and asked not in names:
-        near = difflib.get_close_matches(asked, names, n=1, cutoff=0.0)[0]
+        near = difflib.get_close_matches(asked, names, n=1)
         raise RecipeError(
             f"lm-evaluation-harness has no task or group {asked!r}.",
-            f"The nearest name is {near!r}.",
+            f"The nearest name is {near[0]!r}." if near else "It resembles none of the known names.",
             "`lm-eval ls tasks` lists them; a file of your own is given by its path, ending in .yaml.",
         )
     with converting_errors(  # task files hold code, and their data come from anywhere

@@ -92,6 +92,7 @@ class Context:
         settings: how much is measured.
         seed: of prompts and of the bootstrap.
         cache: where samples are looked up and kept.
+        begin: is called before samples are made.
         passed: is called as samples are made, with how many windows or prompts have gone through the model.
     """
 
@@ -105,6 +106,7 @@ class Context:
     settings: MeasureRecipe
     seed: int
     cache: SampleCache
+    begin: Callable[[], None] = lambda: None
     passed: Callable[[int], None] = lambda _: None
 
     def counted(self, work: Callable[[T], R]) -> Callable[[T], R]:
@@ -162,6 +164,7 @@ class Context:
                     "Its weights have been tuned since, so they must have been measured before.",
                     "Start the run again: what is finished is kept, and what is missing is measured first.",
                 )
+            self.begin()
             return make()
 
         model = subject.model

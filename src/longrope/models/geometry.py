@@ -127,8 +127,12 @@ def _build_skeleton(config: Any) -> Any:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(registered)
     except Exception as error:
-        reason = f"cannot be built by transformers from this config ({describe_error(error)})"
-        raise refusal(config_entries(config), reason) from error
+        raise ModelError(
+            f"The model type {config.model_type!r} cannot be built by transformers from this config "
+            f"({describe_error(error)}).",
+            "Needed: a config from which transformers builds a causal language model.",
+            "Take the config.json that belongs to the weights.",
+        ) from error
 
 
 def _read_table(place: Place, module: Any, config: Any) -> RotaryTable:

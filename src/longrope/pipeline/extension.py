@@ -270,7 +270,6 @@ def _given(session: Session) -> list[Subject]:
 def _measure(session: Session, evaluation: Evaluation, subjects: Sequence[Subject]) -> list[Score]:
     scores = []
     for subject in subjects:
-        session.report(f"measure {subject.source.label}")
         measured = evaluation.measure(subject)
         session.callbacks.on_scores(measured)
         scores += measured
@@ -287,7 +286,6 @@ def _compare_with_best(
     scores = []
     for subject in subjects:
         if best and subject.source != best.source:
-            session.report(f"compare {subject.source.label} with {best.source.label} token by token")
             compared = evaluation.compare(subject, best)
             session.callbacks.on_scores(compared)
             scores += compared

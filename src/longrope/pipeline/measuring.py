@@ -49,7 +49,10 @@ def evaluation_of(session: Session, original: Subject) -> Evaluation:
     recipe = session.recipe
     settings = replace(recipe.measure, lengths=measured_lengths(recipe, original.model))
     cache = SampleCache(session.run)
-    return Evaluation(session.texts.measure, settings, original, cache, recipe.seed, counting(session.callbacks))
+    callbacks = session.callbacks
+    return Evaluation(
+        session.texts.measure, settings, original, cache, recipe.seed, callbacks.on_step, counting(callbacks)
+    )
 
 
 def measure_only(
@@ -74,7 +77,12 @@ def measure_only(
             record_provenance(run, model)
         original = Subject(model, None, "none")
         evaluation = Evaluation(
-            texts.measure, recipe.measure, original, SampleCache(run), recipe.seed, counting(callbacks)
+            texts.measure,
+            recipe.measure,
+            original,
+            SampleCache(run),
+            recipe.seed,
+            on_progress=counting(callbacks),
         )
         subject = name_subject(model, table)
         if baseline:
