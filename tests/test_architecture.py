@@ -63,7 +63,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "engine.loss": ("models", "engine.cross_entropy", "engine.kv_cache"),
     **dict.fromkeys(STEPS, (*NOUNS, *EDGES)),
     "verification": (*NOUNS, *EDGES, "evaluation"),
-    "verification.scripts": (),
+    "verification.ask_client": (),
     "pipeline": (*NOUNS, *EDGES, *STEPS, "verification"),
     "cli": (*NOUNS, *EDGES, *STEPS, "verification", "pipeline", "__init__"),
     "cli.options": (*NOUNS, "runs"),
@@ -79,12 +79,12 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "torch": (
         *("distributed", "models", "engine"),
         *("tuning.adapters", "tuning.low_rank", "tuning.training", "tuning.progress", "exports.lists"),
-        *("exports.comparison", "exports.gguf_weights", "verification.scripts.run_transformers"),
+        *("exports.comparison", "exports.gguf_weights", "verification.ask_client"),
     ),
     "triton": ("engine.cross_entropy", "engine.hopper"),
     "transformers": (
         *("models", "engine.context", "engine.kv_cache", "engine.loss", "engine.native_cache"),
-        "verification.scripts.run_transformers",
+        "verification.ask_client",
     ),
     "lm_eval": ("evaluation.lm_eval",),
     "datasets": ("models", "data"),

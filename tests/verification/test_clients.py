@@ -8,24 +8,21 @@ from pathlib import Path
 import pytest
 
 from longrope.errors import RecipeError
-from longrope.verification import scripts
+from longrope.verification import ask_client
 from longrope.verification.checking import verify
 from longrope.verification.clients import CLIENTS, Client, chosen_clients, clients_at_hand, find_client
 from longrope.verification.environments import find_python
-from longrope.verification.running import RefusedError, Request, run_script
-
-FOLDER = Path(scripts.__file__).parent
+from longrope.verification.running import SCRIPT, RefusedError, Request, run_script
 
 
-def test_every_client_has_a_script_and_every_script_a_client() -> None:
-    assert {row.script for row in CLIENTS.values()} == {path.stem for path in FOLDER.glob("run_*.py")}
+def test_every_client_has_a_function_and_every_function_a_client() -> None:
+    assert {row.library for row in CLIENTS.values()} == set(ask_client.LIBRARIES)
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("run_*.py")))
-def test_a_script_needs_nothing_of_ours(name: str) -> None:
+def test_the_script_needs_nothing_of_ours() -> None:
     """It runs in environments without this package."""
-    assert "longrope" not in (FOLDER / name).read_text()
-    code = f"import runpy; runpy.run_path({str(FOLDER / name)!r})"
+    assert "longrope" not in SCRIPT.read_text()
+    code = f"import runpy; runpy.run_path({str(SCRIPT)!r})"
     done = subprocess.run([sys.executable, "-S", "-P", "-c", code], check=False)
     assert done.returncode == 0
 
@@ -67,7 +64,7 @@ def test_prompts_that_are_too_short_are_refused(exported: dict[str, Path]) -> No
 
 
 def test_a_client_that_only_a_person_can_install_is_refused(exported: dict[str, Path], tmp_path: Path) -> None:
-    absent = Client("vllm", ("folder",), "run_vllm", "no_such_library")
+    absent = Client("vllm", ("folder",), "vllm", "no_such_library")
     with pytest.raises(RecipeError, match="vllm is not installed here") as caught:
         find_python(absent, tmp_path)
     assert "--with http://" in caught.value.remedy
@@ -123,7 +120,7 @@ def save_wheel(folder: Path, name: str = "tinylibrary") -> Path:
 
 @pytest.mark.slow
 def test_an_environment_is_made_once_and_shares_the_rest(tmp_path: Path) -> None:
-    client = Client("tiny", ("folder",), "run_tiny", "tinylibrary", (str(save_wheel(tmp_path)),))
+    client = Client("tiny", ("folder",), "tiny", "tinylibrary", (str(save_wheel(tmp_path)),))
     said: list[str] = []
     python = find_python(client, tmp_path / "made", said.append)
     assert said[-1] == "tiny: tinylibrary 1.0; all else is shared with this environment"
@@ -134,7 +131,7 @@ def test_an_environment_is_made_once_and_shares_the_rest(tmp_path: Path) -> None
     assert done.stdout.split() == ["7", transformers.__file__]
     assert find_python(client, tmp_path / "made", said.append) == python
     assert len(said) == 2
-    absent = Client("tiny", ("folder",), "run_tiny", "tinylibrary", (str(tmp_path / "absent.whl"),))
+    absent = Client("tiny", ("folder",), "tiny", "tinylibrary", (str(tmp_path / "absent.whl"),))
     with pytest.raises(RecipeError, match="cannot be installed") as caught:
         find_python(absent, tmp_path / "made", said.append)
     assert "absent.whl" in caught.value.remedy

@@ -19,9 +19,9 @@ VLLM = (
 def python(tmp_path: Path) -> Path:
     """In the place of a Python: it writes versions without answers, the words above, and fails."""
     code = (
-        f"import json, sys; asked = json.load(open(sys.argv[4])); sys.stderr.write({VLLM!r}.format(path=asked['path']))"
+        f"import json, sys; asked = json.load(open(sys.argv[5])); sys.stderr.write({VLLM!r}.format(path=asked['path']))"
     )
-    code += "; json.dump({'versions': {'vllm': '1'}, 'answers': []}, open(sys.argv[5], 'w')); sys.exit(1)"
+    code += "; json.dump({'versions': {'vllm': '1'}, 'answers': []}, open(sys.argv[6], 'w')); sys.exit(1)"
     (tmp_path / "code.py").write_text(code)
     program = tmp_path / "python"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path}/code.py x "$@"\n')
@@ -45,4 +45,4 @@ def test_clients_that_are_alike_share_an_environment() -> None:
 
 
 def _without_name(client: Client) -> tuple[object, ...]:
-    return client.script, client.module, client.requirements, client.same_as or client.name
+    return client.library, client.module, client.requirements, client.same_as or client.name

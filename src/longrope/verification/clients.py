@@ -1,4 +1,7 @@
-"""The clients that a checkpoint can be opened in: a row and a script for each. To add one, write both."""
+"""The clients that a checkpoint can be opened in: a row and a function of ``ask_client`` for each.
+
+To add one, write both.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -21,7 +24,7 @@ class Client:
     Attributes:
         name: on the command line.
         opens: what it is made for: folders, GGUF files, or both.
-        script: the module in ``verification.scripts`` that runs it; empty for a server.
+        library: by which ``ask_client`` asks it, a key of ``LIBRARIES``; empty for a server.
         module: of its library; where it can be imported, the script runs with this Python.
         requirements: for pip, where it cannot; none where it must be installed by hand.
         alone: whether its dependencies clash with ours, so that it always has an environment of its own.
@@ -35,7 +38,7 @@ class Client:
 
     name: str
     opens: tuple[str, ...]
-    script: str = ""
+    library: str = ""
     module: str = ""
     requirements: tuple[str, ...] = ()
     alone: bool = False
@@ -54,30 +57,30 @@ class Client:
 CLIENTS: dict[str, Client] = {
     row.name: row
     for row in (
-        Client("transformers", (FOLDER,), "run_transformers", "transformers", chooses_by="length"),
+        Client("transformers", (FOLDER,), "transformers", "transformers", chooses_by="length"),
         Client(
             "transformers-4.57",
             (FOLDER,),
-            "run_transformers",
+            "transformers",
             requirements=("transformers==4.57.6",),
             alone=True,
             chooses_by="length",
         ),
         Client(  # it rounds what is multiplied with quantized weights to 8 bits
-            "llama.cpp", (FILE,), "run_llama_cpp", "xllamacpp", ("xllamacpp",), tolerance_nats=0.3
+            "llama.cpp", (FILE,), "llama.cpp", "xllamacpp", ("xllamacpp",), tolerance_nats=0.3
         ),
-        Client("mlx-lm", (FOLDER,), "run_mlx", "mlx_lm", MLX),  # it takes the long list for all lengths
+        Client("mlx-lm", (FOLDER,), "mlx-lm", "mlx_lm", MLX),  # it takes the long list for all lengths
         Client(
             "mlx-lm-remote-code",
             (FOLDER,),
-            "run_mlx",
+            "mlx-lm",
             "mlx_lm",
             MLX,
             remote_code=True,
             same_as="mlx-lm",
             quick=False,
         ),
-        Client("vllm", (FOLDER,), "run_vllm", "vllm", tolerance_nats=0.3, quick=False),
+        Client("vllm", (FOLDER,), "vllm", "vllm", tolerance_nats=0.3, quick=False),
     )
 }
 

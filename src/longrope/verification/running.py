@@ -1,4 +1,4 @@
-"""Run a client's script in a process of its own."""
+"""Ask a client in a process of its own."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from longrope.runs.files import writing
 from longrope.verification.clients import Client
 from longrope.verification.environments import clean_environment
 
-SCRIPTS = Path(__file__).parent / "scripts"
+SCRIPT = Path(__file__).with_name("ask_client.py")
 LONGEST_SECONDS = 3600
 LONGEST_MESSAGE = 300  # characters
 RAISED = re.compile(r"[\w.]*(Error|Exception|Interrupt|Exit)\b")  # begins the last line of a traceback
@@ -38,7 +38,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What a client is asked (see ``verification.scripts``)."""
+    """What a client is asked (see ``ask_client``)."""
 
     path: Path
     prompts: Sequence[Sequence[int]]
@@ -63,7 +63,7 @@ def run_script(client: Client, python: Path, request: Request, seconds: float = 
         files = [Path(folder, name) for name in ("request.json", "answer.json")]
         with writing(files[0]):
             files[0].write_text(json.dumps(asked), encoding="utf-8")
-        command = [str(python), "-P", str(SCRIPTS / f"{client.script}.py"), *map(str, files)]
+        command = [str(python), "-P", str(SCRIPT), client.library, *map(str, files)]
         variables = {**clean_environment(), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         try:
             done = subprocess.run(
