@@ -33,10 +33,11 @@ PACKAGES = re.compile(  # lines of apt and pip
 )
 FRAMES = re.compile(r"━|^[└┌├]")  # of bars and tables
 OWN = "longrope extend SmolLM2.gguf --to 32k --data texts"
-SMALL = (
-    f"{OWN} --encoding latin-1 --method critical --metrics perplexity --set measure.windows=1 --set measure.baselines="
-)
-SMALL += " --set measure.original_tokens=8k --out runs/smollm2-32k"
+SHORTER = "--method critical --metrics perplexity --set measure.windows=1 --set measure.baselines="
+SHORTER += " --set measure.original_tokens=8k --batch 1 --steps 20"
+SHORTER += " --set tune.window_tokens=2k --set tune.skipped_positions=32k"
+TUNED = f"{OWN} --encoding latin-1 --tune"
+SMALL = f"{TUNED} {SHORTER} --out runs/smollm2-32k"
 
 
 INTRO = """# A first session
@@ -49,12 +50,12 @@ the seconds since its command began.
 
 
 class Step(NamedTuple):
-    """What is typed, and why; Ctrl-C is typed ``after`` so many seconds of the line that ``stop`` finds."""
+    """What is typed, and why; Ctrl-C is typed ``after`` so many seconds of what ``stop`` finds on the screen."""
 
     title: str
     command: str
     stop: str = ""
-    after: float = 20.0
+    after: float = 2.0
     folder: str = "/root"
 
 
@@ -67,19 +68,18 @@ STEPS = (
     Step("Without the extra for Parquet", f"{OWN} --dry-run"),
     Step("As it says", "pip install --quiet './longrope[data]'"),
     Step("The model", "longrope inspect SmolLM2.gguf"),
-    Step("The estimate, at the defaults", f"{OWN} --dry-run"),
-    Step(
-        "The least that goes to 32k: factors by a formula, one window, the original at 8k alone", f"{SMALL} --dry-run"
-    ),
-    Step("Begun, and stopped by Ctrl-C", SMALL, stop=r"measure original model: [2-9] of"),
-    Step("The same command again", SMALL),
+    Step("The estimate, at the defaults, with a training", f"{TUNED} --dry-run"),
+    Step("With what the estimate names, begun, and stopped by Ctrl-C in the training", SMALL, stop=r"step [5-9], loss"),
+    Step("The same command again, to its end", SMALL),
+    Step("What is there", "ls -sh runs/smollm2-32k runs/smollm2-32k/hf"),
 )
 
 
 def prepare(root: Path, wheels: Path | None) -> None:
     """Make the bare Debian, unless it is there."""
     if not (root / "root" / "longrope").exists():
-        run(["debootstrap", "--variant=minbase", "bookworm", str(root), "http://deb.debian.org/debian"])
+        if not (root / "root").exists():
+            run(["debootstrap", "--variant=minbase", "bookworm", str(root), "http://deb.debian.org/debian"])
         shutil.copy("/etc/resolv.conf", root / "etc")
         shutil.copy("/etc/ssl/certs/ca-certificates.crt", root / "opt")
         inside(root, "apt-get update && apt-get install --yes --no-install-recommends git make python3")

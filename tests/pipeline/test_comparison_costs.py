@@ -13,7 +13,7 @@ from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Reading, Subject
 from longrope.models import LanguageModel
 from longrope.pipeline import Callbacks, compare
-from longrope.pipeline.comparison_costs import estimate_comparison, seconds_of_step
+from longrope.pipeline.comparison_costs import Measured, Speeds, estimate_comparison, seconds_of_step
 from longrope.recipe import MeasureRecipe, Recipe
 from longrope.runs.run_dir import RunDir
 from longrope.search.cost import count_choice_passes, count_passes
@@ -96,8 +96,9 @@ class Ticks:
 def test_the_parts_of_an_estimate_add_up(model: LanguageModel, recipe: Recipe) -> None:
     """A pass over any window takes a second by this clock, and so does a written token."""
     readings = [Reading("losses", 256, 3), Reading("needles", 256, 2, 10), Reading("evaluator", 256, 5, once=True)]
+    methods, speeds = [Measured(readings)] * 4, Speeds(model, Ticks())
     costs = estimate_comparison(
-        recipe, model, readings, searches=["evolution", "gradient"], scans=1, methods=[None] * 4, clock=Ticks()
+        recipe, model, searches=["evolution", "gradient"], scans=1, methods=methods, speeds=speeds
     )
     by_name = {cost.stage: cost.seconds for cost in costs}
     searched = {name: replace(recipe.search, method=name) for name in ("evolution", "gradient")}
@@ -124,9 +125,9 @@ def test_a_method_that_changes_attention_is_timed_by_itself(model: LanguageModel
 
         def __exit__(self, *_: object) -> None: ...
 
-    given: dict[str, Any] = {"searches": [], "scans": 0, "clock": Ticks()}
+    given: dict[str, Any] = {"searches": [], "scans": 0, "speeds": Speeds(model, Ticks())}
     plain, slow = (
-        estimate_comparison(recipe, model, [Reading("losses", 64, 3)], methods=[way], **given)[0].seconds
+        estimate_comparison(recipe, model, methods=[Measured([Reading("losses", 64, 3)], way)], **given)[0].seconds
         for way in (None, Slow)
     )
     assert entered

@@ -42,6 +42,8 @@ class PassTimer:
         longer = max(2, min(tokens, self._longest))
         shorter = max(2, longer // 2)
         half, whole = self._seconds(shorter), self._seconds(longer)
+        if whole < 2 * half:  # no pass is so fast: other programs took the processor's time from the shorter one
+            half = self._measured[shorter] = min(half, self._time(shorter))
         squared = max(0.0, (whole - 2 * half) / (longer**2 - 2 * shorter**2))
         linear = max(0.0, whole / longer - squared * longer)
         return float(linear * tokens + squared * tokens**2)

@@ -230,9 +230,7 @@ class Evaluation:
         if known and seen not in self.apart:
             check_apart(hash_windows(self.text, windows, documents, subject.model.tokenizer), known, "tune")
             self.apart.add(seen)
-        most = self.settings.original_tokens
-        if most and subject.source == self.original.source:
-            lengths = tuple(length for length in lengths if length <= max(most, lengths[0]))
+        lengths = self.measured_lengths(subject)
         for length in lengths:
             yield Context(
                 subject=subject,
@@ -246,6 +244,13 @@ class Evaluation:
                 seed=self.seed,
                 cache=self.cache,
             )
+
+    def measured_lengths(self, subject: Subject) -> tuple[int, ...]:
+        """The lengths in tokens that one method is measured at, ascending: of the original those up to its limit."""
+        lengths, most = self._lengths(subject), self.settings.original_tokens
+        if most and subject.source == self.original.source:
+            lengths = tuple(length for length in lengths if length <= max(most, lengths[0]))
+        return lengths
 
     def _lengths(self, subject: Subject) -> tuple[int, ...]:
         """The lengths to measure, ascending; refused if the factors do not hold the longest."""

@@ -1,10 +1,11 @@
 """What a command will take, estimated before it begins: searches, stages, scans, and each metric of each method."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from longrope.evaluation.metric import Reading, Subject
 from longrope.models import LanguageModel
 from longrope.pipeline.estimates import Cost, check_costs, estimate_search, estimate_stages
 from longrope.pipeline.session import Session
+from longrope.pipeline.shorter_runs import describe_shorter
 from longrope.pipeline.stages import Task
 from longrope.recipe import Recipe, Stage
 from longrope.search.scan import count_scan_passes
@@ -30,6 +32,56 @@ TUNED = "longrope-tuned"
 SECONDS_WORTH_A_LINE = 60.0
 ESTIMATING = "estimate time and memory, by short passes"
 Reader = Callable[[LanguageModel, int], AbstractContextManager[None]] | None  # how a method changes attention
+
+
+class Measured(NamedTuple):
+    """A method that is to be measured: what it takes of the model, and what changes the attention, if anything."""
+
+    readings: Sequence[Reading]
+    attention: Reader = None
+
+
+@dataclass
+class Speeds:
+    """How fast a model runs on this device; each thing is timed once.
+
+    Attributes:
+        model: that is run.
+        clock: in seconds.
+        passes: seconds of a plain pass, by its tokens.
+    """
+
+    model: LanguageModel
+    clock: Callable[[], float] = time.perf_counter
+    passes: PassTimer = field(init=False)
+    _slowness: dict[tuple[Reader, int], float] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        """Nothing is timed yet."""
+        self.passes = PassTimer(self.model, clock=self.clock)
+
+    @cached_property
+    def step(self) -> float:
+        """Seconds of one written token."""
+        return seconds_of_step(self.model, self.clock)
+
+    def slowness(self, reader: Reader, tokens: int) -> float:
+        """How many times the seconds of a plain pass one takes that a method changes; 0 where it cannot be used."""
+        if reader is None:
+            return 1.0
+        if (reader, tokens) not in self._slowness:
+            self._slowness[reader, tokens] = self._time(reader, tokens)
+        return self._slowness[reader, tokens]
+
+    def _time(self, reader: Callable[[LanguageModel, int], AbstractContextManager[None]], tokens: int) -> float:
+        def run(network: LanguageModel, ids: Any) -> None:
+            with reader(network, ids.shape[1]):
+                token_losses(network, ids)
+
+        try:
+            return PassTimer(self.model, run=run, clock=self.clock)(tokens) / self.passes(tokens)
+        except ModelError:  # it is left out of the comparison, which says so
+            return 0.0
 
 
 def report_costs(
@@ -71,20 +123,35 @@ def report_run(session: Session, evaluation: Evaluation, tasks: Sequence[Task], 
     Raises:
         RecipeError: a part does not fit into memory.
     """
-    recipe, model = session.recipe, session.model
+    session.report(ESTIMATING)
+    speeds = Speeds(session.model)
+    costs = estimate_run(session, evaluation, [task.stage for task in tasks if not task.done], speeds)
+    report_costs(costs, session.report, unknown=evaluation.unread(evaluation.original), always=always or bool(tasks))
+    if session.model.device.type == "cpu" and not session.run.has(session.run.provenance):  # it keeps its recipe
+
+        def seconds_of(recipe: Recipe) -> float:
+            settings = replace(recipe.measure, lengths=evaluation.settings.lengths)
+            other, measured = replace(session, recipe=recipe), replace(evaluation, settings=settings)
+            return sum(cost.seconds for cost in estimate_run(other, measured, recipe.stages, speeds))
+
+        for line in describe_shorter(session.recipe, session.model.spec.trained_window, seconds_of):
+            session.report(line)
+
+
+def estimate_run(session: Session, evaluation: Evaluation, stages: Sequence[Stage], speeds: Speeds) -> list[Cost]:
+    """What is left of a run: some stages, or the recipe's own search where it has none, and measuring all methods."""
+    recipe = session.recipe
     method, searches = _search_of(session)
     names = [registry.ORIGINAL, *recipe.measure.baselines, TUNED if session.tunes else method]
-    session.report(ESTIMATING)
-    costs = estimate_stages(recipe, model, [task.stage for task in tasks if not task.done])
-    costs += estimate_methods(session, evaluation, names, [] if tasks else searches)
-    report_costs(costs, session.report, unknown=evaluation.unread(evaluation.original), always=always or bool(tasks))
+    costs = estimate_stages(recipe, session.model, stages, speeds.passes)
+    return costs + estimate_methods(session, evaluation, names, [] if recipe.stages else searches, speeds)
 
 
 def report_search(session: Session, *, always: bool) -> None:
     """Report what a search alone will take, as ``report_run`` does (raises RecipeError)."""
     _, searches = _search_of(session)
     session.report(ESTIMATING)
-    costs = estimate_comparison(session.recipe, session.model, (), searches=searches, scans=0, methods=())
+    costs = estimate_comparison(session.recipe, session.model, searches=searches, scans=0, methods=())
     report_costs(costs, session.report, always=always)
 
 
@@ -99,25 +166,34 @@ def estimate_measuring(
     recipe: Recipe, model: LanguageModel, readings: Sequence[Reading], subject: Subject
 ) -> list[Cost]:
     """What measuring one method will take."""
-    return estimate_comparison(recipe, model, readings, searches=(), scans=0, methods=[subject.attention])
+    methods = [Measured(readings, subject.attention)] if readings else []
+    return estimate_comparison(recipe, model, searches=(), scans=0, methods=methods)
 
 
 def estimate_methods(
-    session: Session, evaluation: Evaluation, names: Sequence[str], searches: Sequence[str]
+    session: Session,
+    evaluation: Evaluation,
+    names: Sequence[str],
+    searches: Sequence[str],
+    speeds: Speeds | None = None,
 ) -> list[Cost]:
     """What searches, scans and measurements are left of some methods, by their names in the records."""
-    run, longest = session.run, max(evaluation.settings.lengths)
-    measured = {score.source.known_as for score in run.read_scores() if score.context_tokens == longest}
+    run, other = session.run, replace(evaluation.original, method="other")
+    takes = {subject.method: evaluation.readings(subject) for subject in (evaluation.original, other)}
+    longest = {subject.method: evaluation.measured_lengths(subject)[-1] for subject in (evaluation.original, other)}
+    scores = {(score.source.known_as, score.context_tokens) for score in run.read_scores()}
+    kinds = {name: name if name == registry.ORIGINAL else other.method for name in names}
+    left = [name for name in names if (name, longest[kinds[name]]) not in scores]
     rows = [registry.METHODS[name] for name in names if name in registry.baselines()]
     attention = {row.name: registry.resolve(row.make) for row in rows if row.kind == "attention"}
     scanned = [row.name for row in rows if row.kind == "factors" and not row.formula]
     return estimate_comparison(
         session.recipe,
         session.model,
-        evaluation.readings(evaluation.original),
         searches=searches,
         scans=sum(not run.has(run.factors(name)) for name in scanned),
-        methods=[attention.get(name) for name in names if name not in measured],
+        methods=[Measured(takes[kinds[name]], attention.get(name)) for name in left],
+        speeds=speeds,
     )
 
 
@@ -143,26 +219,25 @@ def report_comparison(session: Session, evaluation: Evaluation, given: Sequence[
 def estimate_comparison(
     recipe: Recipe,
     model: LanguageModel,
-    readings: Sequence[Reading],
     *,
     searches: Sequence[str],
     scans: int,
-    methods: Sequence[Reader],
-    clock: Callable[[], float] = time.perf_counter,
+    methods: Sequence[Measured],
+    speeds: Speeds | None = None,
 ) -> list[Cost]:
     """What a comparison will take: its searches, its scans, and measuring every method.
 
     Args:
         recipe: of the comparison.
         model: that is measured.
-        readings: what measuring one method takes of it.
         searches: those that are still to be done, by their names in ``search.method``.
         scans: baselines that are still to be scanned.
-        methods: those that are still to be measured: each None, or what changes the attention.
-        clock: in seconds.
+        methods: those that are still to be measured.
+        speeds: of the model, where some are known.
     """
-    passes = PassTimer(model, clock=clock)
-    costs = []
+    speeds = speeds or Speeds(model)
+    passes, costs = speeds.passes, []
+    readings = [reading for method in methods for reading in method.readings]
     for name in searches:
         settings = replace(recipe, search=replace(recipe.search, method=name))
         cost = estimate_search(settings, model, Stage(search=recipe.target_tokens), passes)
@@ -172,13 +247,17 @@ def estimate_comparison(
     if scans:
         seconds = scans * count_scan_passes(model.spec, recipe) * passes(recipe.target_tokens)
         costs.append(Cost("scan of base and attention factor", seconds / distributed.workers(), *memory))
-    if methods and readings:
-        step = seconds_of_step(model, clock) if any(reading.written for reading in readings) else 0.0
-        each, once = (
-            sum(r.passes * passes(r.tokens) + r.written * step for r in readings if r.once == together)
-            for together in (False, True)
-        )
-        seconds = once + each * sum(_slowness(model, method, longest, passes, clock) for method in methods)
+    if readings:
+        step = speeds.step if any(reading.written for reading in readings) else 0.0
+        shared = dict.fromkeys(reading for reading in readings if reading.once)
+
+        def seconds_of(some: Iterable[Reading]) -> float:
+            return sum(reading.passes * passes(reading.tokens) + reading.written * step for reading in some)
+
+        seconds = seconds_of(shared)
+        for method in methods:
+            own = [reading for reading in method.readings if not reading.once]
+            seconds += seconds_of(own) * speeds.slowness(method.attention, longest)
         costs.append(
             Cost(f"measure {len(methods)} method{'s' * (len(methods) > 1)}", seconds / distributed.workers(), *memory)
         )
@@ -195,18 +274,3 @@ def seconds_of_step(model: LanguageModel, clock: Callable[[], float] = time.perf
         logits = read_prompt(model, [int(logits.argmax())], cached)
         seconds.append(clock() - began)
     return float(np.median(seconds))
-
-
-def _slowness(model: LanguageModel, reader: Reader, tokens: int, plain: PassTimer, clock: Callable[[], float]) -> float:
-    """How many times the seconds of a plain pass one takes that a method changes; 0 where the model is none for it."""
-    if reader is None:
-        return 1.0
-
-    def run(network: LanguageModel, ids: Any) -> None:
-        with reader(network, ids.shape[1]):
-            token_losses(network, ids)
-
-    try:
-        return PassTimer(model, run=run, clock=clock)(tokens) / plain(tokens)
-    except ModelError:  # it is left out of the comparison, which says so
-        return 0.0

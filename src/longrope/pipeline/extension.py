@@ -26,6 +26,7 @@ from longrope.pipeline.comparison_costs import (
 from longrope.pipeline.estimates import estimate_tuning, search_costs
 from longrope.pipeline.exporting import export
 from longrope.pipeline.guarding import check_parts
+from longrope.pipeline.kept import report_kept
 from longrope.pipeline.measuring import check_lengths, evaluation_of, measured_lengths
 from longrope.pipeline.session import Session
 from longrope.pipeline.stages import (
@@ -83,6 +84,7 @@ def extend(
     tasks, original = plan_tasks(session), name_subject(session.model, None)
     evaluation = evaluation_of(session, original)
     evaluation.check(original)
+    report_kept(session, tasks)
     report_run(session, evaluation, tasks, always=dry_run)
     with session.begun():
         baselines = make_baselines(session, recipe.measure.baselines, measured_lengths(recipe, session.model))
@@ -179,6 +181,7 @@ def compare(
     original, lengths = name_subject(session.model, None), measured_lengths(recipe, session.model)
     evaluation = evaluation_of(session, original)
     evaluation.check(original)
+    report_kept(session)
     report_comparison(session, evaluation, [subject.method for subject in given])
     with session.begun():
         searched = {method: _search(session, method) for method in COMPARED}
@@ -203,6 +206,7 @@ def search(
     """Search alone: the factors of a recipe, in a run directory that is resumed if it was begun."""
     session = Session.load(recipe, run, callbacks, preprocess, dry_run=dry_run)
     _check_capable(session, MEASURE, *_gradients(recipe))
+    report_kept(session)
     report_search(session, always=dry_run)
     with session.begun():
         return _search_one(session)

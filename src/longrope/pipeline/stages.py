@@ -75,13 +75,19 @@ class Progress:
         return Progress(model, (factor_set,), factor_set, (*self.found, factor_set))
 
 
-def plan_stages(trained_window: int, target_tokens: int) -> tuple[Stage, ...]:
-    """The stages that tune a model to a window: by ratios of at most eight, each searched first, then the short one."""
+def plan_stages(trained_window: int, target_tokens: int, tuned_tokens: int = 0) -> tuple[Stage, ...]:
+    """The stages that tune a model to a window: by ratios of at most eight, each searched first, then the short one.
+
+    They train in windows of the length that is searched, or of ``tuned_tokens`` where that is shorter and not 0.
+    """
     windows, window = [], trained_window
     while window < target_tokens:
         window = min(PROGRESSIVE_RATIO * window, target_tokens)
         windows.append(window)
-    long = [stage for window in windows for stage in (Stage(search=window), Stage(tune=window))]
+    tuned = [min(window, tuned_tokens or window) for window in windows]
+    long = [
+        stage for window, read in zip(windows, tuned, strict=True) for stage in (Stage(search=window), Stage(tune=read))
+    ]
     return (*long, Stage(short=trained_window))
 
 
@@ -89,7 +95,8 @@ def with_tuning(recipe: Recipe) -> Recipe:
     """The recipe with stages that tune, where it lists no stages; the model's config is read."""
     spec = read_spec(load_config(recipe.model), recipe.rope_table)
     window = recipe.trained_window or spec.trained_window
-    return recipe if recipe.stages else replace(recipe, stages=plan_stages(window, recipe.target_tokens))
+    stages = recipe.stages or plan_stages(window, recipe.target_tokens, recipe.tune.window_tokens)
+    return replace(recipe, stages=stages)
 
 
 def check_stages(session: Session) -> None:

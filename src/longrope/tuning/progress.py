@@ -63,6 +63,16 @@ class Checkpoint:
         step, names = distributed.on_main(look)
         return step, {name: here.get(name) for name in names}
 
+    def count_steps(self) -> int:
+        """How many steps are done, by the first lines of the file; 0 where there is none, or none that can be read."""
+        if not (self.path and self.path.exists()):
+            return 0
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                return int((file.metadata() or {}).get("step", "0"))
+        except (SafetensorError, OSError, ValueError):
+            return 0  # whoever reads it says why
+
     def _read(self, path: Path) -> tuple[int, dict[str, Tensor]]:
         try:
             with safe_open(path, framework="pt") as file:
