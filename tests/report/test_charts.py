@@ -30,3 +30,10 @@ def test_every_axis_has_ticks_inside_it(values: tuple[float, ...]) -> None:
         assert len(axis.ticks) > 0
         assert all(axis.low <= tick <= axis.high for tick, _ in axis.ticks)
         assert len({label for _, label in axis.ticks}) == len(axis.ticks)
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 4, 8, 13, 16, 24, 32, 48, 64, 128])
+def test_axes_of_whole_numbers_have_no_ticks_between_them(pairs: int) -> None:
+    ticks = [tick for tick, _ in linear_axis(range(pairs), "", tight=True, whole=True).ticks]
+    assert ticks == sorted({round(tick) for tick in ticks})
+    assert pairs == 1 or 2 <= len(ticks) <= 8

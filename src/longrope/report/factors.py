@@ -105,6 +105,6 @@ def _pairs_figure(
         series.append(Series(name, style, points))
         data += [(name, i, value) for i, value in enumerate(values)]
     ends = [*(value for *_, values in found for value in values), *(rule.value for rule in rules if rule.axis == "y")]
-    x = linear_axis(range(max(len(values) for *_, values in found)), "pair, the fastest first", tight=True)
+    x = linear_axis(range(max(len(values) for *_, values in found)), "pair, the fastest first", tight=True, whole=True)
     chart = LineChart(x, log_axis(ends, label), tuple(series), rules)
     return make_figure(title, title, note, partial(draw_one, chart), (("method", "pair", label), data))

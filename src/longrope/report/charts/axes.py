@@ -44,10 +44,16 @@ def share_axis(label: str) -> Axis:
     return Axis(label, 0.0, 1.0, tuple((i / 4, f"{25 * i}%") for i in range(5)))
 
 
-def linear_axis(values: Iterable[float], label: str, *, count: int = 6, tight: bool = False) -> Axis:
-    """Numbers as they are, with ticks at round ones, where the axis begins and ends, too, unless it is ``tight``."""
+def linear_axis(
+    values: Iterable[float], label: str, *, count: int = 6, tight: bool = False, whole: bool = False
+) -> Axis:
+    """Numbers as they are, with ticks at round ones, where the axis begins and ends, too, unless it is ``tight``.
+
+    Of ``whole`` numbers no tick stands between two.
+    """
     low, high = _range(values)
     step = _round_step((high - low) / count)
+    step = math.ceil(step - 1e-9) if whole else step
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = [step * i for i in range(first, last + 1)]
     low, high = (low, high) if tight else (ticks[0], ticks[-1])

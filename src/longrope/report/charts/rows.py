@@ -70,8 +70,8 @@ def _draw_row(root: ET.Element, chart: RowChart, row: Row, plot: Box, y: float, 
     x = chart.axis.place(row.value, plot.left, plot.right)
     if stacked:
         lines = wrapped(row.label, plot.width)
-        add_lines(group, lines, plot.left, y - 31 - TEXT_LINE * (len(lines) - 1))
-        add(group, "text", row.shown, x=plot.left, y=y - 14, class_="muted")
+        add_lines(group, lines, plot.left, y - 31 - TEXT_LINE * (len(lines) - 1), class_="halo")
+        add(group, "text", row.shown, x=plot.left, y=y - 14, class_="muted halo")
     else:
         add(group, "text", row.label, x=plot.left - 12, y=y + 4, text_anchor="end")
         add(group, "text", row.shown, x=plot.right + 14, y=y + 4)
