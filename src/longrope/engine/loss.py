@@ -22,12 +22,17 @@ LOGITS_PER_CHUNK = 2**28  # 1 GiB of float32
 def logit_chunks(model: LanguageModel, targets: Tensor) -> Iterator[slice]:
     """Parts of about one size, whose logits are held at once: no more than those of a tile if memory is short."""
     rows, tokens = targets.shape
-    count = -(-tokens * rows * model.network.config.vocab_size // LOGITS_PER_CHUNK)
-    if limit := model.limits.tile_tokens:
-        count = max(count, -(-tokens * rows // limit))
-    size = -(-tokens // max(1, count))
+    size = -(-tokens // count_chunks(model, tokens * rows))
     for first in range(0, tokens, max(1, size)):
         yield slice(first, min(first + size, tokens))
+
+
+def count_chunks(model: LanguageModel, tokens: int) -> int:
+    """In how many parts the logits of so many tokens are made."""
+    count = -(-tokens * int(model.network.config.vocab_size) // LOGITS_PER_CHUNK)
+    if limit := model.limits.tile_tokens:
+        count = max(count, -(-tokens // limit))
+    return max(1, count)
 
 
 def chunk_losses(network: Any, hidden: Tensor, targets: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from longrope import distributed
 from longrope.engine.held_states import EVERY_STATE, Holding
 from longrope.engine.kernels import Heads, Kernel, choose_kernel
 from longrope.engine.kv_cache import remembers_keys_alone
-from longrope.engine.loss import LOGITS_PER_CHUNK
+from longrope.engine.loss import count_chunks
 from longrope.models import LanguageModel
 from longrope.models.fitting import available_memory
 from longrope.models.tables import sliding_layers
@@ -45,32 +45,51 @@ def choose_tile(model: LanguageModel, rows: int = 1) -> tuple[int, str]:
 
 def fitting_tile(model: LanguageModel, free: int) -> int:
     """The tokens of a tile that takes little of the free bytes: a power of two, from 256 to 65,536."""
-    fitting = max(FEWEST_TILE_TOKENS, free // TILE_SHARE // _bytes_per_token(model))
+    per_token = int(model.network.dtype.itemsize) * _numbers_per_token(model)
+    fitting = max(FEWEST_TILE_TOKENS, free // TILE_SHARE // per_token)
     return min(MOST_TILE_TOKENS, 1 << fitting.bit_length() - 1)
 
 
-def _bytes_per_token(model: LanguageModel, *, compiled: bool = False) -> int:
-    """About what a layer holds of a token: a dozen hidden states and four of an MLP's width; compiled three and two."""
-    return int(model.network.dtype.itemsize) * _numbers_per_token(model, compiled=compiled)
+def _numbers_per_token(model: LanguageModel) -> int:
+    """Most of what a layer holds of a token with gradients: a dozen hidden states and four of an MLP's width."""
+    return 12 * int(model.network.config.hidden_size) + 4 * _width(model)
 
 
-def _numbers_per_token(model: LanguageModel, *, compiled: bool = False) -> int:
+def _width(model: LanguageModel) -> int:
+    """Of an MLP, the widest one."""
     config = model.network.config
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    wide = max(wide) if isinstance(wide, list | tuple) else wide  # one for each layer
-    states, mlps = (3, 2) if compiled else (12, 4)
-    return int(states * config.hidden_size + mlps * wide)
+    return int(max(wide) if isinstance(wide, list | tuple) else wide)
 
 
 def fits_with_activations(model: LanguageModel, tokens: int) -> bool:
     """Whether all activations of a pass take little of the memory."""
-    return _all_activations(model, tokens, model.network.dtype.itemsize) <= activation_room(model)
+    few = not model.network.get_input_embeddings().weight.requires_grad
+    return _all_activations(model, tokens, few=few) <= activation_room(model)
 
 
-def _all_activations(model: LanguageModel, tokens: int, size: int) -> int:
-    """Bytes of what all layers hold in numbers of this size, and of the logits in float32 three times over."""
-    config = model.network.config
-    return int(tokens * (config.num_hidden_layers * size * _numbers_per_token(model) + 12 * config.vocab_size))
+def _all_activations(model: LanguageModel, tokens: int, *, few: bool) -> int:
+    """Bytes of what all layers and the head keep for the backward pass, if all weights are trained or few of them.
+
+    Of a norm its input in float32, and its output if it is trained; the inputs of linear layers that are trained; of
+    attention queries, keys, values and output, with gradients of factors queries and keys three times over; of an MLP
+    three of its width, and a fourth if the last layer of it is trained. On a GPU all weights are trained in float32
+    and work in 16 bits: each linear layer keeps an input of its own. Of logits their logarithms in float32, and of the
+    last chunk two gradients as well.
+    """
+    config, heads, width = model.network.config, heads_of(model), _width(model)
+    state, queries, keys = config.hidden_size, heads.queries * heads.dim, heads.keys * heads.dim
+    on_cpu = model.device.type == "cpu"
+    if few:
+        size = 4 if on_cpu else model.network.dtype.itemsize
+        attention = 2 * (queries + keys)
+        layer = 8 * state + size * (attention + 3 * width + max(attention, 2 * state + width))
+    else:
+        size = 4 if on_cpu else 2
+        inputs = 2 if on_cpu else 5
+        layer = 16 * state + size * (inputs * state + 2 * (queries + keys) + 4 * width)
+    logits = 4 * tokens + 8 * -(-tokens // count_chunks(model, tokens))
+    return int(tokens * config.num_hidden_layers * layer + logits * config.vocab_size)
 
 
 def attention_bytes(model: LanguageModel, tokens: int) -> int:
@@ -109,25 +128,24 @@ def estimate_memory(model: LanguageModel, tokens: int, *, kernel: Kernel | None 
 
     Without a kernel and the tokens of a tile, with those that would be chosen here.
 
-    A layer's part: the states of the window, its keys and values, cos and sin of every rotary table, and the
-    activations of a tile or what its kernel copies, whichever is more. The head's: the states, and a chunk of logits;
-    on a CPU in float32 with their logarithms.
+    The states of the window, and the most of three. Of a layer: its keys and values, cos and sin of every rotary table,
+    and of a tile the MLP, two states and three of its width (compiled three and two), or attention, a state and four
+    times the queries, with what its kernel copies. Of the last rotary table: its angles in float32, four and a half
+    times over. Of the head: a chunk of logits; on a CPU in float32 with their logarithms.
     """
-    network = model.network
-    turned = sum(table.geometry.rotary_dim for table in model.tables)
-    weights = weight_bytes(model)
-    states = tokens * network.config.hidden_size * network.dtype.itemsize
-    heads = heads_of(model)
+    network, heads, state = model.network, heads_of(model), model.network.config.hidden_size
+    size, turned = network.dtype.itemsize, [table.geometry.rotary_dim for table in model.tables]
     kernel = kernel or choose_kernel(model.device, network.dtype, heads)[0]
-    kept = 2 * tokens * (heads.keys * heads.dim + turned) * network.dtype.itemsize
-    activations = min(tokens, tile or choose_tile(model)[0]) * _bytes_per_token(
-        model, compiled=model.compiled and reads_in_tiles(model)
-    )
-    layer = kept + max(activations, kernel.copied * tokens * heads.keys * heads.dim)
-    head = (network.dtype.itemsize if model.device.type == "cuda" else 8) * min(
-        LOGITS_PER_CHUNK, tokens * network.config.vocab_size
-    )
-    return int(weights + states + max(layer, head))
+    kept = 2 * size * tokens * (heads.keys * heads.dim + sum(turned))
+    in_tile = size * min(tokens, tile or choose_tile(model)[0])
+    fused = model.compiled and reads_in_tiles(model)
+    mlp = in_tile * (3 * state + 2 * _width(model) if fused else 2 * state + 3 * _width(model))
+    attention = 0 if fused else in_tile * (state + 4 * heads.queries * heads.dim)
+    layer = kept + max(mlp, attention + kernel.copied * tokens * heads.keys * heads.dim)
+    rotary = tokens * (2 * size * sum(turned[:-1]) + 18 * turned[-1])
+    logits = -(-tokens // count_chunks(model, tokens)) * network.config.vocab_size
+    head = (size if model.device.type == "cuda" else 8) * logits
+    return int(weight_bytes(model) + tokens * state * size + max(layer, rotary, head))
 
 
 def estimate_training_memory(
@@ -154,16 +172,16 @@ def estimate_training_memory(
     frozen = weights * size
     trained = frozen if adapters else 16 * weights // ranks + 4 * weights * (ranks > 1)
     if recompute is None:
-        recompute = _all_activations(model, tokens, size) > activation_room(model)
+        recompute = _all_activations(model, tokens, few=adapters) > activation_room(model)
     if not recompute:
-        return int(trained + _all_activations(model, own, size))
+        return int(trained + _all_activations(model, own, few=adapters))
     count, state = config.num_hidden_layers, size * own * config.hidden_size
     whole = min(count, holding.every)  # layers of a group, whose states and outputs of attention are there together
     held = min(3, count) if holding.offload and model.device.type == "cuda" else -(-count // whole)
     per_layer = attention_bytes(model, tokens) // count
     states = state * (held + whole - 1) + per_layer * (whole - 1)
     layer = own * _numbers_per_token(model) * size
-    head = 3 * 4 * min(LOGITS_PER_CHUNK, own * config.vocab_size)
+    head = 3 * 4 * config.vocab_size * -(-own // count_chunks(model, own))
     attended = per_layer * len(layers_that_keep_attention(model, tokens))
     return int(trained + states + attended + max(layer, head))
 

@@ -60,7 +60,7 @@ def layer_in_tiles(
         if cache is None and tokens <= tile:
             return forward(hidden, *args, **kwargs)
         keys = cache.keys_of(index) if cache else LayerKeys(tokens)
-        others = []
+        others, in_tuple = [], False
         with active_context().caching(keys):
             for first in range(0, tokens, tile):
                 cut = slice(first, min(first + tile, tokens))
@@ -68,11 +68,13 @@ def layer_in_tiles(
                 given = {name: _cut(value, cut, tokens) for name, value in kwargs.items()}
                 part = hidden.narrow(axis, first, cut.stop - first)
                 output = forward(part, *(_cut(value, cut, tokens) for value in args), **given)
-                part.copy_(output[0] if isinstance(output, tuple) else output)
-                others.append(output[1:] if isinstance(output, tuple) else ())
+                in_tuple = isinstance(output, tuple)
+                part.copy_(output[0] if in_tuple else output)
+                others.append(output[1:] if in_tuple else ())
+                del output  # the next tile has its space
         if cache is None:
             check_keys(model.network, keys, tokens)
-        return (hidden, *map(_joined, zip(*others, strict=True))) if isinstance(output, tuple) else hidden
+        return (hidden, *map(_joined, zip(*others, strict=True))) if in_tuple else hidden
 
     return run
 

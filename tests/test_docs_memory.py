@@ -1,0 +1,56 @@
+"""Estimates of memory against the peaks on a GPU on record: passes, gradients of factors and trainings, by length."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from longrope.engine.kernels import HOPPER
+from longrope.engine.memory import estimate_memory, estimate_training_memory
+from longrope.models import LanguageModel, read_tables
+
+ROOT = Path(__file__).parents[1]
+LINES = [json.loads(line) for line in (ROOT / "results/benchmarks/memory-h200.jsonl").read_text().splitlines()]
+KEPT = 8192  # tokens, of which all activations were kept
+
+
+class OnGpu(LanguageModel):
+    """A network that holds no numbers, as if it were on a GPU."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda")
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    """Of the shape of SmolLM2-135M."""
+    sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
+    heads = {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}
+    config = AutoConfig.for_model("llama", **sizes, **heads, max_position_embeddings=1024)
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    return OnGpu(network, None, read_tables(config), "shape")
+
+
+def test_three_lengths_of_each_kind_were_measured() -> None:
+    works = ("pass", "gradient", "training", "training, recomputed")
+    assert sorted((line["work"], line["tokens"]) for line in LINES) == sorted(
+        (work, tokens) for work in works for tokens in (8192, 32768, 131072)
+    )
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line['work']} {line['tokens']}")
+def test_estimates_are_within_a_fifth_of_the_peaks_on_a_gpu(
+    line: dict[str, float], model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, work = int(line["tokens"]), str(line["work"])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (138 * 2**30, 140 * 2**30))
+    if work == "pass":
+        estimated = estimate_memory(model, tokens, kernel=HOPPER, tile=2**16)
+    else:
+        recompute = tokens > KEPT or work.endswith("recomputed")
+        estimated = estimate_training_memory(model, tokens, adapters=work == "gradient", recompute=recompute)
+    assert estimated / 2**30 == pytest.approx(line["peak_gib"], rel=0.2)
