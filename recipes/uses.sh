@@ -8,7 +8,7 @@
 set -euo pipefail
 
 model=$1 factors=$2 texts=$3 lengths=$4 out=$5
-metrics=many-shot,many-shot-4,many-shot-16,many-shot-64,many-shot-256,manual-questions,dialogue-memory,planted-summary
+metrics=many-shot,manual-questions,dialogue-memory,planted-summary,many-shot-4,many-shot-16,many-shot-64,many-shot-256
 given=(--metrics "$metrics" --lengths "$lengths" --measure-data "$texts" --set measure.needles=100 --set measure.ruler_prompts=20)
 given+=("${@:6}")
 longrope measure "$model" "${given[@]}" --out "$out/original"
