@@ -17,9 +17,9 @@ from longrope.evaluation.longppl import key_tokens, near_losses
 from longrope.evaluation.metric import Context, Subject
 from longrope.evaluation.samples import Identity, SampleCache, Samples
 from longrope.labels import Source, compared_with, metric_label
-from longrope.models import LanguageModel
+from longrope.models import LanguageModel, load_model
 from longrope.recipe import MeasureRecipe
-from longrope.rope import as_table, baseline_factors, dump_factors
+from longrope.rope import as_table, baseline_factors, dump_factors, load_factors
 
 LENGTH, NEAR = 160, 64
 IDENTITY = Identity(Source("ours"), LENGTH, 0, "model", "texts", "")
@@ -157,3 +157,16 @@ def test_it_is_scored_at_the_longest_length_alone_and_needs_an_evaluator(model: 
     assert metric.names(context_of(model, longppl_near=LENGTH)) == ()
     with pytest.raises(RecipeError, match=r"measure\.evaluator"):
         MeasureRecipe(metrics=("longppl",))
+
+
+def test_the_evaluator_of_a_tuned_model_serves_the_window_that_was_stated(pico_folder: Path, tmp_path: Path) -> None:
+    """Its factors are for that window, and those of the config's are refused."""
+    original = load_model(pico_folder, device="cpu", dtype="float32", trained_window=80)
+    path = tmp_path / "factors.json"
+    path.write_text(dump_factors(as_table(baseline_factors(original.spec, "yarn", LENGTH))))
+    tuned = replace(original, name=f"{original.name}, tuned 0")
+    context = context_of(tuned, evaluator=original.name, evaluator_factors=str(path))
+    context = replace(context, original=Subject(original, None, "none", at_hand=False))
+    whole = find_metric("longppl").samples(context).arrays["whole"]
+    expected = brute_losses(original, as_table(load_factors(path)).choose(LENGTH), context.windows)
+    assert np.allclose(whole, expected[:, -whole.shape[1] :], rtol=1e-4)

@@ -166,11 +166,16 @@ def _evaluator_name(settings: MeasureRecipe) -> str:
 
 
 def _evaluator(context: Context) -> Subject:
-    """The evaluator with its factors (raises ModelError if it writes texts in other tokens)."""
+    """The evaluator with its factors (raises ModelError if it writes texts in other tokens).
+
+    It is loaded where it is not what is measured: also where that was tuned since, then with the table and the trained
+    window that were stated for it.
+    """
     model, table = context.subject.model, _factors(context.settings)
-    settings = context.settings
+    settings, original = context.settings, context.original.model
     if settings.evaluator != model.name:
-        model = _load(settings.evaluator, str(model.device), str(model.network.dtype).removeprefix("torch."))
+        stated = (original.table.name, original.spec.trained_window) if settings.evaluator == original.name else ("", 0)
+        model = _load(settings.evaluator, str(model.device), str(model.network.dtype).removeprefix("torch."), *stated)
         if model.tokenizer.get_vocab() != context.subject.model.tokenizer.get_vocab():
             raise ModelError(
                 f"The evaluator {settings.evaluator!r} has another vocabulary than {context.subject.model.name!r}.",
@@ -181,5 +186,5 @@ def _evaluator(context: Context) -> Subject:
 
 
 @lru_cache(maxsize=1)
-def _load(source: str, device: str, dtype: str) -> LanguageModel:
-    return load_model(source, device=device, dtype=dtype)
+def _load(source: str, device: str, dtype: str, rope_table: str, trained_window: int) -> LanguageModel:
+    return load_model(source, device=device, dtype=dtype, rope_table=rope_table, trained_window=trained_window)
