@@ -3,8 +3,9 @@
 Run: python benchmarks/train_step.py MODEL OUT.jsonl --tokens 64k --steps 5 --ways ours,trainer,trl,trl-fa4
 
 MODEL is anything that `longrope` loads, or a shape of `shapes.py` with random weights. A step reads --windows windows
-of random token ids. All ways train float32 weights with passes in bfloat16 on a GPU, AdamW, and activations recomputed
-layer by layer. The first step is left out; the line gives the median of the others. One of
+of random token ids; steps of several kinds are asked for as --tokens 64k,8k --windows 1,8 --ways ours,trl/ours. All
+ways train float32 weights with passes in bfloat16 on a GPU, AdamW, and activations recomputed layer by layer. The first
+step is left out; the line gives the median of the others. One of
 
 * ours: longrope.tuning.fine_tune
 * trainer: transformers' Trainer with gradient checkpointing, and its other defaults
@@ -57,16 +58,19 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("out", type=Path)
     parser.add_argument("--tokens", default="64k")
-    parser.add_argument("--windows", type=int, default=1)
+    parser.add_argument("--windows", default="1")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--layers", type=int, default=0)
     parser.add_argument("--ways", default="ours,trainer")
     asked = parser.parse_args()
-    for way in asked.ways.split(","):
-        line = measure(way, asked)
-        print(line, flush=True)
-        with asked.out.open("a") as out:
-            out.write(json.dumps(line) + "\n")
+    kinds = zip(asked.tokens.split(","), asked.windows.split(","), asked.ways.split("/"), strict=True)
+    for tokens, windows, ways in kinds:
+        asked.tokens, asked.windows = tokens, int(windows)
+        for way in ways.split(","):
+            line = measure(way, asked)
+            print(line, flush=True)
+            with asked.out.open("a") as out:
+                out.write(json.dumps(line) + "\n")
 
 
 def measure(way: str, asked: argparse.Namespace) -> dict:

@@ -39,6 +39,7 @@ from longrope.engine.memory import (
 )
 from longrope.engine.parted import check_own_positions
 from longrope.engine.recomputing import norms_recomputed, recomputed
+from longrope.engine.replaying import ReplayedPass, replayed_pass
 from longrope.engine.shrinking import retry_in_less_memory
 from longrope.engine.tiling import LayerChange, changed_layers, layer_in_tiles, mlps_in_tiles, norms_in_tiles
 from longrope.errors import LongRopeError, ModelError
@@ -272,13 +273,16 @@ def _run(
     states = HeldStates(holding)
     if kept is not None:
         change_layer = partial(_recomputed, replace(model, compiled=fused), kept, states, in_tiles)
-        forwards |= {} if fused else norms_recomputed(model.network, tile)
+        forwards |= {} if fused else norms_recomputed(model.network, tile * len(ids))
     forwards |= norms_in_tiles(model.network, tile)
     if change_layer:
         forwards |= changed_layers(model.network, change_layer)
     planned = ids.shape[1] if positions is None else int(torch.as_tensor(positions).max()) + 1
     with many_variants(compiled=model.compiled), at_length(model, planned):
-        hidden = run_decoder(ForwardContext(model.network, forwards, apart, shard), given)
+        context = ForwardContext(model.network, forwards, apart, shard)
+        if in_tiles and ids.shape[1] <= tile and (replayed := replayed_pass(model, ids.shape, context)):
+            context.forwards |= changed_layers(model.network, partial(_replayed, replayed, in_tiles))
+        hidden = run_decoder(context, given)
     states.end()
     return _Pass(hidden, ids, shard)
 
@@ -299,6 +303,11 @@ def _recomputed(
     """A layer that is recomputed, or works in tiles where nothing has gradients."""
     ungraded = in_tiles(forward, index) if in_tiles else forward
     return recomputed(model, forward, index, kept=kept, states=states, ungraded=ungraded, compiled=model.compiled)
+
+
+def _replayed(replayed: ReplayedPass, in_tiles: LayerChange, forward: Any, index: int) -> Callable[..., Any]:
+    """A layer that is recorded or replayed."""
+    return replayed.change(in_tiles(forward, index), forward.__self__, index)
 
 
 def _kept_apart(network: Any, documents: Documents | None, shape: Sequence[int]) -> Documents | None:

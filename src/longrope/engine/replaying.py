@@ -1,0 +1,245 @@
+"""Layers of short passes as CUDA graphs: a GPU that is given one launch a layer does not wait for Python.
+
+A layer of 8,192 tokens has some forty operations that take a GPU less time than Python takes to launch them. In the
+third pass over windows of one shape they are recorded, and from then on replayed. What a layer is given is copied to
+where the recorded operations read it; its output takes the place of its input. Whatever else they depend on is looked
+at before each replay: the layer's weights, and the arguments that are no tensors.
+
+Shape legend: B = batch, N = tokens of a window, H = hidden size.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from longrope import distributed
+from longrope.engine.context import ForwardContext, active_context
+from longrope.models import LanguageModel, modules_in_layers
+
+MOST_TOKENS = 16384  # of all rows of a pass; the layers of longer ones keep a GPU at work
+MOST_SHAPES = 4  # of windows, whose recordings are kept
+SIMPLE = ("Attention", "MLP", "Norm", "Dropout")  # how the names of a layer's parts end that always do the same work
+ROUTED = ("expert", "router", "moe")  # in the names of parts whose work depends on the numbers
+Replay = Callable[[], object]
+Record = Callable[[Callable[[], None]], Replay]
+"""Work -> what does it again, with the tensors where they are."""
+
+
+@dataclass
+class Recorded:
+    """A layer's recording for one shape.
+
+    Attributes:
+        replay: does the layer's work again.
+        inputs: where it reads tensors.
+        weights: (weights of a module by name, name, address) as they were recorded.
+        calls: of our attention.
+    """
+
+    replay: Replay
+    inputs: tuple[Tensor, ...]
+    weights: list[tuple[dict[str, Any], str, int]]
+    calls: int
+
+    def fits(self, inputs: tuple[Tensor, ...]) -> bool:
+        """Whether the inputs and the weights are where they were."""
+        if any(a is not b for a, b in zip(self.inputs, inputs, strict=True)):
+            return False
+        return all(found[name] is not None and found[name].data_ptr() == at for found, name, at in self.weights)
+
+
+@dataclass
+class Recordings:
+    """What is kept of one network between passes.
+
+    Attributes:
+        seen: of each layer and shape how often it came, until it is recorded; -1 where it cannot be.
+        recorded: by layer and shape.
+        buffers: where recordings read tensors, by their order in a pass, shape and number format.
+    """
+
+    seen: dict[Any, int] = field(default_factory=dict)
+    recorded: dict[Any, Recorded] = field(default_factory=dict)
+    buffers: dict[Any, Tensor] = field(default_factory=dict)
+
+
+_kept: "WeakKeyDictionary[nn.Module, Recordings]" = WeakKeyDictionary()
+
+
+def recordings_of(network: nn.Module) -> Recordings:
+    """Those of a network; they end with it."""
+    return _kept.setdefault(network, Recordings())
+
+
+def forget(network: nn.Module) -> None:
+    """Give the memory of a network's recordings back."""
+    _kept.pop(network, None)
+
+
+class ReplayedPass:
+    """One pass, whose layers are recorded or replayed."""
+
+    def __init__(self, kept: Recordings, record: Record) -> None:
+        """Begin a pass.
+
+        Args:
+            kept: of the network; begun anew when it has recordings of too many shapes.
+            record: makes a recording.
+        """
+        if len({shape for _, shape in kept.recorded}) > MOST_SHAPES:
+            kept.seen, kept.recorded, kept.buffers = {}, {}, {}
+        self._kept, self._record = kept, record
+        self._static: dict[int, tuple[Tensor, Tensor]] = {}  # what came in this pass, and where it was copied to
+
+    def change(self, forward: Callable[..., Any], layer: nn.Module, index: int) -> Callable[..., Any]:
+        """What to call in the place of a layer's forward, which gives hidden states [B, N, H] alone."""
+        if not _is_simple(layer):
+            return forward
+
+        def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            shape = _shape_of((hidden, args, kwargs))
+            key, count = (index, shape), self._kept.seen.get((index, shape), 0)
+            if count < 1 or shape is None:  # the first pass
+                self._kept.seen[key] = count or 1
+                return forward(hidden, *args, **kwargs)
+            place = self._hidden(hidden)
+            inputs = place, *(self._copied(x) for x in _tensors((args, kwargs)))
+            args, kwargs = self._placed(args), self._placed(kwargs)
+            if count < 2:  # the second one, after which nothing is compiled or chosen any more
+                self._kept.seen[key] = 2
+                return forward(place, *args, **kwargs)
+            found = self._kept.recorded.get(key)
+            if found is None or not found.fits(inputs):
+                found = self._recording(partial(forward, place, *args, **kwargs), layer, inputs)
+            if found is None:
+                self._kept.seen[key] = -1
+                return forward(place, *args, **kwargs)
+            self._kept.recorded[key] = found
+            found.replay()
+            active_context().attention_calls += found.calls
+            return place
+
+        return run
+
+    def _recording(self, forward: Callable[[], Any], layer: nn.Module, inputs: tuple[Tensor, ...]) -> Recorded | None:
+        """A recording of a layer; None if it cannot be recorded."""
+        context = active_context()
+        before = context.attention_calls
+
+        def work() -> None:
+            output = forward()
+            if not isinstance(output, Tensor):
+                raise TypeError("a layer that gives more than hidden states is not recorded")
+            inputs[0].copy_(output)
+
+        try:
+            replay = self._record(work)
+        except (RuntimeError, TypeError):
+            return None
+        finally:
+            calls, context.attention_calls = context.attention_calls - before, before
+        weights = [
+            (own, name, x.data_ptr())
+            for part in layer.modules()
+            for own in (part._parameters, part._buffers)  # noqa: SLF001  # parameters() takes longer than a launch
+            for name, x in own.items()
+            if x is not None
+        ]
+        return Recorded(replay, inputs, weights, calls)
+
+    def _hidden(self, hidden: Tensor) -> Tensor:
+        """Where layers read and write hidden states; they are there already after another layer."""
+        place = self._buffer("hidden", hidden)
+        return place if hidden is place else place.copy_(hidden)
+
+    def _copied(self, x: Tensor) -> Tensor:
+        """Where layers read another tensor, which is copied there once a pass."""
+        if id(x) not in self._static:
+            self._static[id(x)] = x, self._buffer(len(self._static), x).copy_(x)
+        return self._static[id(x)][1]
+
+    def _placed(self, given: Any) -> Any:
+        """The same with the copies of its tensors."""
+        if isinstance(given, Tensor):
+            return self._copied(given)
+        if isinstance(given, dict):
+            return {name: self._placed(x) for name, x in given.items()}
+        return type(given)(map(self._placed, given)) if isinstance(given, tuple | list) else given
+
+    def _buffer(self, name: Any, like: Tensor) -> Tensor:
+        key = name, tuple(like.shape), like.dtype
+        if key not in self._kept.buffers:
+            self._kept.buffers[key] = torch.empty_like(like, memory_format=torch.contiguous_format)
+        return self._kept.buffers[key]
+
+
+def replayed_pass(model: LanguageModel, shape: Sequence[int], context: ForwardContext) -> ReplayedPass | None:
+    """What records and replays the layers of a pass over windows [B, N]; None where they are run as they are.
+
+    That is without gradients on one GPU, where layers have nothing to look at but what they are given.
+    """
+    if model.limits.tile_tokens:  # memory did not suffice
+        forget(model.network)
+    apart = context.documents or context.shard or context.near or context.adapted or context.choosing
+    if apart or distributed.ranks() > 1 or model.quantized or model.limits.tile_tokens or modules_in_layers(model):
+        return None
+    whole = model.device.type == "cuda" and torch.is_inference_mode_enabled() and shape[0] * shape[1] <= MOST_TOKENS
+    return ReplayedPass(recordings_of(model.network), record_on_gpu) if whole else None
+
+
+def record_on_gpu(work: Callable[[], None]) -> Replay:
+    """A CUDA graph of the work, which is not done yet.
+
+    All share one pool of memory of their GPU, for they run one after the other.
+    """
+    device = torch.device("cuda", torch.cuda.current_device())
+    if device not in _pools:
+        _pools[device] = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
+    pool, stream = _pools[device]
+    graph = torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        try:
+            work()
+        finally:
+            graph.capture_end()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    return graph.replay
+
+
+_pools: dict[torch.device, Any] = {}
+
+
+def _tensors(given: Any) -> Iterator[Tensor]:
+    """The tensors in tuples, lists and dicts, in order."""
+    if isinstance(given, Tensor):
+        yield given
+    elif isinstance(given, dict | tuple | list):
+        for part in given.values() if isinstance(given, dict) else given:
+            yield from _tensors(part)
+
+
+def _is_simple(layer: nn.Module) -> bool:
+    """Whether a layer gives a GPU the same work whatever the numbers are, by the names of its parts."""
+    names = [type(part).__name__ for part in layer.modules()]
+    routed = any(word in name.lower() for name in names for word in ROUTED)
+    return not routed and all(type(part).__name__.endswith(SIMPLE) for part in layer.children())
+
+
+def _shape_of(given: Any) -> Any:
+    """All that is given but the numbers in tensors; None where something of it is neither that nor a plain value."""
+    if isinstance(given, Tensor):
+        return tuple(given.shape), given.dtype
+    if isinstance(given, dict):
+        given = tuple(given.items())
+    if isinstance(given, tuple | list):
+        parts = tuple(_shape_of(x) for x in given)
+        return None if any(x is None for x in parts) else parts
+    plain = given is None or isinstance(given, bool | int | float | str)
+    return (type(given).__name__, given) if plain else None
