@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "data": NOUNS,
     "engine": (*NOUNS, "distributed", "models"),
     **{f"engine.{x}": () for x in ("adapters", "cross_entropy", "flash4", "hopper", "merging")},
-    "engine.kernels": ("errors", "engine.flash4", "engine.hopper"),
+    "engine.kernels": ("errors", "engine.flash4", "engine.hopper", "engine.merging"),
     "engine.backward": ("errors", "engine.flash4", "engine.kernels", "engine.merging"),
     "engine.trials": ("errors", "engine.backward", "engine.kernels"),
     "engine.graphs": ("engine.backward", "engine.kernels", "engine.trials"),
