@@ -26,7 +26,7 @@ class Recorder:
         """None yet."""
         self.fails, self.made, self.replayed = fails, 0, 0
 
-    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+    def __call__(self, work: Callable[[], None], _: Recordings) -> Callable[[], None]:
         """A recording."""
         if self.fails:
             raise RuntimeError("operation not permitted when stream is capturing")

@@ -26,8 +26,8 @@ MOST_SHAPES = 4  # of windows, whose recordings are kept
 SIMPLE = ("Attention", "MLP", "Norm", "Dropout")  # how the names of a layer's parts end that always do the same work
 ROUTED = ("expert", "router", "moe")  # in the names of parts whose work depends on the numbers
 Replay = Callable[[], object]
-Record = Callable[[Callable[[], None]], Replay]
-"""Work -> what does it again, with the tensors where they are."""
+Record = Callable[[Callable[[], None], "Recordings"], Replay]
+"""(work, recordings that it is to be one of) -> what does it again, with the tensors where they are."""
 
 
 @dataclass
@@ -61,11 +61,17 @@ class Recordings:
         seen: of each layer and shape how often it came, until it is recorded; -1 where it cannot be.
         recorded: by layer and shape.
         buffers: where recordings read tensors, by their order in a pass, shape and number format.
+        pool: the memory of a GPU that they share, for they run one after the other.
     """
 
     seen: dict[Any, int] = field(default_factory=dict)
     recorded: dict[Any, Recorded] = field(default_factory=dict)
     buffers: dict[Any, Tensor] = field(default_factory=dict)
+    pool: Any = None
+
+    def clear(self) -> None:
+        """Begin anew; torch refuses a pool whose last recording is gone."""
+        self.seen, self.recorded, self.buffers, self.pool = {}, {}, {}, None
 
 
 _kept: "WeakKeyDictionary[nn.Module, Recordings]" = WeakKeyDictionary()
@@ -92,7 +98,7 @@ class ReplayedPass:
             record: makes a recording.
         """
         if len({shape for _, shape in kept.recorded}) > MOST_SHAPES:
-            kept.seen, kept.recorded, kept.buffers = {}, {}, {}
+            kept.clear()
         self._kept, self._record = kept, record
         self._static: dict[int, tuple[Tensor, Tensor]] = {}  # what came in this pass, and where it was copied to
 
@@ -138,7 +144,7 @@ class ReplayedPass:
             inputs[0].copy_(output)
 
         try:
-            replay = self._record(work)
+            replay = self._record(work, self._kept)
         except (RuntimeError, TypeError):
             return None
         finally:
@@ -192,19 +198,15 @@ def replayed_pass(model: LanguageModel, shape: Sequence[int], context: ForwardCo
     return ReplayedPass(recordings_of(model.network), record_on_gpu) if whole else None
 
 
-def record_on_gpu(work: Callable[[], None]) -> Replay:
-    """A CUDA graph of the work, which is not done yet.
-
-    All share one pool of memory of their GPU, for they run one after the other.
-    """
+def record_on_gpu(work: Callable[[], None], kept: Recordings) -> Replay:
+    """A CUDA graph of the work, which is not done yet."""
     device = torch.device("cuda", torch.cuda.current_device())
-    if device not in _pools:
-        _pools[device] = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
-    pool, stream = _pools[device]
+    stream = _streams.setdefault(device, torch.cuda.Stream(device))
+    kept.pool = kept.pool or torch.cuda.graph_pool_handle()
     graph = torch.cuda.CUDAGraph()
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        graph.capture_begin(pool=kept.pool, capture_error_mode="thread_local")
         try:
             work()
         finally:
@@ -213,7 +215,7 @@ def record_on_gpu(work: Callable[[], None]) -> Replay:
     return graph.replay
 
 
-_pools: dict[torch.device, Any] = {}
+_streams: dict[torch.device, Any] = {}
 
 
 def _tensors(given: Any) -> Iterator[Tensor]:
