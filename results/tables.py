@@ -16,6 +16,7 @@ import tables_million as million
 import tables_reliability as reliability
 import tables_searches as searches
 import tables_speed as speed
+import tables_steps as steps
 import tables_training as training
 import tables_verify as verify
 from tables_cells import ROOT, Records
@@ -53,6 +54,10 @@ TABLES: dict[str, Maker] = {
     "further": training.further_table,
     "train": training.train_table,
     "gradient-kernels": speed.gradient_kernels_table,
+    "steps": steps.steps_table,
+    "passes": steps.passes_table,
+    "kernel-speeds": steps.kernels_table,
+    "aims": steps.aims_table,
     "two-train": training.two_train_table,
     "demo": bundled.demo_table,
     "win": bundled.win_table,
