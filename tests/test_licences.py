@@ -9,7 +9,7 @@ import pytest
 from gguf import GGUFWriter
 from huggingface_hub import metadata_load
 
-from longrope.exports import Origin, export_hf
+from longrope.exports import Origin, export_hf, origin_of
 from longrope.exports.card import format_card
 from longrope.exports.comparison import ExportReport
 from longrope.exports.licences import inherited, notice_of
@@ -47,6 +47,25 @@ def test_the_base_of_trained_weights_says_it(tmp_path: Path) -> None:
     (tmp_path / "trained_weights.json").write_text(json.dumps({"base_model_name_or_path": str(file)}))
     (tmp_path / "trained_weights.safetensors").touch()
     assert inherited(str(tmp_path)) == {"license": "gemma"}
+
+
+def test_a_folder_of_trained_weights_is_its_base_trained_further(tmp_path: Path) -> None:
+    """As what a training keeps and as adapters; the card names the base, and says that its weights were changed."""
+    file = write_gguf(tmp_path / "gemma.gguf", license="gemma")
+    model = pico.make_model("llama")
+    factors = baseline_factors(model.spec, "yarn", 256).factor_sets[0]
+    for kind, weights in (("trained_weights", "trained_weights"), ("adapter_config", "adapter_model")):
+        folder = tmp_path / kind
+        folder.mkdir()
+        (folder / f"{kind}.json").write_text(json.dumps({"base_model_name_or_path": str(file)}))
+        (folder / f"{weights}.safetensors").touch()
+        origin = origin_of(str(folder))
+        assert origin == Origin(str(file), tuned=True)
+        card = format_card(model, factors, REPORT, origin, [])
+        assert "# gemma, context window 256 tokens" in card
+        assert "trained further on long texts" in card
+        assert "longrope changed its config and its weights." in card
+    assert origin_of("someone/base", "google/gemma-3-270m") == Origin("someone/base", hub_name="google/gemma-3-270m")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Write checkpoints that other runtimes open, reopen them, and compare."""
 
-from longrope.exports.card import Origin
+from longrope.exports.card import Origin, origin_of
 from longrope.exports.comparison import ExportReport, dump_report
 from longrope.exports.gguf import export_gguf, write_gguf
 from longrope.exports.gguf_patch import PatchReport, patch_gguf
@@ -16,6 +16,7 @@ __all__ = [
     "dump_report",
     "export_gguf",
     "export_hf",
+    "origin_of",
     "patch_gguf",
     "upload",
     "write_gguf",

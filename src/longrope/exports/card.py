@@ -28,6 +28,8 @@ from longrope.exports.short_cost import describe_short
 from longrope.labels import Source, compared_with, is_part, label_of, metric_label, metric_row, write_interval
 from longrope.metrics import DIFFERENCE
 from longrope.models import EMBEDDED, LanguageModel, read_place
+from longrope.models.adapters import find_adapter
+from longrope.models.trained_weights import find_trained_weights
 from longrope.registry import ORIGINAL, baselines
 from longrope.rope import RescaleFactors
 from longrope.rope.hf_legacy import is_refused_by_older
@@ -78,6 +80,19 @@ class Origin:
         except HFValidationError:
             return ""
         return name
+
+
+def origin_of(source: str, hub_name: str = "") -> Origin:
+    """Where the weights of a model come from that is loaded from a place.
+
+    A folder with adapters or with trained weights alone holds what a training made of its base.
+
+    Args:
+        source: hub name, folder or file.
+        hub_name: the base model's name on the hub, where it was loaded from elsewhere.
+    """
+    trained = find_adapter(source) or find_trained_weights(source)
+    return Origin(trained.base if trained else source, tuned=trained is not None, hub_name=hub_name)
 
 
 @dataclass(frozen=True)

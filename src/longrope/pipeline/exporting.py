@@ -10,7 +10,7 @@ from typing import Any
 from longrope import distributed, registry
 from longrope.data import Tokens
 from longrope.errors import DryRunEnd, RunError, TextsError
-from longrope.exports import Origin, describe_short, dump_report, export_hf, patch_gguf
+from longrope.exports import Origin, describe_short, dump_report, export_hf, origin_of, patch_gguf
 from longrope.exports.short_cost import MOST_TOKENS, WINDOWS
 from longrope.models import load_model, read_gguf_file, read_gguf_spec
 from longrope.pipeline.callbacks import Callbacks
@@ -147,7 +147,7 @@ def export_model(
         return dump_report(patched)
     report(f"export to {path}, open it again, compare")
     began = time.perf_counter()
-    model, origin = load_model(source), Origin(source, hub_name=settings.base_model)
+    model, origin = load_model(source), origin_of(source, settings.base_model)
     report_export(model, time.perf_counter() - began, report, always=dry_run)
     if dry_run:
         raise DryRunEnd
