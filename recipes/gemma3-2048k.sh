@@ -28,7 +28,7 @@ $LAUNCH measure $model --factors $run --measure-data $texts/measure --lengths 12
     --metrics far-context,prose-needle "${same[@]}" --set measure.needles=60 --out $run-before
 for method in ntk-critical critical; do
     $LAUNCH measure $model --method $method --measure-data $texts/measure --lengths 1024k \
-        --metrics far-context,prose-needle "${same[@]}" --set measure.needles=20 --out $run-untrained-1024k
+        --metrics far-context,prose-needle "${same[@]}" --set measure.needles=60 --out $run-untrained-1024k
 done
 
 # two trainings that differ in their needles alone

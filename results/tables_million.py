@@ -53,6 +53,8 @@ METHODS = {
     "ntk-critical": "NTK by critical dimension",
 }
 NONE = "not measured"
+Key = tuple[str, int]  # metric, length
+Scores = dict[Key, Score]
 KINDS = {"gemma3-2048k-codes": "codes", "gemma3-2048k": "varied needles"}
 
 
@@ -63,6 +65,65 @@ def trained_scores(records: Records, run: str) -> dict[tuple[str, int], Score]:
         found = records.scores(apart, "ntk-critical") if records.has(apart) else {}
         scores |= {key: score for key, score in found.items() if key[0] in metrics}
     return scores
+
+
+def aims_table(records: Records) -> str:
+    """What was aimed at beforehand, what the records say, and whether it is reached."""
+    gemma, small = (trained_scores(records, run) for run in ("gemma3-2048k", "smollm2-1024k"))
+    far, near, window = 2**21, 2**15, 2**20
+    rows = [
+        _aim(
+            "Gemma-3-270M, last 32,767 of 2,097,152 tokens, of the original's in its window",
+            1.0,
+            gemma,
+            ("far-context-original", far),
+        ),
+        _aim("the same over the last 4,096", 1.0, gemma, ("far-context-original-last-4096", far)),
+        _aim("needles in prose at 2,048k, of those at 32k", 0.9, gemma, ("prose-needle", far), ("prose-needle", near)),
+        _least("needles in prose at every length up to 512k", 0.85, gemma, "prose-needle", 2**19),
+        _aim("needles in prose at 2,048k", 0.8, gemma, ("prose-needle", far)),
+        _least("passkeys, one a text, at every length", 0.95, gemma, "passkey", far),
+        _aim("texts of 32k, of the original's perplexity", 1.005, gemma, ("ratio-to-none", near)),
+        _aim("SmolLM2-135M, last 8,191 of 1,048,576 tokens, of near context's", 1.04, small, ("far-context", window)),
+        _aim("the same, of the original's in its window", 1.0, small, ("far-context-original", window)),
+        _aim(
+            "needles in prose at 1,024k, of those at 8k", 0.9, small, ("prose-needle", window), ("prose-needle", 8192)
+        ),
+    ]
+    return table(["", "aim", "measured", "reached"], rows)
+
+
+def _aim(words: str, bound: float, scores: Scores, at: Key, of: Key | None = None) -> Row:
+    """A score, or its share of another one, beside its bound: perplexities below, what is found above."""
+    used = [scores[key] for key in (at, of) if key in scores]
+    if len(used) < 1 + (of is not None):
+        return [words, _bound(at[0], bound), NONE, ""]
+    value = used[0].value / (used[1].value if of else 1.0)
+    reached = value >= bound if _is_share(at[0]) else value <= bound
+    return [words, _bound(at[0], bound), _cell(at[0], value, used), "yes" if reached else "no"]
+
+
+def _least(words: str, bound: float, scores: Scores, metric: str, longest: int) -> Row:
+    """The least share over lengths; the place says at how many."""
+    used = [score for (name, at), score in scores.items() if name == metric and at <= longest]
+    if not used:
+        return [words, _bound(metric, bound), NONE, ""]
+    least = min(score.value for score in used)
+    shown = Cell(f"at least {least:.0%}, {len(used)} length{'s' * (len(used) > 1)}", tuple(used))
+    return [words, _bound(metric, bound), shown, "yes" if least >= bound else "no"]
+
+
+def _is_share(metric: str) -> bool:
+    return metric in ("prose-needle", "passkey")
+
+
+def _bound(metric: str, bound: float) -> str:
+    return f"at least {bound:.0%}" if _is_share(metric) else f"at most {bound:.4g}"
+
+
+def _cell(metric: str, value: float, used: list[Score]) -> Cell:
+    ends = f" ({used[0].low:.3f}-{used[0].high:.3f})" if len(used) == 1 else ""
+    return Cell(f"{value:.0%}" if _is_share(metric) else f"{value:.3f}{ends}", tuple(used))
 
 
 def kinds_table(records: Records) -> str:
@@ -107,7 +168,7 @@ def untrained_table(records: Records) -> str:
         (label, (UNTRAINED, FURTHER), method) for method, label in METHODS.items()
     ]
     subjects += [("NTK by critical dimension, factors for 2,048k", (BEFORE,), "ntk-critical")]
-    subjects += [("the same, trained", ("gemma3-2048k",), TUNED)]
+    subjects += [("the same, trained", ("gemma3-2048k",), TUNED)] * records.has(UNTRAINED)
     beyond = [length for length in LENGTHS if 32768 < length < 2**21]
     rows: list[Row] = []
     for label, runs, method in subjects:
@@ -120,7 +181,7 @@ def untrained_table(records: Records) -> str:
                 cells.append(write(score) if score else NONE)
         rows.append([label, *cells])
     head = [words for length in beyond for words in (f"last tokens, {LENGTHS[length]}", "needles")]
-    return table(["each row on its own text", *head], rows)
+    return table(["", *head], rows)
 
 
 def counted(score: Score) -> Cell:

@@ -89,6 +89,25 @@ def test_what_was_measured_apart_stands_beside_the_run(tmp_path: Path) -> None:
     assert row(table, "the same, trained")[1:3] == ["13.00", "1 of 1"]
 
 
+def test_aims_are_held_to_the_records(tmp_path: Path) -> None:
+    """Perplexities are to be small, shares large, the least of all lengths counts; a missing score is not measured."""
+    records = Records(tmp_path)
+    share = "needles in prose at 2,048k, of those at 32k"
+    assert row(million.aims_table(records), share)[1:] == ["at least 90%", million.NONE, ""]
+    write(tmp_path, "gemma3-2048k", "longrope-tuned", (32768,), **{"prose-needle": 0.9, "ratio-to-none": 1.006})
+    write(tmp_path, "gemma3-2048k", "longrope-tuned", (2097152,), **{"prose-needle": 0.7, "far-context-original": 0.9})
+    write(tmp_path, "gemma3-2048k-passkeys", "ntk-critical", (32768,), passkey=1.0)
+    write(tmp_path, "gemma3-2048k-passkeys", "ntk-critical", (131072,), passkey=0.9)
+    write(tmp_path, "smollm2-1024k", "longrope-tuned", (1048576,), **{"far-context": 1.03})
+    table = million.aims_table(records)
+    assert row(table, share)[1:] == ["at least 90%", "78%", "no"]
+    assert row(table, "needles in prose at every length up to 512k")[2:] == ["at least 90%, 1 length", "yes"]
+    assert row(table, "passkeys, one a text, at every length")[2:] == ["at least 90%, 2 lengths", "no"]
+    assert row(table, "texts of 32k, of the original's perplexity")[1:3] == ["at most 1.005", "1.006 (1.006-1.006)"]
+    assert [line.split(" | ")[-1] for line in table.splitlines()[2:4]] == ["yes |", " |"]
+    assert row(table, "SmolLM2-135M, last 8,191 of 1,048,576 tokens, of near context's")[3] == "yes"
+
+
 def test_needles_of_both_kinds_and_single_passes(tmp_path: Path) -> None:
     records = Records(tmp_path)
     write(tmp_path, "gemma3-needles-codes", "longrope-tuned", (65536,), **{"reworded-questions": 1.0})
