@@ -73,9 +73,9 @@ def test_the_bars_that_are_missed_are_stated(untrained: dict[tuple[str, str, int
         assert share in TEXT
     trained = scores(f"{RUN}/searched")
     near, far = (trained["longrope-tuned", "prose-needle", length]["value"] for length in (8192, 65536))
-    assert f"finds {100 * far / near:.0f} % of the needles that it finds in 8k" in TEXT
-    assert f"and {100 * far:.0f} of 100 (85)" in TEXT
-    assert f"95 % of those found at 8k ({100 * far / near:.0f} %)" in README
+    assert f"finds {100 * far / near:.0f} % of the share of needles that it finds at 8k" in TEXT
+    assert f"and {100 * far:.0f} of 100 needles (the aim was 85)" in TEXT
+    assert f"95 % of the share found at 8k ({100 * far / near:.0f} % was reached)" in README
 
 
 def test_arms_that_were_trained_alike_are_compared() -> None:
