@@ -1,7 +1,7 @@
 """Extend the context window of a RoPE language model: a command for each step from the search to the checkpoint.
 
-Exit codes: 0 done, 2 bad input (one paragraph on stderr), 1 our fault (a traceback) or another process that was lost.
-With LONGROPE_DEBUG=1 bad input prints its traceback, too.
+Exit codes: 0 done; 1 an internal error, or a lost process of a launch; 2 bad input; 130 Ctrl-C; 143 SIGTERM.
+LONGROPE_DEBUG=1 prints the traceback of every error.
 """
 
 from pathlib import Path
@@ -82,9 +82,9 @@ def extend(
     track: options.Track = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Search factors, measure the result, export a checkpoint. With no arguments: the bundled model.
+    """Search factors, measure the result, export a checkpoint. Without arguments: of the bundled model.
 
-    It is a 4.7M-parameter model, taken from 256 to 2,048 tokens on the standard library's sources.
+    That is a 4.7M-parameter model, which is extended from 256 to 2,048 tokens on the standard library's sources.
     """
     given = options.given_options(locals())
     begun = out is not None and (out / "recipe.toml").exists()
@@ -223,7 +223,7 @@ def tune(
     track: options.Track = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train the weights at the window of their factors, and export the checkpoint; an interrupted training goes on."""
+    """Train the weights at the window of their factors, and export the checkpoint; resume a training."""
     given = options.given_options(locals())
     given.pop("factors")
     full, path = options.prepare(**given, suffix="-tuned")

@@ -38,22 +38,24 @@ Data = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
-        help="Text to search on: a file (text, .jsonl, .parquet), a folder, or hf:NAME[:CONFIG]:SPLIT; repeatable.",
+        help="Texts to search and tune on, and without --measure-data to measure on: a file (text, .jsonl, .parquet), "
+        "a folder, or hf:NAME[:CONFIG]:SPLIT; repeatable.",
     ),
 ]
-MeasureData = Annotated[
-    list[str] | None, typer.Option("--measure-data", help="Text of another source to measure on; repeatable.")
-]
+MeasureData = Annotated[list[str] | None, typer.Option("--measure-data", help="Texts to measure on alone; repeatable.")]
 DataWeights = Annotated[
     str | None,
     typer.Option("--data-weights", help="Share of the tokens of each --data: 0.7,0.3.", show_default="all of each"),
 ]
 TextField = Annotated[
-    str | None, _setting("--text-field", "text_field", "Of .jsonl, .parquet and data sets, the field with the text.")
+    str | None,
+    _setting("--text-field", "text_field", "Name of the field with the text in .jsonl, .parquet and data sets."),
 ]
 Encoding = Annotated[
     str | None,
-    typer.Option("--encoding", help="Of text files that are not UTF-8: latin-1.", show_default="they are skipped"),
+    typer.Option(
+        "--encoding", help="Encoding of text files that are not UTF-8: latin-1.", show_default="they are skipped"
+    ),
 ]
 Preprocess = Annotated[
     str | None,
@@ -76,13 +78,15 @@ Assignments = Annotated[
 Method = Annotated[str | None, _setting("--method", "search.method", f"One of {', '.join(factor_methods())}.")]
 Lengths = Annotated[
     str | None,
-    typer.Option("--lengths", help="Windows to measure: 8k,16k,64k.", show_default="the trained and the target window"),
+    typer.Option(
+        "--lengths", help="Context lengths to measure: 8k,16k,64k.", show_default="the trained and the target window"
+    ),
 ]
 Metrics = Annotated[
     str | None,
     _setting("--metrics", "measure.metrics", f"Some of {_METRICS}; ruler-vt is one task, many-shot-64 one count."),
 ]
-Seed = Annotated[int | None, _setting("--seed", "seed", "Decides every random choice.")]
+Seed = Annotated[int | None, _setting("--seed", "seed", "Seed of all random choices.")]
 Device = Annotated[str | None, _setting("--device", "device", "cpu, cuda or auto.")]
 DType = Annotated[
     str | None, _setting("--dtype", "dtype", "float32, bfloat16, float16 or auto; 8bit or 4bit to search and measure.")
@@ -91,7 +95,7 @@ RopeTable = Annotated[
     str | None,
     typer.Option(
         "--rope-table",
-        help="Of several rotary tables the one that factors act on.",
+        help="Rotary table that factors act on, of a model with several.",
         show_default="that of the layers that see the whole window",
     ),
 ]
@@ -99,49 +103,51 @@ TrainedWindow = Annotated[
     str | None,
     typer.Option(
         "--trained-window",
-        help="The window that the model serves, where its config states another one: 16k = 16384.",
+        help="Trained window of the model, where its config states another one: 16k = 16384.",
         show_default="that of the config",
     ),
 ]
 Compiled = Annotated[
-    bool, typer.Option("--compile", help="torch.compile passes: faster at length, after seconds of compiling.")
+    bool,
+    typer.Option(
+        "--compile", help="Run passes through torch.compile: faster on long windows, after seconds of compiling."
+    ),
 ]
 Tune = Annotated[bool, typer.Option("--tune", help="Train the weights, too, and search factors for the short window.")]
 Steps = Annotated[
     int | None, _setting("--steps", "tune.steps", "Steps of each training; the warm-up keeps its share of them.")
 ]
-Batch = Annotated[int | None, _setting("--batch", "tune.batch_windows", "Windows of a step.")]
-Rate = Annotated[float | None, _setting("--rate", "tune.learning_rate", "The highest learning rate.")]
+Batch = Annotated[int | None, _setting("--batch", "tune.batch_windows", "Windows in each training step.")]
+Rate = Annotated[float | None, _setting("--rate", "tune.learning_rate", "Peak learning rate of a training.")]
 Lora = Annotated[
     int | None, _setting("--lora", "tune.lora_rank", "Train adapters of this rank (LoRA); 0 trains all weights.")
 ]
-Preset = Annotated[
-    str | None, typer.Option("--preset", help=f"The paper's settings of a training: {' or '.join(PRESETS)}.")
-]
+Preset = Annotated[str | None, typer.Option("--preset", help=f"The paper's training settings: {' or '.join(PRESETS)}.")]
 TrustTaskFiles = Annotated[
     bool, typer.Option("--trust-task-files", help="Read harness:FILE.yaml, and run the code that such a file names.")
 ]
 ContextRanks = Annotated[
-    int | None, typer.Option("--context-ranks", help="Processes of a torchrun launch that share a sequence.")
+    int | None, typer.Option("--context-ranks", help="Number of processes of a torchrun launch that share a sequence.")
 ]
 Factors = Annotated[Path, typer.Option("--factors", help="factors.json of a search.")]
 OptionalFactors = Annotated[
     Path | None,
-    typer.Option("--factors", help=f"factors.json, or a run directory; without: the {label_of(ORIGINAL)}."),
+    typer.Option("--factors", help=f"factors.json, or a run directory; the {label_of(ORIGINAL)} if left out."),
 ]
 FactorsFromElsewhere = Annotated[
     str | None,
     typer.Option(
         "--factors",
-        help="Factors from elsewhere to measure, too: files with commas between them, of lists in JSON, a config.json "
-        "of the longrope type, or a factors.json.",
+        help="Further factors to measure, as files separated by commas: lists in JSON, a config.json of the longrope "
+        "type, or a factors.json.",
     ),
 ]
 Baseline = Annotated[
-    str | None, typer.Option("--method", help=f"A baseline in the place of factors: {', '.join(baselines())}.")
+    str | None, typer.Option("--method", help=f"Measure a baseline instead of factors: {', '.join(baselines())}.")
 ]
 MaxShardSize = Annotated[
-    str | None, _setting("--max-shard-size", "export.max_shard_size", "The largest file of weights, such as 2GB.")
+    str | None,
+    _setting("--max-shard-size", "export.max_shard_size", "Size limit of each file of weights, such as 2GB."),
 ]
 Format = Annotated[
     str,
@@ -151,7 +157,7 @@ Format = Annotated[
 ]
 Track = Annotated[
     str | None,
-    typer.Option("--track", help="Send the numbers of the run to a tracker, too: trackio.", show_default="none"),
+    typer.Option("--track", help="Also send losses and scores to a tracker: trackio.", show_default="none"),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, print the time and memory that it will take, and stop.")

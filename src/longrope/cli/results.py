@@ -32,12 +32,16 @@ def generate(
         Path | None,
         typer.Option("--cache", help="File that keeps the document as it was read, for the next question about it."),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Of the answer, at most.")] = 256,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token.")] = 0.0,
-    top_p: Annotated[float, typer.Option("--top-p", help="Draw among the likeliest of this probability.")] = 1.0,
-    eight_bit_cache: Annotated[bool, typer.Option("--eight-bit-cache", help="Keys and values in 8 bits.")] = False,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Most tokens of an answer.")] = 256,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="Sampling temperature; 0 takes the likeliest token.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", help="Sample among the likeliest tokens of this total probability.")
+    ] = 1.0,
+    eight_bit_cache: Annotated[bool, typer.Option("--eight-bit-cache", help="Keep keys and values in 8 bits.")] = False,
     offload_cache: Annotated[
-        bool, typer.Option("--offload-cache", help="Keys and values in the CPU's memory.")
+        bool, typer.Option("--offload-cache", help="Keep keys and values in the CPU's memory.")
     ] = False,
     seed: options.Seed = None,
     device: options.Device = None,
@@ -48,7 +52,7 @@ def generate(
     dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Answer a prompt about a long document, printed as it comes; one set of factors serves all of it."""
+    """Answer a prompt about a long document, with one set of factors for all of it."""
     from longrope import generation
     from longrope.models import load_model, silence_loading
     from longrope.pipeline import report_answer
@@ -114,8 +118,12 @@ def export(
     factor_sets: Annotated[
         str, typer.Option("--factor-sets", help="single, or two: short factors and long factors.")
     ] = "single",
-    drop_start_tokens: Annotated[bool, typer.Option("--drop-start-tokens", help="Drop them, and measure.")] = False,
-    base_model: Annotated[str, typer.Option("--base-model", help="Its name on the hub, for the model card.")] = "",
+    drop_start_tokens: Annotated[
+        bool, typer.Option("--drop-start-tokens", help="Export without start tokens, and measure the difference.")
+    ] = False,
+    base_model: Annotated[
+        str, typer.Option("--base-model", help="Name of the base model on the hub, for the model card.")
+    ] = "",
     max_shard_size: options.MaxShardSize = None,
     factors: options.OptionalFactors = None,
     model: Annotated[
@@ -123,7 +131,8 @@ def export(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Without a run: the file or folder to write.")] = None,
     layout: Annotated[
-        str, typer.Option("--layout", help="Of a GGUF file: static, one list; or longrope, a short and a long one.")
+        str,
+        typer.Option("--layout", help="Layout of a GGUF file: static, one list; or longrope, a short and a long one."),
     ] = "",
     dtype: Annotated[
         str,
@@ -228,7 +237,7 @@ def _check_format(to: str, of_gguf: dict[str, str], of_hf: dict[str, str]) -> No
 
 @app.command()
 def recipe(
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="As the page docs/recipe.md.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as in docs/recipe.md.")] = False,
 ) -> None:
     """Print all settings of a recipe with their defaults and what they mean: a file to start from."""
     from longrope.recipe_template import markdown, template
@@ -266,7 +275,7 @@ def inspect(
     trained_window: options.TrainedWindow = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show a model's RoPE: its pairs, which complete a full period within the window, and what each method would do."""
+    """Show a model's RoPE: its pairs, how many complete a period in the trained window, and each method's factors."""
     from longrope import pipeline
     from longrope.models import silence_loading
 

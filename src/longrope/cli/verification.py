@@ -53,13 +53,13 @@ def verify(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Open checkpoints in other runtimes, and tell from their log-probabilities whether each applies the RoPE scaling.
+    """Open checkpoints in other runtimes, and find out by log-probabilities whether each applies the RoPE scaling.
 
     Exit codes: 0 every client applied it, 1 at least one did not, or refused the checkpoint, 2 bad input.
 
-    applied: its log-probabilities are ours. original: the scaling is ignored. other scaling: neither; what it is like
-    is named if known. unclear: the candidates are too much alike. refused: the client's own message follows.
-    Differences are the largest of a log-probability from ours, in nats, at the end of prompts of these lengths.
+    applied: the log-probabilities agree with ours. original: the scaling is ignored. other scaling: another one is
+    applied, named if it is known. unclear: the candidates are too much alike. refused: the client's message follows.
+    The table has the largest difference of a log-probability from ours, in nats, at the end of prompts of each length.
     """
     from longrope.pipeline import report_checks
     from longrope.verification.checking import APPLIED, format_row, verify
