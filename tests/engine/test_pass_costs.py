@@ -78,6 +78,17 @@ def test_of_two_passes_the_faster_one_counts() -> None:
     assert timer(4096) == pytest.approx(5.0)
 
 
+def test_a_disturbed_short_pass_is_timed_again_once() -> None:
+    """Of 8 seconds, and 9 for twice as many tokens, so it is made again: 3 seconds, and no third time."""
+    ends = [8.0, 8.0, 9.0, 9.0, 3.0]
+    seconds = iter([edge for length in ends for edge in (0.0, length)])
+    timer = PassTimer(pico.make_model(), run=lambda *_: None, clock=lambda: next(seconds))
+    squared = (9 - 2 * 3) / (4096**2 - 2 * 2048**2)
+    linear = 9 / 4096 - squared * 4096
+    for _ in range(2):
+        assert timer(8192) == pytest.approx(linear * 8192 + squared * 8192**2)
+
+
 def test_a_slow_pass_is_not_made_twice() -> None:
     """Where it takes longer than ten seconds; the shorter one does not here."""
     clock = Clock(4e-3, 0.0)

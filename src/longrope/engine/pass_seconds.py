@@ -36,13 +36,15 @@ class PassTimer:
         most = 2 * PROBE_TOKENS * (ON_CUDA if model.device.type == "cuda" else 1)
         self._longest = most if longest is None else min(longest, most)
         self._measured: dict[int, float] = {}
+        self._again: set[int] = set()
 
     def __call__(self, tokens: int) -> float:
         """The seconds of a pass over ``tokens``, by one over at most 4,096 (32,768 on a GPU) and one half as long."""
         longer = max(2, min(tokens, self._longest))
         shorter = max(2, longer // 2)
         half, whole = self._seconds(shorter), self._seconds(longer)
-        if whole < 2 * half:  # no pass is so fast: other programs took the processor's time from the shorter one
+        if whole < 2 * half and shorter not in self._again:  # other programs took the processor's time from it
+            self._again.add(shorter)
             half = self._measured[shorter] = min(half, self._time(shorter))
         squared = max(0.0, (whole - 2 * half) / (longer**2 - 2 * shorter**2))
         linear = max(0.0, whole / longer - squared * longer)
