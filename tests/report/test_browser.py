@@ -270,6 +270,21 @@ def test_the_names_of_rows_stay_while_a_table_scrolls_on_a_phone(browser: Any, p
         assert all(moved == 0 and width <= 195 and shade == "local, scroll" for moved, width, shade in wide)
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_where_a_run_was_made_is_shown_whole(browser: Any, page_path: Path, width: int) -> None:
+    """No word of a name is broken, so a name of one word has one line; no row hides below the end of its table."""
+    with visiting(browser, page_path) as visit:
+        visit.page.set_viewport_size({"width": width, "height": 844})
+        tables = visit.page.locator(":is(#checkpoint, #provenance) > .scroll").evaluate_all(
+            """all => all.map(box => [box.scrollHeight - box.clientHeight, [...box.querySelectorAll("tbody th")].map(
+              name => { const range = document.createRange(); range.selectNodeContents(name);
+                return [name.textContent, range.getClientRects().length]; })])"""
+        )
+        assert len(tables) == 3
+        assert all(hidden <= 0 for hidden, _ in tables)
+        assert all(lines <= len(name.split()) for _, names in tables for name, lines in names)
+
+
 @pytest.mark.parametrize(
     ("planted", "trouble"),
     [

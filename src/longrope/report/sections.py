@@ -131,6 +131,31 @@ def _own_source(run: Contents) -> Source:
     return next((measured[name] for name in wanted if name in measured), Source("none"))
 
 
+WORDS = {  # of keys of costs.json and export.json whose names alone do not say what they are
+    "token_passes": "tokens pushed through the model",
+    "validation_loss_nats": "best loss on held-out windows, nats",
+    "common_loss_nats": "loss that all searches reached, nats",
+    "trials_to_common": "trials to that loss",
+    "token_passes_to_common": "tokens to that loss",
+    "seconds_to_common": "seconds to that loss",
+    "tiers": "factor sets",  # their key in earlier versions
+    "switch_tokens": "length above which long factors are taken, tokens",
+    "difference_short": "logits' difference, short texts",
+    "difference_long": "logits' difference, long texts",
+    "rounding": "difference by angles in float32 alone",
+    "loss_change_nats": "change of the loss without start tokens, nats",
+    "short_tokens": "length of short texts, tokens",
+    "perplexity_original": "perplexity of short texts, original",
+    "perplexity_single": "perplexity of short texts, one list of factors",
+    "perplexity_two": "perplexity of short texts, two lists",
+}
+
+
+def in_words(field: str) -> str:
+    """A key of ``costs.json`` or ``export.json`` as the page has it."""
+    return WORDS.get(field, field.replace("_", " "))
+
+
 def cost_section(runs: Sequence[Contents]) -> Section:
     """What the searches took, and the seconds of every measurement."""
     tables = []
@@ -140,7 +165,7 @@ def cost_section(runs: Sequence[Contents]) -> Section:
             names = [name for name in run.costs[0] if name not in ("method", "stage")]
             rows = tuple(
                 (
-                    name.replace("_", " "),
+                    in_words(name),
                     *(number(NOT_REACHED if cost.get(name) is None else cost[name]) for cost in run.costs),
                 )
                 for name in names
@@ -173,15 +198,10 @@ def checkpoint_section(runs: Sequence[Contents]) -> Section:
     for run in runs:
         if run.export:
             words.append(titled(runs, run, _tell_export(run.export)))
-            rows = tuple((_export_name(name), number(value)) for name, value in run.export.items())
+            rows = tuple((in_words(name), number(value)) for name, value in run.export.items())
             tables.append(ScoreTable(titled(runs, run, "The reopened checkpoint"), ("", "value"), rows))
     needs = "the checkpoint needs `longrope export`"
     return Section("checkpoint", "Checkpoint", needs, tuple(words), (), tuple(tables))
-
-
-def _export_name(field: str) -> str:
-    """A field of ``export.json`` in words."""
-    return "factor sets" if field == "tiers" else field.replace("_", " ")  # tiers: their key in earlier versions
 
 
 def _tell_export(export: dict[str, Any]) -> str:
