@@ -6,6 +6,7 @@ it is read, so that nothing waits for it.
 
 import json
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from longrope.errors import LongRopeError, describe_error
 LARGEST_BYTES = 2**28  # of a file that is read whole: the records of a search of days have less than a tenth of it
 LARGEST_WHOLE = 2**53  # every whole number up to it is a float, too
 SHOWN_VALUE = 60  # characters of a value in an error
+HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair, as JSON may write a character
 
 T = TypeVar("T")
 Refuse = Callable[[str], LongRopeError]  # makes the error from the reason: "cannot be read (...)"
@@ -58,12 +60,21 @@ def read_json(path: str | Path, refuse: Refuse, *, bounded: bool = True) -> Any:
     """What a JSON file holds, its whole numbers up to 2^53 if ``bounded``; raise what ``refuse`` makes of a reason."""
 
     def parse() -> Any:
-        content = json.loads(read_bytes(path))
+        content = parse_json(read_bytes(path))
         if bounded:
             check_bounds(content)
         return content
 
     return _parsed(parse, refuse)
+
+
+def parse_json(text: bytes | str) -> Any:
+    """What JSON holds; half a surrogate pair is no text, and no file or page can hold it (raises ValueError)."""
+    read = text if isinstance(text, str) else text.decode(json.detect_encoding(text))
+    content = json.loads(read)
+    if HALF.search(read):
+        json.dumps(content, ensure_ascii=False).encode()
+    return content
 
 
 def read_toml(path: str | Path, refuse: Refuse) -> dict[str, Any]:

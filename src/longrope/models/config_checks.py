@@ -43,7 +43,7 @@ PASSED_OVER = {  # keys of published checkpoints that transformers does not read
     "yarn": {"attn_factor"},  # DeepSeek-R1-0528-Qwen3-8B
     "dynamic": {"beta_fast", "beta_slow", "mscale", "mscale_all_dim"},  # HunYuan, beside its alpha
 }
-MOST_LAYERS = 10_000  # beyond all that there is; building more takes minutes
+MOST_LAYERS, MOST_HEAD_DIM = 10_000, 2**16  # beyond all that there is; building more takes minutes
 UNBOUNDED = ("model_max_length", "max_length")  # which tokenizers and old configs have as "no bound"
 ELSEWHERE = {"attn_factor": "; vLLM multiplies cos and sin by it"}
 
@@ -88,6 +88,10 @@ def _check_sizes(source: str | Path, config: Any) -> None:
             _refuse_size(source, f"{place} = {show_value(value)}", "Sizes up to 2^53 are needed.")
     if isinstance(layers := sizes.get("num_hidden_layers"), int) and layers > MOST_LAYERS:
         _refuse_size(source, f"num_hidden_layers = {layers:,}", f"At most {MOST_LAYERS:,} layers can be loaded.")
+    for place, value in _head_dims(sizes):
+        if value > MOST_HEAD_DIM:
+            needed = f"Heads of up to {MOST_HEAD_DIM:,} numbers can be loaded."
+            _refuse_size(source, f"{place} = {value:,}", needed)
     names = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
     width, heads, groups, head_dim = (sizes.get(name) for name in names)
     found = ""
@@ -100,6 +104,14 @@ def _check_sizes(source: str | Path, config: Any) -> None:
     if found:
         needed = "Every head has the same width, and every key/value head serves the same number of heads."
         _refuse_size(source, found, needed)
+
+
+def _head_dims(sizes: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The widths of heads that a config states, and the one that follows from its width."""
+    yield from ((place, value) for place, value in _numbers(sizes) if place.endswith("head_dim"))
+    width, heads = sizes.get("hidden_size"), sizes.get("num_attention_heads")
+    if isinstance(width, int) and isinstance(heads, int) and heads > 0:
+        yield "hidden_size / num_attention_heads", width // heads
 
 
 def _refuse_size(source: str | Path, found: str, needed: str) -> NoReturn:

@@ -180,7 +180,7 @@ def _positive(path: Path, stated: Mapping[str, Any], key: str) -> float | None:
 def _whole(path: Path, stated: Mapping[str, Any], key: str) -> int:
     """A whole number of tokens, 0 if it is missing."""
     number = round(_positive(path, stated, key) or 0)
-    if number > LARGEST_WHOLE:
+    if number == 1 or number > LARGEST_WHOLE:
         raise _unreadable(path, f"{key} is {show_value(number)}")
     return number
 

@@ -12,6 +12,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from longrope.errors import ModelError
+
 Lambdas = NDArray[np.float64]
 
 
@@ -126,5 +128,15 @@ def yarn_attention_factor(ratio: float) -> float:
 
 
 def su_attention_factor(ratio: float, trained_window: int) -> float:
-    """LongRoPE's ("su") factor on cos and sin, sqrt(1 + ln s / ln L), as its published checkpoints use it."""
+    """LongRoPE's ("su") factor on cos and sin, sqrt(1 + ln s / ln L), as its published checkpoints use it.
+
+    Raises:
+        ModelError: the window has one token, whose logarithm is 0.
+    """
+    if ratio > 1 and trained_window < 2:
+        raise ModelError(
+            f"A context window of {trained_window} tokens is stated, and one {ratio:g} times as long.",
+            "LongRoPE's attention factor divides by the logarithm of the window.",
+            "Check the model's config.json.",
+        )
     return 1.0 if ratio <= 1 else math.sqrt(1 + math.log(ratio) / math.log(trained_window))

@@ -10,7 +10,7 @@ from typing import TypeVar
 from longrope import registry
 from longrope.errors import LONGEST_REASON, RunError
 from longrope.labels import Source
-from longrope.reading import record_of
+from longrope.reading import parse_json, record_of
 from longrope.runs.files import append_text, on_main, read_bytes_of_run, truncate_file
 
 TAIL, TAIL_ALONE = "tail", "tail-alone"  # kinds of trials
@@ -135,6 +135,11 @@ class Score:
     factors_method: str = ""
     resampled: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse a score of no tokens, which has no place on an axis (raises ValueError)."""
+        if self.context_tokens < 1:
+            raise ValueError(f"context_tokens is {self.context_tokens}, not a number of tokens")
+
     @property
     def source(self) -> Source:
         """Where its factors come from and which search chose them, for labels."""
@@ -181,7 +186,7 @@ def _read(path: Path, kind: type[Record], *, mend: bool) -> list[Record]:
 def _parse(path: Path, lines: list[bytes], kind: type[Record]) -> Iterator[Record]:
     for number, line in enumerate(lines, 1):
         try:
-            yield record_of(kind, json.loads(line))
+            yield record_of(kind, parse_json(line))
         except (ValueError, RecursionError) as error:
             raise RunError(
                 f"{path}:{number}: no {kind.__name__} record ({str(error)[:LONGEST_REASON]}).",

@@ -1,6 +1,5 @@
 """Questions about one of many documents (qa), from a file of the form of SQuAD."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from longrope.data import Tokens, encode, read_document
 from longrope.errors import TextsError, describe_error
 from longrope.evaluation.prompts.prompt import Draft, Haystack, Source
+from longrope.reading import parse_json
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ def load_questions(path: Path) -> tuple[DocumentQuestion, ...]:
     text = read_document(path)
     try:
         try:
-            content = json.loads(text)
+            content = parse_json(text)
         except ValueError:
-            content = [json.loads(line) for line in text.splitlines() if line.strip()]
+            content = [parse_json(line) for line in text.splitlines() if line.strip()]
         if isinstance(content, dict):  # a row alone is a JSON Lines file of one line
             content = _squad_rows(content) if "data" in content else [content]
         read = [_read_row(row) for row in content]
