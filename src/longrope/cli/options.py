@@ -38,7 +38,7 @@ Data = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
-        help="Texts to search and tune on, and without --measure-data to measure on: a file (text, .jsonl, .parquet), "
+        help="Texts to search and tune on, and without --measure-data to measure on: a file (text, .json, .csv, .parquet), "
         "a folder, or hf:NAME[:CONFIG]:SPLIT; repeatable.",
     ),
 ]
@@ -49,7 +49,9 @@ DataWeights = Annotated[
 ]
 TextField = Annotated[
     str | None,
-    _setting("--text-field", "text_field", "Name of the field with the text in .jsonl, .parquet and data sets."),
+    _setting(
+        "--text-field", "text_field", "Name of the field with the text in .jsonl, .json, .csv, .parquet, data sets."
+    ),
 ]
 Encoding = Annotated[
     str | None,

@@ -5,12 +5,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from longrope.data.records import HUB, HubName, Row, check_library, has_records, read_hub, read_records
+from longrope.data.records import HUB, HubName, Row, check_library, has_records, may_be_settings, read_hub, read_records
 from longrope.data.sources import (
     STDLIB,
     NoTextError,
@@ -148,9 +149,14 @@ def _from_file(
 ) -> Iterator[Document]:
     """The documents of a file; one that is no text is skipped, or refused if it was given by name."""
     if has_records(path):
+        rows: Iterator[Any] = read_records(path, None if reading.preprocess else reading.text_field, reading.encoding)
+        if not given and may_be_settings(path):
+            rows, reason = _looked_into(rows, reading)
+            if reason:
+                report.skipped.append((path, reason))
+                return
         report.files.append(path)
-        field = None if reading.preprocess else reading.text_field
-        yield from _from_rows(str(path), read_records(path, field), seen, report, reading)
+        yield from _from_rows(str(path), _as_rows(rows, reading), seen, report, reading)
         return
     try:
         content = read_content(path)
@@ -174,6 +180,17 @@ def _from_file(
     report.files.append(path)
     report.bytes_read += size
     yield Document(str(path), made)
+
+
+def _looked_into(rows: Iterator[Any], reading: Reading) -> tuple[Iterator[Any], str]:
+    """The rows of a file, and why they are no documents, by the first of them; empty if they may be."""
+    try:
+        first = list(islice(rows, 1))
+    except TextsError as error:
+        return rows, "no records that can be read: " + error.found.partition(" cannot be read ")[2].strip("().")
+    read = bool(reading.preprocess) or all(row.keys() & {reading.text_field} for row in first if isinstance(row, dict))
+    lacking = not read or not all(isinstance(row, str | dict) for row in first)
+    return chain(first, rows), f"no field {reading.text_field!r} in its first row" if lacking else ""
 
 
 def _from_rows(

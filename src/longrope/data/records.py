@@ -1,5 +1,6 @@
-"""Texts with one document a row: JSON lines, Parquet files, and data sets of the Hugging Face hub."""
+"""Texts with one document a row: JSON, CSV and Parquet files, and data sets of the Hugging Face hub."""
 
+import csv
 import gzip
 import io
 import json
@@ -10,14 +11,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longrope.data.sources import DAMAGED
+from longrope.data.sources import DAMAGED, marked
 from longrope.errors import TextsError
 
 Row = Mapping[str, Any]
 HUB = "hf:"
-JSON_LINES = re.compile(r"\.jsonl(\.gz|\.zst)?$", re.IGNORECASE)
+JSON_LINES = re.compile(r"\.(jsonl|ndjson)(\.gz|\.zst)?$", re.IGNORECASE)
+JSON = re.compile(r"\.json(\.gz|\.zst)?$", re.IGNORECASE)
+CSV = re.compile(r"\.(csv|tsv)(\.gz|\.zst)?$", re.IGNORECASE)
 PARQUET = re.compile(r"\.parquet$", re.IGNORECASE)
-BY_PYARROW = re.compile(r"\.(parquet|jsonl\.zst)$", re.IGNORECASE)
+BY_PYARROW = re.compile(r"\.(parquet|(jsonl|ndjson|json|csv|tsv)\.zst)$", re.IGNORECASE)
+CHECKED = 2**20  # characters that are decoded at once
+LONGEST_FIELD = 2**31 - 1  # characters of a field of a CSV file
 NAMED = re.compile(r"hf:(?P<name>[^:\[\]]+)(:(?P<config>[^:\[\]]+))?:(?P<split>[^:\[\]]+)(?P<slice>\[[^\[\]]*\])?")
 FIRST = re.compile(r"\[:(\d+)\]")
 BATCH_ROWS = 64  # of a Parquet file that are held at once
@@ -45,7 +50,12 @@ class HubName(NamedTuple):
 
 def has_records(path: Path) -> bool:
     """Whether a file has one document in each of its rows."""
-    return bool(JSON_LINES.search(path.name) or PARQUET.search(path.name))
+    return any(kind.search(path.name) for kind in (JSON_LINES, JSON, CSV, PARQUET))
+
+
+def may_be_settings(path: Path) -> bool:
+    """Whether a file of records is of a kind that folders hold for other reasons: settings, tables of numbers."""
+    return any(kind.search(path.name) for kind in (JSON, CSV))
 
 
 def check_library(source: str | Path) -> None:
@@ -57,23 +67,33 @@ def check_library(source: str | Path) -> None:
             raise ModuleNotFoundError(name=needed)
 
 
-def read_records(path: Path, field: str | None) -> Iterator[Row | None]:
-    """The rows of a file of records, one after the other; None stands for a line that is no JSON object.
+def read_records(path: Path, field: str | None, encoding: str = "") -> Iterator[Any]:
+    """The rows of a file of records, one after the other: mappings, or whatever else a line or an element is.
+
+    JSON files are held in memory; of all others, a few rows are.
 
     Args:
         path: a file of which ``has_records`` holds.
         field: the only field that is asked for, or None for all.
+        encoding: of CSV files that are not UTF-8.
 
     Raises:
         TextsError: the file is damaged, or a library that reads it is missing.
     """
     try:
-        yield from _read_parquet(path, field) if PARQUET.search(path.name) else _read_json_lines(path)
-    except (*DAMAGED, OSError, UnicodeDecodeError) as error:
+        if PARQUET.search(path.name):
+            yield from _read_parquet(path, field)
+        elif CSV.search(path.name):
+            yield from _read_csv(path, encoding)
+        else:
+            yield from _read_json(path) if JSON.search(path.name) else _read_json_lines(path)
+    except (*DAMAGED, OSError, ValueError, csv.Error) as error:
+        if isinstance(error, TextsError):
+            raise
         raise TextsError(
             f"{path} cannot be read ({type(error).__name__}: {error}).",
-            "An undamaged file of JSON lines in UTF-8, or of Parquet, is needed.",
-            "Write it again, or leave it out.",
+            "An undamaged file of JSON, of JSON lines or CSV in UTF-8, or of Parquet, is needed.",
+            "Write it again, or leave it out; --encoding names the encoding of a CSV file.",
         ) from None
 
 
@@ -87,9 +107,54 @@ def _read_json_lines(path: Path) -> Iterator[Row | None]:
 def _parse(line: bytes) -> Row | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
+
+
+def _read_json(path: Path) -> Iterator[Any]:
+    """The elements of an array, or a single object; JSON lines under this name, too."""
+    with _open_unpacked(path) as file:
+        content = file.read()
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        rows = [_parse(line) for line in content.splitlines() if line.strip()]
+        if not any(rows):
+            raise OSError(f"no JSON, {error}") from None
+        yield from rows
+        return
+    yield from found if isinstance(found, list) else [found]
+
+
+def _read_csv(path: Path, encoding: str) -> Iterator[Row]:
+    """The rows of a table whose first line has the names of its fields; a field may have several lines."""
+    delimiter = "\t" if ".tsv" in path.name.lower() else ","
+    with _open_unpacked(path) as content, io.TextIOWrapper(content, _csv_encoding(path, encoding), newline="") as lines:
+        before = csv.field_size_limit(LONGEST_FIELD)
+        try:
+            rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
+            for row in rows:
+                if None in row:
+                    raise csv.Error(f"line {rows.line_num} has more fields than the first")
+                yield row
+        finally:
+            csv.field_size_limit(before)
+
+
+def _csv_encoding(path: Path, encoding: str) -> str:
+    """What a byte order mark says, or UTF-8; the one that was given, if the content is neither."""
+    with _open_unpacked(path) as content:
+        found = marked(content.read(4))
+    with _open_unpacked(path) as content, io.TextIOWrapper(content, found, newline="") as lines:
+        try:
+            while lines.read(CHECKED):
+                pass
+        except UnicodeDecodeError:
+            if not encoding:
+                raise OSError("not UTF-8; --encoding names what it is") from None
+            return encoding
+    return found
 
 
 def _open_unpacked(path: Path) -> Any:

@@ -129,7 +129,7 @@ def decode(content: bytes, encoding: str = "") -> str:
         TextsError: there is no such encoding.
     """
     try:
-        text = content.decode(_marked(content))
+        text = content.decode(marked(content))
     except UnicodeDecodeError:
         text = _decode_as(content, encoding)
     check_text(text)
@@ -154,7 +154,7 @@ def check_encoding(encoding: str) -> None:
         ) from None
 
 
-def _marked(content: bytes) -> str:
+def marked(content: bytes) -> str:
     """The encoding that the byte order mark at the beginning of some content names, or UTF-8."""
     return next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
 

@@ -67,12 +67,12 @@ def load_texts(
 
     Args:
         sources: one or several, of any of these kinds. Text files (``.gz`` too), each one document: UTF-8, or UTF-16
-            or UTF-32 with a byte order mark. Files of records, one document a row: ``.jsonl``, ``.jsonl.gz``,
-            ``.jsonl.zst`` and ``.parquet``. Folders of all these; files inside that are no text are skipped and stand
-            in the report. ``hf:NAME[:CONFIG]:SPLIT``: a data set of the Hugging Face hub, or of a folder NAME, of
-            which ``SPLIT[:100]`` takes the first 100 rows. ``.npy`` files of token ids made with this tokenizer. The
-            word ``stdlib``: the modules of the running Python's standard library (a file or folder of that name is
-            ``./stdlib``). And iterables of documents: strings, or rows as mappings.
+            or UTF-32 with a byte order mark. Files of records, one document a row: ``.jsonl``, ``.json``,
+            ``.csv``, ``.tsv`` (all with ``.gz`` or ``.zst``, too) and ``.parquet``. Folders of all these; files inside
+            that are no text are skipped and stand in the report. ``hf:NAME[:CONFIG]:SPLIT``: a data set of the Hugging
+            Face hub, or of a folder NAME, of which ``SPLIT[:100]`` takes the first 100 rows. ``.npy`` files of token
+            ids made with this tokenizer. The word ``stdlib``: the modules of the running Python's standard library (a
+            file or folder of that name is ``./stdlib``). And iterables of documents: strings, or rows as mappings.
         tokenizer: the model's.
         measure: further sources, of another kind, to measure on.
         weights: of each source, its share of the tokens. As many are taken as the scarcest source allows, from the
