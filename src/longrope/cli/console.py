@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 
 LOGGER = logging.getLogger("longrope")
+NO_TERMINAL = 200  # characters of a line of a table
+BORDER = 3  # characters between two columns; one more stands at the end
 
 
 class ConsoleHandler(logging.Handler):
@@ -145,8 +147,36 @@ def print_scores(scores: Sequence["Score"], *, as_json: bool) -> None:
         return
     from longrope.report import score_tables
 
+    width = console_width()
     for table in score_tables(scores):
-        print_table(table.title, table.header, table.rows, table.note)
+        blocks = column_blocks(table.header, table.rows, width)
+        for i, columns in enumerate(blocks):
+            rows = [[row[at] for at in columns] for row in table.rows]
+            last = i == len(blocks) - 1
+            title = table.title if i == 0 else f"{table.title} (continued)"
+            print_table(title, [table.header[at] for at in columns], rows, table.note if last else "")
+
+
+def column_blocks(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """Which columns of a table stand side by side: all, or as many as a terminal holds without a word cut in two.
+
+    Every block begins with the first column, that of the names.
+
+    Args:
+        header: of each column.
+        rows: cells of each row.
+        width: of the terminal, in characters.
+    """
+    cells = [[name, *(row[at] for row in rows)] for at, name in enumerate(header)]
+    names = min(max(map(len, cells[0])), width // 2) + BORDER + 1
+    blocks, used = [[0]], names
+    for at in range(1, len(header)):
+        needed = max(len(word) for cell in cells[at] for word in (*cell.split(), "")) + BORDER
+        if len(blocks[-1]) > 1 and used + needed > width:
+            blocks, used = [*blocks, [0]], names
+        blocks[-1].append(at)
+        used += needed
+    return blocks
 
 
 def print_outcome(run: "RunDir") -> None:
@@ -174,6 +204,14 @@ def format_number(value: object) -> str:
     return f"{value:.5g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def console_width() -> int:
+    """Characters of a line of the terminal; 200 where there is none."""
+    from rich.console import Console
+
+    console = Console()
+    return console.width if console.is_terminal else NO_TERMINAL
+
+
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> None:
     """A table as wide as the terminal, or of 200 characters where there is none, with a note below it."""
     from rich.console import Console
@@ -181,12 +219,14 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
     from rich.text import Text  # which holds no markup
 
     table = Table(title=Text(printable(title), style="table.title"), title_justify="left")
+    rows = [[printable(cell) for cell in row] for row in rows]
+    whole = max(len(row[0]) for row in (header, *rows)) <= console_width() // 2
     for i, name in enumerate(header):
-        table.add_column(Text(printable(name)), justify="right" if i else "left", overflow="fold")
+        place: Any = {"justify": "right"} if i else {"justify": "left", "no_wrap": whole}
+        table.add_column(Text(printable(name)), overflow="fold", **place)
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    console = Console()
-    Console(width=None if console.is_terminal else 200).print(table)
+        table.add_row(*map(Text, row))
+    Console(width=console_width()).print(table)
     if note:
         say(note)
 
