@@ -92,6 +92,17 @@ def test_the_two_recipes_of_the_evidence_read_the_same_texts_and_search_alike(re
     assert compared.search.tail_tokens == recipe.search.tail_tokens
 
 
+def test_the_comparison_in_nine_minutes_is_the_same_with_less() -> None:
+    """The same model, texts, methods and metrics but for the shuffled far context."""
+    whole, less = (load_recipe(RECIPES / f"{name}-64k.toml") for name in ("evidence", "compare"))
+    assert replace(less, search=whole.search, measure=whole.measure) == whole
+    assert set(whole.measure.metrics) - set(less.measure.metrics) == {"far-shuffled"}
+    fewer = {"passkeys": 10, "needles_per_text": 20, "metrics": less.measure.metrics}
+    assert replace(whole.measure, **fewer) == less.measure
+    assert replace(less.search, validation_windows=6, gradient=whole.search.gradient) == whole.search
+    assert 3 * less.search.gradient.steps == 2 * whole.search.gradient.steps
+
+
 def test_more_measures_of_the_same_trainings_go_on_in_their_directories(recipe: Recipe, tmp_path: Path) -> None:
     """With the same stages and the same tail, which a run takes; its evaluator reads with factors that are there."""
     more = load_recipe(RECIPES / "evidence-measures.toml")
