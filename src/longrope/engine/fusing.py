@@ -27,7 +27,7 @@ SEEN = 1e-5  # by how much numbers near 1 may differ in float32
 def fused_norms(network: Any) -> dict[Any, Callable[..., Any]]:
     """Forwards of the norms in the layers of a network on a GPU that have the usual form."""
     parts: Iterator[Any] = (part for layer in decoder_layers(network) for part in layer.modules())
-    norms = [part for part in parts if "Norm" in type(part).__name__ and is_usual_norm(type(part))]
+    norms = [part for part in parts if "Norm" in part.__class__.__name__ and is_usual_norm(part.__class__)]
     return {norm: partial(_norm, norm, norm.forward) for norm in norms if norm.weight.is_cuda}
 
 
