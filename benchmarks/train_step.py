@@ -100,7 +100,7 @@ def measure(way: str, asked: argparse.Namespace) -> dict:
         "steps": asked.steps,
         **found,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
-        "estimate_gib": estimate(model, tokens, options) / 2**30,
+        "estimate_gib": estimate(model, tokens * asked.windows, options) / 2**30,
         "layers": model.network.config.num_hidden_layers,
         "heads": heads_of(model).queries,
         "device": torch.cuda.get_device_name() if cuda else "CPU",
@@ -115,9 +115,11 @@ def every_of(options: list[str]) -> int:
 
 
 def estimate(model: LanguageModel, tokens: int, options: list[str]) -> int:
-    """Bytes at the peak of a step of ours on one window."""
-    holding = Holding(every_of(options), offload="offload" in options)
-    return estimate_training_memory(model, tokens, adapters="lora" in options, holding=holding)
+    """Bytes at the peak of a step of ours on so many tokens at once."""
+    how = {"adapters": "lora" in options, "recompute": "kept" not in options}
+    return estimate_training_memory(
+        model, tokens, holding=Holding(every_of(options), offload="offload" in options), **how
+    )
 
 
 def train_ours(
