@@ -61,7 +61,7 @@ def fused_rotations(network: Any) -> Iterator[None]:
     Their modules call a function of their file, which is replaced there.
     """
     files = {type(part).__module__ for layer in decoder_layers(network)[:1] for part in layer.children()}
-    before = {name: vars(sys.modules[name]).get(ROTATE) for name in files}
+    before = {name: vars(sys.modules[name]).get(ROTATE) for name in files & sys.modules.keys()}
     usual = {name: function for name, function in before.items() if function and is_usual_rotation(function)}
     for name, function in usual.items():
         setattr(sys.modules[name], ROTATE, partial(rotate, function))
