@@ -78,7 +78,7 @@ class MeasureRecipe(Settings, section="measure"):
         window_tokens: cut the windows as if this were the longest length, so that a run at shorter lengths reads the
             text of one that measured up to this length; 0 takes the longest of ``lengths``.
         tail_tokens: perplexity is also given over the last so many tokens of each window.
-        tails: the same over the last so many, too; ``far-context`` is then also given over them.
+        tails: further numbers of last tokens, over each of which perplexity and ``far-context`` are also given.
         last_tokens: how many tokens at the end of each window ``far-context`` and its controls score; 0 takes all that
             the trained window predicts.
         evaluator: the model that chooses the tokens of ``longppl``, with the same vocabulary; the model itself may be
@@ -160,21 +160,21 @@ class Recipe(Settings):
     Attributes:
         model: hub name, folder or GGUF file.
         target_tokens: the window to reach.
-        data: texts to search on (and to measure on, in disjoint parts, unless ``measure_data`` is given): files,
-            folders and data sets (``hf:NAME:SPLIT``), as ``load_texts`` reads them.
-        measure_data: texts of another source to measure on.
-        data_weights: the share of the tokens that each of ``data`` has; none takes all of each.
-        text_field: of JSON lines, Parquet files and data sets, the field that is a document.
-        encoding: of text files that are not UTF-8, such as latin-1; without it they are skipped.
+        data: texts to search and tune on (and to measure on, unless ``measure_data`` is given), in disjoint parts:
+            files, folders and data sets (``hf:NAME:SPLIT``), as ``load_texts`` reads them.
+        measure_data: texts to measure on alone.
+        data_weights: the share of the tokens that each of ``data`` has; empty takes all of each.
+        text_field: name of the field that holds a document, in JSON lines, Parquet files and data sets.
+        encoding: of text files that are not UTF-8, such as latin-1; empty skips them.
         factors: files of factors from elsewhere, each measured as a method of its own: lists in JSON, a config.json of
             the longrope type, or a factors.json.
-        seed: decides every random choice.
+        seed: of all random choices.
         dtype: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU); 8bit or 4bit, on a GPU, for
             searching and measuring alone.
         device: cpu, cuda, or auto.
-        rope_table: of several rotary tables the one that factors act on, by its name; that of the layers that see the
-            whole window if empty.
-        trained_window: the window that the model serves, where its config states another one; 0 takes that of the
+        rope_table: name of the rotary table that factors act on, of a model with several; that of the layers that
+            see the whole window if empty.
+        trained_window: the trained window of the model, where its config states another one; 0 takes that of the
             config.
         compiled: run passes through torch.compile, and in one process recomputed layers of windows that need no tiles:
             faster at length, after seconds of compiling.
