@@ -91,6 +91,7 @@ UNUSUAL = Recipe(
         213,
         (214,),
         15,
+        16,
     ),
     export=ExportRecipe("two", drop_start_tokens=True, base_model="someone/model", max_shard_size="2GB"),
 )
