@@ -1,5 +1,6 @@
 """Dry runs print what a command will take, and leave nothing; what cannot be done is said before it begins."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def test_a_measurement_is_estimated(command: Command, pico_folder: Path, text_fo
     given = ("measure", pico_folder, "--measure-data", text_folders[1], "--lengths", "64,256", "--dry-run")
     result = command(*given, "--metrics", "perplexity")
     assert result.code == 0, result.err
-    assert "\nmeasure 1 method: about 0.0 min" in result.err
+    assert re.search(r"\nmeasure 1 method: about \d+ s,", result.err)
     assert result.out == ""
 
 

@@ -8,7 +8,9 @@ from longrope.pipeline.estimates import Cost, describe_seconds
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        (0.0, "0.0 min"),
+        (0.4, "0 s"),
+        (59.0, "59 s"),
+        (60.0, "1.0 min"),
         (90.0, "1.5 min"),
         (119 * 60.0, "119.0 min"),
         (7200.0, "2.0 hours"),

@@ -1,5 +1,6 @@
 """What answers, exports and checks in other runtimes will take: said before they begin, refused where it cannot fit."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -72,7 +73,7 @@ def test_less_than_a_minute_is_not_announced() -> None:
     report_answer(model, PLAN, SETTINGS, said.append, clock=slow)
     assert said[0].startswith("read 160 tokens and write up to 40: about 2.3 min, ")
     report_answer(model, PLAN, SETTINGS, said.append, always=True, clock=quick)
-    assert "about 0.0 min" in said[1]
+    assert re.search(r": about \d+ s, ", said[1])
 
 
 def test_an_answer_that_cannot_fit_is_refused() -> None:
@@ -133,4 +134,4 @@ def test_checks_are_estimated_by_all_their_passes(monkeypatch: pytest.MonkeyPatc
     assert said[0].startswith(f"check in transformers, llama.cpp: about {(70 + 10) / 60:.1f} min")
     with pytest.raises(DryRunEnd):
         report_checks(model, {"transformers": [10]}, 0.0, report=said.append, dry_run=True)
-    assert "about 0.2 min" in said[1]
+    assert "about 10 s" in said[1]

@@ -23,7 +23,9 @@ LONG_UNITS = ((86_400, "days"), (3600, "hours"))  # seconds
 
 
 def describe_seconds(seconds: float) -> str:
-    """A duration in minutes, from two hours on in hours, and from two days on in days."""
+    """A duration in seconds below a minute, in minutes, from two hours on in hours, and from two days on in days."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
     size, unit = next(((size, unit) for size, unit in LONG_UNITS if seconds >= 2 * size), (60, "min"))
     return f"{seconds / size:,.1f} {unit}"
 
