@@ -154,17 +154,8 @@ def search_longrope2(
 ) -> RescaleFactors:
     """Search the critical pair and the factors of the slow pairs for ``target_tokens`` tokens.
 
-    Args:
-        model: the model.
-        text: the search part of some texts; the windows are those of the gradient search with this seed.
-        target_tokens: the window to reach, longer than the trained one.
-        run: where trials and factors go; what its trials know already is not evaluated again.
-        settings: the number of held-out windows.
-        seed: decides the order of the windows and every random choice.
-        passes: over a window of the target length, about as many as the search may take; 0 takes as many as a gradient
-            search with these settings.
-        on_trial: called after every evaluation.
-        on_message: called with what was found, as one line.
+    The arguments are those of ``scan_base``; of the settings only the number of held-out windows counts, and the seed
+    decides every random choice, too.
 
     Returns:
         The best factors by needles in the held-out windows, never worse there than both critical-pair rules.
