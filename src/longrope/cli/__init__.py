@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from longrope.cli import results, uploading, verification  # their commands come after those of a run
+from longrope.cli import results, verification  # their commands come after those of a run
 from longrope.cli.commands import DEFAULT_RECIPE, app
 from longrope.errors import LongRopeError, ProcessLostError, RecipeError, from_system, wants_traceback
 
-__all__ = ["DEFAULT_RECIPE", "app", "main", "results", "uploading", "verification"]
+__all__ = ["DEFAULT_RECIPE", "app", "main", "results", "verification"]
 INTERRUPTED, TERMINATED = 130, 143  # 128 and the number of the signal
 MAY_BE_EMPTY = ("--prompt",)
 

@@ -4,15 +4,17 @@ Exit codes: 0 done; 1 an internal error, or a lost process of a launch; 2 bad in
 LONGROPE_DEBUG=1 prints the traceback of every error.
 """
 
+import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from longrope import __version__
 from longrope.cli import options
 from longrope.cli.console import print_costs, print_outcome, print_scores, say, set_verbosity, watching
-from longrope.cli.functions import load_function
 from longrope.cli.launching import launched
 from longrope.errors import RecipeError
 from longrope.lengths import parse_tokens
@@ -302,3 +304,30 @@ def measure(
                 full, factors, run, watch, baseline=method or "", preprocess=function, dry_run=dry_run
             )
         print_scores(scores, as_json=as_json)
+
+
+def load_function(name: str | None) -> Callable[..., Any] | None:
+    """The function that ``module:function`` names; modules of the current folder are found, too.
+
+    A recipe cannot name one, so that a recipe from elsewhere runs no code.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    if name is None:
+        return None
+    module, _, function = name.partition(":")
+    try:
+        sys.path.insert(0, str(Path.cwd()))
+        found = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RecipeError(
+            f"--preprocess {name} cannot be loaded ({error}).",
+            "A function of a Python module is needed, by the names of both.",
+            "For example --preprocess clean:text_of, with a file clean.py here.",
+        ) from None
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    if not callable(found):
+        raise RecipeError(f"--preprocess {name} is no function.", "It is called with each row.", "Name a function.")
+    return found  # type: ignore[no-any-return]  # whether it gives texts is seen when it does

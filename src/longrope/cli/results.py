@@ -1,4 +1,4 @@
-"""Commands that use a model or a finished run: they answer, export, report and inspect."""
+"""Commands that use a model or a finished run: they answer, export, upload, report and inspect."""
 
 import json
 import sys
@@ -300,3 +300,18 @@ def _four_digits(value: object) -> str:
         return format_number(value)
     forms = ((1e4, ".0f"), (1.0, ".4g"), (1e-3, ".3f"), (0.0, ".1g"))
     return format(value, next(form for least, form in forms if abs(value) >= least))
+
+
+@app.command()
+def upload(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Run directory, exported folder, or GGUF file.")],
+    repo: Annotated[
+        str, typer.Argument(metavar="OWNER/NAME", help="Repository on the hub; created if it does not exist.")
+    ],
+    revision: Annotated[str, typer.Option("--revision", help="Branch to send to; created if it does not exist.")] = "",
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Send a checkpoint to the Hugging Face hub."""
+    from longrope import exports
+
+    say(f"sent: {exports.upload(path, repo, revision=revision, private=private)}")
