@@ -6,6 +6,7 @@ LONGROPE_DEBUG=1 prints the traceback of every error.
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,8 +18,7 @@ from longrope.cli import options
 from longrope.cli.console import print_costs, print_outcome, print_scores, say, set_verbosity, watching
 from longrope.cli.launching import launched
 from longrope.errors import RecipeError
-from longrope.lengths import parse_tokens
-from longrope.recipe import MeasureRecipe, Recipe, changed, check_trusted
+from longrope.recipe import Recipe, changed, check_trusted
 from longrope.runs.run_dir import RunDir
 
 DEFAULT_RECIPE = Path(__file__).parents[1] / "assets" / "nano.toml"
@@ -271,27 +271,15 @@ def measure(
     as_json: options.AsJson = False,
 ) -> None:
     """Measure perplexity, passkeys, needles and RULER by context window, retention of short ones, and benchmarks."""
+    given = options.given_options(locals())
     from longrope import pipeline
 
     if not (data or measure_data):
         raise RecipeError("No text was given.", "Perplexity needs some.", "Give --data or --measure-data.")
     if factors and method:
         raise RecipeError("--factors and --method are given.", "One method is measured.", "Leave one of them out.")
-    full = Recipe(
-        model,
-        target_tokens=1,
-        data=tuple(data or ()),
-        measure_data=tuple(measure_data or ()),
-        text_field=text_field or "text",
-        encoding=encoding or "",
-        seed=seed or 0,
-        device=device or "auto",
-        dtype=dtype or "auto",
-        rope_table=rope_table or "",
-        trained_window=parse_tokens(trained_window) if trained_window else 0,
-        compiled=compiled,
-        measure=options.measuring(MeasureRecipe(), lengths, metrics, qa_data),
-    )
+    full = options.overridden(Recipe(model, target_tokens=1, data=()), {**given, "factors": None, "method": None})
+    full = replace(full, measure=options.measuring(full.measure, qa_data=qa_data))
     options.check_measured(assignments or ())
     full, factors = changed(full, assignments or ()), options.factors_file(factors)
     if not trust_task_files:

@@ -211,7 +211,7 @@ def prepare(
         known = _required(given)
         _check_required(known, "or a recipe file")
         full = _comparing(build(Recipe, known), out, compared)
-    full = changed(_overridden(_preset(full, given.get("preset")), given), given.get("assignments") or ())
+    full = changed(overridden(_preset(full, given.get("preset")), given), given.get("assignments") or ())
     if not trust_task_files:
         check_trusted(full)
     return full, out or _usual_place(full, suffix)
@@ -271,7 +271,8 @@ def check_tuned(recipe: Recipe, given: dict[str, Any]) -> None:
         )
 
 
-def _overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
+def overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
+    """A recipe with the settings that a command line gives."""
     plain = {
         key: given[key]
         for key in ("model", "seed", "device", "dtype", "rope_table", "text_field", "encoding")
@@ -315,7 +316,7 @@ def check_measured(assignments: Sequence[str]) -> None:
 
 
 def measuring(
-    settings: MeasureRecipe, lengths: str | None, metrics: str | None, qa_data: Path | None = None
+    settings: MeasureRecipe, lengths: str | None = None, metrics: str | None = None, qa_data: Path | None = None
 ) -> MeasureRecipe:
     """The settings of a measurement, with these lengths, metrics and questions where they are given.
 
