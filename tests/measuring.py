@@ -79,7 +79,7 @@ def answer_passkeys(patch: pytest.MonkeyPatch, answers: Callable[..., torch.Tens
 
 def find_prose_needles(patch: pytest.MonkeyPatch, find: Callable[[LanguageModel, ProseText], list[bool]]) -> None:
     """Let a function say which needles of each text of prose are found."""
-    patch.setattr("longrope.evaluation.prose.find_needles", find)
+    patch.setattr("longrope.evaluation.asked_texts.find_needles", find)
 
 
 def answer_prompts(patch: pytest.MonkeyPatch, answer: Callable[[LanguageModel, Prompt], list[Answer]]) -> None:

@@ -17,6 +17,7 @@ from longrope.engine.decoding import decode, read_prompt
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.questions import follow_greedily
 from longrope.errors import TextsError
+from longrope.evaluation.asked_texts import find_needles
 from longrope.evaluation.metric import Context, Subject
 from longrope.evaluation.prompts.prose import (
     KINDS,
@@ -28,7 +29,6 @@ from longrope.evaluation.prompts.prose import (
     ProseText,
     build_prose,
 )
-from longrope.evaluation.prose import find_needles
 from longrope.evaluation.samples import SampleCache
 from longrope.evaluation.statistics import difference_interval, wilson_interval
 from longrope.metrics import METRICS

@@ -1,30 +1,24 @@
-"""Needles in prose: the share that greedy decoding would answer word for word, at random depths of running text.
+"""Needles in prose: the share that greedy decoding would answer word for word, at random depths of running text."""
 
-Nothing is written token by token: a text is read once, and its questions are read after it together with their answers,
-each of which is the greedy one exactly when all of its tokens are the likeliest (``longrope.engine.questions``).
-"""
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope import distributed
-from longrope.engine.decoding import read_prompt
-from longrope.engine.kv_cache import REWOUND_TOKENS, KeyValueCache
-from longrope.engine.questions import follow_greedily
-from longrope.evaluation.metric import Context, Metric, Reading, joined
+from longrope.evaluation.asked_texts import AskedTexts, pushed_tokens
+from longrope.evaluation.metric import Context, joined
 from longrope.evaluation.needles import essays
 from longrope.evaluation.prompts.passkeys import DEPTHS
-from longrope.evaluation.prompts.prose import KINDS, ProseText, build_prose, prose_fingerprint
+from longrope.evaluation.prompts.prose import KINDS, ProseText, build_prose
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import Interval, share_difference, share_interval
 from longrope.labels import at_depth
 from longrope.metrics import DIFFERENCE, PROSE
-from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
 from longrope.runs.records import Score
 
 
-class ProseNeedles(Metric):
+class ProseNeedles(AskedTexts):
     """The share of needles found over all depths, that of each kind, and that of each tenth of the depths.
 
     Intervals are Wilson's, of which two methods are compared by Tango's on the same needles.
@@ -35,49 +29,30 @@ class ProseNeedles(Metric):
 
     compared_as = f"{PROSE}-{DIFFERENCE}"
 
-    def readings(self, context: Context) -> tuple[Reading, ...]:
-        """One pass for each text, and a short one for its questions with their answers."""
-        texts = -(-context.settings.needles // context.settings.needles_per_text)
-        return (Reading(self.name, context.length, texts, texts),)
-
     def names(self, context: Context) -> tuple[str, ...]:
         """``prose-needle``, with ``-KIND`` and with ``-depth-D``."""
-        needles = [needle for text in _built(context) for needle in text.needles]
+        needles = [needle for text in self.texts(context) for needle in text.needles]
         kinds = {needle.kind for needle in needles}
         depths = sorted({_tenth(needle.depth) for needle in needles})
         of_kinds = (f"{self.name}-{kind}" for kind in KINDS if kind in kinds)
         return (self.name, *of_kinds, *(at_depth(self.name, depth) for depth in depths))
 
-    def inputs(self, context: Context) -> str:
-        """The texts and questions."""
-        return prose_fingerprint(_built(context))
+    def texts(self, context: Context) -> list[ProseText]:
+        """Running texts with needles in them."""
+        settings, tokenizer = context.settings, context.subject.model.tokenizer
+        running = essays(context.text, context.windows, context.length)
+        return build_prose(
+            tokenizer, context.length, running, settings.needles, context.seed, settings.needles_per_text
+        )
 
-    def samples(self, context: Context) -> Samples:
-        """Whether each needle is found.
-
-        Raises:
-            TextsError: the length does not hold a needle.
-            ModelError: the model has layers that do not go on right from a cache.
-        """
-        identity, factors = self.identity(context), context.subject.factors(context.length)
-
-        def make() -> Arrays:
-            texts, model = _built(context), context.subject.model
-            with context.subject.reading(context.length):
-                found = distributed.map_ranks(
-                    texts, context.counted(lambda text: find_needles(model, text)), alone=True
-                )
-            needles = [needle for text in texts for needle in text.needles]
-            first = [len(text.tokens) * (i == 0) for text in texts for i in range(len(text.needles))]
-            return {
-                "right": np.concatenate(found),
-                "kinds": np.asarray([KINDS.index(needle.kind) for needle in needles]),
-                "depths": np.asarray([_tenth(needle.depth) for needle in needles]),
-                "tokens": np.asarray(first) + [len(needle.tokens) for needle in needles],
-            }
-
-        arrays, seconds = context.cached(self.name, (identity.texts_fingerprint,), factors, make)
-        return Samples(identity, arrays, seconds)
+    def described(self, texts: Sequence[ProseText]) -> Arrays:
+        """Kind, depth and tokens of each needle."""
+        needles = [needle for text in texts for needle in text.needles]
+        return {
+            "kinds": np.asarray([KINDS.index(needle.kind) for needle in needles]),
+            "depths": np.asarray([_tenth(needle.depth) for needle in needles]),
+            "tokens": pushed_tokens(texts),
+        }
 
     def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
         """One score over all, then one for each kind, then one for each tenth of the depths."""
@@ -97,25 +72,6 @@ class ProseNeedles(Metric):
         interval = share_difference(right, theirs.arrays["right"])
         name = f"{self.compared_as}{theirs.identity.source.method}"
         return _score(joined(ours, theirs), name, interval, np.ones(len(right), bool))
-
-
-def find_needles(model: LanguageModel, text: ProseText) -> list[bool]:
-    """Whether greedy decoding would answer each question about a text, which is read once.
-
-    Args:
-        model: run in its current state.
-        text: with the needles in it.
-    """
-    most = max(len(needle.tokens) for needle in text.needles)
-    cache = KeyValueCache(model, len(text.tokens) + most, drop=most <= REWOUND_TOKENS)
-    read_prompt(model, text.tokens, cache)
-    return follow_greedily(model, [(needle.tokens, needle.answer_tokens) for needle in text.needles], cache)
-
-
-def _built(context: Context) -> list[ProseText]:
-    settings, tokenizer = context.settings, context.subject.model.tokenizer
-    running = essays(context.text, context.windows, context.length)
-    return build_prose(tokenizer, context.length, running, settings.needles, context.seed, settings.needles_per_text)
 
 
 def _tenth(depth: float) -> float:

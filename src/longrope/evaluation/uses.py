@@ -1,15 +1,15 @@
 """Uses of long windows as metrics: in-context learning, questions about a manual, memory of a dialogue, a summary."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
-from longrope import distributed
-from longrope.evaluation.metric import Context, Metric, Reading
+from longrope.evaluation.asked_texts import AskedTexts, pushed_tokens
+from longrope.evaluation.metric import Context
 from longrope.evaluation.needles import essays
 from longrope.evaluation.prompts.prompt import Prompt, Source, assemble
-from longrope.evaluation.prompts.prose import ProseText, prose_fingerprint
+from longrope.evaluation.prompts.prose import ProseText
 from longrope.evaluation.prompts.reworded import write_reworded
 from longrope.evaluation.prompts.uses import (
     Writer,
@@ -19,7 +19,6 @@ from longrope.evaluation.prompts.uses import (
     write_manual,
     write_shots,
 )
-from longrope.evaluation.prose import find_needles
 from longrope.evaluation.ruler import RulerTask
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import share_interval
@@ -28,7 +27,7 @@ from longrope.recipe import MeasureRecipe
 from longrope.runs.records import Score
 
 
-class Use(Metric):
+class Use(AskedTexts):
     """The share of questions that greedy decoding would answer word for word, with Wilson's interval.
 
     ``measure.needles`` questions are asked, at most ``measure.needles_per_text`` about one text, which is read once.
@@ -36,42 +35,8 @@ class Use(Metric):
     Samples: ``right`` [K], and ``tokens`` [K] pushed through the model, those of a text with its first question.
     """
 
-    def readings(self, context: Context) -> tuple[Reading, ...]:
-        """One pass for each text, and a short one for its questions with their answers."""
-        texts = -(-context.settings.needles // context.settings.needles_per_text)
-        return (Reading(self.name, context.length, texts, texts),)
-
-    def inputs(self, context: Context) -> str:
-        """The texts and questions."""
-        return prose_fingerprint(self._texts(context))
-
-    def samples(self, context: Context) -> Samples:
-        """Whether each question is answered.
-
-        Raises:
-            TextsError: the length does not hold the task.
-            ModelError: the model has layers that do not go on right from a cache.
-        """
-        identity, factors = self.identity(context), context.subject.factors(context.length)
-
-        def make() -> Arrays:
-            texts, model = self._texts(context), context.subject.model
-            with context.subject.reading(context.length):
-                found = distributed.map_ranks(texts, lambda text: find_needles(model, text), alone=True)
-            first = [len(text.tokens) * (i == 0) for text in texts for i in range(len(text.needles))]
-            asked = [len(needle.tokens) for text in texts for needle in text.needles]
-            return {"right": np.concatenate(found), "tokens": np.asarray(first) + asked}
-
-        arrays, seconds = context.cached(self.name, (identity.texts_fingerprint,), factors, make)
-        return Samples(identity, arrays, seconds)
-
-    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
-        """One score."""
-        del settings
-        right, tokens = samples.arrays["right"].tolist(), int(samples.arrays["tokens"].sum())
-        return [samples.score(self.name, share_interval(right), num_tokens=tokens, num_windows=len(right))]
-
-    def _texts(self, context: Context) -> list[ProseText]:
+    def texts(self, context: Context) -> list[ProseText]:
+        """The texts of this use."""
         settings, running = context.settings, essays(context.text, context.windows, context.length)
         return build_texts(
             _writer(self.name),
@@ -83,6 +48,16 @@ class Use(Metric):
             context.seed,
             settings.needles_per_text,
         )
+
+    def described(self, texts: Sequence[ProseText]) -> Arrays:
+        """The tokens of each question."""
+        return {"tokens": pushed_tokens(texts)}
+
+    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+        """One score."""
+        del settings
+        right, tokens = samples.arrays["right"].tolist(), int(samples.arrays["tokens"].sum())
+        return [samples.score(self.name, share_interval(right), num_tokens=tokens, num_windows=len(right))]
 
 
 def _writer(name: str) -> Writer:
