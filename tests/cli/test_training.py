@@ -36,7 +36,8 @@ def test_tune_trains_at_the_window_of_its_factors(
     """And exports the checkpoint, whose weights and factors are those of the functions behind it; again is at once."""
     factors = baseline_factors(read_spec(pico.make_network().config), "ntk", 256).factor_sets[0]
     (tmp_path / "factors.json").write_text(dump_factors(factors))
-    given = ["tune", pico_folder, "--factors", tmp_path / "factors.json", "--to", "256", "--data", text_folders[0]]
+    given = ["tune", pico_folder, "--to", "256", "--data", text_folders[0]]
+    given += ["--factors", tmp_path if rank else tmp_path / "factors.json"]  # a run directory, or its file
     given += [*QUICKLY, *(("--lora", rank) if rank else ()), "--out", "run"]
     result = command(*given)
     assert result.code == 0, result.err

@@ -228,6 +228,7 @@ def tune(
     """Train the weights at the window of their factors, and export the checkpoint; resume a training."""
     given = options.given_options(locals())
     given.pop("factors")
+    factors = options.factors_file(factors) or factors  # those of a run directory
     full, path = options.prepare(**given, suffix="-tuned")
     from longrope import pipeline
 

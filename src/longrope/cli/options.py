@@ -131,7 +131,7 @@ TrustTaskFiles = Annotated[
 ContextRanks = Annotated[
     int | None, typer.Option("--context-ranks", help="Number of processes of a torchrun launch that share a sequence.")
 ]
-Factors = Annotated[Path, typer.Option("--factors", help="factors.json of a search.")]
+Factors = Annotated[Path, typer.Option("--factors", help="factors.json of a search, or a run directory.")]
 OptionalFactors = Annotated[
     Path | None,
     typer.Option("--factors", help=f"factors.json, or a run directory; the {label_of(ORIGINAL)} if left out."),
