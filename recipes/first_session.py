@@ -16,6 +16,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -136,11 +137,18 @@ def add_texts(root: Path) -> None:
     inside(root, "/opt/parquet/bin/python /opt/first_texts.py /root/texts")
 
 
+def become(command: list[str]) -> None:
+    """Run a command in the place of this process; Ctrl-C reaches it where a shell has switched that off."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    os.execvp(command[0], command)  # noqa: S606  # a list of arguments, on the terminal
+
+
 def type_in(command: list[str], stop: str, after: float) -> tuple[list[str], int]:
     """Run a command on a terminal and type Ctrl-C where the step says so: the lines of the screen, the exit code."""
     child, terminal = pty.fork()
     if child == 0:
-        os.execvp(command[0], command)  # noqa: S606  # a list of arguments, on the terminal
+        become(command)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     began, text, stop_at, last, lines = time.monotonic(), "", float("inf"), "", list[str]()
     while True:

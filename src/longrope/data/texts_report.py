@@ -37,8 +37,9 @@ class TextsReport:
             f"{name} {count:,} document{'s' * (count != 1)}, {self.tokens[name]:,} tokens"
             for name, count in self.documents.items()
         )
-        files = f"{len(self.files):,} file{'s' * (len(self.files) != 1)}"
-        lines = [f"read {files}, {format_bytes(self.bytes_read)}: {'; '.join(parts)}"]
+        files = f"{len(self.files):,} file{'s' * (len(self.files) != 1)}, "
+        named = files if self.files or not self.bytes_read else ""  # data sets and iterables have none
+        lines = [f"read {named}{format_bytes(self.bytes_read)}: {'; '.join(parts)}"]
         for reason in dict.fromkeys(reason for _, reason in self.skipped):
             names = [str(path) for path, why in self.skipped if why == reason]
             more = ", ..." if len(names) > SHOWN else ""
