@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 HEAVY = {"torch", "transformers"}
-NEEDS = {f"longrope.engine.{name}": "triton" for name in ("cross_entropy", "fused", "hopper")}  # torch for GPUs has it
+NEEDS = {f"longrope.engine.{name}": "triton" for name in ("cross_entropy", "hopper")}  # it comes with torch for GPUs
 
 
 def check_light(name: str) -> None:

@@ -38,8 +38,8 @@ Data = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
-        help="Texts to search and tune on, and without --measure-data to measure on: a file (text, .json, .csv, .parquet), "
-        "a folder, or hf:NAME[:CONFIG]:SPLIT; repeatable.",
+        help="Texts to search and tune on, and without --measure-data to measure on: a file (text, .json, .csv, "
+        ".parquet), a folder, or hf:NAME[:CONFIG]:SPLIT; repeatable.",
     ),
 ]
 MeasureData = Annotated[list[str] | None, typer.Option("--measure-data", help="Texts to measure on alone; repeatable.")]

@@ -23,7 +23,6 @@ from longrope.engine.attention import Documents, attend_causal, attend_within
 from longrope.engine.backward import KeptOutputs
 from longrope.engine.biases import KeyBias, adapt_biases, attend_biased
 from longrope.engine.compressing import Compressed, adapt_compressors, attend_compressed
-from longrope.engine.fusing import fused_rotations
 from longrope.engine.indexers import adapt_indexers
 from longrope.engine.kv_cache import LayerKeys, decoder_of, describe_others, remembers_keys_alone
 from longrope.engine.masks import Sight, describe_mask
@@ -56,7 +55,6 @@ class ForwardContext:
         given: rows and tokens that the decoder is given.
         handed: what a module of the layer at work has made for its attention, until that takes it.
         kept: what attention gives in the layer at work, which runs again for gradients; None where it is not kept.
-        fuses: queries and keys are turned by a kernel of ours.
         near: by which near keys are exact and far ones have coarser positions; None where all keep their own.
     """
 
@@ -69,7 +67,6 @@ class ForwardContext:
     given: tuple[int, int] = (0, 0)
     handed: Compressed | KeyBias | None = None
     kept: KeptOutputs | None = None
-    fuses: bool = False
     near: NearExact | None = field(init=False)
     adapted: Forwards = field(init=False)
     choosing: Forwards = field(init=False)
@@ -124,9 +121,7 @@ class ForwardContext:
             raise RuntimeError("a pass is running already, and passes do not nest")
         _refuse_unable(self.network, adapted=bool(self.adapted), shared=self.shard is not None)
         _register()
-        rotations = fused_rotations(self.network) if self.fuses else nullcontext()
-        forwards = {**self.adapted, **self.choosing, **self.forwards}
-        with _set_attention(self.network.config), _replaced(forwards), rotations:
+        with _set_attention(self.network.config), _replaced({**self.adapted, **self.choosing, **self.forwards}):
             _active = self
             try:
                 yield

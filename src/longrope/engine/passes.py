@@ -26,7 +26,6 @@ from longrope import distributed
 from longrope.engine.attention import Documents
 from longrope.engine.compiling import many_variants
 from longrope.engine.context import ForwardContext, run_decoder
-from longrope.engine.fusing import fused_norms
 from longrope.engine.held_states import EVERY_STATE, HeldStates, Holding
 from longrope.engine.kernels import choose_kernel
 from longrope.engine.kv_cache import describe_others, remembers_keys_alone
@@ -276,13 +275,11 @@ def _run(
         change_layer = partial(_recomputed, replace(model, compiled=fused), kept, states, in_tiles)
         forwards |= {} if fused else norms_recomputed(model.network, tile * len(ids))
     forwards |= norms_in_tiles(model.network, tile)
-    fuses = model.device.type == "cuda" and not model.compiled
-    forwards |= fused_norms(model.network) if fuses else {}
     if change_layer:
         forwards |= changed_layers(model.network, change_layer)
     planned = ids.shape[1] if positions is None else int(torch.as_tensor(positions).max()) + 1
     with many_variants(compiled=model.compiled), at_length(model, planned):
-        context = ForwardContext(model.network, forwards, apart, shard, fuses=fuses)
+        context = ForwardContext(model.network, forwards, apart, shard)
         if in_tiles and ids.shape[1] <= tile and (replayed := replayed_pass(model, ids.shape, context)):
             context.forwards |= changed_layers(model.network, partial(_replayed, replayed, in_tiles))
         hidden = run_decoder(context, given)
