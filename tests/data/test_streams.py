@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from longrope.data import documents, load_texts
+from longrope.data import load_texts, pieces
 from longrope.data.streams import TokenStream
 
 
@@ -26,22 +26,22 @@ def test_a_stream_in_a_file_holds_the_same_tokens(in_memory: int) -> None:
 
 def test_a_long_document_is_cut_at_ends_of_paragraphs(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """No character is lost, no piece is too long, and its tokens are those of its pieces."""
-    monkeypatch.setattr(documents, "PIECE_CHARACTERS", 100)
+    monkeypatch.setattr(pieces, "PIECE_CHARACTERS", 100)
     text = "".join(f"Paragraph {i} has words.\n\n" for i in range(30)) + "x" * 250
-    pieces = documents._pieces(text)
-    assert "".join(pieces) == text
-    assert max(map(len, pieces)) <= 100
-    assert all(piece.endswith("\n\n") for piece in pieces[:7])
+    cut = pieces.pieces_of(text)
+    assert "".join(cut) == text
+    assert max(map(len, cut)) <= 100
+    assert all(piece.endswith("\n\n") for piece in cut[:7])
     texts = load_texts([], tokenizer, measure=[[text]])
-    ids = [token for piece in pieces for token in tokenizer(piece)["input_ids"]]
+    ids = [token for piece in cut for token in tokenizer(piece)["input_ids"]]
     assert texts.measure.tokens.tolist() == [*ids, tokenizer.eos_token_id]
     assert len(texts.measure.documents) == 1
 
 
 def test_long_documents_are_tokenized_a_few_pieces_at_a_time(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tokenized together is bounded, the bytes that are reported grow with it, and no token changes."""
-    monkeypatch.setattr(documents, "PIECE_CHARACTERS", 100)
-    monkeypatch.setattr(documents, "MOST_PIECES", 1)
+    monkeypatch.setattr(pieces, "PIECE_CHARACTERS", 100)
+    monkeypatch.setattr(pieces, "MOST_PIECES", 1)
     asked, reported = list[int](), list[int]()
 
     class Watched:

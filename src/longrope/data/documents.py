@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from longrope.data.pieces import TextFile, at_once, is_long, look_through, pieces_of
 from longrope.data.records import HUB, HubName, Row, check_library, has_records, may_be_settings, read_hub, read_records
 from longrope.data.sources import (
     STDLIB,
@@ -32,8 +33,6 @@ from longrope.errors import TextsError
 Source = str | Path | Iterable[str | Row]
 Preprocess = Callable[[Row], str | None]
 BATCH_CHARACTERS = 2**22  # of documents that are tokenized together, on all cores
-PIECE_CHARACTERS = 2**23  # of one document that are tokenized at once, on one core
-MOST_PIECES = 2  # of long documents that are tokenized side by side: each takes about a GB meanwhile
 HALVES = re.compile("[\ud800-\udfff]")
 COPY = "the same content as another"
 
@@ -57,10 +56,10 @@ class Reading:
 
 
 class Document(NamedTuple):
-    """One document before it is tokenized: what it is called, and its text or tokens."""
+    """One document before it is tokenized: what it is called, and its text, a long file of it, or tokens."""
 
     name: str
-    content: str | Tokens
+    content: str | TextFile | Tokens
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
@@ -106,15 +105,21 @@ def check_sources(sources: Iterable[Source]) -> None:
 
 def tokenized_documents(
     sources: Sequence[Source], tokenizer: Any, seen: set[bytes], report: TextsReport, reading: Reading
-) -> Iterator[tuple[str, list[Tokens]]]:
+) -> Iterator[tuple[str, Iterable[Tokens]]]:
     """The name and the tokens of each document whose content is not in ``seen``; that and the report are filled.
 
     The tokens come in parts, the tokenizer's end-of-text token as the last of them. Many short documents are tokenized
     at once, which a fast tokenizer does on all cores; one of more than 8 million characters in pieces, cut at the end
-    of a paragraph, a few at once.
+    of a paragraph, a few at once. The parts of a long file are read and tokenized as they are asked for.
     """
     waiting, number, begun = list[Document](), 0, report.bytes_read
     for document in _documents(sources, tokenizer, seen, report, reading):
+        if isinstance(document.content, TextFile):
+            yield from _tokenized(waiting, tokenizer, report, reading, begun)
+            yield document.name, _streamed(document.content, tokenizer, reading, report.bytes_read)
+            report.bytes_read += document.content.size
+            waiting, number, begun = [], 0, report.bytes_read
+            continue
         waiting.append(document)
         number += len(document.content)
         if number >= BATCH_CHARACTERS:
@@ -159,6 +164,10 @@ def _from_file(
         yield from _from_rows(str(path), _as_rows(rows, reading), seen, report, reading)
         return
     try:
+        if path.suffix != ".npy" and not reading.preprocess and is_long(path):
+            long = look_through(path, reading.encoding)
+            yield from _once(Document(str(path), long), long.digest, 0, seen, report)
+            return
         content = read_content(path)
         if path.suffix == ".npy":
             made: str | Tokens = read_tokens(path, len(tokenizer))
@@ -171,15 +180,18 @@ def _from_file(
             raise no_text_error(path, error) from None
         report.skipped.append((path, str(error)))
         return
-    size = len(content)
-    del content  # it may be as large as the text, which is still to be tokenized
+    yield from _once(Document(str(path), made), digest, len(content), seen, report)
+
+
+def _once(document: Document, digest: bytes, size: int, seen: set[bytes], report: TextsReport) -> Iterator[Document]:
+    """A file's document with its ``size`` in bytes, unless its content was read before."""
     if digest in seen:
-        report.skipped.append((path, f"{COPY} file"))
+        report.skipped.append((Path(document.name), f"{COPY} file"))
         return
     seen.add(digest)
-    report.files.append(path)
+    report.files.append(Path(document.name))
     report.bytes_read += size
-    yield Document(str(path), made)
+    yield document
 
 
 def _looked_into(rows: Iterator[Any], reading: Reading) -> tuple[Iterator[Any], str]:
@@ -253,34 +265,51 @@ def _digest(text: str) -> bytes:
 def _tokenized(
     documents: Sequence[Document], tokenizer: Any, report: TextsReport, reading: Reading, begun: int
 ) -> Iterator[tuple[str, list[Tokens]]]:
-    """The name and tokens of documents, in their order; one without any token is skipped.
+    """The name and tokens of documents that are held, in their order; one without any token is skipped.
 
     ``begun`` is how many bytes had been read before them.
     """
-    pieces = {i: _pieces(one.content) for i, one in enumerate(documents) if isinstance(one.content, str)}
+    pieces = {i: pieces_of(one.content) for i, one in enumerate(documents) if isinstance(one.content, str)}
     texts = [piece for parts in pieces.values() for piece in parts]
     characters, bytes_read = max(1, sum(map(len, texts))), report.bytes_read - begun
 
     def on_encoded(done: int) -> None:
         reading.on_read(begun + bytes_read * done // characters)
 
-    encoded = _encoded(texts, tokenizer, on_encoded)
-    end = [] if tokenizer.eos_token_id is None else [np.asarray([tokenizer.eos_token_id], np.int32)]
+    longest = max((len(one.content) for one in documents if isinstance(one.content, str)), default=0)
+    encoded = _encoded(texts, tokenizer, on_encoded, longest)
+    end = _end_of_text(tokenizer)
     for i, document in enumerate(documents):
         content = document.content
-        tokens = [*(next(encoded) for _ in pieces[i]), *end] if isinstance(content, str) else [content]
+        tokens = [*(next(encoded) for _ in pieces[i]), *end] if isinstance(content, str) else [np.asarray(content)]
         if any(map(len, tokens)):
             yield document.name, tokens
         else:
             report.skipped.append((Path(document.name), "without any token"))
 
 
-def _encoded(texts: Sequence[str], tokenizer: Any, on_encoded: Callable[[int], None]) -> Iterator[Tokens]:
-    """The tokens of each text; as many are tokenized at once as bounds the memory that this takes."""
-    at_once = PIECE_CHARACTERS * min(MOST_PIECES, os.cpu_count() or 1)
+def _streamed(file: TextFile, tokenizer: Any, reading: Reading, begun: int) -> Iterator[Tokens]:
+    """The tokens of a long file, in parts; ``begun`` is how many bytes had been read before it."""
+
+    def on_encoded(done: int) -> None:
+        reading.on_read(begun + file.size * done // file.characters)
+
+    yield from _encoded(file.pieces(), tokenizer, on_encoded, file.characters)
+    yield from _end_of_text(tokenizer)
+
+
+def _end_of_text(tokenizer: Any) -> list[Tokens]:
+    return [] if tokenizer.eos_token_id is None else [np.asarray([tokenizer.eos_token_id], np.int32)]
+
+
+def _encoded(texts: Iterable[str], tokenizer: Any, on_encoded: Callable[[int], None], longest: int) -> Iterator[Tokens]:
+    """The tokens of each text; as many are tokenized at once as bounds the memory that this takes.
+
+    ``longest`` is how many characters the longest document has.
+    """
     options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
     done = 0
-    for group in _groups(texts, at_once):
+    for group in _groups(texts, at_once(longest, os.cpu_count() or 1)):
         yield from [np.asarray(ids, np.int32) for ids in tokenizer(group, **options)["input_ids"]]
         done += sum(map(len, group))
         on_encoded(done)
@@ -297,14 +326,3 @@ def _groups(texts: Iterable[str], at_most: int) -> Iterator[list[str]]:
         number += len(text)
     if group:
         yield group
-
-
-def _pieces(text: str) -> list[str]:
-    """A document in pieces of at most 8 million characters, cut at the end of a paragraph, a line or a word."""
-    pieces, first = [], 0
-    while len(text) - first > PIECE_CHARACTERS:
-        ends = (text.rfind(mark, first + 1, first + PIECE_CHARACTERS) + len(mark) for mark in ("\n\n", "\n", " "))
-        last = next((end for end in ends if end > first + PIECE_CHARACTERS // 2), first + PIECE_CHARACTERS)
-        pieces.append(text[first:last])
-        first = last
-    return [*pieces, text[first:]]

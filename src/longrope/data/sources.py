@@ -17,6 +17,7 @@ from longrope.errors import TextsError, describe_error
 
 STDLIB = "stdlib"
 NO_TEXT = "not UTF-8 text"
+PDF = "a PDF file, not text: pdftotext writes its text"
 MARKS = {  # the longer ones first: that of UTF-32 begins as that of UTF-16 does
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -161,23 +162,28 @@ def marked(content: bytes) -> str:
 
 def _decode_as(content: bytes, encoding: str) -> str:
     if content.startswith(b"%PDF-"):
-        raise NoTextError("a PDF file, not text: pdftotext writes its text")
+        raise NoTextError(PDF)
     if encoding:
         with suppress(UnicodeDecodeError):
             text = content.decode(encoding)
             if not CONTROL.search(text):
                 return text
         raise NoTextError(f"neither UTF-8 nor {encoding} text")
-    likely = "" if b"\0" in content or len(content) < GUESSED else " or ".join(_likely_encodings(content))
-    raise NoTextError(f"{NO_TEXT}, probably {likely}: --encoding names it" if likely else NO_TEXT)
+    raise NoTextError(f"{NO_TEXT}{likely_encoding(content)}")
 
 
-def _likely_encodings(content: bytes) -> list[str]:
-    """The encodings that some content may have: the most likely one, and that of Western Europe if it fits as well."""
+def likely_encoding(content: bytes) -> str:
+    """The end of a sentence with the encodings that some content may have; empty where none is likely.
+
+    They are the most likely one, and that of Western Europe if it fits as well.
+    """
+    if b"\0" in content or len(content) < GUESSED:
+        return ""
     from charset_normalizer import from_bytes
 
     found = [from_bytes(content).best(), from_bytes(content, cp_isolation=["cp1252"]).best()]
-    return list(dict.fromkeys(match.encoding for match in found if match))
+    likely = " or ".join(dict.fromkeys(match.encoding for match in found if match))
+    return f", probably {likely}: --encoding names it" if likely else ""
 
 
 def read_tokens(path: Path, vocabulary: int) -> Tokens:

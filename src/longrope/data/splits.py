@@ -98,7 +98,7 @@ def load_texts(
     def read(given: Sequence[Source]) -> TokenStream:
         stream = TokenStream()
         for name, parts in tokenized_documents(given, tokenizer, seen, report, reading):
-            stream.append(name, *parts)
+            stream.extend(name, parts)
         return stream
 
     held_out = read(measure)

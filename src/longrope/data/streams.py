@@ -1,6 +1,7 @@
 """Documents one after the other: in memory while they are few, in a temporary file where they are many."""
 
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -29,12 +30,18 @@ class TokenStream:
 
     def append(self, name: str, *parts: Tokens) -> None:
         """Add a document: its name and tokens, in parts [any] int32."""
+        self.extend(name, parts)
+
+    def extend(self, name: str, parts: Iterable[Tokens]) -> None:
+        """The same with parts that may be made as they are taken: no more of them are held than the stream holds."""
         self.names.append(name)
-        self._sizes.append(sum(map(len, parts)))
-        self._held += parts
-        self._held_tokens += self._sizes[-1]
-        if self._held_tokens > self.in_memory:
-            self._write()
+        self._sizes.append(0)
+        for tokens in parts:
+            self._sizes[-1] += len(tokens)
+            self._held.append(tokens)
+            self._held_tokens += len(tokens)
+            if self._held_tokens > self.in_memory:
+                self._write()
 
     def __len__(self) -> int:
         """How many tokens there are."""
