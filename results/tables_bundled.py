@@ -1,6 +1,6 @@
 """Tables of the bundled model: the demo, needles, searches by score, extrapolated factors."""
 
-from statistics import fmean
+from statistics import fmean, stdev
 
 from tables_cells import (
     BASELINES,
@@ -19,6 +19,7 @@ from tables_cells import (
 from longrope.runs.records import Score
 
 DEMO = (256, 2048)
+STUDENT = {3: 4.303}  # two-sided 95 % of t, by the number of values
 
 
 def demo_table(records: Records) -> str:
@@ -96,17 +97,28 @@ def ablations_table(records: Records) -> str:
 
 
 def sizes_table(records: Records) -> str:
-    """The evolution with other sizes on the bundled model: means over the seeds with the lowest and highest."""
+    """The evolution with other sizes on the bundled model: means over the seeds with Student's intervals."""
     lines = records.lines("evolution-sizes/nano.jsonl")
     sizes = ("population", "mutations", "crossovers", "generations")
+    base = {line["seed"]: line["loss"] for line in lines if line["variant"] == "base"}
     rows = []
     for variant in dict.fromkeys(line["variant"] for line in lines):
         own = [line for line in lines if line["variant"] == variant]
         given = [f"{own[0][size]}" if size in own[0] else "" for size in sizes]
-        losses = [_spread([line[key] for line in own]) for key in ("loss", "loss_last_half", "answers")]
+        losses = [_mean_with_interval([line[key] for line in own]) for key in ("loss", "answers")]
+        change = [line["loss"] - base[line["seed"]] for line in own] if "population" in own[0] else []
+        differs = _mean_with_interval(change, "+") if any(change) else ""
         passes = fmean(line["window_passes"] for line in own)
-        rows.append([variant, *given, f"{len(own)}", *losses, f"{passes:.0f}"])
-    return table(["", *sizes, "seeds", "loss", "loss, last half", "loss over answers", "window passes"], rows)
+        rows.append([variant, *given, f"{len(own)}", losses[0], differs, losses[1], f"{passes:.0f}"])
+    return table(["", *sizes, "seeds", "loss", "loss less that of base", "loss over answers", "window passes"], rows)
+
+
+def _mean_with_interval(values: list[float], sign: str = "") -> str:
+    """A mean, and half of its 95 % interval by Student's t."""
+    mean = f"{fmean(values):{sign}.3f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {STUDENT[len(values)] * stdev(values) / len(values) ** 0.5:.3f}"
 
 
 def _spread(values: list[float]) -> str:
