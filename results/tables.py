@@ -18,6 +18,7 @@ import tables_searches as searches
 import tables_speed as speed
 import tables_steps as steps
 import tables_training as training
+import tables_uses as uses
 import tables_verify as verify
 from tables_cells import ROOT, Records
 
@@ -48,6 +49,7 @@ TABLES: dict[str, Maker] = {
     "2048k-answers": million.answers_table,
     "verify": verify.verify_table,
     "depths": searches.depth_table,
+    "uses": uses.uses_table,
     "exports": searches.exports_table,
     "variants": searches.variants_table,
     "probe": searches.probe_table,
