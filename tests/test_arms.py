@@ -97,7 +97,7 @@ def test_the_comparison_in_nine_minutes_is_the_same_with_less() -> None:
     whole, less = (load_recipe(RECIPES / f"{name}-64k.toml") for name in ("evidence", "compare"))
     assert replace(less, search=whole.search, measure=whole.measure) == whole
     assert set(whole.measure.metrics) - set(less.measure.metrics) == {"far-shuffled"}
-    fewer = {"passkeys": 10, "needles_per_text": 20, "metrics": less.measure.metrics}
+    fewer: dict[str, Any] = {"passkeys": 10, "needles_per_text": 20, "metrics": less.measure.metrics}
     assert replace(whole.measure, **fewer) == less.measure
     assert replace(less.search, validation_windows=6, gradient=whole.search.gradient) == whole.search
     assert 3 * less.search.gradient.steps == 2 * whole.search.gradient.steps

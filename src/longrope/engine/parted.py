@@ -8,6 +8,7 @@ Shape legend: B = batch, H = query heads, G = key/value heads, Sq = queries, Sk 
 P = pairs of entries that are rotated together.
 """
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ from longrope.errors import ModelError
 from longrope.rope.near_exact import Met, Part, Parts, Place
 
 NEAR_EXACT = "longrope_near_exact"  # the attribute of a network that is read so
+MOST_KEPT = 2**25  # cosines of tables that are kept; a table of 65,536 tokens and 32 pairs has 2**21
 LEAST_BLOCK = 128  # queries of a window that are taken at once where no kernel knows windows
 
 
@@ -44,29 +46,52 @@ class Turning:
     frequencies: tuple[float, ...]
     interleaved: bool
 
-    def turned(self, x: Tensor, first: int, place: Place | None, temperature: float = 1.0) -> Tensor:
-        """Vectors [B, H or G, S, D] of tokens from ``first`` on, turned from their own positions to others.
+    def tables(self, own: Tensor, place: Place | None, temperature: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cos and sin [S, P] of what turns vectors from their own positions [S] to others.
 
         Args:
-            x: rotated to their own positions.
-            first: the position of the first one.
+            own: positions.
             place: their positions -> others; None leaves them.
             temperature: multiplies the rotated entries.
+            dtype: of the tables.
         """
-        if place is None and temperature == 1:
-            return x
-        wide = torch.promote_types(x.dtype, torch.float32)
-        own = torch.arange(first, first + x.shape[2], device=x.device)
+        rates = torch.tensor(self.frequencies, dtype=torch.float64, device=own.device)
         moved = torch.zeros_like(own) if place is None else place(own) - own
-        rates = torch.tensor(self.frequencies, dtype=torch.float64, device=x.device)
         angles = moved.double()[:, None] * rates
-        cos, sin = ((part * temperature).to(wide) for part in (angles.cos(), angles.sin()))
+        return (angles.cos() * temperature).to(dtype), (angles.sin() * temperature).to(dtype)
+
+    def by_tables(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Vectors [B, H or G, S, D] turned by tables [S, P]."""
         pairs = len(self.frequencies)
-        rotated = x[..., : 2 * pairs].to(wide)
+        rotated = x[..., : 2 * pairs].to(cos.dtype)
         one, other = rotated.unflatten(-1, (pairs, 2)).unbind(-1) if self.interleaved else rotated.chunk(2, dim=-1)
         turned = (one * cos - other * sin, other * cos + one * sin)
         joined = torch.stack(turned, dim=-1).flatten(-2) if self.interleaved else torch.cat(turned, dim=-1)
-        return torch.cat((joined.to(x.dtype), x[..., 2 * pairs :]), dim=-1)
+        joined = joined.to(x.dtype)
+        return torch.cat((joined, x[..., 2 * pairs :]), dim=-1) if x.shape[-1] > 2 * pairs else joined
+
+
+class _SharedTables:
+    """Tables of cos and sin of the queries and keys that the layers have at hand, as many as take little memory."""
+
+    def __init__(self) -> None:
+        self._at = (0, 0)
+        self._made: dict[Hashable, tuple[Tensor, Tensor]] = {}
+        self._kept = 0
+
+    def begin(self, first: int, end: int) -> None:
+        """Forget the tables of other tokens than the queries from ``first`` on and the keys before ``end``."""
+        if (first, end) != self._at:
+            self._at, self._kept = (first, end), 0
+            self._made.clear()
+
+    def get(self, key: Hashable, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The tables that ``make`` makes."""
+        found = self._made.get(key) or make()
+        if key not in self._made and self._kept + found[0].numel() <= MOST_KEPT:
+            self._made[key] = found
+            self._kept += found[0].numel()
+        return found
 
 
 @dataclass(frozen=True)
@@ -79,6 +104,7 @@ class NearExact:
         layers: numbers of the layers that turn so; outside of a trial those of them that see the whole window change.
         moved: where all tokens stand in a trial.
         whole: numbers of the layers that have seen the whole window.
+        shared: tables of cos and sin, which the layers of a pass share.
     """
 
     parts: Parts | None
@@ -86,6 +112,28 @@ class NearExact:
     layers: frozenset[int]
     moved: Place | None = None
     whole: set[int] = field(default_factory=set)
+    shared: _SharedTables = field(default_factory=_SharedTables)
+
+    def turned(self, x: Tensor, first: int, place: Place | None, temperature: float = 1.0) -> Tensor:
+        """Vectors [B, H or G, S, D] of tokens from ``first`` on, turned from their own positions to others.
+
+        Args:
+            x: rotated to their own positions.
+            first: the position of the first one.
+            place: their positions -> others; None leaves them.
+            temperature: multiplies the rotated entries.
+        """
+        if place is None and temperature == 1:
+            return x
+        wide = torch.promote_types(x.dtype, torch.float32)
+
+        def make() -> tuple[Tensor, Tensor]:
+            own = torch.arange(first, first + x.shape[2], device=x.device)
+            return self.turning.tables(own, place, temperature, wide)
+
+        return self.turning.by_tables(
+            x, *self.shared.get((first, x.shape[2], place, temperature, x.device, wide), make)
+        )
 
     def concerns(self, module: Any, *, whole: bool) -> bool:
         """Whether the attention of a module changes; ``whole``: it sees the whole window.
@@ -108,7 +156,7 @@ class NearExact:
     def moved_on(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [B, H, Sq, D] and keys [B, G, Sk, D] at the positions of the trial."""
         begin = key.shape[2] - query.shape[2]
-        return self.turning.turned(query, begin, self.moved), self.turning.turned(key, 0, self.moved)
+        return self.turned(query, begin, self.moved), self.turned(key, 0, self.moved)
 
     def check(self, module: Any, *, apart: bool, other: bool, widths: tuple[int, int]) -> None:
         """Raise ModelError for documents that are kept apart, and for attention to other keys than those of all tokens.
@@ -181,14 +229,15 @@ def attend_in_parts(
     """
     _refuse_gradients(query, key, value)
     assert near.parts is not None
-    begin, turned = key.shape[2] - query.shape[2], _TurnedKeys(near.turning, key)
+    begin, turned = key.shape[2] - query.shape[2], _TurnedKeys(near, key)
+    near.shared.begin(begin, key.shape[2])
     whole = torch.empty_like(query)
     for span in near.parts.spans(begin, key.shape[2]):
         cut = slice(span.queries[0] - begin, span.queries[1] - begin)
         found = []
         for met in span.met:
             part = met.part
-            asked = near.turning.turned(query[:, :, cut], span.queries[0], part.query, part.temperature)
+            asked = near.turned(query[:, :, cut], span.queries[0], part.query, part.temperature)
             keys = slice(*met.keys)
             found.append(_attend_part(asked, turned.of(part)[:, :, keys], value[:, :, keys], met, scale, softcap))
         output, lse = merge_parts(found)
@@ -199,13 +248,13 @@ def attend_in_parts(
 class _TurnedKeys:
     """The keys of all tokens at the positions of each part, turned when they are first asked for."""
 
-    def __init__(self, turning: Turning, key: Tensor) -> None:
-        self._turning = turning
+    def __init__(self, near: NearExact, key: Tensor) -> None:
+        self._near = near
         self._made: dict[Place | None, Tensor] = {None: key}
 
     def of(self, part: Part) -> Tensor:
         if part.key not in self._made:
-            self._made[part.key] = self._turning.turned(self._made[None], 0, part.key)
+            self._made[part.key] = self._near.turned(self._made[None], 0, part.key)
         return self._made[part.key]
 
 
