@@ -100,6 +100,8 @@ def attend_aligned(
         return kernel.run(query, key, value, causal=True, scale=scale, **masks)
     if not prefix or kernel.aligns:
         return partial_attention(kernel, query, key, value, causal=True, scale=scale)
+    if query.shape[2] == 1:  # it sees all keys; cuDNN takes no triangle of one query and one key
+        return partial_attention(kernel, query, key, value, causal=False, scale=scale)
     before = partial_attention(kernel, query, key[:, :, :prefix], value[:, :, :prefix], causal=False, scale=scale)
     own = partial_attention(kernel, query, key[:, :, prefix:], value[:, :, prefix:], causal=True, scale=scale)
     return merge(before, own), torch.logaddexp(before[1], own[1])
@@ -119,6 +121,8 @@ def backward_aligned(
     prefix, back = key.shape[2] - query.shape[2], partial(BACKWARDS[kernel.name], scale=scale, **masks)
     if not prefix or kernel.aligns:
         return back(gradient, query, key, value, output, lse, causal=True)
+    if query.shape[2] == 1:
+        return back(gradient, query, key, value, output, lse, causal=False)
     cuts = (slice(None, prefix), False), (slice(prefix, None), True)
     found = [
         back(gradient, query, key[:, :, cut], value[:, :, cut], output, lse, causal=causal) for cut, causal in cuts
