@@ -42,6 +42,7 @@ from torch.nn import functional
 from longrope import distributed
 from longrope.engine import kernels
 from longrope.engine.backward import BACKWARDS, KernelPair, attend_with_backward
+from longrope.engine.compiling import compiled, many_variants
 from longrope.engine.memory import choose_tile, estimate_memory, heads_of
 from longrope.engine.passes import describe_pass, token_losses, weighted_loss_with_graph
 from longrope.lengths import parse_tokens
@@ -247,12 +248,13 @@ def pass_fa4(model: LanguageModel, ids: torch.Tensor) -> float:
 
 
 def pass_fast(model: LanguageModel, ids: torch.Tensor) -> float:
-    """The same, layers compiled."""
+    """The same, layers compiled: one function for all, since torch compiles few variants of one."""
     layers = model.network.base_model.layers
     for layer in layers:
-        layer.forward = COMPILED.setdefault(layer, torch.compile(layer.forward, dynamic=False))
+        layer.forward = partial(compiled(type(layer).forward), layer)
     try:
-        return pass_chunked(model, ids)
+        with many_variants(compiled=True):
+            return pass_chunked(model, ids)
     finally:
         for layer in layers:
             del layer.forward

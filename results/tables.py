@@ -55,7 +55,6 @@ TABLES: dict[str, Maker] = {
     "probe": searches.probe_table,
     "tuned": training.tuned_table,
     "further": training.further_table,
-    "train": training.train_table,
     "gradient-kernels": speed.gradient_kernels_table,
     "steps": steps.steps_table,
     "passes": steps.passes_table,

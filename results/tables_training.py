@@ -60,18 +60,6 @@ def _original_of(scores: dict[tuple[str, int], Score], length: int) -> Score:
     return replace(tuned, value=tuned.value / paired.value, method="none")
 
 
-def train_table(records: Records) -> str:
-    """A training step at 65,536 tokens beside that of transformers' Trainer."""
-    by_way = {line["way"]: line for line in records.benchmark("train-step")}
-    ours, rows = by_way["ours"], []
-    for way, label in {"ours": "longrope", "trainer": "transformers' Trainer"}.items():
-        line = by_way[way]
-        seconds, peak = line["seconds"], line["peak_gib"]
-        speed = f"{line['tokens'] / seconds:,.0f} ({ours['seconds'] / seconds:.2f}x)"
-        rows.append([label, f"{seconds:.2f}", speed, f"{peak:.1f} ({peak / ours['peak_gib']:.1f}x)"])
-    return table(["", "seconds a step", "tokens/s", "peak GiB"], rows)
-
-
 def two_train_table(records: Records) -> str:
     """The same training by one GPU and by two: the losses of its steps, and what a step costs."""
     lines = records.benchmark("h200x2-train")

@@ -31,10 +31,10 @@ def test_tables_are_those_of_the_records() -> None:
 
 
 def test_a_changed_number_is_found() -> None:
-    text = "before\n<!-- table train -->\n| longrope | 1.00 |\n<!-- end -->\nafter\n"
+    text = "before\n<!-- table steps -->\n| longrope | 1.00 |\n<!-- end -->\nafter\n"
     again = tables.with_tables(text, Records())
     assert again != text
-    assert again.startswith("before\n<!-- table train -->\n|  | seconds a step |")
+    assert again.startswith("before\n<!-- table steps -->\n| step |  | before |")
     assert again.endswith("|\n<!-- end -->\nafter\n")
 
 

@@ -1,0 +1,54 @@
+"""Numbers in the text about training steps and passes beside other programs are those of the committed records."""
+
+import pytest
+from documents import lines, words
+
+README, SPEED = words("README.md"), words("docs/performance.md")
+OURS = ("ours", "ours-compiled", "compiled")
+UNFAIR = "fast"  # of whose layers most were not compiled
+
+
+def seconds(name: str, tokens: int, windows: int = 1) -> dict[str, float]:
+    """The fastest passes, or medians of steps, by way."""
+    found = [x for x in lines(f"benchmarks/{name}.jsonl") if x["tokens"] == tokens and x.get("windows", 1) == windows]
+    return {x["way"]: x["seconds"] for x in found if "lora" not in x["way"] and not x["way"].startswith("kernel")}
+
+
+def fastest_other(found: dict[str, float]) -> float:
+    return min(x for way, x in found.items() if way not in (*OURS, UNFAIR))
+
+
+def test_readme_compares_with_the_fastest_of_the_others() -> None:
+    passes, steps = seconds("h200-passes", 65536), seconds("h200-steps", 65536)
+    times = [fastest_other(passes) / passes[way] for way in ("compiled", "ours")]
+    shares = [steps[way] / fastest_other(steps) for way in ("ours-compiled", "ours")]
+    assert fastest_other(passes) == passes["fa4"]
+    assert fastest_other(steps) == steps["trl-fa4"]
+    assert f"{times[0]:.2f} times as fast with `--compile` as transformers" in README
+    assert f"transformers, uncompiled with FlashAttention 4, and {times[1]:.2f} without" in README
+    assert f"A training step takes {shares[0]:.2f} and {shares[1]:.2f} of TRL's time" in README
+
+
+def test_short_passes_before_replayed_layers_are_stated() -> None:
+    before = seconds("h200-passes-before", 8192)
+    stated = f"took {before['ours']:.4f} s, {before['ours'] / fastest_other(before):.2f} of the fastest other's"
+    assert stated in SPEED
+
+
+@pytest.mark.parametrize(
+    ("aim", "name", "tokens", "way", "bar"),
+    [
+        ("step of 65,536 tokens: at most 0.8", "h200-steps", 65536, "ours-compiled", 0.8),
+        ("pass of 65,536 tokens", "h200-passes", 65536, "compiled", 1 / 1.2),
+        ("pass of 8,192 tokens", "h200-passes", 8192, "compiled", 1.0),
+    ],
+)
+def test_aims_are_met_as_the_table_says(aim: str, name: str, tokens: int, way: str, bar: float) -> None:
+    found = seconds(name, tokens)
+    shares = [found[each] / fastest_other(found) for each in (way, "ours")]
+    row = next(part for part in SPEED.split(" | | ") if aim in part)
+    assert f"{shares[0]:.3g} with `--compile`, {shares[1]:.3g} without" in row
+    met = [share <= bar for share in shares]
+    verdict = "| met" if all(met) else "met with `--compile` alone" if met[0] else "missed"
+    assert verdict in row
+    assert ("alone" in row) == (met == [True, False])
