@@ -50,6 +50,7 @@ __all__ = [
 ]
 Name = Annotated[str, FILLED]
 Window = Annotated[int, at_least(2)]
+Prompts = Annotated[int, between(1, 100_000)]
 Weight = Annotated[float, at_least(0)]
 Rate = Annotated[float, above(0, 100)]
 
@@ -104,12 +105,12 @@ class MeasureRecipe(Settings, section="measure"):
     metrics: tuple[Annotated[str, listed(asked_metrics)], ...] = ("perplexity", "passkey")
     windows: Count = 3
     tail_tokens: CountOrZero = 1024
-    passkeys: Count = 20
+    passkeys: Prompts = 20
     baselines: tuple[Annotated[str, listed(registry.baselines)], ...] = ()
     paired_windows: CountOrZero = 0
-    needles: Count = 20
-    needles_per_text: Count = 10
-    ruler_prompts: Count = 20
+    needles: Prompts = 20
+    needles_per_text: Prompts = 10
+    ruler_prompts: Prompts = 20
     qa_data: str = ""
     scan_passes: CountOrZero = 0
     last_tokens: CountOrZero = 0

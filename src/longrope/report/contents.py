@@ -14,6 +14,9 @@ from longrope.runs.identity import weights_of
 from longrope.runs.records import Score, TrainStep, Trial, read_records
 from longrope.runs.run_dir import STAGE_FINISHED, RunDir
 
+MOST_LINES = 100_000  # of a file, that a page shows: many times those of the longest runs
+MOST_NAMES = 300  # of methods, metrics or lengths: each is a line in a figure, a row or a column
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -96,8 +99,8 @@ def read_run(run: RunDir) -> Contents:
         recipe=load_recipe(recipe, trust_task_files=True) if recipe.exists() else None,
         recipe_text=read_bytes_of_run(recipe).decode() if recipe.exists() else "",
         scores=tuple(_named(score, factors) for score in _scores(run)),
-        trials=tuple(read_records(run.trials, Trial, mend=False)),
-        train=tuple(read_records(run.train, TrainStep, mend=False)),
+        trials=tuple(read_records(run.trials, Trial, mend=False, most=MOST_LINES)),
+        train=tuple(read_records(run.train, TrainStep, mend=False, most=MOST_LINES)),
         factors=factors,
         rope=read_shaped(run.rope, ROPE),
         provenance=read_shaped(run.provenance, SESSIONS) or [],
@@ -110,7 +113,14 @@ def read_run(run: RunDir) -> Contents:
 
 def _scores(run: RunDir) -> Iterator[Score]:
     """The scores of a run, without those that a later schedule left behind: of other weights, or measured again."""
-    scores, scheduled = read_records(run.scores, Score, mend=False), _stages_of(run)
+    scores, scheduled = read_records(run.scores, Score, mend=False, most=MOST_LINES), _stages_of(run)
+    for named in ("method", "metric", "context_tokens"):
+        if (count := len({getattr(score, named) for score in scores})) > MOST_NAMES:
+            raise RunError(
+                f"{run.scores} has {count:,} values of {named}.",
+                f"A page shows at most {MOST_NAMES:,}.",
+                "Give another run directory.",
+            )
     left = {path.parent for path in run.stages.glob(f"*/{STAGE_FINISHED}")} - set(scheduled)
     weights, others = (
         {_stage_record(folder).get("weights", "") for folder in folders} for folders in (scheduled, left)
@@ -141,8 +151,8 @@ def _stages(run: RunDir) -> Iterator[Stage]:
         yield Stage(
             name=path.name.partition("-")[2],
             marker=_stage_record(path) or None,
-            trials=tuple(read_records(path / "trials.jsonl", Trial, mend=False)),
-            train=tuple(read_records(path / "train.jsonl", TrainStep, mend=False)),
+            trials=tuple(read_records(path / "trials.jsonl", Trial, mend=False, most=MOST_LINES)),
+            train=tuple(read_records(path / "train.jsonl", TrainStep, mend=False, most=MOST_LINES)),
             factors=_factors(path),
         )
 

@@ -164,23 +164,30 @@ def write_lines(path: Path, records: Sequence[Trial | TrainStep | Score]) -> Non
     append_text(path, "".join(json.dumps(asdict(record)) + "\n" for record in records))
 
 
-def read_records(path: Path, kind: type[Record], *, mend: bool = True) -> list[Record]:
+def read_records(path: Path, kind: type[Record], *, mend: bool = True, most: int = 0) -> list[Record]:
     """Read every whole line; a missing file is empty.
 
     A torn last line (a crash in mid-write) is left out, and cut off the file where ``mend`` is true: a reader beside
-    the process that writes must not do that.
+    the process that writes must not do that. More lines than ``most`` are refused, if that is not 0.
     """
-    return on_main(partial(_read, path, kind, mend=mend))
+    return on_main(partial(_read, path, kind, mend=mend, most=most))
 
 
-def _read(path: Path, kind: type[Record], *, mend: bool) -> list[Record]:
+def _read(path: Path, kind: type[Record], *, mend: bool, most: int) -> list[Record]:
     if not path.exists():
         return []
     text = read_bytes_of_run(path)
     whole = text[: text.rfind(b"\n") + 1]
     if mend and whole != text:
         truncate_file(path, len(whole))
-    return list(_parse(path, whole.splitlines(), kind))
+    lines = whole.splitlines()
+    if most and len(lines) > most:
+        raise RunError(
+            f"{path} has {len(lines):,} lines.",
+            f"A page shows at most {most:,} of them.",
+            "Give another run directory.",
+        )
+    return list(_parse(path, lines, kind))
 
 
 def _parse(path: Path, lines: list[bytes], kind: type[Record]) -> Iterator[Record]:
