@@ -56,7 +56,9 @@ def vars_of(hint: Any) -> list[dict[str, Any]]:
     return [vars(note) for note in getattr(hint, "__metadata__", ())]
 
 
-def test_the_memory_of_reading_is_that_of_its_record() -> None:
-    record = json.loads((Path(__file__).parents[2] / "results" / "benchmarks" / "texts.jsonl").read_text())
-    said = re.findall(r"(\d+) MB in `.jsonl` take ([\d.]+) GiB at the peak, of which ([\d.]+) are", PAGE)
+@pytest.mark.parametrize(("form", "words"), [("jsonl", "in `.jsonl` take"), ("txt", "in one `.txt` file take")])
+def test_the_memory_of_reading_is_that_of_its_record(form: str, words: str) -> None:
+    records = (Path(__file__).parents[2] / "results" / "benchmarks" / "texts.jsonl").read_text().splitlines()
+    (record,) = (one for one in map(json.loads, records) if one["form"] == form)
+    said = re.findall(rf"(\d+) MB {words} ([\d.]+) GiB at the peak, of which ([\d.]+) are", PAGE)
     assert said == [(f"{record['bytes'] / 1e6:.0f}", f"{record['peak_gib']}", f"{record['peak_gib_before']}")]

@@ -84,6 +84,7 @@ REFUSED = {
     "nul.txt": TEXT.encode() + b"\0",
     "a.pdf": b"%PDF-1.7 \xff" + TEXT.encode("latin-1"),
     "cut.txt.gz": gzip.compress(TEXT.encode())[:-40],
+    "a.docx": b"PK\x03\x04\xff" + TEXT.encode("latin-1"),
     "no.txt": bytes(range(128, 256)) * 9,
 }
 

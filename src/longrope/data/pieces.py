@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from longrope.data.sources import CONTROL, DAMAGED, NO_TEXT, PDF, NoTextError, likely_encoding, marked
+from longrope.data.sources import CONTROL, DAMAGED, NO_TEXT, NoTextError, check_format, likely_encoding, marked
 from longrope.errors import TextsError
 
 HELD_BYTES = 2**23  # of a file that is read at once; of a .gz file an eighth
@@ -75,8 +75,7 @@ def look_through(path: Path, encoding: str = "") -> TextFile:
         try:
             return _look_through(path, marked(head), NUL, "binary, not text")
         except UnicodeDecodeError as error:
-            if head.startswith(b"%PDF-"):
-                raise NoTextError(PDF) from None
+            check_format(head)
             if not encoding:
                 raise NoTextError(f"{NO_TEXT}{likely_encoding(error.object)}") from None
         with suppress(UnicodeDecodeError):

@@ -17,7 +17,13 @@ from longrope.errors import TextsError, describe_error
 
 STDLIB = "stdlib"
 NO_TEXT = "not UTF-8 text"
-PDF = "a PDF file, not text: pdftotext writes its text"
+FORMATS = {  # what files of other kinds begin with, and what they are
+    b"%PDF-": "a PDF file, not text: pdftotext writes its text",
+    b"PK\3\4": "a ZIP archive (.docx, .xlsx and .epub files are such), not text: save its text as .txt",
+    b"\x28\xb5\x2f\xfd": "a zstd file: unpack it",
+    b"\xfd7zXZ": "an xz file: unpack it",
+    b"BZh": "a bzip2 file: unpack it",
+}
 MARKS = {  # the longer ones first: that of UTF-32 begins as that of UTF-16 does
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -161,8 +167,7 @@ def marked(content: bytes) -> str:
 
 
 def _decode_as(content: bytes, encoding: str) -> str:
-    if content.startswith(b"%PDF-"):
-        raise NoTextError(PDF)
+    check_format(content)
     if encoding:
         with suppress(UnicodeDecodeError):
             text = content.decode(encoding)
@@ -170,6 +175,13 @@ def _decode_as(content: bytes, encoding: str) -> str:
                 return text
         raise NoTextError(f"neither UTF-8 nor {encoding} text")
     raise NoTextError(f"{NO_TEXT}{likely_encoding(content)}")
+
+
+def check_format(content: bytes) -> None:
+    """Refuse what begins as a file of a known kind that is no text (raises NoTextError)."""
+    for signature, reason in FORMATS.items():
+        if content.startswith(signature):
+            raise NoTextError(reason)
 
 
 def likely_encoding(content: bytes) -> str:
