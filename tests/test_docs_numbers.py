@@ -181,8 +181,9 @@ def test_intervals_of_passkeys_stand_beside_their_assumption() -> None:
     assert {name: len(parts) for name, parts in shown.items() if parts and name != "docs/log.md"} == {
         "README.md": 1,
         "docs/results.md": 7,
+        "docs/uses.md": 1,
     }
-    for name in ("README.md", "docs/results.md"):
+    for name in ("README.md", "docs/results.md", "docs/uses.md"):
         assert [part[:40] for part in shown[name] if "independent" not in part] == []
     assert "They treat the passkeys of one depth as independent, which they are not" in NOTES
     assert "treat all passkeys as independent. Those of one depth are not" in sections("docs/log.md")[0]
