@@ -100,6 +100,59 @@ def test_other_weights_are_used_in_replayed_passes(how: str) -> None:
     assert recorder.made - made == (how == "elsewhere")
 
 
+def scale_attention(layer: Any) -> None:
+    layer.self_attn.scaling *= 3
+
+
+def wrap_matrix(layer: Any) -> None:
+    layer.mlp.up_proj = torch.nn.Sequential(layer.mlp.up_proj, torch.nn.Tanh())
+
+
+def replace_forward(layer: Any) -> None:
+    layer.mlp.forward = torch.zeros_like
+
+
+@pytest.mark.parametrize("change", [scale_attention, wrap_matrix, replace_forward])
+def test_a_layer_that_is_changed_is_recorded_again(change: Callable[[Any], None]) -> None:
+    """A setting of a module, another module in its place, another forward."""
+    model, kept, recorder = pico.make_model("llama"), Recordings(), Recorder()
+    for _ in range(3):
+        before = states(model, TOKENS, kept, recorder).clone()
+    made = recorder.made
+    change(model.network.model.layers[1])
+    for _ in range(2):
+        after = states(model, TOKENS, kept, recorder)
+        assert torch.equal(after, states(model, TOKENS, None, recorder))
+        assert not torch.equal(before, after)
+    assert recorder.made == made + 1
+
+
+def test_a_layer_that_changes_in_every_pass_runs_as_it_is() -> None:
+    model, kept, recorder = pico.make_model("llama", num_hidden_layers=1), Recordings(), Recorder()
+    for _ in range(5 + replaying.MOST_TIMES):
+        model.network.model.layers[0].self_attn.scaling *= 1.1
+        expected = states(model, TOKENS, None, recorder)
+        assert torch.equal(states(model, TOKENS, kept, recorder), expected)
+    assert recorder.made == replaying.MOST_TIMES
+
+
+def test_hooks_of_parts_are_called_in_every_pass() -> None:
+    model, kept, recorder = pico.make_model("llama"), Recordings(), Recorder()
+    for _ in range(3):
+        states(model, TOKENS, kept, recorder)
+    seen: list[int] = []
+    handle = model.network.model.layers[0].mlp.register_forward_hook(lambda *_: seen.append(1))
+    replayed = recorder.replayed
+    for _ in range(2):
+        states(model, TOKENS, kept, recorder)
+    assert len(seen) == 2
+    layers = model.network.config.num_hidden_layers
+    assert recorder.replayed - replayed == 2 * (layers - 1)
+    handle.remove()
+    states(model, TOKENS, kept, recorder)
+    assert recorder.replayed - replayed == 2 * (layers - 1) + layers
+
+
 def test_a_layer_that_cannot_be_recorded_runs_as_it_is() -> None:
     model, kept, recorder = pico.make_model("llama"), Recordings(), Recorder(fails=True)
     expected = states(model, TOKENS, None, recorder)
@@ -115,13 +168,24 @@ def test_layers_with_experts_are_not_recorded() -> None:
     assert not recorder.made
 
 
-def test_recordings_of_too_many_shapes_begin_anew() -> None:
+@pytest.mark.parametrize("times", [2, 3])
+def test_recordings_of_too_many_shapes_begin_anew(times: int) -> None:
+    """Also where windows of a shape come twice, and so are not recorded."""
     model, kept, recorder = pico.make_model("llama"), Recordings(), Recorder()
     for tokens in range(10, 10 + 2 * replaying.MOST_SHAPES):
-        for seed in range(3):
+        for seed in range(times):
             ids = passes(seed, (1, tokens))
             assert torch.equal(states(model, ids, kept, recorder), states(model, ids, None, recorder))
-        assert len({shape for _, shape in kept.recorded}) <= replaying.MOST_SHAPES + 1
+        assert len([name for name, *_ in kept.buffers if name == "hidden"]) <= replaying.MOST_SHAPES + 1
+    assert bool(recorder.made) == (times > 2)
+
+
+def test_shapes_that_came_once_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaying, "MOST_SEEN", 5)
+    model, kept, recorder = pico.make_model("llama"), Recordings(), Recorder()
+    for tokens in range(10, 22):
+        states(model, passes(0, (1, tokens)), kept, recorder)
+    assert len(kept.seen) <= 5 + model.network.config.num_hidden_layers
 
 
 def test_nothing_is_recorded_on_a_cpu() -> None:

@@ -22,9 +22,12 @@ from longrope.engine.context import ForwardContext, active_context
 from longrope.models import LanguageModel, modules_in_layers
 
 MOST_TOKENS = 16384  # of all rows of a pass; the layers of longer ones keep a GPU at work
-MOST_SHAPES = 4  # of windows, whose recordings are kept
+MOST_SHAPES = 4  # of windows that came twice, whose recordings are kept
+MOST_TIMES = 8  # that a layer is recorded for one shape; one that changes more often runs as it is
+MOST_SEEN = 4096  # shapes of all layers that are known
 SIMPLE = ("Attention", "MLP", "Norm", "Dropout")  # how the names of a layer's parts end that always do the same work
 ROUTED = ("expert", "router", "moe")  # in the names of parts whose work depends on the numbers
+PLAIN = (bool, int, float, str)  # settings of modules
 Replay = Callable[[], object]
 Record = Callable[[Callable[[], None], "Recordings"], Replay]
 """(work, recordings that it is to be one of) -> what does it again, with the tensors where they are."""
@@ -37,20 +40,47 @@ class Recorded:
     Attributes:
         replay: does the layer's work again.
         inputs: where it reads tensors.
-        weights: (weights of a module by name, name, address) as they were recorded.
         calls: of our attention.
+        state: all else that the recording depends on.
     """
 
     replay: Replay
     inputs: tuple[Tensor, ...]
-    weights: list[tuple[dict[str, Any], str, int]]
     calls: int
+    state: "LayerState"
 
     def fits(self, inputs: tuple[Tensor, ...]) -> bool:
-        """Whether the inputs and the weights are where they were."""
-        if any(a is not b for a, b in zip(self.inputs, inputs, strict=True)):
-            return False
-        return all(found[name] is not None and found[name].data_ptr() == at for found, name, at in self.weights)
+        """Whether all is as it was."""
+        return all(a is b for a, b in zip(self.inputs, inputs, strict=True)) and self.state.holds()
+
+
+class LayerState:
+    """What a layer's work depends on beside its arguments: its modules, their forwards, settings and weights."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        """As it is now; the layer's own forward is the one that replays."""
+        parts = list(layer.modules())
+        self._forwards = [(vars(part), vars(part).get("forward")) for part in parts[1:]]
+        self._children = [(part._modules, name, child) for part in parts for name, child in part._modules.items()]  # noqa: SLF001
+        self._settings = [
+            (vars(part), name, x) for part in parts for name, x in vars(part).items() if isinstance(x, PLAIN)
+        ]
+        self._weights = [
+            (own, name, x.data_ptr())
+            for part in parts
+            for own in (part._parameters, part._buffers)  # noqa: SLF001  # their names take longer than a launch
+            for name, x in own.items()
+            if x is not None
+        ]
+
+    def holds(self) -> bool:
+        """Whether it is so still."""
+        return (
+            all(own.get("forward") is forward for own, forward in self._forwards)
+            and all(own.get(name) is child for own, name, child in self._children)
+            and all(own.get(name) == x for own, name, x in self._settings)
+            and all((x := own.get(name)) is not None and x.data_ptr() == at for own, name, at in self._weights)
+        )
 
 
 @dataclass
@@ -94,10 +124,10 @@ class ReplayedPass:
         """Begin a pass.
 
         Args:
-            kept: of the network; begun anew when it has recordings of too many shapes.
+            kept: of the network; begun anew when it has those of too many shapes.
             record: makes a recording.
         """
-        if len({shape for _, shape in kept.recorded}) > MOST_SHAPES:
+        if sum(name == "hidden" for name, *_ in kept.buffers) > MOST_SHAPES or len(kept.seen) > MOST_SEEN:
             kept.clear()
         self._kept, self._record = kept, record
         self._static: dict[int, tuple[Tensor, Tensor]] = {}  # what came in this pass, and where it was copied to
@@ -108,6 +138,8 @@ class ReplayedPass:
             return forward
 
         def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if _has_hooks(layer):
+                return forward(hidden, *args, **kwargs)
             shape = _shape_of((hidden, args, kwargs))
             key, count = (index, shape), self._kept.seen.get((index, shape), 0)
             if count < 1 or shape is None:  # the first pass
@@ -121,7 +153,9 @@ class ReplayedPass:
                 return forward(place, *args, **kwargs)
             found = self._kept.recorded.get(key)
             if found is None or not found.fits(inputs):
-                found = self._recording(partial(forward, place, *args, **kwargs), layer, inputs)
+                self._kept.seen[key] = count + 1
+                work = partial(forward, place, *args, **kwargs)
+                found = self._recording(work, layer, inputs) if count < 2 + MOST_TIMES else None
             if found is None:
                 self._kept.seen[key] = -1
                 return forward(place, *args, **kwargs)
@@ -149,14 +183,7 @@ class ReplayedPass:
             return None
         finally:
             calls, context.attention_calls = context.attention_calls - before, before
-        weights = [
-            (own, name, x.data_ptr())
-            for part in layer.modules()
-            for own in (part._parameters, part._buffers)  # noqa: SLF001  # parameters() takes longer than a launch
-            for name, x in own.items()
-            if x is not None
-        ]
-        return Recorded(replay, inputs, weights, calls)
+        return Recorded(replay, inputs, calls, LayerState(layer))
 
     def _hidden(self, hidden: Tensor) -> Tensor:
         """Where layers read and write hidden states; they are there already after another layer."""
@@ -225,6 +252,11 @@ def _tensors(given: Any) -> Iterator[Tensor]:
     elif isinstance(given, dict | tuple | list):
         for part in given.values() if isinstance(given, dict) else given:
             yield from _tensors(part)
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    """Whether somebody looks at what parts of a layer are given or give."""
+    return any(part._forward_hooks or part._forward_pre_hooks for part in layer.modules())  # noqa: SLF001
 
 
 def _is_simple(layer: nn.Module) -> bool:
