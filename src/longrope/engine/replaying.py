@@ -158,6 +158,7 @@ class ReplayedPass:
                 found = self._recording(work, layer, inputs) if count < 2 + MOST_TIMES else None
             if found is None:
                 self._kept.seen[key] = -1
+                self._kept.recorded.pop(key, None)
                 return forward(place, *args, **kwargs)
             self._kept.recorded[key] = found
             found.replay()
