@@ -22,6 +22,14 @@ $LAUNCH measure "$trained" --factors $run --measure-data $texts/measure --length
 $LAUNCH measure "$trained" --factors $run --measure-data $texts/measure --lengths 128k,512k,1024k \
     --metrics far-context,far-shuffled,far-replaced "${same[@]}" --out $run-control
 
+# facts that are asked for in other words, and needles in prose; on short texts beside the original
+$LAUNCH measure "$trained" --factors $run --measure-data $texts/measure --lengths 32k,128k \
+    --metrics reworded-questions,prose-needle "${same[@]}" --set measure.needles=60 --out $run-reworded
+short=(--measure-data $texts/measure/prose --lengths 1k,4k --metrics reworded-questions --set measure.windows=1
+    --set measure.window_tokens=2048k --set measure.needles=30 --out $run-reworded-short)
+$LAUNCH measure $model "${short[@]}"
+$LAUNCH measure "$trained" --factors $run "${short[@]}"
+
 # without training: by factors for 512k, by those of the run above, and by the best two for 1,024k
 $LAUNCH extend --recipe recipes/gemma3-2048k-untrained.toml --out $run-untrained
 $LAUNCH measure $model --factors $run --measure-data $texts/measure --lengths 128k,512k \

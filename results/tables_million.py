@@ -1,6 +1,6 @@
 """Tables of the runs to 2,097,152 tokens; a place without a record says so."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tables_cells import ORIGINAL, Cell, Records, Row, number, percent, table
 
@@ -16,6 +16,7 @@ RUNS = {"gemma3-2048k": "Gemma-3-270M", "smollm2-2048k": "SmolLM2-135M"}
 UNTRAINED = "gemma3-2048k-untrained"
 FURTHER = "gemma3-2048k-untrained-1024k"  # two of them at twice the length, by factors for it
 BEFORE = "gemma3-2048k-before"  # the factors of the trained run with the original weights
+REWORDED, WORDED = "gemma3-2048k-reworded", "gemma3-2048k-reworded-short"  # on a GPU, and short texts on a CPU
 NEEDLES = {"codes": "gemma3-needles-codes", "varied needles": "gemma3-needles-varied"}
 TUNED = "longrope-tuned"
 LENGTHS = {n * 1024: f"{n:,}k" for n in (4, 8, 32, 128, 512, 1024, 2048)}
@@ -165,16 +166,15 @@ def length_table(records: Records, run: str = "gemma3-2048k") -> str:
 def untrained_table(records: Records) -> str:
     """Methods without training and the trained model: perplexity of the same last tokens, and the same needles."""
     subjects: list[tuple[str, tuple[str, ...], str]] = [
-        (label, (UNTRAINED, FURTHER), method) for method, label in METHODS.items()
+        (label, ("gemma3-2048k", FURTHER, UNTRAINED), method) for method, label in METHODS.items()
     ]
     subjects += [("NTK by critical dimension, factors for 2,048k", (BEFORE,), "ntk-critical")]
-    subjects += [("the same, trained", ("gemma3-2048k",), TUNED)] * records.has(UNTRAINED)
+    subjects += [("the same, trained", ("gemma3-2048k",), TUNED)]
     beyond = [length for length in LENGTHS if 32768 < length < 2**21]
     rows: list[Row] = []
     for label, runs, method in subjects:
         cells: list[str | Cell] = []
-        found = [records.scores(run, method) for run in runs if records.has(run)]
-        scores = {key: score for some in reversed(found) for key, score in some.items()}
+        scores = _joined(records, ((run, method) for run in runs))
         for length in beyond:
             for metric, write in ((LAST["gemma3-2048k"], number), ("prose-needle", counted)):
                 score = scores.get((metric, length))
@@ -190,20 +190,33 @@ def counted(score: Score) -> Cell:
 
 
 def needles_table(records: Records) -> str:
-    """What two trainings find that differ in their needles alone, in the form of these and in another one."""
-    lengths = [n * 1024 for n in (32, 64, 128)]
-    arms = [("original", NEEDLES["varied needles"], "none"), *((kind, run, TUNED) for kind, run in NEEDLES.items())]
+    """What is found in the form of the trained needles, and in another one, in rows and at lengths with records."""
+    run = "gemma3-2048k"
+    arms: list[tuple[str, dict[Key, Score]]] = [
+        ("original", _joined(records, ((WORDED, "none"), (run, "none")))),
+        (
+            "trained to 2,048k",
+            _joined(records, ((WORDED, "ntk-critical"), (REWORDED, "ntk-critical"))) | trained_scores(records, run),
+        ),
+        *((f"64k alone, {kind}", _joined(records, ((folder, TUNED),))) for kind, folder in NEEDLES.items()),
+    ]
+    metrics = {"prose-needle": "needles in prose", "reworded-questions": "reworded questions"}
+    lengths = sorted({at for _, scores in arms for name, at in scores if name == "reworded-questions"})
     rows: list[Row] = []
-    for metric, words in (
-        ("prose-needle", "needles in prose"),
-        ("reworded-questions", "reworded questions"),
-        ("passkey", "passkeys, one a text"),
-    ):
-        for label, run, method in arms:
-            scores = records.scores(run, method) if records.has(run) else {}
+    for metric, words in metrics.items():
+        for label, scores in arms:
             found = [scores.get((metric, length)) for length in lengths]
-            rows.append([f"{words}: {label}", *(counted(score) if score else NONE for score in found)])
-    return table(["", *(f"{length // 1024}k" for length in lengths)], rows)
+            if any(found):
+                rows.append([f"{words}: {label}", *(counted(score) if score else NONE for score in found)])
+    return table(["", *(f"{length // 1024}k" for length in lengths)], rows or [[NONE]])
+
+
+def _joined(records: Records, parts: Iterable[tuple[str, str]]) -> dict[Key, Score]:
+    """The scores of methods in runs, those of later runs before those of earlier ones."""
+    found: dict[Key, Score] = {}
+    for run, method in parts:
+        found |= records.scores(run, method) if records.has(run) else {}
+    return found
 
 
 def far_table(records: Records) -> str:

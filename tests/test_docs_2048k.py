@@ -35,7 +35,9 @@ def test_needles_and_passkeys_are_as_many_as_they_say() -> None:
     needles = {length: found("prose-needle", length) for _, metric, length in scores if metric == "prose-needle"}
     assert scores["longrope-tuned", "prose-needle", LONGEST]["num_windows"] == 60
     apart = [s for s in lines(f"{RUN}-passkeys/scores.jsonl") if s["metric"] == "passkey"]
-    assert {s["context_tokens"]: (s["value"], s["num_windows"]) for s in apart} == {2**15: (1, 10), LONGEST: (1, 10)}
+    asked = (2**15, LONGEST, 2**12, 2**17, 2**19)
+    assert [(s["context_tokens"], s["value"], s["num_windows"]) for s in apart] == [(at, 1, 10) for at in asked]
+    assert "At 4k, 128k and 512k 10 of 10 passkeys are found, too" in PAGE
     assert f"all of 10 passkeys are found, one in each text, and {needles[LONGEST]} of 60 needles in prose" in PAGE
     assert f"at 32,768 tokens 10 of 10 and {needles[2**15]} of 60" in PAGE
     assert min(needles[length] for length in needles if length <= 2**19) >= 0.9 * 60
@@ -69,3 +71,23 @@ def test_the_trainings_took_what_they_say() -> None:
     assert f"after {minutes:.0f} minutes of training on two H200" in README
     middle = [sorted(step["seconds"] for step in steps)[len(steps) // 2] for steps in stages]
     assert "64k {:.2f} s, of 256k {:.1f} s, of 512k {:.1f} s".format(*middle) in LOG
+
+
+def test_questions_in_other_words_are_at_chance() -> None:
+    """What the page says of them is in the records, and every interval holds one in twenty-one."""
+
+    def found(run: str, metric: str = "reworded-questions") -> dict[tuple[str, int], tuple[int, int]]:
+        own = [s for s in lines(f"{run}/scores.jsonl") if s["metric"] == metric]
+        assert all(s["low"] < 1 / 21 < s["high"] for s in own if metric == "reworded-questions")
+        counts = {(s["method"], s["context_tokens"]): (s["value"] * s["num_windows"], s["num_windows"]) for s in own}
+        return {key: (round(right), count) for key, (right, count) in counts.items()}
+
+    far, short = found(f"{RUN}-reworded"), found(f"{RUN}-reworded-short")
+    assert far == {("ntk-critical", 2**15): (3, 60), ("ntk-critical", 2**17): (6, 60)}
+    assert "Of 60 questions that ask for facts in other words 3 are answered at 32,768 tokens and 6 at 131,072" in PAGE
+    needles = found(f"{RUN}-reworded", "prose-needle")
+    assert [right for right, _ in needles.values()] == [54, 57]
+    assert "beside 54 and 57 of 60 needles in prose" in PAGE
+    assert (short["none", 1024], short["ntk-critical", 1024]) == ((2, 30), (3, 30))
+    assert "the original answers 2 of 30, the trained model 3" in PAGE
+    assert "the original answers 2 of 30, the trained weights 3" in LOG

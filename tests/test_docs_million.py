@@ -82,8 +82,10 @@ def test_what_was_measured_apart_stands_beside_the_run(tmp_path: Path) -> None:
     assert row(lengths, "128k")[2:5] == ["13.00", "0.988", "0.900"], "the run's own ratio, and the control"
     write(tmp_path, million.UNTRAINED, "critical", (131072, 524288), **{"last-tokens-32767": 15.0})
     write(tmp_path, million.FURTHER, "critical", (1048576,), **{"last-tokens-32767": 16.0})
+    write(tmp_path, "gemma3-2048k", "none", (131072,), **{"last-tokens-32767": 17.0})
     write(tmp_path, million.BEFORE, "ntk-critical", (131072,), **{"last-tokens-32767": 14.0})
     table = million.untrained_table(records)
+    assert row(table, "original model")[1] == "17.00"
     assert row(table, "critical-pair rule")[1::2] == ["15.00", "15.00", "16.00"]
     assert row(table, "NTK by critical dimension, factors for 2,048k")[1] == "14.00"
     assert row(table, "the same, trained")[1:3] == ["13.00", "1 of 1"]
@@ -108,17 +110,21 @@ def test_aims_are_held_to_the_records(tmp_path: Path) -> None:
     assert row(table, "SmolLM2-135M, last 8,191 of 1,048,576 tokens, of near context's")[3] == "yes"
 
 
-def test_needles_of_both_kinds_and_single_passes(tmp_path: Path) -> None:
+def test_needles_of_both_forms_and_single_passes(tmp_path: Path) -> None:
     records = Records(tmp_path)
-    write(tmp_path, "gemma3-needles-codes", "longrope-tuned", (65536,), **{"reworded-questions": 1.0})
-    write(tmp_path, "gemma3-needles-varied", "none", (32768,), passkey=1.0)
+    write(tmp_path, "gemma3-2048k", "none", (32768,), **{"prose-needle": 0.0})
+    write(tmp_path, million.REWORDED, "ntk-critical", (32768,), **{"reworded-questions": 0.0})
+    write(tmp_path, million.WORDED, "none", (1024,), **{"reworded-questions": 1.0})
     table = million.needles_table(records)
-    assert row(table, "reworded questions: codes")[1:] == [million.NONE, "1 of 1", million.NONE]
-    assert row(table, "passkeys, one a text: original")[1] == "1 of 1"
-    assert row(table, "passkeys, one a text: varied needles")[1] == million.NONE
+    assert table.splitlines()[0] == "|  | 1k | 32k |"
+    assert row(table, "needles in prose: original")[1:] == [million.NONE, "0 of 1"]
+    assert row(table, "reworded questions: trained to 2,048k")[1:] == [million.NONE, "0 of 1"]
+    assert "codes" not in table, "arms without records are left out"
+    write(tmp_path, "gemma3-needles-codes", "longrope-tuned", (65536,), **{"reworded-questions": 1.0})
+    table = million.needles_table(records)
+    assert row(table, "reworded questions: 64k alone, codes")[1:] == [million.NONE, million.NONE, "1 of 1"]
     read = {"last": 9.0, "last_4096": 8.5, "seconds": 200.4, "peak_bytes": 3 * 2**30}
     line = {"tokens": 2**22, "factors_window": 2**21, "near": read | {"last": 10.0}, "whole": read}
-    (tmp_path / "gemma3-2048k").mkdir()
     (tmp_path / "gemma3-2048k/far.jsonl").write_text(json.dumps(line) + "\n")
     assert row(million.far_table(records), "4,194,304")[1:] == ["2,048k", "9.00", "8.50", "0.900", "200", "3"]
 
