@@ -154,7 +154,7 @@ def test_questions_that_no_metric_asks_are_refused(pico_folder: Path, text_folde
     assert isinstance(done.exception, RecipeError)
     assert "None of them asks its questions" in str(done.exception)
     asked = MeasureRecipe(metrics=("ruler",), qa_data="squad.json")
-    assert measuring(asked, None, "needle") == replace(asked, metrics=("needle",))
+    assert measuring(asked, None, "needle", None) == replace(asked, metrics=("needle",))
 
 
 def test_the_nano_model_finds_single_needles_inside_its_window() -> None:

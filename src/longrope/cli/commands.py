@@ -6,7 +6,6 @@ LONGROPE_DEBUG=1 prints the traceback of every error.
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -280,7 +279,6 @@ def measure(
     if factors and method:
         raise RecipeError("--factors and --method are given.", "One method is measured.", "Leave one of them out.")
     full = options.overridden(Recipe(model, target_tokens=1, data=()), {**given, "factors": None, "method": None})
-    full = replace(full, measure=options.measuring(full.measure, qa_data=qa_data))
     options.check_measured(assignments or ())
     full, factors = changed(full, assignments or ()), options.factors_file(factors)
     if not trust_task_files:

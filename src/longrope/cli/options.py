@@ -296,7 +296,8 @@ def overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
         plain["tune"] = replace(recipe.tune, **settings)
     if given.get("method"):
         plain["search"] = replace(recipe.search, method=given["method"])
-    return replace(recipe, **plain, measure=measuring(recipe.measure, given.get("lengths"), given.get("metrics")))
+    asked = (given.get(name) for name in ("lengths", "metrics", "qa_data"))
+    return replace(recipe, **plain, measure=measuring(recipe.measure, *asked))
 
 
 def parse_weights(text: str) -> tuple[float, ...]:
@@ -315,9 +316,7 @@ def check_measured(assignments: Sequence[str]) -> None:
         )
 
 
-def measuring(
-    settings: MeasureRecipe, lengths: str | None = None, metrics: str | None = None, qa_data: Path | None = None
-) -> MeasureRecipe:
+def measuring(settings: MeasureRecipe, lengths: str | None, metrics: str | None, qa_data: Path | None) -> MeasureRecipe:
     """The settings of a measurement, with these lengths, metrics and questions where they are given.
 
     Raises:
