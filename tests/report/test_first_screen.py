@@ -45,6 +45,9 @@ def test_the_first_tiles_are_the_verdict_and_what_short_texts_pay(source: str) -
         *("+15.0%", "perplexity at 64 tokens, against the original model"),
         "95 % interval +12.0% to +18.0%",
     )
+    values = [value for value, *_ in tiles]
+    assert len(set(values)) == len(values)  # no number is said twice
+    assert {"9.5", "50%"} < set(values)
 
 
 def test_what_was_measured_comes_before_what_made_it(source: str) -> None:

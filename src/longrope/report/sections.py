@@ -92,7 +92,9 @@ def facts_of(run: Contents) -> list[Fact]:
     own = _own_source(run)
     longest = max((score.context_tokens for score in run.scores), default=0)
     at_longest = [s for s in run.scores if (s.source, s.context_tokens) == (own, longest)]
-    return [*facts, *(_fact(s, text) for metric, text in HEADLINES.items() for s in at_longest if s.metric == metric)]
+    shown = {(fact.value, fact.interval) for fact in facts if fact.interval}  # the comparison of the verdict
+    measured = [_fact(s, text) for metric, text in HEADLINES.items() for s in at_longest if s.metric == metric]
+    return [*facts, *(fact for fact in measured if (fact.value, fact.interval) not in shown)]
 
 
 def _verdict_facts(run: Contents) -> list[Fact]:
