@@ -34,11 +34,12 @@ PACKAGES = re.compile(  # lines of apt and pip
 )
 FRAMES = re.compile(r"━|^[└┌├]")  # of bars and tables
 OWN = "longrope extend SmolLM2.gguf --to 32k --data texts"
-SHORTER = "--method critical --metrics perplexity --set measure.windows=1 --set measure.baselines="
-SHORTER += " --set measure.original_tokens=8k --batch 1 --steps 20"
-SHORTER += " --set tune.window_tokens=2k --set tune.skipped_positions=32k"
 TUNED = f"{OWN} --encoding latin-1 --tune"
-SMALL = f"{TUNED} {SHORTER} --out runs/smollm2-32k"
+SHORTER = f"{TUNED} --method critical --metrics prefix-perplexity"
+MEASURED = "--set measure.windows=1 --set measure.baselines="
+TRAINED = "--set tune.window_tokens=1k --set tune.skipped_positions=32k"
+WHOLE = f"{SHORTER} {MEASURED} --set measure.original_tokens=8k --batch 1 --steps 4 {TRAINED} --out runs/smollm2-32k"
+STOPPED = f"{SHORTER} --lengths 8k {MEASURED} --batch 1 --steps 3 {TRAINED} --out runs/stopped"
 
 
 INTRO = """# A first session
@@ -70,8 +71,9 @@ STEPS = (
     Step("As it says", "pip install --quiet './longrope[data]'"),
     Step("The model", "longrope inspect SmolLM2.gguf"),
     Step("The estimate, at the defaults, with a training", f"{TUNED} --dry-run"),
-    Step("With what the estimate names, begun, and stopped by Ctrl-C in the training", SMALL, stop=r"step [5-9], loss"),
-    Step("The same command again, to its end", SMALL),
+    Step("From 8k to 32k, measured at both", WHOLE),
+    Step("A shorter run, stopped by Ctrl-C in its training", STOPPED, stop=r"step [12], loss", after=1.0),
+    Step("The same command again", STOPPED),
     Step("What is there", "ls -sh runs/smollm2-32k runs/smollm2-32k/hf"),
 )
 
@@ -169,7 +171,8 @@ def type_in(command: list[str], stop: str, after: float) -> tuple[list[str], int
             stop_at = time.monotonic() + after
         if time.monotonic() > stop_at:
             os.write(terminal, b"\x03")
-            lines.append(f"{time.monotonic() - began:6.0f} s  ^C, after: {text.rsplit(chr(13), 1)[-1].strip() or last}")
+            drawn = text.rsplit("\r", 1)[-1].partition("━")[0].strip()
+            lines.append(f"{time.monotonic() - began:6.0f} s  ^C, after: {drawn or last}")
             stop_at, stop = float("inf"), ""
     if text.strip():
         lines.append(f"{time.monotonic() - began:6.0f} s  {text.rsplit(chr(13), 1)[-1].strip()}")
