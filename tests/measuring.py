@@ -85,6 +85,10 @@ def find_prose_needles(patch: pytest.MonkeyPatch, find: Callable[[LanguageModel,
 def answer_prompts(patch: pytest.MonkeyPatch, answer: Callable[[LanguageModel, Prompt], list[Answer]]) -> None:
     """Let a function answer the questions of each prompt."""
     patch.setattr("longrope.evaluation.answers.answer_prompt", answer)
+    patch.setattr(
+        "longrope.evaluation.answers.answer_each",
+        lambda model, prompts: [one for prompt in prompts for one in answer(model, prompt)],
+    )
 
 
 class Passes:

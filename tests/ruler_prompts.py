@@ -13,7 +13,7 @@ import torch
 from measuring import make_context, scores_of
 
 from longrope.data import Tokens, TokenText
-from longrope.engine import decoding, drafts
+from longrope.engine import decoding, rows
 from longrope.evaluation import answers
 from longrope.evaluation.prompts import build_prompt
 from longrope.evaluation.prompts.documents import DocumentQuestion
@@ -90,6 +90,7 @@ class SampleBuilder:
     """Stands where the network and its cache are: what it says next depends on the words that were read alone."""
 
     native = None
+    eight_bit = True  # so that prompts are asked one by one
 
     def __init__(self, tokenizer: Any, answer: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
         """From now on prompts are answered by ``answer``; then comes the end token."""
@@ -101,7 +102,7 @@ class SampleBuilder:
         self.pushed = 0
         monkeypatch.setattr(answers, "KeyValueCache", self.open_cache)
         monkeypatch.setattr(decoding, "prefill", self.prefill)
-        monkeypatch.setattr(drafts, "read_all", self.read_all)
+        monkeypatch.setattr(rows, "read_all", self.read_all)
 
     def open_cache(self, *_: object, **__: object) -> "SampleBuilder":
         """Begin to read another text."""

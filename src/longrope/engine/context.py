@@ -24,7 +24,7 @@ from longrope.engine.backward import KeptOutputs
 from longrope.engine.biases import KeyBias, adapt_biases, attend_biased
 from longrope.engine.compressing import Compressed, adapt_compressors, attend_compressed
 from longrope.engine.indexers import adapt_indexers
-from longrope.engine.kv_cache import LayerKeys, decoder_of, describe_others, remembers_keys_alone
+from longrope.engine.kv_cache import LayerKeys, SeveralKeys, decoder_of, describe_others, remembers_keys_alone
 from longrope.engine.masks import Sight, describe_mask
 from longrope.engine.parted import NearExact, attend_in_parts, near_exact_of
 from longrope.errors import ModelError, describe_error
@@ -50,7 +50,8 @@ class ForwardContext:
         forwards: what modules of the network call then in the place of their own forwards.
         documents: kept apart from each other in each window; None where each window is one.
         shard: this process's part of the windows; None where it has them whole.
-        layer_keys: where the layer at work keeps keys and values, for tiles and caches; None where it sees all tokens.
+        layer_keys: where the layer at work keeps keys and values, for tiles and caches (``LayerKeys``, of several texts
+            ``SeveralKeys``); None where it sees all tokens.
         attention_calls: how often our attention was called.
         given: rows and tokens that the decoder is given.
         handed: what a module of the layer at work has made for its attention, until that takes it.
@@ -62,7 +63,7 @@ class ForwardContext:
     forwards: Forwards
     documents: Documents | None = None
     shard: Shard | None = None
-    layer_keys: LayerKeys | None = None
+    layer_keys: Any = None
     attention_calls: int = 0
     given: tuple[int, int] = (0, 0)
     handed: Compressed | KeyBias | None = None
@@ -104,6 +105,7 @@ class ForwardContext:
     def keys_of_all(self, new: Tensor) -> Tensor:
         """[B, Sk, D] keys of all tokens so far from those [B, n, D] of the tokens at hand, which are kept."""
         if self.layer_keys is not None:
+            kept: Tensor
             (kept,) = self.layer_keys.update(new[:, None])
             return kept[:, 0]
         return self.shard.gather(new[:, None])[:, 0] if self.shard else new
@@ -139,7 +141,7 @@ class ForwardContext:
                 self.kept = None
 
     @contextmanager
-    def caching(self, keys: LayerKeys) -> Iterator[None]:
+    def caching(self, keys: LayerKeys | SeveralKeys) -> Iterator[None]:
         """Keep keys and values there while a layer works."""
         self.layer_keys = keys
         try:
@@ -277,9 +279,11 @@ def attend_in_context(
     if torch.is_autocast_enabled(kind):  # where cos and sin made float32 of query and key
         query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
     chosen = next((others[name] for name in CHOSEN if others.get(name) is not None), sight.chosen)
+    rows: list[tuple[Tensor, Tensor]] = []
     if context.layer_keys is not None:
         counted = any(x is not None for x in (handed, chosen, context.near, sight.chunk, context.documents))
-        key, value = context.layer_keys.update(key, value, window=None if counted else sight.window)
+        kept = context.layer_keys.update(key, value, window=None if counted else sight.window)
+        rows, (key, value) = (kept, kept[0]) if isinstance(kept, list) else ([], kept)
     elif context.shard:
         key, value = context.shard.gather(key), context.shard.gather(value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -298,7 +302,9 @@ def attend_in_context(
             query, key = context.near.moved_on(query, key)
         else:
             work = partial(attend_in_parts, near=context.near, **given)
-    output = _attend(context, work, query, key, value, chosen if chosen is not None and chosen.shape[-1] else None)
+    chosen = chosen if chosen is not None and chosen.shape[-1] else None
+    parts = [_attend(context, work, query[i : i + 1], *pair, None) for i, pair in enumerate(rows)]
+    output = torch.cat(parts) if rows else _attend(context, work, query, key, value, chosen)
     return output.transpose(1, 2).contiguous(), None  # some models take a view of it
 
 

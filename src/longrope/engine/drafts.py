@@ -6,7 +6,7 @@ temperature of zero). Proposals come from a guess of the answer and from what st
 (prompt lookup decoding), so one pass gives several tokens where a model copies, repeats itself, or answers as guessed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,20 @@ class Drafting:
         Yields:
             The tokens of the answer, without an end token; at most ``most_tokens``.
         """
+        steps, likeliest = self.steps(logits, most_tokens), None
+        while (step := next_step(steps, likeliest)) is not None:
+            likeliest = None
+            if isinstance(step, int):
+                yield step
+            else:
+                likeliest = read_all(self.model, np.asarray([step]), self.cache, len(step))[0].argmax(-1).tolist()
+
+    def steps(self, logits: Tensor, most_tokens: int) -> Generator[int | list[int], list[int] | None, None]:
+        """The steps of ``write``, whose passes the caller makes, of several answers together.
+
+        Yields:
+            A token of the answer; or tokens to read into the cache, in exchange for the likeliest after each of them.
+        """
         written: list[int] = []
         following = [int(logits.argmax())]  # tokens that greedy decoding writes next
         while True:
@@ -60,17 +74,24 @@ class Drafting:
                 if len(written) == most_tokens:
                     return
             draft = [] if self.cache.native else list(self.propose(written))[: most_tokens - len(written) - 1]
-            following = self._read([written[-1], *draft])
+            before = self.cache.tokens
+            likeliest = yield [written[-1], *draft]
+            assert likeliest is not None
+            self.pushed_tokens += 1 + len(draft)
+            kept = next((i for i, token in enumerate(draft) if token != likeliest[i]), len(draft))
+            if draft:
+                self.cache.rewind(before + 1 + kept)
+            following = [int(token) for token in likeliest[: kept + 1]]
 
-    def _read(self, tokens: list[int]) -> list[int]:
-        """Read a written token and a draft; return what greedy decoding writes after the former."""
-        before, draft = self.cache.tokens, tokens[1:]
-        likeliest = read_all(self.model, np.asarray([tokens]), self.cache, len(tokens))[0].argmax(-1).tolist()
-        self.pushed_tokens += len(tokens)
-        kept = next((i for i, token in enumerate(draft) if token != likeliest[i]), len(draft))
-        if draft:
-            self.cache.rewind(before + 1 + kept)
-        return [int(token) for token in likeliest[: kept + 1]]
+
+def next_step(
+    steps: Generator[int | list[int], list[int] | None, None], given: list[int] | None
+) -> int | list[int] | None:
+    """The next of the steps of ``Drafting``, after what it asked for was given; None at their end."""
+    try:
+        return steps.send(given)
+    except StopIteration:
+        return None
 
 
 def look_up(known: NDArray[np.integer[Any]], written: Sequence[int], most_tokens: int) -> list[int]:

@@ -4,7 +4,7 @@ Shape legend: B = batch, G = key/value heads, n = new tokens, D = head dimension
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -127,6 +127,21 @@ class LayerKeys:
                 store.restore(state[f"{call}{place}"], state.get(f"{call}{place}.scales"), device)
 
 
+class SeveralKeys:
+    """Keys and values of one layer of several texts, a row of each pass for each of them."""
+
+    def __init__(self, rows: Sequence[LayerKeys]) -> None:
+        """Take those of each text; they expect their first call for new tokens."""
+        self.rows, self.capacity = rows, rows[0].capacity
+        for row in rows:
+            row.begin_tile()
+
+    def update(self, *new: Tensor, window: int | None = None) -> list[tuple[Tensor, ...]]:
+        """Take those of new tokens [B, G, n, D]; return those of all tokens of each text so far, [1, G, S, D]."""
+        parts = (tuple(x[i : i + 1] for x in new) for i in range(len(self.rows)))
+        return [row.update(*part, window=window) for row, part in zip(self.rows, parts, strict=True)]
+
+
 class _Store:
     def __init__(self, capacity: int, *, eight_bit: bool, offload: bool) -> None:
         self.capacity, self.eight_bit, self.offload = capacity, eight_bit, offload
@@ -233,7 +248,7 @@ class KeyValueCache:
             ModelError: a model with recurrent layers whose states are to be kept as 8-bit integers or in the CPU's
                 memory.
         """
-        self.capacity, self.eight_bit, self._drop = capacity, eight_bit, drop
+        self.capacity, self.eight_bit, self._drop, self.forgets = capacity, eight_bit, drop, False
         self.native: NativeCache | None = None
         self._make = partial(LayerKeys, capacity, eight_bit=eight_bit, offload=offload, drop=drop)
         self._calls: dict[int, list[LayerKeys]] = {}
@@ -271,21 +286,14 @@ class KeyValueCache:
         For caches of layers with keys and values alone, as they are; all layers have read the text before.
         """
         assert not self.native
-        self.forgets = True
+        places: list[Any] = [self, *self.layers]
+        for place in places:
+            place.forgets = True
         try:
             yield
         finally:
-            self.forgets = False
-
-    @property
-    def forgets(self) -> bool:
-        """Whether nothing of new tokens is kept at this moment."""
-        return any(keys.forgets for keys in self.layers)
-
-    @forgets.setter
-    def forgets(self, forgets: bool) -> None:
-        for keys in self.layers:
-            keys.forgets = forgets
+            for place in places:
+                place.forgets = False
 
     def keys_of(self, layer: int) -> LayerKeys:
         """Those of the next call of a layer."""

@@ -63,14 +63,18 @@ def _follow_side_by_side(model: LanguageModel, questions: Sequence[Question], ca
     return found
 
 
+def takes_rows(model: LanguageModel, cache: KeyValueCache) -> bool:
+    """Whether layers work on each row of a batch by itself, and the cache holds keys and values as they are."""
+    kinds = set(getattr(model.network.config, "layer_types", None) or ALIKE)
+    if cache.native or cache.eight_bit or not kinds <= ALIKE:
+        return False
+    context = ForwardContext(model.network, {})
+    return not (context.adapted or context.choosing)
+
+
 def _rows_at_once(model: LanguageModel, cache: KeyValueCache, questions: Sequence[Question]) -> int:
     """How many questions may be read side by side; 1 where the model's layers may not take rows so."""
-    kinds = set(getattr(model.network.config, "layer_types", None) or ALIKE)
-    plain = not cache.native and kinds <= ALIKE and not cache.eight_bit
-    if not plain:
-        return 1
-    context = ForwardContext(model.network, {})
-    if context.adapted or context.choosing:
+    if not takes_rows(model, cache):
         return 1
     largest = max(keys.num_bytes for keys in cache.layers)
     longest = max(len(tokens) for tokens, _ in questions)

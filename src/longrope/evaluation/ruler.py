@@ -7,6 +7,7 @@ import numpy as np
 
 from longrope import distributed
 from longrope.data import fingerprint, read_document
+from longrope.engine.rows import MOST_ROWS
 from longrope.evaluation import answers
 from longrope.evaluation.metric import Context, Metric, Reading
 from longrope.evaluation.needles import essays
@@ -53,14 +54,18 @@ class RulerTask(Metric):
         identity, build = self.identity(context), self._builder(context)
         model, factors = context.subject.model, context.subject.factors(context.length)
 
-        def ask(sample: int) -> tuple[float, int, str]:
-            prompt = build(sample)
-            (answer,) = answers.answer_prompt(model, prompt)
-            return answer.share, len(prompt.text) + answer.pushed_tokens, answer.text
+        def ask(samples: Sequence[int]) -> list[tuple[float, int, str]]:
+            prompts = [build(sample) for sample in samples]
+            answered = answers.answer_each(model, prompts)
+            context.passed(len(samples))
+            lengths = (len(prompt.text) for prompt in prompts)
+            return [(one.share, n + one.pushed_tokens, one.text) for one, n in zip(answered, lengths, strict=True)]
 
         def make() -> Arrays:
+            count = context.settings.ruler_prompts
+            together = [range(first, min(first + MOST_ROWS, count)) for first in range(0, count, MOST_ROWS)]
             with context.subject.reading(context.length):
-                done = distributed.map_ranks(range(context.settings.ruler_prompts), context.counted(ask), alone=True)
+                done = [x for some in distributed.map_ranks(together, ask, alone=True) for x in some]
             shares, tokens, texts = map(np.asarray, zip(*done, strict=True))
             return {"shares": shares, "tokens": tokens, "answers": texts}
 
