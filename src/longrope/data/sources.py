@@ -2,10 +2,12 @@
 
 import codecs
 import gzip
+import os
 import re
 import sys
 import sysconfig
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -89,11 +91,26 @@ def list_files(source: Path, report: TextsReport) -> list[Path]:
             "A regular file or a folder is needed.",
             "Write what it gives to a file.",
         )
-    inside = sorted(path for path in source.rglob("*") if path.is_symlink() or not path.is_dir())
+    inside = sorted(_inside(source))
     shown = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(source).parts)]
     report.hidden += len(inside) - len(shown)
     report.skipped += [(path, "no regular file, or a link to a folder") for path in shown if not path.is_file()]
     return [path for path in shown if path.is_file()]
+
+
+def _inside(source: Path) -> Iterator[Path]:
+    """All but the folders below a folder; raise TextsError for one that cannot be read, unless it is hidden."""
+
+    def refuse(error: OSError) -> None:
+        place = Path(error.filename)
+        if not any(part.startswith(".") for part in place.relative_to(source).parts):
+            raise TextsError(
+                f"{place} cannot be read ({error}).", "A readable folder is needed.", "Check it."
+            ) from error
+
+    for folder, folders, files in os.walk(source, onerror=refuse):
+        yield from (Path(folder, name) for name in files)
+        yield from (link for name in folders if (link := Path(folder, name)).is_symlink())
 
 
 def stdlib_modules(folder: Path | None = None) -> list[Path]:

@@ -88,9 +88,12 @@ def export_hf(  # noqa: PLR0913  # what a checkpoint depends on are its argument
         reopen: reads the checkpoint again for the comparison (see ``reopen_alone``, which does it by default).
 
     Raises:
-        ExportError: the factors have start tokens, or the reopened checkpoint gives other logits.
+        ExportError: the factors have start tokens, the reopened checkpoint gives other logits, or the folder is the
+            model's own.
     """
     settings, folder = settings or ExportRecipe(), Path(folder)
+    if folder.exists() and Path(model.name).exists() and folder.samefile(model.name):
+        raise ExportError(f"{folder} is the model that is exported.", "It is not changed.", "Give another folder.")
     check_not_quantized(model, "An export")
     number_format, reason = choose_dtype(model, dtype)
     model = rounded(model, number_format) if dtype else model
