@@ -11,6 +11,7 @@ from longrope.data import load_texts, pieces
 from longrope.errors import TextsError
 
 TEXT = "\r\n\n".join(pico.make_text(20, seed=i) + "é" for i in range(40))
+ASCII = "Plain words.\n" * 1000  # more than is decoded at once: as UTF-8 they are text with zeros
 
 
 @pytest.fixture
@@ -28,6 +29,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a.txt", TEXT.encode(), ""),
         ("marked.txt", TEXT.encode("utf-8-sig"), ""),
         ("wide.txt", TEXT.encode("utf-16"), ""),
+        ("unmarked.txt", (ASCII + TEXT).encode("utf-16")[2:], "utf-16"),
         ("a.txt.gz", gzip.compress(TEXT.encode()), ""),
         ("western.txt", TEXT.encode("latin-1"), "latin-1"),
     ],
@@ -46,10 +48,10 @@ def test_a_long_file_has_the_tokens_of_its_text(
     monkeypatch.setattr(pieces, "SHORT_PIECE", 90)
     (tmp_path / name).write_bytes(content)
     assert pieces.is_long(tmp_path / name)
-    shown = list[int]()
-    given: list[Any] = [["Before. " * 9], tmp_path / name, ["After. " * 9], [TEXT]]
+    shown, text = list[int](), content.decode("utf-16-le") if name == "unmarked.txt" else TEXT
+    given: list[Any] = [["Before. " * 9], tmp_path / name, ["After. " * 9], [text]]
     read = load_texts([], tokenizer, measure=given, encoding=encoding, on_read=shown.append)
-    held = load_texts([], tokenizer, measure=[["Before. " * 9], [TEXT], ["After. " * 9]])
+    held = load_texts([], tokenizer, measure=[["Before. " * 9], [text], ["After. " * 9]])
     assert read.measure.tokens.tolist() == held.measure.tokens.tolist()
     assert read.measure.documents.tolist() == held.measure.documents.tolist()
     assert read.report.bytes_read == held.report.bytes_read

@@ -9,7 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from longrope.data.sources import CONTROL, DAMAGED, NO_TEXT, NoTextError, check_format, likely_encoding, marked
+from longrope.data.sources import (
+    CONTROL,
+    DAMAGED,
+    NO_TEXT,
+    NoTextError,
+    check_format,
+    likely_encoding,
+    marked,
+    unmarked,
+)
 from longrope.errors import TextsError
 
 HELD_BYTES = 2**23  # of a file that is read at once; of a .gz file an eighth
@@ -79,7 +88,7 @@ def look_through(path: Path, encoding: str = "") -> TextFile:
             if not encoding:
                 raise NoTextError(f"{NO_TEXT}{likely_encoding(error.object)}") from None
         with suppress(UnicodeDecodeError):
-            return _look_through(path, encoding, CONTROL, f"neither UTF-8 nor {encoding} text")
+            return _look_through(path, unmarked(encoding), CONTROL, f"neither UTF-8 nor {encoding} text")
         raise NoTextError(f"neither UTF-8 nor {encoding} text")
     except DAMAGED:
         raise NoTextError("a damaged .gz file") from None
@@ -89,15 +98,14 @@ def look_through(path: Path, encoding: str = "") -> TextFile:
 
 def _look_through(path: Path, encoding: str, forbidden: re.Pattern[str], reason: str) -> TextFile:
     characters = size = 0
-    digest, blank = hashlib.sha256(), True
+    digest, blank, refused = hashlib.sha256(), True, False
     for chunk in read_chunks(path, encoding):
-        if forbidden.search(chunk):
-            raise NoTextError(reason)
+        refused = refused or bool(forbidden.search(chunk))  # unless it cannot be decoded further on
         content = chunk.encode()
         digest.update(content)
         characters, size, blank = characters + len(chunk), size + len(content), blank and not chunk.strip()
-    if blank:
-        raise NoTextError("blank")
+    if blank or refused:
+        raise NoTextError("blank" if blank else reason)
     return TextFile(path, encoding, characters, size, digest.digest())
 
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longrope.data.sources import DAMAGED, marked
+from longrope.data.sources import DAMAGED, marked, unmarked
 from longrope.errors import TextsError
 
 Row = Mapping[str, Any]
@@ -153,7 +153,7 @@ def _csv_encoding(path: Path, encoding: str) -> str:
         except UnicodeDecodeError:
             if not encoding:
                 raise OSError("not UTF-8; --encoding names what it is") from None
-            return encoding
+            return unmarked(encoding)
     return found
 
 

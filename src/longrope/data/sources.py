@@ -194,6 +194,12 @@ def _decode_as(content: bytes, encoding: str) -> str:
     raise NoTextError(f"{NO_TEXT}{likely_encoding(content)}")
 
 
+def unmarked(encoding: str) -> str:
+    """The encoding of content without a byte order mark; without one, streams do not take UTF-16 by its plain name."""
+    name = codecs.lookup(encoding).name
+    return f"{name}-{sys.byteorder[0]}e" if name in ("utf-16", "utf-32") else name
+
+
 def check_format(content: bytes) -> None:
     """Refuse what begins as a file of a known kind that is no text (raises NoTextError)."""
     for signature, reason in FORMATS.items():
