@@ -30,10 +30,10 @@ class RulerTask(Metric):
     """
 
     def readings(self, context: Context) -> tuple[Reading, ...]:
-        """One pass for each prompt, and its answer, which takes the more passes the more is asked for."""
+        """One pass for each prompt, one for its question, and those of answers, the more the more is asked for."""
         count, (question,) = context.settings.ruler_prompts, self._builder(context)(0).questions
-        asked = 1 if question.any_of else len(question.references)
-        return (Reading(self.name, context.length, count, count * (1 + answers.USUAL_PASSES * asked)),)
+        asked, together = 1 if question.any_of else len(question.references), -(-count // MOST_ROWS)
+        return (Reading(self.name, context.length, count, count + together * answers.USUAL_PASSES * asked),)
 
     def inputs(self, context: Context) -> str:
         """The first prompt, and what decides the others."""
