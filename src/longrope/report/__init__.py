@@ -5,6 +5,7 @@ tokens a search has pushed up to each of its trials.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -13,6 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from longrope.errors import printable
 from longrope.report.contents import Contents, read_run
 from longrope.report.palette import figure_style
 from longrope.report.sections import all_sections, facts_of, tell_run
@@ -22,6 +24,8 @@ from longrope.runs.run_dir import RunDir
 from longrope.verdict import conclude, describe_verdict
 
 __all__ = ["ScoreTable", "describe_outcome", "score_tables", "write_comparison", "write_report"]
+
+DIRECTIONS = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # marks that turn round what follows
 
 
 def describe_outcome(run: RunDir) -> str:
@@ -65,7 +69,7 @@ def write_comparison(runs: Sequence[RunDir], path: Path | None = None) -> Path:
 
 def _write(run: RunDir, path: Path, contents: Sequence[Contents]) -> Path:
     make_folder(path.parent, linked=True)
-    run.write_text(path, _render(contents))
+    run.write_text(path, DIRECTIONS.sub(lambda mark: printable(mark[0]), _render(contents)))
     return path
 
 
