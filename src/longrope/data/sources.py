@@ -100,17 +100,18 @@ def list_files(source: Path, report: TextsReport) -> list[Path]:
 
 def _inside(source: Path) -> Iterator[Path]:
     """All but the folders below a folder; raise TextsError for one that cannot be read, unless it is hidden."""
-
-    def refuse(error: OSError) -> None:
-        place = Path(error.filename)
-        if not any(part.startswith(".") for part in place.relative_to(source).parts):
-            raise TextsError(
-                f"{place} cannot be read ({error}).", "A readable folder is needed.", "Check it."
-            ) from error
-
-    for folder, folders, files in os.walk(source, onerror=refuse):
-        yield from (Path(folder, name) for name in files)
-        yield from (link for name in folders if (link := Path(folder, name)).is_symlink())
+    left = [source]
+    while left:
+        folder = left.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            if any(part.startswith(".") for part in folder.relative_to(source).parts):
+                continue
+            found = f"{folder} cannot be read ({error})."
+            raise TextsError(found, "A readable folder is needed.", "Check it.") from error
+        left += [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+        yield from (Path(entry.path) for entry in entries if not entry.is_dir(follow_symlinks=False))
 
 
 def stdlib_modules(folder: Path | None = None) -> list[Path]:
