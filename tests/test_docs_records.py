@@ -66,7 +66,7 @@ def test_the_shown_run_is_that_of_the_recipe() -> None:
 
 def test_every_folder_of_results_has_its_row() -> None:
     rows = re.findall(r"^\| `([\w-]+)` \|", DOCS["results/README.md"], re.MULTILINE)
-    assert sorted(rows) == sorted({path.parent.name for path in RESULTS.glob("*/*.jsonl")})
+    assert sorted(rows) == sorted({path.relative_to(RESULTS).parts[0] for path in RESULTS.glob("*/**/*.jsonl")})
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
