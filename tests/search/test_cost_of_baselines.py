@@ -53,7 +53,7 @@ def test_a_scan_that_stays_above_it_has_not_reached_it(tmp_path: Path, capsys: p
     run.scores.touch()
     run.write_text(run.costs, json.dumps([asdict(cost) for cost in costs]))
     rows = {row[0]: row[-1] for row in read_page(write_report(run)).tables["What the searches took"]}
-    assert rows["common loss nats"] == "3.5"
+    assert rows["loss that all searches reached, nats"] == "3.5"
     assert rows["trials to that loss"] == rows["seconds to that loss"] == NOT_REACHED
 
 
