@@ -14,6 +14,6 @@ def run_here(client: Client, python: Path, request: Request) -> Answers:
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder, "request.json"), Path(folder, "answer.json")
         asked.write_text(json.dumps({**vars(request), "path": str(request.path), "remote_code": client.remote_code}))
-        ask_client.main(client.library, str(asked), str(answered))
+        ask_client.main(client.interface, str(asked), str(answered))
         answer = json.loads(answered.read_text())
     return Answers(answer["answers"], answer["versions"])

@@ -16,7 +16,7 @@ from longrope.verification.running import SCRIPT, RefusedError, Request, run_scr
 
 
 def test_every_client_has_a_function_and_every_function_a_client() -> None:
-    assert {row.library for row in CLIENTS.values()} == set(ask_client.LIBRARIES)
+    assert {row.interface for row in CLIENTS.values()} == set(ask_client.INTERFACES)
 
 
 def test_the_script_needs_nothing_of_ours() -> None:

@@ -45,4 +45,4 @@ def test_clients_that_are_alike_share_an_environment() -> None:
 
 
 def _without_name(client: Client) -> tuple[object, ...]:
-    return client.library, client.module, client.requirements, client.same_as or client.name
+    return client.interface, client.module, client.requirements, client.same_as or client.name

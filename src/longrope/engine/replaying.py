@@ -3,11 +3,12 @@
 A layer of 8,192 tokens has some forty operations that take a GPU less time than Python takes to launch them. In the
 third pass over windows of one shape they are recorded, and from then on replayed. What a layer is given is copied to
 where the recorded operations read it; its output takes the place of its input. Whatever else they depend on is looked
-at before each replay: the layer's weights, and the arguments that are no tensors.
+at before each replay: the layer's modules, their settings and weights, and the arguments that are no tensors.
 
 Shape legend: B = batch, N = tokens of a window, H = hidden size.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +22,7 @@ from longrope import distributed
 from longrope.engine.context import ForwardContext, active_context
 from longrope.models import LanguageModel, modules_in_layers
 
+LOGGER = logging.getLogger("longrope")
 MOST_TOKENS = 16384  # of all rows of a pass; the layers of longer ones keep a GPU at work
 MOST_SHAPES = 4  # of windows that came twice, whose recordings are kept
 MOST_TIMES = 8  # that a layer is recorded for one shape; one that changes more often runs as it is
@@ -180,7 +182,8 @@ class ReplayedPass:
 
         try:
             replay = self._record(work, self._kept)
-        except (RuntimeError, TypeError):
+        except (RuntimeError, TypeError) as error:
+            LOGGER.debug("a %s is not recorded and runs as it is: %s", type(layer).__name__, error)
             return None
         finally:
             calls, context.attention_calls = context.attention_calls - before, before

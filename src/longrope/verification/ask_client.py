@@ -126,7 +126,7 @@ def ask_vllm(request: Request, report: Report) -> Answers:
     return [rows[first : first + positions] for first in range(0, len(rows), positions)]
 
 
-LIBRARIES: dict[str, Callable[[Request, Report], Answers]] = {
+INTERFACES: dict[str, Callable[[Request, Report], Answers]] = {
     "transformers": ask_transformers,
     LLAMA_CPP: ask_llama_cpp,
     "mlx-lm": ask_mlx,
@@ -134,8 +134,8 @@ LIBRARIES: dict[str, Callable[[Request, Report], Answers]] = {
 }
 
 
-def main(library: str, request_path: str, answer_path: str) -> None:
-    """Answer a request by the library of a client."""
+def main(interface: str, request_path: str, answer_path: str) -> None:
+    """Answer a request by the interface of a client."""
     versions: dict[str, str] = {}
 
     def write(answers: Answers) -> None:
@@ -145,7 +145,7 @@ def main(library: str, request_path: str, answer_path: str) -> None:
         versions.update(known)
         write([])  # for a refusal
 
-    write(LIBRARIES[library](json.loads(Path(request_path).read_text(encoding="utf-8")), report))
+    write(INTERFACES[interface](json.loads(Path(request_path).read_text(encoding="utf-8")), report))
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ class Client:
     Attributes:
         name: on the command line.
         opens: what it is made for: folders, GGUF files, or both.
-        library: by which ``ask_client`` asks it, a key of ``LIBRARIES``; empty for a server.
-        module: of its library; where it can be imported, the script runs with this Python.
+        interface: by which ``ask_client`` asks it, a key of ``INTERFACES``; empty for a server.
+        module: of its Python library; where it can be imported, the script runs with this Python.
         requirements: for pip, where it cannot; none where it must be installed by hand.
         alone: whether its dependencies clash with ours, so that it always has an environment of its own.
         chooses_by: what a runtime with two lists of factors chooses by: the ``length`` of each sequence, or the
@@ -38,7 +38,7 @@ class Client:
 
     name: str
     opens: tuple[str, ...]
-    library: str = ""
+    interface: str = ""
     module: str = ""
     requirements: tuple[str, ...] = ()
     alone: bool = False

@@ -63,7 +63,7 @@ def run_script(client: Client, python: Path, request: Request, seconds: float = 
         files = [Path(folder, name) for name in ("request.json", "answer.json")]
         with writing(files[0]):
             files[0].write_text(json.dumps(asked), encoding="utf-8")
-        command = [str(python), "-P", str(SCRIPT), client.library, *map(str, files)]
+        command = [str(python), "-P", str(SCRIPT), client.interface, *map(str, files)]
         variables = {**clean_environment(), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         try:
             done = subprocess.run(
