@@ -8,17 +8,17 @@ with YaRN window by window on its measuring part and on TEXTS, a folder of anoth
 2607.19363), which learns a table and a scale for each head; ``layer_tables.py`` has tables.
 """
 
-import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
-from layer_tables import RATE, TARGET, WINDOWS, loss_of
+from layer_tables import TARGET, WINDOWS, compare, descend
 from torch import Tensor
 
-from longrope.data import Tokens, load_texts
+from longrope.data import load_texts
 from longrope.models import LanguageModel, load_model, rescaled
 from longrope.rope import baseline_factors
 
@@ -41,30 +41,6 @@ def with_scales(model: LanguageModel, logs: Tensor) -> Iterator[None]:
             hook.remove()
 
 
-def descend(model: LanguageModel, start: Tensor, windows: Tokens, steps: int) -> Tensor:
-    """Logarithms of scales after some steps, a window each."""
-    logs = start.clone().requires_grad_()
-    optimizer = torch.optim.Adam([logs], lr=RATE)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / steps)) / 2
-        with with_scales(model, logs):
-            (logs.grad,) = torch.autograd.grad(loss_of(model, windows[step % len(windows)]), [logs])
-        optimizer.step()
-    return logs.detach()
-
-
-def compare(model: LanguageModel, scales: dict[str, Tensor], windows: Tokens, name: str) -> None:
-    """Print the mean loss of each, and how much it differs from YaRN's, with two standard errors."""
-    losses = {}
-    for kind, logs in scales.items():
-        with with_scales(model, logs), torch.inference_mode():
-            losses[kind] = np.asarray([loss_of(model, window).item() for window in windows])
-    for kind, own in losses.items():
-        gaps = own - losses["YaRN"]
-        error = 2 * gaps.std(ddof=1) / math.sqrt(len(gaps))
-        print(f"{name}: {kind} {own.mean():.4f}, beside YaRN {gaps.mean():+.4f} ± {error:.4f}", flush=True)
-
-
 def main(folder: str, steps: int = 32, seed: int = 0) -> None:
     """Descend both and compare."""
     torch.set_num_threads(1)
@@ -75,16 +51,17 @@ def main(folder: str, steps: int = 32, seed: int = 0) -> None:
     searched = np.random.default_rng(seed).permutation(texts.search.windows(TARGET, steps))
     config = model.network.config
     scales = {"YaRN": torch.zeros(1, 1)}
+    change = partial(with_scales, model)
     with rescaled(model, baseline_factors(model.spec, "yarn", TARGET).factor_sets[0]):
         for kind, shape in {
             "one scale": (1, 1),
             "a scale for each head": (config.num_hidden_layers, config.num_attention_heads),
         }.items():
-            scales[kind] = descend(model, torch.zeros(shape), searched, steps)
+            scales[kind] = descend(model, torch.zeros(shape), change, searched, steps)
             found = torch.exp(scales[kind])
             print(f"{kind}: {found.mean():.3f}, {found.min():.3f} to {found.max():.3f}", flush=True)
         for name, text in {"standard library": texts.measure, "other texts": other}.items():
-            compare(model, scales, text.windows(TARGET, WINDOWS), name)
+            compare(model, scales, change, text.windows(TARGET, WINDOWS), name, "YaRN")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ and a scale that grows with the length; this is no reproduction of it. Query hea
 
 import math
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from longrope.models import LanguageModel, load_model
 from longrope.rope import baseline_factors
 
 TARGET, WINDOWS, RATE = 1024, 24, 0.03
+Change = Callable[[Tensor], AbstractContextManager[None]]
+"""Logarithms -> what holds in a block with them."""
 
 
 @contextmanager
@@ -71,29 +74,30 @@ def loss_of(model: LanguageModel, window: Tokens) -> Tensor:
     return functional.cross_entropy(logits, ids[0, TARGET // 2 :])
 
 
-def descend(model: LanguageModel, start: Tensor, attention: float, windows: Tokens, steps: int) -> Tensor:
-    """Log lambdas of the shape of ``start`` after some steps, a window each."""
-    log_lambdas = start.clone().requires_grad_()
-    optimizer = torch.optim.Adam([log_lambdas], lr=RATE)
+def descend(model: LanguageModel, start: Tensor, change: Change, windows: Tokens, steps: int) -> Tensor:
+    """What ``start`` becomes by some steps on it, a window each, in which ``change`` of it holds."""
+    logs = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([logs], lr=RATE)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / steps)) / 2
-        with with_tables(model, log_lambdas, attention):
-            loss = loss_of(model, windows[step % len(windows)])
-            (log_lambdas.grad,) = torch.autograd.grad(loss, [log_lambdas])
+        with change(logs):
+            (logs.grad,) = torch.autograd.grad(loss_of(model, windows[step % len(windows)]), [logs])
         optimizer.step()
-    return log_lambdas.detach()
+    return logs.detach()
 
 
-def compare(model: LanguageModel, tables: dict[str, Tensor], attention: float, windows: Tokens, name: str) -> None:
-    """Print the mean loss of each, and how much it differs from that of one table, with two standard errors."""
+def compare(
+    model: LanguageModel, found: dict[str, Tensor], change: Change, windows: Tokens, name: str, reference: str
+) -> None:
+    """Print the mean loss of each, and how much it differs from that of ``reference``, with two standard errors."""
     losses = {}
-    for kind, table in tables.items():
-        with with_tables(model, table, attention), torch.inference_mode():
+    for kind, logs in found.items():
+        with change(logs), torch.inference_mode():
             losses[kind] = np.asarray([loss_of(model, window).item() for window in windows])
     for kind, own in losses.items():
-        gaps = own - losses["one table"]
+        gaps = own - losses[reference]
         error = 2 * gaps.std(ddof=1) / math.sqrt(len(gaps))
-        print(f"{name}: {kind} {own.mean():.4f}, beside one table {gaps.mean():+.4f} ± {error:.4f}", flush=True)
+        print(f"{name}: {kind} {own.mean():.4f}, beside {reference} {gaps.mean():+.4f} ± {error:.4f}", flush=True)
 
 
 def main(folder: str, steps: int = 40, seed: int = 0) -> None:
@@ -107,12 +111,12 @@ def main(folder: str, steps: int = 40, seed: int = 0) -> None:
     start = torch.log(torch.tensor(yarn.lambdas, dtype=torch.float32))[None]
     searched = np.random.default_rng(seed).permutation(texts.search.windows(TARGET, steps))
     layers, heads = len(model.network.model.layers), model.network.config.num_key_value_heads
-    tables = {"YaRN": start}
+    tables, change = {"YaRN": start}, partial(with_tables, model, attention=yarn.attention_factor)
     kinds = {"one table": 1, "a table for each layer": layers, "a table for each key head": layers * heads}
     for kind, rows in kinds.items():
-        tables[kind] = descend(model, start.repeat(rows, 1), yarn.attention_factor, searched, steps)
+        tables[kind] = descend(model, start.repeat(rows, 1), change, searched, steps)
     for name, text in {"standard library": texts.measure, "other texts": other}.items():
-        compare(model, tables, yarn.attention_factor, text.windows(TARGET, WINDOWS), name)
+        compare(model, tables, change, text.windows(TARGET, WINDOWS), name, "one table")
 
 
 if __name__ == "__main__":

@@ -67,6 +67,10 @@ class Records:
         """The records of one file of lines."""
         return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
 
+    def lines_if_any(self, name: str) -> list[Line]:
+        """The same; none where there is no such file."""
+        return self.lines(name) if (self.folder / name).exists() else []
+
     def content(self, name: str) -> Any:
         """What one JSON file holds."""
         return json.loads((self.folder / name).read_text())

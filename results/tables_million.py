@@ -221,8 +221,7 @@ def _joined(records: Records, parts: Iterable[tuple[str, str]]) -> dict[Key, Sco
 
 def far_table(records: Records) -> str:
     """Single passes over one text: perplexity of the same last tokens by how many stand before them."""
-    path = "gemma3-2048k/far.jsonl"
-    lines = records.lines(path) if (records.folder / path).exists() else []
+    lines = records.lines_if_any("gemma3-2048k/far.jsonl")
     rows: list[Row] = [
         [
             f"{line['tokens']:,}",
@@ -264,8 +263,7 @@ def training_table(records: Records) -> str:
 
 def answers_table(records: Records) -> str:
     """Answers of ``longrope generate`` about one sentence of a document."""
-    path = "gemma3-2048k/answers.jsonl"
-    lines = records.lines(path) if (records.folder / path).exists() else []
+    lines = records.lines_if_any("gemma3-2048k/answers.jsonl")
     rows: list[Row] = [
         [
             f"{line['prompt_tokens']:,}",
