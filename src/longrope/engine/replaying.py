@@ -183,7 +183,7 @@ class ReplayedPass:
         try:
             replay = self._record(work, self._kept)
         except (RuntimeError, TypeError) as error:
-            LOGGER.debug("a %s is not recorded and runs as it is: %s", type(layer).__name__, error)
+            LOGGER.debug("a %s is not recorded and runs without a CUDA graph: %s", type(layer).__name__, error)
             return None
         finally:
             calls, context.attention_calls = context.attention_calls - before, before
