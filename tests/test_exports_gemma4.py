@@ -29,7 +29,8 @@ def make_factors(model: LanguageModel) -> RescaleFactors:
     return RescaleFactors(lambdas, 256, model.spec.fingerprint, attention_factor=1.1)
 
 
-@pytest.mark.parametrize("family", ["gemma4_text", pytest.param("gemma4_unified_text", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gemma4_text", "gemma4_unified_text"])
 def test_plain_transformers_gives_the_same_logits_in_one_pass_and_from_its_cache(family: str, tmp_path: Path) -> None:
     """The global layers have the factors, the sliding ones stay; what the config allows changes no cache."""
     model = make_model(family)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pico
+import pytest
 from commands import Command
 from gguf import GGUFWriter, RopeScalingType
 
@@ -42,6 +43,7 @@ def test_a_large_gguf_file_is_inspected_by_its_header(tmp_path: Path) -> None:
     assert (report["carried_scaling"], report["theta"]) == ("linear", 1e4)
 
 
+@pytest.mark.slow
 def test_nothing_but_the_answer_is_printed(tmp_path: Path) -> None:
     """No bar and no warning of transformers, by ``python -m longrope`` in a process of its own."""
     path = save_large(tmp_path / "large.gguf")

@@ -67,7 +67,7 @@ def three(two: Launch, recipe: Recipe, alone: Alone, tmp_path_factory: pytest.Te
     return launch_cases(3, tmp_path_factory.mktemp("three"), two.folder / "stopped", recipe, alone)
 
 
-@pytest.fixture(scope="module", params=["two", pytest.param("three", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[pytest.param(ranks, marks=pytest.mark.slow) for ranks in ("two", "three")])
 def launch(request: pytest.FixtureRequest) -> Launch:
     """Each of them."""
     return request.getfixturevalue(request.param)  # type: ignore[no-any-return]

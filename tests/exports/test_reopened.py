@@ -45,6 +45,7 @@ def make_by_hand(network: Any, inv_freq: list[float], attention: float) -> Any:
 # In a process of its own
 
 
+@pytest.mark.slow
 def test_two_factor_sets_in_a_fresh_process(pico_folder: Path, tmp_path: Path) -> None:
     """Native keys with the right numbers, all ones below the switch, the model in memory as it was."""
     model = load_model(pico_folder, device="cpu")
@@ -93,6 +94,7 @@ def test_partial_rotary_in_a_single_list(tmp_path: Path) -> None:
     assert rope["short_factor"] == rope["long_factor"] == [1.5, 4.0]
 
 
+@pytest.mark.slow
 def test_checkpoint_that_does_not_reopen_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the fresh process could not open is told with its own words, and not as a success."""
     native = save_model

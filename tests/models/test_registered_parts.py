@@ -16,7 +16,10 @@ from longrope.models.parts import as_registered
 IDS = torch.arange(1, 40)[None]
 
 
-@pytest.mark.parametrize(("family", "changes"), [("emu3", {"vocabulary_map": {"<image>": 9}}), ("mllama", {})])
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [pytest.param("emu3", {"vocabulary_map": {"<image>": 9}}, marks=pytest.mark.slow), ("mllama", {})],
+)
 def test_the_text_part_of_a_whole_model_is_loaded_and_written_as_one(
     family: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:

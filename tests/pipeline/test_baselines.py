@@ -231,7 +231,7 @@ def test_a_run_of_an_earlier_version_is_resumed(beside: Recipe, measured: Measur
 
 
 @pytest.mark.usefixtures("unopened")
-@pytest.mark.parametrize("groups", [3, 7, 8])
+@pytest.mark.parametrize("groups", [3, *(pytest.param(groups, marks=pytest.mark.slow) for groups in (7, 8))])
 def test_an_extension_with_baselines_that_was_interrupted_ends_as_a_whole_one(
     groups: int, beside: Recipe, measured: Measured, tmp_path: Path
 ) -> None:

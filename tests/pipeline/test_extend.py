@@ -17,6 +17,7 @@ from longrope.runs.records import Score, Trial, read_records
 from longrope.runs.run_dir import RunDir
 
 
+@pytest.mark.slow
 def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe, tmp_path: Path) -> None:
     """With the checkpoint really reopened, in plain transformers, in another process."""
     run, steps = RunDir(tmp_path / "run"), list[str]()

@@ -81,12 +81,14 @@ MOMENTS: dict[str, Callable[[pytest.MonkeyPatch], Callbacks]] = {
 
 
 IN_THE_SEARCH = [moment for moment in MOMENTS if "evaluation" in moment or "trial" in moment or "factors" in moment]
+INTERRUPTED = [*(("gradient", moment) for moment in MOMENTS), *(("evolution", moment) for moment in IN_THE_SEARCH)]
+QUICK = {*INTERRUPTED[::3], ("gradient", "in the checkpoint")}  # of every part of a run one moment or more
 
 
 @pytest.mark.usefixtures("unopened")
 @pytest.mark.parametrize(
     ("method", "moment"),
-    [*(("gradient", moment) for moment in MOMENTS), *(("evolution", moment) for moment in IN_THE_SEARCH)],
+    [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in INTERRUPTED],
 )
 def test_a_run_interrupted_at_any_moment_ends_as_a_whole_one(
     method: str, moment: str, recipe: Recipe, whole: dict[str, Outcome], tmp_path: Path

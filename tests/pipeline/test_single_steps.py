@@ -161,6 +161,7 @@ def test_comparing_ends_with_every_method_against_the_best_closed_form(recipe: R
     assert {s.context_tokens for s in paired} == {TARGET}
 
 
+@pytest.mark.slow
 def test_a_comparison_that_was_interrupted_ends_as_a_whole_one(recipe: Recipe, tmp_path: Path) -> None:
     settings = MeasureRecipe(lengths=(TARGET,), metrics=("perplexity",), windows=1, tail_tokens=0)
     full = replace(recipe, measure=settings)
@@ -219,6 +220,7 @@ def test_tuned_weights_are_measured_against_those_before(tuning: Recipe, tmp_pat
     assert written_scores(extend(tuning, run)) == written_scores(scores)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unopened")
 def test_an_interrupted_schedule_compares_with_the_weights_before_its_tuning(tuning: Recipe, tmp_path: Path) -> None:
     whole, run, steps = extend(tuning, RunDir(tmp_path / "whole")), RunDir(tmp_path / "broken"), list[str]()

@@ -63,6 +63,7 @@ def replace(folder: Path) -> None:
             (unfinished / name).write_text("new")
 
 
+@pytest.mark.slow
 def test_a_folder_is_old_new_or_absent(tmp_path: Path) -> None:
     """Never a part of one: what vouches for a checkpoint may outlive a part of its removal."""
     old, new = ({f"hf/{name}": text for name in "abc"} for text in ("old", "new"))
@@ -72,6 +73,7 @@ def test_a_folder_is_old_new_or_absent(tmp_path: Path) -> None:
     assert found[-1] == new
 
 
+@pytest.mark.slow
 def test_what_vouches_for_a_folder_is_gone_before_the_folder_changes(tmp_path: Path) -> None:
     """An export is made anew: its report, which means that it is finished, never stands beside another or no folder."""
 

@@ -77,6 +77,7 @@ def request(path: Path) -> Request:
     return Request(path, [[5, 6, 7, 8]], 2, 3)
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_answers(exported: dict[str, Path]) -> None:
     answers = run_script(CLIENTS["transformers"], Path(sys.executable), request(exported["single"]))
     assert [len(row) for rows in answers.rows for row in rows] == [3, 3]
