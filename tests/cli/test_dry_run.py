@@ -9,7 +9,7 @@ from commands import Command, assert_one_paragraph, report_at_once
 from longrope.pipeline import comparison_costs, estimates
 
 PARTS = {
-    "extend": ["search by gradient", "measure 2 methods", "in all"],
+    "extend": ["search by gradient", "measure 2 methods", "export, open again and compare", "in all"],
     "search": ["search by gradient"],
     "compare": ["search by evolution", "search by gradient", "scan of base and attention factor"],
 }

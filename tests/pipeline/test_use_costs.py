@@ -1,4 +1,4 @@
-"""What answers, exports and checks in other runtimes will take: said before they begin, refused where it cannot fit."""
+"""What answers and checks in other runtimes will take: said before they begin, refused where it cannot fit."""
 
 import re
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from longrope.errors import DryRunEnd, RecipeError
 from longrope.generation import AnswerPlan, GenerationSettings, generate, plan_answer
 from longrope.models import LanguageModel
 from longrope.pipeline import export_model, use_costs
-from longrope.pipeline.use_costs import cache_bytes, estimate_answer, report_answer, report_checks, report_export
+from longrope.pipeline.use_costs import cache_bytes, estimate_answer, report_answer, report_checks
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors
 
@@ -103,19 +103,6 @@ def test_a_saved_document_is_not_read_again(tmp_path: Path) -> None:
 def time_passes(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float]) -> None:
     """Let a pass over so many tokens take so many seconds."""
     monkeypatch.setattr(use_costs, "PassTimer", lambda _: seconds)
-
-
-def test_an_export_is_estimated_by_its_loading_and_its_short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, said = pico.make_model(), list[str]()
-    time_passes(monkeypatch, lambda tokens: tokens / 64)
-    report_export(model, 10.0, said.append)
-    assert said == []
-    report_export(model, 10.0, said.append, short_windows=np.zeros((16, 64), np.int32), always=True)
-    assert said[0].startswith(f"export, open again and compare: about {(20 + 3 * 16) / 60:.1f} min")
-    monkeypatch.setattr(use_costs, "free_memory", lambda _: 5 * 10**4)
-    with pytest.raises(RecipeError, match="GiB at the peak") as caught:
-        report_export(model, 10.0, said.append)
-    assert caught.value.remedy == "Take a machine with more memory."
 
 
 def test_a_dry_run_of_an_export_writes_nothing(tmp_path: Path, pico_folder: Path) -> None:

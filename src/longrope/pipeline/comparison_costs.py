@@ -20,6 +20,7 @@ from longrope.evaluation import Evaluation
 from longrope.evaluation.metric import Reading, Subject
 from longrope.models import LanguageModel
 from longrope.pipeline.estimates import Cost, check_costs, estimate_search, estimate_stages
+from longrope.pipeline.export_costs import SEARCH_ALONE, estimate_run_export
 from longrope.pipeline.session import Session
 from longrope.pipeline.shorter_runs import describe_shorter
 from longrope.pipeline.stages import Task
@@ -111,13 +112,14 @@ def report_costs(
     check_costs(costs)
 
 
-def report_run(session: Session, evaluation: Evaluation, tasks: Sequence[Task], *, always: bool) -> None:
-    """Report what is left of a run: its stages or its search, the scans of its baselines, and measuring all methods.
+def report_run(session: Session, evaluation: Evaluation, tasks: Sequence[Task], *, exports: bool, always: bool) -> None:
+    """Report what is left of a run: stages or a search, scans of baselines, measuring all methods, the export.
 
     Args:
         session: of the run.
         evaluation: what all methods are measured with.
         tasks: the stages; without any the recipe's search is one.
+        exports: whether the checkpoint is still to be made.
         always: report less than a minute, too.
 
     Raises:
@@ -126,20 +128,26 @@ def report_run(session: Session, evaluation: Evaluation, tasks: Sequence[Task], 
     session.report(ESTIMATING)
     speeds = Speeds(session.model)
     costs = estimate_run(session, evaluation, [task.stage for task in tasks if not task.done], speeds)
-    report_costs(costs, session.report, unknown=evaluation.unread(evaluation.original), always=always or bool(tasks))
+    after = [estimate_run_export(session, speeds.passes, remedy=SEARCH_ALONE)] if exports else []
+    unknown = evaluation.unread(evaluation.original)
+    report_costs([*costs, *after], session.report, unknown=unknown, always=always or bool(tasks))
     if session.model.device.type == "cpu" and not session.run.has(session.run.provenance):  # it keeps its recipe
 
         def seconds_of(recipe: Recipe) -> float:
             settings = replace(recipe.measure, lengths=evaluation.settings.lengths)
             other, measured = replace(session, recipe=recipe), replace(evaluation, settings=settings)
-            return sum(cost.seconds for cost in estimate_run(other, measured, recipe.stages, speeds))
+            costs = [*estimate_run(other, measured, recipe.stages, speeds), *after]
+            return sum(cost.seconds for cost in costs)
 
         for line in describe_shorter(session.recipe, session.model.spec.trained_window, seconds_of):
             session.report(line)
 
 
 def estimate_run(session: Session, evaluation: Evaluation, stages: Sequence[Stage], speeds: Speeds) -> list[Cost]:
-    """What is left of a run: some stages, or the recipe's own search where it has none, and measuring all methods."""
+    """What is left of a run before its export.
+
+    Some stages, or the recipe's own search where it has none, and measuring all methods.
+    """
     recipe = session.recipe
     method, searches = _search_of(session)
     names = [registry.ORIGINAL, *recipe.measure.baselines, TUNED if session.tunes else method]

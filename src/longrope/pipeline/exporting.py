@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from longrope import distributed, registry
-from longrope.data import Tokens
-from longrope.errors import DryRunEnd, RunError, TextsError
+from longrope.engine.pass_seconds import PassTimer
+from longrope.errors import DryRunEnd, RunError
 from longrope.exports import Origin, describe_short, dump_report, export_hf, origin_of, patch_gguf
-from longrope.exports.short_cost import MOST_TOKENS, WINDOWS
 from longrope.models import load_model, read_gguf_file, read_gguf_spec
 from longrope.pipeline.callbacks import Callbacks
+from longrope.pipeline.comparison_costs import report_costs
+from longrope.pipeline.export_costs import KINDS, count_lists, estimate_export, estimate_run_export, short_windows
 from longrope.pipeline.session import Session, load_inputs
 from longrope.pipeline.stages import Task, plan_tasks, run_tasks, tune_at_target
-from longrope.pipeline.use_costs import report_export
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors, load_factors
 from longrope.rows import Format
@@ -39,7 +39,7 @@ def _export(session: Session, factors: RescaleFactors, given: Mapping[str, str])
     session.report(f"export to {run.checkpoint}, reopen in plain transformers, compare")
     scores = _scores_of(run, factors)
     with replacing_folder(run.checkpoint) as folder:
-        options = _export_options(session, factors) | {"short_windows": _short_windows(session), **given}
+        options = _export_options(session, factors) | {"short_windows": short_windows(session), **given}
         report = export_hf(session.model, factors, folder, scores=scores, **options)
         add_to_card(folder / "README.md", verify_export(folder, session.model, report.switch_tokens, session.report))
     run.write_text(run.export_report, dump_report(report))
@@ -92,16 +92,16 @@ def export_again(
     recipe = replace(run.recipe(), export=settings)
     with run.locked():
         factors = load_factors(run.factors()).factor_sets[-1]  # before the model is loaded, for a run may have none
-        began = time.perf_counter()
-        session = Session(recipe, run, *load_inputs(recipe, callbacks), callbacks)
+        model, texts, seconds = load_inputs(recipe, callbacks)
+        session = Session(recipe, run, model, texts, callbacks, loading_seconds=seconds)
         if tasks := plan_tasks(session):
             _check_finished(run, tasks)
             extended = run_tasks(session, tasks)
             session, factors = session.with_model(extended.model), extended.longest
         elif run.has(run.tuning):
             session = session.with_model(tune_at_target(session, factors))
-        short, loading = _short_windows(session) if to == "hf" else None, time.perf_counter() - began
-        report_export(session.model, loading, callbacks.on_step, short_windows=short, always=dry_run)
+        cost = estimate_run_export(session, PassTimer(session.model), factors, to=to)
+        report_costs([cost], callbacks.on_step, always=dry_run)
         if dry_run:
             raise DryRunEnd
         if to != "hf":
@@ -148,7 +148,9 @@ def export_model(
     report(f"export to {path}, open it again, compare")
     began = time.perf_counter()
     model, origin = load_model(source), origin_of(source, settings.base_model)
-    report_export(model, time.perf_counter() - began, report, always=dry_run)
+    seconds, kind = time.perf_counter() - began, KINDS.get(to, to)
+    cost = estimate_export(model, PassTimer(model), seconds, lists=count_lists(settings), kind=kind)
+    report_costs([cost], report, always=dry_run)
     if dry_run:
         raise DryRunEnd
     written = registry.resolve(registry.FORMATS[to].write)(
@@ -179,15 +181,6 @@ def _export_options(session: Session, factors: RescaleFactors) -> dict[str, Any]
         windows = session.texts.measure.windows(recipe.target_tokens, recipe.measure.windows)
     origin = Origin(recipe.model, tuned=model.name != recipe.model, hub_name=recipe.export.base_model)
     return {"settings": recipe.export, "windows": windows, "origin": origin}
-
-
-def _short_windows(session: Session) -> Tokens | None:
-    """Held-out windows of the trained window, or of as many tokens as short texts have; None without text."""
-    length = min(session.model.spec.trained_window, MOST_TOKENS)
-    try:
-        return session.texts.measure.windows(length, WINDOWS)
-    except TextsError:
-        return None
 
 
 def _check_finished(run: RunDir, tasks: Sequence[Task]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from longrope import distributed, registry
 from longrope.data import Preprocess, check_unsearched
+from longrope.engine.pass_seconds import PassTimer
 from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Subject
 from longrope.models import LanguageModel, check_not_quantized
@@ -24,6 +25,7 @@ from longrope.pipeline.comparison_costs import (
     report_search,
 )
 from longrope.pipeline.estimates import estimate_tuning, search_costs
+from longrope.pipeline.export_costs import estimate_run_export
 from longrope.pipeline.exporting import export
 from longrope.pipeline.guarding import check_parts
 from longrope.pipeline.kept import report_kept
@@ -85,7 +87,7 @@ def extend(
     evaluation = evaluation_of(session, original)
     evaluation.check(original)
     report_kept(session, tasks)
-    report_run(session, evaluation, tasks, always=dry_run)
+    report_run(session, evaluation, tasks, exports=not _is_exported(session, tasks), always=dry_run)
     with session.begun():
         baselines = make_baselines(session, recipe.measure.baselines, measured_lengths(recipe, session.model))
         for line in evaluation.describe_windows(original):
@@ -119,12 +121,23 @@ def _extend(session: Session, tasks: Sequence[Task], evaluation: Evaluation) -> 
     measured = evaluation.text.windows(evaluation.longest(evaluation.original), evaluation.settings.windows)
     extended = run_tasks(session, tasks, lambda factors: check_unsearched(measured, factors.searched))
     run = session.run
-    made_of = f"{tasks[-1].made_of} {_form_of(session.recipe.export)}\n"
-    if run.read_text(run.scheduled) != made_of:
+    if not _is_exported(session, tasks):
         run.remove(run.export_report)  # a checkpoint of other stages, or in another form
     run.write_factors(extended.table)
-    run.write_text(run.scheduled, made_of)
+    run.write_text(run.scheduled, _made_of(session, tasks))
     return extended
+
+
+def _is_exported(session: Session, tasks: Sequence[Task]) -> bool:
+    """Whether the checkpoint is there: of stages, that of all of these."""
+    run = session.run
+    made = not tasks or run.read_text(run.scheduled) == _made_of(session, tasks)
+    return made and run.has(run.export_report)
+
+
+def _made_of(session: Session, tasks: Sequence[Task]) -> str:
+    """What a checkpoint of stages was made of, as the file of a run says it."""
+    return f"{tasks[-1].made_of} {_form_of(session.recipe.export)}\n"
 
 
 def _form_of(settings: ExportRecipe) -> str:
@@ -151,7 +164,11 @@ def tune(
     factor_set.check_spec(session.model.spec)
     check_training(session.model, session.texts.tune, settings)
     session.report(ESTIMATING)
-    report_costs([estimate_tuning(settings, session.model)], session.report, always=True)
+    passes = PassTimer(session.model)
+    costs = [estimate_tuning(settings, session.model, passes)]
+    if not run.has(run.export_report):
+        costs.append(estimate_run_export(session, passes, factor_set))
+    report_costs(costs, session.report, always=True)
     with session.begun():
         tuned = tune_at_target(session, factor_set)
         run.write_factors(factor_set)

@@ -71,7 +71,7 @@ def measure_only(
     """
     callbacks = callbacks or Callbacks()
     table = load_factors(factors) if factors else None
-    model, texts = load_inputs(recipe, callbacks, preprocess)
+    model, texts, _ = load_inputs(recipe, callbacks, preprocess)
     with run.locked() if run else nullcontext():
         if run:
             record_provenance(run, model)

@@ -1,10 +1,11 @@
 """A session: everything that the steps of one run share, loaded once and passed on as one argument."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from longrope import distributed
 from longrope.data import Preprocess, Texts, check_sources, load_texts
@@ -32,6 +33,7 @@ class Session:
         callbacks: called as the run proceeds.
         preprocess: the name of the function that every row of the texts went through, if one did.
         dry_run: stop before anything is written.
+        loading_seconds: that the model took to load.
     """
 
     recipe: Recipe
@@ -41,6 +43,7 @@ class Session:
     callbacks: Callbacks = field(default_factory=Callbacks)
     preprocess: str = ""
     dry_run: bool = False
+    loading_seconds: float = 0.0
 
     @classmethod
     def load(
@@ -61,8 +64,8 @@ class Session:
         name = f"{preprocess.__module__}:{preprocess.__qualname__}" if preprocess else ""
         run.check(recipe, name)
         callbacks = callbacks or Callbacks()
-        model, texts = load_inputs(recipe, callbacks, preprocess)
-        return cls(recipe, run, model, texts, callbacks, name, dry_run)
+        model, texts, seconds = load_inputs(recipe, callbacks, preprocess)
+        return cls(recipe, run, model, texts, callbacks, name, dry_run, seconds)
 
     @contextmanager
     def begun(self) -> Iterator[None]:
@@ -94,14 +97,22 @@ class Session:
         return replace(self, model=model)
 
 
-def load_inputs(
-    recipe: Recipe, callbacks: Callbacks, preprocess: Preprocess | None = None
-) -> tuple[LanguageModel, Texts]:
+class Inputs(NamedTuple):
+    """A model and texts, with the seconds that the model took to load."""
+
+    model: LanguageModel
+    texts: Texts
+    loading_seconds: float
+
+
+def load_inputs(recipe: Recipe, callbacks: Callbacks, preprocess: Preprocess | None = None) -> Inputs:
     """The model and the texts of a recipe; what was loaded is reported."""
     _check_files(recipe)  # before the model, which takes longer
     callbacks.on_step(f"load {recipe.model}")
     choices: dict[str, Any] = {name: getattr(recipe, name) for name in LOADING}
+    began = time.perf_counter()
     model = load_model(recipe.model, **choices)
+    seconds = time.perf_counter() - began
     callbacks.on_step("; ".join(_choices(model)))
     callbacks.on_step(f"read {', '.join([*recipe.data, *recipe.measure_data])}")
     texts = load_texts(
@@ -117,7 +128,7 @@ def load_inputs(
     longest = max((recipe.target_tokens, *recipe.measure.lengths))
     for line in texts.lines(longest) if longest > 1 else texts.report.lines():
         callbacks.on_step(line)
-    return model, texts
+    return Inputs(model, texts, seconds)
 
 
 def _check_files(recipe: Recipe) -> None:

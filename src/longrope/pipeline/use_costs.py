@@ -1,4 +1,4 @@
-"""What using a model will take, estimated before it begins: an answer, an export, checks in other runtimes."""
+"""What using a model will take, estimated before it begins: an answer, checks in other runtimes."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope.data import Tokens
 from longrope.engine.decoding import read_prompt
 from longrope.engine.kv_cache import REWOUND_TOKENS, KeyValueCache
 from longrope.engine.memory import choose_tile, estimate_memory, free_memory, weight_bytes
@@ -19,12 +18,10 @@ from longrope.models.fitting import available_memory
 from longrope.models.tables import sliding_layers
 from longrope.pipeline.comparison_costs import STEP_TEXT, report_costs, seconds_of_step
 from longrope.pipeline.estimates import Cost
+from longrope.pipeline.export_costs import LARGER_MACHINE
 
 READ_SHARE = 16  # of a prompt, what the estimate may read of it beforehand
-FLOAT32 = 4  # bytes
-CARD_PASSES = 3  # over each short window of an export: without factors, with one list and with two
 SHORTER = "Take a shorter document, --eight-bit-cache, --offload-cache or a narrower --dtype."
-LARGER_MACHINE = "Take a machine with more memory."
 
 
 def report_answer(
@@ -92,34 +89,6 @@ def cache_bytes(model: LanguageModel, tokens: int, settings: GenerationSettings,
     held = min(tokens, window + REWOUND_TOKENS) if drop and sliding and window else tokens
     share = len(sliding) / config.num_hidden_layers
     return int(short - STEP_TEXT * per_token + per_token * (share * held + (1 - share) * tokens))
-
-
-def report_export(
-    model: LanguageModel,
-    loading_seconds: float,
-    report: Callable[[str], None],
-    *,
-    short_windows: Tokens | None = None,
-    always: bool = False,
-) -> None:
-    """Report what an export will take, if that is more than a minute.
-
-    Args:
-        model: to be exported.
-        loading_seconds: that it took to load; writing and reopening take about as long.
-        report: takes each line.
-        short_windows: [W, N] that the two layouts are measured on.
-        always: report less than a minute, too.
-
-    Raises:
-        RecipeError: the reopened model, in float32, does not fit beside this one.
-    """
-    weights = sum(weight.numel() for weight in model.network.parameters())
-    seconds, needed = 2 * loading_seconds, weight_bytes(model) + FLOAT32 * weights
-    if short_windows is not None:
-        seconds += CARD_PASSES * len(short_windows) * PassTimer(model)(short_windows.shape[1])
-    cost = Cost("export, open again and compare", seconds, needed, free_memory(model), LARGER_MACHINE)
-    report_costs([cost], report, always=always)
 
 
 def report_checks(

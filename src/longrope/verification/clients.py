@@ -119,7 +119,11 @@ def is_checkpoint(path: Path) -> bool:
 
 def clients_at_hand(path: Path) -> tuple[Client, ...]:
     """The clients made for a checkpoint that can run with this Python, without those that take long to start."""
-    kind = kind_of(path)
+    return at_hand(kind_of(path))
+
+
+def at_hand(kind: str) -> tuple[Client, ...]:
+    """The same for a checkpoint of a kind, a folder or a GGUF file."""
     return tuple(row for row in CLIENTS.values() if kind in row.opens and row.quick and row.at_hand)
 
 

@@ -10,7 +10,7 @@ from longrope.errors import ExportError, LongRopeError
 from longrope.models import LanguageModel
 from longrope.runs.files import unfinished_file
 from longrope.verification.checking import Verification, format_row, verify
-from longrope.verification.clients import clients_at_hand, is_checkpoint
+from longrope.verification.clients import Client, at_hand, is_checkpoint, kind_of
 from longrope.verification.truth import write_record
 
 LARGEST_WORK = {"cpu": 1e11, "cuda": 1e14}  # parameters times tokens, of which a pass takes two operations each
@@ -41,12 +41,10 @@ def verify_export(
     if not is_checkpoint(path):  # a format that another package adds
         return []
     write_record(path, model.spec, switch_tokens)
-    names = [client.name for client in clients_at_hand(path)] if clients is None else list(clients)
+    names = [client.name for client in at_hand(kind_of(path))] if clients is None else list(clients)
     if not names or distributed.shard():  # the other processes of a sequence are not here
         return []
-    parameters = sum(weight.numel() for weight in model.network.parameters())
-    work = parameters * switch_tokens * PROMPT_WINDOWS
-    if parameters > MOST_PARAMETERS or work > LARGEST_WORK.get(model.device.type, 0):
+    if _takes_long(model, switch_tokens):
         on_message(f"not opened in {', '.join(names)}, for its size; `longrope verify` does")
         return []
     try:
@@ -58,6 +56,17 @@ def verify_export(
         client, verdict, differences = format_row(each)
         on_message(f"opened in {client}: {verdict}; {each.message or differences}")
     return done
+
+
+def quick_clients(model: LanguageModel, kind: str, switch_tokens: int) -> tuple[Client, ...]:
+    """The clients that ``verify_export`` opens a checkpoint of a kind in, a folder or a GGUF file."""
+    return () if distributed.shard() or _takes_long(model, switch_tokens) else at_hand(kind)
+
+
+def _takes_long(model: LanguageModel, switch_tokens: int) -> bool:
+    parameters = sum(weight.numel() for weight in model.network.parameters())
+    work = parameters * switch_tokens * PROMPT_WINDOWS
+    return parameters > MOST_PARAMETERS or work > LARGEST_WORK.get(model.device.type, 0)
 
 
 def add_to_card(card: Path, done: Sequence[Verification]) -> None:
