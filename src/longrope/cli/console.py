@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("longrope")
 NO_TERMINAL = 200  # characters of a line of a table
-BORDER = 3  # characters between two columns; one more stands at the end
+BORDER, LINE = 3, 1  # characters between two columns, with space beside the line and without
 
 
 class ConsoleHandler(logging.Handler):
@@ -150,14 +150,47 @@ def print_scores(scores: Sequence["Score"], *, as_json: bool) -> None:
     width = console_width()
     for table in score_tables(scores):
         blocks = column_blocks(table.header, table.rows, width)
-        for i, columns in enumerate(blocks):
-            rows = [[row[at] for at in columns] for row in table.rows]
-            last = i == len(blocks) - 1
-            title = table.title if i == 0 else f"{table.title} (continued)"
-            print_table(title, [table.header[at] for at in columns], rows, table.note if last else "")
+        _print_blocks(table.title, table.header, table.rows, blocks, note=table.note)
 
 
-def column_blocks(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+def print_columns(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table of many columns.
+
+    Where a line does not hold them, their names are cut after hyphens and at underscores; then there is no space beside
+    them; then the table is cut into several.
+    """
+    width, cut = console_width(), [name.replace("_", "\n").replace("-", "-\n") for name in header]
+    header, border = next(
+        ((names, border) for names, border in ((header, BORDER), (cut, BORDER)) if _fits(names, rows, width, border)),
+        (cut, LINE),
+    )
+    _print_blocks(title, header, rows, column_blocks(header, rows, width, border), border=border)
+
+
+def _fits(header: Sequence[str], rows: Sequence[Sequence[str]], width: int, border: int) -> bool:
+    return len(column_blocks(header, rows, width, border)) == 1
+
+
+def _print_blocks(
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    blocks: Sequence[Sequence[int]],
+    *,
+    border: int = BORDER,
+    note: str = "",
+) -> None:
+    """A table for each block of columns, with the note below the last one."""
+    for i, columns in enumerate(blocks):
+        cells = [[row[at] for at in columns] for row in rows]
+        last = i == len(blocks) - 1
+        named = title if i == 0 else f"{title} (continued)"
+        print_table(named, [header[at] for at in columns], cells, note if last else "", border=border)
+
+
+def column_blocks(
+    header: Sequence[str], rows: Sequence[Sequence[str]], width: int, border: int = BORDER
+) -> list[list[int]]:
     """Which columns of a table stand side by side: all, or as many as a terminal holds without a word cut in two.
 
     Every block begins with the first column, that of the names.
@@ -166,12 +199,13 @@ def column_blocks(header: Sequence[str], rows: Sequence[Sequence[str]], width: i
         header: of each column.
         rows: cells of each row.
         width: of the terminal, in characters.
+        border: characters between two columns; one more stands at the end.
     """
     cells = [[name, *(row[at] for row in rows)] for at, name in enumerate(header)]
-    names = min(max(map(len, cells[0])), width // 2) + BORDER + 1
+    names = min(max(map(len, cells[0])), width // 2) + border + 1
     blocks, used = [[0]], names
     for at in range(1, len(header)):
-        needed = max(len(word) for cell in cells[at] for word in (*cell.split(), "")) + BORDER
+        needed = max(len(word) for cell in cells[at] for word in (*cell.split(), "")) + border
         if len(blocks[-1]) > 1 and used + needed > width:
             blocks, used = [*blocks, [0]], names
         blocks[-1].append(at)
@@ -212,18 +246,21 @@ def console_width() -> int:
     return console.width if console.is_terminal else NO_TERMINAL
 
 
-def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> None:
+def print_table(
+    title: str, header: Sequence[str], rows: Iterable[Sequence[str]], note: str = "", *, border: int = BORDER
+) -> None:
     """A table as wide as the terminal, or of 200 characters where there is none, with a note below it."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text  # which holds no markup
 
-    table = Table(title=Text(printable(title), style="table.title"), title_justify="left")
+    space = (border - LINE) // 2
+    table = Table(title=Text(printable(title), style="table.title"), title_justify="left", padding=(0, space))
     rows = [[printable(cell) for cell in row] for row in rows]
     whole = max(len(row[0]) for row in (header, *rows)) <= console_width() // 2
     for i, name in enumerate(header):
         place: Any = {"justify": "right"} if i else {"justify": "left", "no_wrap": whole}
-        table.add_column(Text(printable(name)), overflow="fold", **place)
+        table.add_column(Text(printable(name, keep="\n")), overflow="fold", **place)
     for row in rows:
         table.add_row(*map(Text, row))
     Console(width=console_width()).print(table)

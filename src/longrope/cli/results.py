@@ -12,7 +12,7 @@ import typer
 
 from longrope.cli import options
 from longrope.cli.commands import app
-from longrope.cli.console import describe_answer, format_number, note, print_table, reading, say, watching
+from longrope.cli.console import describe_answer, format_number, note, print_columns, reading, say, watching
 from longrope.errors import RecipeError, RunError
 from longrope.lengths import parse_tokens
 from longrope.recipe import ExportRecipe
@@ -291,7 +291,7 @@ def inspect(
             say(f"{name}: {line}")
     for name, rows in tables.items():
         write = _four_digits if name == "pairs" else format_number
-        print_table(name, list(rows[0]), ([write(value) for value in row.values()] for row in rows))
+        print_columns(name, list(rows[0]), [[write(value) for value in row.values()] for row in rows])
 
 
 def _four_digits(value: object) -> str:
