@@ -47,3 +47,28 @@ def test_a_run_is_resumed_with_the_same_function(command: Command, recipe_file: 
     assert "went through clean_run:same, and now none" in refused
     assert "--preprocess clean_run:same" in refused
     assert command(*begin, "--preprocess", "clean_run:same").code == 0
+
+
+@pytest.mark.usefixtures("unopened")
+def test_an_export_reads_short_texts_through_the_function_of_the_run(command: Command, recipe_file: Path) -> None:
+    """Which is given again, for the run remembers its name alone; without it the short texts would be others."""
+    Path("clean_export.py").write_text("def spaced(row):\n    return row['text'].replace('The', 'A')\n")
+    function = ("--preprocess", "clean_export:spaced")
+    begun = command("extend", "--recipe", recipe_file, "--out", "run", "--method", "yarn", *function)
+    assert begun.code == 0, begun.err
+    report = Path("run/export.json")
+    before = report.read_bytes()
+    for given, words in (((), "and now none"), (("--preprocess", "json:loads"), "and now json:loads")):
+        refused = assert_one_paragraph(command("export", "run", *given))
+        assert f"went through clean_export:spaced, {words}" in refused
+        assert "--preprocess clean_export:spaced" in refused
+        assert report.read_bytes() == before
+    again = command("export", "run", *function)
+    assert again.code == 0, again.err
+    assert report.read_bytes() == before
+    assert b"perplexity_single" in before
+
+
+def test_an_export_without_a_run_reads_no_texts(command: Command, pico_folder: Path) -> None:
+    given = ("--model", pico_folder, "--factors", "factors.json", "--out", "hf", "--preprocess", "json:loads")
+    assert "--preprocess json:loads is given, and no run" in assert_one_paragraph(command("export", *given))

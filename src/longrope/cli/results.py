@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from longrope.cli import options
-from longrope.cli.commands import app
+from longrope.cli.commands import app, load_function
 from longrope.cli.console import describe_answer, format_number, note, print_columns, reading, say, watching
 from longrope.errors import RecipeError, RunError
 from longrope.lengths import parse_tokens
@@ -125,6 +125,7 @@ def export(
         str, typer.Option("--base-model", help="Name of the base model on the hub, for the model card.")
     ] = "",
     max_shard_size: options.MaxShardSize = None,
+    preprocess: options.Preprocess = None,
     factors: options.OptionalFactors = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Without a run: hub name, folder, or GGUF file to put factors into.")
@@ -161,6 +162,12 @@ def export(
         return
     _check_format(to, {name: value for name, value in chosen.items() if name == "layout"}, shard_size)
     if run is None:
+        if preprocess:
+            raise RecipeError(
+                f"--preprocess {preprocess} is given, and no run.",
+                "A model with factors is exported without texts.",
+                "Leave it out.",
+            )
         source, file, path = _without_run(model, factors, out)
         with watching() as watch:
             factor_set = load_factors(file).factor_sets[-1]
@@ -173,9 +180,9 @@ def export(
         raise RecipeError(
             f"A run and {' and '.join(alone)} are given.", "A run has a model and factors of its own.", "Leave one out."
         )
-    directory = RunDir(run)
+    directory, function = RunDir(run), load_function(preprocess)
     with watching(run=directory) as watch:
-        pipeline.export_again(directory, settings, watch, to=to, options=chosen, dry_run=dry_run)
+        pipeline.export_again(directory, settings, watch, to=to, options=chosen, preprocess=function, dry_run=dry_run)
     written, report = directory.checkpoint, directory.export_report
     if to != "hf":
         written = directory.path / FORMATS[to].file

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from longrope import distributed, registry
+from longrope.data import Preprocess
 from longrope.engine.pass_seconds import PassTimer
 from longrope.errors import DryRunEnd, RunError
 from longrope.exports import Origin, describe_short, dump_report, export_hf, origin_of, patch_gguf
@@ -15,7 +16,7 @@ from longrope.models import load_model, read_gguf_file, read_gguf_spec
 from longrope.pipeline.callbacks import Callbacks
 from longrope.pipeline.comparison_costs import report_costs
 from longrope.pipeline.export_costs import KINDS, count_lists, estimate_export, estimate_run_export, short_windows
-from longrope.pipeline.session import Session, load_inputs
+from longrope.pipeline.session import Session, load_inputs, name_function
 from longrope.pipeline.stages import Task, plan_tasks, run_tasks, tune_at_target
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors, load_factors
@@ -69,6 +70,7 @@ def export_again(
     *,
     to: str = "hf",
     options: Mapping[str, str] | None = None,
+    preprocess: Preprocess | None = None,
     dry_run: bool = False,
 ) -> None:
     """Export a finished run once more, with these settings, in a format of the registry.
@@ -81,18 +83,22 @@ def export_again(
         callbacks: what is reported.
         to: the name of the format.
         options: ``dtype`` of the weights, and what the format alone takes: ``layout`` of GGUF files.
+        preprocess: what every row of the run's texts went through, of which the run remembers the name alone.
         dry_run: report what it will take, and raise DryRunEnd; nothing is written.
 
     Raises:
         RecipeError: the checkpoint, opened again, does not fit into memory.
-        RunError: the directory holds no run, its stages are not finished, or another process holds it.
+        RunError: the directory holds no run, its texts went through another ``preprocess``, its stages are not
+            finished, or another process holds it.
         FactorsError: the run has no factors yet.
     """
     callbacks = callbacks or Callbacks()
-    recipe = replace(run.recipe(), export=settings)
+    begun = run.recipe()
+    recipe = replace(begun, export=settings)
+    run.check(begun, name_function(preprocess))
     with run.locked():
         factors = load_factors(run.factors()).factor_sets[-1]  # before the model is loaded, for a run may have none
-        model, texts, seconds = load_inputs(recipe, callbacks)
+        model, texts, seconds = load_inputs(recipe, callbacks, preprocess)
         session = Session(recipe, run, model, texts, callbacks, loading_seconds=seconds)
         if tasks := plan_tasks(session):
             _check_finished(run, tasks)

@@ -61,7 +61,7 @@ class Session:
             RunError: another recipe began the run, or the same with another ``preprocess``; nothing is loaded.
             ModelError, TextsError: the model or the texts cannot be loaded.
         """
-        name = f"{preprocess.__module__}:{preprocess.__qualname__}" if preprocess else ""
+        name = name_function(preprocess)
         run.check(recipe, name)
         callbacks = callbacks or Callbacks()
         model, texts, seconds = load_inputs(recipe, callbacks, preprocess)
@@ -95,6 +95,11 @@ class Session:
     def with_model(self, model: LanguageModel) -> "Session":
         """This session with another model, such as the tuned one."""
         return replace(self, model=model)
+
+
+def name_function(preprocess: Preprocess | None) -> str:
+    """What a run remembers of the function that the texts went through: its name, by which nobody loads it."""
+    return f"{preprocess.__module__}:{preprocess.__qualname__}" if preprocess else ""
 
 
 class Inputs(NamedTuple):

@@ -144,8 +144,8 @@ class RunDir:
         if self.has(self._recipe) and function != preprocess:
             raise RunError(
                 f"The texts of {self.path} went through {function or 'no function'}, and now {preprocess or 'none'}.",
-                "A run is resumed on the texts that began it.",
-                f"Give --preprocess {function}." if function else "Leave --preprocess out, or give another --out.",
+                "A run goes on with the texts that began it, and so does its export.",
+                f"Give --preprocess {function}." if function else "Leave --preprocess out, or begin another run.",
             )
 
     def recipe(self) -> Recipe:
