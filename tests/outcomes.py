@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from longrope.exports import hf
-from longrope.pipeline import exporting
+from longrope.pipeline import export_costs, exporting
 from longrope.recipe import Recipe
 from longrope.rope import RescaleFactors, dump_factors
 from longrope.runs.records import Score, Trial, read_records
@@ -76,6 +76,7 @@ def leave_unopened(patch: pytest.MonkeyPatch) -> None:
     """Let checkpoints be written without being opened in processes of their own, which takes seconds."""
     patch.setattr(hf, "compare_logits", lambda *_: [(0.0, 0.0), (0.0, 0.0)])
     patch.setattr(exporting, "verify_export", lambda *_: [])
+    patch.setattr(export_costs, "quick_clients", lambda *_: ())
 
 
 def keep_search(run: RunDir, recipe: Recipe, found: RescaleFactors) -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,8 @@ from longrope.pipeline.session import Session
 from longrope.pipeline.shorter_runs import describe_shorter
 from longrope.pipeline.stages import Task
 from longrope.recipe import Recipe, Stage
+from longrope.rope import RescaleFactors, load_factors
+from longrope.runs.run_dir import RunDir
 from longrope.search.scan import count_scan_passes
 
 COMPARED = ("evolution", "gradient")  # the searches of a comparison
@@ -128,7 +130,9 @@ def report_run(session: Session, evaluation: Evaluation, tasks: Sequence[Task], 
     session.report(ESTIMATING)
     speeds = Speeds(session.model)
     costs = estimate_run(session, evaluation, [task.stage for task in tasks if not task.done], speeds)
-    after = [estimate_run_export(session, speeds.passes, remedy=SEARCH_ALONE)] if exports else []
+    found, after = _found(session, tasks), list[Cost]()
+    if exports:
+        after.append(estimate_run_export(session, speeds.passes, found, remedy=SEARCH_ALONE))
     unknown = evaluation.unread(evaluation.original)
     report_costs([*costs, *after], session.report, unknown=unknown, always=always or bool(tasks))
     if session.model.device.type == "cpu" and not session.run.has(session.run.provenance):  # it keeps its recipe
@@ -141,6 +145,16 @@ def report_run(session: Session, evaluation: Evaluation, tasks: Sequence[Task], 
 
         for line in describe_shorter(session.recipe, session.model.spec.trained_window, seconds_of):
             session.report(line)
+
+
+def _found(session: Session, tasks: Sequence[Task]) -> RescaleFactors | None:
+    """The factors of the longest window, if all stages, or the search of a run without stages, are finished."""
+    method, searches = _search_of(session)
+    if any(not task.done for task in tasks) or (searches and not tasks):
+        return None
+    files = [RunDir(task.folder).factors() for task in tasks] or [session.run.factors(method)]
+    sets = [distributed.on_main(partial(load_factors, file)).factor_sets[-1] for file in files]
+    return max(sets, key=lambda factor_set: factor_set.target_window)
 
 
 def estimate_run(session: Session, evaluation: Evaluation, stages: Sequence[Stage], speeds: Speeds) -> list[Cost]:
