@@ -25,7 +25,7 @@ from longrope.pipeline.exporting import export
 from longrope.recipe import ExportRecipe, Recipe, Stage, TuneRecipe
 from longrope.rope import dump_factors
 from longrope.runs.run_dir import RunDir
-from longrope.verification import exported
+from longrope.verification import checking, exported
 
 NAME = "export, open again and compare"
 
@@ -50,7 +50,7 @@ def counting_tokens() -> Iterator[list[int]]:
 def opened_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints are opened in this process, by transformers alone."""
     monkeypatch.setattr(hf, "reopen_alone", sweep.reopen_here)
-    monkeypatch.setattr(exported, "verify", partial(exported.verify, run=run_here))
+    monkeypatch.setattr(exported, "verify", partial(checking.verify, run=run_here))
 
 
 @pytest.mark.usefixtures("opened_here")

@@ -66,7 +66,7 @@ def quick_clients(model: LanguageModel, kind: str, switch_tokens: int) -> tuple[
 def _takes_long(model: LanguageModel, switch_tokens: int) -> bool:
     parameters = sum(weight.numel() for weight in model.network.parameters())
     work = parameters * switch_tokens * PROMPT_WINDOWS
-    return parameters > MOST_PARAMETERS or work > LARGEST_WORK.get(model.device.type, 0)
+    return bool(parameters > MOST_PARAMETERS or work > LARGEST_WORK.get(model.device.type, 0))
 
 
 def add_to_card(card: Path, done: Sequence[Verification]) -> None:
