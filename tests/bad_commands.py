@@ -38,7 +38,7 @@ COMMANDS = {
         ("wrong length", f"{EXTEND} --lengths 64,64q", "'64q'"),
         ("unknown model", "nonsense --to 256 --data {data}", "nonsense"),
         ("gpt2", "gpt2 --to 256 --data {data}", "'gpt2'"),
-        ("no weights", "bare --to 256 --data {data}", "cannot be loaded"),
+        ("no tokenizer", "bare --to 256 --data {data}", "The tokenizer of 'bare' is missing"),
         ("no data", "{model} --to 256", "--data is missing"),
         ("run is a file", f"{EXTEND} --out empty.txt", "is a file"),
         ("unknown metric", f"{EXTEND} --metrics perplexity,beauty", "'beauty'"),

@@ -28,7 +28,7 @@ def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe,
     assert read_records(run.trials, Trial) == trials
     assert run.recipe() == recipe
     assert [step.split()[0] for step in steps] == [
-        *("load", "device", "read", "read", "0.0%", "estimate", "measure", "measure", "search", "measure"),
+        *("open", "read", "read", "0.0%", "load", "device", "estimate", "measure", "measure", "search", "measure"),
         *("export", "opened", "weights:", "short", "report:"),
     ]
     assert steps[-4].startswith("opened in transformers (transformers ")
@@ -36,8 +36,8 @@ def test_a_cold_run_leaves_every_artifact_and_tells_of_its_steps(recipe: Recipe,
     assert "| transformers (transformers " in (run.checkpoint / "README.md").read_text()
     assert (run.checkpoint / "longrope.json").is_file()
     texts = load_texts(recipe.data, load_model(recipe.model).tokenizer, measure=recipe.measure_data)
-    assert steps[3:4] == texts.lines(TARGET)
-    assert steps[6].startswith(
+    assert steps[2:3] == texts.lines(TARGET)
+    assert steps[7].startswith(
         f"measure {recipe.measure.windows} of {recipe.measure.windows} windows of {TARGET} tokens"
     )
     (factors,) = load_factors(run.factors()).factor_sets

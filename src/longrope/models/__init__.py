@@ -8,7 +8,16 @@ from longrope.models.geometry import config_entries, read_spec, read_tables, wit
 from longrope.models.gguf_geometry import read_gguf_spec
 from longrope.models.hub import read_place
 from longrope.models.language_model import LanguageModel, as_kept, holds, save_model
-from longrope.models.loading import ASSETS, EMBEDDED, load_config, load_model, read_gguf_file, silence_loading
+from longrope.models.loading import (
+    ASSETS,
+    EMBEDDED,
+    OpenedModel,
+    load_config,
+    load_model,
+    open_model,
+    read_gguf_file,
+    silence_loading,
+)
 from longrope.models.quantized import check_not_quantized
 from longrope.models.rescaling import at_length, modules_in_layers, placed, rescaled
 from longrope.models.rotary import RescaledRotary
@@ -20,6 +29,7 @@ __all__ = [
     "ASSETS",
     "EMBEDDED",
     "LanguageModel",
+    "OpenedModel",
     "RescaledRotary",
     "as_kept",
     "at_length",
@@ -41,6 +51,7 @@ __all__ = [
     "load_model",
     "make_shallow",
     "modules_in_layers",
+    "open_model",
     "placed",
     "read_gguf_file",
     "read_gguf_spec",

@@ -3,7 +3,9 @@
 Pickled weights and code that comes with a model are never loaded.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,20 @@ from longrope.rope.hf_legacy import with_present_names
 EMBEDDED, ASSETS = "nano", Path(__file__).parents[1] / "assets"  # the name of the model that comes with the package
 
 
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model without its weights: its config and its tokenizer were read, and its files are there.
+
+    Attributes:
+        outline: the model with a network on torch's meta device, which has shapes and no numbers. It serves for what
+            needs no pass: tokens of texts, lengths, names of weights.
+        load: loads the weights, and raises ModelError where they are incomplete, unexpected or not finite.
+    """
+
+    outline: LanguageModel
+    load: Callable[[], LanguageModel]
+
+
 def load_model(
     source: str | Path,
     *,
@@ -66,6 +82,20 @@ def load_model(
         ModelError: the model cannot be loaded, has no RoPE, or several tables that could be meant; its weights are
             incomplete, unexpected or not finite.
     """
+    how: dict[str, Any] = {"compiled": compiled, "rope_table": rope_table, "trained_window": trained_window}
+    return open_model(source, device=device, dtype=dtype, **how).load()
+
+
+def open_model(
+    source: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    compiled: bool = False,
+    rope_table: str = "",
+    trained_window: int = 0,
+) -> OpenedModel:
+    """Read what ``load_model`` reads before the weights, by the same arguments, and refuse what it refuses by then."""
     place, place_reason = choose_device(device)
     number_format, format_reason = choose_dtype("auto" if dtype in QUANTIZED else dtype, place)
     name, source = str(source), at_hand(source)
@@ -83,13 +113,12 @@ def load_model(
     with _loading(base):
         if dtype not in QUANTIZED:
             check_fits(base, config, number_format, place)
-        network = _load_network(base, config, number_format, place, dtype, is_part=config is not whole)
-        network = merge_adapter(network, adapter) if adapter else network
-        network = put_trained_weights(network, trained) if trained else network
-        network = network if dtype in QUANTIZED else network.to(place)
+        if not _gguf(base):
+            check_folder(base)
+        with torch.device("meta"):
+            skeleton: Any = AutoModelForCausalLM.from_config(as_registered(config), dtype=number_format)
     tokenizer = _load_tokenizer(source if own and has_tokenizer(source) else base, whole)
-    check_finite(source, network)
-    tokenizer, left_out = fit_tokenizer(source, tokenizer, network.get_input_embeddings().weight.shape[0])
+    tokenizer, left_out = fit_tokenizer(source, tokenizer, _rows(skeleton))
     choices = (
         *(f"device {place} ({place_reason})", f"{number_format} ({format_reason})"),
         *((QUANTIZED[dtype],) if dtype in QUANTIZED else ()),
@@ -104,9 +133,37 @@ def load_model(
     tuned_on = read_tuned_on(base if _gguf(base) else _locate(base), _gguf(base))
     tuned_on = tuned_on.merged(read_tuned_on(own.folder)) if own else tuned_on
     quantized = dtype if dtype in QUANTIZED else ""
-    model = LanguageModel(network, tokenizer, tables, name, choices, compiled, rope_table, tuned_on, stored, quantized)
-    check_moves_logits(model)
-    return model
+    outline = LanguageModel(
+        skeleton.requires_grad_(False).eval(),
+        tokenizer,
+        tables,
+        name,
+        choices,
+        compiled,
+        rope_table,
+        tuned_on,
+        stored,
+        quantized,
+    )
+
+    def load() -> LanguageModel:
+        with _loading(base):
+            network = _load_network(base, config, number_format, place, dtype, is_part=config is not whole)
+            network = merge_adapter(network, adapter) if adapter else network
+            network = put_trained_weights(network, trained) if trained else network
+            network = network if dtype in QUANTIZED else network.to(place)
+        check_finite(source, network)
+        fit_tokenizer(source, tokenizer, _rows(network))  # an adapter may have an embedding of its own
+        model = replace(outline, network=network)
+        check_moves_logits(model)
+        return model
+
+    return OpenedModel(outline, load)
+
+
+def _rows(network: Any) -> int:
+    """Of the embedding."""
+    return int(network.get_input_embeddings().weight.shape[0])
 
 
 def _stored_dtype(source: str | Path, config: Any, whole: Any) -> str:
@@ -126,7 +183,6 @@ def _load_network(
     if file := _gguf(source):
         network, report = load_gguf_network(file, config, dtype)
     else:
-        check_folder(source)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             _locate(source),
             config=as_registered(config),

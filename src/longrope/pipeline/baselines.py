@@ -30,9 +30,7 @@ def make_baseline(
         ModelError: the method does not know the model's attention.
         RecipeError: no baseline has the name, or its factors are scanned and nothing scans them.
     """
-    if name not in registry.baselines():
-        known = ", ".join(registry.baselines())
-        raise RecipeError(f"The method {name!r} was asked for.", f"Baselines: {known}.", "Name one of them.")
+    check_baseline(name)
     row = registry.METHODS[name]
     if row.kind == "attention":
         subject = Subject(model, None, name, attention=registry.resolve(row.make))
@@ -49,6 +47,13 @@ def make_baseline(
             "Use `longrope compare`, or give factors with --factors.",
         )
     return name_subject(model, scan(row))
+
+
+def check_baseline(name: str) -> None:
+    """Raise RecipeError if no baseline has a name."""
+    if name not in registry.baselines():
+        known = ", ".join(registry.baselines())
+        raise RecipeError(f"The method {name!r} was asked for.", f"Baselines: {known}.", "Name one of them.")
 
 
 def make_baselines(

@@ -11,7 +11,7 @@ from longrope.data import Preprocess, check_unsearched
 from longrope.engine.pass_seconds import PassTimer
 from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Subject
-from longrope.models import LanguageModel, check_not_quantized
+from longrope.models import LanguageModel
 from longrope.pipeline.baselines import make_baselines
 from longrope.pipeline.callbacks import Callbacks
 from longrope.pipeline.capabilities import MEASURE, SEARCH, check_capable, export_step
@@ -24,17 +24,16 @@ from longrope.pipeline.comparison_costs import (
     report_run,
     report_search,
 )
+from longrope.pipeline.early_checks import check_comparison, check_run, check_search
 from longrope.pipeline.estimates import estimate_tuning, search_costs
 from longrope.pipeline.export_costs import estimate_run_export
 from longrope.pipeline.exporting import export
-from longrope.pipeline.guarding import check_parts
 from longrope.pipeline.kept import report_kept
 from longrope.pipeline.measuring import check_lengths, evaluation_of, measured_lengths
 from longrope.pipeline.session import Session
 from longrope.pipeline.stages import (
     Progress,
     Task,
-    check_stages,
     plan_tasks,
     run_tasks,
     target_tuning,
@@ -77,15 +76,11 @@ def extend(
         RecipeError: a part does not fit into memory.
     """
     check_lengths(recipe)
-    session = Session.load(recipe, run, callbacks, preprocess, dry_run=dry_run)
-    check_not_quantized(session.model, "An export")
+    session = Session.load(recipe, run, callbacks, preprocess, dry_run=dry_run, check=check_run)
     _check_capable(session, MEASURE, *_gradients(recipe), export_step("hf"))
-    check_stages(session)
-    _check_texts(session)
     given = _given(session)
     tasks, original = plan_tasks(session), name_subject(session.model, None)
     evaluation = evaluation_of(session, original)
-    evaluation.check(original)
     report_kept(session, tasks)
     report_run(session, evaluation, tasks, exports=not _is_exported(session, tasks), always=dry_run)
     with session.begun():
@@ -158,11 +153,13 @@ def tune(
     dry_run: bool = False,
 ) -> LanguageModel:
     """Train the weights alone, at the target window of a recipe with factors from a file; export the checkpoint."""
-    table = load_factors(factors)
-    session = Session.load(recipe, run, callbacks, preprocess, dry_run=dry_run)
-    factor_set, settings = table.choose(recipe.target_tokens), target_tuning(recipe)
-    factor_set.check_spec(session.model.spec)
-    check_training(session.model, session.texts.tune, settings)
+    factor_set, settings = load_factors(factors).choose(recipe.target_tokens), target_tuning(recipe)
+
+    def check(session: Session) -> None:
+        factor_set.check_spec(session.model.spec)
+        check_training(session.model, session.texts.tune, settings)
+
+    session = Session.load(recipe, run, callbacks, preprocess, dry_run=dry_run, check=check)
     session.report(ESTIMATING)
     passes = PassTimer(session.model)
     costs = [estimate_tuning(settings, session.model, passes)]
@@ -191,13 +188,11 @@ def compare(
     scores compare each method with the best baseline, token by token and passkey by passkey.
     """
     check_lengths(recipe)
-    session = Session.load(recipe, run, callbacks, preprocess, dry_run=dry_run)
+    session = Session.load(recipe, run, callbacks, preprocess, dry_run=dry_run, check=check_comparison)
     _check_capable(session, MEASURE, SEARCH)
-    _check_texts(session)
     given = _given(session)
     original, lengths = name_subject(session.model, None), measured_lengths(recipe, session.model)
     evaluation = evaluation_of(session, original)
-    evaluation.check(original)
     report_kept(session)
     report_comparison(session, evaluation, [subject.method for subject in given])
     with session.begun():
@@ -221,7 +216,7 @@ def search(
     dry_run: bool = False,
 ) -> RescaleFactors:
     """Search alone: the factors of a recipe, in a run directory that is resumed if it was begun."""
-    session = Session.load(recipe, run, callbacks, preprocess, dry_run=dry_run)
+    session = Session.load(recipe, run, callbacks, preprocess, dry_run=dry_run, check=check_search)
     _check_capable(session, MEASURE, *_gradients(recipe))
     report_kept(session)
     report_search(session, always=dry_run)
@@ -233,13 +228,6 @@ def _check_capable(session: Session, *steps: str) -> None:
     """Try steps before a run begins; one that has begun was tried then."""
     if not session.run.has(session.run.provenance):
         check_capable(session.model, *steps)
-
-
-def _check_texts(session: Session) -> None:
-    """Report what the parts of the texts share, before anything takes time (raises TextsError if it is too much)."""
-    recipe, tuned = session.recipe, any(stage.kind == "tune" for stage in session.recipe.stages)
-    longest = max(*measured_lengths(recipe, session.model), recipe.measure.window_tokens)
-    check_parts(session.model, session.texts, longest, recipe.measure.windows, tuned=tuned, report=session.report)
 
 
 def _gradients(recipe: Recipe) -> tuple[str, ...]:

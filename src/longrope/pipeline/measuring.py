@@ -4,13 +4,13 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from longrope.data import Preprocess
+from longrope.data import Preprocess, Texts
 from longrope.errors import DryRunEnd, RecipeError
 from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Subject
 from longrope.evaluation.samples import SampleCache
 from longrope.models import LanguageModel
-from longrope.pipeline.baselines import make_baseline
+from longrope.pipeline.baselines import check_baseline, make_baseline
 from longrope.pipeline.callbacks import Callbacks, counting
 from longrope.pipeline.comparison_costs import ESTIMATING, estimate_measuring, report_costs
 from longrope.pipeline.guarding import check_known
@@ -70,29 +70,31 @@ def measure_only(
     The recipe's search and export are not used.
     """
     callbacks = callbacks or Callbacks()
-    table = load_factors(factors) if factors else None
-    model, texts, _ = load_inputs(recipe, callbacks, preprocess)
+    if baseline:
+        check_baseline(baseline)
+    table, cache = load_factors(factors) if factors else None, SampleCache(run)
+
+    def evaluate(model: LanguageModel, texts: Texts) -> Evaluation:
+        original, passed = Subject(model, None, "none"), counting(callbacks)
+        return Evaluation(texts.measure, recipe.measure, original, cache, recipe.seed, on_progress=passed)
+
+    def check(outline: LanguageModel, texts: Texts) -> None:
+        evaluation, subject = evaluate(outline, texts), name_subject(outline, table)
+        length, count = evaluation.longest(subject), recipe.measure.windows
+        check_known(outline, table, texts.measure, length, count, callbacks.on_step)
+        evaluation.check(subject)
+        for line in evaluation.describe_windows(subject):
+            callbacks.on_step(line)
+
+    model, texts, _ = load_inputs(recipe, callbacks, preprocess, check)
     with run.locked() if run else nullcontext():
         if run:
             record_provenance(run, model)
-        original = Subject(model, None, "none")
-        evaluation = Evaluation(
-            texts.measure,
-            recipe.measure,
-            original,
-            SampleCache(run),
-            recipe.seed,
-            on_progress=counting(callbacks),
-        )
+        evaluation = evaluate(model, texts)
         subject = name_subject(model, table)
         if baseline:
             lengths = recipe.measure.lengths or (model.spec.trained_window,)
             subject = make_baseline(model, baseline, lengths, max(lengths))
-        for line in evaluation.describe_windows(subject):
-            callbacks.on_step(line)
-        length, count = evaluation.longest(subject), recipe.measure.windows
-        check_known(model, subject.table, texts.measure, length, count, callbacks.on_step)
-        evaluation.check(subject)
         callbacks.on_step(ESTIMATING)
         costs = estimate_measuring(recipe, model, evaluation.readings(subject), subject)
         report_costs(costs, callbacks.on_step, unknown=evaluation.unread(subject), always=dry_run)

@@ -1,7 +1,7 @@
 """A session: everything that the steps of one run share, loaded once and passed on as one argument."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,14 +11,14 @@ from longrope import distributed
 from longrope.data import Preprocess, Texts, check_sources, load_texts
 from longrope.engine.passes import describe_pass
 from longrope.errors import DryRunEnd, RecipeError
-from longrope.models import LanguageModel, describe_device, load_model
+from longrope.models import LanguageModel, describe_device, open_model
 from longrope.models.weights import name_weights
 from longrope.pipeline.callbacks import Callbacks, WorkDone
 from longrope.recipe import Recipe
 from longrope.runs.provenance import record_rope, record_session
 from longrope.runs.run_dir import RunDir
 
-LOADING = ("device", "dtype", "compiled", "rope_table", "trained_window")  # settings of load_model
+LOADING = ("device", "dtype", "compiled", "rope_table", "trained_window")  # settings of open_model
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,18 @@ class Session:
         preprocess: Preprocess | None = None,
         *,
         dry_run: bool = False,
+        check: Callable[["Session"], None] = lambda _: None,
     ) -> "Session":
-        """Load the model and the texts of a recipe, each row of them through ``preprocess`` (see ``load_texts``).
+        """Load the texts and the model of a recipe, each row of the texts through ``preprocess`` (see ``load_texts``).
+
+        Args:
+            recipe: of the run.
+            run: its directory.
+            callbacks: called as the run proceeds.
+            preprocess: a function that every row of the texts goes through.
+            dry_run: stop before anything is written.
+            check: called with the session before the weights are loaded, its model an outline (see ``open_model``);
+                what it raises ends the command.
 
         Raises:
             RunError: another recipe began the run, or the same with another ``preprocess``; nothing is loaded.
@@ -64,7 +74,11 @@ class Session:
         name = name_function(preprocess)
         run.check(recipe, name)
         callbacks = callbacks or Callbacks()
-        model, texts, seconds = load_inputs(recipe, callbacks, preprocess)
+
+        def check_outline(outline: LanguageModel, texts: Texts) -> None:
+            check(cls(recipe, run, outline, texts, callbacks, name, dry_run))
+
+        model, texts, seconds = load_inputs(recipe, callbacks, preprocess, check_outline)
         return cls(recipe, run, model, texts, callbacks, name, dry_run, seconds)
 
     @contextmanager
@@ -110,19 +124,24 @@ class Inputs(NamedTuple):
     loading_seconds: float
 
 
-def load_inputs(recipe: Recipe, callbacks: Callbacks, preprocess: Preprocess | None = None) -> Inputs:
-    """The model and the texts of a recipe; what was loaded is reported."""
-    _check_files(recipe)  # before the model, which takes longer
-    callbacks.on_step(f"load {recipe.model}")
+def load_inputs(
+    recipe: Recipe,
+    callbacks: Callbacks,
+    preprocess: Preprocess | None = None,
+    check: Callable[[LanguageModel, Texts], None] = lambda *_: None,
+) -> Inputs:
+    """The texts and the model of a recipe; what was loaded is reported.
+
+    The weights, which take longest, are loaded last: ``check`` is called before them, with the model's outline.
+    """
+    _check_files(recipe)
+    callbacks.on_step(f"open {recipe.model}")
     choices: dict[str, Any] = {name: getattr(recipe, name) for name in LOADING}
-    began = time.perf_counter()
-    model = load_model(recipe.model, **choices)
-    seconds = time.perf_counter() - began
-    callbacks.on_step("; ".join(_choices(model)))
+    opened = open_model(recipe.model, **choices)
     callbacks.on_step(f"read {', '.join([*recipe.data, *recipe.measure_data])}")
     texts = load_texts(
         recipe.data,
-        model.tokenizer,
+        opened.outline.tokenizer,
         measure=recipe.measure_data,
         weights=recipe.data_weights,
         text_field=recipe.text_field,
@@ -133,6 +152,12 @@ def load_inputs(recipe: Recipe, callbacks: Callbacks, preprocess: Preprocess | N
     longest = max((recipe.target_tokens, *recipe.measure.lengths))
     for line in texts.lines(longest) if longest > 1 else texts.report.lines():
         callbacks.on_step(line)
+    check(opened.outline, texts)
+    callbacks.on_step(f"load {recipe.model}")
+    began = time.perf_counter()
+    model = opened.load()
+    seconds = time.perf_counter() - began
+    callbacks.on_step("; ".join(_choices(model)))
     return Inputs(model, texts, seconds)
 
 
