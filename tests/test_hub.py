@@ -107,6 +107,7 @@ def test_what_is_not_there_is_said(longrope: Longrope, source: str, reason: str)
     assert done.code == 2
     assert reason in done.err
     assert source in done.err
+    assert "for a gated or private repository log in with hf auth login" in done.err or "has no config" in reason
     assert "Traceback" not in done.err
 
 

@@ -20,5 +20,6 @@ def test_a_name_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest.Monke
     model = load_model("someone/pico", device="cpu")
     assert (model.name, model.spec.trained_window) == ("someone/pico", 192)
     assert model.tokenizer("The river")["input_ids"] == pico.make_tokenizer()("The river")["input_ids"]
-    with pytest.raises(ModelError, match="someone/other"):
+    with pytest.raises(ModelError, match="someone/other") as caught:
         load_model("someone/other", device="cpu")
+    assert "for a gated or private repository log in with hf auth login" in caught.value.remedy

@@ -75,7 +75,7 @@ def at_hand(source: str | Path) -> str | Path:
         ModelError,
         f"{str(source)!r}, taken as a place on the hub, cannot be downloaded",
         "Needed: a repository, a revision and a path that are there, and the hub within reach or in the cache.",
-        "Check the name; for a private repository log in with hf auth login.",
+        "Check the name; for a gated or private repository log in with hf auth login.",
     ):
         revision = place.revision or None
         if place.path.endswith(".gguf"):

@@ -293,5 +293,6 @@ def _loading(source: str | Path, part: str = "model") -> AbstractContextManager[
         "and its tokenizer.",
         "Check its files; LONGROPE_DEBUG=1 shows the traceback."
         if local
-        else "Check the name, or download the model first and give its folder.",
+        else "Check the name; for a gated or private repository log in with hf auth login, or download the model first "
+        "and give its folder.",
     )
