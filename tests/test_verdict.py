@@ -121,6 +121,29 @@ def test_nothing_to_compare_has_no_verdict() -> None:
         assert conclude(scores) is None
 
 
+@pytest.mark.parametrize(
+    ("metric", "ours", "theirs", "outcome"),
+    [
+        ("prefix-perplexity", (4.0, 3.0, 4.5), (6.0, 5.0, 7.0), "ahead"),
+        ("position-perplexity", (6.0, 5.0, 7.0), (4.0, 3.0, 4.5), "behind"),
+        ("many-passkeys", (0.9, 0.8, 1.0), (0.2, 0.1, 0.3), "ahead"),
+        ("chat-needle", (0.2, 0.1, 0.3), (0.9, 0.8, 1.0), "behind"),
+        ("many-shot-4", (0.4, 0.3, 0.5), (0.45, 0.35, 0.55), "alike"),
+        ("planted-summary", (0.9, 0.8, 1.0), (0.2, 0.1, 0.3), "ahead"),
+    ],
+)
+def test_whatever_was_measured_has_a_verdict(
+    metric: str, ours: tuple[float, float, float], theirs: tuple[float, float, float], outcome: str
+) -> None:
+    """By other metrics where that is all there is; they change nothing where there are those of most runs."""
+    other = [score(metric, *ours, **GRADIENT), score(metric, *theirs, method="none")]
+    verdict = conclude(other)
+    assert outcomes(verdict) == {metric: outcome}
+    assert verdict
+    assert describe_verdict(verdict).startswith("At 512 tokens, LongRoPE, gradient against the original model: ")
+    assert outcomes(conclude([*other, ORIGINAL, FOUND])) == {"perplexity": "ahead"}
+
+
 SHORT = [score("perplexity", 2.2, 2.0, 2.4, 64, **GRADIENT), score("perplexity", 2.0, 1.8, 2.2, 64, method="none")]
 
 

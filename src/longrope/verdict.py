@@ -12,13 +12,28 @@ from typing import Any, Literal
 
 from longrope.labels import Source, compared_with, metric_label, write_interval
 from longrope.labels import write_value as write
-from longrope.metrics import ACCURACY, DIFFERENCE, LAST_TOKENS, LONG_PPL, PROSE, RATIO, RULER_SUBSET
+from longrope.metrics import (
+    ACCURACY,
+    CHAT_NEEDLE,
+    DIFFERENCE,
+    LAST_TOKENS,
+    LONG_PPL,
+    MANY_PASSKEYS,
+    PROSE,
+    RATIO,
+    RULER_SUBSET,
+    SUMMARY,
+    USES,
+)
 from longrope.registry import ORIGINAL, baselines
 from longrope.runs.records import Score
 
 PERPLEXITY = "perplexity"
 BY_EVALUATOR = f"{LONG_PPL}by-"
-PERPLEXITIES = (PERPLEXITY, LAST_TOKENS, BY_EVALUATOR)  # less is better
+LESS = ("prefix-perplexity", "position-perplexity")  # is better; compared where nothing below is
+MORE = (MANY_PASSKEYS, CHAT_NEEDLE, *USES, SUMMARY)  # is better; the same
+OTHERS = (*LESS, *MORE)
+PERPLEXITIES = (PERPLEXITY, LAST_TOKENS, BY_EVALUATOR, *LESS)  # less is better
 PAIRS = {  # the records of paired comparisons, and what they are of
     RATIO: PERPLEXITY,
     f"{LAST_TOKENS}{RATIO}": LAST_TOKENS,
@@ -26,8 +41,18 @@ PAIRS = {  # the records of paired comparisons, and what they are of
     DIFFERENCE: "passkey",
     f"{PROSE}-{DIFFERENCE}": PROSE,
     f"{ACCURACY}-{DIFFERENCE}": ACCURACY,
+    f"{MANY_PASSKEYS}-{DIFFERENCE}": MANY_PASSKEYS,
 }
-SHARES = (ACCURACY, PROSE, "passkey", "needle", "ruler", RULER_SUBSET, "effective-length")  # more is better
+SHARES = (
+    ACCURACY,
+    PROSE,
+    "passkey",
+    "needle",
+    "ruler",
+    RULER_SUBSET,
+    "effective-length",
+    *OTHERS[2:],
+)  # more is better
 Outcome = Literal["ahead", "behind", "alike"]
 
 
@@ -162,11 +187,11 @@ def _is_found(score: Score) -> bool:
 
 
 def _best(scores: Sequence[Score], among: Iterable[str] = ()) -> Source | None:
-    """The method of the lowest perplexity, or else of the highest share, if possible among those of these names."""
+    """The method of the lowest perplexity, or else of the best other score, if possible among those of these names."""
     named = [score for score in scores if score.method in set(among)] or scores
-    for metric in (PERPLEXITY, *SHARES):
+    for metric in (PERPLEXITY, *SHARES, *OTHERS):
         if own := [score for score in named if score.metric == metric]:
-            sign = 1 if metric == PERPLEXITY else -1
+            sign = -1 if metric in SHARES else 1
             return min(own, key=lambda score: sign * score.value).source
     return None
 
@@ -177,11 +202,16 @@ def _counted(metric: str) -> str:
         return LAST_TOKENS * metric.removeprefix(LAST_TOKENS).isdecimal()
     if metric.startswith(BY_EVALUATOR):
         return BY_EVALUATOR
-    return metric if metric in (PERPLEXITY, *SHARES) else ""
+    return metric if metric in (*PERPLEXITIES, *SHARES) else ""
 
 
 def _compare(ours: Sequence[Score], theirs: Sequence[Score]) -> Iterable[Comparison]:
-    """What two methods share, by metric; each with one method alone."""
+    """What two methods share, by metric, ``OTHERS`` where there is nothing else; each with one method alone."""
+    compared = list(_compare_all(ours, theirs))
+    return [each for each in compared if each.metric not in OTHERS] or compared
+
+
+def _compare_all(ours: Sequence[Score], theirs: Sequence[Score]) -> Iterable[Comparison]:
     name = theirs[0].method
     pairs = {PAIRS[kind]: score for score in ours for kind in PAIRS if score.metric == f"{kind}{name}"}
     mine, yours = ({_counted(score.metric): score for score in scores} for scores in (ours, theirs))

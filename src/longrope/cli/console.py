@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("longrope")
 NO_TERMINAL = 200  # characters of a line of a table
 BORDER, LINE = 3, 1  # characters between two columns, with space beside the line and without
+NO_VERDICT = (
+    "There is no verdict: at no length was the same measured of what was found and of a baseline or the original model."
+)
 
 
 class ConsoleHandler(logging.Handler):
@@ -214,11 +217,10 @@ def column_blocks(
 
 
 def print_outcome(run: "RunDir") -> None:
-    """The verdict of a run in one sentence, if there is one."""
+    """The verdict of a run in one sentence, or why there is none."""
     from longrope.report import describe_outcome
 
-    if sentence := describe_outcome(run):
-        say(sentence)
+    say(describe_outcome(run) or NO_VERDICT)
 
 
 def print_costs(costs: Iterable["SearchCost"]) -> None:
