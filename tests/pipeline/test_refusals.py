@@ -126,3 +126,20 @@ def test_what_cannot_begin_is_reported_before_anything_is_measured(case: str, re
     with no_passes(), pytest.raises(LongRopeError, match=words):
         extend(replace(recipe, **changes), RunDir(tmp_path))
     assert not any(tmp_path.iterdir())
+
+
+ALONE = [name for name, (changes, _) in UNABLE.items() if "stages" not in changes]
+
+
+@pytest.mark.parametrize("command", [pipeline.search, compare], ids=["search", "compare"])
+@pytest.mark.parametrize("case", ALONE)
+def test_what_cannot_be_searched_is_reported_before_any_pass(
+    case: str, command: Any, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the trial of the model, too, and before the time is estimated by short passes."""
+    changes, words = UNABLE[case]
+    for place in ("extension.check_capable", "comparison_costs.PassTimer"):
+        monkeypatch.setattr(f"longrope.pipeline.{place}", None)
+    with no_passes(), pytest.raises(LongRopeError, match=words):
+        command(replace(recipe, **changes), RunDir(tmp_path))
+    assert not any(tmp_path.iterdir())
