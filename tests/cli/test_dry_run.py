@@ -26,11 +26,20 @@ def test_a_dry_run_ends_with_its_estimate(name: str, command: Command, recipe_fi
 
 
 def test_a_measurement_is_estimated(command: Command, pico_folder: Path, text_folders: tuple[Path, Path]) -> None:
-    given = ("measure", pico_folder, "--measure-data", text_folders[1], "--lengths", "64,256", "--dry-run")
-    result = command(*given, "--metrics", "perplexity")
+    given = ("measure", pico_folder, "--measure-data", text_folders[1], "--lengths", "64,256", "--out", "run")
+    result = command(*given, "--metrics", "perplexity", "--dry-run")
     assert result.code == 0, result.err
     assert re.search(r"\nmeasure 1 method: about \d+ s,", result.err)
     assert result.out == ""
+    assert not Path("run").exists()
+
+
+def test_a_measurement_that_cannot_begin_leaves_nothing(
+    command: Command, pico_folder: Path, text_folders: tuple[Path, Path]
+) -> None:
+    given = ("measure", pico_folder, "--measure-data", text_folders[1], "--lengths", "1m", "--out", "run")
+    assert_one_paragraph(command(*given))
+    assert not Path("run").exists()
 
 
 def test_less_than_a_minute_is_not_announced(command: Command, recipe_file: Path) -> None:

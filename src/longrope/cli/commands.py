@@ -286,7 +286,7 @@ def measure(
     function = load_function(preprocess)
     with launched(full, context_ranks, factors):
         run = RunDir(out) if out else None
-        with watching() as watch:
+        with watching(run=run) as watch:
             scores = pipeline.measure_only(
                 full, factors, run, watch, baseline=method or "", preprocess=function, dry_run=dry_run
             )

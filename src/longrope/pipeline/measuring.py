@@ -67,7 +67,7 @@ def measure_only(
 ) -> list[Score]:
     """Measure a model with factors from a file, by a baseline made for the longest of the lengths, or the original.
 
-    The recipe's search and export are not used.
+    The recipe's search and export are not used. With ``dry_run`` nothing is written, as in ``extend``.
     """
     callbacks = callbacks or Callbacks()
     if baseline:
@@ -87,19 +87,19 @@ def measure_only(
             callbacks.on_step(line)
 
     model, texts, _ = load_inputs(recipe, callbacks, preprocess, check)
+    evaluation = evaluate(model, texts)
+    subject = name_subject(model, table)
+    if baseline:
+        lengths = recipe.measure.lengths or (model.spec.trained_window,)
+        subject = make_baseline(model, baseline, lengths, max(lengths))
+    callbacks.on_step(ESTIMATING)
+    costs = estimate_measuring(recipe, model, evaluation.readings(subject), subject)
+    report_costs(costs, callbacks.on_step, unknown=evaluation.unread(subject), always=dry_run)
+    if dry_run:
+        raise DryRunEnd
     with run.locked() if run else nullcontext():
         if run:
             record_provenance(run, model)
-        evaluation = evaluate(model, texts)
-        subject = name_subject(model, table)
-        if baseline:
-            lengths = recipe.measure.lengths or (model.spec.trained_window,)
-            subject = make_baseline(model, baseline, lengths, max(lengths))
-        callbacks.on_step(ESTIMATING)
-        costs = estimate_measuring(recipe, model, evaluation.readings(subject), subject)
-        report_costs(costs, callbacks.on_step, unknown=evaluation.unread(subject), always=dry_run)
-        if dry_run:
-            raise DryRunEnd
         scores = evaluation.measure(subject)
         callbacks.on_scores(scores)
         return scores
