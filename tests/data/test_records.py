@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pico
 import pyarrow as pa
@@ -67,11 +68,34 @@ def test_strings_rows_and_generators_are_documents(tokenizer: Any) -> None:
     assert joined(texts) == encoded(tokenizer, *BODIES)
 
 
-def test_a_data_set_is_read_from_a_folder(tokenizer: Any, tmp_path: Path) -> None:
-    """By its split, with a slice, too; its rows are streamed."""
-    write_parquet(tmp_path / "train.parquet")
-    assert joined(load_texts([f"hf:{tmp_path}:train"], tokenizer)) == encoded(tokenizer, *BODIES)
-    assert joined(load_texts([f"hf:{tmp_path}:default:train[:4]"], tokenizer)) == encoded(tokenizer, *BODIES[:4])
+def test_a_data_set_is_read_from_a_folder(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its split, with a slice, too; its rows are streamed: no copy of them is made."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (books := tmp_path / "books").mkdir()
+    write_parquet(books / "train.parquet")
+    assert joined(load_texts([f"hf:{books}:train"], tokenizer)) == encoded(tokenizer, *BODIES)
+    assert joined(load_texts([f"hf:{books}:default:train[:4]"], tokenizer)) == encoded(tokenizer, *BODIES[:4])
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
+
+
+def test_a_data_set_of_the_hub_is_read_from_the_cache_without_a_network(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name and split, with a slice, too; all tests run with HF_HUB_OFFLINE=1."""
+    write_parquet(tmp_path / "books.parquet")
+    given = {"data_files": {"test": str(tmp_path / "books.parquet")}, "cache_dir": str(tmp_path / "cache")}
+    datasets.load_dataset("parquet", **given)
+    (made,) = (tmp_path / "cache" / "parquet").iterdir()
+    (tmp_path / "cache" / "owner___books").mkdir()
+    kept = made.rename(tmp_path / "cache" / "owner___books" / "default")  # as one of the hub is kept
+    for path in kept.rglob("parquet-test.arrow"):
+        path.rename(path.with_name("books-test.arrow"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    assert joined(load_texts(["hf:owner/books:test"], tokenizer)) == encoded(tokenizer, *BODIES)
+    assert joined(load_texts(["hf:owner/books:test[1:3]"], tokenizer)) == encoded(tokenizer, *BODIES[1:3])
+    with pytest.raises(TextsError, match="HF_HUB_OFFLINE=1") as caught:
+        load_texts(["hf:owner/others:test"], tokenizer)
+    assert "hf:owner/others:test cannot be read" in caught.value.found
 
 
 @pytest.mark.parametrize("source", ["hf:", "hf:name", "hf:a:b:c:d", "hf:name:train[:5"])
