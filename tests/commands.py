@@ -78,7 +78,7 @@ def stopping_at_a_text(recipe_file: Path, statement: str) -> tuple[object, ...]:
 
 def report_at_once(patch: pytest.MonkeyPatch) -> None:
     """Let progress be reported with no time between two lines."""
-    patch.setattr("longrope.pipeline.callbacks.QUIET_SECONDS", 0.0)
+    patch.setattr("longrope.pipeline.progress.QUIET_SECONDS", 0.0)
 
 
 def assert_one_paragraph(result: Result) -> str:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from longrope.cli.bars import drawing
-from longrope.pipeline.callbacks import WorkDone
+from longrope.pipeline.progress import WorkDone
 from longrope.recipe import Recipe, SearchRecipe
 from longrope.runs.records import Trial
 from longrope.search_recipe import GradientRecipe

@@ -1,5 +1,7 @@
 """What `longrope generate` says before it answers: whether the model's chat template is used."""
 
+import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ import pytest
 from commands import Command, report_at_once
 
 from longrope.cli.console import reading
+from longrope.models import LanguageModel, load_model
+from longrope.pipeline.progress import Reminder
 
 
 @pytest.mark.parametrize(
@@ -43,3 +47,28 @@ def test_quiet_leaves_the_answer_alone(
     assert quiet.out == loud.out
     assert "read: " in loud.err
     assert ", wrote " in loud.err
+
+
+def test_a_model_that_loads_for_long_is_heard_of(
+    command: Command, pico_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but the answer is printed once it has begun, wherever stderr goes."""
+    report_at_once(monkeypatch)
+    looked, look = threading.Event(), Reminder.look
+
+    def look_and_say_so(reminder: Reminder) -> None:
+        look(reminder)
+        looked.set()
+
+    def load_slowly(*given: Any, **options: Any) -> LanguageModel:
+        looked.wait()
+        return load_model(*given, **options)
+
+    monkeypatch.setattr(Reminder, "look", look_and_say_so)
+    monkeypatch.setattr("longrope.models.load_model", load_slowly)
+    Path("book.txt").write_text("a b c")
+    result = command("generate", pico_folder, "--document", "book.txt", "--prompt", "What?", "--max-new-tokens", "4")
+    assert result.code == 0, result.err
+    first, second, *_ = result.err.splitlines()
+    assert first == f"load {pico_folder}"
+    assert re.match(r"still working, \d+ s after: load ", second)

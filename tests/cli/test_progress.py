@@ -1,12 +1,16 @@
 """How far long steps are: in words, and as a line every 30 seconds where there is no bar."""
 
+import threading
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import Command, report_at_once
 
-from longrope.pipeline.callbacks import Callbacks, Sparsely, WorkDone
+from longrope.models import LanguageModel, load_model
+from longrope.pipeline.callbacks import Callbacks
+from longrope.pipeline.progress import Reminder, Sparsely, WorkDone, reminding
 
 
 def test_texts_within_thirty_seconds_are_left_out() -> None:
@@ -33,6 +37,43 @@ def test_work_is_described_in_words(work: WorkDone, text: str) -> None:
 
 def test_each_run_has_a_clock_of_its_own() -> None:
     assert Callbacks().on_progress is not Callbacks().on_progress
+    assert Callbacks().on_trial is not Callbacks().on_trial
+
+
+def test_silence_is_broken_every_thirty_seconds() -> None:
+    """By what was said last and how long ago; never before anything was said, nor soon after another line."""
+    said, now = list[str](), 0.0
+    reminder = Reminder(said.append, lambda: now)
+    lines = {40: "load model\nof two lines", 60: "export", 145: "read " + 100 * "x"}
+    for second in range(0, 180, 5):
+        now = float(second)
+        if second in lines:
+            reminder.heard(lines[second])
+        reminder.look()
+    assert said == [
+        "still working, 30 s after: export",
+        "still working, 1.0 min after: export",
+        f"still working, 30 s after: read {75 * 'x'} ...",
+    ]
+
+
+def test_a_thread_reminds_until_the_end_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    report_at_once(monkeypatch)
+    looked = threading.Event()
+
+    def say(_: str) -> None:
+        looked.set()
+
+    reminder = Reminder(say)
+    reminder.heard("load model")
+    with reminding(reminder, wait_seconds=0.001):
+        looked.wait()
+    assert not [thread for thread in threading.enumerate() if thread.name == "longrope-reminder"]
+    looked.clear()
+    with reminding(reminder, wait_seconds=0.001) as ended:
+        ended.set()
+        (thread,) = (thread for thread in threading.enumerate() if thread.name == "longrope-reminder")
+        thread.join()
 
 
 def test_a_command_reports_progress_without_a_terminal(
@@ -44,3 +85,32 @@ def test_a_command_reports_progress_without_a_terminal(
     result = command("measure", pico_folder, "--metrics", "perplexity", "--lengths", 64, "--measure-data", "book.txt")
     assert result.code == 0, result.err
     assert "read texts: 5.6 kB\n" in result.err
+
+
+@pytest.mark.parametrize("option", ["-v", "-q"])
+def test_a_step_that_says_nothing_is_still_heard_of(
+    option: str, command: Command, pico_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the loading of the model, which goes on until the reminder has come; quiet commands say nothing."""
+    report_at_once(monkeypatch)
+    looked = threading.Event()
+    heard, look = list[str](), Reminder.look
+
+    def look_at_once(reminder: Reminder) -> None:
+        look(reminder)
+        heard.append(reminder._last_line)
+        if heard[-1].startswith("load "):
+            looked.set()
+
+    def load_slowly(*given: Any, **options: Any) -> LanguageModel:
+        if option == "-v":
+            looked.wait()
+        return load_model(*given, **options)
+
+    monkeypatch.setattr(Reminder, "look", look_at_once)
+    monkeypatch.setattr("longrope.pipeline.session.load_model", load_slowly)
+    Path("book.txt").write_text("one two three " * 400)
+    given = ("measure", pico_folder, "--metrics", "perplexity", "--lengths", 64, "--measure-data", "book.txt")
+    result = command(option, *given)
+    assert result.code == 0, result.err
+    assert (f"after: load {pico_folder}"[:60] in result.err) is (option == "-v")

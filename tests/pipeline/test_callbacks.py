@@ -55,6 +55,22 @@ def test_without_callbacks_the_standard_library_logs(
     assert {("DEBUG", text) for text in found} <= lines
 
 
+def test_now_and_then_a_search_and_a_training_are_heard_of_at_the_usual_level(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a notebook that shows INFO sees that they go on; here with no time between two lines."""
+    trial = Trial("yarn", "m", "t", 1, "search", "yarn", (1.0,), 0, 1.0, 3.5, 8, 8, 0.1)
+    with caplog.at_level(logging.INFO, "longrope"):
+        soon = Callbacks()
+        soon.on_trial(trial)
+        soon.on_train(STEP)
+        assert caplog.messages == []
+        monkeypatch.setattr("longrope.pipeline.progress.QUIET_SECONDS", 0.0)
+        soon.on_trial(trial)
+        soon.on_train(STEP)
+    assert caplog.messages == ["yarn: step 1, loss 3.5000 nats", "training: step 5, loss 2.5000 nats"]
+
+
 def test_an_unknown_tracker_is_refused() -> None:
     with pytest.raises(RecipeError, match="trackio"), tracking("trackoi", "project", {}):
         pass

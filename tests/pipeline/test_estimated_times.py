@@ -2,7 +2,8 @@
 
 import pytest
 
-from longrope.pipeline.estimates import Cost, describe_seconds
+from longrope.pipeline.estimates import Cost
+from longrope.pipeline.progress import describe_seconds
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from longrope.errors import printable
-from longrope.pipeline.callbacks import Callbacks, Sparsely, WorkDone, describe_train, describe_trial
+from longrope.pipeline.callbacks import Callbacks, describe_train, describe_trial
+from longrope.pipeline.progress import Sparsely, WorkDone
 
 if TYPE_CHECKING:
     from longrope.recipe import Recipe

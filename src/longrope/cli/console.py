@@ -3,15 +3,18 @@
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from longrope.errors import DryRunEnd, LongRopeError, printable
 from longrope.labels import NOT_REACHED, label_of
 
 if TYPE_CHECKING:
+    from threading import Event
+
     from longrope.generation import Generation
     from longrope.pipeline import Callbacks
     from longrope.recipe import Recipe
@@ -31,14 +34,21 @@ NO_VERDICT = (
 class ConsoleHandler(logging.Handler):
     """Print what is logged as lines of a console, above its progress bars."""
 
-    def __init__(self, console: Any) -> None:
-        """Print to this console of rich."""
+    def __init__(self, console: Any, heard: Callable[[str], None] = lambda _: None) -> None:
+        """Print to this console of rich, and pass each line on to ``heard``, too."""
         super().__init__()
-        self.console = console
+        self.console, self.heard = console, heard
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record, without its level or time."""
-        self.console.print(printable(self.format(record), keep="\n"), highlight=False, soft_wrap=True, markup=False)
+        text = printable(self.format(record), keep="\n")
+        self.heard(text)
+        print_line(self.console, text)
+
+
+def print_line(console: Any, text: str) -> None:
+    """Print a line above the progress bars of a console of rich, as it stands."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def set_verbosity(*, verbose: bool, quiet: bool) -> None:
@@ -50,7 +60,7 @@ def set_verbosity(*, verbose: bool, quiet: bool) -> None:
 def watching(
     recipe: "Recipe | None" = None, run: "RunDir | None" = None, track: str | None = None
 ) -> Iterator["Callbacks"]:
-    """Print progress on stderr: a line per step, and on a terminal a bar for the search in hand.
+    """Print progress on stderr: a line per step, and a bar for the work in hand, or without a terminal further lines.
 
     Args:
         recipe: that of the run, for the lengths of the bars.
@@ -63,17 +73,21 @@ def watching(
     from longrope import distributed
     from longrope.cli.bars import drawing
     from longrope.models import silence_loading
+    from longrope.pipeline.progress import Reminder, reminding
 
     if not LOGGER.isEnabledFor(logging.DEBUG):
         silence_loading()
     console = Console(stderr=True, quiet=not distributed.is_main())
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    drawn = console.is_terminal and LOGGER.isEnabledFor(logging.INFO)
-    handler = ConsoleHandler(console)
+    drawn = console.is_terminal and not is_quiet()
+    reminder = Reminder(partial(print_line, console))
+    handler = ConsoleHandler(console, reminder.heard)
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(*columns, console=console, disable=not drawn, transient=True))
         LOGGER.addHandler(handler)
         stack.callback(LOGGER.removeHandler, handler)
+        if not (drawn or is_quiet()):
+            stack.enter_context(reminding(reminder))
         try:
             yield _tracked(drawing(progress, recipe), stack, recipe, run, track)
         except (LongRopeError, DryRunEnd) as end:
@@ -96,20 +110,46 @@ def _tracked(
 
 
 @contextmanager
-def reading(model: Any) -> Iterator[Any]:
-    """Print the choices for a model on stderr, and how much is read until all of it is: a bar, or lines elsewhere."""
+def noting() -> Iterator[tuple[Callable[[str], None], "Event"]]:
+    """``note``, and an event until which, without a terminal, a line every 30 seconds says that the work goes on."""
+    from threading import Event
+
+    from rich.console import Console
+
+    from longrope.pipeline.progress import Reminder, reminding
+
+    if is_quiet() or Console(stderr=True).is_terminal:
+        yield note, Event()
+        return
+    reminder = Reminder(note)
+
+    def say_and_hear(text: str) -> None:
+        reminder.heard(text)
+        note(text)
+
+    with reminding(reminder) as ended:
+        yield say_and_hear, ended
+
+
+@contextmanager
+def reading(model: Any, take: Callable[[str], None] | None = None) -> Iterator[Any]:
+    """Print the choices for a model on stderr, and how much is read until all of it is: a bar, or lines elsewhere.
+
+    ``take`` takes the lines; by default ``note``.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
     from longrope.engine.passes import describe_pass
-    from longrope.pipeline.callbacks import Sparsely, WorkDone
+    from longrope.pipeline.progress import Sparsely, WorkDone
 
     has_template = getattr(model.tokenizer, "chat_template", None)
     asked = (
         "asked in the model's chat template" if has_template else "no chat template: the model goes on with the text"
     )
-    note("; ".join((*model.choices, describe_pass(model, decoding=True), asked)))
-    console, sparsely = Console(stderr=True), Sparsely(note)
+    take = take or note
+    take("; ".join((*model.choices, describe_pass(model, decoding=True), asked)))
+    console, sparsely = Console(stderr=True), Sparsely(take)
     with Progress(
         console=console,
         disable=not console.is_terminal or is_quiet(),

@@ -4,7 +4,6 @@ import json
 import sys
 import webbrowser
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ import typer
 
 from longrope.cli import options
 from longrope.cli.commands import app, load_function
-from longrope.cli.console import describe_answer, format_number, note, print_columns, reading, say, watching
+from longrope.cli.console import describe_answer, format_number, note, noting, print_columns, reading, say, watching
 from longrope.errors import RecipeError, RunError
 from longrope.lengths import parse_tokens
 from longrope.recipe import ExportRecipe
@@ -67,22 +66,29 @@ def generate(
     silence_loading()
     choices = {"device": device or "auto", "dtype": dtype or "auto", "rope_table": rope_table or ""}
     window = parse_tokens(trained_window) if trained_window else 0
-    loaded = load_model(model, **choices, compiled=compiled, trained_window=window)
-    with reading(loaded) as on_read:
-        plan = generation.plan_answer(loaded, table, text, prompt, settings=settings, cache=cache)
-        report_answer(loaded, plan, settings, note, always=dry_run)
-        if dry_run:
-            return
-        done = generation.generate(
-            loaded,
-            table,
-            text,
-            prompt,
-            settings=settings,
-            cache=cache,
-            on_text=(lambda _: None) if as_json else partial(print, end="", flush=True),
-            on_read=on_read,
-        )
+    with noting() as (take, answered):
+
+        def show(piece: str) -> None:
+            answered.set()  # nothing else stands in an answer
+            print(piece, end="", flush=True)
+
+        take(f"load {model}")
+        loaded = load_model(model, **choices, compiled=compiled, trained_window=window)
+        with reading(loaded, take) as on_read:
+            plan = generation.plan_answer(loaded, table, text, prompt, settings=settings, cache=cache)
+            report_answer(loaded, plan, settings, take, always=dry_run)
+            if dry_run:
+                return
+            done = generation.generate(
+                loaded,
+                table,
+                text,
+                prompt,
+                settings=settings,
+                cache=cache,
+                on_text=(lambda _: None) if as_json else show,
+                on_read=on_read,
+            )
     if as_json:
         print(json.dumps(asdict(done)))
     else:

@@ -2,59 +2,32 @@
 
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 from longrope import distributed
-from longrope.data.texts_report import format_bytes
 from longrope.errors import RecipeError
+from longrope.pipeline.progress import Sparsely, WorkDone
 from longrope.runs.records import Score, TrainStep, Trial
 
 LOGGER = logging.getLogger("longrope")
 TRACKERS = ("trackio",)
-QUIET_SECONDS = 30.0
 
 
-class WorkDone(NamedTuple):
-    """How far a long step has come: what it does, how much of it is done, of how much (0 if unknown), in which unit."""
+def _logging(describe: Callable[[Any], str]) -> Callable[[Any], None]:
+    """What logs each of many events at DEBUG, and one of them every 30 seconds at INFO."""
+    sparsely = Sparsely(LOGGER.info)
 
-    what: str
-    done: int
-    total: int
-    unit: str
+    def log(event: Any) -> None:
+        text = describe(event)
+        LOGGER.debug("%s", text)
+        sparsely(text)
 
-    def __str__(self) -> str:
-        """As a few words: ``read texts: 1.2 GB``, ``measure YaRN: 3 of 12 passes``."""
-        if self.unit == "bytes":
-            return f"{self.what}: {format_bytes(self.done)}"
-        return f"{self.what}: {self.done:,}{f' of {self.total:,}' if self.total else ''} {self.unit}"
-
-
-class Sparsely:
-    """Pass on a text at most every 30 seconds, for what happens too often for a line each."""
-
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        """Pass texts to ``say``; ``clock`` gives seconds."""
-        self._say, self._clock, self._last = say, clock, clock()
-
-    def __call__(self, text: object) -> None:
-        """Pass on ``text`` if the last one, or the beginning, is long ago."""
-        if (now := self._clock()) - self._last >= QUIET_SECONDS:
-            self._last = now
-            self._say(f"{text}")
-
-
-def _log_trial(trial: Trial) -> None:
-    LOGGER.debug("%s", describe_trial(trial))
-
-
-def _log_train(step: TrainStep) -> None:
-    LOGGER.debug("%s", describe_train(step))
+    return log
 
 
 def _log_scores(scores: list[Score]) -> None:
@@ -66,7 +39,8 @@ def _log_scores(scores: list[Score]) -> None:
 class Callbacks:
     """Functions that are called as a run proceeds, in the process that runs it, in order.
 
-    Those left out log, messages at the level INFO and all else at DEBUG, to the standard library's logger ``longrope``.
+    Those left out log to the standard library's logger ``longrope``: messages, and every 30 seconds how far a search, a
+    training or a measurement is, at the level INFO, all else at DEBUG.
     What a callback raises ends the run, which can be resumed. In a launch of several processes each calls its own.
 
     Attributes:
@@ -77,9 +51,9 @@ class Callbacks:
         on_progress: often, as texts are read and a method is measured; by default a line every 30 seconds.
     """
 
-    on_trial: Callable[[Trial], None] = _log_trial
+    on_trial: Callable[[Trial], None] = field(default_factory=lambda: _logging(describe_trial))
     on_step: Callable[[str], None] = LOGGER.info
-    on_train: Callable[[TrainStep], None] = _log_train
+    on_train: Callable[[TrainStep], None] = field(default_factory=lambda: _logging(describe_train))
     on_scores: Callable[[list[Score]], None] = _log_scores
     on_progress: Callable[[WorkDone], None] = field(default_factory=lambda: Sparsely(LOGGER.info))
 

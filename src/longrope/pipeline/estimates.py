@@ -10,6 +10,7 @@ from longrope.engine.memory import estimate_memory, estimate_training_memory, fr
 from longrope.engine.pass_seconds import PassTimer
 from longrope.errors import RecipeError
 from longrope.models import LanguageModel
+from longrope.pipeline.progress import describe_seconds
 from longrope.pipeline.stages import Task
 from longrope.recipe import Recipe, Stage, TuneRecipe
 from longrope.runs.records import Trial, read_records
@@ -18,16 +19,6 @@ from longrope.search.cost import SearchCost, compare_costs, count_choice_passes,
 from longrope.search.score import BACKWARD_PASSES
 from longrope.search.short_context import count_short
 from longrope.tuning.training import choose_windows_at_once, holding_of
-
-LONG_UNITS = ((86_400, "days"), (3600, "hours"))  # seconds
-
-
-def describe_seconds(seconds: float) -> str:
-    """A duration in seconds below a minute, in minutes, from two hours on in hours, and from two days on in days."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    size, unit = next(((size, unit) for size, unit in LONG_UNITS if seconds >= 2 * size), (60, "min"))
-    return f"{seconds / size:,.1f} {unit}"
 
 
 @dataclass(frozen=True)

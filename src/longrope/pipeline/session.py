@@ -13,7 +13,8 @@ from longrope.engine.passes import describe_pass
 from longrope.errors import DryRunEnd, RecipeError
 from longrope.models import LanguageModel, describe_device, open_model
 from longrope.models.weights import name_weights
-from longrope.pipeline.callbacks import Callbacks, WorkDone
+from longrope.pipeline.callbacks import Callbacks
+from longrope.pipeline.progress import WorkDone
 from longrope.recipe import Recipe
 from longrope.runs.provenance import record_rope, record_session
 from longrope.runs.run_dir import RunDir

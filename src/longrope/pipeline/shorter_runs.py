@@ -6,7 +6,7 @@ from functools import partial
 
 from longrope.errors import RecipeError
 from longrope.lengths import format_tokens
-from longrope.pipeline.estimates import describe_seconds
+from longrope.pipeline.progress import describe_seconds
 from longrope.pipeline.stages import plan_stages
 from longrope.recipe import Recipe, changed
 
