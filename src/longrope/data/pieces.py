@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longrope.data.sources import (
+    BINARY,
     CONTROL,
     DAMAGED,
     NO_TEXT,
+    WIDE_SAMPLE,
     NoTextError,
     check_format,
     likely_encoding,
@@ -72,7 +74,7 @@ def look_through(path: Path, encoding: str = "") -> TextFile:
 
     Args:
         path: of the file; ``.gz`` too.
-        encoding: of a file that is neither UTF-8 nor has a byte order mark.
+        encoding: of a file that is neither UTF-8 nor has a byte order mark, or that holds zeros.
 
     Raises:
         NoTextError: it is of another encoding, which is named if it is likely; binary; blank; or damaged.
@@ -80,13 +82,16 @@ def look_through(path: Path, encoding: str = "") -> TextFile:
     """
     try:
         with _open(path) as file:
-            head = file.read(8)
+            head = file.read(WIDE_SAMPLE)
         try:
-            return _look_through(path, marked(head), NUL, "binary, not text")
+            return _look_through(path, marked(head), NUL, f"{BINARY}{likely_encoding(head)}")
         except UnicodeDecodeError as error:
             check_format(head)
             if not encoding:
                 raise NoTextError(f"{NO_TEXT}{likely_encoding(error.object)}") from None
+        except NoTextError as error:
+            if not encoding or not f"{error}".startswith(BINARY):
+                raise
         with suppress(UnicodeDecodeError):
             return _look_through(path, unmarked(encoding), CONTROL, f"neither UTF-8 nor {encoding} text")
         raise NoTextError(f"neither UTF-8 nor {encoding} text")

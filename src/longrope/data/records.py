@@ -148,8 +148,9 @@ def _csv_encoding(path: Path, encoding: str) -> str:
         found = marked(content.read(4))
     with _open_unpacked(path) as content, io.TextIOWrapper(content, found, newline="") as lines:
         try:
-            while lines.read(CHECKED):
-                pass
+            while chunk := lines.read(CHECKED):
+                if encoding and "\0" in chunk:  # UTF-16 without a mark
+                    return unmarked(encoding)
         except UnicodeDecodeError:
             if not encoding:
                 raise OSError("not UTF-8; --encoding names what it is") from None

@@ -18,7 +18,7 @@ from longrope.data.windows import Tokens
 from longrope.errors import TextsError, describe_error
 
 STDLIB = "stdlib"
-NO_TEXT = "not UTF-8 text"
+NO_TEXT, BINARY = "not UTF-8 text", "binary, not text"
 FORMATS = {  # what files of other kinds begin with, and what they are
     b"%PDF-": "a PDF file, not text: pdftotext writes its text",
     b"PK\3\4": "a ZIP archive (.docx, .xlsx and .epub files are such), not text: save its text as .txt",
@@ -35,6 +35,7 @@ MARKS = {  # the longer ones first: that of UTF-32 begins as that of UTF-16 does
 }
 LONGEST_PATH, LONGEST_NAME = 4000, 255  # characters of a path, and bytes of a name in it, that systems take
 GUESSED = 64  # bytes from which an encoding is guessed
+WIDE_SAMPLE = 4096  # bytes by which UTF-16 is recognised
 CONTROL = re.compile("[\\x00-\\x07\\x0e-\\x1a\\x1c-\\x1f]")  # in no text, and soon in what is none
 DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error)
 
@@ -147,7 +148,8 @@ def decode(content: bytes, encoding: str = "") -> str:
 
     Args:
         content: of the file.
-        encoding: of content that is none of these; no encoding is guessed, for what is guessed is often its neighbour.
+        encoding: of content that is none of these, or holds zeros, as UTF-16 without a mark does; no encoding is
+            guessed, for what is guessed is often its neighbour.
 
     Raises:
         NoTextError: it is of another encoding, which is named if it is likely; binary; or blank.
@@ -157,6 +159,8 @@ def decode(content: bytes, encoding: str = "") -> str:
         text = content.decode(marked(content))
     except UnicodeDecodeError:
         text = _decode_as(content, encoding)
+    if "\0" in text:
+        text = _decode_as(content, encoding, f"{BINARY}{likely_encoding(content)}")
     check_text(text)
     return text
 
@@ -166,7 +170,7 @@ def check_text(text: str) -> None:
     if not text.strip():
         raise NoTextError("blank")
     if "\0" in text:
-        raise NoTextError("binary, not text")
+        raise NoTextError(BINARY)
 
 
 def check_encoding(encoding: str) -> None:
@@ -184,7 +188,8 @@ def marked(content: bytes) -> str:
     return next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
 
 
-def _decode_as(content: bytes, encoding: str) -> str:
+def _decode_as(content: bytes, encoding: str, without: str = "") -> str:
+    """Content in an encoding that was given; without one NoTextError says what it is."""
     check_format(content)
     if encoding:
         with suppress(UnicodeDecodeError):
@@ -192,7 +197,7 @@ def _decode_as(content: bytes, encoding: str) -> str:
             if not CONTROL.search(text):
                 return text
         raise NoTextError(f"neither UTF-8 nor {encoding} text")
-    raise NoTextError(f"{NO_TEXT}{likely_encoding(content)}")
+    raise NoTextError(without or f"{NO_TEXT}{likely_encoding(content)}")
 
 
 def unmarked(encoding: str) -> str:
@@ -211,15 +216,26 @@ def check_format(content: bytes) -> None:
 def likely_encoding(content: bytes) -> str:
     """The end of a sentence with the encodings that some content may have; empty where none is likely.
 
-    They are the most likely one, and that of Western Europe if it fits as well.
+    They are the most likely one, and that of Western Europe if it fits as well; of content with zeros UTF-16 alone.
     """
-    if b"\0" in content or len(content) < GUESSED:
+    if len(content) < GUESSED:
         return ""
-    from charset_normalizer import from_bytes
+    if b"\0" in content:
+        likely = _likely_wide(content[:WIDE_SAMPLE])
+    else:
+        from charset_normalizer import from_bytes
 
-    found = [from_bytes(content).best(), from_bytes(content, cp_isolation=["cp1252"]).best()]
-    likely = " or ".join(dict.fromkeys(match.encoding for match in found if match))
+        found = [from_bytes(content).best(), from_bytes(content, cp_isolation=["cp1252"]).best()]
+        likely = " or ".join(dict.fromkeys(match.encoding for match in found if match))
     return f", probably {likely}: --encoding names it" if likely else ""
+
+
+def _likely_wide(content: bytes) -> str:
+    """The form of UTF-16 in which most characters have a byte of zero, nearly always on the same side; or empty."""
+    even, odd = (content[side::2].count(0) / len(content[side::2]) for side in (0, 1))
+    if max(even, odd) < 0.5 or min(even, odd) > 0.05:
+        return ""
+    return "utf-16-le" if odd > even else "utf-16-be"
 
 
 def read_tokens(path: Path, vocabulary: int) -> Tokens:
