@@ -1,4 +1,4 @@
-"""UTF-16 without a byte order mark: plain English in it is UTF-8 with zeros, so it is named, and read when it is asked."""
+"""UTF-16 without a byte order mark: plain English in it is UTF-8 with zeros; it is named, and read if asked."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def held_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 def test_it_is_named_and_read_when_it_is_given(encoding: str, text: str, tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(text.encode(encoding))
-    with pytest.raises(TextsError, match=f"probably {encoding}: --encoding names it"):
+    with pytest.raises(TextsError, match=f"is not UTF-8 text, probably {encoding}: --encoding names it"):
         load_texts([], tokenizer, measure=[path])
     read = load_texts([], tokenizer, measure=[path], encoding=encoding)
     assert documents_of(read.measure) == [encoded(tokenizer, text)]

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longrope.data.sources import (
-    BINARY,
     CONTROL,
     DAMAGED,
     NO_TEXT,
     WIDE_SAMPLE,
     NoTextError,
     check_format,
+    describe_zeros,
     likely_encoding,
     marked,
     unmarked,
@@ -84,13 +84,13 @@ def look_through(path: Path, encoding: str = "") -> TextFile:
         with _open(path) as file:
             head = file.read(WIDE_SAMPLE)
         try:
-            return _look_through(path, marked(head), NUL, f"{BINARY}{likely_encoding(head)}")
+            return _look_through(path, marked(head), NUL, describe_zeros(head))
         except UnicodeDecodeError as error:
             check_format(head)
             if not encoding:
                 raise NoTextError(f"{NO_TEXT}{likely_encoding(error.object)}") from None
         except NoTextError as error:
-            if not encoding or not f"{error}".startswith(BINARY):
+            if not encoding or f"{error}" == "blank":
                 raise
         with suppress(UnicodeDecodeError):
             return _look_through(path, unmarked(encoding), CONTROL, f"neither UTF-8 nor {encoding} text")

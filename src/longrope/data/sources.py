@@ -160,7 +160,7 @@ def decode(content: bytes, encoding: str = "") -> str:
     except UnicodeDecodeError:
         text = _decode_as(content, encoding)
     if "\0" in text:
-        text = _decode_as(content, encoding, f"{BINARY}{likely_encoding(content)}")
+        text = _decode_as(content, encoding, describe_zeros(content))
     check_text(text)
     return text
 
@@ -228,6 +228,12 @@ def likely_encoding(content: bytes) -> str:
         found = [from_bytes(content).best(), from_bytes(content, cp_isolation=["cp1252"]).best()]
         likely = " or ".join(dict.fromkeys(match.encoding for match in found if match))
     return f", probably {likely}: --encoding names it" if likely else ""
+
+
+def describe_zeros(content: bytes) -> str:
+    """What text with zeros is that can be decoded as UTF-8: UTF-16 without a mark, or none."""
+    likely = likely_encoding(content)
+    return f"{NO_TEXT}{likely}" if likely else BINARY
 
 
 def _likely_wide(content: bytes) -> str:
