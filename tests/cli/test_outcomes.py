@@ -23,6 +23,25 @@ def test_a_run_that_measures_prefixes_alone_ends_with_its_verdict(command: Comma
     assert "perplexity of the first tokens of longer windows [" in last
 
 
+def test_measurements_in_one_directory_have_a_verdict(
+    command: Command, recipe_file: Path, pico_folder: Path, text_folders: tuple[Path, Path]
+) -> None:
+    """The first one names the commands that are missing for it; those without a directory name them each time."""
+    assert command("search", "--recipe", recipe_file, "--out", "found").code == 0
+    asked = ("--measure-data", text_folders[1], "--metrics", "perplexity", "--lengths", "64,256")
+    given = ("measure", pico_folder, *asked)
+    alone, first = (command(*given, "--factors", "found", *out) for out in ((), ("--out", "run")))
+    words = "For a verdict: the same without --factors, and with --method yarn in its place, with"
+    assert [result.out.splitlines()[-1] for result in (alone, first)] == [
+        f"{words} one --out for all.",
+        f"{words} --out run.",
+    ]
+    assert "For a verdict" not in command(*given).out
+    second, third = (command(*given, "--out", "run", *method) for method in ((), ("--method", "yarn")))
+    assert " against the original model: " in second.out.splitlines()[-1]
+    assert " against the best baseline, YaRN: " in third.out.splitlines()[-1]
+
+
 def test_where_nothing_can_be_compared_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = RunDir(tmp_path)
     append_records(run.scores, [score("none", 64, "perplexity", 10.0)])

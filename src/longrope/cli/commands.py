@@ -14,7 +14,7 @@ import typer
 
 from longrope import __version__
 from longrope.cli import options
-from longrope.cli.console import print_costs, print_outcome, print_scores, say, set_verbosity, watching
+from longrope.cli.console import print_costs, print_measured, print_outcome, print_scores, say, set_verbosity, watching
 from longrope.cli.launching import launched
 from longrope.errors import RecipeError
 from longrope.recipe import Recipe, changed, check_trusted
@@ -291,6 +291,8 @@ def measure(
                 full, factors, run, watch, baseline=method or "", preprocess=function, dry_run=dry_run
             )
         print_scores(scores, as_json=as_json)
+        if not as_json:
+            print_measured(run, has_factors=factors is not None)
 
 
 def load_function(name: str | None) -> Callable[..., Any] | None:

@@ -263,6 +263,22 @@ def print_outcome(run: "RunDir") -> None:
     say(describe_outcome(run) or NO_VERDICT)
 
 
+def print_measured(run: "RunDir | None", *, has_factors: bool) -> None:
+    """After a measurement alone: the verdict of all that its directory holds, or how to measure what is missing for it.
+
+    Args:
+        run: the directory, if there is one.
+        has_factors: whether the factors of a file were measured; without, there is nothing to compare with others.
+    """
+    from longrope.report import describe_outcome
+
+    if run and (sentence := describe_outcome(run)):
+        say(sentence)
+    elif has_factors:
+        where = f"--out {run.path}" if run else "one --out for all"
+        say(f"For a verdict: the same without --factors, and with --method yarn in its place, with {where}.")
+
+
 def print_costs(costs: Iterable["SearchCost"]) -> None:
     """A column for each search, as on the page."""
     found = [asdict(cost) for cost in costs]
