@@ -25,6 +25,16 @@ def test_a_dry_run_ends_with_its_estimate(name: str, command: Command, recipe_fi
     assert not Path("run").exists()
 
 
+def test_a_dry_run_leaves_no_folder_for_runs(command: Command, recipe_file: Path) -> None:
+    """Not the one where runs without --out are, unless another run is in it."""
+    for kept in (False, True):
+        if kept:
+            Path("runs/other").mkdir(parents=True)
+        result = command("search", "--recipe", recipe_file, "--dry-run")
+        assert result.code == 0, result.err
+        assert [str(path) for path in Path().rglob("*")] == (["runs", "runs/other"] if kept else [])
+
+
 def test_a_measurement_is_estimated(command: Command, pico_folder: Path, text_folders: tuple[Path, Path]) -> None:
     given = ("measure", pico_folder, "--measure-data", text_folders[1], "--lengths", "64,256", "--out", "run")
     result = command(*given, "--metrics", "perplexity", "--dry-run")

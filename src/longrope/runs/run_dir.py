@@ -73,18 +73,24 @@ class RunDir:
         self.export_report = self.path / "export.json"
         self._recipe = self.path / "recipe.toml"
         self._preprocess = self.path / "preprocess.txt"
+        self._made: list[Path] = []  # folders above it that were not there
         on_main(self._create)
 
     def _create(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file.", "A run needs a directory.", "Give another path with --out.")
+        self._made = [folder for folder in self.path.parents if not folder.exists()]
         make_folder(self.path, linked=True)
 
     def discard_if_empty(self) -> None:
-        """Remove the directory of a run that did not begin; no process waits here, for another may be lost."""
+        """Remove the directory of a run that did not begin, and those above it that were made for it.
+
+        No process waits here, for another may be lost.
+        """
         if is_main():
             with suppress(OSError):  # not empty
-                self.path.rmdir()
+                for folder in (self.path, *self._made):
+                    folder.rmdir()
 
     @property
     def scheduled(self) -> Path:
