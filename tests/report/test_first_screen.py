@@ -83,6 +83,7 @@ def test_the_decimals_of_a_column_are_equal() -> None:
 
 def test_a_cell_of_a_map_says_of_how_many_it_is(source: str) -> None:
     drawn = source.rsplit('id="figure-retrieval', maxsplit=1)[-1]
+    assert ">25%<" in drawn
     assert "of 8<" in drawn
     assert "of 4<" in drawn
 

@@ -100,7 +100,7 @@ def ruler_section(runs: Sequence[Contents]) -> Section:
     needs = "RULER needs `longrope measure --metrics ruler`"
     if not metrics:
         return Section("ruler", "RULER", needs)
-    note = "A cell holds the share in percent."
+    note = "A cell holds the share, and of how many."
     figure = _map_figure(runs, "ruler-map", "RULER by task and length", note, tasks, "task")
     return Section("ruler", "RULER", needs, words, (figure,), (_task_table(runs, "RULER", tasks),))
 
@@ -243,7 +243,7 @@ def _depth_figure(runs: Sequence[Contents], task: str) -> Figure:
     metrics = sorted(metrics_of(runs, lambda metric: split_depth(metric)[0] == task != metric))
     rows = {metric: f"{float(split_depth(metric)[1]):.0%}" for metric in metrics}
     title = f"{metric_label(task)} by depth and length"
-    note = "Depth 0% is the start of the text; a cell holds the share in percent, and of how many."
+    note = "Depth 0% is the start of the text; a cell holds the share, and of how many."
     return _map_figure(runs, f"{task}-depth", title, note, rows, "depth")
 
 

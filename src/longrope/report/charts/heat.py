@@ -83,7 +83,7 @@ def _draw_cell(group: ET.Element, cell: Cell, place: Box) -> None:
     add(group, "rect", class_="void", **size)
     if cell.share > 0:
         add(group, "rect", class_="heat", fill_opacity=f"{0.08 + 0.92 * cell.share:.3f}", **size)
-    text = f"{100 * cell.share:.0f}"
+    text = f"{cell.share:.0%}"
     x, y = place.left + place.width / 2, place.top + place.height / 2 + 4
     name = "cell on" if cell.share > 0.55 else "cell"
     if not cell.count:

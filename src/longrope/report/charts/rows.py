@@ -10,6 +10,7 @@ from longrope.report.charts.svg import CHARACTER, TEXT_LINE, Box, add, add_lines
 LINE = 34.0
 STACKED = 68.0  # with the name above it, where it does not fit beside it
 FOOT = 46.0
+DIGIT = 8.3  # of a value, which has more wide characters than names: digits, signs, percent
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def draw_rows(chart: RowChart, width: float, *, description: str) -> ET.Element:
     """Draw the rows; names stand beside them where they fit, else above."""
     names = 16 + CHARACTER * max(len(row.label) for row in chart.rows)
     stacked = names > width * 0.45
-    values = 14 + CHARACTER * max(len(row.shown) for row in chart.rows)
+    values = 14 + DIGIT * max(len(row.shown) for row in chart.rows)
     above = TEXT_LINE * (max(len(wrapped(row.label, width - 16)) for row in chart.rows) - 1)
     line = STACKED + above if stacked else LINE
     left, right = (8.0, 8.0) if stacked else (names, values)
