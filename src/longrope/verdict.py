@@ -162,8 +162,13 @@ def _describe(comparison: Comparison) -> str:
     notes = [" against ".join(values)] if len(values) == 2 else []
     kind = "difference" if comparison.metric in SHARES else "ratio"
     notes.append(f"{kind} {write_interval(pair.metric, pair.value, pair.low, pair.high)}" if pair else "unpaired")
+    return f"{inner_label(metric)} [{', '.join(notes)}]"
+
+
+def inner_label(metric: str) -> str:
+    """The label of a metric inside of a sentence."""
     label = metric_label(metric)
-    return f"{label if label[:2].isupper() else label[0].lower() + label[1:]} [{', '.join(notes)}]"
+    return label if label[:2].isupper() else label[0].lower() + label[1:]
 
 
 def _describe_short(short: ShortTexts | None) -> str:

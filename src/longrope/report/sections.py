@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from longrope.labels import NOT_REACHED, Source, is_part, label_of, metric_label
+from longrope.labels import NOT_REACHED, Source, is_part, label_of
 from longrope.lengths import format_tokens
 from longrope.registry import baselines, one_set_formulas
 from longrope.report.contents import Contents
@@ -18,7 +18,7 @@ from longrope.report.tables import ScoreTable, interval, number
 from longrope.rope import RescaleFactors
 from longrope.runs.records import Score
 from longrope.schedule import stage_label
-from longrope.verdict import SHARES, conclude
+from longrope.verdict import SHARES, conclude, inner_label
 
 SEARCHES = {"gradient": "gradient descent", "evolution": "the paper's evolutionary search"}
 
@@ -110,7 +110,7 @@ def _verdict_facts(run: Contents) -> list[Fact]:
         facts.append(Fact(value, at, ends[1:-1]))
     elif first.ours and first.theirs:
         values = " / ".join(interval(score).partition(" ")[0] for score in (first.ours, first.theirs))
-        name = metric_label(first.metric)
+        name = inner_label(first.metric)
         at = f"{verdict.context_tokens:,} tokens, against {verdict.theirs.label}: {first.outcome}, unpaired"
         facts.append(Fact(values, f"{name} at {at}"))
     if short := verdict.short:
