@@ -1,6 +1,7 @@
 """How far long steps are: in words, and as a line every 30 seconds where there is no bar."""
 
 import threading
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from commands import Command, report_at_once
 
-from longrope.models import LanguageModel, load_model
+from longrope.models import LanguageModel, OpenedModel, open_model
 from longrope.pipeline.callbacks import Callbacks
 from longrope.pipeline.progress import Reminder, Sparsely, WorkDone, reminding
 
@@ -102,13 +103,18 @@ def test_a_step_that_says_nothing_is_still_heard_of(
         if heard[-1].startswith("load "):
             looked.set()
 
-    def load_slowly(*given: Any, **options: Any) -> LanguageModel:
-        if option == "-v":
-            looked.wait()
-        return load_model(*given, **options)
+    def open_slowly(*given: Any, **options: Any) -> OpenedModel:
+        opened = open_model(*given, **options)
+
+        def load() -> LanguageModel:
+            if option == "-v":
+                looked.wait()
+            return opened.load()
+
+        return replace(opened, load=load)
 
     monkeypatch.setattr(Reminder, "look", look_at_once)
-    monkeypatch.setattr("longrope.pipeline.session.load_model", load_slowly)
+    monkeypatch.setattr("longrope.pipeline.session.open_model", open_slowly)
     Path("book.txt").write_text("one two three " * 400)
     given = ("measure", pico_folder, "--metrics", "perplexity", "--lengths", 64, "--measure-data", "book.txt")
     result = command(option, *given)
