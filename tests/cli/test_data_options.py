@@ -47,6 +47,7 @@ def test_a_run_is_resumed_with_the_same_function(command: Command, recipe_file: 
     assert "went through clean_run:same, and now none" in refused
     assert "--preprocess clean_run:same" in refused
     assert command(*begin, "--preprocess", "clean_run:same").code == 0
+    assert "longrope export run --preprocess clean_run:same\n" in result.out
 
 
 @pytest.mark.usefixtures("unopened")

@@ -190,9 +190,10 @@ def _export_options(session: Session, factors: RescaleFactors) -> dict[str, Any]
 
 
 def _check_finished(run: RunDir, tasks: Sequence[Task]) -> None:
+    function = f" --preprocess {run.preprocess}" if run.preprocess else ""
     if left := [task.stage.label for task in tasks if not task.done]:
         raise RunError(
             f"The stages of {run.path} are not finished: {', '.join(left)}.",
             "A finished run is needed.",
-            f"Go on with `longrope extend --out {run.path}`.",
+            f"Go on with `longrope extend --out {run.path}{function}`.",
         )

@@ -1,5 +1,6 @@
 """How a search alone ends: its loss beside those of the formulas that it looked at, and what to type next."""
 
+import shlex
 from collections.abc import Iterable
 
 from longrope import registry
@@ -12,11 +13,11 @@ from longrope.runs.run_dir import RunDir
 def describe_search(run: RunDir, recipe: Recipe) -> list[str]:
     """The lines that follow a search: losses on held-out windows, and the next commands."""
     lines = [describe_losses(run.read_trials(), registry.searches().get(recipe.search.method, recipe.search.method))]
-    model = recipe.model
+    model, function = recipe.model, f" --preprocess {shlex.quote(run.preprocess)}" if run.preprocess else ""
     return [
         *filter(None, lines),
         f"next: longrope measure {model} --factors {run.path} --measure-data OTHER-TEXTS",
-        f"      longrope export {run.path}",
+        f"      longrope export {run.path}{function}",
     ]
 
 

@@ -146,7 +146,7 @@ class RunDir:
             before, now = _written(asdict(self.recipe())), _written(asdict(recipe))
             needed = "A run is resumed only with the recipe that began it."
             check_same(f"The run directory {self.path}", "recipe", before, now, needed=needed)
-        function = (self.read_text(self._preprocess) or "").strip()
+        function = self.preprocess
         if self.has(self._recipe) and function != preprocess:
             raise RunError(
                 f"The texts of {self.path} went through {function or 'no function'}, and now {preprocess or 'none'}.",
@@ -161,6 +161,11 @@ class RunDir:
                 f"{self.path} holds no recipe.toml.", "A run directory is needed.", "Make one with `longrope extend`."
             )
         return on_main(partial(load_recipe, self._recipe, trust_task_files=True))
+
+    @property
+    def preprocess(self) -> str:
+        """The name of the function that the texts of this run went through; empty if none did."""
+        return (self.read_text(self._preprocess) or "").strip()
 
     def has(self, path: Path) -> bool:
         """Whether a file is there; the same in all processes."""
