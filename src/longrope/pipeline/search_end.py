@@ -33,4 +33,4 @@ def describe_losses(trials: Iterable[Trial], method: str) -> str:
     found = min(lowest.values())
     formulas = sorted((loss, label_of(name)) for name, loss in lowest.items() if name)
     beside = "".join(f"; {label} {loss:.4f}" for loss, label in formulas)
-    return f"loss on held-out windows: {found:.4f} nats a token with the factors found{beside}"
+    return f"loss on held-out windows: {found:.4f} nats a token at the lowest{beside}"
