@@ -70,7 +70,12 @@ def test_every_command_runs(
 ) -> None:
     """The models and texts are small, what is sent is kept back, and the client is a server in this process."""
     sent: list[str] = []
-    monkeypatch.setattr("longrope.exports.upload", lambda path, repo, **_: sent.append(f"{path} {repo}") or repo)
+
+    def upload(path: Path, repo: str, **_: object) -> str:
+        sent.append(f"{path} {repo}")
+        return repo
+
+    monkeypatch.setattr("longrope.exports.upload", upload)
     Path("document.txt").write_text(pico.make_text(60))
     names = {"MODEL": str(pico_folder), "64k": "512", "8k,64k": "256,512", "books/": str(text_folders[0])}
     names |= {"other-books/": str(text_folders[1]), "PATH…": str(text_folders[0]), "P": "What?", "RUN": "found"}
