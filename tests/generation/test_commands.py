@@ -145,7 +145,8 @@ def test_the_command(
     code, out, err = command("--factors", factors, "--max-new-tokens", "12")
     assert code == 0, err
     assert out == expected.text + "\n"
-    choices, costs = err.splitlines()
+    load, choices, costs = err.splitlines()
+    assert load.startswith("load ")
     assert "CPU flash" in choices
     assert f"read {expected.prompt_tokens} tokens in" in costs
     assert f"wrote {expected.new_tokens} in" in costs
