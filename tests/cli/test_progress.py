@@ -1,7 +1,6 @@
 """How far long steps are: in words, and as a line every 30 seconds where there is no bar."""
 
 import threading
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 from commands import Command, report_at_once
 
-from longrope.models import LanguageModel, OpenedModel, open_model
+from longrope.data import Texts, load_texts
 from longrope.pipeline.callbacks import Callbacks
 from longrope.pipeline.progress import Reminder, Sparsely, WorkDone, reminding
 
@@ -92,7 +91,7 @@ def test_a_command_reports_progress_without_a_terminal(
 def test_a_step_that_says_nothing_is_still_heard_of(
     option: str, command: Command, pico_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here the loading of the model, which goes on until the reminder has come; quiet commands say nothing."""
+    """Here the reading of texts, which goes on until the reminder has come; quiet commands say nothing."""
     report_at_once(monkeypatch)
     looked = threading.Event()
     heard, look = list[str](), Reminder.look
@@ -100,23 +99,18 @@ def test_a_step_that_says_nothing_is_still_heard_of(
     def look_at_once(reminder: Reminder) -> None:
         look(reminder)
         heard.append(reminder._last_line)
-        if heard[-1].startswith("load "):
+        if heard[-1].startswith("read "):
             looked.set()
 
-    def open_slowly(*given: Any, **options: Any) -> OpenedModel:
-        opened = open_model(*given, **options)
-
-        def load() -> LanguageModel:
-            if option == "-v":
-                looked.wait()
-            return opened.load()
-
-        return replace(opened, load=load)
+    def read_slowly(*given: Any, **options: Any) -> Texts:
+        if option == "-v":
+            looked.wait()
+        return load_texts(*given, **options)
 
     monkeypatch.setattr(Reminder, "look", look_at_once)
-    monkeypatch.setattr("longrope.pipeline.session.open_model", open_slowly)
+    monkeypatch.setattr("longrope.pipeline.session.load_texts", read_slowly)
     Path("book.txt").write_text("one two three " * 400)
     given = ("measure", pico_folder, "--metrics", "perplexity", "--lengths", 64, "--measure-data", "book.txt")
     result = command(option, *given)
     assert result.code == 0, result.err
-    assert (f"after: load {pico_folder}"[:60] in result.err) is (option == "-v")
+    assert ("after: read book.txt" in result.err) is (option == "-v")
