@@ -63,9 +63,10 @@ def test_the_memory_of_reading_is_that_of_its_record(form: str, words: str) -> N
     assert said == [(f"{record['bytes'] / 1e6:.0f}", f"{record['peak_gib']}", f"{record['peak_gib_before']}")]
 
 
-def test_the_memory_of_reading_a_gigabyte_is_that_of_its_record() -> None:
-    (record,) = (one for one in read_memory() if one["bytes"] >= 1e9)
-    said = re.findall(r"gigabyte in `\.jsonl`, (\d+) million\s+tokens, takes ([\d.]+) GiB .*?, and ([\d.]+) when", PAGE)
+@pytest.mark.parametrize(("form", "words"), [("jsonl", "in `.jsonl`"), ("txt", "in one `.txt` file")])
+def test_the_memory_of_reading_a_gigabyte_is_that_of_its_record(form: str, words: str) -> None:
+    (record,) = (one for one in read_memory() if one["form"] == form and one["bytes"] >= 1e9)
+    said = re.findall(rf"gigabyte {words}, (\d+) million\s+tokens, takes ([\d.]+) GiB .*?([\d.]+) (?:when|\()", PAGE)
     tokens = f"{record['tokens'] / 1e6:.0f}"
     assert said == [(tokens, f"{record['peak_gib']:.2f}", f"{record['compared_peak_gib']:.2f}")]
 
