@@ -87,8 +87,7 @@ def measure_only(
             callbacks.on_step(line)
 
     model, texts, _ = load_inputs(recipe, callbacks, preprocess, check)
-    evaluation = evaluate(model, texts)
-    subject = name_subject(model, table)
+    evaluation, subject = evaluate(model, texts), name_subject(model, table)
     if baseline:
         lengths = recipe.measure.lengths or (model.spec.trained_window,)
         subject = make_baseline(model, baseline, lengths, max(lengths))
