@@ -15,11 +15,15 @@ each run begins that many seconds after the last, on a GPU that has cooled down:
 * chunked: sdpa and no cache, everything whole but the logits, which are made 16,384 tokens at a time (as in the search
   of Microsoft's LongRoPE); with --gradient transformers' own activation checkpointing instead, and all logits
 * fa4: as chunked, with FlashAttention 4 for torch's attention
-* fast: as chunked, each layer by torch.compile; its compiling is in no time, for the first turn does not count
+* fast, fast-fa4: as chunked and fa4, each layer by torch.compile, with torch's limits of recompilations raised; where
+  it runs a layer uncompiled all the same, the way ends with an error. Its line has the numbers of graphs that were
+  compiled, of breaks between graphs, and of layers that were not compiled; compiling is in no time, for the first turn
+  does not count
 * whole: as chunked, the decoder by torch.compile, for which transformers makes a mask of all pairs of tokens
 * kernels: attention alone, a call by each kernel for each layer without a sliding window; beyond 128k one call, times
   their number
 * kernel: the same by the kernel that is chosen here
+* products: the matrix products of all layers and the head alone, tile by tile
 """
 
 import argparse
@@ -36,20 +40,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from pass_ways import FOUND, WAYS
 from shapes import open_model
-from torch.nn import functional
 
 from longrope import distributed
 from longrope.engine import kernels
 from longrope.engine.backward import BACKWARDS, KernelPair, attend_with_backward
-from longrope.engine.compiling import compiled, many_variants
 from longrope.engine.memory import choose_tile, estimate_memory, heads_of
-from longrope.engine.passes import describe_pass, token_losses, weighted_loss_with_graph
+from longrope.engine.passes import describe_pass
 from longrope.lengths import parse_tokens
 from longrope.models import LanguageModel
 
-CHUNK = 16384
-COMPILED: dict[Any, Callable[..., Any]] = {}  # by the module
 SHORT = 2**17  # up to this length passes are repeated
 
 
@@ -99,9 +100,11 @@ def measure(
     """The lines of these ways at one length."""
     length = ids.shape[1]
     works = {way: partial(WAYS[way, gradient], model, ids) for way in ways if not way.startswith("kernel")}
+    FOUND.clear()
     found = run(works, model.device, repeats=turns if length <= SHORT else 1, rest=rest)
     lines = [line_of(way, model, length, gradient=gradient) | {"rest_seconds": rest} | found[way] for way in works]
     for line in lines:
+        line.update(FOUND[line["way"]])
         if line["way"] in ("ours", "compiled") and not gradient and distributed.ranks() == 1:
             read = replace(model, compiled=line["way"] == "compiled")
             line["estimate_gib"] = estimate_memory(read, length) / 2**30
@@ -214,110 +217,6 @@ def line_of(way: str, model: LanguageModel, length: int, *, gradient: bool) -> d
         "torch": torch.__version__,
         "transformers": version("transformers"),
     }
-
-
-def pass_ours(model: LanguageModel, ids: torch.Tensor) -> float:
-    """Losses of all tokens by our pass."""
-    return token_losses(model, ids).double().mean().item()
-
-
-def pass_compiled(model: LanguageModel, ids: torch.Tensor) -> float:
-    """The same, compiled."""
-    return pass_ours(replace(model, compiled=True), ids)
-
-
-def pass_plain(model: LanguageModel, ids: torch.Tensor) -> float:
-    """transformers' own loss, all defaults."""
-    with torch.inference_mode():
-        return model.network(ids, labels=ids).loss.item()  # type: ignore[no-any-return]
-
-
-def pass_chunked(model: LanguageModel, ids: torch.Tensor) -> float:
-    """The decoder whole, the head and the loss chunk by chunk."""
-    return by_chunks(model, ids, model.network.base_model)
-
-
-def pass_fa4(model: LanguageModel, ids: torch.Tensor) -> float:
-    """The same with FlashAttention 4."""
-    network, before = model.network, model.network.config._attn_implementation  # noqa: SLF001
-    network.set_attn_implementation("flash_attention_4")
-    try:
-        return pass_chunked(model, ids)
-    finally:
-        network.set_attn_implementation(before)
-
-
-def pass_fast(model: LanguageModel, ids: torch.Tensor) -> float:
-    """The same, layers compiled: one function for all, since torch compiles few variants of one."""
-    layers = model.network.base_model.layers
-    for layer in layers:
-        layer.forward = partial(compiled(type(layer).forward), layer)
-    try:
-        with many_variants(compiled=True):
-            return pass_chunked(model, ids)
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
-def pass_whole(model: LanguageModel, ids: torch.Tensor) -> float:
-    """The same, the decoder compiled."""
-    decoder = model.network.base_model
-    return by_chunks(model, ids, COMPILED.setdefault(decoder, torch.compile(decoder, dynamic=False)))
-
-
-def by_chunks(model: LanguageModel, ids: torch.Tensor, decoder: Callable[..., Any]) -> float:
-    """A pass by a decoder; the head and the loss chunk by chunk."""
-    total = 0.0
-    with torch.inference_mode():
-        hidden = decoder(ids, use_cache=False).last_hidden_state[0, :-1]
-        for part, target in zip(hidden.split(CHUNK), ids[0, 1:].split(CHUNK), strict=True):
-            logits = model.network.lm_head(part).float()
-            total += functional.cross_entropy(logits, target, reduction="sum").item()
-    return total / (ids.shape[1] - 1)
-
-
-def step_ours(model: LanguageModel, ids: torch.Tensor) -> float:
-    """Gradients of all weights by our pass."""
-    weights = np.full((1, ids.shape[1] - 1), 1 / (ids.shape[1] - 1))
-    loss = weighted_loss_with_graph(model, ids, weights)
-    loss.backward()  # type: ignore[no-untyped-call]
-    model.network.zero_grad(set_to_none=True)
-    shard = distributed.shard()
-    return (shard.total(loss.detach()) if shard else loss).item()
-
-
-def step_plain(model: LanguageModel, ids: torch.Tensor) -> float:
-    """Gradients of all weights by transformers, all defaults."""
-    loss = model.network(ids, labels=ids).loss
-    loss.backward()
-    model.network.zero_grad(set_to_none=True)
-    return loss.item()  # type: ignore[no-any-return]
-
-
-def step_checkpointed(model: LanguageModel, ids: torch.Tensor) -> float:
-    """The same with transformers' activation checkpointing, in training mode (there is no dropout in these models)."""
-    model.network.train()
-    model.network.gradient_checkpointing_enable({"use_reentrant": False})
-    try:
-        return step_plain(model, ids)
-    finally:
-        model.network.gradient_checkpointing_disable()
-        model.network.eval()
-
-
-WAYS: dict[tuple[str, bool], Callable[[LanguageModel, torch.Tensor], float]] = {
-    ("ours", False): pass_ours,
-    ("compiled", False): pass_compiled,
-    ("plain", False): pass_plain,
-    ("chunked", False): pass_chunked,
-    ("fa4", False): pass_fa4,
-    ("fast", False): pass_fast,
-    ("whole", False): pass_whole,
-    ("ours", True): step_ours,
-    ("plain", True): step_plain,
-    ("chunked", True): step_checkpointed,
-}
 
 
 if __name__ == "__main__":

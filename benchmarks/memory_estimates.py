@@ -32,7 +32,7 @@ from longrope.tuning.training import in_float32
 
 MMAP_THRESHOLD = -3  # glibc: allocations from that size on have pages of their own
 SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {"hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
+    "pico": {"hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
     "small": {
         "hidden_size": 384,
         "intermediate_size": 1024,
@@ -65,7 +65,7 @@ def main() -> None:
     asked = parser.parse_args()
     ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 2**16)
     for run, _ in WORKS.values():
-        run(make_model("tiny", asked.device, asked.dtype), 64)  # what libraries take once
+        run(make_model("pico", asked.device, asked.dtype), 64)  # what libraries take once
     for work in asked.works.split(";"):
         for tokens in map(parse_tokens, asked.lengths.split(",")):
             line = json.dumps(measure(asked.shape, tokens, work, asked.device, asked.dtype))

@@ -5,7 +5,8 @@ Run: python benchmarks/train_step.py MODEL OUT.jsonl --tokens 64k --steps 5 --wa
 MODEL is anything that `longrope` loads, or a shape of `shapes.py` with random weights. A step reads --windows windows
 of random token ids; steps of several kinds are asked for as --tokens 64k,8k --windows 1,8 --ways ours,trl/ours. All
 ways train float32 weights with passes in bfloat16 on a GPU, AdamW, and activations recomputed layer by layer. The first
-step is left out; the line gives the median of the others. One of
+step is left out; the line gives the median of the others. Under torchrun, for ours alone, the processes share each
+window and divide the weights. One of
 
 * ours: longrope.tuning.fine_tune
 * trainer: transformers' Trainer with gradient checkpointing, and its other defaults
@@ -27,6 +28,7 @@ and after it, each with a hyphen before it:
 import argparse
 import gc
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -41,6 +43,7 @@ import torch
 from shapes import open_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from longrope import distributed
 from longrope.data import TokenText
 from longrope.engine.held_states import Holding
 from longrope.engine.memory import estimate_training_memory, heads_of
@@ -64,13 +67,15 @@ def main() -> None:
     parser.add_argument("--ways", default="ours,trainer")
     asked = parser.parse_args()
     kinds = zip(asked.tokens.split(","), asked.windows.split(","), asked.ways.split("/"), strict=True)
-    for tokens, windows, ways in kinds:
-        asked.tokens, asked.windows = tokens, int(windows)
-        for way in ways.split(","):
-            line = measure(way, asked)
-            print(line, flush=True)
-            with asked.out.open("a") as out:
-                out.write(json.dumps(line) + "\n")
+    with distributed.launched(context_ranks=int(os.environ.get("WORLD_SIZE", "1"))):
+        for tokens, windows, ways in kinds:
+            asked.tokens, asked.windows = tokens, int(windows)
+            for way in ways.split(","):
+                line = measure(way, asked)
+                if distributed.is_main():
+                    print(line, flush=True)
+                    with asked.out.open("a") as out:
+                        out.write(json.dumps(line) + "\n")
 
 
 def measure(way: str, asked: argparse.Namespace) -> dict:
@@ -98,6 +103,7 @@ def measure(way: str, asked: argparse.Namespace) -> dict:
         "tokens": tokens,
         "windows": asked.windows,
         "steps": asked.steps,
+        "processes": distributed.ranks(),
         **found,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
         "estimate_gib": estimate(model, tokens * asked.windows, options) / 2**30,
