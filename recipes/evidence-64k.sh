@@ -7,17 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipes/fetch.sh
 
-fetch_evidence_texts() {
-    local scratch
-    scratch=$(mktemp -d)
-    fetch_long_packages "$scratch"
-    fetch_training_packages "$scratch"
-    python3 recipes/evidence_texts.py data/SmolLM2-135M-Instruct.Q4_1.gguf "$scratch" "$scratch/tokens"
-    mv "$scratch/tokens" data/evidence
-    rm -r "$scratch"
-}
-
 fetch_model data
-[ -d data/evidence ] || fetch_evidence_texts
+[ -d data/evidence ] || fetch_evidence_texts data/SmolLM2-135M-Instruct.Q4_1.gguf data/evidence
 longrope compare --recipe recipes/evidence-64k.toml --out runs/evidence-64k/compare
 python3 recipes/arms.py recipes/evidence-arms.toml runs/evidence-64k "$@"

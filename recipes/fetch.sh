@@ -56,6 +56,17 @@ fetch_training_packages() {
         libreoffice-help-en-us golang-1.19-src openjdk-17-source
 }
 
+# fetch_evidence_texts MODEL OUT: the token arrays of recipes/evidence_texts.py by the tokenizer of a model, in OUT.
+fetch_evidence_texts() {
+    local scratch
+    scratch=$(mktemp -d)
+    fetch_long_packages "$scratch"
+    fetch_training_packages "$scratch"
+    python3 recipes/evidence_texts.py "$1" "$scratch" "$scratch/tokens"
+    mv "$scratch/tokens" "$2"
+    rm -r "$scratch"
+}
+
 # fetch_million_texts MODEL OUT: the token arrays of recipes/million_texts.py by the tokenizer of a model, in OUT.
 fetch_million_texts() {
     local scratch

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Fetch the model and the texts of recipes/gemma3-2048k.toml into data/, run it, and measure what docs/2048k.md says of it; made for
 # one GPU of 141 GB. Interrupted, the same command goes on where it was: begin it again after every run of half an hour where
-# time is lent so. With several GPUs: LAUNCH="torchrun --nproc-per-node 4 -m longrope".
+# time is lent so. With several GPUs: LAUNCH="torchrun --nproc-per-node 4 -m longrope". Names of the functions below, as in
+# `bash recipes/gemma3-2048k.sh train control`, choose what is run.
 # The model is under the Gemma Terms of Use, https://ai.google.dev/gemma/terms. The texts are from packages of Debian 12 and
 # npm, and are not to be passed on. Needs: what recipes/fetch.sh needs, and longrope[gguf].
 set -euo pipefail
@@ -9,48 +10,84 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipes/fetch.sh
 LAUNCH=${LAUNCH:-longrope}
 model=data/gemma-3-270m-q4_k_m.gguf texts=data/gemma3-2048k run=runs/gemma3-2048k
+same=(--set measure.window_tokens=2048k --set measure.tail_tokens=32768 --set measure.tails=4096) # the text of the run
+needles=(--metrics far-context,prose-needle "${same[@]}" --set measure.needles=60)
+
+of_run() { # of_run COMMAND OPTION...: of the trained weights, with the factors of their run
+    $LAUNCH "$1" $run/stages/4-*/adapter --factors $run --measure-data $texts/measure "${@:2}"
+}
+
+train() { # the training and the export alone, measured at two lengths
+    $LAUNCH extend --recipe recipes/gemma3-2048k.toml --set measure.lengths=4k,32k --set measure.window_tokens=2048k --out $run
+}
+
+whole() { # the same, and the trained weights at all lengths
+    $LAUNCH extend --recipe recipes/gemma3-2048k.toml --out $run
+}
+
+passkeys() { # one in a text
+    of_run measure --lengths 4k,32k,128k,512k,1024k,2048k --metrics passkey --set measure.passkeys=10 --out $run-passkeys
+}
+
+control() { # the same last tokens with far context shuffled, and with another text's
+    of_run measure --lengths 128k,512k,1024k --metrics far-context,far-shuffled,far-replaced "${same[@]}" --out $run-control
+}
+
+reworded() { # facts that are asked for in other words, and needles in prose; on short texts beside the original
+    of_run measure --lengths 32k,128k --metrics reworded-questions,prose-needle "${same[@]}" --set measure.needles=60 \
+        --out $run-reworded
+    local short=(--measure-data $texts/measure/prose --lengths 1k,4k --metrics reworded-questions --set measure.windows=1
+        --set measure.window_tokens=2048k --set measure.needles=30 --out $run-reworded-short)
+    $LAUNCH measure $model "${short[@]}"
+    $LAUNCH measure $run/stages/4-*/adapter --factors $run "${short[@]}"
+}
+
+untrained() { # without training, by factors for 512k
+    $LAUNCH extend --recipe recipes/gemma3-2048k-untrained.toml --out $run-untrained
+}
+
+before() { # without training, by the factors of the run
+    $LAUNCH measure $model --factors $run --measure-data $texts/measure --lengths 128k,512k "${needles[@]}" --out $run-before
+}
+
+untrained_1024k() { # without training, by the best two formulas for 1,024k
+    local method
+    for method in ntk-critical critical; do
+        $LAUNCH measure $model --method $method --measure-data $texts/measure --lengths 1024k "${needles[@]}" \
+            --out $run-untrained-1024k
+    done
+}
+
+varied() { # two trainings that differ in their needles alone, this one and the next
+    $LAUNCH extend --recipe recipes/gemma3-needles.toml --set tune.needle_kinds=varied --out runs/gemma3-needles-varied
+}
+
+codes() {
+    $LAUNCH extend --recipe recipes/gemma3-needles.toml --set tune.needle_kinds=codes --out runs/gemma3-needles-codes
+}
+
+far() { # one pass over 4,194,304 tokens that end as the prose above does, by factors for so many and by those of the run
+    far_pass 2048k
+    far_pass 4096k
+    far_pass 4096k --factors $run
+    cat $run/far-*.jsonl > $run/far.jsonl
+}
+
+far_pass() { # far_pass TOKENS OPTION...: a line in a file of its own, unless it is there
+    local line=$run/far-$1$2.jsonl
+    [ -f "$line" ] || python3 recipes/far_pass.py $run/stages/4-*/adapter "$line" $texts/measure/{manual,prose}/joined.npy \
+        --tokens "$@"
+}
+
+answers() { # about a document of more than a million tokens
+    [ ! -f $run/answers.jsonl ] || return 0
+    rm -f $run/answers.partial
+    python3 recipes/ask_document.py $run/stages/4-*/adapter $texts/document.txt $run/answers.partial --factors $run
+    mv $run/answers.partial $run/answers.jsonl
+}
 
 fetch_gemma data
 [ -d $texts ] || fetch_million_texts $model $texts
-$LAUNCH extend --recipe recipes/gemma3-2048k.toml --out $run
-trained=$(echo $run/stages/4-*/adapter)
-same=(--set measure.window_tokens=2048k --set measure.tail_tokens=32768 --set measure.tails=4096) # the text of the run above
-
-# of the trained weights: passkeys, one in a text; the same last tokens with far context shuffled, and with another text's
-$LAUNCH measure "$trained" --factors $run --measure-data $texts/measure --lengths 4k,32k,128k,512k,1024k,2048k \
-    --metrics passkey --set measure.passkeys=10 --out $run-passkeys
-$LAUNCH measure "$trained" --factors $run --measure-data $texts/measure --lengths 128k,512k,1024k \
-    --metrics far-context,far-shuffled,far-replaced "${same[@]}" --out $run-control
-
-# facts that are asked for in other words, and needles in prose; on short texts beside the original
-$LAUNCH measure "$trained" --factors $run --measure-data $texts/measure --lengths 32k,128k \
-    --metrics reworded-questions,prose-needle "${same[@]}" --set measure.needles=60 --out $run-reworded
-short=(--measure-data $texts/measure/prose --lengths 1k,4k --metrics reworded-questions --set measure.windows=1
-    --set measure.window_tokens=2048k --set measure.needles=30 --out $run-reworded-short)
-$LAUNCH measure $model "${short[@]}"
-$LAUNCH measure "$trained" --factors $run "${short[@]}"
-
-# without training: by factors for 512k, by those of the run above, and by the best two for 1,024k
-$LAUNCH extend --recipe recipes/gemma3-2048k-untrained.toml --out $run-untrained
-$LAUNCH measure $model --factors $run --measure-data $texts/measure --lengths 128k,512k \
-    --metrics far-context,prose-needle "${same[@]}" --set measure.needles=60 --out $run-before
-for method in ntk-critical critical; do
-    $LAUNCH measure $model --method $method --measure-data $texts/measure --lengths 1024k \
-        --metrics far-context,prose-needle "${same[@]}" --set measure.needles=60 --out $run-untrained-1024k
-done
-
-# two trainings that differ in their needles alone
-for kind in varied codes; do
-    $LAUNCH extend --recipe recipes/gemma3-needles.toml --set tune.needle_kinds=$kind --out runs/gemma3-needles-$kind
-done
-
-# one pass over 4,194,304 tokens that end as the prose above does, by factors for so many and by those of the run
-arrays=($texts/measure/manual/joined.npy $texts/measure/prose/joined.npy)
-[ -f $run/far.jsonl ] || {
-    python3 recipes/far_pass.py "$trained" $run/far.jsonl "${arrays[@]}" --tokens 2048k
-    python3 recipes/far_pass.py "$trained" $run/far.jsonl "${arrays[@]}" --tokens 4096k
-    python3 recipes/far_pass.py "$trained" $run/far.jsonl "${arrays[@]}" --tokens 4096k --factors $run
-}
-
-# answers about a document of more than a million tokens
-[ -f $run/answers.jsonl ] || python3 recipes/ask_document.py "$trained" $texts/document.txt $run/answers.jsonl --factors $run
+parts=("$@")
+[ $# -gt 0 ] || parts=(whole passkeys control reworded untrained before untrained_1024k varied codes far answers)
+for part in "${parts[@]}"; do $part; done
