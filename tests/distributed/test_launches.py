@@ -109,6 +109,14 @@ def test_one_process_leads(in_one_row: bool, launch: Launch, ranks: int) -> None
     assert [said for _, _, said in results] == [{"rank": 0}] * ranks
 
 
+@pytest.mark.parametrize("in_one_row", [False, True])
+def test_estimates_time_the_same_passes_in_every_process(in_one_row: bool, launch: Launch, ranks: int) -> None:
+    """What the clocks say decides which passes are made; processes that share a window would wait for each other."""
+    seconds, read = launch.same(f"timed_passes {ranks if in_one_row else 1}")
+    assert seconds > 0
+    assert sorted(read) == [2048, 2048, 4096, 4096]
+
+
 def test_weights_in_fewer_bits_reach_every_process(launch: Launch, ranks: int) -> None:
     """A finished training keeps its weights in the model's format, and goes on in another one."""
     assert launch.same(f"scattered_weights {ranks}") == (torch.float32, [0, 1, 2, 3, 4])
