@@ -119,7 +119,14 @@ def test_why_a_part_is_not_begun_is_said(gpu: ModuleType, runner: Any) -> None:
 def test_parts_share_the_gpus_and_one_runs_on_the_cpu_beside_them(gpu: ModuleType, runner: Any) -> None:
     """A part that waits for two GPUs keeps later ones from taking one; what is after a part waits for it."""
     note = 'echo "$NAME begins" >> $RECORDS/order; sleep 0.6; echo "$NAME ends" >> $RECORDS/order'
-    rows = {"a": {}, "both": {"gpus": 2}, "b": {}, "c": {"after": "b"}, "cpu": {"gpus": 0}, "later": {"gpus": 0}}
+    rows: dict[str, dict[str, Any]] = {
+        "a": {},
+        "both": {"gpus": 2},
+        "b": {},
+        "c": {"after": "b"},
+        "cpu": {"gpus": 0},
+        "later": {"gpus": 0},
+    }
     parts = [gpu.Part(name, 1, f"NAME={name}; {note}", **row) for name, row in rows.items()]
     assert runner.run(parts) == {}
     order = (runner.out / "order").read_text().splitlines()
@@ -166,7 +173,8 @@ def test_layers_that_torch_leaves_uncompiled_are_counted(monkeypatch: pytest.Mon
 
     def named(layer: Any, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """A layer that reads what differs from layer to layer, so that each needs a variant of its own."""
-        return forward(layer, hidden, *args, **kwargs) * (1.0 if layer.name else 2.0)
+        found: torch.Tensor = forward(layer, hidden, *args, **kwargs)
+        return found * (1.0 if layer.name else 2.0)
 
     for i, layer in enumerate(layers):
         layer.name = f"{i}"
