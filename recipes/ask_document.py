@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from longrope import generate, load_factors, load_model
+from longrope.cli.options import factors_file
 from longrope.data import encode
 from longrope.generation import GenerationSettings
 
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("model", "document", "out"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--factors", type=Path)
+    parser.add_argument("--factors", type=lambda given: factors_file(Path(given)))
     parser.add_argument("--tokens", type=int, default=1_100_000)
     parser.add_argument("--depths", default="0.1,0.5,0.9")
     parser.add_argument("--eight-bit-cache", action="store_true")

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from longrope import baseline_factors, distributed, load_factors, load_model
+from longrope.cli.options import factors_file
 from longrope.data import Tokens, opening_tokens
 from longrope.engine.passes import describe_pass, token_losses
 from longrope.lengths import parse_tokens
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("arrays", type=Path, nargs="+")
     parser.add_argument("--tokens", type=parse_tokens, required=True)
     parser.add_argument("--method", default="ntk-critical")
-    parser.add_argument("--factors", type=Path)
+    parser.add_argument("--factors", type=lambda given: factors_file(Path(given)))
     parser.add_argument("--last", type=int, default=0)
     parser.add_argument("--device", default="auto")
     given = parser.parse_args(arguments)

@@ -74,7 +74,7 @@ far() { # one pass over 4,194,304 tokens that end as the prose above does, by fa
 }
 
 far_pass() { # far_pass TOKENS OPTION...: a line in a file of its own, unless it is there
-    local line=$run/far-$1$2.jsonl
+    local line=$run/far-$1${2:-}.jsonl
     [ -f "$line" ] || python3 recipes/far_pass.py $run/stages/4-*/adapter "$line" $texts/measure/{manual,prose}/joined.npy \
         --tokens "$@"
 }

@@ -41,7 +41,7 @@ def test_a_line_for_each_depth(script: Any, tmp_path: Path) -> None:
     (tmp_path / "factors.json").write_text(dump_factors(baseline_factors(model.spec, "yarn", 2048)))
     (tmp_path / "document.txt").write_text(pico.make_text(3000))
     given = [str(tmp_path / name) for name in ("model", "document.txt", "out.jsonl")]
-    given += ["--factors", str(tmp_path / "factors.json"), "--tokens", "1500", "--depths", "0.1,0.9"]
+    given += ["--factors", str(tmp_path), "--tokens", "1500", "--depths", "0.1,0.9"]
     for how in ("--eight-bit-cache", "--offload-cache"):
         script.main([*given, "--device", "cpu", how])
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]

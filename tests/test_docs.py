@@ -27,7 +27,9 @@ OTHERS = {
     "--max-model-len",
     "--enforce-eager",
     "--max-logprobs",
-}  # torchrun's, transformers' and vLLM's
+    "--parts",
+    "--pico",
+}  # torchrun's, transformers', vLLM's and those of benchmarks/gpu.py
 
 
 def code_of(text: str) -> str:

@@ -64,7 +64,7 @@ def test_the_long_factors_of_a_run_are_taken_beyond_their_window(script: Any, fo
     """They stay as they are, so a longer window's factors of the same formula give another perplexity."""
     spec = load_model(folder / "model", device="cpu").spec
     (folder / "factors.json").write_text(dump_factors(baseline_factors(spec, "yarn", 96)))
-    (given,) = lines(script, folder, TOKENS, "--factors", str(folder / "factors.json"))
+    (given,) = lines(script, folder, TOKENS, "--factors", str(folder))
     (made,) = lines(script, folder, TOKENS, "--method", "yarn")
     assert (given["factors_window"], made["factors_window"]) == (96, TOKENS)
     assert given["whole"]["last"] != made["whole"]["last"]
