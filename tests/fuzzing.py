@@ -68,7 +68,7 @@ class Report:
         inputs: how many it was given.
         refused: how many of them it refused.
         seconds: by the clock.
-        cpu_seconds: of this process: the others of a busy machine get the rest.
+        cpu_seconds: of this process.
         problems: by kind the first input.
     """
 
@@ -147,14 +147,14 @@ def fuzz(
         name: of the target.
         target: it.
         inputs: how many.
-        seconds: for how long, if the number is 0.
+        seconds: for how long, if the number is 0, of the CPU: the others of a busy machine get the rest.
         first: the number of the first input.
         limits: of the reading of each.
     """
     target.path.write_bytes(target.whole if isinstance(target.whole, bytes) else target.pack(target.whole))
     target.read(target.path)
     report, number, began, cpu_began = Report(name), first, time.monotonic(), time.process_time()
-    while number - first < inputs if inputs else time.monotonic() - began < seconds:
+    while number - first < inputs if inputs else time.process_time() - cpu_began < seconds:
         content = target.make(name, number)
         target.path.write_bytes(content)
         try:

@@ -37,3 +37,9 @@ def test_one_that_waits_is_a_hang_later_for_the_machine_may_be_busy(tmp_path: Pa
     report = fuzz("wait", Target(tmp_path / "x", 1, wait_longer), inputs=2, limits=SHORT)
     assert [kind.split(": ")[1] for kind in report.problems] == ["more than 0.3 seconds of waiting"]
     assert report.cpu_seconds < 0.2 < report.seconds
+
+
+def test_seconds_of_a_fuzz_are_of_the_cpu(tmp_path: Path) -> None:
+    report = fuzz("wait", Target(tmp_path / "x", 1, lambda path: sleep(path, 0.02)), seconds=0.02)
+    assert report.cpu_seconds >= 0.02
+    assert report.seconds > 2 * report.cpu_seconds
