@@ -11,7 +11,7 @@ from hostile_inputs import SCORE
 from longrope.errors import FactorsError, ModelError, RunError, TextsError
 from longrope.evaluation.prompts.documents import load_questions
 from longrope.models import read_spec
-from longrope.models.loading import load_config
+from longrope.models.loading import load_config, load_model
 from longrope.reading import parse_json, read_json
 from longrope.rope import load_factors, su_attention_factor
 from longrope.rope.given import read_given
@@ -76,3 +76,14 @@ def test_heads_beyond_all_that_there_are_are_refused_at_once(stated: dict[str, A
     config = pico.make_config().to_dict() | stated
     with pytest.raises(ModelError):
         read_spec(load_config(pico.write_config(tmp_path / "model", **config)))
+
+
+def test_a_tokenizer_at_which_its_library_panics_is_refused(tmp_path: Path) -> None:
+    """Its prefix of parts of words is longer than the parts, which Rust's code takes for granted."""
+    pico.save_pico(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"] |= {"continuing_subword_prefix": "../..", "merges": [["!", "a"]]}
+    file.write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="PanicException: range end index"):
+        load_model(tmp_path)

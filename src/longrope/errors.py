@@ -121,8 +121,8 @@ def from_system(error: BaseException) -> LongRopeError | None:
 def converting_errors(kind: type[LongRopeError], found: str, needed: str, remedy: str) -> Iterator[None]:
     """Convert any exception of a ``with`` block into one of ours, with its type and first line after ``found``.
 
-    Errors of ours pass as they are. The original exception stays attached as the cause; the command line prints its
-    traceback if the environment variable ``LONGROPE_DEBUG`` is 1.
+    A panic of a library in Rust is one, too. Errors of ours pass as they are. The original exception stays attached as
+    the cause; the command line prints its traceback if the environment variable ``LONGROPE_DEBUG`` is 1.
 
     Args:
         kind: the class to raise.
@@ -134,8 +134,15 @@ def converting_errors(kind: type[LongRopeError], found: str, needed: str, remedy
         yield
     except LongRopeError:
         raise
-    except Exception as error:
-        raise kind(f"{found}: {describe_error(error)}.", needed, remedy) from error
+    except BaseException as error:
+        if isinstance(error, Exception) or is_panic(error):
+            raise kind(f"{found}: {describe_error(error)}.", needed, remedy) from error
+        raise
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust ended at a fault of its own: PyO3 derives that from BaseException."""
+    return type(error).__module__ == "pyo3_runtime"
 
 
 def describe_error(error: BaseException) -> str:
