@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--lengths", default="64k,256k")
     parser.add_argument("--parts", default="kernel,step")
     parser.add_argument("--tokens", default="64k")
+    parser.add_argument("--widths", default="64,128,256")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--sustain", type=float, default=1.5)
     parser.add_argument("--shape", default="smollm2-135m")
@@ -53,7 +54,7 @@ def main() -> None:
     torch.manual_seed(0)
     with distributed.launched(context_ranks=int(os.environ.get("WORLD_SIZE", "1"))):
         if "kernel" in asked.parts and distributed.ranks() == 1:
-            for heads in HEADS:
+            for heads in (heads for heads in HEADS if str(heads.dim) in asked.widths.split(",")):
                 append(asked.out, measure_kernels(heads, parse_tokens(asked.tokens), asked.turns, asked.sustain))
         if "step" in asked.parts:
             model = open_model(asked.shape, layers=asked.layers)

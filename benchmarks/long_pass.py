@@ -155,20 +155,26 @@ def measure_kernels(
         return 0.0
 
     works = {f"kernel {kernel.name}": partial(work, kernel) for kernel in tried}
-    found = run(works, model.device, repeats=3 if length < 2**20 else 1, times=layers // calls)
+    found = run(works, model.device, repeats=3 if length < 2**20 else 1, warm=True, times=layers // calls)
     return [line_of(way, model, length, gradient=gradient) | line for way, line in found.items()]
 
 
 def run(
-    works: dict[str, Callable[[], float]], device: torch.device, repeats: int, *, times: int = 1, rest: float = 0.0
+    works: dict[str, Callable[[], float]],
+    device: torch.device,
+    repeats: int,
+    *,
+    warm: bool = False,
+    times: int = 1,
+    rest: float = 0.0,
 ) -> dict[str, dict[str, Any]]:
     """Of each work: seconds of the fastest of some runs and of the median, memory, and the loss.
 
-    Where they are repeated, the works take turns, and their first runs do not count.
+    The works take turns. Where they are repeated, or ``warm`` says so, their first runs do not count.
     """
     lines: dict[str, dict[str, Any]] = {name: {} for name in works}
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(repeats + (repeats > 1)):
+    for turn in range(repeats + (warm or repeats > 1)):
         for name, work in works.items():
             if device.type == "cuda" and not turn:
                 torch.cuda.empty_cache()

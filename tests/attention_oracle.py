@@ -84,6 +84,9 @@ def oracle(
     if len(starts) > 1:
         owners = torch.tensor([sum(start <= at for start in starts) for at in range(key.shape[2])])
         seen &= owners[key.shape[2] - query.shape[2] :, None] == owners
-    shares = scores.exp() * seen.to(scores)
+    scores = scores.where(seen.to(scores.device), -torch.inf)
+    largest = scores.amax(-1, keepdim=True)
+    shares = (scores - largest).exp()
     total = shares.sum(-1)
-    return torch.einsum("bhqk,bhkd->bhqd", shares, value[:, owner].double()) / total[..., None], total.log()
+    output = torch.einsum("bhqk,bhkd->bhqd", shares, value[:, owner].double()) / total[..., None]
+    return output, total.log() + largest[..., 0]

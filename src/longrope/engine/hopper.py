@@ -15,9 +15,9 @@ A score far above its row's base shows in the row's sum. A block of queries wher
 running maximum.
 
 The rest is FlashAttention 3's division of labour: one warp copies tiles of keys and values into shared memory (TMA),
-three warpgroups take 64 queries each, and while the products of one tile's shares and values run, the next tile's
-shares are computed. Written in Gluon, the layer of Triton in which layouts and waits are explicit; Triton comes with
-torch for GPUs.
+three warpgroups take 64 queries each (two, where heads of 256 fill the registers), and while the products of one tile's
+shares and values run, the next tile's shares are computed. Written in Gluon, the layer of Triton in which layouts and
+waits are explicit; Triton comes with torch for GPUs.
 
 Shape legend: B = batch, H = query heads, G = key/value heads, Sq = queries, Sk = keys, D = head dimension.
 """
@@ -39,10 +39,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 ROWS = gl.constexpr(64)  # queries of a warpgroup, those of its instructions
-WARPGROUPS = gl.constexpr(3)
-REGISTERS = gl.constexpr(160)  # a thread of a warpgroup
 COPY_REGISTERS = gl.constexpr(24)  # a thread of the warp that copies
-TILES = {64: (128, 2), 128: (64, 3)}  # by head dimension: keys in a tile, and tiles of keys that are held at once
+# By head dimension: keys in a tile, tiles of keys that are held at once, warpgroups, and registers of a thread of them.
+TILES = {64: (128, 2, 3, 160), 128: (64, 3, 3, 160), 256: (64, 2, 2, 240)}
 LARGEST_BASE = gl.constexpr(50.0)  # in octaves, that need not be subtracted
 LARGEST_SUM = gl.constexpr(2.0**100)  # of a row's exponentials; float32 holds values to 2 ** 27 weighted by them
 LOG2_E = 1.4426950408889634
@@ -50,7 +49,7 @@ SECTION_BLOCKS = 512  # of queries, so that the GPU's 132 multiprocessors end to
 
 
 @gluon.jit
-def _locate(sizes):
+def _locate(sizes, WARPGROUPS: gl.constexpr):
     """The block of queries, the head and the batch row of this program.
 
     Heads come in sections of those that read the same keys; within a section long blocks come first, so that no program
@@ -65,7 +64,7 @@ def _locate(sizes):
 
 
 @gluon.jit
-def _count_tiles(block, sizes, KEYS: gl.constexpr):
+def _count_tiles(block, sizes, WARPGROUPS: gl.constexpr, KEYS: gl.constexpr):
     """How many tiles of keys a block of queries sees."""
     _, keys, shift, _, _, _ = sizes
     return gl.cdiv(gl.minimum(keys, (block + 1) * (WARPGROUPS * ROWS) + shift), KEYS)
@@ -81,6 +80,7 @@ def _stage(i, STAGES: gl.constexpr):
 def _read_verdict(verdicts, judged):
     """Whether a warpgroup's sums overflowed, 0 or 1, once all have said so."""
     ONE: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
+    WARPGROUPS: gl.constexpr = verdicts.shape[0]
     mbarrier.wait(judged, 0)
     found = 0
     for warpgroup in gl.static_range(WARPGROUPS):
@@ -96,9 +96,10 @@ def _copy(maps, buffers, barriers, sizes):
     _, key_full, key_empty, value_full, value_empty, judged = barriers
     STAGES: gl.constexpr = key_buffer.shape[0]
     KEYS: gl.constexpr = key_buffer.shape[3]
-    block, head, row = _locate(sizes)
+    WARPGROUPS: gl.constexpr = verdicts.shape[0]
+    block, head, row = _locate(sizes, WARPGROUPS)
     group = head // (sizes[3] // sizes[4])
-    count = _count_tiles(block, sizes, KEYS)
+    count = _count_tiles(block, sizes, WARPGROUPS, KEYS)
     attempts = 1
     attempt = 0
     while attempt < attempts:
@@ -203,13 +204,14 @@ def _attend(warpgroup: gl.constexpr, buffers, barriers, results, strides, sizes,
     STAGES: gl.constexpr = key_buffer.shape[0]
     KEYS: gl.constexpr = key_buffer.shape[3]
     DIM: gl.constexpr = key_buffer.shape[4]
+    WARPGROUPS: gl.constexpr = verdicts.shape[0]
     SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, KEYS, 16])
     OUTPUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, DIM, 16])
     SHARES: gl.constexpr = gl.DotOperandLayout(0, OUTPUT, 2)
     ONE: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-    block, head, row = _locate(sizes)
+    block, head, row = _locate(sizes, WARPGROUPS)
     first = block * (WARPGROUPS * ROWS) + warpgroup * ROWS
-    count = _count_tiles(block, sizes, KEYS)
+    count = _count_tiles(block, sizes, WARPGROUPS, KEYS)
     seen = gl.cdiv(gl.minimum(keys, first + ROWS + shift), KEYS)  # tiles of which some query here sees a key
     whole = gl.minimum(gl.minimum(keys, first + 1 + shift) // KEYS, seen - 1)  # of these, seen whole by all
     at = first + gl.arange(0, ROWS, gl.SliceLayout(1, SCORES))
@@ -311,8 +313,10 @@ def attention_kernel(
     section,
     scale,
     STAGES: gl.constexpr,
+    WARPGROUPS: gl.constexpr,
+    REGISTERS: gl.constexpr,
 ) -> None:
-    """One block of queries of one head: three warpgroups attend, one warp copies.
+    """One block of queries of one head: two or three warpgroups attend, one warp copies.
 
     Args:
         query_map: of [B, H, Sq, D], blocks of 64 queries.
@@ -331,10 +335,12 @@ def attention_kernel(
         section: how many heads go together.
         scale: of the scores, times log2(e).
         STAGES: tiles of keys that are held at once.
+        WARPGROUPS: that attend.
+        REGISTERS: of a thread of them.
     """
     KEYS: gl.constexpr = key_map.block_type.shape[2]
     sizes = (queries, keys, shift, heads, groups, section)
-    block, head, row = _locate(sizes)
+    block, head, row = _locate(sizes, WARPGROUPS)
     buffers = (
         gl.allocate_shared_memory(query_map.dtype, [WARPGROUPS] + query_map.block_type.shape, query_map.layout),
         gl.allocate_shared_memory(key_map.dtype, [STAGES] + key_map.block_type.shape, key_map.layout),
@@ -364,20 +370,31 @@ def attention_kernel(
     barriers = (query_full, key_full, key_empty, value_full, value_empty, judged)
     results = (out, lse)
     strides = (stride_row, stride_head, stride_query)
-    gl.warp_specialize(
-        [
-            (_attend, (0, buffers, barriers, results, strides, sizes, scale)),
-            (_attend, (1, buffers, barriers, results, strides, sizes, scale)),
-            (_attend, (2, buffers, barriers, results, strides, sizes, scale)),
-            (_copy, ((key_map, value_map), buffers, barriers, sizes)),
-        ],
-        [4, 4, 1],
-        [REGISTERS, REGISTERS, COPY_REGISTERS],
-    )
+    if WARPGROUPS == 3:
+        gl.warp_specialize(
+            [
+                (_attend, (0, buffers, barriers, results, strides, sizes, scale)),
+                (_attend, (1, buffers, barriers, results, strides, sizes, scale)),
+                (_attend, (2, buffers, barriers, results, strides, sizes, scale)),
+                (_copy, ((key_map, value_map), buffers, barriers, sizes)),
+            ],
+            [4, 4, 1],
+            [REGISTERS, REGISTERS, COPY_REGISTERS],
+        )
+    else:
+        gl.warp_specialize(
+            [
+                (_attend, (0, buffers, barriers, results, strides, sizes, scale)),
+                (_attend, (1, buffers, barriers, results, strides, sizes, scale)),
+                (_copy, ((key_map, value_map), buffers, barriers, sizes)),
+            ],
+            [4, 1],
+            [REGISTERS, COPY_REGISTERS],
+        )
 
 
 def attend_on_hopper(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention in bfloat16 with heads of 64 or 128 on a GPU of compute capability 9.0.
+    """Attention in bfloat16 with heads of 64, 128 or 256 on a GPU of compute capability 9.0.
 
     Args:
         query: [B, H, Sq, D]; if causal, at the last positions of the keys.
@@ -397,9 +414,9 @@ def attend_on_hopper(query: Tensor, key: Tensor, value: Tensor, *, causal: bool,
     if not queries or not keys or (causal and queries > keys):
         raise RuntimeError(f"{queries:,} queries cannot stand at the end of {keys:,} keys")
     if dim not in TILES or numbers != {torch.bfloat16} or torch.cuda.get_device_capability(query.device) != (9, 0):
-        raise RuntimeError("takes heads of 64 or 128 in bfloat16 on Hopper alone")
-    tile, stages = TILES[dim]
-    blocks = triton.cdiv(queries, WARPGROUPS.value * ROWS.value)
+        raise RuntimeError("takes heads of 64, 128 or 256 in bfloat16 on Hopper alone")
+    tile, stages, warpgroups, registers = TILES[dim]
+    blocks = triton.cdiv(queries, warpgroups * ROWS.value)
     out = query.new_empty((batch, queries, heads, dim)).transpose(1, 2)
     lse = query.new_empty((batch, heads, queries), dtype=torch.float32)
     shift = keys - queries if causal else keys
@@ -411,7 +428,7 @@ def attend_on_hopper(query: Tensor, key: Tensor, value: Tensor, *, causal: bool,
         maps = [_map_tiles(x, rows) for x, rows in ((query, ROWS.value), (key, tile), (value, tile))]
         with torch.cuda.device(query.device):
             attention_kernel[blocks * heads, batch](
-                *maps, out, lse, *out.stride()[:3], *sizes, scale * LOG2_E, stages, num_warps=4
+                *maps, out, lse, *out.stride()[:3], *sizes, scale * LOG2_E, stages, warpgroups, registers, num_warps=4
             )
     except RuntimeError:
         raise
