@@ -28,8 +28,8 @@ import tarfile
 import time
 import tomllib
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
-from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,7 @@ class Runner:
             {"smollm2", "gemma3"} & {*part.needs}
         )
         absent = [name for name in part.needs if name in DATA and name not in self.inputs]
-        absent += [name for name in modules if not (self.pico or find_spec(name))]
+        absent += [name for name in modules if not (self.pico or can_import(name))]
         seconds, unfinished = self.end - time.monotonic(), {*waiting, *(work.part for work in self.running)}
         if absent:
             return f"needs {', '.join(absent)}"
@@ -318,6 +318,13 @@ def prepare(out: Path, inputs: dict[str, Path], recipes: Path) -> None:
         link = out / "work" / name
         link.unlink(missing_ok=True)
         link.symlink_to(target)
+
+
+@cache
+def can_import(module: str) -> bool:
+    """Whether a process of its own imports a module, for one that is there may lack what it needs."""
+    command = [sys.executable, "-c", "import importlib, sys; importlib.import_module(sys.argv[1])", module]
+    return subprocess.run(command, env=environment(), capture_output=True, check=False).returncode == 0
 
 
 def environment() -> dict[str, str]:

@@ -99,11 +99,16 @@ def test_what_runs_at_the_end_of_the_time_is_asked_to_end_and_waited_for(gpu: Mo
     assert printed.endswith("checkpoint\n")
 
 
-def test_why_a_part_is_not_begun_is_said(gpu: ModuleType, runner: Any) -> None:
+def test_why_a_part_is_not_begun_is_said(
+    gpu: ModuleType, runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lacks_another.py").write_text("import no_module_of_this_name\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}")
     parts = [
         gpu.Part("many", 1, "exit", gpus=4),
         gpu.Part("texts", 1, "exit", needs=("evidence",)),
         gpu.Part("module", 1, "exit", needs=("no_module_of_this_name",)),
+        gpu.Part("broken", 1, "exit", needs=("lacks_another",)),
         gpu.Part("long", 9, "echo > $RECORD"),
         gpu.Part("first", 1, "exit 1"),
         gpu.Part("second", 1, "exit", after="first"),
@@ -112,6 +117,7 @@ def test_why_a_part_is_not_begun_is_said(gpu: ModuleType, runner: Any) -> None:
         "many": "needs 4 GPUs, 2 are there",
         "texts": "needs evidence",
         "module": "needs no_module_of_this_name",
+        "broken": "needs lacks_another",
         "long": "3.0 minutes were left",
         "second": "needs first, which is not done",
     }
