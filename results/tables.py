@@ -58,6 +58,7 @@ TABLES: dict[str, Maker] = {
     "gradient-kernels": speed.gradient_kernels_table,
     "steps": steps.steps_table,
     "passes": steps.passes_table,
+    "kernel-others": steps.other_kernels_table,
     "kernel-speeds": steps.kernels_table,
     "aims": steps.aims_table,
     "two-train": training.two_train_table,

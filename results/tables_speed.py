@@ -123,13 +123,14 @@ def _shared_rows(lines: list[Line], kernel: str) -> list[list[str]]:
 def llama_table(records: Records) -> str:
     """A model of Llama-3-8B's shape: seconds, the bare kernel's and transformers', the peak and its estimate."""
     rows = []
-    for tokens, by_way in _by_length(records.benchmark("llama-3-8b")).items():
-        ours = by_way["ours"]
-        seconds = ours["seconds"]
-        row = [f"{tokens:,}", f"{seconds:.3g}", f"{ours['attention_flops'] / seconds / 1e12:.0f}"]
-        row += [f"{ours['peak_gib']:.1f}", f"{ours['estimate_gib']:.1f}", _cost(by_way.get("plain"), ours)]
-        rows.append(row)
-    return table(["tokens", "seconds", "TFLOP/s of attention", "peak GiB", "estimated", WAYS["plain"]], rows)
+    for run, kernel in (("llama-3-8b", "cuDNN"), ("h200-llama", "longrope")):
+        for tokens, by_way in _by_length(records.benchmark(run)).items():
+            if ours := by_way.get("ours"):
+                speed = ours["attention_flops"] / ours["seconds"] / 1e12
+                row = [f"{tokens:,}", kernel, f"{ours['seconds']:.3g}", f"{speed:.0f}"]
+                row += [f"{ours['peak_gib']:.1f}", f"{ours['estimate_gib']:.1f}", _cost(by_way.get("plain"), ours)]
+                rows.append(row)
+    return table(["tokens", "kernel", "seconds", "TFLOP/s of attention", "peak GiB", "estimated", WAYS["plain"]], rows)
 
 
 def growth_table(records: Records) -> str:

@@ -13,7 +13,7 @@ from longrope.models import LanguageModel, read_tables
 
 ROOT = Path(__file__).parents[1]
 LINES = [json.loads(line) for line in (ROOT / "results/benchmarks/memory-h200.jsonl").read_text().splitlines()]
-KEPT = {("gradient", 8192), ("gradient", 32768), ("training", 8192)}  # of which all activations were kept
+KEPT = {("gradient", 8192), ("gradient", 32768), ("training", 8192), ("training", 32768)}  # of which all activations were kept
 
 
 class OnGpu(LanguageModel):

@@ -5,7 +5,6 @@ from documents import lines, words
 
 README, SPEED = words("README.md"), words("docs/performance.md")
 OURS = ("ours", "ours-compiled", "compiled")
-UNFAIR = "fast"  # of whose layers most were not compiled
 
 
 def seconds(name: str, tokens: int, windows: int = 1) -> dict[str, float]:
@@ -15,17 +14,17 @@ def seconds(name: str, tokens: int, windows: int = 1) -> dict[str, float]:
 
 
 def fastest_other(found: dict[str, float]) -> float:
-    return min(x for way, x in found.items() if way not in (*OURS, UNFAIR))
+    return min(x for way, x in found.items() if way not in OURS)
 
 
 def test_readme_compares_with_the_fastest_of_the_others() -> None:
     passes, steps = seconds("h200-passes", 65536), seconds("h200-steps", 65536)
     times = [fastest_other(passes) / passes[way] for way in ("compiled", "ours")]
     shares = [steps[way] / fastest_other(steps) for way in ("ours-compiled", "ours")]
-    assert fastest_other(passes) == passes["fa4"]
+    assert fastest_other(passes) == passes["fast-fa4"]
     assert fastest_other(steps) == steps["trl-fa4"]
     assert (
-        f"{times[1]:.2f} times as fast as uncompiled transformers with FlashAttention 4, and {times[0]:.2f} times with"
+        f"{times[1]:.2f} times as fast as compiled transformers with FlashAttention 4, and {times[0]:.2f} times with"
         in README
     )
     assert f"with `--compile`. A training step takes {shares[1]:.2f} of TRL's time, and {shares[0]:.2f}." in README
@@ -42,7 +41,6 @@ def test_short_passes_before_replayed_layers_are_stated() -> None:
     [
         ("step of 65,536 tokens: at most 0.8", "h200-steps", 65536, "ours-compiled", 0.8),
         ("pass of 65,536 tokens", "h200-passes", 65536, "compiled", 1 / 1.2),
-        ("pass of 8,192 tokens", "h200-passes", 8192, "compiled", 1.0),
     ],
 )
 def test_aims_are_met_as_the_table_says(aim: str, name: str, tokens: int, way: str, bar: float) -> None:
