@@ -157,7 +157,7 @@ def written_files(folder: Path) -> Any:
 def cramped(folder: Path) -> Any:
     """What each process is told of a run for which the last one of them has too little memory."""
     free = 2 if RANK == RANKS - 1 else 8
-    run, needed = RunDir(folder / "cramped"), [Cost("tune 64k", 60.0, 5 * 2**30, free * 2**30)]
+    run, needed = RunDir(folder / "cramped"), [Cost("tune 64k", 60.0, 5 * 2**30, free * 2**30, "Take more.")]
     with patch.object(comparison_costs, "estimate_stages", lambda *_: needed):
         return error_of(lambda: pipeline.extend(load_recipe(folder / "recipe.toml"), run))
 

@@ -26,6 +26,6 @@ def test_a_duration_has_a_unit_of_its_size(seconds: float, expected: str) -> Non
 
 def test_a_long_search_is_estimated_in_hours() -> None:
     assert (
-        f"{Cost('search', 5 * 3600.0, 2**30, 2**31)}"
+        f"{Cost('search', 5 * 3600.0, 2**30, 2**31, '')}"
         == "search: about 5.0 hours, 1.0 GiB at the peak (2.0 GiB are free)"
     )

@@ -17,7 +17,7 @@ from longrope.pipeline import (
     extend,
     plan_stages,
 )
-from longrope.pipeline.estimates import check_costs
+from longrope.pipeline.estimates import check_costs, remedy_on
 from longrope.recipe import (
     Recipe,
     Stage,
@@ -113,12 +113,42 @@ def test_the_cost_of_each_stage_that_is_left_is_reported_before_the_first(recipe
 
 def test_a_stage_that_cannot_fit_is_refused_with_numbers() -> None:
     """Before anything is done, as tests/distributed/test_launches.py holds."""
-    fits, large = Cost("search 128", 60.0, 2**21, 3 * 2**30), Cost("tune 128", 60.0, 9 * 2**30, 3 * 2**30)
+    fits, large = (
+        Cost(f"{name} 128", 60.0, needed, 3 * 2**30, f"Do not {name}.")
+        for name, needed in (("search", 2**21), ("tune", 9 * 2**30))
+    )
     check_costs([fits])
     with pytest.raises(RecipeError) as caught:
         check_costs([fits, large])
     assert caught.value.found == "tune 128: about 1.0 min, 9.0 GiB at the peak (3.0 GiB are free)."
-    assert "lora_rank" in caught.value.remedy
+    assert caught.value.remedy == "Do not tune."
+
+
+@pytest.mark.parametrize(
+    ("device", "searching", "training"),
+    [
+        (
+            "cpu",
+            "Take a machine with more memory, or a shorter window.",
+            "Take a machine with more memory, tune.parameters or tune.lora_rank, or a shorter window.",
+        ),
+        (
+            "cuda",
+            "Take more GPUs with torchrun, or a shorter window.",
+            "Take more GPUs with torchrun, tune.offload, tune.parameters or tune.lora_rank, or a shorter window.",
+        ),
+    ],
+)
+def test_the_advice_fits_the_device(device: str, searching: str, training: str) -> None:
+    assert (remedy_on(device, trains=False), remedy_on(device, trains=True)) == (searching, training)
+
+
+def test_no_stage_on_a_cpu_is_advised_to_take_gpus(recipe: Recipe) -> None:
+    model = load_model(recipe.model, device="cpu")
+    stages = (Stage(search=128), Stage(tune=TUNED_AT), Stage(extrapolate=512))
+    assert [cost.remedy for cost in estimate_stages(recipe, model, stages, float)] == [
+        remedy_on("cpu", trains=stage.kind == "tune") for stage in stages
+    ]
 
 
 def test_estimates_grow_with_steps_windows_and_trained_weights(recipe: Recipe) -> None:

@@ -19,7 +19,7 @@ from longrope.errors import ModelError
 from longrope.evaluation import Evaluation
 from longrope.evaluation.metric import Reading, Subject
 from longrope.models import LanguageModel
-from longrope.pipeline.estimates import Cost, check_costs, estimate_search, estimate_stages
+from longrope.pipeline.estimates import Cost, check_costs, estimate_search, estimate_stages, remedy_on
 from longrope.pipeline.export_costs import SEARCH_ALONE, estimate_run_export
 from longrope.pipeline.session import Session
 from longrope.pipeline.shorter_runs import describe_shorter
@@ -265,7 +265,8 @@ def estimate_comparison(
         cost = estimate_search(settings, model, Stage(search=recipe.target_tokens), passes)
         costs.append(replace(cost, stage=f"search by {name}"))
     longest = max([recipe.target_tokens, *(reading.tokens for reading in readings)])
-    memory = estimate_memory(model, longest), free_memory(model)
+    remedy = remedy_on(model.device.type, trains=False)
+    memory = estimate_memory(model, longest), free_memory(model), remedy
     if scans:
         seconds = scans * count_scan_passes(model.spec, recipe) * passes(recipe.target_tokens)
         costs.append(Cost("scan of base and attention factor", seconds / distributed.workers(), *memory))

@@ -32,7 +32,7 @@ class Cost:
     seconds: float
     bytes_needed: int
     bytes_free: int
-    remedy: str = "Take more GPUs with torchrun, tune.offload, tune.parameters or tune.lora_rank, or a shorter window."
+    remedy: str
 
     def __str__(self) -> str:
         """As one line."""
@@ -43,6 +43,19 @@ class Cost:
         """Raise RecipeError if the stage does not fit into memory."""
         if self.bytes_needed > self.bytes_free:
             raise RecipeError(f"{self}.", "It must fit.", self.remedy)
+
+
+def remedy_on(device: str, *, trains: bool) -> str:
+    """What to do where a stage does not fit into the memory of a device.
+
+    Args:
+        device: its type, ``cuda`` or ``cpu``.
+        trains: whether the stage trains weights; settings of a training help no search.
+    """
+    on_gpu = device == "cuda"
+    settings = (("tune.offload, " if on_gpu else "") + "tune.parameters or tune.lora_rank") if trains else ""
+    machine = "more GPUs with torchrun" if on_gpu else "a machine with more memory"
+    return f"Take {', '.join(filter(None, (machine, settings)))}, or a shorter window."
 
 
 def check_costs(costs: Sequence[Cost]) -> None:
@@ -80,14 +93,15 @@ def estimate_tuning(
     together = tokens * choose_windows_at_once(model, settings, tokens)
     how: dict[str, Any] = {"recompute": settings.recompute, "holding": holding_of(settings)}
     peak = estimate_training_memory(model, together, adapters=settings.trains_few, **how)
-    return Cost(name, windows * BACKWARD_PASSES * of_pass, peak, free_memory(model))
+    remedy = remedy_on(model.device.type, trains=True)
+    return Cost(name, windows * BACKWARD_PASSES * of_pass, peak, free_memory(model), remedy)
 
 
 def estimate_search(recipe: Recipe, model: LanguageModel, stage: Stage, seconds: Callable[[int], float]) -> Cost:
     """What a search will take, for a long window or a short one."""
-    tokens = stage.window_tokens
+    tokens, free, remedy = stage.window_tokens, free_memory(model), remedy_on(model.device.type, trains=False)
     if stage.kind == "extrapolate":
-        return Cost(stage.label, 0.0, 0, free_memory(model))
+        return Cost(stage.label, 0.0, 0, free, remedy)
     settings = recipe.searching(stage)
     evaluations, together = count_passes(settings, tokens) + count_choice_passes(settings), tokens
     if stage.kind == "short":
@@ -96,7 +110,7 @@ def estimate_search(recipe: Recipe, model: LanguageModel, stage: Stage, seconds:
     peak = estimate_memory(model, tokens)
     if settings.method == "gradient" or stage.kind == "short":
         peak = max(peak, estimate_training_memory(model, together, adapters=True))
-    return Cost(stage.label, evaluations * seconds(tokens) / distributed.workers(), peak, free_memory(model))
+    return Cost(stage.label, evaluations * seconds(tokens) / distributed.workers(), peak, free, remedy)
 
 
 def search_costs(run: RunDir, tasks: Sequence[Task] = ()) -> list[SearchCost]:
