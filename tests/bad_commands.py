@@ -24,7 +24,7 @@ COMMANDS = {
     "extend": [
         ("missing data", "{model} --to 256 --data nowhere", "nowhere does not exist"),
         ("data set without a split", "{model} --to 256 --data hf:wikitext", "hf:NAME:SPLIT"),
-        ("weights of other data", f"{EXTEND} --data-weights 1,2", "data_weights has 2 numbers, and data 1"),
+        ("weights of other data", f"{EXTEND} --data-weights 1,2", "data_weights has 2 numbers, and data 1 source."),
         ("unknown function", f"{EXTEND} --preprocess nowhere:clean", "--preprocess nowhere:clean cannot be loaded"),
         ("function of nothing", f"{EXTEND} --preprocess json", "--preprocess json cannot be loaded"),
         ("no function", f"{EXTEND} --preprocess sys:path", "--preprocess sys:path is no function"),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longrope.errors import RecipeError
-from longrope.lengths import format_tokens, parse_tokens
+from longrope.lengths import counted, format_tokens, parse_tokens
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,10 @@ def test_tokens_are_written_short(tokens: int, text: str) -> None:
 @given(st.one_of(st.integers(1, 2**40), st.integers(1, 2**20).map(lambda n: 1024 * n)))
 def test_written_tokens_are_read_back(tokens: int) -> None:
     assert parse_tokens(format_tokens(tokens)) == tokens
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 sources"), (1, "1 source"), (2, "2 sources"), (2048, "2,048 sources")]
+)
+def test_one_thing_is_no_plural(count: int, text: str) -> None:
+    assert counted(count, "source") == text

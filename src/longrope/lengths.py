@@ -1,4 +1,4 @@
-"""Numbers of tokens as people write them: ``64k`` is 65,536."""
+"""Numbers as people write them: ``64k`` tokens are 65,536, and one file is no ``1 files``."""
 
 import re
 
@@ -22,3 +22,8 @@ def parse_tokens(text: str) -> int:
 def format_tokens(tokens: int) -> str:
     """Write a number of tokens the short way: 65536 -> ``64k``, 1000 -> ``1000``."""
     return f"{tokens // 1024}k" if tokens >= 1024 and tokens % 1024 == 0 else str(tokens)
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a number of things: ``1 source``, ``2,048 sources``."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"

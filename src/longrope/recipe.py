@@ -11,6 +11,7 @@ import tomli_w
 
 from longrope import registry
 from longrope.errors import RecipeError
+from longrope.lengths import counted
 from longrope.metrics import HARNESS, asked_metrics, is_task_file
 from longrope.reading import read_toml
 from longrope.schedule import Stage, Standing, check_stages, standings
@@ -210,7 +211,8 @@ class Recipe(Settings):
         """
         if self.data_weights and len(self.data_weights) != len(self.data):
             raise RecipeError(
-                f"data_weights has {len(self.data_weights)} numbers, and data {len(self.data)} sources.",
+                f"data_weights has {counted(len(self.data_weights), 'number')}, "
+                f"and data {counted(len(self.data), 'source')}.",
                 "Each source has one weight.",
                 "Give as many --data as numbers in --data-weights.",
             )

@@ -13,6 +13,7 @@ from longrope.data.streams import TokenStream
 from longrope.data.texts_report import TextsReport
 from longrope.data.windows import Starts, Tokens, TokenText
 from longrope.errors import TextsError
+from longrope.lengths import counted
 
 SHARES = {"search": 0.4, "tune": 0.4, "measure": 0.2}
 Part = tuple[Tokens, Starts, list[str]]  # tokens, where documents begin in them, and their names
@@ -126,7 +127,8 @@ def _checked_weights(weights: Sequence[float], sources: Sequence[Source]) -> lis
     """The share of each source; one for all of them without weights (raises TextsError)."""
     if weights and (len(weights) != len(sources) or min(weights) <= 0):
         raise TextsError(
-            f"There are {len(weights)} weights ({', '.join(f'{w:g}' for w in weights)}) for {len(sources)} sources.",
+            f"{counted(len(weights), 'weight')} ({', '.join(f'{w:g}' for w in weights)}) came with "
+            f"{counted(len(sources), 'source')}.",
             "A number above 0 is needed for each source.",
             "Give as many weights as there are sources to search and tune on.",
         )

@@ -4,6 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from longrope.lengths import counted
+
 SHOWN = 3  # names of files in a message
 
 
@@ -34,10 +36,10 @@ class TextsReport:
     def lines(self) -> list[str]:
         """One line of what was read, and one for each reason to skip files or rows, with the first few names."""
         parts = (
-            f"{name} {count:,} document{'s' * (count != 1)}, {self.tokens[name]:,} tokens"
+            f"{name} {counted(count, 'document')}, {self.tokens[name]:,} tokens"
             for name, count in self.documents.items()
         )
-        files = f"{len(self.files):,} file{'s' * (len(self.files) != 1)}, "
+        files = f"{counted(len(self.files), 'file')}, "
         named = files if self.files or not self.bytes_read else ""  # data sets and iterables have none
         lines = [f"read {named}{format_bytes(self.bytes_read)}: {'; '.join(parts)}"]
         for reason in dict.fromkeys(reason for _, reason in self.skipped):
@@ -45,7 +47,7 @@ class TextsReport:
             more = ", ..." if len(names) > SHOWN else ""
             lines.append(f"skipped {len(names):,} ({reason}): {', '.join(names[:SHOWN])}{more}")
         for (source, reason), count in self.rows_skipped.items():
-            lines.append(f"skipped {count:,} row{'s' * (count != 1)} of {source} ({reason})")
+            lines.append(f"skipped {counted(count, 'row')} of {source} ({reason})")
         lines += [f"left over {count:,} tokens of {source}" for source, count in self.left_over.items() if count]
         return [*lines, f"skipped {self.hidden:,} (hidden files)"] if self.hidden else lines
 

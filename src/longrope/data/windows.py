@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrope.errors import TextsError
+from longrope.lengths import counted
 
 Tokens = NDArray[np.int32]
 Starts = NDArray[np.int64]
@@ -61,7 +62,7 @@ class TokenText:
         if fitting < minimum:
             raise TextsError(
                 f"The {self.name} text has {len(self.tokens):,} tokens.",
-                f"{minimum} window{'s' * (minimum > 1)} of {length:,} tokens must fit into it.",
+                f"{counted(minimum, 'window')} of {length:,} tokens must fit into it.",
                 "Give more or longer texts with --data (or --measure-data), or a shorter window.",
             )
         starts = np.linspace(0, len(self.tokens) - body, fitting).astype(int) if fitting > 1 else np.zeros(1, int)

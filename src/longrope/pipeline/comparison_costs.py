@@ -18,6 +18,7 @@ from longrope.engine.passes import token_losses
 from longrope.errors import ModelError
 from longrope.evaluation import Evaluation
 from longrope.evaluation.metric import Reading, Subject
+from longrope.lengths import counted
 from longrope.models import LanguageModel
 from longrope.pipeline.estimates import Cost, check_costs, estimate_search, estimate_stages, remedy_on
 from longrope.pipeline.export_costs import SEARCH_ALONE, estimate_run_export
@@ -281,9 +282,7 @@ def estimate_comparison(
         for method in methods:
             own = [reading for reading in method.readings if not reading.once]
             seconds += seconds_of(own) * speeds.slowness(method.attention, longest)
-        costs.append(
-            Cost(f"measure {len(methods)} method{'s' * (len(methods) > 1)}", seconds / distributed.workers(), *memory)
-        )
+        costs.append(Cost(f"measure {counted(len(methods), 'method')}", seconds / distributed.workers(), *memory))
     return costs
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longrope import distributed
-from longrope.lengths import format_tokens
+from longrope.lengths import counted, format_tokens
 from longrope.pipeline.session import Session
 from longrope.pipeline.stages import Task
 from longrope.runs.records import Trial, read_records
@@ -43,7 +43,7 @@ def _stages(session: Session, tasks: Sequence[Task]) -> list[str]:
 
 def _trials(path: Path) -> list[str]:
     count = len(read_records(path, Trial))
-    return [f"{count} trial{'s' * (count > 1)}"] if count else []
+    return [counted(count, "trial")] if count else []
 
 
 def _measured(session: Session) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from longrope.errors import FactorsError
 from longrope.labels import Source
+from longrope.lengths import counted
 from longrope.reading import LARGEST_WHOLE, is_number, read_json, show_value
 from longrope.rope.geometry import RopeSpec
 from longrope.rope.scaling import Lambdas
@@ -146,7 +147,8 @@ class RescaleFactors:
             )
         if len(self.lambdas) != spec.num_pairs or self.spec_fingerprint != spec.fingerprint:
             raise FactorsError(
-                f"These factors hold {len(self.lambdas)} lambdas for the rotary geometry {self.spec_fingerprint}.",
+                f"These factors hold {counted(len(self.lambdas), 'lambda')} for the rotary geometry "
+                f"{self.spec_fingerprint}.",
                 f"The model has {spec.num_pairs} pairs and the geometry {spec.fingerprint} (theta {spec.theta:g}, "
                 f"trained window {spec.trained_window}).",
                 "Use the factors that were searched for this model, or run `longrope search` on it.",

@@ -17,6 +17,7 @@ from typing import Any
 
 from longrope import registry
 from longrope.errors import FactorsError
+from longrope.lengths import counted
 from longrope.reading import LARGEST_WHOLE, read_json, show_value
 from longrope.rope.factors import FactorTable, RescaleFactors, load_factors
 from longrope.rope.geometry import RopeSpec, extension_ratio
@@ -148,7 +149,7 @@ def _list_of(path: Path, stated: Mapping[str, Any], keys: tuple[str, ...], spec:
         raise _unreadable(path, f"{key} is no list")
     if len(values) != spec.num_pairs:
         raise FactorsError(
-            f"{path} holds {len(values)} factors ({key}).",
+            f"{path} holds {counted(len(values), 'factor')} ({key}).",
             f"The model has {spec.num_pairs} rotary pairs: one factor for each is needed, the fastest pair first.",
             "Give a file that was made for this model with --factors.",
         )
