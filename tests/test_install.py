@@ -84,7 +84,7 @@ def test_the_torch_that_is_installed_is_within_its_range() -> None:
 def test_every_dependency_has_two_bounds() -> None:
     for one in REQUIRED:
         signs = {part.operator for part in one.specifier}
-        assert signs == ({">="} if one.name == "xllamacpp" else {">=", "<"}), one
+        assert signs == {">=", "<"}, one
 
 
 def test_the_oldest_set_is_the_lower_ends() -> None:
