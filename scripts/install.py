@@ -24,7 +24,7 @@ TORCH = "torch==2.13.0"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # PyTorch's own index of builds without CUDA
 SIZES = {"cpu": "0.2 GB", "cuda": "3 GB"}  # what is downloaded on Linux with an x86-64 processor
 REST = {False: "the other libraries: 60 MB", True: "the libraries and tools of the tests: 0.5 GB"}
-DISK = {False: {"cpu": 1.2, "cuda": 6}, True: {"cpu": 2.9, "cuda": 8}}  # GB in all
+DISK = {False: {"cpu": 1.2, "cuda": 6}, True: {"cpu": 3.0, "cuda": 8}}  # GB in all
 
 
 @dataclass(frozen=True)

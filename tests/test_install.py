@@ -102,7 +102,7 @@ def test_the_lock_meets_the_ranges_and_has_hashes() -> None:
     assert not any(name.startswith(("torch", "nvidia-", "cuda-")) for name in locked)
     for one in REQUIRED:
         name = one.name.lower().replace("_", "-")
-        if name not in {"torch", "fa3-fwd", "flash-attn-4", "bitsandbytes"}:
+        if name not in {"torch", "fa3-fwd", "flash-attn-4"}:
             assert Version(locked[name]) in one.specifier, one
 
 

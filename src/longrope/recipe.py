@@ -171,7 +171,7 @@ class Recipe(Settings):
         factors: files of factors from elsewhere, each measured as a method of its own: lists in JSON, a config.json of
             the longrope type, or a factors.json.
         seed: of all random choices.
-        dtype: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU); 8bit or 4bit, on a GPU, for
+        dtype: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU); 8bit or 4bit, for
             searching and measuring alone.
         device: cpu, cuda, or auto.
         rope_table: name of the rotary table that factors act on, of a model with several; that of the layers that

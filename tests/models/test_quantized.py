@@ -1,5 +1,8 @@
-"""Weights of 8 and 4 bits: where they are refused, and what transformers is asked for. No GPU is needed."""
+"""Weights of 8 and 4 bits: where they are refused, what transformers is asked for, and what is computed on a CPU."""
 
+import argparse
+import copy
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,28 +12,37 @@ import pytest
 import torch
 
 from longrope.data import TokenText
+from longrope.engine.gradients import factor_gradient
+from longrope.engine.memory import weight_bytes
+from longrope.engine.passes import token_losses
 from longrope.errors import ModelError
+from longrope.evaluation import measure
 from longrope.exports import export_hf
-from longrope.models import load_model
+from longrope.models import LanguageModel, load_model, quantized, rescaled
+from longrope.models.loading import open_model
 from longrope.models.quantized import QUANTIZED, check_quantized, quantization_of
-from longrope.rope import baseline_factors
+from longrope.recipe import GradientRecipe, MeasureRecipe, SearchRecipe
+from longrope.rope import RescaleFactors, baseline_factors
+from longrope.search import find_factors
 from longrope.tuning import fine_tune
 
 TEXT = TokenText(np.arange(2000, dtype=np.int32) % 300, "tune")
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
-def test_a_cpu_is_refused_before_weights_are_read(name: str, pico_folder: Path) -> None:
-    with pytest.raises(ModelError, match="need a GPU with CUDA") as caught:
-        load_model(pico_folder, device="cpu", dtype=name)
-    assert f"{name!r} was asked for on a CPU" in str(caught.value)
-    assert "Leave --dtype out" in caught.value.remedy
+def test_a_missing_library_is_refused_before_weights_are_read(
+    name: str, pico_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized, "find_spec", lambda _: None)
+    with pytest.raises(ModelError, match="bitsandbytes is not installed") as caught:
+        open_model(pico_folder, device="cpu", dtype=name)
+    assert caught.value.remedy == "pip install 'longrope[quantized]'"
 
 
-def test_gguf_and_a_missing_library_are_refused() -> None:
+def test_gguf_is_refused() -> None:
     with pytest.raises(ModelError, match="dequantized while they are loaded"):
-        check_quantized("4bit", "cuda", is_gguf=True)
-    check_quantized("bfloat16", "cpu", is_gguf=True)
+        check_quantized("4bit", is_gguf=True)
+    check_quantized("bfloat16", is_gguf=True)
 
 
 def test_what_transformers_is_asked_for() -> None:
@@ -51,3 +63,85 @@ def test_a_quantized_model_is_neither_trained_nor_exported(tmp_path: Path) -> No
     with pytest.raises(ModelError, match="An export needs the weights"):
         export_hf(model, factors, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# Computed on a CPU, where bitsandbytes is installed
+
+TARGET = 512
+
+
+@pytest.fixture(scope="module", params=QUANTIZED)
+def loaded(request: pytest.FixtureRequest) -> LanguageModel:
+    """The bundled model, after a pass without gradients, in which bitsandbytes may rearrange weights."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    model = load_model("nano", device="cpu", dtype=request.param)
+    token_losses(model, text_of(model, "search").windows(64, 1))
+    return model
+
+
+@pytest.fixture(scope="module")
+def dequantized(loaded: LanguageModel) -> LanguageModel:
+    """With the same weights in float32, by transformers."""
+    network = copy.deepcopy(loaded.network).dequantize().float()
+    return replace(loaded, network=network.requires_grad_(False).eval(), quantized="")
+
+
+def text_of(model: LanguageModel, part: str) -> TokenText:
+    """Halves of a module of Python, which the bundled model was trained on the like of."""
+    code = Path(argparse.__file__).read_text(encoding="utf-8")
+    half = code[: len(code) // 2] if part == "search" else code[len(code) // 2 :]
+    return TokenText(np.asarray(model.tokenizer(half)["input_ids"], np.int32), part)
+
+
+def yarn(model: LanguageModel) -> RescaleFactors:
+    return baseline_factors(model.spec, "yarn", TARGET).factor_sets[0]
+
+
+def test_losses_are_those_of_the_dequantized_weights(loaded: LanguageModel, dequantized: LanguageModel) -> None:
+    """Of 4 bits to the rounding of float32; with 8 bits the inputs of each layer are rounded, too."""
+    windows = text_of(loaded, "search").windows(TARGET, 2)
+    with rescaled(loaded, yarn(loaded)), rescaled(dequantized, yarn(loaded)):
+        got, expected = (token_losses(model, windows) for model in (loaded, dequantized))
+    assert (got - expected).abs().mean() < (1e-4 if loaded.quantized == "4bit" else 0.05)
+    assert weight_bytes(loaded) < weight_bytes(dequantized) / 2
+
+
+def test_gradients_of_factors_are_those_of_the_dequantized_weights(
+    loaded: LanguageModel, dequantized: LanguageModel
+) -> None:
+    windows = text_of(loaded, "search").windows(TARGET, 2)
+    weights = np.full((2, TARGET - 1), 1 / (2 * (TARGET - 1)))
+    slopes = []
+    for model in (loaded, dequantized):
+        _, by_lambda, by_attention = factor_gradient(model, yarn(model), windows, weights)
+        slopes.append(torch.tensor([*by_lambda, by_attention]))
+    got, expected = slopes
+    assert (got - expected).norm() < (1e-3 if loaded.quantized == "4bit" else 0.05) * expected.norm()
+
+
+def test_a_search_lowers_the_loss_and_a_measurement_says_so(loaded: LanguageModel) -> None:
+    """Both in tokens that the other does not read; the perplexity is near that of the weights in float32."""
+    trials = list[float]()
+    settings = SearchRecipe(validation_windows=1, gradient=GradientRecipe(steps=4, validate_every=2, scan_windows=1))
+    found = find_factors(
+        loaded,
+        text_of(loaded, "search"),
+        TARGET,
+        settings=settings,
+        on_trial=lambda trial: trials.append(trial.loss_nats),
+    )
+    assert np.isfinite(trials).all()
+    assert found.target_window == TARGET
+    measured = MeasureRecipe(lengths=(TARGET,), metrics=("perplexity",), windows=2, tail_tokens=0)
+    text = text_of(loaded, "measure")
+    (before,), (after,) = (measure(loaded, factors, text, settings=measured) for factors in (None, found))
+    assert after.value < before.value
+    (whole,) = measure(load_model("nano", device="cpu"), found, text, settings=measured)
+    assert after.value == pytest.approx(whole.value, rel=0.2)
+
+
+def test_passes_do_not_warn(loaded: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
+    """Each 8-bit layer would, in each of them."""
+    with caplog.at_level(logging.WARNING):
+        token_losses(loaded, text_of(loaded, "search").windows(64, 1))
+    assert caplog.records == []

@@ -27,7 +27,7 @@ from longrope.models.gguf_loading import load_gguf_config, load_gguf_network, lo
 from longrope.models.hub import at_hand, check_path
 from longrope.models.language_model import LanguageModel
 from longrope.models.parts import NAMES_OF_TEXT, as_registered, describe_part, text_part, without_other_parts
-from longrope.models.quantized import QUANTIZED, check_quantized, quantization_of
+from longrope.models.quantized import QUANTIZED, check_quantized, keep_differentiable, quantization_of
 from longrope.models.tables import choose_table, describe_choice
 from longrope.models.trained_weights import find_trained_weights, put_trained_weights
 from longrope.models.trained_window import describe_window, with_trained_window
@@ -72,7 +72,7 @@ def load_model(
             loaded.
         device: ``cpu``, ``cuda``, or ``auto``.
         dtype: ``float32``, ``bfloat16``, ``float16``, ``float64``, or ``auto``; ``8bit`` or ``4bit`` quantize the
-            weights of a model on a GPU, for searching and measuring.
+            weights, for searching and measuring.
         compiled: run it through torch.compile (see ``LanguageModel``).
         rope_table: the rotary table that factors act on, by name; that of the layers that see the whole window if left
             out.
@@ -104,7 +104,7 @@ def open_model(
     base = own.base if own else source
     if Path(base).exists():
         check_files(Path(base), ModelError, whole=False)
-    check_quantized(dtype, place, is_gguf=_gguf(base) is not None)
+    check_quantized(dtype, is_gguf=_gguf(base) is not None)
     whole = _load_whole_config(base)
     config = text_part(whole)
     stored = _stored_dtype(base, config, whole)
@@ -202,6 +202,7 @@ def _load_network(
     if hasattr(network, "peft_config"):  # of a hub name: transformers loads them without a word
         _refuse_adapter(source)
     check_complete(source, report)
+    keep_differentiable(network)
     if file:
         check_gguf_complete(file, network)
     return network.requires_grad_(False).eval()

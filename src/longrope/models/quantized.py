@@ -3,6 +3,7 @@
 The factors that are found belong to the model as it is stored; it is trained and exported in its own number format.
 """
 
+import logging
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,25 +15,18 @@ from longrope.models.language_model import LanguageModel
 QUANTIZED = {"8bit": "8 bits a weight", "4bit": "4 bits a weight, NF4"}
 
 
-def check_quantized(name: str, device: str, *, is_gguf: bool) -> None:
+def check_quantized(name: str, *, is_gguf: bool) -> None:
     """Refuse to quantize where it cannot be done.
 
     Args:
         name: one of ``QUANTIZED``, or another number format, which is not checked.
-        device: where the model is to be.
         is_gguf: whether it comes from a GGUF file, whose weights are dequantized while loading.
 
     Raises:
-        ModelError: no GPU is used, the file is GGUF, or bitsandbytes is not installed.
+        ModelError: the file is GGUF, or bitsandbytes is not installed.
     """
     if name not in QUANTIZED:
         return
-    if device == "cpu":
-        raise ModelError(
-            f"The dtype {name!r} was asked for on a CPU.",
-            "Weights of 8 and 4 bits need a GPU with CUDA.",
-            "Leave --dtype out, or give --device cuda on a machine with a GPU.",
-        )
     if is_gguf:
         raise ModelError(
             f"The dtype {name!r} was asked for with a GGUF file.",
@@ -52,6 +46,9 @@ def quantization_of(name: str, computed_in: torch.dtype) -> Any:
         return None
     from transformers import BitsAndBytesConfig
 
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # each 8-bit layer warns in each pass that it rounds inputs
     if name == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -60,6 +57,17 @@ def quantization_of(name: str, computed_in: torch.dtype) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=computed_in,
     )
+
+
+def keep_differentiable(network: Any) -> None:
+    """Have the 4-bit layers of a network keep the layout of their weights that has a backward pass.
+
+    On a CPU with AVX512-BF16, bitsandbytes 0.50 would rearrange them in the first pass without gradients, and then no
+    gradient goes through them any more.
+    """
+    for layer in network.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def check_not_quantized(model: LanguageModel, step: str) -> None:
