@@ -1,5 +1,8 @@
 """Estimated memory of trainings: against a measured peak, and how it grows and divides."""
 
+from dataclasses import replace
+
+import pico
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -54,6 +57,16 @@ def test_estimated_memory_where_few_weights_are_trained(tokens: int, measured: f
         network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model = LanguageModel(network, None, read_tables(config), "shape")
     assert estimate_training_memory(model, tokens, adapters=True) / 2**30 == pytest.approx(measured, rel=0.2)
+
+
+def test_quantized_weights_count_as_they_are() -> None:
+    """By a search, which trains none of them: not as float32, in which a CPU computes."""
+    model = pico.make_model(dtype=torch.bfloat16)
+    quantized, plain = (
+        estimate_training_memory(replace(model, quantized=name), 64, adapters=True, recompute=True)
+        for name in ("8bit", "")
+    )
+    assert plain - quantized == (4 - 2) * sum(weight.numel() for weight in model.network.parameters())
 
 
 def test_estimated_memory_is_divided_among_processes() -> None:

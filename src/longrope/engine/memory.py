@@ -176,7 +176,7 @@ def estimate_training_memory(
     """About how many bytes a training step takes at its peak in this process, with so many tokens at once.
 
     Weights, gradients and two moments in float32; several processes divide them, and each has the weights whole beside
-    its part. With adapters, or where few weights are trained, the weights alone, as they are on a GPU. Then all
+    its part. With adapters, or where few weights are trained, the weights alone, as they are on a GPU or quantized. All
     activations, or where they do not fit or ``recompute`` says so a hidden state for each layer, where they fit the
     outputs of its attention, and the activations of one layer or one chunk of logits with its gradient: in float32, or
     in the number format of weights that keep it.
@@ -186,7 +186,7 @@ def estimate_training_memory(
     own = tokens // (shard.ranks if shard else 1)
     weights = sum(weight.numel() for weight in model.network.parameters())
     size = model.network.dtype.itemsize if adapters and model.device.type != "cpu" else 4
-    frozen = weights * size
+    frozen = weight_bytes(model) if model.quantized else weights * size
     trained = frozen if adapters else 16 * weights // ranks + 4 * weights * (ranks > 1)
     if recompute is None:
         recompute = _all_activations(model, tokens, few=adapters) > activation_room(model)
