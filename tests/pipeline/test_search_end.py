@@ -1,9 +1,13 @@
 """The end of a search: its loss on held-out windows beside those of the formulas that it looked at."""
 
+from pathlib import Path
+
 import pytest
 
-from longrope.pipeline.search_end import describe_losses
+from longrope.pipeline.search_end import describe_losses, describe_search
+from longrope.recipe import Recipe
 from longrope.runs.records import Trial
+from longrope.runs.run_dir import RunDir
 
 
 def trial(origin: str, loss: float, kind: str = "validation", method: str = "longrope-gradient") -> Trial:
@@ -48,3 +52,16 @@ def test_the_lowest_loss_stands_beside_those_of_formulas(method: str, text: str)
 
 def test_without_such_trials_nothing_is_said() -> None:
     assert describe_losses(TRIALS[4:5], "longrope-gradient") == ""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "measured", "exported"),
+    [("auto", "", "{run}"), ("4bit", " --dtype 4bit", "--model m --factors {run} --out {run}/hf")],
+)
+def test_the_next_commands_fit_the_number_format(dtype: str, measured: str, exported: str, tmp_path: Path) -> None:
+    """An export refuses a quantized model; the run's own export would load it as the search did."""
+    lines = describe_search(RunDir(tmp_path), Recipe("m", 512, ("books",), dtype=dtype))
+    assert lines == [
+        f"next: longrope measure m --factors {tmp_path} --measure-data OTHER-TEXTS{measured}",
+        f"      longrope export {exported.format(run=tmp_path)}",
+    ]

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from longrope import registry
 from longrope.labels import label_of
+from longrope.models.quantized import QUANTIZED
 from longrope.recipe import Recipe
 from longrope.runs.records import Trial
 from longrope.runs.run_dir import RunDir
@@ -14,10 +15,13 @@ def describe_search(run: RunDir, recipe: Recipe) -> list[str]:
     """The lines that follow a search: losses on held-out windows, and the next commands."""
     lines = [describe_losses(run.read_trials(), registry.searches().get(recipe.search.method, recipe.search.method))]
     model, function = recipe.model, f" --preprocess {shlex.quote(run.preprocess)}" if run.preprocess else ""
+    measured, exported = "", f"{run.path}{function}"
+    if recipe.dtype in QUANTIZED:  # an export loads the model in its own number format
+        measured, exported = f" --dtype {recipe.dtype}", f"--model {model} --factors {run.path} --out {run.path / 'hf'}"
     return [
         *filter(None, lines),
-        f"next: longrope measure {model} --factors {run.path} --measure-data OTHER-TEXTS",
-        f"      longrope export {run.path}{function}",
+        f"next: longrope measure {model} --factors {run.path} --measure-data OTHER-TEXTS{measured}",
+        f"      longrope export {exported}",
     ]
 
 
