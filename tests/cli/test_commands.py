@@ -100,6 +100,19 @@ def test_measure_prints_what_it_writes(
     assert "measure 3 of 3 windows of 64 tokens\n" in table.err
 
 
+def test_a_gguf_file_is_measured_as_the_folder_is(
+    command: Command, pico_folder: Path, text_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """With the same weights, below and beyond the trained window."""
+    file = pico.save_gguf(tmp_path / "pico.gguf", pico.make_network())
+    given = ("--measure-data", text_folders[1], "--metrics", "perplexity", "--lengths", "64,128", "--json")
+    done = [command("measure", source, *given) for source in (file, pico_folder)]
+    assert [result.code for result in done] == [0, 0], done[0].err
+    of_file, of_folder = ([score["value"] for score in json.loads(result.out)] for result in done)
+    assert of_file == pytest.approx(of_folder, rel=1e-5)
+    assert len(set(of_file)) == 2
+
+
 def test_measure_says_what_it_reads_skips_and_lacks(command: Command, pico_folder: Path, tmp_path: Path) -> None:
     """A text that is long enough for one of the three windows, and a file that is none."""
     (tmp_path / "texts").mkdir()

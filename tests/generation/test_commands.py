@@ -179,6 +179,24 @@ def test_every_option_of_the_command_is_heard(
     assert heard[1] == (GenerationSettings(), torch.float32)
 
 
+def test_the_command_prints_each_piece_as_it_comes(
+    command: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    printed: list[str] = []
+
+    def answer(*_: Any, on_text: Callable[[str], None], **__: Any) -> Generation:
+        for piece in ("The ", "river", "."):
+            on_text(piece)
+            printed.append(capsys.readouterr().out)
+        return Generation("The river.", 1, 3, True, 64, "", 0.0, 0.0, 0)
+
+    monkeypatch.setattr(generation, "generate", answer)
+    code, out, _ = command("--factors", "run")
+    assert (code, printed, out) == (0, ["The ", "river", "."], "\n")
+
+
 def test_a_dry_run_answers_nothing(command: Callable[..., tuple[int, str, str]]) -> None:
     code, out, err = command("--factors", "run", "--dry-run")
     assert (code, out) == (0, "")
