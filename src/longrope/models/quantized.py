@@ -46,9 +46,8 @@ def quantization_of(name: str, computed_in: torch.dtype) -> Any:
         return None
     from transformers import BitsAndBytesConfig
 
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # each 8-bit layer warns in each pass that it rounds inputs
+    # Each 8-bit layer warns in each pass that it rounds inputs.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if name == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
