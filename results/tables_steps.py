@@ -51,7 +51,8 @@ def steps_table(records: Records) -> str:
     rows = []
     for (tokens, windows), kind in KINDS.items():
         for lora in (False, True):
-            runs = [steps_of(records, tokens, windows, lora=lora, run=run) for run in (STEPS_BEFORE, STEPS, STEPS_WITHOUT)]
+            names = (STEPS_BEFORE, STEPS, STEPS_WITHOUT)
+            runs = [steps_of(records, tokens, windows, lora=lora, run=name) for name in names]
             for way, label in {**OURS, **OTHERS}.items():
                 if any(way in found for found in runs):
                     peak = next(runs[i][way]["peak_gib"] for i in (1, 0, 2) if way in runs[i])
