@@ -90,7 +90,7 @@ SEARCHED = SearchRecipe(validation_windows=1)
 UNABLE: dict[str, tuple[dict[str, Any], str]] = {
     "target within the window": ({"target_tokens": 64, "measure": MeasureRecipe()}, "trained on 64 tokens already"),
     "target too long for the text": ({"target_tokens": 2**20}, "search text .* 2 windows of 1,048,576 tokens"),
-    "too many windows held out": ({"search": replace(SEARCHED, validation_windows=10**5)}, "100001 windows of 256"),
+    "too many windows held out": ({"search": replace(SEARCHED, validation_windows=10**5)}, "100,001 windows of 256"),
     "no room for needles": ({"search": replace(SEARCHED, needle_weight=1.0)}, "half of it at most"),
     "stage within the window": (
         {"stages": (Stage(search=64), Stage(search=TARGET))},
