@@ -46,8 +46,7 @@ def quantization_of(name: str, computed_in: torch.dtype) -> Any:
         return None
     from transformers import BitsAndBytesConfig
 
-    # Each 8-bit layer warns in each pass that it rounds inputs.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_says_no_cast)
     if name == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -56,6 +55,11 @@ def quantization_of(name: str, computed_in: torch.dtype) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=computed_in,
     )
+
+
+def _says_no_cast(record: logging.LogRecord) -> bool:
+    """False for the warning of each 8-bit layer in each pass that its inputs are rounded."""
+    return "inputs will be cast" not in str(record.msg)
 
 
 def keep_differentiable(network: Any) -> None:
