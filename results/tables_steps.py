@@ -143,6 +143,7 @@ def aims_table(records: Records) -> str:
 UNMEASURED = (
     "gradients of 262,144 tokens on 4 GPUs: at least 85 % of the fastest one-GPU gradient in the same run",
     "Qwen3-0.6B's shape, step of 1,048,576 tokens on 4 GPUs: at most 210 s and 28 GB each",
+    "Llama-3-8B's shape, the longest LoRA step that fits with offload",
 )
 
 
@@ -177,16 +178,17 @@ def share_of_parts(records: Records) -> float:
 def _large_model(records: Records) -> list[list[str]]:
     found, share = large_model(records), share_of_parts(records)
     ours, lora = found["ours"], found["ours-lora"]
+    parts = f"{share:.2f} of the products and of attention at the kernel's sustained speed in another process"
     return [
         [
             "Llama-3-8B's shape, pass of 1,048,576 tokens: at most 1.08 of attention and matrix products, 36 GiB",
-            f"{share:.2f} of attention at the kernel's sustained speed and products, {ours['peak_gib']:.1f} GiB",
-            _verdict(share <= 1.08 and ours["peak_gib"] <= 36),
+            f"{parts}; {ours['peak_gib']:.1f} GiB",
+            f"memory {_verdict(ours['peak_gib'] <= 36)}; the ratio in one run not measured",
         ],
         [
             "Llama-3-8B's shape, LoRA step of 262,144 tokens without offload on an H200",
             f"{lora['seconds']:.0f} s, {lora['peak_gib']:.1f} GiB",
-            "met",
+            _verdict(lora["tokens"] == 2**18 and "seconds" in lora),
         ],
     ]
 
