@@ -52,3 +52,28 @@ def test_aims_are_met_as_the_table_says(aim: str, name: str, tokens: int, way: s
     verdict = "| met" if all(met) else "met with `--compile` alone" if met[0] else "missed"
     assert verdict in row
     assert ("alone" in row) == (met == [True, False])
+
+
+def test_short_passes_are_told_by_their_fastest_and_by_their_medians() -> None:
+    found = {x["way"]: x for x in lines("benchmarks/h200-passes.jsonl") if x["tokens"] == 8192}
+    cells, slower = [], []
+    for key in ("seconds", "median_seconds"):
+        other = min(x[key] for way, x in found.items() if way not in OURS)
+        shares = [found[way][key] / other for way in ("compiled", "ours")]
+        cells.append("{:.3g} with `--compile`, {:.3g} without".format(*shares))
+        slower.append(max(shares) > 1)
+    row = next(part for part in SPEED.split(" | | ") if "pass of 8,192 tokens" in part)
+    assert "; by medians ".join(cells) in row
+    assert slower == [True, False]
+    assert "| met by the medians alone" in row
+
+
+def test_what_a_backward_kernel_of_our_own_would_need_follows_from_the_record() -> None:
+    found = {
+        x["kernel"]: x
+        for x in lines("benchmarks/h200-gradient-kernels.jsonl")
+        if x["part"] == "whole" and x["heads"][2] == 64
+    }
+    needed = 1.05 * found["FlashAttention 4"]["backward_sustained_tflops"]
+    share = 100 * needed / found["longrope"]["forward_sustained_tflops"]
+    assert f"it would need {needed:.0f} TFLOP/s sustained, {share:.0f} % of what our forward pass reaches" in SPEED
