@@ -210,6 +210,7 @@ def line_of(way: str, model: LanguageModel, length: int, *, gradient: bool) -> d
     cuda = model.device.type == "cuda"
     return {
         "model": model.name,
+        "layers": model.network.config.num_hidden_layers,
         "way": way,
         "gradient": gradient,
         "tokens": length,

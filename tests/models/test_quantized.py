@@ -64,16 +64,19 @@ def test_a_quantized_model_is_neither_trained_nor_exported(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-# Computed on a CPU, where bitsandbytes is installed
+# Computed where bitsandbytes is installed, on a GPU in bfloat16, which rounds more than what is asked of a CPU
 
 TARGET = 512
 
 
-@pytest.fixture(scope="module", params=QUANTIZED)
+@pytest.fixture(scope="module", params=[f"{name} on {device}" for device in ("cpu", "cuda") for name in QUANTIZED])
 def loaded(request: pytest.FixtureRequest) -> LanguageModel:
     """The bundled model, after a pass without gradients, in which bitsandbytes may rearrange weights."""
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
-    model = load_model("nano", device="cpu", dtype=request.param)
+    name, _, device = request.param.partition(" on ")
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    model = load_model("nano", device=device, dtype=name)
     token_losses(model, text_of(model, "search").windows(64, 1))
     return model
 
@@ -92,6 +95,15 @@ def text_of(model: LanguageModel, part: str) -> TokenText:
     return TokenText(np.asarray(model.tokenizer(half)["input_ids"], np.int32), part)
 
 
+def on_cpu(model: LanguageModel) -> bool:
+    return model.device.type == "cpu"
+
+
+def is_exact(model: LanguageModel) -> bool:
+    """Whether it computes with the dequantized weights in float32: the inputs of 8-bit layers are rounded, too."""
+    return on_cpu(model) and model.quantized == "4bit"
+
+
 def yarn(model: LanguageModel) -> RescaleFactors:
     return baseline_factors(model.spec, "yarn", TARGET).factor_sets[0]
 
@@ -101,7 +113,7 @@ def test_losses_are_those_of_the_dequantized_weights(loaded: LanguageModel, dequ
     windows = text_of(loaded, "search").windows(TARGET, 2)
     with rescaled(loaded, yarn(loaded)), rescaled(dequantized, yarn(loaded)):
         got, expected = (token_losses(model, windows) for model in (loaded, dequantized))
-    assert (got - expected).abs().mean() < (1e-4 if loaded.quantized == "4bit" else 0.05)
+    assert (got - expected).abs().mean() < (1e-4 if is_exact(loaded) else 0.05)
     assert weight_bytes(loaded) < weight_bytes(dequantized) / 2
 
 
@@ -116,8 +128,8 @@ def test_gradients_of_factors_are_those_of_the_dequantized_weights(
         _, by_lambda, by_attention = factor_gradient(model, yarn(model), windows, weights)
         slopes.append(torch.tensor([*by_lambda, by_attention]))
     got, expected = slopes
-    assert (got - expected).norm() < (1e-3 if loaded.quantized == "4bit" else 0.05) * expected.norm()
-    assert torch.cosine_similarity(got, expected, dim=0) > 0.998
+    assert (got - expected).norm() < (1e-3 if is_exact(loaded) else 0.05 if on_cpu(loaded) else 0.2) * expected.norm()
+    assert torch.cosine_similarity(got, expected, dim=0) > (0.998 if on_cpu(loaded) else 0.98)
 
 
 def test_a_search_lowers_the_loss_and_a_measurement_says_so(loaded: LanguageModel) -> None:
@@ -137,7 +149,7 @@ def test_a_search_lowers_the_loss_and_a_measurement_says_so(loaded: LanguageMode
     text = text_of(loaded, "measure")
     (before,), (after,) = (measure(loaded, factors, text, settings=measured) for factors in (None, found))
     assert after.value < before.value
-    (whole,) = measure(load_model("nano", device="cpu"), found, text, settings=measured)
+    (whole,) = measure(load_model("nano", device=loaded.device.type), found, text, settings=measured)
     assert after.value == pytest.approx(whole.value, rel=0.2)
 
 
