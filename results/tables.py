@@ -67,6 +67,8 @@ TABLES: dict[str, Maker] = {
     "nano-ruler": bundled.nano_ruler_table,
     "nano-arms": evidence.nano_arms_table,
     "nano-arms-1": partial(evidence.nano_arms_table, seed="@1"),
+    "nano-arms-2": partial(evidence.nano_arms_table, seed="@2"),
+    "evidence-twice": evidence.twice_table,
     "near-exact": bundled.near_exact_table,
     "nano-search": bundled.nano_search_table,
     "ablations": bundled.ablations_table,

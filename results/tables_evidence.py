@@ -25,6 +25,7 @@ from longrope.runs.records import Score
 RUN, UNTRAINED, PAIRED = "evidence-64k", "compare", "arms.jsonl"
 OF_METHODS = "paired.jsonl"  # of benchmarks/pair_methods.py
 SHOWN = ("none", "yarn", "critical", "ntk-scan", "self-extend", "dca")  # in the short table, with both searches
+SHOWN_ARMS = ("searched", "yarn", "critical", "scan")  # there, of those that were trained alike
 SUMMARY = ("8k", "64k", "passkeys 64k", "needles in prose 64k")
 WINDOW, TARGET = 8192, 65536
 ARMS = {  # folders of trained arms, in the order of their rows
@@ -77,6 +78,7 @@ def columns(window: int, target: int, tail: int) -> tuple[Column, ...]:
 
 SHUFFLED = Column("last 8k of 64k, far context shuffled", "far-shuffled-perplexity", TARGET, number, min)
 COLUMNS = (*columns(WINDOW, TARGET, WINDOW), SHUFFLED)
+FIRST, TWICE = "evidence-64k-first", ("64k", "passkeys 64k", "needles in prose 64k")
 NANO, NANO_TARGET = "nano-16k", 16384
 NANO_COLUMNS = columns(256, NANO_TARGET, 2048)
 
@@ -103,10 +105,29 @@ def summary_table(records: Records) -> str:
     compared = {source.known_as: found for source, found in _by_method(records.every_score(run)).items()}
     untrained = {label_of(method): compared[method] for method in SHOWN}
     untrained |= {with_budget(records, run, method): compared[method] for method in SEARCHES}
-    trained = {f"{ARMS[name]}, trained": _trained(scores) for name, scores in _arms(records, RUN).items()}
+    arms = _arms(records, RUN)
+    trained = {f"{ARMS[name]}, trained": _trained(arms[name]) for name in SHOWN_ARMS if name in arms}
     shown = [column for column in COLUMNS if column.heading in SUMMARY]
     rows = [row[:-1] for found in (untrained, trained) for row in _rows(shown, found, {})]
     return table(["", *(column.heading for column in shown)], rows)
+
+
+def twice_table(records: Records) -> str:
+    """The same trainings, with the same seed, once and again: what differs between them is not due to the factors."""
+    head = [""]
+    rows: list[Row] = []
+    for column in (column for column in COLUMNS if column.heading in TWICE):
+        head += [f"{column.heading}, first", f"{column.heading}, again"]
+    for name in ("searched", "yarn"):
+        first, again = (_trained(records.every_score(f"{run}/{name}")) for run in (FIRST, RUN))
+        cells: list[str | Cell] = [
+            column.write(found[_place(column)])
+            for column in COLUMNS
+            if column.heading in TWICE
+            for found in (first, again)
+        ]
+        rows.append([ARMS[name], *cells, *(_beside(records, run, TARGET).get(name, "") for run in (FIRST, RUN))])
+    return table([*head, "64k, paired, first", "64k, paired, again"], rows)
 
 
 def nano_arms_table(records: Records, seed: str = "") -> str:
@@ -142,9 +163,10 @@ def _arms(records: Records, run: str) -> dict[str, list[Score]]:
 def _beside(records: Records, run: str, target: int, arms: Collection[str] = tuple(ARMS)) -> dict[str, str]:
     """How the perplexity of each of these arms at the target compares with YaRN's of the same seed, trained alike."""
     return {
-        line["run"]: f"{_interval(line)} of YaRN's"
+        line["run"]: f"{_interval(line)} of YaRN's" + ", without needles" * ("-bare" in line["reference"])
         for line in records.lines(f"{run}/{PAIRED}")
-        if (line["metric"], line["context_tokens"]) == ("perplexity", target) and line["run"] in arms
+        if (line["metric"], line["context_tokens"]) == ("perplexity", target)
+        if line["run"] in arms and line["reference"].startswith("yarn")
     }
 
 

@@ -1,11 +1,13 @@
 """What the docs say of results/evidence-64k follows from its records."""
 
+from typing import Any
+
 import pytest
 from documents import RESULTS, lines, scores, words
 
 RUN = "evidence-64k"
 README, TEXT = words("README.md"), words("docs/results.md")
-GRADIENT = "longrope-gradient"
+GRADIENT, TUNED = "longrope-gradient", "longrope-tuned"
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +80,72 @@ def test_the_bars_that_are_missed_are_stated(untrained: dict[tuple[str, str, int
     assert f"95 % of the share found at 8k ({100 * far / near:.0f} % was reached)" in README
 
 
-def test_arms_that_were_trained_alike_are_compared() -> None:
-    at = {(line["metric"], line["context_tokens"]): line for line in lines(f"{RUN}/arms.jsonl")}
-    share, needles = at["perplexity", 65536], at["prose-needle", 65536]
-    interval = f"({share['low']:.4f}-{share['high']:.4f})"
-    assert f"have {share['value']:.4f} of YaRN's perplexity {interval}" in TEXT
-    rounded = f"({share['low']:.3f}-{share['high']:.3f})"
-    assert f"the searched factors have {share['value']:.3f} of YaRN's perplexity there {rounded}" in README
-    ends = [f"{100 * needles[key]:.0f}".replace("-0", "0") for key in ("value", "low", "high")]
-    assert "a difference of {} points ({} to {})".format(*ends) in TEXT
+@pytest.fixture(scope="module")
+def arms() -> dict[tuple[str, str, str, int], dict[str, Any]]:
+    """Arms that were trained alike, each beside another."""
+    pairs = lines(f"{RUN}/arms.jsonl")
+    return {(line["run"], line["reference"], line["metric"], line["context_tokens"]): line for line in pairs}
+
+
+def interval(line: dict[str, Any], digits: int = 4) -> str:
+    return "{value:.{d}f} ({low:.{d}f}-{high:.{d}f})".format(**line, d=digits)
+
+
+def value(found: dict[tuple[str, str, int], dict[str, Any]], metric: str) -> float:
+    return float(found[TUNED, metric, 65536]["value"])
+
+
+def test_arms_that_were_trained_alike_are_compared(arms: dict[tuple[str, str, str, int], dict[str, Any]]) -> None:
+    others = ("yarn", "scan", "critical")
+    whole, last, needles = (
+        [arms["searched", other, metric, 65536] for other in others]
+        for metric in ("perplexity", "perplexity-last-8192", "prose-needle")
+    )
+    assert all(line["high"] < 1 for line in whole)
+    shares = [interval(line) for line in whole]
+    first = shares[0].replace(" (", " of YaRN's perplexity at 64k (")
+    second = shares[1].replace(" (", " of the scan's (")
+    said = f"have {first}, {second} and "
+    assert said + shares[2].replace(" (", " of the critical-pair rule's (") in TEXT
+    ends = "{:.3f}, {:.3f} and {:.3f} ({:.4f}-{:.4f}, not separated".format(
+        *(line["value"] for line in last), last[2]["low"], last[2]["high"]
+    )
+    assert f"Over the last 8,192 tokens these are {ends}" in TEXT
+    assert last[1]["high"] < 1 < last[2]["high"]
+    found = [
+        round(100 * scores(f"{RUN}/{arm}")[TUNED, "prose-needle", 65536]["value"]) for arm in ("searched", *others)
+    ]
+    gaps = [[round(100 * line[key]) for key in ("value", "low", "high")] for line in needles]
+    said = (
+        "They find {} needles of 100, YaRN {} (a difference of {} points, {} to {}), the scan {} ({} points, "
+        "{} to {}), the critical-pair rule {}."
+    )
+    assert said.format(found[0], found[1], *gaps[0], found[2], *gaps[1], found[3]) in TEXT
+    assert f"the searched factors have {interval(whole[0], 3)} of YaRN's perplexity at 64k" in README
+    for line, other in zip(whole[1:], ("the scan's", "the critical-pair rule's"), strict=True):
+        assert f"{line['value']:.3f} of {other}" in README
+    own = scores(f"{RUN}/own")[TUNED, "ratio-to-none", 8192]["value"]
+    beside = arms["own", "yarn", "perplexity", 65536]["value"]
+    assert f"the model has {own:.3f} of the original's perplexity at 8k" in TEXT
+    assert f"it has {beside:.3f} of the perplexity at 64k of YaRN trained alike" in TEXT
+
+
+def test_arms_were_trained_on_the_same_windows() -> None:
     steps = [path.relative_to(RESULTS) for path in (RESULTS / RUN).glob("*/stages/2-tune*/train.jsonl")]
-    searched, yarn = ([line["texts_fingerprint"] for line in lines(f"{path}")] for path in steps)
-    assert searched == yarn
-    assert len(searched) == 100
+    windows = {tuple(line["texts_fingerprint"] for line in lines(f"{path}")) for path in steps}
+    assert (len(steps), {len(each) for each in windows}, len(windows)) == (7, {100}, 1)
+
+
+def test_what_a_repeated_training_changes_is_said() -> None:
+    """By two of them, most of whose windows are the same."""
+    changes, needles = [], []
+    for arm in ("searched", "yarn"):
+        first, again = (scores(f"{run}/{arm}") for run in (f"{RUN}-first", RUN))
+        changes.append(value(again, "perplexity") / value(first, "perplexity") - 1)
+        needles.append(round(100 * (value(first, "prose-needle") - value(again, "prose-needle"))))
+        paths = [next((RESULTS / run / arm).glob("stages/2-tune*/train.jsonl")) for run in (f"{RUN}-first", RUN)]
+        windows = [[line["texts_fingerprint"] for line in lines(f"{path.relative_to(RESULTS)}")] for path in paths]
+        same = sum(one == other for one, other in zip(*windows, strict=True))
+        assert f"Of the 100 windows {same} are the same to the token; the other {100 - same}" in TEXT
+    said = "differs by {:.1f} and {:.1f} % in perplexity, and YaRN's by {} needles"
+    assert said.format(*(100 * change for change in changes), needles[1]) in TEXT

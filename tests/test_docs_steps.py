@@ -77,3 +77,14 @@ def test_what_a_backward_kernel_of_our_own_would_need_follows_from_the_record() 
     needed = 1.05 * found["FlashAttention 4"]["backward_sustained_tflops"]
     share = 100 * needed / found["longrope"]["forward_sustained_tflops"]
     assert f"it would need {needed:.0f} TFLOP/s sustained, {share:.0f} % of what our forward pass reaches" in SPEED
+
+
+def test_what_the_layers_of_the_large_shape_take_beside_their_parts_is_of_one_run() -> None:
+    found = {x["way"]: x for x in lines("benchmarks/h200-llama-layers.jsonl") if x["tokens"] == 2**20}
+    ours, kernel, products = (found[way]["seconds"] for way in ("ours", "kernel longrope", "products"))
+    assert {x["layers"] for x in found.values()} == {4}
+    assert (
+        f"{ours:.1f} s, of which the bare kernel takes {kernel:.1f} s and the products alone {products:.1f} s" in SPEED
+    )
+    assert ours / (kernel + products) <= 1.08
+    assert f"| {ours / (kernel + products):.2f} for four layers and the head;" in SPEED
