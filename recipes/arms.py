@@ -1,12 +1,16 @@
 """Train one model alike with several factor sets, each an arm of its own, and show all of them in one table.
 
-Run: python recipes/arms.py RECIPE OUT [ARM ...] [--gpus 0,1,2,3] [--reference yarn]
+Run: python recipes/arms.py RECIPE OUT [ARM ...] [--gpus 0,1,2,3] [--reference yarn] [--compare]
 
 An arm is ``longrope extend --recipe RECIPE`` with the settings that ``ARMS`` has for it, in the run directory OUT/ARM:
 the same steps, windows, needles and seed, other factors. ``ARM@1`` is the same with the seed 1. One arm runs on each of
 the GPUs, the next as soon as one is free; an arm that was interrupted goes on, a finished one is not repeated. The
 original is measured at all lengths in the first arm, at the shortest one in the others. Then every arm is compared with
 the reference of its seed, token by token and prompt by prompt: OUT/arms.jsonl.
+
+OUT/ARM/sample-summaries.jsonl keeps what this needs of the samples of an arm, which are large: an arm that was copied
+without its samples can be compared with one that is trained later. ``--compare`` runs nothing: it compares and shows
+the arms that are in OUT.
 """
 
 import argparse
@@ -21,7 +25,7 @@ from pathlib import Path
 from queue import Queue
 
 from longrope.cli.console import print_table
-from longrope.evaluation.pairing import Comparison, found_scores, pair_runs
+from longrope.evaluation.pairing import Comparison, found_scores, keep_summaries, pair_runs
 from longrope.labels import label_of, metric_label, split_depth, write_interval
 from longrope.lengths import format_tokens
 from longrope.registry import ORIGINAL
@@ -72,6 +76,8 @@ def run_arms(recipe: Path, out: Path, arms: list[str], gpus: list[str]) -> list[
             words = command(recipe, out, arm, first=arm == arms[0])
             done = subprocess.run(words, env=environment, stdout=log, stderr=log, check=False)
         free.put(gpu)
+        if done.returncode == 0:
+            keep_summaries(RunDir(out / arm))
         print(f"{arm}: {'done' if done.returncode == 0 else f'failed, see {log.name}'}", flush=True)
         return done.returncode == 0
 
@@ -93,7 +99,8 @@ def compare_arms(out: Path, arms: list[str], reference: str, pair: Pair = pair_r
 def show(out: Path, arms: list[str], found: list[Comparison], reference: str) -> None:
     """A table for each metric: a row for each arm, with its value and its comparison at every length."""
     scores = {arm: {(s.metric, s.context_tokens): s for s in found_scores(RunDir(out / arm))} for arm in arms}
-    original = (score for score in RunDir(out / arms[0]).read_scores() if score.method == ORIGINAL)
+    every = (score for arm in reversed(arms) for score in RunDir(out / arm).read_scores())
+    original = (score for score in every if score.method == ORIGINAL)  # the first arm's where several have it
     scores = {label_of(ORIGINAL): {(s.metric, s.context_tokens): s for s in original}, **scores}
     paired = {(c.run, c.metric, c.context_tokens): c for c in found}
     places = sorted({place for own in scores.values() for place in own if not split_depth(place[0])[1]})
@@ -120,14 +127,23 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("arms", nargs="*", help=f"some of {', '.join(ARMS)}; all if left out")
     parser.add_argument("--gpus", default="", help="numbers of GPUs, as CUDA_VISIBLE_DEVICES has them")
     parser.add_argument("--reference", default="yarn", choices=ARMS)
+    parser.add_argument("--compare", action="store_true", help="run nothing, compare the arms that are in OUT")
     given = parser.parse_args(arguments)
-    arms = given.arms or list(ARMS)
+    there = [path.parent.name for path in sorted(given.out.glob("*/scores.jsonl"))]
+    arms = given.arms or ([arm for arm in there if arm.partition("@")[0] in ARMS] if given.compare else list(ARMS))
     if unknown := [arm for arm in arms if arm.partition("@")[0] not in ARMS]:
         parser.error(f"unknown arms: {', '.join(unknown)}")
     given.out.mkdir(parents=True, exist_ok=True)
-    if failed := run_arms(given.recipe, given.out, arms, given.gpus.split(",")):
+    if given.compare:
+        if missing := [arm for arm in arms if arm not in there]:
+            parser.error(f"{given.out} has no scores of {', '.join(missing)}")
+        for arm in arms:
+            keep_summaries(RunDir(given.out / arm))
+    elif failed := run_arms(given.recipe, given.out, arms, given.gpus.split(",")):
         sys.exit(f"failed: {', '.join(failed)}; the same command goes on where they stopped")
     found = compare_arms(given.out, arms, given.reference)
+    if given.compare and not found:
+        parser.error(f"none of these arms has {given.reference} of its seed beside it: {', '.join(arms)}")
     (given.out / "arms.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in found))
     show(given.out, arms, found, given.reference)
     print(f"report: {write_comparison([RunDir(given.out / arm) for arm in arms], given.out / 'arms.html')}")

@@ -31,7 +31,7 @@ from longrope.report import write_report
 from longrope.rope import RescaleFactors, RopeSpec, dump_factors, load_factors
 from longrope.rope.given import read_given
 from longrope.runs.provenance import describe_rope
-from longrope.runs.records import Score, TrainStep, Trial, read_records
+from longrope.runs.records import SampleSummary, Score, TrainStep, Trial, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.settings import build
 from longrope.tuning.progress import Checkpoint
@@ -41,6 +41,20 @@ SPEC = RopeSpec(8, 8, 1e4, 64)
 COST = {"method": "longrope-gradient", "trials": 3, "seconds": 1.5, "seconds_to_common": None, "stage": ""}
 SCAN = {"edges": ["low"], "passes": 3, "budget": 4, "theta": 1e4, "exponent": 1.5, "attention_factor": 1.1}
 STEP = asdict(TrainStep(0, 2.5, 64, 64, 1e-3, 1.0, 0.5))
+SUMMARY = {
+    "metric": "perplexity",
+    "context_tokens": 64,
+    "method": "pi",
+    "model": "m",
+    "factors_fingerprint": "0" * 16,
+    "texts_fingerprint": "1" * 16,
+    "seed": 0,
+    "resampled": "blocks",
+    "documents_fingerprint": "2" * 16,
+    "sums": [1.5, 2.5],
+    "counts": [64, 63],
+    "answers": "",
+}
 STAGE = {"stage": "search 128", "inputs": {"model": "m"}, "factors": "0" * 16, "weights": "", "seconds": 1.5}
 
 
@@ -196,6 +210,9 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "scores": lambda folder: Target(folder / "scores.jsonl", SCORE, lambda path: read_records(path, Score)),
     "trials": lambda folder: Target(folder / "trials.jsonl", TRIAL, lambda path: read_records(path, Trial)),
     "steps": lambda folder: Target(folder / "train.jsonl", STEP, lambda path: read_records(path, TrainStep)),
+    "summaries of samples": lambda folder: Target(
+        folder / "sample-summaries.jsonl", SUMMARY, lambda path: read_records(path, SampleSummary)
+    ),
     "factors": _factors,
     "factors from elsewhere": _given,
     "recipe": _recipe,

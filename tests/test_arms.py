@@ -1,14 +1,18 @@
 """The trainings that recipes/arms.py sets beside each other: what an arm changes, and what it is compared with."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pico
 import pytest
+from handmade import score
+from paired_runs import LENGTH, METRICS, document_numbers, make_finished
 from recipe_scripts import RECIPES, load_script
 
+from longrope.evaluation.pairing import keep_summaries, pair_runs
 from longrope.recipe import (
     MeasureRecipe,
     Recipe,
@@ -115,6 +119,38 @@ def test_more_measures_of_the_same_trainings_go_on_in_their_directories(recipe: 
     assert more.measure.evaluator == recipe.model
 
 
+def test_arms_that_are_there_are_compared_without_their_samples_and_nothing_runs(
+    arms: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One arm was copied without its samples, the other one has them; the file that keeps them is then there, too."""
+    monkeypatch.setattr(arms, "run_arms", lambda *_: pytest.fail("nothing is to be run"))
+    documents, out = document_numbers(9), tmp_path / "out"
+    yarn, critical = make_finished(out / "yarn", 2, documents), make_finished(out / "critical@1", 1, documents)
+    keep_summaries(yarn)
+    shutil.rmtree(yarn.path / "samples")
+    yarn.append(score("none", LENGTH, "perplexity", 77.25, 70.5, 80.5))
+    shutil.copytree(yarn.path, out / "yarn@1")
+    (out / "stray").mkdir()
+    with pytest.raises(SystemExit):
+        arms.main(["r.toml", f"{out}", "critical@1", "scan@1", "yarn@1", "--compare"])
+    assert "has no scores of scan@1" in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        arms.main(["r.toml", f"{out}", "critical@1", "yarn", "--compare"])
+    assert "none of these arms has yarn of its seed beside it: critical@1, yarn" in capfd.readouterr().err
+    assert not (out / "arms.jsonl").exists()
+    arms.main(["r.toml", f"{out}", "--compare"])
+    lines = [json.loads(line) for line in (out / "arms.jsonl").read_text().splitlines()]
+    assert lines == [asdict(one) for one in pair_runs(critical, RunDir(out / "yarn@1"))]
+    assert [(line["run"], line["reference"], line["metric"]) for line in lines] == [
+        ("critical@1", "yarn@1", metric) for metric in METRICS
+    ]
+    assert critical.summaries.exists()
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["critical@1", "stray", "yarn", "yarn@1"]
+    printed = capfd.readouterr().out
+    assert f"{lines[0]['value']:.4g} ({lines[0]['low']:.4g}-{lines[0]['high']:.4g})" in printed
+    assert "77.25 (70.5-80.5)" in printed, "the original model, which was not measured in the first arm"
+
+
 @pytest.mark.slow
 def test_arms_are_run_compared_and_shown_by_one_command(
     arms: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -144,3 +180,8 @@ def test_arms_are_run_compared_and_shown_by_one_command(
     assert f"{line['value']:.4g} ({line['low']:.4g}-{line['high']:.4g})" in printed
     assert "original model" in printed
     assert (out / "arms.html").read_text().startswith("<!doctype html>")
+    first = (out / "arms.jsonl").read_bytes()
+    for arm in ("critical", "yarn"):
+        shutil.rmtree(out / arm / "samples")
+    arms.main([f"{path}", f"{out}", "critical", "yarn", "--compare"])
+    assert (out / "arms.jsonl").read_bytes() == first

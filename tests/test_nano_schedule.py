@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from intervals import block_interval
 
-from longrope.evaluation.statistics import Losses, block_interval, perplexity
+from longrope.evaluation.statistics import Losses, perplexity
 from longrope.pipeline import extend
 from longrope.recipe import Recipe, load_recipe
 from longrope.rope import load_factors

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from intervals import block_interval, document_interval
 
-from longrope.evaluation.statistics import block_interval, document_interval, ratio_interval
+from longrope.evaluation.statistics import ratio_interval
 
 STUDENT = {5: 2.776445, 9: 2.306004}  # 97.5 % quantiles by the number of documents, from a table
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from intervals import document_interval
 from measurements import SETTINGS
 from measuring import Passes, brute_losses, without_seconds
 
 from longrope.data import TokenText, fingerprint, sketch
 from longrope.errors import FactorsError, RecipeError, RunError, TextsError
 from longrope.evaluation import measure
-from longrope.evaluation.statistics import document_interval
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
 from longrope.rope import FactorTable, RescaleFactors, baseline_factors

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pico
 import pytest
+from intervals import document_interval
 from measuring import brute_losses, compared, make_context, no_passes, scores_of
 
 from longrope.data import TokenText
@@ -14,7 +15,6 @@ from longrope.errors import RecipeError, TextsError
 from longrope.evaluation import Evaluation, find_metric, measure
 from longrope.evaluation.far_context import replaced, shuffled
 from longrope.evaluation.metric import Context, Subject
-from longrope.evaluation.statistics import document_interval
 from longrope.labels import compared_with, metric_label
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe

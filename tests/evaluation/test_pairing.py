@@ -10,7 +10,7 @@ import pytest
 from outcomes import leave_unopened
 
 from longrope.errors import RecipeError, RunError
-from longrope.evaluation.pairing import pair_methods, pair_runs
+from longrope.evaluation.pairing import keep_summaries, pair_methods, pair_runs
 from longrope.evaluation.statistics import perplexity, ratio_interval
 from longrope.models import load_model
 from longrope.pipeline import extend
@@ -143,6 +143,21 @@ def test_the_methods_of_one_run_are_paired_and_what_lacks_samples_is_named(copie
     fewer, missing = pair_methods(copied, "none")
     assert fewer == [c for c in found if c.metric != "passkey"]
     assert missing == [f"longrope-tuned (passkey at {length:,})" for length in (SHORT, TARGET)]
+    (path, *_) = copied.samples("losses").parent.glob("losses-*")
+    path.write_bytes(b"damaged")
+    with pytest.raises(RunError, match="cannot be read"):
+        pair_methods(copied, "none")
+
+
+def test_a_copy_without_its_samples_is_compared_alike(arms: Arms, copied: RunDir) -> None:
+    """With other runs and by its methods, by the small file that is kept of the samples."""
+    with_runs, methods = pair_runs(copied, arms["critical"]), pair_methods(copied, "none")
+    keep_summaries(copied)
+    shutil.rmtree(copied.path / "samples")
+    assert pair_runs(copied, arms["critical"]) == with_runs
+    assert pair_methods(copied, "none") == methods
+    reversed_ = {one.metric: 1 / one.value for one in pair_runs(arms["critical"], copied) if "perplexity" in one.metric}
+    assert reversed_ == pytest.approx({one.metric: one.value for one in with_runs if one.metric in reversed_})
 
 
 @pytest.fixture

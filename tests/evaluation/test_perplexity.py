@@ -9,6 +9,7 @@ import numpy as np
 import pico
 import pytest
 import torch
+from intervals import block_interval
 from long_passes import hooked
 from measuring import Passes, brute_losses, compared, make_context, scores_of, without_seconds
 
@@ -18,7 +19,6 @@ from longrope.evaluation import Evaluation, measure, name_subject
 from longrope.evaluation.metric import Subject
 from longrope.evaluation.perplexity import window_losses
 from longrope.evaluation.samples import SampleCache
-from longrope.evaluation.statistics import block_interval
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
 from longrope.registry import formulas

@@ -9,6 +9,7 @@ import numpy as np
 import pico
 import pytest
 import torch
+from intervals import block_interval
 from measuring import Passes, make_context, scores_of
 
 from longrope.data import TokenText, fingerprint
@@ -16,7 +17,6 @@ from longrope.errors import RecipeError
 from longrope.evaluation import Evaluation, measure, name_subject
 from longrope.evaluation.metric import Subject
 from longrope.evaluation.samples import SampleCache
-from longrope.evaluation.statistics import block_interval
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.rope import FactorTable, RescaleFactors, baseline_factors

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from intervals import block_interval, document_interval
 
 from longrope.evaluation.statistics import (
-    block_interval,
     difference_interval,
-    document_interval,
     perplexity,
     perplexity_interval,
     ratio_interval,
     share_difference,
     share_interval,
+    sum_units,
+    units_ratio,
     wilson_interval,
 )
 from longrope.recipe import MeasureRecipe
@@ -169,7 +170,8 @@ def test_five_documents_are_resampled_and_four_are_not() -> None:
         documents = np.sort(rng.permutation(np.arange(2000) % count)).reshape(4, 500)
         found = perplexity_interval(losses, documents, 3)
         expected = document_interval(losses, documents, 3) if count >= 5 else block_interval(losses, 3)
-        assert found == (perplexity(losses), *expected, resampled)
+        assert found.value == pytest.approx(perplexity(losses), rel=1e-12)
+        assert found[1:] == (*expected, resampled)
 
 
 def test_a_ratio_draws_the_same_documents_for_both() -> None:
@@ -180,6 +182,27 @@ def test_a_ratio_draws_the_same_documents_for_both() -> None:
     assert exact.resampled == "documents"
     wide = perplexity_interval(losses, documents, 0)
     assert wide.high / wide.low > 1.1
+
+
+@pytest.mark.parametrize("count", [3, 7, 12])
+def test_a_ratio_needs_no_more_than_the_sums_and_counts_of_each_method(count: int) -> None:
+    """Summed apart they give what the differences of the two losses of each token give."""
+    theirs, documents = books(np.random.default_rng(count), count, tokens=3000)
+    ours = theirs + np.random.default_rng(1).normal(0.02, 0.5, theirs.shape)
+    by_token = perplexity_interval(ours - theirs, documents, 5)
+    apart = units_ratio(sum_units(ours, documents), sum_units(theirs, documents), 5)
+    assert apart[:3] == pytest.approx(by_token[:3], rel=1e-12)
+    assert apart == ratio_interval(ours, theirs, documents, 5)
+    assert apart.resampled == by_token.resampled == ("blocks" if count == 3 else "documents")
+
+
+def test_units_are_whole_documents_in_order_or_blocks_of_one_window() -> None:
+    losses, documents = np.arange(12.0).reshape(2, 6), np.array([[1, 1, 2, 2, 2, 5], [5, 5, 7, 7, 9, 9]])
+    units = sum_units(losses, documents)
+    assert (units.sums.tolist(), units.counts.tolist()) == ([1.0, 9.0, 18.0, 17.0, 21.0], [2, 3, 3, 2, 2])
+    blocks = sum_units(np.ones((3, 500)), np.zeros((3, 500)))  # 1500 // 32 = 46 tokens, and what is left of a window
+    assert blocks.counts.tolist() == blocks.sums.tolist() == ([46] * 10 + [40]) * 3
+    assert (units.resampled, blocks.resampled) == ("documents", "blocks")
 
 
 def test_shares_and_their_differences_have_the_intervals_of_their_counts() -> None:

@@ -1,18 +1,22 @@
 """Run directories beside each other, such as one model trained alike with several factors: paired comparisons.
 
 A run keeps what its scores were computed from (the loss of every token, the answer to every prompt), so runs that
-measured the same tokens and prompts are compared token by token and prompt by prompt, without a model.
+measured the same tokens and prompts are compared token by token and prompt by prompt, without a model. A comparison
+needs little of it: the sums of the losses of each document or block, and which answers are right. ``keep_summaries``
+writes that beside the scores, so that a run can be compared later, where its samples are no longer there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 
+from longrope.data import fingerprint
 from longrope.errors import RunError
 from longrope.evaluation.samples import KEY, Arrays
-from longrope.evaluation.statistics import ratio_interval, share_difference
-from longrope.runs.records import Score, TrainStep, read_records
+from longrope.evaluation.statistics import Units, share_difference, sum_units, units_ratio
+from longrope.runs.records import SampleSummary, Score, TrainStep, read_records
 from longrope.runs.run_dir import RunDir
 
 PROMPTS = {  # metric -> samples, and their array
@@ -21,6 +25,7 @@ PROMPTS = {  # metric -> samples, and their array
     "prose-needle": ("prose-needle", "right"),
 }
 LOSSES = "losses"
+Lookup = Callable[[Score], SampleSummary | None]
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,21 @@ def found_scores(run: RunDir) -> list[Score]:
     return [score for score in found if (score.model, score.method) == (last.model, last.method)]
 
 
+def keep_summaries(run: RunDir) -> None:
+    """Write ``sample-summaries.jsonl``: what comparisons with other runs need of the samples that a run holds.
+
+    What the file has of scores whose samples are no longer there stays.
+
+    Raises:
+        RunError: samples or the file are damaged.
+    """
+    summary = _summaries(run)
+    scores = (score for score in run.read_scores() if _is_paired(score.metric))
+    found = list(dict.fromkeys(made for score in scores if (made := summary(score))))
+    if found != run.read_summaries():
+        run.write_summaries(found)
+
+
 def pair_runs(run: RunDir, reference: RunDir) -> list[Comparison]:
     """Compare what a run has found with what another one has, at every length and by every metric of both.
 
@@ -72,17 +92,20 @@ def pair_runs(run: RunDir, reference: RunDir) -> list[Comparison]:
         reference: the run that it is compared with.
 
     Raises:
-        RunError: one of them is not finished, they were trained on other windows or measured on other texts, or the
-            samples of one are missing.
+        RunError: one of them is not finished, they were trained on other windows or measured on other texts, or one has
+            neither samples nor their summary.
     """
     check_trained_alike(run, reference)
     others = {_place(score): score for score in found_scores(reference)}
     names = run.path.name, reference.path.name
-    return [
-        _paired(names, score, _samples(run, score), other, _samples(reference, other))
-        for score in found_scores(run)
-        if (other := others.get(_place(score))) and _is_paired(score.metric)
-    ]
+    ours, theirs = _summaries(run), _summaries(reference)
+    found = []
+    for score in found_scores(run):
+        other = others.get(_place(score))
+        if other and _is_paired(score.metric):
+            _check_same_texts(names, score, other)
+            found.append(_paired(names, _needed(run, ours, score), _needed(reference, theirs, other)))
+    return found
 
 
 def pair_methods(run: RunDir, reference: str) -> tuple[list[Comparison], list[str]]:
@@ -94,7 +117,7 @@ def pair_methods(run: RunDir, reference: str) -> tuple[list[Comparison], list[st
 
     Returns:
         The comparisons, each with the method in the place of ``run``, and what could not be compared because the run
-        does not hold the samples of both.
+        holds neither the samples nor the summaries of both.
 
     Raises:
         RunError: there are no scores of the reference.
@@ -107,16 +130,17 @@ def pair_methods(run: RunDir, reference: str) -> tuple[list[Comparison], list[st
             f"Methods: {', '.join(dict.fromkeys(method for method, *_ in scores))}.",
             "Name one of them.",
         )
+    summary = _summaries(run)
     for (method, *_), score in scores.items():
         other = scores.get((reference, *_place(score)))
         if method == reference or other is None or not _is_paired(score.metric):
             continue
-        try:
-            ours, theirs = _samples(run, score), _samples(run, other)
-        except RunError:
+        ours, theirs = summary(score), summary(other)
+        if ours and theirs:
+            _check_same_texts((method, reference), score, other)
+            found.append(_paired((method, reference), ours, theirs))
+        else:
             missing[f"{method} ({score.metric} at {score.context_tokens:,})"] = None
-            continue
-        found.append(_paired((method, reference), score, ours, other, theirs))
     return found, list(missing)
 
 
@@ -136,7 +160,7 @@ def _trained_on(run: RunDir) -> list[str]:
     return [step.texts_fingerprint for path in places for step in read_records(path / run.train.name, TrainStep)]
 
 
-def _place(score: Score) -> tuple[str, int]:
+def _place(score: Score | SampleSummary) -> tuple[str, int]:
     return score.metric, score.context_tokens
 
 
@@ -145,19 +169,30 @@ def _is_paired(metric: str) -> bool:
     return metric in PROMPTS or metric == "perplexity" or metric.startswith("perplexity-last-")
 
 
-def _paired(names: tuple[str, str], score: Score, ours: Arrays, other: Score, theirs: Arrays) -> Comparison:
-    """The comparison of two scores by their samples."""
-    _check_same_texts(names, score, other)
-    kind, name = PROMPTS.get(score.metric, (LOSSES, LOSSES))
-    if kind == LOSSES:
-        tail = int(score.metric.removeprefix("perplexity").removeprefix("-last-") or 0)
-        losses, of_other, documents = (
-            array[:, -tail:] for array in (ours[name].astype(float), theirs[name].astype(float), ours["documents"])
-        )
-        interval, pairs = ratio_interval(losses, of_other, documents, score.seed), losses.size
+def _paired(names: tuple[str, str], ours: SampleSummary, theirs: SampleSummary) -> Comparison:
+    """The comparison of two scores of the same texts by their summaries."""
+    _check_same_units(names, ours, theirs)
+    if ours.answers:
+        right, of_other = (np.asarray(list(some.answers)) == "1" for some in (ours, theirs))
+        interval, pairs = share_difference(right, of_other), len(right)
     else:
-        interval, pairs = share_difference(ours[name] == 1, theirs[name] == 1), len(ours[name])
-    return Comparison(*names, *_place(score), *interval[:3], pairs, interval.resampled, score.texts_fingerprint)
+        interval, pairs = units_ratio(_units(ours), _units(theirs), ours.seed), sum(ours.counts)
+    return Comparison(*names, *_place(ours), *interval[:3], pairs, interval.resampled, ours.texts_fingerprint)
+
+
+def _units(summary: SampleSummary) -> Units:
+    return Units(np.asarray(summary.sums, float), np.asarray(summary.counts), summary.resampled)
+
+
+def _check_same_units(names: tuple[str, str], ours: SampleSummary, theirs: SampleSummary) -> None:
+    made_of = [(some.resampled, some.documents_fingerprint, some.counts, len(some.answers)) for some in (ours, theirs)]
+    if made_of[0] != made_of[1]:
+        raise RunError(
+            f"The {ours.metric} at {ours.context_tokens:,} tokens of {names[0]} and {names[1]} are of other documents, "
+            "or of other numbers of tokens or answers.",
+            "What is paired must be measured on the same tokens of the same documents, and on the same prompts.",
+            "Measure both with the same measure_data, lengths, windows and seed.",
+        )
 
 
 def _check_same_texts(names: tuple[str, str], score: Score, other: Score) -> None:
@@ -170,8 +205,63 @@ def _check_same_texts(names: tuple[str, str], score: Score, other: Score) -> Non
         )
 
 
-def _samples(run: RunDir, score: Score) -> Arrays:
-    """The samples that a score was computed from (raises RunError if the run does not hold them)."""
+def _summaries(run: RunDir) -> Lookup:
+    """What gives the summary of a score: from the samples where the run holds them, else from its file, else None."""
+    kept = {_measured(summary): summary for summary in run.read_summaries()}
+
+    @cache
+    def summary(score: Score) -> SampleSummary | None:
+        arrays = _samples(run, score)
+        return kept.get(_measured(score)) if arrays is None else _summarize(score, arrays)
+
+    return summary
+
+
+def _measured(of: Score | SampleSummary) -> tuple[str | int, ...]:
+    """What makes a score and a summary the same measurement."""
+    return (*_place(of), of.method, of.model, of.factors_fingerprint, of.texts_fingerprint, of.seed)
+
+
+def _needed(run: RunDir, summary: Lookup, score: Score) -> SampleSummary:
+    found = summary(score)
+    if found is None:
+        kind, _ = PROMPTS.get(score.metric, (LOSSES, LOSSES))
+        raise RunError(
+            f"{run.path} holds no {kind} of its {score.metric} at {score.context_tokens:,} tokens.",
+            f"The samples of a run, as it has written them beside its scores, or {run.summaries.name} is needed.",
+            "Measure again in a new directory.",
+        )
+    return found
+
+
+def _summarize(score: Score, arrays: Arrays) -> SampleSummary:
+    """What comparisons need of the samples of a score."""
+    made = partial(
+        SampleSummary,
+        metric=score.metric,
+        context_tokens=score.context_tokens,
+        method=score.method,
+        model=score.model,
+        factors_fingerprint=score.factors_fingerprint,
+        texts_fingerprint=score.texts_fingerprint,
+        seed=score.seed,
+    )
+    kind, name = PROMPTS.get(score.metric, (LOSSES, LOSSES))
+    if kind != LOSSES:
+        return made(answers="".join("1" if right else "0" for right in arrays[name] == 1))
+    tail = int(score.metric.removeprefix("perplexity").removeprefix("-last-") or 0)
+    losses, documents = arrays[name][:, -tail:].astype(float), arrays["documents"][:, -tail:]
+    units = sum_units(losses, documents)
+    return made(
+        resampled=units.resampled,
+        documents_fingerprint=fingerprint(documents),
+        sums=tuple(units.sums.tolist()),
+        counts=tuple(units.counts.tolist()),
+    )
+
+
+def _samples(run: RunDir, score: Score) -> Arrays | None:
+    """The samples that a score was computed from, None where the run does not hold them."""
     kind, _ = PROMPTS.get(score.metric, (LOSSES, LOSSES))
     table = run.read_factors()
     chosen = {table.choose(score.context_tokens).fingerprint} if table else set[str]()  # of a table with several sets
@@ -181,11 +271,7 @@ def _samples(run: RunDir, score: Score) -> Arrays:
         named = (model, method) == (score.model, score.method) and factors in chosen | {score.factors_fingerprint}
         if named and _is_of(score, kind, inputs, arrays):
             return arrays
-    raise RunError(
-        f"{run.path} holds no {kind} of its {score.metric} at {score.context_tokens:,} tokens.",
-        "The samples of a run, as it has written them beside its scores, are needed.",
-        "Measure again in a new directory.",
-    )
+    return None
 
 
 def _is_of(score: Score, kind: str, inputs: Sequence[str], arrays: Arrays) -> bool:

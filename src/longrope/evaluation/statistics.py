@@ -1,6 +1,6 @@
 """Values and 95 % intervals as pure functions of arrays: no model, no file.
 
-Shape legend: W = windows, N - 1 = scored tokens of a window, K = prompts.
+Shape legend: W = windows, N - 1 = scored tokens of a window, U = units that are resampled, K = prompts.
 
 Losses of one text depend on each other, so whole documents are resampled where there are at least five, and blocks of
 consecutive tokens where there are fewer: such an interval says nothing about other documents. Two methods are compared
@@ -32,11 +32,24 @@ class Interval(NamedTuple):
     resampled: str = ""
 
 
+class Units(NamedTuple):
+    """Losses by what is resampled: all that a perplexity and its interval depend on, without the loss of every token.
+
+    Attributes:
+        sums: [U] of the losses of each unit in nats.
+        counts: [U] of its tokens.
+        resampled: what a unit is: ``documents``, or ``blocks`` of consecutive tokens of one window.
+    """
+
+    sums: Losses
+    counts: NDArray[np.int64]
+    resampled: str
+
+
 def perplexity(losses: NDArray[np.float64] | Sequence[float]) -> float:
     """exp(sum of the losses in nats / number of losses), infinite beyond what a float holds."""
     losses = np.asarray(losses)
-    mean = float(losses.sum() / losses.size)
-    return math.exp(mean) if mean < 700 else math.inf
+    return _exp_mean(float(losses.sum()), losses.size)
 
 
 def perplexity_interval(losses: Losses, documents: NDArray[Any], seed: int) -> Interval:
@@ -47,16 +60,11 @@ def perplexity_interval(losses: Losses, documents: NDArray[Any], seed: int) -> I
         documents: [W, N - 1], which document each scored token belongs to.
         seed: of the bootstrap.
     """
-    if len(np.unique(documents)) < FEWEST_DOCUMENTS:
-        return Interval(perplexity(losses), *block_interval(losses, seed), "blocks")
-    return Interval(perplexity(losses), *document_interval(losses, documents, seed), "documents")
+    return units_interval(sum_units(losses, documents), seed)
 
 
 def ratio_interval(ours: Losses, theirs: Losses, documents: NDArray[Any], seed: int) -> Interval:
-    """One perplexity as a share of another on the same tokens, with a paired interval.
-
-    The differences of the two losses of each token are resampled, so that the same documents (or blocks) are drawn for
-    both; what makes some texts harder than others for both does not widen the interval.
+    """One perplexity as a share of another on the same tokens, with a paired interval; see ``units_ratio``.
 
     Args:
         ours: [W, N - 1] losses in nats.
@@ -64,29 +72,24 @@ def ratio_interval(ours: Losses, theirs: Losses, documents: NDArray[Any], seed: 
         documents: [W, N - 1], as for ``perplexity_interval``.
         seed: of the bootstrap.
     """
-    return perplexity_interval(ours - theirs, documents, seed)
+    return units_ratio(sum_units(ours, documents), sum_units(theirs, documents), seed)
 
 
-def document_interval(losses: Losses, documents: NDArray[Any], seed: int) -> tuple[float, float]:
-    """95 % interval of the perplexity of losses [W, N - 1], resampling whole documents, two or more.
+def sum_units(losses: Losses, documents: NDArray[Any]) -> Units:
+    """The units of losses [W, N - 1]: documents where there are five or more, else blocks."""
+    units = document_units(losses, documents)
+    return block_units(losses) if len(units.counts) < FEWEST_DOCUMENTS else units
 
-    A document counts as one, even where several windows hold parts of it. From ten documents on they are drawn.
-    Percentiles of a bootstrap are too narrow for few documents; they are taken further out, as far as Student's
-    distribution asks (the expanded percentile interval, Hesterberg 2015, The American Statistician 69). Fewer are left
-    out one by one (the jackknife, Tukey 1958), with Student's quantile, for that covers more often there.
-    """
+
+def document_units(losses: Losses, documents: NDArray[Any]) -> Units:
+    """Losses [W, N - 1] by document, in the order of their numbers; one counts once, though several windows hold it."""
     _, index = np.unique(documents, return_inverse=True)
-    sums = np.bincount(index.ravel(), weights=losses.ravel())
-    counts = np.bincount(index.ravel())
-    count = len(counts)
-    if count < FEWEST_DRAWN:
-        return _jackknife(sums, counts)
-    outside = NormalDist().cdf(-math.sqrt(count / (count - 1)) * _student_95(count - 1))
-    return _bootstrap(sums, counts, seed, outside)
+    sums = np.asarray(np.bincount(index.ravel(), weights=losses.ravel()), np.float64)
+    return Units(sums, np.bincount(index.ravel()), "documents")
 
 
-def block_interval(losses: Losses, seed: int) -> tuple[float, float]:
-    """95 % interval of the perplexity of losses [W, N - 1], resampling blocks of consecutive tokens of one window.
+def block_units(losses: Losses) -> Units:
+    """Losses [W, N - 1] by block of consecutive tokens of one window.
 
     Neighbouring losses depend on each other, so blocks are drawn, not tokens; windows alone would be too few. Blocks
     have 512 tokens, or fewer where that would leave less than 32 of them.
@@ -94,8 +97,34 @@ def block_interval(losses: Losses, seed: int) -> tuple[float, float]:
     block = max(1, min(BLOCK_TOKENS, losses.shape[1], losses.size // FEWEST_BLOCKS))
     edges = np.arange(0, losses.shape[1], block)
     sums = np.add.reduceat(losses, edges, axis=1).ravel()
-    counts = np.tile(np.diff(np.append(edges, losses.shape[1])), len(losses))
-    return _bootstrap(sums, counts, seed, 0.025)
+    return Units(sums, np.tile(np.diff(np.append(edges, losses.shape[1])), len(losses)), "blocks")
+
+
+def units_ratio(ours: Units, theirs: Units, seed: int) -> Interval:
+    """One perplexity as a share of another of the same units, with a paired interval.
+
+    The differences of the two sums of each unit are resampled, so that the same documents (or blocks) are drawn for
+    both; what makes some texts harder than others for both does not widen the interval.
+    """
+    return units_interval(ours._replace(sums=ours.sums - theirs.sums), seed)
+
+
+def units_interval(units: Units, seed: int) -> Interval:
+    """The perplexity of units, with its 95 % interval.
+
+    Blocks are drawn, and so are ten or more documents. Percentiles of a bootstrap are too narrow for few documents;
+    they are taken further out, as far as Student's distribution asks (the expanded percentile interval, Hesterberg
+    2015, The American Statistician 69). Fewer documents, two or more, are left out one by one (the jackknife, Tukey
+    1958), with Student's quantile, for that covers more often there.
+    """
+    sums, counts, resampled = units
+    count, outside = len(counts), 0.025
+    value = _exp_mean(float(sums.sum()), int(counts.sum()))
+    if resampled == "documents":
+        if count < FEWEST_DRAWN:
+            return Interval(value, *_jackknife(sums, counts), resampled)
+        outside = NormalDist().cdf(-math.sqrt(count / (count - 1)) * _student_95(count - 1))
+    return Interval(value, *_bootstrap(sums, counts, seed, outside), resampled)
 
 
 def wilson_interval(successes: float, trials: float) -> tuple[float, float]:
@@ -143,6 +172,11 @@ def difference_interval(gained: float, lost: float, pairs: float) -> tuple[float
         return (gained - lost - pairs * difference) ** 2 > Z_95**2 * max(0.0, variance)
 
     return _bisect(refused, value, -1.0), _bisect(refused, value, 1.0)
+
+
+def _exp_mean(total: float, count: int) -> float:
+    mean = total / count
+    return math.exp(mean) if mean < 700 else math.inf
 
 
 def _bootstrap(sums: NDArray[Any], counts: NDArray[Any], seed: int, outside: float) -> tuple[float, float]:

@@ -1,7 +1,8 @@
 """The typed lines of every .jsonl file. A line is written whole or not at all, and losses carry their units."""
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TypeVar
 from longrope import registry
 from longrope.errors import LONGEST_REASON, RunError
 from longrope.labels import Source
-from longrope.reading import parse_json, record_of
+from longrope.reading import parse_json, record_of, show_value
 from longrope.runs.files import append_text, on_main, read_bytes_of_run, truncate_file
 
 TAIL, TAIL_ALONE = "tail", "tail-alone"  # kinds of trials
@@ -146,7 +147,48 @@ class Score:
         return Source(self.method, self.chosen_by, self.factors_method)
 
 
-Record = TypeVar("Record", Trial, TrainStep, Score)
+@dataclass(frozen=True)
+class SampleSummary:
+    """What a comparison with another run needs of the samples of one score, in place of the loss of every token.
+
+    Attributes:
+        metric, context_tokens, method, model, factors_fingerprint, texts_fingerprint, seed: those of the score.
+        resampled: ``documents`` or ``blocks``, what the sums are of; empty for prompts.
+        documents_fingerprint: of the document that each token belongs to; empty for prompts.
+        sums: of the losses of each document or block, in nats.
+        counts: tokens of each document or block.
+        answers: to prompts, a letter each: ``1`` right, ``0`` wrong.
+    """
+
+    metric: str
+    context_tokens: int
+    method: str
+    model: str
+    factors_fingerprint: str
+    texts_fingerprint: str
+    seed: int
+    resampled: str = ""
+    documents_fingerprint: str = ""
+    sums: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
+    answers: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be computed from (raises ValueError)."""
+        if self.resampled not in ("", "documents", "blocks"):
+            raise ValueError(f"resampled is {show_value(self.resampled)}")
+        if bool(self.answers) == bool(self.resampled):
+            raise ValueError("either answers or sums of losses are needed")
+        if set(self.answers) - {"0", "1"}:
+            raise ValueError(f"answers is {show_value(self.answers)}, not a text of 0 and 1")
+        fewest = {"": 0, "blocks": 1, "documents": 2}[self.resampled]
+        if len(self.sums) != len(self.counts) or len(self.counts) < fewest or (self.answers and self.sums):
+            raise ValueError(f"it has {len(self.sums):,} sums and {len(self.counts):,} counts")
+        if not all(map(math.isfinite, self.sums)) or not all(self.counts):
+            raise ValueError("a sum is not finite, or a count is 0")
+
+
+Record = TypeVar("Record", Trial, TrainStep, Score, SampleSummary)
 
 
 def append_record(path: Path, record: Trial | TrainStep | Score) -> None:
@@ -161,7 +203,12 @@ def append_records(path: Path, records: Sequence[Trial | TrainStep | Score]) -> 
 
 def write_lines(path: Path, records: Sequence[Trial | TrainStep | Score]) -> None:
     """Add lines as ``append_records`` does, in this process and without waiting for others."""
-    append_text(path, "".join(json.dumps(asdict(record)) + "\n" for record in records))
+    append_text(path, dump_records(records))
+
+
+def dump_records(records: Iterable[Trial | TrainStep | Score | SampleSummary]) -> str:
+    """Records as lines."""
+    return "".join(json.dumps(asdict(record)) + "\n" for record in records)
 
 
 def read_records(path: Path, kind: type[Record], *, mend: bool = True, most: int = 0) -> list[Record]:

@@ -1,6 +1,6 @@
 """A run directory: where each artifact of a run lives. What is written last means finished, so a run can be resumed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -25,7 +25,7 @@ from longrope.runs.files import (
     writing,
 )
 from longrope.runs.identity import check_same
-from longrope.runs.records import Score, TrainStep, Trial, append_records, read_records
+from longrope.runs.records import SampleSummary, Score, TrainStep, Trial, append_records, dump_records, read_records
 
 STAGE_FINISHED = "stage.json"
 
@@ -43,6 +43,7 @@ class RunDir:
         stages: the stages of a progressive schedule, each a run directory of its own.
         finished: what a stage was made of; written last, so it means finished.
         scores: every measured number, one record a line.
+        summaries: what comparisons with other runs need of the samples, which are large, one record a line.
         rope: the geometry of the model's RoPE, with the factors of the baselines.
         provenance: versions, device and command of every session that wrote here.
         costs: what each search took.
@@ -65,6 +66,7 @@ class RunDir:
         self.stages = self.path / "stages"
         self.finished = self.path / STAGE_FINISHED
         self.scores = self.path / "scores.jsonl"
+        self.summaries = self.path / "sample-summaries.jsonl"
         self.rope = self.path / "rope.json"
         self.provenance = self.path / "provenance.json"
         self.costs = self.path / "costs.json"
@@ -187,6 +189,14 @@ class RunDir:
     def read_scores(self) -> list[Score]:
         """Every measured number."""
         return read_records(self.scores, Score)
+
+    def read_summaries(self) -> list[SampleSummary]:
+        """What is kept of samples for comparisons with other runs; empty where nothing was kept."""
+        return read_records(self.summaries, SampleSummary)
+
+    def write_summaries(self, summaries: Iterable[SampleSummary]) -> None:
+        """Write what is kept of samples, in the place of what was kept before."""
+        self.write_text(self.summaries, dump_records(summaries))
 
     def read_factors(self) -> FactorTable | None:
         """The factors of the run, None before a search is finished (raises FactorsError if the file is damaged)."""
