@@ -1,6 +1,6 @@
 """Train one model alike with several factor sets, each an arm of its own, and show all of them in one table.
 
-Run: python recipes/arms.py RECIPE OUT [ARM ...] [--gpus 0,1,2,3] [--reference yarn] [--compare]
+Run: python recipes/arms.py RECIPE OUT [ARM ...] [--gpus 0,1,2,3] [--reference yarn,scan] [--compare]
 
 An arm is ``longrope extend --recipe RECIPE`` with the settings that ``ARMS`` has for it, in the run directory OUT/ARM:
 the same steps, windows, needles and seed, other factors. ``ARM@1`` is the same with the seed 1. One arm runs on each of
@@ -126,12 +126,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("arms", nargs="*", help=f"some of {', '.join(ARMS)}; all if left out")
     parser.add_argument("--gpus", default="", help="numbers of GPUs, as CUDA_VISIBLE_DEVICES has them")
-    parser.add_argument("--reference", default="yarn", choices=ARMS)
+    parser.add_argument("--reference", default="yarn", help="what all are compared with, in the tables with the first")
     parser.add_argument("--compare", action="store_true", help="run nothing, compare the arms that are in OUT")
     given = parser.parse_args(arguments)
     there = [path.parent.name for path in sorted(given.out.glob("*/scores.jsonl"))]
     arms = given.arms or ([arm for arm in there if arm.partition("@")[0] in ARMS] if given.compare else list(ARMS))
-    if unknown := [arm for arm in arms if arm.partition("@")[0] not in ARMS]:
+    if unknown := [arm for arm in [*arms, *given.reference.split(",")] if arm.partition("@")[0] not in ARMS]:
         parser.error(f"unknown arms: {', '.join(unknown)}")
     given.out.mkdir(parents=True, exist_ok=True)
     if given.compare:
@@ -141,11 +141,13 @@ def main(arguments: list[str]) -> None:
             keep_summaries(RunDir(given.out / arm))
     elif failed := run_arms(given.recipe, given.out, arms, given.gpus.split(",")):
         sys.exit(f"failed: {', '.join(failed)}; the same command goes on where they stopped")
-    found = compare_arms(given.out, arms, given.reference)
+    references = given.reference.split(",")
+    found = [line for reference in references for line in compare_arms(given.out, arms, reference)]
     if given.compare and not found:
         parser.error(f"none of these arms has {given.reference} of its seed beside it: {', '.join(arms)}")
     (given.out / "arms.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in found))
-    show(given.out, arms, found, given.reference)
+    beside = [line for line in found if line.reference.partition("@")[0].removesuffix(BARE) == references[0]]
+    show(given.out, arms, beside, references[0])
     print(f"report: {write_comparison([RunDir(given.out / arm) for arm in arms], given.out / 'arms.html')}")
 
 

@@ -149,6 +149,14 @@ def test_arms_that_are_there_are_compared_without_their_samples_and_nothing_runs
     printed = capfd.readouterr().out
     assert f"{lines[0]['value']:.4g} ({lines[0]['low']:.4g}-{lines[0]['high']:.4g})" in printed
     assert "77.25 (70.5-80.5)" in printed, "the original model, which was not measured in the first arm"
+    arms.main(["r.toml", f"{out}", "critical@1", "yarn@1", "--compare", "--reference", "critical,yarn"])
+    both = [json.loads(line) for line in (out / "arms.jsonl").read_text().splitlines()]
+    assert both[len(lines) :] == lines
+    assert {(line["run"], line["reference"]) for line in both[: len(lines)]} == {("yarn@1", "critical@1")}
+    assert "beside critical" in capfd.readouterr().out
+    with pytest.raises(SystemExit):
+        arms.main(["r.toml", f"{out}", "yarn@1", "--compare", "--reference", "yarn,other"])
+    assert "unknown arms: other" in capfd.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,9 +1,12 @@
 """What the docs say of results/evidence-64k follows from its records."""
 
+from dataclasses import asdict
+from operator import itemgetter
 from typing import Any
 
 import pytest
 from documents import RESULTS, lines, scores, words
+from recipe_scripts import load_script
 
 RUN = "evidence-64k"
 README, TEXT = words("README.md"), words("docs/results.md")
@@ -128,6 +131,21 @@ def test_arms_that_were_trained_alike_are_compared(arms: dict[tuple[str, str, st
     beside = arms["own", "yarn", "perplexity", 65536]["value"]
     assert f"the model has {own:.3f} of the original's perplexity at 8k" in TEXT
     assert f"it has {beside:.3f} of the perplexity at 64k of YaRN trained alike" in TEXT
+
+
+def test_comparisons_of_arms_follow_from_the_summaries_of_their_samples() -> None:
+    script, folder = load_script("arms"), RESULTS / RUN
+    names = sorted(path.parent.name for path in folder.glob("*/sample-summaries.jsonl"))
+    assert len(names) == 7
+    for reference in ("yarn", "scan", "critical"):
+        made = [asdict(line) for line in script.compare_arms(folder, names, reference)]
+        kept = [line for line in lines(f"{RUN}/arms.jsonl") if line["reference"] == reference]
+        place = itemgetter("run", "metric", "context_tokens")
+        assert len(kept) == 42
+        for one, other in zip(sorted(made, key=place), sorted(kept, key=place), strict=True):
+            numbers = [[line.pop(key) for key in ("value", "low", "high")] for line in (one, other)]
+            assert one == other
+            assert numbers[0] == pytest.approx(numbers[1], rel=1e-9)
 
 
 def test_arms_were_trained_on_the_same_windows() -> None:
