@@ -33,6 +33,10 @@ from longrope.report import write_comparison
 from longrope.runs.run_dir import RunDir
 
 OWN = ("search.method=yarn", "tune.short_share=1", "tune.needle_weight=0")  # the factors are never trained with
+EXTRAPOLATED = (  # of the bundled model's recipe alone
+    'stages=[{search="1k"}, {tune="1k", steps=16}, {search="2k"}, {extrapolate="16k"}, {tune="2k", steps=200}, '
+    '{short=256, method="none"}]'
+)
 ARMS = {
     "searched": (),
     "yarn": ("search.method=yarn",),
@@ -45,7 +49,10 @@ ARMS = {
     "searched-bare": ("tune.needle_weight=0",),
     "yarn-bare": ("search.method=yarn", "tune.needle_weight=0"),
     "critical-bare": ("search.method=critical", "tune.needle_weight=0"),
+    "searched-extrapolated": (EXTRAPOLATED,),
+    "yarn-extrapolated": ("search.method=yarn", EXTRAPOLATED),
 }
+USUAL = [arm for arm, settings in ARMS.items() if EXTRAPOLATED not in settings]
 BARE = "-bare"  # ends the name of an arm without needles
 Pair = Callable[[RunDir, RunDir], list[Comparison]]
 FORMATS = dict.fromkeys(
@@ -124,13 +131,13 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("arms", nargs="*", help=f"some of {', '.join(ARMS)}; all if left out")
+    parser.add_argument("arms", nargs="*", help=f"some of {', '.join(ARMS)}; if left out {', '.join(USUAL)}")
     parser.add_argument("--gpus", default="", help="numbers of GPUs, as CUDA_VISIBLE_DEVICES has them")
     parser.add_argument("--reference", default="yarn", help="what all are compared with, in the tables with the first")
     parser.add_argument("--compare", action="store_true", help="run nothing, compare the arms that are in OUT")
     given = parser.parse_args(arguments)
     there = [path.parent.name for path in sorted(given.out.glob("*/scores.jsonl"))]
-    arms = given.arms or ([arm for arm in there if arm.partition("@")[0] in ARMS] if given.compare else list(ARMS))
+    arms = given.arms or ([arm for arm in there if arm.partition("@")[0] in ARMS] if given.compare else USUAL)
     if unknown := [arm for arm in [*arms, *given.reference.split(",")] if arm.partition("@")[0] not in ARMS]:
         parser.error(f"unknown arms: {', '.join(unknown)}")
     given.out.mkdir(parents=True, exist_ok=True)

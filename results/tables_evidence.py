@@ -40,6 +40,8 @@ ARMS = {  # folders of trained arms, in the order of their rows
     "searched-bare": "searched factors, without needles",
     "yarn-bare": "YaRN, without needles",
     "critical-bare": "critical-pair rule, without needles",
+    "searched-extrapolated": "searched factors, extrapolated",
+    "yarn-extrapolated": "YaRN, extrapolated",
 }
 Found = dict[tuple[str, int], Score]
 
@@ -130,14 +132,14 @@ def twice_table(records: Records) -> str:
     return table([*head, "64k, paired, first", "64k, paired, again"], rows)
 
 
-def nano_arms_table(records: Records, seed: str = "") -> str:
+def nano_arms_table(records: Records, seed: str = "", run: str = NANO) -> str:
     """The bundled model and the arms of its schedule to 64 times its window, of one seed: ``@1``, or none for 0."""
-    arms = [f"{name}{seed}" for name in ARMS if records.has(f"{NANO}/{name}{seed}")]
-    scores = {arm: records.every_score(f"{NANO}/{arm}") for arm in arms}
+    arms = [f"{name}{seed}" for name in ARMS if records.has(f"{run}/{name}{seed}")]
+    scores = {arm: records.every_score(f"{run}/{arm}") for arm in arms}
     labels = {arm: ARMS[arm.removesuffix(seed)] for arm in arms}
     original = {(s.metric, s.context_tokens): s for own in scores.values() for s in own if s.method == "none"}
     trained = {labels[arm]: _trained(own) for arm, own in scores.items()}
-    beside = {labels[arm]: text for arm, text in _beside(records, NANO, NANO_TARGET, arms).items()}
+    beside = {labels[arm]: text for arm, text in _beside(records, run, NANO_TARGET, arms).items()}
     rows = _rows(NANO_COLUMNS, {ORIGINAL: original, **trained}, beside)
     return table(["", *(column.heading for column in NANO_COLUMNS), "16k, paired"], rows)
 
@@ -166,7 +168,7 @@ def _beside(records: Records, run: str, target: int, arms: Collection[str] = tup
         line["run"]: f"{_interval(line)} of YaRN's" + ", without needles" * ("-bare" in line["reference"])
         for line in records.lines(f"{run}/{PAIRED}")
         if (line["metric"], line["context_tokens"]) == ("perplexity", target)
-        if line["run"] in arms and line["reference"].startswith("yarn")
+        if line["run"] in arms and line["reference"].partition("@")[0] in ("yarn", "yarn-bare")
     }
 
 

@@ -124,3 +124,45 @@ def test_the_minutes_of_an_arm_are_said() -> None:
     assert minutes.pop("searched@1") == 14
     assert (len(minutes), min(minutes.values()), max(minutes.values())) == (12, 7, 10)
     assert "An arm took seven to ten minutes, with the original at all lengths fourteen," in TEXT
+
+
+def test_what_a_search_at_the_target_gains_is_said() -> None:
+    beside = {
+        (line["reference"], line["metric"], line["context_tokens"]): line
+        for line in lines("nano-16k-target/arms.jsonl")
+        if line["run"] == "searched"
+    }
+    others = ("yarn", "yarn-extrapolated", "critical", "searched-extrapolated")
+    whole, last, needles = (
+        [beside[other, metric, TARGET] for other in others]
+        for metric in ("perplexity", "perplexity-last-2048", "prose-needle")
+    )
+    assert all(line["high"] < 1 for line in whole)
+    shares = [interval(line, 4) for line in whole]
+    said = "they have {} of the perplexity of YaRN's formula, {} of YaRN's extrapolated, {} of the critical-pair rule's"
+    assert f"{said}, and {{}} of".format(*shares) in TEXT
+    assert "these are {:.3f}, {:.3f}, {:.3f} and {:.3f};".format(*(line["value"] for line in last)) in TEXT
+    assert [line["high"] < 1 for line in last] == [True, False, True, True]
+    assert f"is not separated from 1 ({last[1]['low']:.3f}-{last[1]['high']:.3f})" in TEXT
+    assert all(line["low"] < 0 < line["high"] for line in needles)
+    fewer = beside["yarn", "prose-needle", SEARCHED]
+    more = [round(-100 * fewer[key]) for key in ("value", "high", "low")]
+    assert "YaRN's formula finds {} more needles of 100 than the searched factors ({} to {})".format(*more) in TEXT
+    arms = [path.parent.name for path in (RESULTS / "nano-16k-target").glob("*/scores.jsonl")]
+    passkeys = {arm: scores(f"nano-16k-target/{arm}")[TUNED, "passkey", TARGET]["value"] for arm in arms}
+    assert f"but the critical-pair rule, which finds {20 * passkeys.pop('critical'):.0f}." in TEXT
+    assert set(passkeys.values()) == {1}
+    (formulas,) = (
+        line
+        for line in lines("nano-16k-target/arms.jsonl")
+        if (line["run"], line["reference"]) == ("yarn-extrapolated", "yarn")
+        if (line["metric"], line["context_tokens"]) == ("perplexity", TARGET)
+    )
+    assert f"extrapolated, have {interval(formulas, 3)} of the perplexity of its formula" in TEXT
+    seconds = {
+        arm: json.loads(next((RESULTS / "nano-16k-target" / arm).glob("stages/3-search-*/stage.json")).read_text())
+        for arm in ("searched", "searched-extrapolated")
+    }
+    minutes = [round(seconds[arm]["seconds"] / 60) for arm in ("searched", "searched-extrapolated")]
+    assert minutes[1] == 1
+    assert f"took {minutes[0]} minutes of one core, the one at 2,048 tokens one minute" in TEXT
