@@ -3,6 +3,7 @@
 The limit is one of the process's address space, so that torch's own allocations fail.
 """
 
+import gc
 import logging
 import resource
 import sys
@@ -31,7 +32,9 @@ from longrope.rope import baseline_factors
 from longrope.tuning.batches import Batches
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
-WIDE = 2**14  # of MLPs: a token takes 64 KiB for each of their activations
+WIDE = (
+    2**15
+)  # of MLPs: a token takes 128 KiB for each of their activations, a window more than C's library has in reserve
 TOKENS = 1024
 MIB = 2**20
 
@@ -49,7 +52,11 @@ def tokens() -> np.ndarray:
 
 @contextmanager
 def address_space(more_bytes: int) -> Iterator[None]:
-    """In this block the process can take so many bytes more than it has."""
+    """In this block the process can take so many bytes more than it has.
+
+    What earlier tests left is collected before, for it would make room if that happened in the block.
+    """
+    gc.collect()
     before = resource.getrlimit(resource.RLIMIT_AS)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + more_bytes, before[1]))
@@ -63,7 +70,7 @@ def test_a_pass_shrinks_its_tiles_says_so_once_and_gives_the_same_losses(
     model: LanguageModel, tokens: np.ndarray, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = token_losses(model, tokens)
-    with caplog.at_level(logging.WARNING, "longrope"), address_space(100 * MIB):
+    with caplog.at_level(logging.WARNING, "longrope"), address_space(200 * MIB):
         losses = token_losses(model, tokens)
         assert torch.equal(token_losses(model, tokens), losses)
     assert model.limits.tile_tokens == TOKENS // 4
@@ -79,7 +86,7 @@ def test_gradients_of_factors_shrink_and_stay_the_same(model: LanguageModel, tok
     windows = tokens.reshape(2, -1)
     given = factors, windows, np.full((2, windows.shape[1] - 1), 1 / windows.size)
     loss, slopes, slope = factor_gradient(model, *given)
-    with address_space(270 * MIB):
+    with address_space(540 * MIB):
         shrunk = factor_gradient(model, *given)
     assert model.limits.tile_tokens
     assert shrunk[0] == pytest.approx(loss, rel=1e-6)
@@ -112,7 +119,7 @@ def test_a_prompt_is_read_again_from_where_it_began(model: LanguageModel, tokens
     expected = read_prompt(model, tokens[0], KeyValueCache(model, TOKENS))
     cache = KeyValueCache(model, TOKENS)
     read_prompt(model, tokens[0, :100], cache)
-    with address_space(100 * MIB):
+    with address_space(200 * MIB):
         logits = read_prompt(model, tokens[0, 100:], cache)
     assert model.limits.tile_tokens
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
@@ -165,6 +172,6 @@ def test_other_errors_and_processes_that_share_a_window_are_not_tried_again(
 
 def test_last_tokens_are_found_in_little_memory(model: LanguageModel, tokens: np.ndarray) -> None:
     expected = last_log_probabilities(model, tokens, 3)
-    with address_space(100 * MIB):
+    with address_space(200 * MIB):
         torch.testing.assert_close(last_log_probabilities(model, tokens, 3), expected, rtol=1e-4, atol=1e-4)
     assert model.limits.tile_tokens
