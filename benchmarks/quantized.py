@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from longrope.data import load_texts
+from longrope.data import Texts, load_texts
 from longrope.engine.memory import weight_bytes
 from longrope.evaluation import measure
 from longrope.lengths import parse_tokens
@@ -48,21 +48,29 @@ def main() -> None:
         texts = load_texts(asked.search, whole.tokenizer, measure=asked.measure)
         settings = SearchRecipe(validation_windows=3, gradient=GradientRecipe(steps=asked.steps))
         for dtype in asked.dtypes.split(","):
-            begun, before = time.perf_counter(), begin(whole)
-            model = load_model(folder, dtype=dtype)
-            found = find_factors(model, texts.search, asked.to, settings=settings)
-            line = {"model": asked.model.stem} | describe(model, dtype, asked.to) | end(model, begun, before)
-            yarn = baseline_factors(model.spec, "yarn", asked.to).factor_sets[0]
-            for name, read, factors, length in (
-                ("original at its own window", model, None, model.spec.trained_window),
-                ("yarn", model, yarn, asked.to),
-                ("searched", model, found, asked.to),
-                ("searched, own number format", whole, found, asked.to),
-            ):
-                line[name] = perplexity(read, factors, texts, asked.windows, length)
+            line = {"model": asked.model.stem} | search(folder, dtype, whole, texts, asked.to, settings, asked.windows)
             print(line, flush=True)
             with asked.out.open("a") as out:
                 out.write(json.dumps(line) + "\n")
+
+
+def search(
+    folder: Path, dtype: str, whole: LanguageModel, texts: Texts, target: int, settings: SearchRecipe, windows: int
+) -> dict[str, Any]:
+    """The line of one number format; its weights are freed at the end."""
+    begun, before = time.perf_counter(), begin(whole)
+    model = load_model(folder, dtype=dtype)
+    found = find_factors(model, texts.search, target, settings=settings)
+    line = describe(model, dtype, target) | end(model, begun, before)
+    yarn = baseline_factors(model.spec, "yarn", target).factor_sets[0]
+    for name, read, factors, length in (
+        ("original at its own window", model, None, model.spec.trained_window),
+        ("yarn", model, yarn, target),
+        ("searched", model, found, target),
+        ("searched, own number format", whole, found, target),
+    ):
+        line[name] = perplexity(read, factors, texts, windows, length)
+    return line
 
 
 def save_folder(file: Path, folder: Path) -> Path:
@@ -103,7 +111,7 @@ def describe(model: LanguageModel, dtype: str, target: int) -> dict[str, Any]:
 
 
 def perplexity(
-    model: LanguageModel, factors: RescaleFactors | None, texts: Any, windows: int, length: int
+    model: LanguageModel, factors: RescaleFactors | None, texts: Texts, windows: int, length: int
 ) -> dict[str, float]:
     """Of windows of that length of the measuring text, with its interval."""
     settings = MeasureRecipe(lengths=(length,), metrics=("perplexity",), windows=windows, tail_tokens=0)

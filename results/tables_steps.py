@@ -179,7 +179,7 @@ def _large_model(records: Records) -> list[list[str]]:
         [
             "Llama-3-8B's shape, pass of 1,048,576 tokens: at most 1.08 of attention and matrix products, 36 GiB",
             f"{share:.2f} for four layers and the head; all: {ours['peak_gib']:.1f} GiB, {ours['seconds']:.0f} s",
-            _verdict(share <= 1.08 and ours["peak_gib"] <= 36),
+            f"{_verdict(share <= 1.08 and ours['peak_gib'] <= 36)}, the ratio of four layers alone",
         ],
         [
             "Llama-3-8B's shape, LoRA step of 262,144 tokens without offload on an H200",

@@ -47,6 +47,14 @@ def test_arms_differ_in_the_factors_of_their_training_and_in_nothing_else(arms: 
         assert replace(made, search=recipe.search) == recipe
 
 
+def test_arms_that_extrapolate_are_those_of_the_schedule_that_does(arms: Any) -> None:
+    at_target, extrapolating = (load_recipe(RECIPES / f"nano-16k-{name}.toml") for name in ("target-arms", "arms"))
+    assert changed(at_target, arms.ARMS["searched-extrapolated"]) == extrapolating
+    assert changed(at_target, arms.ARMS["yarn-extrapolated"]) == changed(extrapolating, arms.ARMS["yarn"])
+    assert at_target != extrapolating
+    assert not any(arm.endswith("-extrapolated") for arm in arms.USUAL)
+
+
 def test_the_controls_leave_out_needles_or_all_long_windows(arms: Any, recipe: Recipe) -> None:
     bare = changed(recipe, arms.ARMS["searched-bare"])
     assert replace(bare, tune=recipe.tune) == recipe

@@ -104,7 +104,7 @@ def test_memory_is_stated_beside_whole_logits_and_logits_in_chunks() -> None:
     shares = f"{chunked / ours:.1f} times ours without `--compile` and {chunked / compiled:.1f} times ours with it"
     assert f"needs {chunked:.1f} GiB at the same speed (the first table), {shares}" in SPEED
     now = passes("h200-passes")["ours", 65536]["peak_gib"]
-    own = f"A pass of its shape over 64k tokens peaks at {now:.1f} GiB"
+    own = f"A pass of SmolLM2-135M's shape over 64k tokens peaks at {now:.1f} GiB"
     assert f"{own}. transformers needs {plain:.1f} GiB by default and {chunked:.1f} with logits in chunks" in README
     assert f"{chunked / compiled:.1f} times less than with logits in chunks ({chunked:.1f} GiB)" in LOG
     assert f"{chunked / ours:.1f} times less than with logits in chunks" in LOG

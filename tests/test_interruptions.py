@@ -13,7 +13,7 @@ from interruptions import Trials, make_inputs, plan, why_no_mount, wrong_end
 
 pytestmark = pytest.mark.slow
 HITS_OF_A_RUN = 5
-SHARE = 0.5  # of the writes or seconds of an undisturbed run, within which each hit comes: less is left each time
+SHARE = 0.3  # of the writes or seconds of an undisturbed run, within which each hit comes: less is left each time
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_commands_that_are_hit_several_times_go_on(kind: str, runs: int, trials:
             hits += outcome.code != 0
         assert trials.finish("search", place) == "", (kind, number)
         shutil.rmtree(place)
-    assert hits >= len(cases) // 4  # half of the kills are by the clock, and a run may be faster than the first
+    assert hits >= len(cases) // 2
 
 
 def test_commands_that_met_a_full_disk_go_on(trials: Trials) -> None:

@@ -64,7 +64,7 @@ def test_a_quantized_model_is_neither_trained_nor_exported(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-# Computed where bitsandbytes is installed, on a GPU in bfloat16, which rounds more than what is asked of a CPU
+# Computed where bitsandbytes is installed. On a GPU, in bfloat16, it has not been run: bounds there are not measured
 
 TARGET = 512
 
