@@ -8,7 +8,8 @@ shared windows; a backward pass counts two and a half forward ones. First in sin
 a wait for each; the medians. Then, for whole windows, sustained: calls without a wait for --sustain seconds each.
 Kernels without a backward pass are measured forwards. A line a kernel and length: seconds of the gradients of all
 weights, random ones of a model of --shape, with recomputed layers; under torchrun the processes share each window. The
-first step is left out, unless --turns is 0: then it is the only one.
+first step is left out, unless --turns is 0: then it is the only one. With --profile a line more: seconds of the
+GPU that one more step spent in each kind of kernel and in the longest ones, on the first process, by torch.profiler.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from shapes import device_here, open_model
+from torch.profiler import ProfilerActivity, profile
 
 from longrope import distributed
 from longrope.engine import graphs, kernels
@@ -34,6 +36,12 @@ from longrope.lengths import parse_tokens
 from longrope.models import LanguageModel
 
 EVENTS: list[Any] = []
+KINDS = {  # kind of kernel -> parts of its names; the first kind that fits counts, and what fits none is "other"
+    "communication": ("nccl", "c10d"),
+    "attention": ("flash", "sdpa", "fmha", "attention", "attend"),
+    "matrix products": ("gemm", "nvjet", "xmma", "cutlass", "::mm", "::addmm", "::bmm"),
+    "copies": ("memcpy", "memset", "copy"),
+}
 HEADS = (kernels.Heads(9, 3, 64), kernels.Heads(16, 4, 128), kernels.Heads(4, 1, 256))
 
 
@@ -50,6 +58,7 @@ def main() -> None:
     parser.add_argument("--shape", default="smollm2-135m")
     parser.add_argument("--layers", type=int, default=0)
     parser.add_argument("--kernels", default="")
+    parser.add_argument("--profile", action="store_true")
     asked = parser.parse_args()
     torch.manual_seed(0)
     with distributed.launched(context_ranks=int(os.environ.get("WORLD_SIZE", "1"))):
@@ -61,6 +70,7 @@ def main() -> None:
             model.network.requires_grad_(True)
             for length in (parse_tokens(text) for text in asked.lengths.split(",")):
                 append(asked.out, measure_steps(model, length, asked.turns, asked.kernels))
+                append(asked.out, [profile_step(model, length)] if asked.profile else [])
 
 
 def append(path: Path, lines: list[dict[str, Any]]) -> None:
@@ -173,9 +183,7 @@ def wait() -> None:
 
 def measure_steps(model: LanguageModel, length: int, turns: int, wanted: str) -> list[dict[str, Any]]:
     """Seconds of the gradients of one window by each kernel, and by the one that is chosen here."""
-    tokens = np.random.default_rng(0).integers(model.network.config.vocab_size, size=(1, length))
-    ids = torch.from_numpy(tokens).to(model.device)
-    weights = np.full((1, length - 1), 1 / (length - 1))
+    ids, weights = random_window(model, length)
     lines = []
     for kernel in [*kernels_here(gradients=True), None]:
         name = kernel.name if kernel else "chosen"
@@ -201,6 +209,39 @@ def measure_steps(model: LanguageModel, length: int, turns: int, wanted: str) ->
             found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
         lines.append(say(line | found))
     return lines
+
+
+def profile_step(model: LanguageModel, length: int) -> dict[str, Any]:
+    """Seconds of the device in each kind of kernel during one step by the kernel that is chosen here."""
+    cuda = torch.cuda.is_available()
+    ids, weights = random_window(model, length)
+    wait()
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
+        began = time.perf_counter()
+        step(model, ids, weights)
+        wait()
+        wall = time.perf_counter() - began
+    spent = {
+        event.key: (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6
+        for event in found.key_averages()
+    }
+    kinds = dict.fromkeys([*KINDS, "other"], 0.0)
+    for name, seconds in spent.items():
+        kinds[kind_of(name)] += seconds
+    longest = sorted(spent.items(), key=lambda item: -item[1])[:12]
+    line = {"part": "profile", "model": model.name, "tokens": length, "seconds": wall, "device_seconds": kinds}
+    return say(line | {"longest": [[name[:120], round(seconds, 4)] for name, seconds in longest]})
+
+
+def kind_of(kernel: str) -> str:
+    """The kind of a kernel, by its name."""
+    return next((kind for kind, parts in KINDS.items() if any(part in kernel.lower() for part in parts)), "other")
+
+
+def random_window(model: LanguageModel, length: int) -> tuple[torch.Tensor, np.ndarray]:
+    """Random tokens, (1, length), and equal weights of their losses."""
+    tokens = np.random.default_rng(0).integers(model.network.config.vocab_size, size=(1, length))
+    return torch.from_numpy(tokens).to(model.device), np.full((1, length - 1), 1 / (length - 1))
 
 
 def step(model: LanguageModel, ids: torch.Tensor, weights: np.ndarray) -> None:
