@@ -3,6 +3,7 @@
 The limit is torch's own, for this process, so that what is beyond it fails as on a GPU that is full.
 """
 
+import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ def tokens() -> np.ndarray:
 @contextmanager
 def gpu_memory(more_bytes: int) -> Iterator[None]:
     """In this block the process can take so many bytes of the GPU more than it has."""
+    gc.collect()  # what other tests left would be freed in this block, and be room
     torch.cuda.empty_cache()
     _, total = torch.cuda.mem_get_info()
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + more_bytes) / total)
