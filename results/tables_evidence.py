@@ -80,7 +80,7 @@ def columns(window: int, target: int, tail: int) -> tuple[Column, ...]:
 
 SHUFFLED = Column("last 8k of 64k, far context shuffled", "far-shuffled-perplexity", TARGET, number, min)
 COLUMNS = (*columns(WINDOW, TARGET, WINDOW), SHUFFLED)
-FIRST, TWICE = "evidence-64k-first", ("64k", "passkeys 64k", "needles in prose 64k")
+FIRST, SEEDS, TWICE = "evidence-64k-first", "evidence-64k-seeds", ("64k", "passkeys 64k", "needles in prose 64k")
 NANO, NANO_TARGET = "nano-16k", 16384
 NANO_COLUMNS = columns(256, NANO_TARGET, 2048)
 
@@ -144,17 +144,38 @@ def nano_arms_table(records: Records, seed: str = "", run: str = NANO) -> str:
     return table(["", *(column.heading for column in NANO_COLUMNS), "16k, paired"], rows)
 
 
-def seeds_table(records: Records, run: str = RUN, target: int = TARGET) -> str:
-    """The perplexity of arms as a share of YaRN's of the same seed on the same tokens, a column for each seed."""
+def seeds_table(records: Records) -> str:
+    """Perplexity and needles at 64k of the arms that were trained with several seeds, and the share of YaRN's by seed.
+
+    A share is paired by token where both arms have kept what that needs.
+    """
+    runs = {"": RUN, "@1": SEEDS, "@2": SEEDS}
+    names = [name for name in ARMS if any(records.has(f"{SEEDS}/{name}{seed}") for seed in runs)]
     found = {
-        tuple((line["run"] + "@0").split("@")[:2]): _interval(line)
-        for line in records.lines(f"{run}/{PAIRED}")
-        if (line["metric"], line["context_tokens"]) == ("perplexity", target)
+        (name, seed): _trained(records.every_score(f"{run}/{name}{seed}"))
+        for name in names
+        for seed, run in runs.items()
+        if records.has(f"{run}/{name}{seed}")
     }
-    seeds = sorted({seed for _, seed in found})
-    arms = [name for name in ARMS if any((name, seed) in found for seed in seeds[1:])]
-    rows = [[ARMS[name], *(found.get((name, seed), "") for seed in seeds)] for name in arms]
-    return table(["share of YaRN's perplexity, trained alike", *(f"seed {seed}" for seed in seeds)], rows)
+    beside = {
+        line["run"]: _interval(line)
+        for run in (RUN, SEEDS)
+        for line in records.lines(f"{run}/{PAIRED}")
+        if (line["metric"], line["context_tokens"]) == ("perplexity", TARGET)
+        if line["reference"].partition("@")[0] == "yarn"
+    }
+    rows: list[Row] = []
+    for name in names:
+        own = [found.get((name, seed), {}) for seed in runs]
+        cells: list[str | Cell] = [number(x["perplexity", TARGET]) if x else "" for x in own]
+        cells += [f"{percent_with_interval(x['prose-needle', TARGET])}" if x else "" for x in own]  # drawn by the seed
+        for scores, seed in zip(own, runs, strict=True):
+            yarn = found["yarn", seed]["perplexity", TARGET].value
+            alone = f"{scores['perplexity', TARGET].value / yarn:.4f}, not paired" if scores and name != "yarn" else ""
+            cells.append(beside.get(f"{name}{seed}", alone))
+        rows.append([ARMS[name], *cells])
+    head = [f"{column}, seed {seed}" for column in ("64k", "needles in prose 64k", "of YaRN's") for seed in range(3)]
+    return table(["trained alike", *head], rows)
 
 
 def _arms(records: Records, run: str) -> dict[str, list[Score]]:

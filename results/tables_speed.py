@@ -10,6 +10,7 @@ WAYS = {
     "chunked": "transformers, logits in chunks",
     "kernel cuDNN": "the attention kernel alone",
 }
+SHARED = "h200x2-gradient"
 
 
 def pass_table(records: Records, name: str = "h200", kernel: str = "kernel cuDNN") -> str:
@@ -101,18 +102,39 @@ def ranks_table(records: Records) -> str:
     gradients = [line for line in pair if line["gradient"] and line["processes"] == 1]
     alone = [line for line in records.passes("h200-fa3", gradient=False) if line["way"] == "ours"]
     four = [*alone, *gradients, *records.benchmark("h200x4")]
+    now = [line | {"gradient": True} for line in records.benchmark(SHARED) if line["part"] == "step"]
     rows = [*_shared_rows(pair, "cuDNN"), *_shared_rows(four, "FlashAttention 3")]
+    rows += _shared_rows(now, "", "longrope and FlashAttention 4")
     return table(["", "GPUs", "seconds on one", "on all", "efficiency", "peak GiB on one", "on each"], rows)
 
 
-def _shared_rows(lines: list[Line], kernel: str) -> list[list[str]]:
+def shared_profile_table(records: Records) -> str:
+    """Seconds of one GPU in each kind of kernel during a gradient step over a window, alone and shared."""
+    lines = [line for line in records.benchmark(SHARED) if line["part"] == "profile"]
+    rows = []
+    for line in sorted(lines, key=lambda line: line["processes"]):
+        spent = line["device_seconds"]
+        idle = line["seconds"] - sum(spent.values())
+        cells = [f"{seconds:.2f}" for seconds in (*spent.values(), idle)]
+        rows.append([f"{line['processes']}", f"{line['seconds']:.2f}", *cells])
+    return table(["GPUs", "seconds", *lines[0]["device_seconds"], "no kernel"], rows)
+
+
+def shared_gradient_share(records: Records) -> tuple[int, float]:
+    """How many GPUs shared a gradient, and the share of their time that one GPU needs."""
+    steps = {line["processes"]: line["seconds"] for line in records.benchmark(SHARED) if line["part"] == "step"}
+    ranks = max(steps)
+    return ranks, steps[1] / (ranks * steps[ranks])
+
+
+def _shared_rows(lines: list[Line], kernel: str, gradients: str = "cuDNN, shared flash") -> list[list[str]]:
     """A row for each line of several processes, beside the line of one process of the same work."""
     alone = {(line["gradient"], line["tokens"]): line for line in lines if line["processes"] == 1}
     shared = [line for line in lines if line["processes"] > 1]
     rows = []
     for line in sorted(shared, key=lambda line: (line["gradient"], line["tokens"])):
         one, ranks = alone[line["gradient"], line["tokens"]], line["processes"]
-        work, used = ("gradients of all weights", "cuDNN, shared flash") if line["gradient"] else ("losses", kernel)
+        work, used = ("gradients of all weights", gradients) if line["gradient"] else ("losses", kernel)
         times = [f"{ranks}", *(f"{x['seconds']:.3g}" for x in (one, line))]
         share = f"{one['seconds'] / (ranks * line['seconds']):.0%}"
         peaks = [f"{x['peak_gib']:.1f}" for x in (one, line)]
@@ -197,3 +219,15 @@ def gradient_kernels_table(records: Records) -> str:
             )
         rows.append([kernel, *cells, f"{steps[kernel]:.2f}"])
     return table(["", "heads of 64", "of 128", "of 256", "gradients of all weights, seconds"], rows)
+
+
+def quantized_table(records: Records) -> str:
+    """Searches with weights of 8 and 4 bits, and their factors with the weights in the model's own number format."""
+    rows = []
+    for line in records.benchmark("h200-quantized"):
+        name = "bfloat16" if line["asked"] == "auto" else f"{line['asked'].removesuffix('bit')} bits"
+        row = [name, f"{line['weights_mib']:.0f}", f"{line['search_seconds']:.0f}", f"{line['search_peak_gib']:.1f}"]
+        found = ("original at its own window", "yarn", "searched", "searched, own number format")
+        rows.append([*row, *(f"{line[key]['value']:.2f}" for key in found)])
+    head = ["weights of", "MiB of weights", "search, s", "its peak, GiB", "original, 8k", "YaRN, 32k", "searched, 32k"]
+    return table([*head, "the same factors, bfloat16 weights, 32k"], rows)

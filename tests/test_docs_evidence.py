@@ -1,13 +1,14 @@
 """The table of results/evidence-64k, made of records that are written here."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from documents import RESULTS  # noqa: F401  # puts results/ on the path
 from tables_cells import MixedTextsError, Records
-from tables_evidence import NANO, NANO_TARGET, RUN, TARGET, WINDOW, evidence_table, nano_arms_table, seeds_table
+from tables_evidence import NANO, NANO_TARGET, RUN, SEEDS, TARGET, WINDOW, evidence_table, nano_arms_table, seeds_table
 
 from longrope.evaluation.pairing import Comparison
 from longrope.runs.records import Score, append_record
@@ -109,14 +110,28 @@ def test_the_bundled_model_has_a_row_for_itself_and_for_each_arm_of_a_seed(tmp_p
 
 
 def test_a_seed_is_compared_with_yarn_of_the_same_seed(tmp_path: Path) -> None:
-    pairs = [("searched", "yarn", 0.97), ("searched@1", "yarn@1", 0.98), ("ntk", "yarn", 1.2)]
-    lines = (
-        Comparison(run, beside, "perplexity", TARGET, x, x - 0.01, x + 0.01, 9, "", "t") for run, beside, x in pairs
-    )
-    write_pairs(tmp_path / RUN, *lines)
-    shown = seeds_table(Records(tmp_path)).splitlines()
-    assert shown[0] == "| share of YaRN's perplexity, trained alike | seed 0 | seed 1 |"
-    assert shown[2:] == ["| searched factors | 0.9700 (0.9600-0.9800) | 0.9800 (0.9700-0.9900) |"]
+    """Paired where there is a comparison; an arm of no other seed has no row."""
+    for run, arm, value in ((RUN, "searched", 9.7), (RUN, "yarn", 10.0), (SEEDS, "searched@1", 9.9)):
+        write_arm(tmp_path / run / arm, value)
+    for arm, value in (("yarn@1", 10.0), ("searched@2", 9.0), ("yarn@2", 10.0)):
+        write_arm(tmp_path / SEEDS / arm, value)
+    write_arm(tmp_path / RUN / "ntk", 12.0)
+    for run, arm, beside, x in ((RUN, "searched", "yarn", 0.97), (SEEDS, "searched@1", "yarn@1", 0.98)):
+        write_pairs(tmp_path / run, Comparison(arm, beside, "perplexity", TARGET, x, x - 0.01, x + 0.01, 9, "", "t"))
+    head, _, searched, yarn = ([cell.strip() for cell in line.split("|")] for line in made(seeds_table, tmp_path))
+    assert [name for name in head if name.startswith("of YaRN's")] == [f"of YaRN's, seed {seed}" for seed in range(3)]
+    assert searched[1:5] == ["searched factors", "9.70", "9.90", "9.00"]
+    assert searched[-4:-1] == ["0.9700 (0.9600-0.9800)", "0.9800 (0.9700-0.9900)", "0.9000, not paired"]
+    assert (yarn[1], yarn[-4:-1]) == ("YaRN", ["", "", ""])
+
+
+def write_arm(folder: Path, perplexity: float) -> None:
+    found = (("perplexity", perplexity), ("prose-needle", 0.5))
+    write(folder, *(score(metric, TARGET, value, "longrope-tuned") for metric, value in found))
+
+
+def made(table: Callable[[Records], str], folder: Path) -> list[str]:
+    return table(Records(folder)).splitlines()
 
 
 def test_arms_that_were_measured_on_another_text_are_refused(records: Records) -> None:

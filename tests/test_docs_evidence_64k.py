@@ -8,7 +8,7 @@ import pytest
 from documents import RESULTS, lines, scores, words
 from recipe_scripts import load_script
 
-RUN = "evidence-64k"
+RUN, SEEDS = "evidence-64k", "evidence-64k-seeds"
 README, TEXT = words("README.md"), words("docs/results.md")
 GRADIENT, TUNED = "longrope-gradient", "longrope-tuned"
 
@@ -167,3 +167,59 @@ def test_what_a_repeated_training_changes_is_said() -> None:
         assert f"Of the 100 windows {same} are the same to the token; the other {100 - same}" in TEXT
     said = "differs by {:.1f} and {:.1f} % in perplexity, and YaRN's by {} needles"
     assert said.format(*(100 * change for change in changes), needles[1]) in TEXT
+
+
+@pytest.fixture(scope="module")
+def seeds() -> dict[tuple[str, str, str, int], dict[str, Any]]:
+    """The same comparisons with other seeds."""
+    pairs = lines(f"{SEEDS}/arms.jsonl")
+    return {(line["run"], line["reference"], line["metric"], line["context_tokens"]): line for line in pairs}
+
+
+def test_other_seeds_say_the_same_of_yarn_and_of_the_critical_pair_rule(
+    arms: dict[tuple[str, str, str, int], dict[str, Any]], seeds: dict[tuple[str, str, str, int], dict[str, Any]]
+) -> None:
+    found = {
+        path.parent.name: scores(f"{SEEDS}/{path.parent.name}") for path in (RESULTS / SEEDS).glob("*/scores.jsonl")
+    }
+    assert sorted(found) == ["critical@2", "searched@1", "searched@2", "yarn@1", "yarn@2"]
+    found |= {arm: scores(f"{RUN}/{arm}") for arm in ("searched", "yarn", "critical")}
+    paired = seeds["searched@1", "yarn@1", "perplexity", 65536]
+    assert paired["high"] < 1
+    others = [paired["value"], value(found["searched@2"], "perplexity") / value(found["yarn@2"], "perplexity")]
+    assert "{:.3f} and {:.3f} with two more seeds".format(*others) in README
+    shares = [arms["searched", "yarn", "perplexity", 65536]["value"], *others]
+    assert {round(100 * (1 - share)) for share in shares} == {4, 5}
+    gaps = [
+        round(100 * (value(found[f"searched{seed}"], "prose-needle") - value(found[f"yarn{seed}"], "prose-needle")))
+        for seed in ("", "@1", "@2")
+    ]
+    assert "and {}, {} and {} needles of 100 more".format(*gaps) in TEXT
+    whole, last = (
+        [arms["searched", "critical", metric, 65536], seeds["searched@2", "critical@2", metric, 65536]]
+        for metric in ("perplexity", "perplexity-last-8192")
+    )
+    assert f"have {interval(whole[0])} of its perplexity with seed 0 and {interval(whole[1])} with seed 2" in TEXT
+    assert "{:.3f} and {:.3f}, not separated".format(*(line["value"] for line in last)) in TEXT
+    assert all(line["high"] > 1 for line in last)
+    needles = [
+        round(100 * value(found[f"{arm}{seed}"], "prose-needle"))
+        for seed in ("", "@2")
+        for arm in ("searched", "critical")
+    ]
+    assert "Needles are {} and {}, and {} and {}.".format(*needles) in TEXT
+    assert {value(each, "passkey") for each in found.values()} == {1.0}
+
+
+def test_comparisons_and_windows_of_other_seeds_follow_from_their_records() -> None:
+    script, folder = load_script("arms"), RESULTS / SEEDS
+    names = sorted(path.parent.name for path in folder.glob("*/sample-summaries.jsonl"))
+    assert names == ["critical@2", "searched@1", "searched@2", "yarn@1"]
+    made = [asdict(line) for other in ("yarn", "critical") for line in script.compare_arms(folder, names, other)]
+    assert made == lines(f"{SEEDS}/arms.jsonl")
+    trained = {
+        path.parts[-4]: tuple(line["texts_fingerprint"] for line in lines(f"{path.relative_to(RESULTS)}"))
+        for path in folder.glob("*/stages/2-tune*/train.jsonl")
+    }
+    assert trained["searched@1"] == trained["yarn@1"] != trained["searched@2"]
+    assert trained["searched@2"] == trained["yarn@2"] == trained["critical@2"]

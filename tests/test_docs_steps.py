@@ -1,9 +1,11 @@
 """Numbers in the text about training steps and passes beside other programs are those of the committed records."""
 
-import pytest
-from documents import lines, words
+import json
 
-README, SPEED = words("README.md"), words("docs/performance.md")
+import pytest
+from documents import RESULTS, lines, words
+
+README, SPEED, OWN_MODEL = (words(name) for name in ("README.md", "docs/performance.md", "docs/own-model.md"))
 OURS = ("ours", "ours-compiled", "compiled")
 
 
@@ -86,3 +88,38 @@ def test_what_the_layers_of_the_large_shape_take_beside_their_parts_is_of_one_ru
     assert f"{ours:.1f} s, where the bare kernel takes {kernel:.1f} s and the products alone {products:.1f} s" in SPEED
     assert ours / (kernel + products) <= 1.08
     assert f"| {ours / (kernel + products):.2f} for four layers and the head;" in SPEED
+
+
+def test_where_the_time_of_shared_gradients_goes() -> None:
+    found = {x["processes"]: x for x in lines("benchmarks/h200x2-gradient.jsonl") if x["part"] == "profile"}
+    spent = {ranks: line["device_seconds"] for ranks, line in found.items()}
+    idle = {ranks: found[ranks]["seconds"] - sum(spent[ranks].values()) for ranks in found}
+    one, two = (spent[ranks]["attention"] for ranks in (1, 2))
+    assert f"{two:.2f} s are {two / (one / 2):.2f} of half of {one:.2f}." in SPEED
+    rest, half = found[2]["seconds"] - two, (found[1]["seconds"] - one) / 2
+    assert f"The rest takes {rest:.2f} s, where half would be {half:.2f}:" in SPEED
+    copies = spent[2]["copies"] - spent[1]["copies"] / 2
+    added = (spent[2]["communication"], idle[2] - idle[1] / 2, copies)
+    assert "communication adds {:.2f}, waiting for kernels {:.2f}, and copies {:.2f}".format(*added) in SPEED
+    kernels = {
+        (x["kernel"], x["part"]): x
+        for x in lines("benchmarks/h100-gradient-kernels.jsonl")
+        if x.get("heads") == [9, 3, 64]
+    }
+    share = kernels["flash", "last half"]["backward_tflops"] / kernels["cuDNN", "whole"]["backward_tflops"]
+    assert f"whose backward pass has {share:.2f} of the speed of cuDNN's" in SPEED
+
+
+def test_factors_searched_with_few_bits_are_as_good_as_they_say() -> None:
+    found = {x["asked"]: x for x in lines("benchmarks/h200-quantized.jsonl")}
+    whole, four, eight = (found[name]["searched, own number format"]["value"] for name in ("auto", "4bit", "8bit"))
+    assert eight / whole == pytest.approx(1, abs=1e-4)
+    assert f"those found with 4 bits {four / whole - 1:.1%} worse".replace("%", " %") in OWN_MODEL
+    lost = [found[name]["original at its own window"]["value"] for name in ("4bit", "auto")]
+    assert f"with 4 bits perplexity is {lost[0] / lost[1]:.2f} times as high in the trained window" in OWN_MODEL
+
+
+def test_one_call_ran_all_cuda_tests() -> None:
+    last = json.loads((RESULTS / "benchmarks" / "cuda-tests.json").read_text())[-1]
+    assert (last["failed"], last["tests"]) == (0, "tests/engine tests/tuning tests/models/test_quantized.py")
+    assert last["passed"] > 400
