@@ -15,8 +15,8 @@ def test_the_ends_of_the_windows_are_as_good_as_they_say() -> None:
         return f"{score['value']:.2f}", f"{score['low']:.2f}-{score['high']:.2f}"
 
     own, ends = said("far-context")
-    assert f"with 2,097,152 tokens of context it has {own} ({ends}) of what it has with 32,768" in PAGE
-    assert f"the last 32,767 tokens is {own} ({ends}) of that with 32,768 tokens of context" in README
+    assert f"with 2,097,152 tokens of context it has {own} ({ends}) of the perplexity that it has with 32,768" in PAGE
+    assert f"the last 32,767 tokens is {own} times ({ends}) that with 32,768 tokens of context" in README
     original, ends = said("far-context-original")
     tail, of_tail = said("far-context-original-last-4096")
     assert f"have {original} of the perplexity that the original model gives them" in PAGE
@@ -37,14 +37,14 @@ def test_needles_and_passkeys_are_as_many_as_they_say() -> None:
     apart = [s for s in lines(f"{RUN}-passkeys/scores.jsonl") if s["metric"] == "passkey"]
     asked = (2**15, LONGEST, 2**12, 2**17, 2**19)
     assert [(s["context_tokens"], s["value"], s["num_windows"]) for s in apart] == [(at, 1, 10) for at in asked]
-    assert "At 4k, 128k and 512k 10 of 10 passkeys are found, too" in PAGE
-    assert f"all of 10 passkeys are found, one in each text, and {needles[LONGEST]} of 60 needles in prose" in PAGE
-    assert f"at 32,768 tokens 10 of 10 and {needles[2**15]} of 60" in PAGE
+    assert "At 4k, 128k and 512k it also finds 10 of 10 passkeys" in PAGE
+    assert f"finds all of 10 passkeys, one in each text, and {needles[LONGEST]} of 60 needles in prose" in PAGE
+    assert f"At 32,768 tokens it finds 10 of 10 and {needles[2**15]} of 60." in PAGE
     assert min(needles[length] for length in needles if length <= 2**19) >= 0.9 * 60
-    assert f"the original finds {found('prose-needle', 2**15, 'none')} of the same 60" in PAGE
+    assert f"The original finds {found('prose-needle', 2**15, 'none')} of the same 60 needles at 32,768 tokens" in PAGE
     many = [found("many-passkeys", length) for length in (LONGEST, 2**15)]
-    assert f"{many[0]} of 40 are found at 2,097,152 tokens and {many[1]} at 32,768" in PAGE
-    assert f"the original finds {found('many-passkeys', 2**15, 'none')} at 32,768" in PAGE
+    assert f"finds {many[0]} of 40 at 2,097,152 tokens and {many[1]} of 40 at 32,768" in PAGE
+    assert f"the original finds {found('many-passkeys', 2**15, 'none')} of 40 at 32,768" in PAGE
     assert f"Ten passkeys have an interval of {apart[0]['low']:.0%}".rstrip("%") + "-100 %" in PAGE
     assert f"finds 10 of 10 passkeys and {needles[LONGEST]} of 60 needles" in README
 
@@ -84,10 +84,10 @@ def test_questions_in_other_words_are_at_chance() -> None:
 
     far, short = found(f"{RUN}-reworded"), found(f"{RUN}-reworded-short")
     assert far == {("ntk-critical", 2**15): (3, 60), ("ntk-critical", 2**17): (6, 60)}
-    assert "Of 60 questions that ask for facts in other words 3 are answered at 32,768 tokens and 6 at 131,072" in PAGE
+    assert "Of 60 questions that ask for facts in other words, it answers 3 at 32,768 tokens and 6 at 131,072" in PAGE
     needles = found(f"{RUN}-reworded", "prose-needle")
     assert [right for right, _ in needles.values()] == [54, 57]
-    assert "beside 54 and 57 of 60 needles in prose" in PAGE
+    assert "but it finds 54 and 57 of 60 needles in prose" in PAGE
     assert (short["none", 1024], short["ntk-critical", 1024]) == ((2, 30), (3, 30))
     assert "the original answers 2 of 30, the trained model 3" in PAGE
     assert "the original answers 2 of 30, the trained weights 3" in LOG

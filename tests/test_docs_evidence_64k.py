@@ -34,15 +34,15 @@ def test_methods_of_attention_win_and_the_gradient_search_is_the_best_of_factors
     for method, share in shares.items():
         assert share == pytest.approx(at[method] / at[GRADIENT], rel=1e-4)
     needles = [round(100 * untrained[method, "prose-needle", 65536]) for method in ("self-extend", "dca", GRADIENT)]
-    assert "They find {} and {} needles of 100, the searched factors {}.".format(*needles) in TEXT
+    assert "Self-Extend and DCA find {} and {} needles of 100, the searched factors {}.".format(*needles) in TEXT
     assert {f"{shares[method]:.2f}" for method in ("dca", "self-extend")} == {"0.91"}
-    assert "DCA and Self-Extend, which change attention instead, have 0.91 of it" in README
+    assert "DCA and Self-Extend, which change attention instead, have 0.91 times that perplexity." in README
     others = [f"{shares[method]:.3f}" for method in ("ntk-scan", "critical", "longrope2", "yarn")]
     said = (
         "the scan of two numbers has {} of its perplexity, the critical-pair rule {}, LongRoPE2's search {}, YaRN {}."
     )
     assert said.format(*others) in TEXT
-    assert f"has {shares['longrope-evolution']:.3f}. By needles" in TEXT
+    assert f"has {shares['longrope-evolution']:.3f}. In needles" in TEXT
 
 
 def test_the_facts_of_the_first_screen_have_their_intervals() -> None:
@@ -51,7 +51,9 @@ def test_the_facts_of_the_first_screen_have_their_intervals() -> None:
         "{value:.3f} ({low:.3f}-{high:.3f})".format(**next(line for line in pairs if line["run"] == method))
         for method in ("ntk-scan", "yarn")
     )
-    assert f"A scan of two numbers has {scan.replace('(', 'of it (95 % interval ')}, YaRN {yarn}" in README
+    said = scan.replace("(", "times that perplexity (95 % interval ")
+    said = f"NTK with scanned base and attention factor has {said}, YaRN {yarn.replace('(', 'times (')}."
+    assert said in README
 
 
 def test_what_is_paid_is_stated(untrained: dict[tuple[str, str, int], float]) -> None:
@@ -66,9 +68,9 @@ def test_the_bars_that_are_missed_are_stated(untrained: dict[tuple[str, str, int
     with_8k = untrained["none", "last-tokens-8191", 8192]
     last = untrained[GRADIENT, "perplexity-last-8192", 65536]
     assert f"{last / with_8k:.3f} of the original's perplexity on the same last tokens" in TEXT
-    assert f"with 8k of context has {with_8k:.2f}" in TEXT
+    assert f"with 8k of context has a perplexity of {with_8k:.2f}" in TEXT
     dca, extended = (untrained[name, "perplexity-last-8192", 65536] / with_8k for name in ("dca", "self-extend"))
-    assert f"DCA {dca:.3f} of that and Self-Extend {extended:.3f}" in TEXT
+    assert f"DCA has {dca:.3f} of it and Self-Extend {extended:.3f}" in TEXT
     assert f"DCA has {untrained['dca', 'ratio-to-none', 8192]:.3f} of its perplexity" in TEXT
     shuffled = [
         "{value:.3f} ({low:.3f}-{high:.3f})".format(**scores(f"{RUN}/compare")[method, "far-shuffled", 65536])
@@ -130,7 +132,7 @@ def test_arms_that_were_trained_alike_are_compared(arms: dict[tuple[str, str, st
     own = scores(f"{RUN}/own")[TUNED, "ratio-to-none", 8192]["value"]
     beside = arms["own", "yarn", "perplexity", 65536]["value"]
     assert f"the model has {own:.3f} of the original's perplexity at 8k" in TEXT
-    assert f"it has {beside:.3f} of the perplexity at 64k of YaRN trained alike" in TEXT
+    assert f"its perplexity at 64k is {beside:.3f} times that of YaRN trained alike" in TEXT
 
 
 def test_comparisons_of_arms_follow_from_the_summaries_of_their_samples() -> None:
@@ -165,7 +167,7 @@ def test_what_a_repeated_training_changes_is_said() -> None:
         windows = [[line["texts_fingerprint"] for line in lines(f"{path.relative_to(RESULTS)}")] for path in paths]
         same = sum(one == other for one, other in zip(*windows, strict=True))
         assert f"Of the 100 windows {same} are the same to the token; the other {100 - same}" in TEXT
-    said = "differs by {:.1f} and {:.1f} % in perplexity, and YaRN's by {} needles"
+    said = "have {:.1f} and {:.1f} % more perplexity than the first, and YaRN's finds {} needles fewer"
     assert said.format(*(100 * change for change in changes), needles[1]) in TEXT
 
 
@@ -194,7 +196,7 @@ def test_other_seeds_say_the_same_of_yarn_and_of_the_critical_pair_rule(
         round(100 * (value(found[f"searched{seed}"], "prose-needle") - value(found[f"yarn{seed}"], "prose-needle")))
         for seed in ("", "@1", "@2")
     ]
-    assert "and {}, {} and {} needles of 100 more".format(*gaps) in TEXT
+    assert "and they find {}, {} and {} needles of 100 more".format(*gaps) in TEXT
     whole, last = (
         [arms["searched", "critical", metric, 65536], seeds["searched@2", "critical@2", metric, 65536]]
         for metric in ("perplexity", "perplexity-last-8192")
@@ -207,7 +209,7 @@ def test_other_seeds_say_the_same_of_yarn_and_of_the_critical_pair_rule(
         for seed in ("", "@2")
         for arm in ("searched", "critical")
     ]
-    assert "Needles are {} and {}, and {} and {}.".format(*needles) in TEXT
+    assert "With seed 0 they find {} needles and the rule {}, with seed 2 {} and {}.".format(*needles) in TEXT
     assert {value(each, "passkey") for each in found.values()} == {1.0}
 
 

@@ -123,7 +123,7 @@ def test_the_minutes_of_an_arm_are_said() -> None:
         minutes[run.parent.name] = round((sum(stages) + sum(seconds for *_, seconds in measured)) / 60)
     assert minutes.pop("searched@1") == 14
     assert (len(minutes), min(minutes.values()), max(minutes.values())) == (12, 7, 10)
-    assert "An arm took seven to ten minutes, with the original at all lengths fourteen," in TEXT
+    assert "An arm took seven to ten minutes, or fourteen with the original at all lengths," in TEXT
 
 
 def test_what_a_search_at_the_target_gains_is_said() -> None:
