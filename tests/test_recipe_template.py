@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from longrope import registry
 from longrope.cli import options
 from longrope.errors import RecipeError
-from longrope.recipe import Recipe, SearchRecipe, dump_recipe, load_recipe
+from longrope.recipe import MeasureRecipe, Recipe, SearchRecipe, dump_recipe, load_recipe
 from longrope.recipe_template import describe_fields, markdown, template
 from longrope.schedule import Stage
 from longrope.settings import hints_of, keys_of
@@ -54,6 +55,14 @@ def test_every_setting_has_a_meaning(kind: type) -> None:
 def test_settings_that_share_a_meaning_have_it_each() -> None:
     meanings = describe_fields(type(PLAIN.search.evolution))
     assert meanings["mutations"] == meanings["crossovers"] == "new candidates a generation: 16 each, or 8 beyond 512k."
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "known"),
+    [(SearchRecipe, "method", registry.factor_methods()), (MeasureRecipe, "baselines", registry.baselines())],
+)
+def test_every_method_is_named_where_one_is_chosen(kind: type, key: str, known: tuple[str, ...]) -> None:
+    assert set(known) <= set(re.findall(r"[\w-]+", describe_fields(kind)[key]))
 
 
 def test_lines_are_not_too_long() -> None:

@@ -91,10 +91,10 @@ class MeasureRecipe(Settings, section="measure"):
         passkeys_per_text: at most so many of ``many-passkeys`` stand in one text; the others distract from each.
         baselines: those that ``longrope extend`` measures beside its own factors: pi, ntk, ntk-critical, dynamic-ntk,
             yarn, critical, critical-real, ntk-scan, longrope2, dca, self-extend, jet-long.
-        paired_windows: windows of the longest length on which its factors are compared with the best of them token by
-            token; 0 takes as many as ``windows``.
-        needles: needles asked for at each length, spread over ten depths, or in prose at random ones; and questions of
-            each of the uses.
+        paired_windows: windows of the longest length on which the factors found are compared with the best baseline,
+            token by token; 0 takes as many as ``windows``.
+        needles: needles asked for at each length, spread over ten depths, or in prose at random depths. Each of the
+            generated uses asks as many questions.
         needles_per_text: at most so many stand in one text, which is read once for them; the others distract from each.
         ruler_prompts: prompts of each of ruler's tasks at each length.
         qa_data: a file of questions about documents, of the form of SQuAD, for ruler's ``qa``; without it ``ruler``

@@ -68,8 +68,8 @@ class GradientRecipe(Settings, section="search.gradient"):
         start: factors by formula (pi, ntk, yarn, critical), or ``scan``: the best of the critical-pair family.
         scan_windows: search windows that the scan scores on.
         validate_every: steps between two looks at the validation windows.
-        start_tokens: ``end`` tries numbers of start tokens with the factors found; ``joint`` begins with some of them,
-            which descend side by side for a part of the steps.
+        start_tokens: ``end`` tries several numbers of start tokens after the descent, with the factors found; ``joint``
+            also descends with several of these numbers side by side, for a part of the steps.
     """
 
     steps: Count = 24
@@ -86,14 +86,16 @@ class SearchRecipe(Settings, section="search"):
     """How factors are searched.
 
     Attributes:
-        method: ``gradient`` or ``evolution``; or a baseline in the place of a search: ntk-scan, or by its formula pi,
-            ntk, ntk-critical, yarn, critical or critical-real, which leaves short windows the model's own RoPE.
+        method: ``gradient`` or ``evolution``; or a baseline in the place of these: ntk-scan or longrope2, which search,
+            too, or one of the formulas pi, ntk, ntk-critical, yarn, critical and critical-real. With a formula, short
+            windows keep the model's own RoPE.
         validation_windows: windows held out from the search, by which the best is chosen.
         tail_tokens: score only the last so many tokens of a window; 0 scores all.
         needle_weight: weight of the mean loss over answers about needles planted in the windows; 0 plants none.
-        choose_by: ``needles`` chooses among the best candidates by the tail of the held-out windows (``tail_tokens``,
-            or their second half), and among those that it does not separate by answers about needles planted there,
-            if a window is long enough for them; ``loss`` chooses by the loss that is searched by.
+        choose_by: how the search chooses among its best candidates. ``needles`` compares their loss on the tail of the
+            held-out windows (``tail_tokens``, or the second half). If that does not separate some of them, it compares
+            these by answers about needles planted there, where a window is long enough. ``loss`` compares the loss that
+            the search minimizes.
     """
 
     method: Annotated[str, listed(registry.factor_methods, registry.describe_measured_alone)] = "gradient"

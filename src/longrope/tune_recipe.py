@@ -30,13 +30,14 @@ class TuneRecipe(Settings, section="tune"):
         clip_norm: gradients of a larger norm over all weights are scaled down to it; inf never does.
         checkpoint_every: steps between two checkpoints.
         recompute: compute activations a second time in the backward pass instead of keeping them.
-        recompute_layers: hidden states of every n-th layer alone are kept for that, and those between made again from
-            them, which takes less memory and more time.
+        recompute_layers: for the recomputation, keep the hidden states of every n-th layer only, and compute those
+            between them again, which takes less memory and more time.
         offload: keep these hidden states in the CPU's memory, copied there and back while layers work; on GPUs.
         prefer_documents: windows that lie within one document come first in every epoch; what is left of documents, and
             short ones, are packed one after the other and follow.
-        isolate_documents: documents of a window do not see each other, and positions begin anew in each; the first
-            token of each but the first is not scored. With ``needle_weight`` those of short windows alone (LongRoPE2).
+        isolate_documents: documents of a window do not see each other, and positions begin anew in each document. The
+            first token of each document but the first is not scored. With ``needle_weight``, only documents of short
+            windows are isolated (LongRoPE2).
         skipped_positions: a longer window whose positions these windows imitate: each is cut in two at a random place,
             and its second part stands a random number of positions later (PoSE, arXiv 2309.10400, section 3). 0 skips
             none.
