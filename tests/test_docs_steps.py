@@ -115,7 +115,7 @@ def test_factors_searched_with_few_bits_are_as_good_as_they_say() -> None:
     found = {x["asked"]: x for x in lines("benchmarks/h200-quantized.jsonl")}
     whole, four, eight = (found[name]["searched, own number format"]["value"] for name in ("auto", "4bit", "8bit"))
     assert eight / whole == pytest.approx(1, abs=1e-4)
-    assert f"those found with 4 bits {four / whole - 1:.1%} worse".replace("%", " %") in OWN_MODEL
+    assert f"the factors found with 4 bits are {four / whole - 1:.1%} worse".replace("%", " %") in OWN_MODEL
     lost = [found[name]["original at its own window"]["value"] for name in ("4bit", "auto")]
     assert f"with 4 bits perplexity is {lost[0] / lost[1]:.2f} times as high in the trained window" in OWN_MODEL
 

@@ -5,11 +5,12 @@ import signal
 
 import pytest
 import torch
+from documents import words
 
 from longrope import distributed
 from longrope.distributed import DistributedState, entered
 from longrope.distributed.failures import detecting_lost_processes, ending_at_sigterm
-from longrope.distributed.launch import check_gpus, choose_context
+from longrope.distributed.launch import SHARED_FROM_TOKENS, check_gpus, choose_context
 from longrope.distributed.state import current, working
 from longrope.errors import LongRopeError, ProcessLostError, RecipeError, TextsError
 
@@ -107,6 +108,11 @@ def test_long_windows_are_shared_by_default(
     context, why = choose_context(processes, asked, longest)
     assert context == expected
     assert reason in why
+
+
+def test_the_docs_say_which_windows_are_shared_by_default() -> None:
+    said = f"by default all processes do so if the longest window has {SHARED_FROM_TOKENS:,} tokens or more."
+    assert said in words("docs/clusters.md")
 
 
 def test_more_processes_than_gpus_are_refused() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documents import words
 from staged_runs import SEARCHED, SHORT, STAGES, STEPS, TARGET, TUNED_AT, folders_of
 
 from longrope import pipeline
@@ -18,10 +19,7 @@ from longrope.pipeline import (
     plan_stages,
 )
 from longrope.pipeline.estimates import check_costs, remedy_on
-from longrope.recipe import (
-    Recipe,
-    Stage,
-)
+from longrope.recipe import PRESETS, Recipe, Stage
 from longrope.runs.records import Trial, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.search.cost import count_passes
@@ -191,6 +189,17 @@ def test_the_estimate_of_a_search_is_about_the_passes_that_it_makes(recipe: Reci
 def test_a_schedule_is_planned_by_ratios_of_at_most_eight(trained: int, target: int, scheduled: list[str]) -> None:
     assert [str(stage) for stage in plan_stages(trained, target)] == scheduled
     Recipe("m", target, ("books",), stages=plan_stages(trained, target))
+
+
+def test_stages_are_trained_in_windows_of_the_preset_where_theirs_are_longer(recipe: Recipe) -> None:
+    """As docs/deviations.md says of ``extend --tune --preset mistral``."""
+    longer = replace(recipe, target_tokens=32768, stages=(), tune=PRESETS["mistral"])
+    planned = [(at.search, at.tune) for at in pipeline.with_tuning(longer).stages if not at.short]
+    windows = [search for search, _ in planned if search]
+    assert [tune for _, tune in planned if tune] == [min(window, 16 * 1024) for window in windows]
+    assert windows[-1] > 16 * 1024 > windows[0]
+    said = "windows of 16k; stages for a shorter window are fine-tuned at that window."
+    assert f"`extend --tune` and `tune` take the paper's rate, batch, steps and {said}" in words("docs/deviations.md")
 
 
 def test_tuning_is_planned_where_a_recipe_lists_no_stages(recipe: Recipe) -> None:

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from documents import words
 
 from longrope.errors import RecipeError
 from longrope.verification import ask_client
@@ -38,6 +39,13 @@ def test_clients_at_hand_open_what_they_are_made_for(tmp_path: Path, exported: d
         with pytest.raises(RecipeError, match="no client that opens one is installed") as caught:
             chosen_clients(file, [])
         assert "--with llama.cpp" in caught.value.remedy
+
+
+def test_the_docs_say_which_installed_clients_must_be_named() -> None:
+    named = " and ".join(f"`{row.name}`" for row in CLIENTS.values() if not row.quick)
+    assert f"the installed clients that can open the checkpoint, except {named}, which must be named." in words(
+        "docs/verify.md"
+    )
 
 
 @pytest.mark.parametrize(
