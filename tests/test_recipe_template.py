@@ -54,7 +54,7 @@ def test_every_setting_has_a_meaning(kind: type) -> None:
 
 def test_settings_that_share_a_meaning_have_it_each() -> None:
     meanings = describe_fields(type(PLAIN.search.evolution))
-    assert meanings["mutations"] == meanings["crossovers"] == "new candidates a generation: 16 each, or 8 beyond 512k."
+    assert meanings["mutations"] == meanings["crossovers"] == "new candidates per generation: 16, or 8 beyond 512k."
 
 
 @pytest.mark.parametrize(

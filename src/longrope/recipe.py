@@ -62,43 +62,46 @@ class MeasureRecipe(Settings, section="measure"):
 
     Attributes:
         lengths: context windows in tokens; empty means the trained window and the target.
-        metrics: ``perplexity`` and ``passkey``; ``prefix-perplexity`` of the first tokens of each window, which one
-            pass gives for all lengths, and ``position-perplexity`` of those from half of a length on, by the same pass;
-            ``many-passkeys``, several in a text that is read once; ``retention`` (perplexity as a share of the
-            original's) at lengths within the trained window; ``far-context`` (the same last tokens read with the
-            trained window alone and with all before them) and its controls ``far-shuffled`` and ``far-replaced``;
-            ``needle``, and ``chat-needle``, the same asked in the model's chat template; ``prose-needle`` (numbers,
-            names, sentences at random depths); ``ruler`` (all of its tasks and their mean) and ``ruler-TASK`` (one of
-            them); ``longppl`` (of the tokens that far context makes likely, by an evaluator); ``accuracy`` and
-            ``effective-length``, both of ``prose-needle`` and six of ruler's tasks; ``many-shot`` and ``many-shot-K``
-            (labels by examples), ``manual-questions``, ``dialogue-memory``, ``reworded-questions`` and
-            ``planted-summary``, generated uses of long windows; ``harness:TASK``, a benchmark of lm-evaluation-harness
-            by its name or its file.
-        original_tokens: the original model is measured at no greater length than this, and at the shortest in any case;
-            0 measures it at all of them. Far beyond its window its passes take as long as any other's.
+        metrics: ``perplexity`` and ``passkey``; ``prefix-perplexity`` (of the first tokens of each window; one pass
+            gives it for all lengths) and ``position-perplexity`` (of the tokens from half of a length on, by the same
+            pass); ``many-passkeys`` (several passkeys in a text that is read once); ``retention`` (perplexity as a
+            share of the original's, at lengths within the trained window); ``far-context`` (the same last tokens read
+            with only the trained window before them, and with all tokens before them) and its controls ``far-shuffled``
+            and ``far-replaced``; ``needle``, and ``chat-needle`` (the same, asked in the model's chat template);
+            ``prose-needle`` (numbers, names, sentences at random depths); ``ruler`` (all of its tasks and their mean)
+            and ``ruler-TASK`` (one of them); ``longppl`` (perplexity of the tokens that far context makes likely,
+            chosen by an evaluator); ``accuracy`` and ``effective-length``, both over ``prose-needle`` and six of
+            ruler's tasks; ``many-shot`` and ``many-shot-K`` (labels by examples), ``manual-questions``,
+            ``dialogue-memory``, ``reworded-questions`` and ``planted-summary``, generated uses of long windows;
+            ``harness:TASK``, a benchmark of lm-evaluation-harness by its name or its file.
+        original_tokens: the longest length at which the original model is measured; 0 measures it at all lengths. The
+            shortest length is always measured. Far beyond its window, passes of the original model take as long as
+            those of other methods.
         windows: windows of the longest length; the shorter ones divide the same text.
         window_tokens: cut the windows as if this were the longest length, so that a run at shorter lengths reads the
-            text of one that measured up to this length; 0 takes the longest of ``lengths``.
-        tail_tokens: perplexity is also given over the last so many tokens of each window.
-        tails: further numbers of last tokens, over each of which perplexity and ``far-context`` are also given.
-        last_tokens: how many tokens at the end of each window ``far-context`` and its controls score; 0 takes all that
-            the trained window predicts.
-        evaluator: the model that chooses the tokens of ``longppl``, with the same vocabulary; the model itself may be
-            one, and should have factors then.
+            same text as a run that measured up to this length; 0 takes the longest of ``lengths``.
+        tail_tokens: perplexity is also given over this number of last tokens of each window.
+        tails: further numbers of last tokens; perplexity and ``far-context`` are also given over each of them.
+        last_tokens: number of tokens at the end of each window that ``far-context`` and its controls score; 0 takes all
+            that the trained window predicts.
+        evaluator: the model that chooses the tokens of ``longppl``, with the same vocabulary. It may be the measured
+            model itself, which should then have ``evaluator_factors``.
         evaluator_factors: a factors file with which the evaluator reads the longest length.
         longppl_near: tokens of near context that the evaluator reads to see what far context adds.
         passkeys: passkeys asked for at each length, spread over ten depths.
-        passkeys_per_text: at most so many of ``many-passkeys`` stand in one text; the others distract from each.
-        baselines: those that ``longrope extend`` measures beside its own factors: pi, ntk, ntk-critical, dynamic-ntk,
-            yarn, critical, critical-real, ntk-scan, longrope2, dca, self-extend, jet-long.
+        passkeys_per_text: largest number of passkeys in one text of ``many-passkeys``; all others in it distract from
+            the one that is asked for.
+        baselines: baselines that ``longrope extend`` measures beside its own factors: pi, ntk, ntk-critical,
+            dynamic-ntk, yarn, critical, critical-real, ntk-scan, longrope2, dca, self-extend, jet-long.
         paired_windows: windows of the longest length on which the factors found are compared with the best baseline,
             token by token; 0 takes as many as ``windows``.
         needles: needles asked for at each length, spread over ten depths, or in prose at random depths. Each of the
-            generated uses asks as many questions.
-        needles_per_text: at most so many stand in one text, which is read once for them; the others distract from each.
+            generated uses asks the same number of questions.
+        needles_per_text: largest number of needles in one text, which is read once for all of them; all others in it
+            distract from the one that is asked for.
         ruler_prompts: prompts of each of ruler's tasks at each length.
-        qa_data: a file of questions about documents, of the form of SQuAD, for ruler's ``qa``; without it ``ruler``
-            leaves that task out.
+        qa_data: a file of questions about documents, in SQuAD's format, for ruler's ``qa``; without it ``ruler`` leaves
+            this task out.
         scan_passes: passes over a window that the baseline ntk-scan may take; 0 takes as many as the gradient search.
     """
 
@@ -142,11 +145,12 @@ class ExportRecipe(Settings, section="export"):
     """What is exported.
 
     Attributes:
-        factor_sets: ``single`` writes the long factors for all lengths, which no runtime can get wrong; ``two`` keeps
-            the original frequencies up to the trained window and needs a runtime that switches.
-        drop_start_tokens: write a checkpoint although runtimes cannot carry start tokens, with the measured difference.
-        base_model: the base model's name on the hub, for the model card, where it was loaded from a file or folder.
-        max_shard_size: the largest file of weights, such as 2GB or 500MB.
+        factor_sets: ``single`` writes the long factors for all lengths, so no runtime can apply the wrong ones; ``two``
+            keeps the original frequencies up to the trained window and needs a runtime that switches.
+        drop_start_tokens: write a checkpoint without start tokens, which runtimes do not support, and measure the
+            difference.
+        base_model: the base model's name on the hub, for the model card, if the model was loaded from a file or folder.
+        max_shard_size: size limit of each file of weights, such as 2GB or 500MB.
     """
 
     factor_sets: Annotated[str, one_of("single", "two")] = "single"
@@ -161,25 +165,24 @@ class Recipe(Settings):
 
     Attributes:
         model: hub name, folder or GGUF file.
-        target_tokens: the window to reach.
+        target_tokens: the target window in tokens.
         data: texts to search and tune on (and to measure on, unless ``measure_data`` is given), in disjoint parts:
             files, folders and data sets (``hf:NAME:SPLIT``), as ``load_texts`` reads them.
-        measure_data: texts to measure on alone.
-        data_weights: the share of the tokens that each of ``data`` has; empty takes all of each.
+        measure_data: texts that are only measured on.
+        data_weights: share of the tokens that comes from each of ``data``; empty takes all tokens of each.
         text_field: name of the field that holds a document, in JSON lines, Parquet files and data sets.
-        encoding: of text files that are not UTF-8, such as latin-1; empty skips them.
+        encoding: encoding of text files that are not UTF-8, such as latin-1; empty skips these files.
         factors: files of factors from elsewhere, each measured as a method of its own: lists in JSON, a config.json of
             the longrope type, or a factors.json.
-        seed: of all random choices.
-        dtype: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU); 8bit or 4bit, for
-            searching and measuring alone.
+        seed: seed of all random choices.
+        dtype: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU); 8bit or 4bit, only for
+            searching and measuring.
         device: cpu, cuda, or auto.
-        rope_table: name of the rotary table that factors act on, of a model with several; that of the layers that
-            see the whole window if empty.
-        trained_window: the trained window of the model, where its config states another one; 0 takes that of the
-            config.
-        compiled: run passes through torch.compile, and in one process recomputed layers of windows that need no tiles:
-            faster at length, after seconds of compiling.
+        rope_table: name of the rotary table that factors act on, if the model has several; empty takes the table of the
+            layers that see the whole window.
+        trained_window: the trained window of the model, if its config states another one; 0 takes that of the config.
+        compiled: run passes through torch.compile; in one process, also the recomputed layers of windows that need no
+            tiles. Long windows are faster, after seconds of compiling.
         stages: the schedule of a progressive run, in order; none means one search for ``target_tokens``.
     """
 

@@ -15,7 +15,7 @@ from longrope.settings import Settings, hints_of
 
 REQUIRED = {"model": "OWNER/NAME", "target_tokens": "64k", "data": ["books/"]}  # with examples
 WIDTH = 120
-HEAD = """# All settings of a recipe. Those that are commented out have these defaults; tokens may be written as "64k".
+HEAD = """# All settings of a recipe. Those that are commented out show their defaults; tokens may be written as "64k".
 # --recipe FILE reads a recipe on the command line; options complete and override it, and --set KEY=VALUE sets any key.
 """
 
@@ -44,10 +44,10 @@ def markdown() -> str:
     lines = [
         "# Recipes",
         "",
-        "A recipe is a TOML file with the settings of a run: `longrope extend --recipe FILE`. It may leave out what",
-        "the command line gives, options override it, and `--set search.gradient.steps=40` sets any key.",
-        "`longrope recipe` prints all settings as a file to start from. Tokens may be written as `64k`. This page is",
-        "made by `longrope recipe --markdown`.",
+        "A recipe is a TOML file with the settings of a run: `longrope extend --recipe FILE`. It may leave out",
+        "settings that the command line gives. Options override the recipe, and `--set search.gradient.steps=40` sets",
+        "any key. `longrope recipe` prints all settings as a file to start from. Tokens may be written as `64k`.",
+        "This page is written by `longrope recipe --markdown`.",
     ]
     for table, kind in _tables(Recipe):
         title = f"## `[{table}]`" if table else "## The run"

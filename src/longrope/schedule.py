@@ -25,20 +25,20 @@ class Stage(Settings, section="stages"):
     """One stage of a schedule: exactly one of ``search``, ``tune``, ``extrapolate``, ``short`` is set, to a window.
 
     Attributes:
-        search: search factors for this window in tokens, from those that the weights were tuned with.
-        tune: train the weights with the longest factors so far, in windows of this length. A shorter one than theirs
-            costs less and sees their near positions alone.
+        search: search factors for this window in tokens, starting from the factors that the weights were tuned with.
+        tune: train the weights with the longest factors so far, in windows of this length. A window shorter than that
+            of the factors costs less, and sees only near positions (unless ``tune.skipped_positions`` is set).
         extrapolate: extrapolate the factors of the longest window to this one by their rule (``rope.extrapolate``). A
             search at this window itself can be better: on the bundled model, with one seed, it gave lower perplexity,
             for 31 minutes of one core instead of 1 (docs/results.md, "Searched at the target itself").
-        short: search short factors for this window (the short-context search). With a formula in the place of the
-            search, the window keeps the model's own RoPE.
-        steps: of a tuning; 0 takes ``tune.steps``.
-        factors_of: of a tuning: the number of the earlier stage whose factors it trains with, counted from 1; 0 takes
-            the longest that were found for the current weights. Stages run in order, so searches that stand before
-            the first tuning are of the original model, and each of them can serve a tuning of its own (section 3.3).
-        method: of a search or short: what gives the factors in the place of ``search.method``. For a short window
-            ``none`` is the model's own RoPE.
+        short: search short factors for this window (the short-context search). With a formula instead of the search,
+            the window keeps the model's own RoPE.
+        steps: steps of a tuning; 0 takes ``tune.steps``.
+        factors_of: for a tuning, the number of the earlier stage whose factors it trains with, counted from 1; 0 takes
+            the longest that were found for the current weights. Stages run in order, so searches before the first
+            tuning are of the original model, and each of them can serve a tuning of its own (section 3.3).
+        method: for a search or a short stage, the method instead of ``search.method``. For a short window ``none`` is
+            the model's own RoPE.
     """
 
     search: CountOrZero = 0

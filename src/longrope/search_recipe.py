@@ -16,15 +16,15 @@ class EvolutionRecipe(Settings, section="search.evolution"):
     """The paper's evolutionary search (arXiv 2402.13753, section 3.2 and appendix A.1); zero means the paper's number.
 
     Attributes:
-        population: 64, or 32 beyond 512k.
-        parents: how many of the best survive: 32.
-        mutations, crossovers: new candidates a generation: 16 each, or 8 beyond 512k.
-        generations: 40.
-        mutation_probability: chance of each coordinate to be redrawn.
-        windows: search texts a candidate is scored on: 5, or 3 beyond 256k.
-        validate_every: generations between two looks at the validation windows.
-        starts: what the population begins with, and mutations of it: the paper's pi, ntk and yarn; critical, too, if it
-            is listed.
+        population: size of the population: 64, or 32 beyond 512k.
+        parents: number of best candidates that survive a generation: 32.
+        mutations, crossovers: new candidates per generation: 16, or 8 beyond 512k.
+        generations: number of generations: 40.
+        mutation_probability: probability that a mutation redraws a coordinate.
+        windows: search windows that each candidate is scored on: 5, or 3 beyond 256k.
+        validate_every: generations between two measurements on the validation windows.
+        starts: factors by formula that the population begins with, beside mutations of them: the paper's pi, ntk and
+            yarn; critical can be added.
     """
 
     population: CountOrZero = 0
@@ -62,12 +62,13 @@ class GradientRecipe(Settings, section="search.gradient"):
     """Our gradient search of lambda and the attention factor.
 
     Attributes:
-        steps: optimizer steps, one fresh search window each (they are read again when they run out).
-        learning_rate: of the increments of log lambda from pair to pair, as a share of their mean; cosine decay to 0.
-        attention_rate: of the log attention factor, as a share of the learning rate.
+        steps: optimizer steps. Each step reads another search window; windows are read again when they run out.
+        learning_rate: learning rate of the increments of log lambda from pair to pair, as a share of their mean, with
+            cosine decay to 0.
+        attention_rate: learning rate of the log attention factor, as a share of the learning rate.
         start: factors by formula (pi, ntk, yarn, critical), or ``scan``: the best of the critical-pair family.
         scan_windows: search windows that the scan scores on.
-        validate_every: steps between two looks at the validation windows.
+        validate_every: steps between two measurements on the validation windows.
         start_tokens: ``end`` tries several numbers of start tokens after the descent, with the factors found; ``joint``
             also descends with several of these numbers side by side, for a part of the steps.
     """
@@ -86,11 +87,11 @@ class SearchRecipe(Settings, section="search"):
     """How factors are searched.
 
     Attributes:
-        method: ``gradient`` or ``evolution``; or a baseline in the place of these: ntk-scan or longrope2, which search,
-            too, or one of the formulas pi, ntk, ntk-critical, yarn, critical and critical-real. With a formula, short
+        method: ``gradient`` or ``evolution``; or a baseline instead of these: ntk-scan or longrope2, which search, too,
+            or one of the formulas pi, ntk, ntk-critical, yarn, critical and critical-real. With a formula, short
             windows keep the model's own RoPE.
-        validation_windows: windows held out from the search, by which the best is chosen.
-        tail_tokens: score only the last so many tokens of a window; 0 scores all.
+        validation_windows: windows held out from the search; the best candidate is chosen by them.
+        tail_tokens: score only this number of last tokens of a window; 0 scores all.
         needle_weight: weight of the mean loss over answers about needles planted in the windows; 0 plants none.
         choose_by: how the search chooses among its best candidates. ``needles`` compares their loss on the tail of the
             held-out windows (``tail_tokens``, or the second half). If that does not separate some of them, it compares

@@ -18,41 +18,44 @@ class TuneRecipe(Settings, section="tune"):
     Mistral it has a constant rate of 1e-6 and batches of 64 windows of 16k.
 
     Attributes:
-        window_tokens: 0 takes the target window of the factors, or the trained window if there are none.
+        window_tokens: length of the training windows; 0 takes the target window of the factors, or the trained window
+            if there are none.
         steps: optimizer steps.
         batch_windows: windows of one step; its loss is the mean over all their scored tokens.
-        windows_at_once: how many of them go through the model together; fewer take less memory. On a GPU, short ones
-            that fit go together even so, up to 65,536 tokens.
-        learning_rate: the highest, reached when the warm-up ends.
-        warmup_steps: steps before that, at evenly rising rates.
+        windows_at_once: windows of a step that go through the model together; fewer take less memory. On a GPU, short
+            windows that fit go together in any case, up to 65,536 tokens.
+        learning_rate: the peak learning rate, reached when the warm-up ends.
+        warmup_steps: steps of the warm-up, in which the rate rises evenly.
         schedule: ``linear`` or ``cosine`` decay to 0 after the warm-up, or ``constant``.
-        weight_decay: AdamW's, of matrices alone: norms, biases and embeddings (with a head that shares them) have none.
-        clip_norm: gradients of a larger norm over all weights are scaled down to it; inf never does.
+        weight_decay: weight decay of AdamW, for matrices only. Norms, biases and embeddings (and a head that shares
+            them) have none.
+        clip_norm: gradients whose norm over all weights is larger are scaled down to this norm; inf never scales them.
         checkpoint_every: steps between two checkpoints.
         recompute: compute activations a second time in the backward pass instead of keeping them.
-        recompute_layers: for the recomputation, keep the hidden states of every n-th layer only, and compute those
-            between them again, which takes less memory and more time.
-        offload: keep these hidden states in the CPU's memory, copied there and back while layers work; on GPUs.
-        prefer_documents: windows that lie within one document come first in every epoch; what is left of documents, and
-            short ones, are packed one after the other and follow.
+        recompute_layers: for the recomputation, keep the hidden states of every n-th layer only, and compute the others
+            again, which takes less memory and more time.
+        offload: on GPUs, keep these hidden states in the CPU's memory; they are copied there and back while layers
+            compute.
+        prefer_documents: windows that lie within one document come first in every epoch; the rest of these documents,
+            and short documents, follow, packed one after the other.
         isolate_documents: documents of a window do not see each other, and positions begin anew in each document. The
             first token of each document but the first is not scored. With ``needle_weight``, only documents of short
             windows are isolated (LongRoPE2).
-        skipped_positions: a longer window whose positions these windows imitate: each is cut in two at a random place,
-            and its second part stands a random number of positions later (PoSE, arXiv 2309.10400, section 3). 0 skips
-            none.
+        skipped_positions: a longer window whose positions the training windows imitate: each is cut in two at a random
+            place, and its second part is moved a random number of positions further (PoSE, arXiv 2309.10400, section
+            3). 0 skips none.
         short_share: share of the windows that are read as short ones of the model's trained window, with its own RoPE,
-            among long ones with rescaled RoPE (mixed windows, LongRoPE2, arXiv 2502.20082, section 3.3). What is left
-            of such a window is not read. With 1 the factors are never trained with.
+            among long ones with rescaled RoPE (mixed windows, LongRoPE2, arXiv 2502.20082, section 3.3). The rest of
+            such a window is not read. With 1, the model is never trained with the factors.
         needle_weight: weight of the mean loss over answers about needles planted in the windows; 0 plants none.
-        needle_kinds: ``codes`` plants eight codes of five digits in each long window; ``varied`` up to 32 numbers,
-            names and phrases about many things, in short windows, too (unless their documents are isolated).
+        needle_kinds: ``codes`` plants eight codes of five digits in each long window; ``varied`` plants up to 32
+            numbers, names and phrases about many things, in short windows, too (unless their documents are isolated).
         parameters: which weights are trained: patterns of their names, such as ``*.self_attn.*``, or
-            ``global-attention``: the attention of the layers that see the whole window. With a rank those matrices
-            get adapters. Without a pattern all are trained.
+            ``global-attention``: the attention of the layers that see the whole window. With ``lora_rank``, these
+            matrices get adapters. Without a pattern all weights are trained.
         lora_rank: train low-rank adapters of all matrices in the layers (LoRA) and merge them; 0 trains weights.
-        lora_alpha: their scale is alpha / rank; 0 takes twice the rank.
-        lora_also: what is trained whole beside the adapters: some of ``norms`` and ``embeddings``.
+        lora_alpha: the scale of the adapters is alpha / rank; 0 takes twice the rank.
+        lora_also: weights that are trained in full beside the adapters: some of ``norms`` and ``embeddings``.
     """
 
     window_tokens: Annotated[int, at_least(2, or_zero=True)] = 0
