@@ -103,16 +103,16 @@ def from_system(error: BaseException) -> LongRopeError | None:
     reason = describe_error(error)
     if is_out_of_memory(error):
         return LongRopeError(
-            f"The memory does not suffice ({reason}).",
-            "The run holds all that it finished.",
+            f"There is not enough memory ({reason}).",
+            "The run keeps all finished work.",
             "Give a shorter window, a smaller batch or more processes, or free memory; the same command goes on from "
             "here.",
         )
     if isinstance(error, OSError) or "(os error " in str(error):
         return LongRopeError(
-            f"The system refused a file ({reason}).",
-            "Every file and folder that is named must be within reach, with space where it is written.",
-            "Mend what is in the way; the same command goes on from here.",
+            f"A file operation failed ({reason}).",
+            "Every file and folder that is named must be accessible, with enough space where files are written.",
+            "Correct this; the same command goes on from here.",
         )
     return None
 

@@ -16,7 +16,7 @@ from longrope.pipeline.progress import Reminder
 
 @pytest.mark.parametrize(
     ("template", "said"),
-    [("{{ messages }}", "asked in the model's chat template"), (None, "no chat template: the model goes on with the")],
+    [("{{ messages }}", "asked in the model's chat template"), (None, "no chat template: the model continues the")],
 )
 def test_a_chat_template_is_named(template: str | None, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     model: Any = pico.make_model()

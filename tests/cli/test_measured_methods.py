@@ -13,6 +13,8 @@ def test_a_baseline_is_measured_by_its_name(
     result = command(*given, "--method", "self-extend")
     assert result.code == 0
     assert table_row(result.out, "Self-Extend", "Perplexity (95 % interval)")
-    assert "One method is measured" in assert_one_paragraph(command(*given, "--method", "dca", "--factors", "f.json"))
+    assert "A call measures one method" in assert_one_paragraph(
+        command(*given, "--method", "dca", "--factors", "f.json")
+    )
     assert "longrope compare" in assert_one_paragraph(command(*given, "--method", "ntk-scan"))
     assert "Baselines: pi, ntk" in assert_one_paragraph(command(*given, "--method", "dcaa"))

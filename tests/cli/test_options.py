@@ -123,7 +123,7 @@ def test_help_of_measure_names_what_can_be_measured(command: Command) -> None:
     *names, last = shown.split("Some of ")[1].split(";")[0].split(", ")
     assert {"perplexity", "passkey", "prefix-perplexity", "retention", "needle", "ruler"} <= set(names) <= set(METRICS)
     assert last == "harness:TASK"
-    assert "the original model if left out. " in shown
+    assert "without this option, the original model. " in shown
 
 
 def test_completion_can_be_shown(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def test_measurements_in_one_directory_have_a_verdict(
     asked = ("--measure-data", text_folders[1], "--metrics", "perplexity", "--lengths", "64,256")
     given = ("measure", pico_folder, *asked)
     alone, first = (command(*given, "--factors", "found", *out) for out in ((), ("--out", "run")))
-    words = "For a verdict: the same without --factors, and with --method yarn in its place, with"
+    words = "For a verdict, run this command without --factors, and again with --method yarn instead, with"
     assert [result.out.splitlines()[-1] for result in (alone, first)] == [
         f"{words} one --out for all.",
         f"{words} --out run.",
@@ -46,4 +46,4 @@ def test_where_nothing_can_be_compared_it_is_said(tmp_path: Path, capsys: pytest
     run = RunDir(tmp_path)
     append_records(run.scores, [score("none", 64, "perplexity", 10.0)])
     print_outcome(run)
-    assert capsys.readouterr().out.startswith("There is no verdict: at no length was the same measured of what was")
+    assert capsys.readouterr().out.startswith("There is no verdict: at no length was the same metric measured for")

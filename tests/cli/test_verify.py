@@ -9,6 +9,8 @@ import pytest
 from commands import Command
 from serving import Stand, serving
 
+from longrope.verification import checking
+
 
 @pytest.fixture(scope="module")
 def yarn(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -26,6 +28,17 @@ def test_the_exit_code_is_the_verdict(scaled: bool, verdict: str, code: int, yar
     [done] = json.loads(result.out)
     assert (done["verdict"], done["client"], done["truth"]) == (verdict, address, "its own config")
     assert [finding["tokens"] for finding in done["findings"]] == [32, 64, 128]
+
+
+@pytest.mark.parametrize("verdict", ["other scaling", "unclear", "refused"])
+def test_any_verdict_but_applied_ends_with_1(
+    verdict: str, yarn: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = [checking.Verification(str(yarn), "a", "applied"), checking.Verification(str(yarn), "b", verdict)]
+    monkeypatch.setattr(checking, "verify", lambda *_, **__: done)
+    assert command("verify", yarn).code == 1
+    shown = " ".join(command("verify", "--help").out.split())
+    assert "0 every client applied it, 1 at least one client has another verdict, 2 bad input" in shown
 
 
 def test_the_table_has_a_row_for_each_checkpoint_and_client(yarn: Path, command: Command) -> None:

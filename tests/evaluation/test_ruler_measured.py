@@ -152,7 +152,7 @@ def test_questions_that_no_metric_asks_are_refused(pico_folder: Path, text_folde
     given = ["measure", str(pico_folder), "--data", str(text_folders[0]), "--lengths", "600", "--qa-data", "squad.json"]
     done = CliRunner().invoke(app, [*given, "--metrics", "needle"])
     assert isinstance(done.exception, RecipeError)
-    assert "None of them asks its questions" in str(done.exception)
+    assert "None of these metrics asks its questions" in str(done.exception)
     asked = MeasureRecipe(metrics=("ruler",), qa_data="squad.json")
     assert measuring(asked, None, "needle", None) == replace(asked, metrics=("needle",))
 

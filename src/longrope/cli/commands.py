@@ -42,7 +42,7 @@ def describe_program(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print each trial and training step, too.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors alone.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")] = False,
 ) -> None:
     """Take what stands before a command."""
     del version
@@ -83,9 +83,9 @@ def extend(
     track: options.Track = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Search factors, measure the result, export a checkpoint. Without arguments: of the bundled model.
+    """Search factors, measure the result, export a checkpoint. Without arguments, extend the bundled model.
 
-    That is a 4.7M-parameter model, which is extended from 256 to 2,048 tokens on the standard library's sources.
+    The bundled model has 4.7M parameters. It is extended from 256 to 2,048 tokens with the standard library's sources.
     """
     given = options.given_options(locals())
     begun = out is not None and (out / "recipe.toml").exists()
@@ -102,7 +102,7 @@ def extend(
         with watching(full, run, track) as watch:
             if by_default:  # a mistyped --out ends here, too
                 watch.on_step(
-                    f"No model was given, and no run to resume: the bundled 4.7M-parameter model, into {run.path}."
+                    f"No model and no run is given: the bundled 4.7M-parameter model is extended in {run.path}."
                 )
             scores = pipeline.extend(full, run, watch, preprocess=function, dry_run=dry_run)
         print_scores(scores, as_json=as_json)
@@ -141,7 +141,7 @@ def compare(
     track: options.Track = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure the original, all baselines and both LongRoPE searches side by side, and each against the best."""
+    """Measure the original model, all baselines and both LongRoPE searches, and compare each with the best."""
     full, path = options.prepare(**options.given_options(locals()), suffix="-compare")
     from longrope import pipeline
 
@@ -224,7 +224,7 @@ def tune(
     track: options.Track = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train the weights at the window of their factors, and export the checkpoint; resume a training."""
+    """Train the weights at the target window of the factors, and export the checkpoint; resume a training."""
     given = options.given_options(locals())
     given.pop("factors")
     factors = options.factors_file(factors) or factors  # those of a run directory
@@ -270,14 +270,14 @@ def measure(
     dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure perplexity, passkeys, needles and RULER by context window, retention of short ones, and benchmarks."""
+    """Measure perplexity, passkeys, needles and RULER by context window, retention in short windows, and benchmarks."""
     given = options.given_options(locals())
     from longrope import pipeline
 
     if not (data or measure_data):
         raise RecipeError("No text was given.", "Perplexity needs some.", "Give --data or --measure-data.")
     if factors and method:
-        raise RecipeError("--factors and --method are given.", "One method is measured.", "Leave one of them out.")
+        raise RecipeError("--factors and --method are given.", "A call measures one method.", "Leave one of them out.")
     full = options.overridden(Recipe(model, target_tokens=1, data=()), {**given, "factors": None, "method": None})
     options.check_measured(assignments or ())
     full, factors = changed(full, assignments or ()), options.factors_file(factors)
@@ -312,11 +312,11 @@ def load_function(name: str | None) -> Callable[..., Any] | None:
     except (ImportError, AttributeError, ValueError) as error:
         raise RecipeError(
             f"--preprocess {name} cannot be loaded ({error}).",
-            "A function of a Python module is needed, by the names of both.",
+            "It must be MODULE:FUNCTION, a function of a Python module.",
             "For example --preprocess clean:text_of, with a file clean.py here.",
         ) from None
     finally:
         sys.path.remove(str(Path.cwd()))
     if not callable(found):
-        raise RecipeError(f"--preprocess {name} is no function.", "It is called with each row.", "Name a function.")
+        raise RecipeError(f"--preprocess {name} is not a function.", "It is called with each row.", "Name a function.")
     return found  # type: ignore[no-any-return]  # whether it gives texts is seen when it does

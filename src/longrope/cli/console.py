@@ -27,7 +27,8 @@ LOGGER = logging.getLogger("longrope")
 NO_TERMINAL = 200  # characters of a line of a table
 BORDER, LINE = 3, 1  # characters between two columns, with space beside the line and without
 NO_VERDICT = (
-    "There is no verdict: at no length was the same measured of what was found and of a baseline or the original model."
+    "There is no verdict: at no length was the same metric measured for the factors found and for a baseline or the "
+    "original model."
 )
 
 
@@ -144,9 +145,7 @@ def reading(model: Any, take: Callable[[str], None] | None = None) -> Iterator[A
     from longrope.pipeline.progress import Sparsely, WorkDone
 
     has_template = getattr(model.tokenizer, "chat_template", None)
-    asked = (
-        "asked in the model's chat template" if has_template else "no chat template: the model goes on with the text"
-    )
+    asked = "asked in the model's chat template" if has_template else "no chat template: the model continues the text"
     take = take or note
     take("; ".join((*model.choices, describe_pass(model, decoding=True), asked)))
     console, sparsely = Console(stderr=True), Sparsely(take)
@@ -276,7 +275,7 @@ def print_measured(run: "RunDir | None", *, has_factors: bool) -> None:
         say(sentence)
     elif has_factors:
         where = f"--out {run.path}" if run else "one --out for all"
-        say(f"For a verdict: the same without --factors, and with --method yarn in its place, with {where}.")
+        say(f"For a verdict, run this command without --factors, and again with --method yarn instead, with {where}.")
 
 
 def print_costs(costs: Iterable["SearchCost"]) -> None:

@@ -33,16 +33,16 @@ Model = Annotated[str, typer.Argument(help="Hub name (OWNER/NAME@REVISION/FOLDER
 OptionalModel = Annotated[
     str | None, typer.Argument(help="Hub name (OWNER/NAME@REVISION/FOLDER, too), folder, or GGUF file.")
 ]
-To = Annotated[str | None, typer.Option("--to", help="The window to reach: 64k = 65536.")]
+To = Annotated[str | None, typer.Option("--to", help="Target window in tokens: 64k = 65536.")]
 Data = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
-        help="Texts to search and tune on, and without --measure-data to measure on: a file (text, .json, .csv, "
+        help="Texts to search and tune on (without --measure-data, also to measure on): a file (text, .json, .csv, "
         ".parquet), a folder, or hf:NAME[:CONFIG]:SPLIT; repeatable.",
     ),
 ]
-MeasureData = Annotated[list[str] | None, typer.Option("--measure-data", help="Texts to measure on alone; repeatable.")]
+MeasureData = Annotated[list[str] | None, typer.Option("--measure-data", help="Texts only to measure on; repeatable.")]
 DataWeights = Annotated[
     str | None,
     typer.Option("--data-weights", help="Share of the tokens of each --data: 0.7,0.3.", show_default="all of each"),
@@ -64,7 +64,7 @@ Preprocess = Annotated[
     typer.Option(
         "--preprocess",
         metavar="MODULE:FUNCTION",
-        help="Python function that takes each row (of a text file: text and path) and gives its text, or None.",
+        help="Python function that takes a row (for a text file: text and path) and returns its text, or None.",
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Run directory; resumed if it exists.")]
@@ -86,7 +86,7 @@ Lengths = Annotated[
 ]
 Metrics = Annotated[
     str | None,
-    _setting("--metrics", "measure.metrics", f"Some of {_METRICS}; ruler-vt is one task, many-shot-64 one count."),
+    _setting("--metrics", "measure.metrics", f"Some of {_METRICS}; ruler-vt: one task; many-shot-64: 64 examples."),
 ]
 Seed = Annotated[int | None, _setting("--seed", "seed", "Seed of all random choices.")]
 Device = Annotated[str | None, _setting("--device", "device", "cpu, cuda or auto.")]
@@ -97,7 +97,7 @@ RopeTable = Annotated[
     str | None,
     typer.Option(
         "--rope-table",
-        help="Rotary table that factors act on, of a model with several.",
+        help="Rotary table that factors act on, if the model has several.",
         show_default="that of the layers that see the whole window",
     ),
 ]
@@ -105,7 +105,7 @@ TrainedWindow = Annotated[
     str | None,
     typer.Option(
         "--trained-window",
-        help="Trained window of the model, where its config states another one: 16k = 16384.",
+        help="Trained window of the model, if its config states another one: 16k = 16384.",
         show_default="that of the config",
     ),
 ]
@@ -134,7 +134,7 @@ ContextRanks = Annotated[
 Factors = Annotated[Path, typer.Option("--factors", help="factors.json of a search, or a run directory.")]
 OptionalFactors = Annotated[
     Path | None,
-    typer.Option("--factors", help=f"factors.json, or a run directory; the {label_of(ORIGINAL)} if left out."),
+    typer.Option("--factors", help=f"factors.json, or a run directory; without this option, the {label_of(ORIGINAL)}."),
 ]
 FactorsFromElsewhere = Annotated[
     str | None,
@@ -255,7 +255,7 @@ def _preset(recipe: Recipe, name: str | None) -> Recipe:
     if name is None:
         return recipe
     if name not in PRESETS:
-        raise RecipeError(f"--preset {name!r}.", f"Known: {', '.join(PRESETS)}.", "Choose one of them.")
+        raise RecipeError(f"The preset {name!r} is unknown.", f"Known: {', '.join(PRESETS)}.", "Choose one of them.")
     return replace(recipe, tune=PRESETS[name])
 
 
@@ -266,8 +266,8 @@ def check_tuned(recipe: Recipe, given: dict[str, Any]) -> None:
     if asked and not any(stage.kind == "tune" for stage in recipe.stages):
         raise RecipeError(
             f"{' and '.join(asked)} {'is' if len(asked) == 1 else 'are'} given, and nothing is tuned.",
-            "A training needs --tune, or a recipe whose stages have one.",
-            "Give --tune, or leave the others out.",
+            "A training needs --tune, or a recipe with a tune stage.",
+            "Give --tune, or leave these options out.",
         )
 
 
@@ -311,7 +311,7 @@ def check_measured(assignments: Sequence[str]) -> None:
     if others := [text for text in assignments if not text.startswith("measure.")]:
         raise RecipeError(
             f"--set {others[0]} is given to `longrope measure`.",
-            "Only settings that begin with measure. have an effect there.",
+            "Only settings that begin with `measure.` have an effect there.",
             "Leave it out, or give an option such as --seed.",
         )
 
@@ -333,7 +333,7 @@ def measuring(settings: MeasureRecipe, lengths: str | None, metrics: str | None,
     if qa_data and not {"ruler", "ruler-qa"} & set(made.metrics):
         raise RecipeError(
             f"--qa-data {qa_data} is given, and the metrics are {', '.join(made.metrics)}.",
-            "None of them asks its questions.",
+            "None of these metrics asks its questions.",
             "Add ruler or ruler-qa to --metrics, or leave --qa-data out.",
         )
     return made

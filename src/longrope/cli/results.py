@@ -24,14 +24,19 @@ def generate(
     model: options.Model,
     prompt: Annotated[str, typer.Option("--prompt", help="The question; - reads it from standard input.")],
     document: Annotated[
-        Path | None, typer.Option("--document", help="UTF-8 text file (.gz too) to answer about; - is standard input.")
+        Path | None,
+        typer.Option("--document", help="UTF-8 text file (.gz, too) to answer about; - reads it from standard input."),
     ] = None,
     factors: options.OptionalFactors = None,
     cache: Annotated[
         Path | None,
-        typer.Option("--cache", help="File that keeps the document as it was read, for the next question about it."),
+        typer.Option(
+            "--cache", help="File that keeps the document's tokens, keys and values, for later questions about it."
+        ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Most tokens of an answer.")] = 256,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", help="Largest number of tokens in an answer.")
+    ] = 256,
     temperature: Annotated[
         float, typer.Option("--temperature", help="Sampling temperature; 0 takes the likeliest token.")
     ] = 0.0,
@@ -103,7 +108,9 @@ def _read_inputs(document: Path | None, prompt: str, cache: Path | None) -> tupl
     piped = [flag for flag, value in (("--document", document), ("--prompt", prompt)) if f"{value}" == "-"]
     if len(piped) > 1:
         raise RecipeError(
-            "--document and --prompt are both -.", "Standard input holds one of them.", "Give a file with --document."
+            "--document and --prompt are both -.",
+            "Only one of them can be read from standard input.",
+            "Give a file with --document.",
         )
     if document is None and not (cache and cache.exists()):
         raise RecipeError(
@@ -145,7 +152,7 @@ def export(
         str,
         typer.Option(
             "--dtype",
-            help="Write the weights in f32, f16 or bf16, or those of a GGUF file in q8_0.",
+            help="Write the weights in f32, f16 or bf16; in a GGUF file also in q8_0.",
             show_default="the base model's format where it holds them",
         ),
     ] = "",
@@ -153,9 +160,9 @@ def export(
     as_json: options.AsJson = False,
     tiers: Annotated[str | None, typer.Option("--tiers", hidden=True, help="The former --factor-sets.")] = None,
 ) -> None:
-    """Write the checkpoint of a run again, or of a model with factors; reopen it and compare.
+    """Write a checkpoint of a run again, or of a model with factors; reopen it and compare its logits.
 
-    Of a GGUF file that was not tuned the weights stay byte for byte, unless --dtype is given.
+    The weights of a GGUF file that was not tuned stay the same byte for byte, unless --dtype is given.
     """
     from longrope import pipeline
     from longrope.rope import load_factors
@@ -208,14 +215,16 @@ def _print_snippets(run: RunDir) -> None:
     config = run.checkpoint / "config.json"
     if not (config.is_file() and run.export_report.exists()):
         raise RunError(
-            f"{run.path} has no checkpoint.", "Its settings are to be printed.", f"Run `longrope export {run.path}`."
+            f"{run.path} has no checkpoint.",
+            "The settings are those of a checkpoint.",
+            f"Run `longrope export {run.path}`.",
         )
     recipe = run.recipe()
     if run.train.exists() or any(stage.kind == "tune" for stage in recipe.stages):
         raise RunError(
             f"The weights of {run.path} were tuned.",
-            "Settings carry factors alone, and these belong to the tuned weights.",
-            f"Give the folder {run.checkpoint} as the model, which has both.",
+            "Settings carry only factors, and these factors belong to the tuned weights.",
+            f"Use the folder {run.checkpoint} as the model: it has the factors and the weights.",
         )
     base = str(ASSETS / EMBEDDED) if recipe.model == EMBEDDED else recipe.model
     print(format_snippets(json.loads(config.read_text(encoding="utf-8")), base))
@@ -229,7 +238,7 @@ def _without_run(model: str | None, factors: Path | None, out: Path | None) -> t
     missing = [flag for flag, value in (("--model", model), ("--factors", file), ("--out", out)) if not value]
     raise RecipeError(
         f"No run is given, and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.",
-        "An export is of a run directory, or of a model with factors.",
+        "An export needs a run directory, or a model, its factors and an output.",
         "For example: longrope export --model MODEL.gguf --factors factors.json --to gguf --out NEW.gguf",
     )
 
@@ -243,7 +252,7 @@ def _check_format(to: str, of_gguf: dict[str, str], of_hf: dict[str, str]) -> No
             flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
             raise RecipeError(
                 f"{flags} {'is' if len(given) == 1 else 'are'} given, and the format is {to}.",
-                f"The format {only} alone has this choice.",
+                f"Only the format {only} has this option.",
                 f"Add --to {only}, or leave it out.",
             )
 
@@ -252,7 +261,7 @@ def _check_format(to: str, of_gguf: dict[str, str], of_hf: dict[str, str]) -> No
 def recipe(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as in docs/recipe.md.")] = False,
 ) -> None:
-    """Print all settings of a recipe with their defaults and what they mean: a file to start from."""
+    """Print all settings of a recipe with their defaults and meanings, as a file to start from."""
     from longrope.recipe_template import markdown, template
 
     print(markdown() if as_markdown else template(), end="")
@@ -260,14 +269,14 @@ def recipe(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directory; several are shown beside each other.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run directory; several are shown side by side.")],
     out: Annotated[
         Path | None, typer.Option("--out", help="The page; by default report.html in the run, or comparison.html here.")
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write what a run directory holds as one HTML page, or several runs beside each other."""
+    """Write an HTML report of a run directory, or of several side by side."""
     from longrope.report import write_comparison, write_report
 
     for path in runs:

@@ -21,7 +21,7 @@ def verify(
         list[Path],
         typer.Argument(
             metavar="PATH...",
-            help="Hugging Face folder or GGUF file; of several, each client gets those it is made for.",
+            help="Hugging Face folder or GGUF file; of several, each client opens those of its kind.",
         ),
     ],
     clients: Annotated[
@@ -30,8 +30,8 @@ def verify(
             "--with",
             metavar="CLIENT",
             help=f"{', '.join(CLIENTS)}, or the address of an OpenAI-compatible server (http://localhost:8000/v1); "
-            "repeatable. What is not installed gets an environment of its own.",
-            show_default="those at hand",
+            "repeatable. A client that is not installed gets an environment of its own.",
+            show_default="installed ones that start quickly",
         ),
     ] = None,
     reference: Annotated[
@@ -55,10 +55,10 @@ def verify(
 ) -> None:
     """Open checkpoints in other runtimes, and find out by log-probabilities whether each applies the RoPE scaling.
 
-    Exit codes: 0 every client applied it, 1 at least one did not, or refused the checkpoint, 2 bad input.
+    Exit codes: 0 every client applied it, 1 at least one client has another verdict, 2 bad input.
 
     applied: the log-probabilities agree with ours. original: the scaling is ignored. other scaling: another one is
-    applied, named if it is known. unclear: the candidates are too much alike. refused: the client's message follows.
+    applied, named if it is known. unclear: the candidates are too similar. refused: the client's message follows.
     The table has the largest difference of a log-probability from ours, in nats, at the end of prompts of each length.
     """
     from longrope.pipeline import report_checks
