@@ -44,10 +44,10 @@ STOPPED = f"{SHORTER} --lengths 8k {MEASURED} --batch 1 --steps 3 {TRAINED} --ou
 
 INTRO = """# A first session
 
-What a newcomer sees, recorded by `recipes/first_session.py` in a bare Debian 12 that `debootstrap` made: its smallest
-variant, with git, make and python3, and nothing of the machine around it but the kernel, the network's certificates,
-and the file of torch's build for the CPU, since PyTorch's own index was not reached from there. Before each line stand
-the seconds since its command began.
+This page records what a new user sees. `recipes/first_session.py` ran the commands in a bare Debian 12, the smallest
+variant that `debootstrap` makes, with git, make and python3. Of the machine around it, only three things were used: the
+kernel, the network's certificates, and the file of torch's CPU build, since PyTorch's own index could not be reached.
+Each line begins with the seconds since its command started.
 """
 
 

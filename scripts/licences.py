@@ -32,9 +32,10 @@ SAME = {  # how metadata of before 2024 names licences, and their names by SPDX
 }
 PAGE = """# Licences
 
-What `pip install 'longrope[{extras}]'` brings along, by the metadata of the packages. The package itself is under
-[Apache-2.0](https://www.apache.org/licenses/LICENSE-2.0) and contains none of them. Torch's builds for NVIDIA's GPUs
-also bring libraries of NVIDIA under its own terms. A test holds the table to what is installed.
+This page lists the packages that `pip install 'longrope[{extras}]'` installs, with the licences that their metadata
+state. longrope itself is under [Apache-2.0](https://www.apache.org/licenses/LICENSE-2.0) and contains none of these
+packages. Torch's CUDA builds also install libraries of NVIDIA, which are under NVIDIA's own terms. A test compares the
+table with the installed packages.
 
 | package | licence |
 | --- | --- |

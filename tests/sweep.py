@@ -47,19 +47,19 @@ MOVED = 0.01
 SHARE = 0.9
 TEXT = """# Model types
 
-What longrope makes of every causal model type of transformers {transformers} (torch {torch}), each built tiny from its
-own config class. `python tests/sweep.py write` writes this page, and `tests/models/test_sweep.py` compares it with
-what happens.
+This page lists how longrope works with every causal model type of transformers {transformers} (torch {torch}). Each
+was built as a tiny model from its own config class. `python tests/sweep.py write` writes this page, and
+`tests/models/test_sweep.py` compares it with what happens.
 
-Of {rope} model types with RoPE {works} work, {partly} work but for single steps, {refused} are refused, and {fails}
-fail. {without} have no RoPE and are refused for that; {unbuilt} could not be built.
+Of {rope} model types with RoPE, {works} work, {partly} work except for single steps, {refused} are refused, and {fails}
+fail. {without} have no RoPE and are refused for that reason; {unbuilt} could not be built.
 
 A model type works if all of these steps do:
 
 * load: its config and its weights load, as every command loads them;
-* unit factors: factors of one change no bit of its logits;
-* factors: other factors move them;
-* search: the loss and its slope along every factor are those of transformers' own logits, with and without
+* unit factors: factors of 1 leave the logits the same to the bit;
+* factors: other factors change the logits;
+* search: the loss and its gradient by each factor are those of transformers' own logits, with and without
   recomputation;
 * long pass: losses in tiles are those of transformers' own logits;
 * generate: a prompt read into the cache and tokens decoded one by one give the logits of one pass;

@@ -112,6 +112,13 @@ def test_names_in_python_lines_are_public(name: str) -> None:
     compile(code, name, "exec")
 
 
+def test_every_command_but_those_named_is_a_public_function() -> None:
+    functions = {"search": "find_factors", "tune": "fine_tune", "export": "export_hf", "report": "write_report"}
+    without = [name for name in sorted(COMMANDS) if functions.get(name, name) not in longrope.__all__]
+    assert without == ["recipe", "upload"]
+    assert "Every command except `recipe` and `upload` has a public function" in DOCS["docs/python.md"]
+
+
 def test_the_readmes_lines_load_an_exported_checkpoint(
     pico_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unopened: None
 ) -> None:

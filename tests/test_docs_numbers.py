@@ -230,7 +230,7 @@ def test_the_sizes_of_the_bundled_model_are_recorded() -> None:
     steps = lines("nano/train.jsonl")
     sentence = f"{sum(x['seconds'] for x in steps):.0f} seconds of steps"
     assert sentence in NOTES
-    assert f"loss at the end {steps[-1]['loss_nats']:.2f} nats" in NOTES
+    assert f"loss at the end was {steps[-1]['loss_nats']:.2f} nats" in NOTES
     assert f"its logits alone need {2**20 * 49152 * 4 / 1e9:.0f} GB in float32 at 1M" in NOTES
 
 
