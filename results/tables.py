@@ -69,6 +69,7 @@ TABLES: dict[str, Maker] = {
     "nano-arms-1": partial(evidence.nano_arms_table, seed="@1"),
     "nano-arms-2": partial(evidence.nano_arms_table, seed="@2"),
     "nano-target": partial(evidence.nano_arms_table, run="nano-16k-target"),
+    "nano-target-1": partial(evidence.nano_arms_table, seed="@1", run="nano-16k-target"),
     "evidence-twice": evidence.twice_table,
     "evidence-seeds": evidence.seeds_table,
     "near-exact": bundled.near_exact_table,

@@ -150,15 +150,9 @@ def test_what_a_search_at_the_target_gains_is_said() -> None:
     assert "YaRN's formula finds {} more needles of 100 than the searched factors ({} to {})".format(*more) in TEXT
     arms = [path.parent.name for path in (RESULTS / "nano-16k-target").glob("*/scores.jsonl")]
     passkeys = {arm: scores(f"nano-16k-target/{arm}")[TUNED, "passkey", TARGET]["value"] for arm in arms}
-    assert f"but the critical-pair rule, which finds {20 * passkeys.pop('critical'):.0f}." in TEXT
+    lost = [round(20 * passkeys.pop(arm)) for arm in ("critical", "critical@1")]
+    assert "but the critical-pair rule, which finds {} and {}.".format(*lost) in TEXT
     assert set(passkeys.values()) == {1}
-    (formulas,) = (
-        line
-        for line in lines("nano-16k-target/arms.jsonl")
-        if (line["run"], line["reference"]) == ("yarn-extrapolated", "yarn")
-        if (line["metric"], line["context_tokens"]) == ("perplexity", TARGET)
-    )
-    assert f"extrapolated, have {interval(formulas, 3)} of the perplexity of its formula" in TEXT
     seconds = {
         arm: json.loads(next((RESULTS / "nano-16k-target" / arm).glob("stages/3-search-*/stage.json")).read_text())
         for arm in ("searched", "searched-extrapolated")
@@ -168,3 +162,25 @@ def test_what_a_search_at_the_target_gains_is_said() -> None:
     assert f"took {minutes[0]} minutes of one core, the one at 2,048 tokens one minute" in TEXT
     for page in ("docs/how-it-works.md", "docs/recipe.md"):
         assert f"gave lower perplexity, for {minutes[0]} minutes of one core instead of {minutes[1]} (" in words(page)
+
+
+def test_another_seed_says_the_same_of_a_search_at_the_target() -> None:
+    beside = {
+        (line["run"], line["reference"], line["metric"], line["context_tokens"]): line
+        for line in lines("nano-16k-target/arms.jsonl")
+    }
+    others = ("yarn@1", "yarn-extrapolated@1", "critical@1")
+    whole = [beside["searched@1", other, "perplexity", TARGET] for other in others]
+    assert [line["high"] < 1 for line in whole] == [True, True, False]
+    shares = [interval(line, 4) for line in whole]
+    assert "{} of the perplexity of YaRN's formula, {} of YaRN's extrapolated.".format(*shares) in TEXT
+    last = beside["searched@1", "critical@1", "perplexity-last-2048", TARGET]
+    assert f"{shares[2]} of its perplexity over all tokens, {interval(last, 3)} over the last 2,048." in TEXT
+    formulas = [beside[f"yarn-extrapolated{seed}", f"yarn{seed}", "perplexity", TARGET] for seed in ("", "@1")]
+    said = "extrapolated, have {} of the perplexity of its formula for 16,384 with seed 0, and {} with seed 1."
+    assert said.format(*(interval(line, 3) for line in formulas)) in TEXT
+    needles = [beside["searched@1", other, "prose-needle", TARGET] for other in others]
+    assert [line["low"] > 0 for line in needles] == [False, False, True]
+    fewer = [round(100 * needles[2][key]) for key in ("value", "low", "high")]
+    assert "it finds {} fewer ({} to {})".format(*fewer) in TEXT
+    assert beside["searched@1", "yarn@1", "prose-needle", SEARCHED]["value"] > 0
