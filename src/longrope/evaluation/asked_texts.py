@@ -18,7 +18,6 @@ from longrope.evaluation.metric import Context, Metric, Reading
 from longrope.evaluation.prompts.prose import ProseText, prose_fingerprint
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.models import LanguageModel
-from longrope.recipe import MeasureRecipe
 
 
 class AskedTexts(Metric):
@@ -26,10 +25,6 @@ class AskedTexts(Metric):
 
     Samples: ``right`` [K] whether each question is answered, and what ``described`` adds.
     """
-
-    def asked(self, settings: MeasureRecipe) -> tuple[int, int]:
-        """How many questions there are, and at most how many about one text."""
-        return settings.needles, settings.needles_per_text
 
     @abstractmethod
     def texts(self, context: Context) -> list[ProseText]:
@@ -40,9 +35,8 @@ class AskedTexts(Metric):
         """What is kept of each of the [K] questions beside whether it is answered."""
 
     def readings(self, context: Context) -> tuple[Reading, ...]:
-        """One pass for each text, and a short one for its questions with their answers."""
-        count, most = self.asked(context.settings)
-        texts = -(-count // most)
+        """One pass for each text, and a short one for its questions; a short text holds few of them."""
+        texts = len(self.texts(context))
         return (Reading(self.name, context.length, texts, texts),)
 
     def inputs(self, context: Context) -> str:

@@ -15,7 +15,6 @@ from longrope.evaluation.prompts.prose import ProseText
 from longrope.evaluation.samples import Arrays
 from longrope.labels import at_depth
 from longrope.metrics import DIFFERENCE, MANY_PASSKEYS
-from longrope.recipe import MeasureRecipe
 
 
 class ManyPasskeys(AskedTexts, PasskeyRetrieval):
@@ -28,13 +27,9 @@ class ManyPasskeys(AskedTexts, PasskeyRetrieval):
 
     compared_as = f"{MANY_PASSKEYS}-{DIFFERENCE}"
 
-    def asked(self, settings: MeasureRecipe) -> tuple[int, int]:
-        """How many passkeys there are, and at most how many in one text."""
-        return settings.passkeys, settings.passkeys_per_text
-
     def texts(self, context: Context) -> list[ProseText]:
         """Texts of filler with passkeys in them."""
-        count, most = self.asked(context.settings)
+        count, most = context.settings.passkeys, context.settings.passkeys_per_text
         return build_many_passkeys(context.subject.model.tokenizer, context.length, count, context.seed, most)
 
     def described(self, texts: Sequence[ProseText]) -> Arrays:

@@ -32,8 +32,8 @@ class Needles(Metric):
 
     def readings(self, context: Context) -> tuple[Reading, ...]:
         """One pass for the needles of a text; each question is a short one, and its answer is written."""
-        count, most = context.settings.needles, context.settings.needles_per_text
-        return (Reading(self.name, context.length, -(-count // most), count * (1 + answers.USUAL_PASSES)),)
+        texts, count = len(self._built(context)), context.settings.needles
+        return (Reading(self.name, context.length, texts, count * (1 + answers.USUAL_PASSES)),)
 
     def names(self, context: Context) -> tuple[str, ...]:
         """``needle``, and ``needle-depth-D`` for each depth."""
