@@ -196,7 +196,16 @@ def test_other_seeds_say_the_same_of_yarn_and_of_the_critical_pair_rule(
         round(100 * (value(found[f"searched{seed}"], "prose-needle") - value(found[f"yarn{seed}"], "prose-needle")))
         for seed in ("", "@1", "@2")
     ]
-    assert "and they find {}, {} and {} needles of 100 more".format(*gaps) in TEXT
+    lead = seeds["searched@1", "yarn@1", "prose-needle", 65536]
+    assert (
+        "and they find {}, {} and {} needles of 100 more (with seed 1 {:.0f} to {:.0f}).".format(
+            *gaps, 100 * lead["low"], 100 * lead["high"]
+        )
+        in TEXT
+    )
+    assert (
+        found["searched@2"][TUNED, "prose-needle", 65536]["low"] < found["yarn@2"][TUNED, "prose-needle", 65536]["high"]
+    )
     whole, last = (
         [arms["searched", "critical", metric, 65536], seeds["searched@2", "critical@2", metric, 65536]]
         for metric in ("perplexity", "perplexity-last-8192")

@@ -29,8 +29,8 @@ class Stage(Settings, section="stages"):
         tune: train the weights with the longest factors so far, in windows of this length. A window shorter than that
             of the factors costs less, and sees only near positions (unless ``tune.skipped_positions`` is set).
         extrapolate: extrapolate the factors of the longest window to this one by their rule (``rope.extrapolate``). A
-            search at this window itself can be better: on the bundled model, with two seeds, it gave lower perplexity,
-            for 31 minutes of one core instead of 1 (docs/results.md, "Searched at the target itself").
+            search at this window itself takes longer, and can be better (docs/results.md, "Searched at the target
+            itself").
         short: search short factors for this window (the short-context search). With a formula instead of the search,
             the window keeps the model's own RoPE.
         steps: steps of a tuning; 0 takes ``tune.steps``.

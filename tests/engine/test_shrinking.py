@@ -32,9 +32,7 @@ from longrope.rope import baseline_factors
 from longrope.tuning.batches import Batches
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
-WIDE = (
-    2**15
-)  # of MLPs: a token takes 128 KiB for each of their activations, a window more than C's library has in reserve
+WIDE = 2**15  # of MLPs: a token takes 128 KiB for each activation, a window more than C's library has in reserve
 TOKENS = 1024
 MIB = 2**20
 
