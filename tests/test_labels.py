@@ -94,7 +94,7 @@ def test_every_format_is_one_that_is_written() -> None:
         (Source("longrope-gradient"), "LongRoPE, gradient", "longrope-gradient"),
         (
             Source("longrope-gradient+scan", "longrope-gradient"),
-            "LongRoPE, gradient + scan of curves (chosen by the gradient search)",
+            "LongRoPE, gradient + critical-pair family, scanned (chosen by the gradient search)",
             "longrope-gradient",
         ),
         (

@@ -169,7 +169,7 @@ METHODS: dict[str, Method] = by_name(
         attention="1",
         baseline=True,
     ),
-    Method("scan", label="scan of curves", make="longrope.search:find_factors", attention="scanned"),
+    Method("scan", label="critical-pair family, scanned", make="longrope.search:find_factors", attention="scanned"),
     Method(
         "longrope-gradient",
         label="LongRoPE, gradient",
