@@ -81,7 +81,27 @@ def columns(window: int, target: int, tail: int) -> tuple[Column, ...]:
 SHUFFLED = Column("last 8k of 64k, far context shuffled", "far-shuffled-perplexity", TARGET, number, min)
 COLUMNS = (*columns(WINDOW, TARGET, WINDOW), SHUFFLED)
 FIRST, SEEDS, TWICE = "evidence-64k-first", "evidence-64k-seeds", ("64k", "passkeys 64k", "needles in prose 64k")
+RULER = {
+    "niah_single_2": "one needle",
+    "niah_multikey_1": "one of several keys",
+    "niah_multiquery": "several questions",
+    "vt": "variables traced",
+    "cwe": "common words",
+    "fwe": "frequent words",
+}
+MEASURES = "evidence-64k-measures"
 NANO, NANO_TARGET = "nano-16k", 16384
+MEASURED: dict[str, tuple[str, Callable[[Score], Cell]]] = {
+    "perplexity": ("perplexity", number),
+    "last-tokens-8191": ("perplexity of the same last 8,191 tokens", number),
+    "far-context": ("of that with 8k of context", lambda score: with_interval(score, 3)),
+    "far-shuffled": ("of that after shuffled far context", lambda score: with_interval(score, 3)),
+    "longppl": ("LongPPL", with_interval),
+    "prose-needle": ("needles in prose, 20 a text", percent_with_interval),
+    **{f"ruler-{task}": (f"RULER, {words}", percent_with_interval) for task, words in RULER.items()},
+    "ruler-subset": ("RULER, mean of the six", percent_with_interval),
+    "accuracy": ("accuracy", percent_with_interval),
+}
 NANO_COLUMNS = columns(256, NANO_TARGET, 2048)
 
 
@@ -176,6 +196,27 @@ def seeds_table(records: Records) -> str:
         rows.append([ARMS[name], *cells])
     head = [f"{column}, seed {seed}" for column in ("64k", "needles in prose 64k", "of YaRN's") for seed in range(3)]
     return table(["trained alike", *head], rows)
+
+
+def measures_table(records: Records) -> str:
+    """What two trained arms find and read at both lengths, and the original within its window: a row for each measure.
+
+    LongPPL has the name of its evaluator in its metric.
+    """
+    arms = {name: records.every_score(f"{MEASURES}/{name}") for name in ("searched", "yarn")}
+    original = {_measure(score): score for score in arms["yarn"] if score.method == "none"}
+    trained = {name: {_measure(score): score for score in own if score.method != "none"} for name, own in arms.items()}
+    columns = {f"{ORIGINAL}, 8k": (original, WINDOW)}
+    columns |= {f"{ARMS[n]}, {format_tokens(at)}": (trained[n], at) for at in (WINDOW, TARGET) for n in arms}
+    rows: list[Row] = []
+    for metric, (label, write) in MEASURED.items():
+        found = [own.get((metric, length)) for own, length in columns.values()]
+        rows.append([label, *(write(score) if score else "" for score in found)])
+    return table(["", *columns], rows)
+
+
+def _measure(score: Score) -> tuple[str, int]:
+    return score.metric.partition("-by-")[0], score.context_tokens
 
 
 def _arms(records: Records, run: str) -> dict[str, list[Score]]:

@@ -7,7 +7,7 @@ from tables_speed import shared_gradient_share
 
 STEPS_BEFORE, STEPS, PASSES, KERNELS = "h200-steps-before", "h200-steps", "h200-passes", "h200-gradient-kernels"
 STEPS_WITHOUT, KERNELS_FA3, KERNELS_256 = "h200-steps-without-fa4", "h200-kernels-fa3", "h200-kernels-256"
-LLAMA, LLAMA_LAYERS = "h200-llama", "h200-llama-layers"
+LLAMA, LLAMA_LAYERS, LLAMA_OFFLOAD = "h200-llama", "h200-llama-layers", "h200-llama-offload"
 OTHERS = {
     "trl": "TRL",
     "trl-fa4": "TRL, FlashAttention 4",
@@ -144,10 +144,7 @@ def aims_table(records: Records) -> str:
     return table(["aim", "one H200", ""], [*rows, *([aim, "not measured", "open"] for aim in UNMEASURED)])
 
 
-UNMEASURED = (
-    "Qwen3-0.6B's shape, step of 1,048,576 tokens on 4 GPUs: at most 210 s and 28 GB each",
-    "Llama-3-8B's shape, the longest LoRA step that fits with offload",
-)
+UNMEASURED = ("Qwen3-0.6B's shape, step of 1,048,576 tokens on 4 GPUs: at most 210 s and 28 GB each",)
 
 
 def _short_pass(records: Records) -> tuple[str, str]:
@@ -178,6 +175,7 @@ def share_of_parts(records: Records) -> float:
 def _large_model(records: Records) -> list[list[str]]:
     found, share = large_model(records), share_of_parts(records)
     ours, lora = found["ours"], found["ours-lora"]
+    (long,) = records.benchmark(LLAMA_OFFLOAD)
     return [
         [
             "Llama-3-8B's shape, pass of 1,048,576 tokens: at most 1.08 of attention and matrix products, 36 GiB",
@@ -188,6 +186,11 @@ def _large_model(records: Records) -> list[list[str]]:
             "Llama-3-8B's shape, LoRA step of 262,144 tokens without offload on an H200",
             f"{lora['seconds']:.0f} s, {lora['peak_gib']:.1f} GiB",
             _verdict(lora["tokens"] == 2**18 and "seconds" in lora),
+        ],
+        [
+            "Llama-3-8B's shape, the longest LoRA step that fits with offload",
+            f"{long['tokens']:,} tokens, {long['layers']} layers: {long['seconds']:.1f} s, {long['peak_gib']:.1f} GiB",
+            "a lower bound",
         ],
     ]
 

@@ -43,6 +43,9 @@ def test_methods_of_attention_win_and_the_gradient_search_is_the_best_of_factors
     )
     assert said.format(*others) in TEXT
     assert f"has {shares['longrope-evolution']:.3f}. In needles" in TEXT
+    (jet,) = (x for x in lines(f"{RUN}/compare/paired.jsonl") if x["run"] == "jet-long" and x["metric"] == "perplexity")
+    found = round(100 * untrained["jet-long", "prose-needle", 65536])
+    assert f"has {interval(jet, 3)} of the searched factors' perplexity and finds {found} needles." in TEXT
 
 
 def test_the_facts_of_the_first_screen_have_their_intervals() -> None:
@@ -184,7 +187,7 @@ def test_other_seeds_say_the_same_of_yarn_and_of_the_critical_pair_rule(
     found = {
         path.parent.name: scores(f"{SEEDS}/{path.parent.name}") for path in (RESULTS / SEEDS).glob("*/scores.jsonl")
     }
-    assert sorted(found) == ["critical@2", "searched@1", "searched@2", "yarn@1", "yarn@2"]
+    assert sorted(found) == ["critical@1", "critical@2", "searched@1", "searched@2", "yarn@1", "yarn@2"]
     found |= {arm: scores(f"{RUN}/{arm}") for arm in ("searched", "yarn", "critical")}
     paired = seeds["searched@1", "yarn@1", "perplexity", 65536]
     assert paired["high"] < 1
@@ -215,16 +218,20 @@ def test_other_seeds_say_the_same_of_yarn_and_of_the_critical_pair_rule(
     assert all(line["high"] > 1 for line in last)
     needles = [
         round(100 * value(found[f"{arm}{seed}"], "prose-needle"))
-        for seed in ("", "@2")
+        for seed in ("", "@2", "@1")
         for arm in ("searched", "critical")
     ]
-    assert "With seed 0 they find {} needles and the rule {}, with seed 2 {} and {}.".format(*needles) in TEXT
+    said = "They find {} needles with seed 0, the rule {}; with seed 2 {} and {}; with seed 1 {} and {}."
+    assert said.format(*needles) in TEXT
+    alone = (value(found[arm], "perplexity") for arm in ("critical@1", "searched@1"))
+    assert "so it is not paired: {:.2f} beside {:.2f}.".format(*alone) in TEXT
     assert {value(each, "passkey") for each in found.values()} == {1.0}
 
 
 def test_comparisons_and_windows_of_other_seeds_follow_from_their_records() -> None:
     script, folder = load_script("arms"), RESULTS / SEEDS
     names = sorted(path.parent.name for path in folder.glob("*/sample-summaries.jsonl"))
+    assert names.pop(0) == "critical@1", "it was trained on other windows than the other arms of its seed"
     assert names == ["critical@2", "searched@1", "searched@2", "yarn@1"]
     made = [asdict(line) for other in ("yarn", "critical") for line in script.compare_arms(folder, names, other)]
     assert made == lines(f"{SEEDS}/arms.jsonl")
@@ -233,4 +240,5 @@ def test_comparisons_and_windows_of_other_seeds_follow_from_their_records() -> N
         for path in folder.glob("*/stages/2-tune*/train.jsonl")
     }
     assert trained["searched@1"] == trained["yarn@1"] != trained["searched@2"]
+    assert trained["critical@1"] not in (trained["searched@1"], trained["searched@2"])
     assert trained["searched@2"] == trained["yarn@2"] == trained["critical@2"]

@@ -150,8 +150,9 @@ def test_what_a_search_at_the_target_gains_is_said() -> None:
     assert "YaRN's formula finds {} more needles of 100 than the searched factors ({} to {})".format(*more) in TEXT
     arms = [path.parent.name for path in (RESULTS / "nano-16k-target").glob("*/scores.jsonl")]
     passkeys = {arm: scores(f"nano-16k-target/{arm}")[TUNED, "passkey", TARGET]["value"] for arm in arms}
-    lost = [round(20 * passkeys.pop(arm)) for arm in ("critical", "critical@1")]
-    assert "but the critical-pair rule, which finds {} and {}.".format(*lost) in TEXT
+    lost = [round(20 * passkeys.pop(arm)) for arm in ("yarn@2", "critical", "critical@1", "critical@2")]
+    said = "but YaRN's formula with seed 2, which finds {}, and the critical-pair rule, which finds {}, {} and {}."
+    assert said.format(*lost) in TEXT
     assert set(passkeys.values()) == {1}
     seconds = {
         arm: json.loads(next((RESULTS / "nano-16k-target" / arm).glob("stages/3-search-*/stage.json")).read_text())
@@ -165,23 +166,30 @@ def test_what_a_search_at_the_target_gains_is_said() -> None:
     assert "A search at this window itself takes longer, and can be better" in words("docs/recipe.md")
 
 
-def test_another_seed_says_the_same_of_a_search_at_the_target() -> None:
+def test_other_seeds_say_the_same_of_a_search_at_the_target() -> None:
     beside = {
         (line["run"], line["reference"], line["metric"], line["context_tokens"]): line
         for line in lines("nano-16k-target/arms.jsonl")
     }
-    others = ("yarn@1", "yarn-extrapolated@1", "critical@1")
-    whole = [beside["searched@1", other, "perplexity", TARGET] for other in others]
-    assert [line["high"] < 1 for line in whole] == [True, True, False]
+    seeds, others = ("@1", "@2"), ("yarn", "yarn-extrapolated", "critical")
+    whole = [beside[f"searched{at}", f"{other}{at}", "perplexity", TARGET] for other in others for at in seeds]
+    assert [line["high"] < 1 for line in whole] == [True] * 4 + [False] * 2
     shares = [interval(line, 4) for line in whole]
-    assert "{} of the perplexity of YaRN's formula, {} of YaRN's extrapolated.".format(*shares) in TEXT
-    last = beside["searched@1", "critical@1", "perplexity-last-2048", TARGET]
-    assert f"{shares[2]} of its perplexity over all tokens, {interval(last, 3)} over the last 2,048." in TEXT
-    formulas = [beside[f"yarn-extrapolated{seed}", f"yarn{seed}", "perplexity", TARGET] for seed in ("", "@1")]
-    said = "extrapolated, have {} of the perplexity of its formula for 16,384 with seed 0, and {} with seed 1."
+    said = "{} and {} of the perplexity of YaRN's formula, {} and {} of YaRN's extrapolated."
+    assert said.format(*shares) in TEXT
+    last = [beside[f"searched{at}", f"critical{at}", "perplexity-last-2048", TARGET] for at in seeds]
+    said = "{} and {} of its perplexity, but over the last 2,048: {} and {}."
+    assert said.format(*shares[4:], *(interval(line, 3) for line in last)) in TEXT
+    assert all(line["high"] < 1 for line in last)
+    formulas = [beside[f"yarn-extrapolated{at}", f"yarn{at}", "perplexity", TARGET] for at in ("", *seeds)]
+    said = "extrapolated, have {}, {} and {} of the perplexity of its formula for 16,384 with the seeds 0, 1 and 2."
     assert said.format(*(interval(line, 3) for line in formulas)) in TEXT
-    needles = [beside["searched@1", other, "prose-needle", TARGET] for other in others]
-    assert [line["low"] > 0 for line in needles] == [False, False, True]
-    fewer = [round(100 * needles[2][key]) for key in ("value", "low", "high")]
-    assert "it finds {} fewer ({} to {})".format(*fewer) in TEXT
-    assert beside["searched@1", "yarn@1", "prose-needle", SEARCHED]["value"] > 0
+    needles = {
+        (other, at): beside[f"searched{at}", f"{other}{at}", "prose-needle", TARGET] for other in others for at in seeds
+    }
+    assert {place for place, line in needles.items() if line["low"] > 0} == {("critical", "@1"), ("critical", "@2")}
+    fewer = [round(100 * needles["critical", at][key]) for at in seeds for key in ("value", "low", "high")]
+    said = "with seed 1 it finds {} of 100 fewer ({} to {}), with seed 2 {} fewer ({} to {})."
+    assert said.format(*fewer) in TEXT
+    for at in seeds:
+        assert beside[f"searched{at}", f"yarn{at}", "prose-needle", SEARCHED]["value"] > 0

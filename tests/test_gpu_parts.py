@@ -154,7 +154,7 @@ def test_sizes_are_listed_and_records_packed(
     printed = capsys.readouterr().out
     assert f"3.0 MiB  evidence ({tmp_path}/evidence)" in printed
     assert "not here: smollm2, gemma3, gemma3-2048k, smollm2-2048k" in printed
-    assert re.search(r"measures +1-2 +20 +resumes +smollm2, evidence, arms", printed)
+    assert re.search(r"measures +1-2 +35 +resumes +smollm2, evidence, arms", printed)
     out = tmp_path / "out"
     gpu.prepare(out, {}, tmp_path)
     (out / "runs" / "scores.jsonl").write_text("{}\n")
