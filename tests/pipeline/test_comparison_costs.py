@@ -65,7 +65,7 @@ def test_readings_are_the_tokens_that_go_through_the_model(
     handle.remove()
     read = [tokens for tokens in calls if tokens >= min(given.settings.lengths) / 2]
     assert sum(read) == pytest.approx(sum(each.tokens * each.passes for each in readings), rel=0.2)
-    assert len(calls) - len(read) == pytest.approx(sum(each.written for each in readings), rel=0.4)
+    assert len(calls) - len(read) == pytest.approx(sum(each.written + each.together for each in readings), rel=0.4)
     assert given.unread(given.original) == []
 
 
@@ -78,6 +78,15 @@ def test_windows_of_comparisons_are_counted_where_they_are_others(model: Languag
 def test_metrics_that_cannot_be_estimated_are_named(model: LanguageModel, text: TokenText) -> None:
     given = evaluation(model, text, "perplexity", "harness:arc_easy")
     assert given.unread(given.original) == ["harness:arc_easy"]
+
+
+def test_what_is_read_of_other_methods_alone_is_estimated_too(model: LanguageModel, text: TokenText) -> None:
+    """The original is measured at its own window, where far context cannot be shuffled."""
+    given = evaluation(model, text, "perplexity", "far-shuffled", original_tokens=LENGTHS[0])
+    other = replace(given.original, method="other")
+    assert given.unread(given.original) == ["far-shuffled"]
+    assert given.unread(given.original, other) == []
+    assert "far-shuffled" in {reading.kind for reading in given.readings(other)}
 
 
 class Ticks:
@@ -94,8 +103,9 @@ class Ticks:
 
 
 def test_the_parts_of_an_estimate_add_up(model: LanguageModel, recipe: Recipe) -> None:
-    """A pass over any window takes a second by this clock, and so does a written token."""
+    """A pass over any window takes a second by this clock, and so do written tokens, of one text or of several."""
     readings = [Reading("losses", 256, 3), Reading("needles", 256, 2, 10), Reading("evaluator", 256, 5, once=True)]
+    readings.append(Reading("answers", 256, 1, 4, 7))
     methods, speeds = [Measured(readings)] * 4, Speeds(model, Ticks())
     costs = estimate_comparison(
         recipe, model, searches=["evolution", "gradient"], scans=1, methods=methods, speeds=speeds
@@ -107,10 +117,17 @@ def test_the_parts_of_an_estimate_add_up(model: LanguageModel, recipe: Recipe) -
         for name, settings in searched.items()
     }
     expected |= {"scan of base and attention factor": count_scan_passes(model.spec, recipe)}
-    expected |= {"measure 4 methods": 4 * (3 + 2 + 10) + 5}
+    expected |= {"measure 4 methods": 4 * (3 + 2 + 10 + 1 + 4 + 7) + 5}
     assert by_name == pytest.approx(expected)
     assert all(0 < cost.bytes_needed < cost.bytes_free for cost in costs)
-    assert seconds_of_step(model, Ticks()) == 1.0
+    assert seconds_of_step(model, Ticks()) == seconds_of_step(model, Ticks(), 8) == 1.0
+
+
+def test_texts_that_cannot_go_on_side_by_side_are_counted_one_by_one(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("longrope.pipeline.comparison_costs.rows_beside", lambda *_: 1)
+    assert seconds_of_step(model, Ticks(), 8) == 8.0
 
 
 def test_a_method_that_changes_attention_is_timed_by_itself(model: LanguageModel, recipe: Recipe) -> None:

@@ -159,9 +159,9 @@ class Evaluation:
         compared = [(metric, self._paired(subject)) for metric in self._compared()]
         return list(dict.fromkeys(r for metric, context in (*measured, *compared) for r in metric.readings(context)))
 
-    def unread(self, subject: Subject) -> list[str]:
-        """The metrics whose share of ``readings`` is not known, by name."""
-        contexts = list(self._contexts(subject, self.settings.windows))
+    def unread(self, *subjects: Subject) -> list[str]:
+        """The metrics whose share of ``readings`` is not known for any of some subjects, by name."""
+        contexts = [context for subject in subjects for context in self._contexts(subject, self.settings.windows)]
         whole = [metric for metric in self._metrics() if not metric.parts(self.settings)]
         return [metric.name for metric in whole if not any(map(metric.readings, contexts))]
 

@@ -186,6 +186,7 @@ class Reading(NamedTuple):
         tokens: of a sequence that is read in one pass.
         passes: how many of them are.
         written: tokens that are written one by one, and questions, which are short passes.
+        together: short passes in which as many texts as are answered side by side go on.
         once: whether one run takes them once for all methods, as by an evaluator.
     """
 
@@ -193,6 +194,7 @@ class Reading(NamedTuple):
     tokens: int
     passes: int
     written: int = 0
+    together: int = 0
     once: bool = False
 
 

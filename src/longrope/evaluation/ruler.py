@@ -33,7 +33,7 @@ class RulerTask(Metric):
         """One pass for each prompt, one for its question, and those of answers, the more the more is asked for."""
         count, (question,) = context.settings.ruler_prompts, self._builder(context)(0).questions
         asked, together = 1 if question.any_of else len(question.references), -(-count // MOST_ROWS)
-        return (Reading(self.name, context.length, count, count + together * answers.USUAL_PASSES * asked),)
+        return (Reading(self.name, context.length, count, count, together * answers.USUAL_PASSES * asked),)
 
     def inputs(self, context: Context) -> str:
         """The first prompt, and what decides the others."""

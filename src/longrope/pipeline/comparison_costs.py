@@ -15,6 +15,7 @@ from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.memory import estimate_memory, free_memory
 from longrope.engine.pass_seconds import PassTimer
 from longrope.engine.passes import token_losses
+from longrope.engine.rows import MOST_ROWS, read_side_by_side, rows_beside
 from longrope.errors import ModelError
 from longrope.evaluation import Evaluation
 from longrope.evaluation.metric import Reading, Subject
@@ -68,6 +69,11 @@ class Speeds:
     def step(self) -> float:
         """Seconds of one written token."""
         return seconds_of_step(self.model, self.clock)
+
+    @cached_property
+    def step_together(self) -> float:
+        """Seconds in which each of ``MOST_ROWS`` texts goes on by a written token."""
+        return seconds_of_step(self.model, self.clock, MOST_ROWS)
 
     def slowness(self, reader: Reader, tokens: int) -> float:
         """How many times the seconds of a plain pass one takes that a method changes; 0 where it cannot be used."""
@@ -134,7 +140,7 @@ def report_run(session: Session, evaluation: Evaluation, tasks: Sequence[Task], 
     found, after = _found(session, tasks), list[Cost]()
     if exports:
         after.append(estimate_run_export(session, speeds.passes, found, remedy=SEARCH_ALONE))
-    unknown = evaluation.unread(evaluation.original)
+    unknown = evaluation.unread(*_kinds(evaluation))
     report_costs([*costs, *after], session.report, unknown=unknown, always=always or bool(tasks))
     if session.model.device.type == "cpu" and not session.run.has(session.run.provenance):  # it keeps its recipe
 
@@ -201,9 +207,9 @@ def estimate_methods(
     speeds: Speeds | None = None,
 ) -> list[Cost]:
     """What searches, scans and measurements are left of some methods, by their names in the records."""
-    run, other = session.run, replace(evaluation.original, method="other")
-    takes = {subject.method: evaluation.readings(subject) for subject in (evaluation.original, other)}
-    longest = {subject.method: evaluation.measured_lengths(subject)[-1] for subject in (evaluation.original, other)}
+    run, (original, other) = session.run, _kinds(evaluation)
+    takes = {subject.method: evaluation.readings(subject) for subject in (original, other)}
+    longest = {subject.method: evaluation.measured_lengths(subject)[-1] for subject in (original, other)}
     scores = {(score.source.known_as, score.context_tokens) for score in run.read_scores()}
     kinds = {name: name if name == registry.ORIGINAL else other.method for name in names}
     left = [name for name in names if (name, longest[kinds[name]]) not in scores]
@@ -218,6 +224,11 @@ def estimate_methods(
         methods=[Measured(takes[kinds[name]], attention.get(name)) for name in left],
         speeds=speeds,
     )
+
+
+def _kinds(evaluation: Evaluation) -> tuple[Subject, Subject]:
+    """The original, which may be measured at fewer lengths, and what stands for all other methods."""
+    return evaluation.original, replace(evaluation.original, method="other")
 
 
 def report_comparison(session: Session, evaluation: Evaluation, given: Sequence[str]) -> None:
@@ -236,7 +247,7 @@ def report_comparison(session: Session, evaluation: Evaluation, given: Sequence[
     searches = [name for name, method in zip(COMPARED, found, strict=True) if not run.has(run.factors(method))]
     session.report(ESTIMATING)
     costs = estimate_methods(session, evaluation, names, searches)
-    report_costs(costs, session.report, unknown=evaluation.unread(evaluation.original), always=bool(costs))
+    report_costs(costs, session.report, unknown=evaluation.unread(*_kinds(evaluation)), always=bool(costs))
 
 
 def estimate_comparison(
@@ -273,10 +284,11 @@ def estimate_comparison(
         costs.append(Cost("scan of base and attention factor", seconds / distributed.workers(), *memory))
     if readings:
         step = speeds.step if any(reading.written for reading in readings) else 0.0
+        together = speeds.step_together if any(reading.together for reading in readings) else 0.0
         shared = dict.fromkeys(reading for reading in readings if reading.once)
 
         def seconds_of(some: Iterable[Reading]) -> float:
-            return sum(reading.passes * passes(reading.tokens) + reading.written * step for reading in some)
+            return sum(r.passes * passes(r.tokens) + r.written * step + r.together * together for r in some)
 
         seconds = seconds_of(shared)
         for method in methods:
@@ -286,13 +298,16 @@ def estimate_comparison(
     return costs
 
 
-def seconds_of_step(model: LanguageModel, clock: Callable[[], float] = time.perf_counter) -> float:
-    """About how long one written token takes, by a few after a short text."""
-    cached = KeyValueCache(model, STEP_TEXT + STEPS)
-    logits = read_prompt(model, np.arange(STEP_TEXT) % model.network.config.vocab_size, cached)
-    seconds = []
+def seconds_of_step(model: LanguageModel, clock: Callable[[], float] = time.perf_counter, texts: int = 1) -> float:
+    """About how long it takes to write one token of each of several texts, by a few after short ones."""
+    caches = [KeyValueCache(model, STEP_TEXT + STEPS) for _ in range(texts)]
+    for cache in caches:
+        read_prompt(model, np.arange(STEP_TEXT) % model.network.config.vocab_size, cache)
+    if texts > 1 and (model.spec.by_length or rows_beside(model, caches[0]) == 1):
+        return texts * seconds_of_step(model, clock)
+    written, seconds = [[0]] * texts, []
     for _ in range(STEPS):
         began = clock()
-        logits = read_prompt(model, [int(logits.argmax())], cached)
+        written = read_side_by_side(model, written, caches)
         seconds.append(clock() - began)
     return float(np.median(seconds))
