@@ -94,8 +94,8 @@ NANO, NANO_TARGET = "nano-16k", 16384
 MEASURED: dict[str, tuple[str, Callable[[Score], Cell]]] = {
     "perplexity": ("perplexity", number),
     "last-tokens-8191": ("perplexity of the same last 8,191 tokens", number),
-    "far-context": ("of that with 8k of context", lambda score: with_interval(score, 3)),
-    "far-shuffled": ("of that after shuffled far context", lambda score: with_interval(score, 3)),
+    "far-context": ("the same, of that with 8k of context", lambda score: with_interval(score, 3)),
+    "far-shuffled": ("the same, of that after shuffled far context", lambda score: with_interval(score, 3)),
     "longppl": ("LongPPL", with_interval),
     "prose-needle": ("needles in prose, 20 a text", percent_with_interval),
     **{f"ruler-{task}": (f"RULER, {words}", percent_with_interval) for task, words in RULER.items()},

@@ -39,6 +39,11 @@ def decoder_of(network: Any) -> Any:
     return network.model if network.base_model is network else network.base_model
 
 
+def mlps_of(network: Any) -> list[nn.Module]:
+    """Its MLPs, by the names of their classes; mixtures of experts have others."""
+    return [module for module in network.modules() if type(module).__name__.endswith("MLP")]
+
+
 def remembers_keys_alone(network: Any) -> bool:
     """Whether its layers carry nothing from token to token but keys and values: no recurrence, no convolution."""
     kinds = set(getattr(network.config, "layer_types", None) or ())

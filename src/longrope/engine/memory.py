@@ -5,7 +5,7 @@ import torch
 from longrope import distributed
 from longrope.engine.held_states import EVERY_STATE, Holding
 from longrope.engine.kernels import Heads, Kernel, choose_kernel
-from longrope.engine.kv_cache import remembers_keys_alone
+from longrope.engine.kv_cache import mlps_of, remembers_keys_alone
 from longrope.engine.loss import count_chunks
 from longrope.models import LanguageModel
 from longrope.models.fitting import available_memory
@@ -92,6 +92,22 @@ def _kept_by_layer(model: LanguageModel, *, few: bool) -> int:
         return 8 * state + size * (attention + 3 * width + max(attention, 2 * state + width))
     inputs = 2 if model.device.type == "cpu" else 5
     return 16 * state + size * (inputs * state + attention + 4 * width)
+
+
+def _layer_at_work(model: LanguageModel, tokens: int, *, few: bool) -> int:
+    """Bytes of a layer that is made again for its backward pass, at the peak.
+
+    What it keeps but for the MLP, and where few weights are trained three states more. Of the MLP, which works on tiles
+    where there are more tokens, five times its width and a state, or six times its width.
+    """
+    heads, width, size = heads_of(model), _width(model), _working_size(model, few=few)
+    state, attention = int(model.network.config.hidden_size), 2 * heads.dim * (heads.queries + heads.keys)
+    in_tile = min(tokens, choose_tile(model)[0]) if mlps_of(model.network) else tokens
+    if few:
+        rest = 8 * state + size * (attention + max(attention, 2 * state) + 3 * state)
+        return tokens * rest + in_tile * size * (5 * width + state)
+    inputs = 2 if model.device.type == "cpu" else 5
+    return tokens * (16 * state + size * (inputs * state + attention)) + in_tile * size * 6 * width
 
 
 def _head_with_gradients(model: LanguageModel, tokens: int, *, few: bool) -> int:
@@ -197,7 +213,7 @@ def estimate_training_memory(
     held = min(3, count) if holding.offload and model.device.type == "cuda" else -(-count // whole)
     per_layer = attention_bytes(model, tokens) // count
     states = state * (held + whole - 1) + per_layer * (whole - 1)
-    layer, head = own * _kept_by_layer(model, few=adapters), _head_with_gradients(model, own, few=adapters)
+    layer, head = _layer_at_work(model, own, few=adapters), _head_with_gradients(model, own, few=adapters)
     attended = per_layer * len(layers_that_keep_attention(model, tokens))
     return int(trained + states + attended + max(layer, head))
 

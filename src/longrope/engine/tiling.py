@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from longrope.engine import compiling
 from longrope.engine.context import Forwards, active_context
-from longrope.engine.kv_cache import KeyValueCache, LayerKeys, decoder_layers, decoder_of
+from longrope.engine.kv_cache import KeyValueCache, LayerKeys, decoder_layers, decoder_of, mlps_of
 from longrope.errors import ModelError
 from longrope.models import LanguageModel
 
@@ -39,8 +39,7 @@ def norms_in_tiles(network: Any, tile: int) -> Forwards:
 
 def mlps_in_tiles(network: Any, tile: int) -> Forwards:
     """Forwards of the layers' MLPs that work on tiles; they are found as norms are."""
-    mlps = [module for module in network.modules() if type(module).__name__.endswith("MLP")]
-    return {mlp: partial(_mlp_in_tiles, mlp.forward, tile) for mlp in mlps}
+    return {mlp: partial(_mlp_in_tiles, mlp.forward, tile) for mlp in mlps_of(network)}
 
 
 def layer_in_tiles(
