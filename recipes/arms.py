@@ -51,8 +51,12 @@ ARMS = {
     "critical-bare": ("search.method=critical", "tune.needle_weight=0"),
     "searched-extrapolated": (EXTRAPOLATED,),
     "yarn-extrapolated": ("search.method=yarn", EXTRAPOLATED),
+    "gradient": ("search.method=gradient",),
+    "evolution": ("search.method=evolution",),
+    "evolution-critical": ("search.method=evolution", "search.evolution.starts=pi,ntk,yarn,critical"),
 }
-USUAL = [arm for arm, settings in ARMS.items() if EXTRAPOLATED not in settings]
+SEARCHES = ("gradient", "evolution", "evolution-critical")  # of recipes that train nothing
+USUAL = [arm for arm, settings in ARMS.items() if EXTRAPOLATED not in settings and arm not in SEARCHES]
 BARE = "-bare"  # ends the name of an arm without needles
 Pair = Callable[[RunDir, RunDir], list[Comparison]]
 FORMATS = dict.fromkeys(

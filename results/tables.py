@@ -78,6 +78,7 @@ TABLES: dict[str, Maker] = {
     "nano-search": bundled.nano_search_table,
     "ablations": bundled.ablations_table,
     "sizes": bundled.sizes_table,
+    "paper": bundled.paper_table,
     "extrapolated": bundled.extrapolated_table,
     "cache": bundled.cache_table,
     "pass": speed.pass_table,

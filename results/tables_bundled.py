@@ -19,6 +19,14 @@ from tables_cells import (
 from longrope.runs.records import Score
 
 DEMO = (256, 2048)
+PAPER = (  # run, method in it, label
+    ("evolution", "none", ORIGINAL),
+    ("evolution", "yarn", "YaRN"),
+    ("evolution", "critical", "critical-pair rule"),
+    ("evolution", "ntk-scan", "NTK, scanned base and attention factor"),
+    ("evolution", "longrope-evolution", "LongRoPE, evolution, 1,344 candidates on five windows"),
+    ("gradient", "scan", "LongRoPE, gradient"),
+)
 STUDENT = {3: 4.303}  # two-sided 95 % of t, by the number of values
 
 
@@ -111,6 +119,22 @@ def sizes_table(records: Records) -> str:
         passes = fmean(line["window_passes"] for line in own)
         rows.append([variant, *given, f"{len(own)}", losses[0], differs, losses[1], f"{passes:.0f}"])
     return table(["", *sizes, "seeds", "loss", "loss less that of base", "loss over answers", "window passes"], rows)
+
+
+def paper_table(records: Records) -> str:
+    """The evolution with the paper's budget on the bundled model, the gradient search with its own, and formulas."""
+    rows: list[Row] = []
+    for run, method, label in PAPER:
+        found = {
+            (s.metric, s.context_tokens): s for s in records.every_score(f"nano-paper/{run}") if s.method == method
+        }
+        cells = [with_interval(found["perplexity", length]) for length in DEMO]
+        cells += [percent_with_interval(found[metric, DEMO[-1]]) for metric in ("passkey", "prose-needle")]
+        costs = {cost["method"]: cost for cost in records.content(f"nano-paper/{run}/costs.json")}
+        search = f"longrope-{run}" if label.startswith("LongRoPE") else method
+        passes = f"{costs[search]['token_passes'] // DEMO[-1]:,}" if search in costs else ""
+        rows.append([label, *cells, passes])
+    return table(["", *(f"{n:,}" for n in DEMO), "passkeys 2,048", "needles 2,048", "window passes"], rows)
 
 
 def _mean_with_interval(values: list[float], sign: str = "") -> str:

@@ -55,6 +55,16 @@ def test_arms_that_extrapolate_are_those_of_the_schedule_that_does(arms: Any) ->
     assert not any(arm.endswith("-extrapolated") for arm in arms.USUAL)
 
 
+def test_arms_of_searches_alone_have_other_searches(arms: Any) -> None:
+    """The paper's own evolution is what its recipe says; with another start it has the same budget."""
+    recipe = load_recipe(RECIPES / "nano-paper-evolution.toml")
+    assert changed(recipe, arms.ARMS["evolution"]) == recipe
+    more = changed(recipe, arms.ARMS["evolution-critical"]).search.evolution
+    assert more == replace(recipe.search.evolution, starts=("pi", "ntk", "yarn", "critical"))
+    assert changed(recipe, arms.ARMS["gradient"]).search == replace(recipe.search, method="gradient")
+    assert not {"gradient", "evolution", "evolution-critical"} & {*arms.USUAL}
+
+
 def test_the_controls_leave_out_needles_or_all_long_windows(arms: Any, recipe: Recipe) -> None:
     bare = changed(recipe, arms.ARMS["searched-bare"])
     assert replace(bare, tune=recipe.tune) == recipe

@@ -1,0 +1,61 @@
+"""What the docs say of the paper's whole budget on the bundled model follows from results/nano-paper."""
+
+from collections import Counter
+from dataclasses import asdict
+
+from documents import RESULTS, lines, scores, words
+from recipe_scripts import load_script
+
+from longrope.runs.run_dir import RunDir
+
+README, TEXT, LOG = words("README.md"), words("docs/results.md"), words("docs/log.md")
+TARGET = 2048
+
+
+def passes_of(run: str) -> int:
+    trials = lines(f"nano-paper/{run}/trials.jsonl")
+    return int(sum(trial["token_passes"] for trial in trials if trial["method"] == f"longrope-{run}") // TARGET)
+
+
+def test_comparisons_follow_from_the_summaries() -> None:
+    made = load_script("arms").compare_arms(RESULTS / "nano-paper", ["evolution", "gradient"], "gradient")
+    assert [asdict(line) for line in made] == lines("nano-paper/arms.jsonl")
+
+
+def test_the_budget_is_the_papers() -> None:
+    trials = [trial for trial in lines("nano-paper/evolution/trials.jsonl") if trial["method"] == "longrope-evolution"]
+    kinds = Counter(trial["kind"] for trial in trials)
+    assert 64 + 40 * 32 == 1344
+    assert kinds["search"] >= 1344 - 32, kinds  # candidates that come again are not scored again
+    held_out = {trial["step"]: trial["loss_nats"] for trial in trials if trial["kind"] == "validation"}
+    assert min(held_out, key=held_out.__getitem__) == 30
+    assert "held-out loss was lowest after 30 of the 40 generations" in LOG
+
+
+def test_the_evolution_leads_and_costs_more() -> None:
+    pairs = {(line["metric"], line["context_tokens"]): line for line in lines("nano-paper/arms.jsonl")}
+    whole, short = (
+        "{value:.4f} ({low:.4f}-{high:.4f})".format(**pairs["perplexity", n]) for n in (TARGET, TARGET // 8)
+    )
+    assert f"{whole} of its perplexity at 2,048 tokens, {short} at 256, paired" in TEXT
+    gap = pairs["passkey", TARGET]
+    found = [
+        round(40 * scores(f"nano-paper/{run}")[method, "passkey", TARGET]["value"])
+        for run, method in (("evolution", "longrope-evolution"), ("gradient", "scan"))
+    ]
+    ends = [round(100 * gap[key]) for key in ("value", "low", "high")]
+    said = "{} passkeys of 40 instead of {} (a difference of {} points, {} to {})"
+    assert said.format(*found, *ends) in TEXT
+    assert pairs["prose-needle", TARGET]["low"] < 0 < pairs["prose-needle", TARGET]["high"]
+    times = round(passes_of("evolution") / passes_of("gradient"))
+    assert f"It takes {times} times the window passes." in TEXT
+    percent = round(100 * (1 - pairs["perplexity", TARGET]["value"]))
+    said = f"{times} times the passes, its evolution beats the gradient search by {percent} % on the bundled model"
+    assert f"With the paper's whole budget, {said}." in README
+
+
+def test_the_gradient_search_kept_factors_of_its_scan() -> None:
+    factors = RunDir(RESULTS / "nano-paper/gradient").read_factors()
+    assert factors is not None
+    chosen = factors.factor_sets[-1]
+    assert (chosen.method, chosen.chosen_by) == ("scan", "longrope-gradient")
