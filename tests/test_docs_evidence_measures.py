@@ -75,6 +75,8 @@ def test_longppl_and_its_evaluator_are_stated(arms: tuple[Found, Found]) -> None
     assert f"perplexity of {ours['num_tokens']:,} key tokens" in TEXT
     assert ours["num_tokens"] == theirs["num_tokens"]
     assert f"The searched factors have {interval(ours, 2)}, YaRN {interval(theirs, 2)}." in TEXT
+    traced = percents(arms, "ruler-vt", 8192)
+    assert f"trained weights trace {traced[0]} % and {traced[1]} % of the variables, YaRN's the more" in TEXT
     names = {metric for _, metric, _ in scores(f"{RUN}/searched") if metric.startswith("longppl")}
     (fingerprint,) = {line["factors_fingerprint"] for line in lines("evidence-64k/compare/scores.jsonl") if
                       line["method"] == "longrope-gradient"}  # fmt: skip
