@@ -40,6 +40,7 @@ TABLES: dict[str, Maker] = {
     "gemma-pass": speed.gemma_table,
     "2048k": million.headline_table,
     "2048k-lengths": million.length_table,
+    "2048k-lengths-smollm2": million.small_length_table,
     "2048k-aims": million.aims_table,
     "2048k-kinds": million.kinds_table,
     "2048k-untrained": million.untrained_table,

@@ -13,6 +13,7 @@ def share(score: Score) -> Cell:
 
 
 RUNS = {"gemma3-2048k": "Gemma-3-270M", "smollm2-2048k": "SmolLM2-135M"}
+FORMULAS = {"gemma3-2048k": "ntk-critical", "smollm2-2048k": "critical"}  # of the factors that each was trained with
 UNTRAINED = "gemma3-2048k-untrained"
 FURTHER = "gemma3-2048k-untrained-1024k"  # two of them at twice the length, by factors for it
 BEFORE = "gemma3-2048k-before"  # the factors of the trained run with the original weights
@@ -46,6 +47,12 @@ COLUMNS: dict[str, tuple[str, Callable[..., Cell]]] = {
     "passkeys, 20 a text": ("many-passkeys", percent),
     "passkeys, one a text": ("passkey", percent),
 }
+APART = {  # ending of a run's name -> what of it stands beside the run
+    "-passkeys": ("passkey",),
+    "-control": ("far-shuffled", "far-replaced"),
+}
+FAR = "smollm2-2048k-far"  # one window of prose
+OF_FAR = ("prefix-perplexity", "position-perplexity", *LAST.values(), "far-context", "far-context-last-4096")
 METHODS = {
     "none": ORIGINAL,
     "pi": "PI",
@@ -62,15 +69,15 @@ KINDS = {"gemma3-2048k-codes": "codes", "gemma3-2048k": "varied needles"}
 def trained_scores(records: Records, run: str) -> dict[tuple[str, int], Score]:
     """Those of the trained weights in a run, and those that were measured apart, under the method of the factors."""
     scores = dict(records.scores(run, TUNED)) if records.has(run) else {}
-    for apart, metrics in ((f"{run}-passkeys", ("passkey",)), (f"{run}-control", ("far-shuffled", "far-replaced"))):
-        found = records.scores(apart, "ntk-critical") if records.has(apart) else {}
+    for apart, metrics in APART.items():
+        found = records.scores(run + apart, FORMULAS[run]) if records.has(run + apart) else {}
         scores |= {key: score for key, score in found.items() if key[0] in metrics}
     return scores
 
 
 def aims_table(records: Records) -> str:
     """What was aimed at beforehand, what the records say, and whether it is reached."""
-    gemma, small = (trained_scores(records, run) for run in ("gemma3-2048k", "smollm2-1024k"))
+    gemma, small = (trained_scores(records, run) for run in RUNS)
     far, near, window = 2**21, 2**15, 2**20
     rows = [
         _aim(
@@ -146,12 +153,21 @@ def headline_table(records: Records) -> str:
         for words, (names, empty, write) in METRICS.items():
             found = [next((scores[n, at] for n in names if (n, at) in scores), None) for at in SHORT_LIST]
             rows.append([f"{model}, {words}", *(write(score) if score else empty for score in found)])
+    prose = _joined(records, ((FAR, FORMULAS["smollm2-2048k"]),)).get(("prefix-perplexity", SHORT_LIST[-1]))
+    if prose:
+        rows.append(["SmolLM2-135M, perplexity, one window of prose", *[""] * (len(SHORT_LIST) - 1), number(prose)])
     return table(["each row on its own text", *(LENGTHS[at] for at in SHORT_LIST)], rows)
 
 
-def length_table(records: Records, run: str = "gemma3-2048k") -> str:
+def small_length_table(records: Records) -> str:
+    """The same of SmolLM2."""
+    far = _joined(records, ((FAR, FORMULAS["smollm2-2048k"]),))
+    return length_table(records, "smollm2-2048k", {key: score for key, score in far.items() if key[0] in OF_FAR})
+
+
+def length_table(records: Records, run: str = "gemma3-2048k", more: Scores | None = None) -> str:
     """What the trained model has at every length; columns without a record at any length are left out."""
-    scores = trained_scores(records, run)
+    scores = trained_scores(records, run) | (more or {})
     named = {words: (LAST[run] if metric == "last" else metric, write) for words, (metric, write) in COLUMNS.items()}
     shown = {words: column for words, column in named.items() if any(name == column[0] for name, _ in scores)}
     rows: list[Row] = []

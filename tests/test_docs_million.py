@@ -14,7 +14,7 @@ from tables_cells import Records
 from longrope.lengths import format_tokens
 from longrope.models import load_model
 from longrope.recipe import load_recipe
-from longrope.runs.records import Score
+from longrope.runs.records import Score, TrainStep, read_records
 from longrope.tuning.adapters import chosen_weights
 
 VALUES = {
@@ -100,7 +100,7 @@ def test_aims_are_held_to_the_records(tmp_path: Path) -> None:
     write(tmp_path, "gemma3-2048k", "longrope-tuned", (2097152,), **{"prose-needle": 0.7, "far-context-original": 0.9})
     write(tmp_path, "gemma3-2048k-passkeys", "ntk-critical", (32768,), passkey=1.0)
     write(tmp_path, "gemma3-2048k-passkeys", "ntk-critical", (131072,), passkey=0.9)
-    write(tmp_path, "smollm2-1024k", "longrope-tuned", (1048576,), **{"far-context": 1.03})
+    write(tmp_path, "smollm2-2048k", "longrope-tuned", (1048576,), **{"far-context": 1.03})
     table = million.aims_table(records)
     assert row(table, share)[1:] == ["at least 90%", "78%", "no"]
     assert row(table, "needles in prose at every length up to 512k")[2:] == ["at least 90%, 1 length", "yes"]
@@ -191,3 +191,32 @@ def test_attention_is_counted_as_the_training_counts_it() -> None:
     network = load_model("nano", device="cpu").network
     chosen, width = chosen_weights(network, ("global-attention",)), network.config.hidden_size
     assert sum(w.numel() for w in chosen.values()) >= network.config.num_hidden_layers * 2 * width * width
+
+
+def test_what_is_said_of_smollm2_follows_from_the_records() -> None:
+    """The counts, the shares and the minutes of its section."""
+    text = words("docs/2048k.md").partition("### SmolLM2-135M")[2].partition("###")[0]
+    records = Records(ROOT / "results")
+    own, original = (records.scores("smollm2-2048k", method) for method in ("longrope-tuned", "none"))
+
+    def count(scores: dict[tuple[str, int], Score], metric: str, at: int) -> int:
+        score = scores[metric, at]
+        return round(score.value * score.num_windows)
+
+    found = [count(own, metric, 2**20) for metric in ("prose-needle", "many-passkeys")]
+    assert f"finds {found[0]} of 40 needles in prose and {found[1]} of 40 passkeys" in text
+    near = [count(scores, name, 8192) for scores in (own, original) for name in ("prose-needle", "many-passkeys")]
+    assert f"it finds {near[0]} needles and {near[1]} passkeys, and the original {near[2]} and {near[3]}" in text
+    alone = records.scores("smollm2-2048k-passkeys", "critical")
+    assert all(alone["passkey", at].value == 1 for at in (4096, 8192, 32768, 131072))
+    far = {at: own["far-context", at].value for at in (32768, 2**20)}
+    assert f"have {far[32768]:.2f} times the perplexity" in text
+    assert f"and {far[2**20]:.2f} times with 1,048,576" in text
+    further = records.scores("smollm2-2048k-far", "critical")["far-context", 2**21]
+    assert f"At 2,097,152 tokens the same ratio is {further.value:.2f}, on one window" in text
+    short = [own["ratio-to-none", at].value for at in (8192, 4096)]
+    assert f"{short[0]:.2f} to {short[1]:.2f} times the original's perplexity" in text
+    logs = (ROOT / "results").glob("smollm2-2048k/stages/*/train.jsonl")
+    steps = [step for path in logs for step in read_records(path, TrainStep)]
+    assert f"{len(steps)} steps of one window each on two H200" in text
+    assert f"{sum(step.seconds for step in steps) / 60:.1f} minutes" in text

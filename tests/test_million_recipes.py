@@ -24,7 +24,6 @@ NAMES = {
     "gemma3-2048k": 2**21,
     "gemma3-2048k-untrained": 2**19,
     "gemma3-needles": 2**21,
-    "smollm2-1024k": 2**20,
     "smollm2-2048k": 2**21,
 }
 WINDOW, MILLION = 192, 2**20  # of the pico model; Gemma's 32,768 tokens stand for them
