@@ -116,6 +116,15 @@ def test_without_baselines_the_original_model_is_what_is_compared_with() -> None
     assert "; no baseline was measured; " in said
 
 
+def test_a_formula_in_the_place_of_a_search_is_compared_with_the_other_baselines(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    (tmp_path / "recipe.toml").write_text('model = "m"\ntarget_tokens = 512\ndata = ["x"]\n[search]\nmethod = "pi"\n')
+    append_records(run.scores, [*BASELINES, ORIGINAL])
+    assert describe_outcome(run).startswith("At 512 tokens, PI against the best baseline, YaRN: there is no difference")
+    (tmp_path / "recipe.toml").write_text('model = "m"\ntarget_tokens = 512\ndata = ["x"]\n')
+    assert describe_outcome(run) == "", "no search has found anything yet"
+
+
 def test_nothing_to_compare_has_no_verdict() -> None:
     for scores in ([], [FOUND], BASELINES, [replace(FOUND, context_tokens=64), *BASELINES]):
         assert conclude(scores) is None

@@ -120,8 +120,11 @@ def conclude(
         export: the content of ``export.json``, whose short texts come before those of the scores.
         own: those among the scores that a checkpoint has; by default those of all methods that are no baseline.
     """
-    found = [score for score in (scores if own is None else own) if own is not None or _is_found(score)]
-    others = [score for score in scores if _is_baseline(score)] or [s for s in scores if s.method == ORIGINAL]
+    found = [score for score in scores if _is_found(score)] if own is None else list(own)
+    mine = {score.source for score in own or ()}
+    others = [s for s in scores if _is_baseline(s) and s.source not in mine] or [
+        s for s in scores if s.method == ORIGINAL
+    ]
     paired = [score for score in found if compared_with(score.metric) not in ("", ORIGINAL)]
     lengths = {s.context_tokens for s in found} & {s.context_tokens for s in others} if others else set()
     length = max((s.context_tokens for s in paired), default=max(lengths, default=0))
@@ -129,8 +132,8 @@ def conclude(
     ours, theirs = _best(here), _best(there, {compared_with(score.metric) for score in paired})
     if not ours or not theirs:
         return None
-    mine, yours = ([s for s in some if s.source == source] for some, source in ((here, ours), (there, theirs)))
-    comparisons = tuple(_compare(mine, yours))
+    pair = ([s for s in some if s.source == source] for some, source in ((here, ours), (there, theirs)))
+    comparisons = tuple(_compare(*pair))
     short = _exported(export) or _measured([s for s in found if s.source == ours], scores, length)
     return Verdict(length, ours, theirs, comparisons, short) if comparisons else None
 

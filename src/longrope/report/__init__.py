@@ -34,7 +34,7 @@ def describe_outcome(run: RunDir) -> str:
 
 
 def _describe(contents: Contents) -> str:
-    verdict = conclude(contents.scores, contents.export)
+    verdict = conclude(contents.scores, contents.export, own=contents.by_formula)
     return describe_verdict(verdict) if verdict else ""
 
 

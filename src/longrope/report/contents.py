@@ -7,6 +7,7 @@ from typing import Any
 
 from longrope.errors import RunError
 from longrope.recipe import Recipe, load_recipe
+from longrope.registry import baselines
 from longrope.report.shapes import COSTS, EXPORT, ROPE, SCAN, SESSIONS, STAGE, read_shaped
 from longrope.rope import RescaleFactors, load_factors
 from longrope.runs.files import read_bytes_of_run
@@ -60,6 +61,12 @@ class Contents:
     scan: dict[str, Any] | None
     export: dict[str, Any] | None
     stages: tuple[Stage, ...]
+
+    @property
+    def by_formula(self) -> tuple[Score, ...] | None:
+        """The scores of a baseline that the recipe has in the place of a search; None where there is a search."""
+        method = self.recipe.search.method if self.recipe and not self.recipe.stages else ""
+        return tuple(score for score in self.scores if score.method == method) if method in baselines() else None
 
     @property
     def model(self) -> str:

@@ -99,7 +99,7 @@ def facts_of(run: Contents) -> list[Fact]:
 
 def _verdict_facts(run: Contents) -> list[Fact]:
     """The first comparison of the verdict, and what it costs at a short length."""
-    verdict = conclude(run.scores, run.export)
+    verdict = conclude(run.scores, run.export, own=run.by_formula)
     if not verdict:
         return []
     facts, (first, *_) = [], verdict.comparisons
