@@ -4,10 +4,10 @@ Run: python benchmarks/search_ablations.py OUT.jsonl
 
 From 256 to 1,024 tokens of the standard library's search part: formulas, the scan of curves alone, a descent from each
 start, the descent from the scan without the floor (lambda at s from the critical pair on) or with a fixed attention
-factor, two small evolutions, and LongRoPE2's search. A seed draws the order of the search windows. All descents have
-the same steps, and the best factors by two held-out windows are judged: by the loss over eight windows of the tuning
-part, which no search here reads, over their last half, and over answers about needles in two of them. Lines that are
-there are not made again.
+factor, the scan and the descent with a floor that is scanned, two small evolutions, and LongRoPE2's search. A seed
+draws the order of the search windows. All descents have the same steps, and the best factors by two held-out windows
+are judged: by the loss over eight windows of the tuning part, which no search here reads, over their last half, and
+over answers about needles in two of them. Lines that are there are not made again.
 """
 
 import json
@@ -27,7 +27,8 @@ from longrope.rope import RescaleFactors, baseline_factors, extension_ratio
 from longrope.runs.records import Trial
 from longrope.search import cut_windows, find_factors
 from longrope.search.choice import TailAndNeedles
-from longrope.search.descend import _scan, descend_from
+from longrope.search.curves import scan_curves, scan_floors
+from longrope.search.descend import descend_from
 from longrope.search.longrope2 import search_longrope2
 from longrope.search.score import TrialLog, WindowObjective
 
@@ -53,11 +54,9 @@ def formula(model: LanguageModel, name: str) -> RescaleFactors:
     return baseline_factors(model.spec, name, TARGET).factor_sets[0]
 
 
-def scan(objective: WindowObjective, model: LanguageModel, start: RescaleFactors) -> Found:
-    """The scan of curves with which the gradient search begins."""
-    log = TrialLog(None, "longrope-gradient")
-    found = replace(_scan(objective, model.spec, start, log), method="scan")
-    return found, sum(trial.token_passes for trial in log.made) // TARGET
+def passes(log: TrialLog) -> int:
+    """The passes over a window of all trials."""
+    return sum(trial.token_passes for trial in log.made) // TARGET
 
 
 def search(
@@ -66,16 +65,13 @@ def search(
     start: RescaleFactors,
     settings: GradientRecipe,
     *,
-    floor: bool = True,
+    floor: int,
     before: int = 0,
 ) -> Found:
     """The best factors of one descent by the held-out windows; ``before`` are the passes that its start took."""
-    log, spec = TrialLog(None, "longrope-gradient"), model.spec
-    critical = spec.critical_pair if floor else spec.num_pairs
-    ratio = extension_ratio(spec, TARGET)
-    descend_from(objective, start, settings, log, origin="start", critical_pair=critical, ratio=ratio)
-    passes = before + sum(trial.token_passes for trial in log.made) // TARGET
-    return log.choose(log.best_validated, [start]), passes
+    log, ratio = TrialLog(None, "longrope-gradient"), extension_ratio(model.spec, TARGET)
+    descend_from(objective, start, settings, log, origin="start", floor=floor, ratio=ratio)
+    return log.choose(log.best_validated, [start]), before + passes(log)
 
 
 def evolve(model: LanguageModel, text: TokenText, evolution: EvolutionRecipe, seed: int) -> Found:
@@ -143,13 +139,22 @@ def main() -> None:
     for seed in SEEDS:
         searched, held_out = cut_windows(texts.search, TARGET, HELD_OUT, seed)
         objective = WindowObjective.prepare(model, searched[: DESCENT.steps], held_out, DESCENT.scan_windows)
-        line = judged("scan alone", seed, partial(scan, objective, model, formulas["critical"]))
-        acting = {"lambdas": tuple(line["lambdas"]), "attention_factor": line["attention_factor"]}
-        scanned, scan_passes = replace(formulas["critical"], **acting, method="scan"), line["window_passes"]
+        log, descent = TrialLog(None, "longrope-gradient"), partial(search, objective, model)
+        scanned = replace(scan_curves(objective, model.spec, formulas["critical"], log), method="scan")
+        scan_passes = passes(log)
+        capped, floor_found = scan_floors(objective, model.spec, scanned, log)
+        for name, found in {
+            "scan alone": (scanned, scan_passes),
+            "scan, with its floor": (capped, passes(log)),
+        }.items():
+            judged(name, seed, lambda found=found: found)  # type: ignore[misc]  # bound at once
         for name, start in formulas.items():
-            judged(f"descent from {name}", seed, partial(search, objective, model, start, DESCENT))
+            judged(f"descent from {name}", seed, partial(descent, start, DESCENT, floor=model.spec.critical_pair))
         for name, (settings, floor) in FROM_SCAN.items():
-            judged(name, seed, partial(search, objective, model, scanned, settings, floor=floor, before=scan_passes))
+            at = model.spec.critical_pair if floor else model.spec.num_pairs
+            judged(name, seed, partial(descent, scanned, settings, floor=at, before=scan_passes))
+        found = partial(descent, capped, DESCENT, floor=floor_found, before=passes(log))
+        judged("descent from scan, floor scanned", seed, found)
     for seed in SEEDS:
         judged("LongRoPE2's search", seed, partial(search_by_needles, model, texts.search, seed))
         for name, evolution in EVOLUTIONS.items():

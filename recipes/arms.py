@@ -52,10 +52,11 @@ ARMS = {
     "searched-extrapolated": (EXTRAPOLATED,),
     "yarn-extrapolated": ("search.method=yarn", EXTRAPOLATED),
     "gradient": ("search.method=gradient",),
+    "gradient-floor": ("search.method=gradient", "search.gradient.floor=scan"),
     "evolution": ("search.method=evolution",),
     "evolution-critical": ("search.method=evolution", "search.evolution.starts=pi,ntk,yarn,critical"),
 }
-SEARCHES = ("gradient", "evolution", "evolution-critical")  # of recipes that train nothing
+SEARCHES = ("gradient", "gradient-floor", "evolution", "evolution-critical")  # of recipes that train nothing
 USUAL = [arm for arm, settings in ARMS.items() if EXTRAPOLATED not in settings and arm not in SEARCHES]
 BARE = "-bare"  # ends the name of an arm without needles
 Pair = Callable[[RunDir, RunDir], list[Comparison]]

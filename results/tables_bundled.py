@@ -26,6 +26,7 @@ PAPER = (  # run, method in it, label
     ("evolution", "ntk-scan", "NTK, scanned base and attention factor"),
     ("evolution", "longrope-evolution", "LongRoPE, evolution, 1,344 candidates on five windows"),
     ("gradient", "scan", "LongRoPE, gradient"),
+    ("gradient-floor", "longrope-gradient", "LongRoPE, gradient, floor scanned"),
 )
 STUDENT = {3: 4.303}  # two-sided 95 % of t, by the number of values
 
@@ -131,7 +132,7 @@ def paper_table(records: Records) -> str:
         cells = [with_interval(found["perplexity", length]) for length in DEMO]
         cells += [percent_with_interval(found[metric, DEMO[-1]]) for metric in ("passkey", "prose-needle")]
         costs = {cost["method"]: cost for cost in records.content(f"nano-paper/{run}/costs.json")}
-        search = f"longrope-{run}" if label.startswith("LongRoPE") else method
+        search = f"longrope-{run.partition('-')[0]}" if label.startswith("LongRoPE") else method
         passes = f"{costs[search]['token_passes'] // DEMO[-1]:,}" if search in costs else ""
         rows.append([label, *cells, passes])
     return table(["", *(f"{n:,}" for n in DEMO), "passkeys 2,048", "needles 2,048", "window passes"], rows)

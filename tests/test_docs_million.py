@@ -216,6 +216,12 @@ def test_what_is_said_of_smollm2_follows_from_the_records() -> None:
     assert f"At 2,097,152 tokens the same ratio is {further.value:.2f}, on one window" in text
     short = [own["ratio-to-none", at].value for at in (8192, 4096)]
     assert f"{short[0]:.2f} to {short[1]:.2f} times the original's perplexity" in text
+    export = records.content("smollm2-2048k/export.json")
+    single = export["perplexity_single"] / export["perplexity_original"]
+    assert f"and {single:.2f} times with the factors" in text
+    assert f"({export['short_tokens']:,} tokens)" in text
+    readme = f"finds {found[0]} of 40 at 1,048,576, with {far[2**20]:.2f} times near context's perplexity"
+    assert readme in words("README.md")
     logs = (ROOT / "results").glob("smollm2-2048k/stages/*/train.jsonl")
     steps = [step for path in logs for step in read_records(path, TrainStep)]
     assert f"{len(steps)} steps of one window each on two H200" in text

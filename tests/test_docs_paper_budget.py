@@ -2,9 +2,11 @@
 
 from collections import Counter
 from dataclasses import asdict
+from typing import Any
 
 from documents import RESULTS, lines, scores, words
 from recipe_scripts import load_script
+from tables_cells import Records
 
 from longrope.runs.run_dir import RunDir
 
@@ -17,8 +19,15 @@ def passes_of(run: str) -> int:
     return int(sum(trial["token_passes"] for trial in trials if trial["method"] == f"longrope-{run}") // TARGET)
 
 
+def pairs_of(run: str) -> dict[tuple[str, int], dict[str, Any]]:
+    made = [line for line in lines("nano-paper/arms.jsonl") if line["run"] == run]
+    return {(line["metric"], line["context_tokens"]): line for line in made}
+
+
 def test_comparisons_follow_from_the_summaries() -> None:
-    made = load_script("arms").compare_arms(RESULTS / "nano-paper", ["evolution", "gradient"], "gradient")
+    made = load_script("arms").compare_arms(
+        RESULTS / "nano-paper", ["evolution", "gradient-floor", "gradient"], "gradient"
+    )
     assert [asdict(line) for line in made] == lines("nano-paper/arms.jsonl")
 
 
@@ -32,7 +41,7 @@ def test_the_budget_is_the_papers() -> None:
 
 
 def test_the_evolution_leads_and_costs_more() -> None:
-    pairs = {(line["metric"], line["context_tokens"]): line for line in lines("nano-paper/arms.jsonl")}
+    pairs = pairs_of("evolution")
     whole, short = (
         "{value:.4f} ({low:.4f}-{high:.4f})".format(**pairs["perplexity", n]) for n in (TARGET, TARGET // 8)
     )
@@ -81,3 +90,42 @@ def test_why_it_kept_them_is_said() -> None:
     answers = [least("gradient", "needles", origin) for origin in ("scan", "gradient")]
     said = "({:.3f} nats, the descent's {:.3f}, the evolution's {:.3f})"
     assert said.format(*answers, least("evolution", "needles")) in TEXT
+
+
+def test_what_a_scanned_floor_brings() -> None:
+    pairs = pairs_of("gradient-floor")
+    ratio = "{value:.4f} ({low:.4f}-{high:.4f})".format(**pairs["perplexity", TARGET])
+    assert f"{ratio} of the default's perplexity at 2,048 tokens, as many passkeys, needles not separated" in TEXT
+    assert pairs["passkey", TARGET]["value"] == 0
+    assert pairs["prose-needle", TARGET]["low"] < 0 < pairs["prose-needle", TARGET]["high"]
+    costs = Records(RESULTS).content("nano-paper/gradient-floor/costs.json")
+    search = next(cost for cost in costs if cost["method"] != "ntk-scan")
+    assert f"in {search['token_passes'] // TARGET} window passes" in TEXT
+    made = load_script("arms").compare_arms(RESULTS / "nano-paper", ["evolution", "gradient-floor"], "gradient-floor")
+    beside = {(line.metric, line.context_tokens): line for line in made}
+    ratio = "{value:.4f} ({low:.4f}-{high:.4f})".format(**asdict(beside["perplexity", TARGET]))
+    more = round(40 * beside["passkey", TARGET].value)
+    assert f"The evolution has {ratio} of its perplexity, and {more} passkeys more." in TEXT
+    own, floor = (RunDir(RESULTS / f"nano-paper/{run}").read_factors() for run in ("evolution", "gradient-floor"))
+    assert own
+    assert floor
+    lambdas, pair = own.factor_sets[-1].lambdas, 13  # the first that turns less than once
+    assert "{:.2f} and {:.2f} at this pair and the next one".format(*lambdas[pair : pair + 2]) in TEXT
+    assert f"and {lambdas[pair + 2]:.2f} or more from there on" in TEXT
+    lambdas = floor.factor_sets[-1].lambdas
+    assert max(lambdas[: pair + 2]) < 4
+    assert min(lambdas[pair + 2 :]) >= 8
+
+
+def test_what_a_scanned_floor_costs() -> None:
+    made = lines("search-ablations/nano.jsonl")
+    found = {
+        kind: {line["seed"]: line for line in made if line["variant"] == f"descent from scan{kind}"}
+        for kind in ("", ", floor scanned")
+    }
+    gains = sorted(found[""][seed]["loss"] - found[", floor scanned"][seed]["loss"] for seed in range(3))
+    assert f"with each of three seeds, by {gains[0]:.3f} to {gains[-1]:.3f} nats" in TEXT
+    answers = {kind: [own[seed]["answers"] for seed in range(3)] for kind, own in found.items()}
+    assert all(more > less for less, more in zip(answers[""], answers[", floor scanned"], strict=True))
+    means = [sum(answers[kind]) / 3 for kind in (", floor scanned", "")]
+    assert "in the mean {:.3f} nats instead of {:.3f}".format(*means) in TEXT

@@ -47,7 +47,7 @@ UNUSUAL = Recipe(
         needle_weight=0.25,
         choose_by="loss",
         evolution=EvolutionRecipe(11, 12, 13, 14, 15, 0.1 + 0.2, 16, 18, ("critical",)),
-        gradient=GradientRecipe(19, 1e-3, 0.7, "yarn", 24, 20, "joint"),
+        gradient=GradientRecipe(19, 1e-3, 0.7, "yarn", 24, 20, "joint", "scan"),
     ),
     tune=TuneRecipe(
         window_tokens=29,

@@ -12,7 +12,7 @@ from longrope.search.short_context import SHARES, count_held_out, count_short
 OTHER_LOSS = ("longrope2",)  # methods that minimise another loss than the searches, which is not compared with theirs
 CHOOSING = ("evolution", "gradient")  # searches whose passes do not count those of their last choice
 CHOSEN_AMONG = 4  # readings of the held-out windows by the last choice, of tails and of needles together, about
-SCANNED = 20  # curves that the gradient search looks at before it descends, about
+SCANNED, CAPPED = 20, 7  # curves that the gradient search looks at before it descends, about, and those for its floor
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ def count_passes(settings: SearchRecipe, target_tokens: int) -> int:
         return (given.population + children) * given.windows + looks * settings.validation_windows
     descent = settings.gradient
     looks = 10 + descent.steps // descent.validate_every  # closed forms, start tokens
-    scanned = SCANNED * descent.scan_windows * (descent.start == "scan")
-    return scanned + BACKWARD_PASSES * descent.steps + looks * settings.validation_windows
+    curves = SCANNED * (descent.start == "scan") + CAPPED * (descent.floor == "scan")
+    return curves * descent.scan_windows + BACKWARD_PASSES * descent.steps + looks * settings.validation_windows
 
 
 def count_choice_passes(settings: SearchRecipe) -> int:

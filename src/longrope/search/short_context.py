@@ -81,7 +81,7 @@ def search_short_window(
         settings.gradient,
         log,
         origin="scan",
-        critical_pair=len(start.lambdas),  # no pair is bound to be at s or above
+        floor=len(start.lambdas),  # no pair is bound to be at s or above
         ratio=max(longest.lambdas),
     )
     found = log.choose(log.best_validated, candidates)
