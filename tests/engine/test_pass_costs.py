@@ -39,14 +39,16 @@ class Clock:
 
     now = 0.0
 
-    def __init__(self, linear: float, squared: float, warm_up: float = 0.0) -> None:
-        """Of a pass over N tokens: linear * N + squared * N**2 seconds."""
-        self.linear, self.squared, self.warm_up, self.read = linear, squared, warm_up, list[int]()
+    def __init__(self, linear: float, squared: float, warm_up: float = 0.0, overhead: float = 0.0) -> None:
+        """Of a pass over N tokens: overhead + linear * N + squared * N**2 seconds."""
+        self.linear, self.squared, self.read = linear, squared, list[int]()
+        self.warm_up, self.overhead = warm_up, overhead
 
     def run(self, _: Any, ids: Any) -> None:
         """A pass; the first over a length takes longer."""
         tokens = ids.shape[1]
-        self.now += self.linear * tokens + self.squared * tokens**2 + self.warm_up * (tokens not in self.read)
+        self.now += self.overhead + self.linear * tokens + self.squared * tokens**2
+        self.now += self.warm_up * (tokens not in self.read)
         self.read.append(tokens)
 
 
@@ -69,6 +71,15 @@ def test_passes_of_many_lengths_are_timed_by_the_same_two() -> None:
         assert timer(tokens) == pytest.approx(1e-4 * tokens + 1e-7 * tokens**2, rel=1e-6)
     assert sorted(set(clock.read)) == [2048, 4096]
     assert len(clock.read) == 4  # each once to warm up
+
+
+@pytest.mark.parametrize(("tokens", "longest"), [(65536, 16384), (2**20, 16384), (8192, 8192)])
+def test_passes_are_long_enough_that_what_each_takes_is_little(tokens: int, longest: int) -> None:
+    """Each takes 0.05 s whatever its length, as launching kernels does; of the first two that would hide the square."""
+    clock = Clock(1e-6, 2e-9, overhead=0.05)
+    found = PassTimer(pico.make_model(), run=clock.run, clock=lambda: clock.now)(tokens)
+    assert found == pytest.approx(0.05 + 1e-6 * tokens + 2e-9 * tokens**2, rel=0.2)
+    assert max(clock.read) == longest
 
 
 def test_of_two_passes_the_faster_one_counts() -> None:

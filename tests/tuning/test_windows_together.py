@@ -70,3 +70,11 @@ def test_the_estimate_counts_all_that_go_together(monkeypatch: pytest.MonkeyPatc
         let_fit(monkeypatch, together)
         needed = estimates.estimate_tuning(settings, MODEL, lambda _: 1.0).bytes_needed
         assert needed == estimate_training_memory(MODEL, together * 48, adapters=False, recompute=True)
+
+
+def test_windows_that_are_read_as_short_ones_take_their_time() -> None:
+    """A quarter of eight windows is read as four short ones each; a step takes four passes."""
+    short = MODEL.spec.trained_window
+    settings = replace(QUICK, steps=4, batch_windows=2, windows_at_once=1, window_tokens=4 * short, short_share=0.25)
+    cost = estimates.estimate_tuning(settings, MODEL, lambda tokens: float(tokens**2))
+    assert cost.seconds == 4 * (6 * (4 * short) ** 2 + 2 * 4 * short**2)

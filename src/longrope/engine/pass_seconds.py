@@ -1,4 +1,4 @@
-"""How long passes take on this device: extrapolated from two short ones, which are timed once."""
+"""How long passes take on this device: extrapolated from two shorter ones, which are timed once."""
 
 import time
 from collections.abc import Callable
@@ -9,8 +9,9 @@ from longrope import distributed
 from longrope.engine.passes import token_losses
 from longrope.models import LanguageModel
 
-PROBE_TOKENS = 2048  # of the shorter of two passes that are timed on a CPU
+PROBE_TOKENS = 2048  # of the shorter of the first two passes that are timed on a CPU
 ON_CUDA = 8  # times as many there
+ENOUGH = 0.5  # seconds of a pass, beside which what every pass takes whatever its length is little
 SLOW = 10.0  # seconds, beside which what warms up on a CPU is little
 
 
@@ -34,16 +35,24 @@ class PassTimer:
             longest: tokens of the passes that are timed, as where a window is read only once.
         """
         self._model, self._run, self._clock = model, run, clock
-        most = 2 * PROBE_TOKENS * (ON_CUDA if model.device.type == "cuda" else 1)
-        self._longest = most if longest is None else min(longest, most)
+        self._first = 2 * PROBE_TOKENS * (ON_CUDA if model.device.type == "cuda" else 1)
+        self._longest = longest
         self._measured: dict[int, float] = {}
         self._again: set[int] = set()
 
     def __call__(self, tokens: int) -> float:
-        """The seconds of a pass over ``tokens``, by one over at most 4,096 (32,768 on a GPU) and one half as long."""
-        longer = max(2, min(tokens, self._longest))
+        """The seconds of a pass over ``tokens``, by one that takes half a second or more and one half as long.
+
+        The first is over 4,096 tokens (32,768 on a GPU), the next ones over twice as many each.
+        """
+        most = max(2, tokens if self._longest is None else min(tokens, self._longest))
+        longer = min(self._first, most)
         shorter = max(2, longer // 2)
         half, whole = self._seconds(shorter), self._seconds(longer)
+        while longer < most and whole < ENOUGH:
+            longer = min(2 * longer, most)
+            shorter = longer // 2
+            half, whole = self._seconds(shorter), self._seconds(longer)
         if whole < 2 * half and shorter not in self._again:  # other programs took the processor's time from it
             self._again.add(shorter)
             half = self._measured[shorter] = min(half, self._time(shorter))

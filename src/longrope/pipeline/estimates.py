@@ -89,7 +89,10 @@ def estimate_tuning(
 ) -> Cost:
     """What a training will take; ``seconds`` gives those of a pass by its tokens, if they are known."""
     tokens, windows = settings.window_tokens, settings.steps * settings.batch_windows / distributed.workers()
-    of_pass = (seconds or PassTimer(model))(tokens)
+    timer, short = seconds or PassTimer(model), min(model.spec.trained_window, settings.window_tokens)
+    of_pass = (1 - settings.short_share) * timer(tokens)
+    if settings.short_share:  # these windows are read as short ones
+        of_pass += settings.short_share * timer(short) * (tokens // short)
     together = tokens * choose_windows_at_once(model, settings, tokens)
     how: dict[str, Any] = {"recompute": settings.recompute, "holding": holding_of(settings)}
     peak = estimate_training_memory(model, together, adapters=settings.trains_few, **how)
