@@ -25,6 +25,7 @@ PAPER = (  # run, method in it, label
     ("evolution", "critical", "critical-pair rule"),
     ("evolution", "ntk-scan", "NTK, scanned base and attention factor"),
     ("evolution", "longrope-evolution", "LongRoPE, evolution, 1,344 candidates on five windows"),
+    ("evolution-critical", "longrope-evolution", "the same, the critical-pair rule's factors among its starts"),
     ("gradient", "scan", "LongRoPE, gradient"),
     ("gradient-floor", "longrope-gradient", "LongRoPE, gradient, floor scanned"),
 )
@@ -132,7 +133,7 @@ def paper_table(records: Records) -> str:
         cells = [with_interval(found["perplexity", length]) for length in DEMO]
         cells += [percent_with_interval(found[metric, DEMO[-1]]) for metric in ("passkey", "prose-needle")]
         costs = {cost["method"]: cost for cost in records.content(f"nano-paper/{run}/costs.json")}
-        search = f"longrope-{run.partition('-')[0]}" if label.startswith("LongRoPE") else method
+        search = f"longrope-{run.partition('-')[0]}" if label.startswith(("LongRoPE", "the same")) else method
         passes = f"{costs[search]['token_passes'] // DEMO[-1]:,}" if search in costs else ""
         rows.append([label, *cells, passes])
     return table(["", *(f"{n:,}" for n in DEMO), "passkeys 2,048", "needles 2,048", "window passes"], rows)
