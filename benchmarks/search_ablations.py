@@ -143,18 +143,16 @@ def main() -> None:
         scanned = replace(scan_curves(objective, model.spec, formulas["critical"], log), method="scan")
         scan_passes = passes(log)
         capped, floor_found = scan_floors(objective, model.spec, scanned, log)
-        for name, found in {
-            "scan alone": (scanned, scan_passes),
-            "scan, with its floor": (capped, passes(log)),
-        }.items():
+        scans = {"scan alone": (scanned, scan_passes), "scan, floor scanned": (capped, passes(log))}
+        for name, found in scans.items():
             judged(name, seed, lambda found=found: found)  # type: ignore[misc]  # bound at once
         for name, start in formulas.items():
             judged(f"descent from {name}", seed, partial(descent, start, DESCENT, floor=model.spec.critical_pair))
         for name, (settings, floor) in FROM_SCAN.items():
             at = model.spec.critical_pair if floor else model.spec.num_pairs
             judged(name, seed, partial(descent, scanned, settings, floor=at, before=scan_passes))
-        found = partial(descent, capped, DESCENT, floor=floor_found, before=passes(log))
-        judged("descent from scan, floor scanned", seed, found)
+        lowered = partial(descent, capped, DESCENT, floor=floor_found, before=passes(log))
+        judged("descent from scan, floor scanned", seed, lowered)
     for seed in SEEDS:
         judged("LongRoPE2's search", seed, partial(search_by_needles, model, texts.search, seed))
         for name, evolution in EVOLUTIONS.items():

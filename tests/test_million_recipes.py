@@ -26,6 +26,7 @@ NAMES = {
     "gemma3-needles": 2**21,
     "smollm2-2048k": 2**21,
 }
+LONGEST = {"smollm2-2048k": 2**20, "gemma3-needles": 2**17}  # that they measure, where it is not the target
 WINDOW, MILLION = 192, 2**20  # of the pico model; Gemma's 32,768 tokens stand for them
 LAYERS: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 32, "head_dim": 16}
 
@@ -76,7 +77,9 @@ def test_measuring_a_method_takes_few_passes_at_the_longest_length(name: str) ->
     for length in settings.lengths:
         context = replace(make_context(model, None, windows, length, text=text), settings=settings)
         found |= {reading for metric in settings.metrics for reading in find_metric(metric).readings(context)}
-    assert sum(reading.passes for reading in found if reading.tokens == NAMES[name]) <= 14
+    longest = LONGEST.get(name, NAMES[name])
+    passes = sum(reading.passes for reading in found if reading.tokens == longest)
+    assert 0 < passes <= (40 if name == "gemma3-needles" else 14)
     fewest = 20 if name in ("gemma3-2048k-untrained", "gemma3-needles") else 40
     assert min(settings.needles, settings.passkeys) >= fewest
 
