@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipes/fetch.sh
-LAUNCH=${LAUNCH:-longrope}
+LAUNCH=${LAUNCH:-longrope} PYTHON=${PYTHON:-python3}
 model=data/gemma-3-270m-q4_k_m.gguf texts=data/gemma3-2048k run=runs/gemma3-2048k
 same=(--set measure.window_tokens=2048k --set measure.tail_tokens=32768 --set measure.tails=4096) # the text of the run
 needles=(--metrics far-context,prose-needle "${same[@]}" --set measure.needles=60)
@@ -70,13 +70,17 @@ far() { # one pass over 4,194,304 tokens that end as the prose above does, by fa
     far_pass 2048k
     far_pass 4096k
     far_pass 4096k --factors $run
-    cat $run/far-*.jsonl > $run/far.jsonl
+}
+
+farther() { # one pass over 8,388,608 tokens: PYTHON="torchrun --nproc-per-node 2" shares it among two GPUs
+    far_pass 8192k
 }
 
 far_pass() { # far_pass TOKENS OPTION...: a line in a file of its own, unless it is there
     local line=$run/far-$1${2:-}.jsonl
-    [ -f "$line" ] || python3 recipes/far_pass.py $run/stages/4-*/adapter "$line" $texts/measure/{manual,prose}/joined.npy \
-        --tokens "$@"
+    [ -f "$line" ] || $PYTHON recipes/far_pass.py $run/stages/4-*/adapter "$line" $texts/search/prose.npy \
+        $texts/measure/{code,manual,prose}/joined.npy --tokens "$@"
+    cat $run/far-*.jsonl > $run/far.jsonl
 }
 
 answers() { # about a document of more than a million tokens
@@ -89,5 +93,5 @@ answers() { # about a document of more than a million tokens
 fetch_gemma data
 [ -d $texts ] || fetch_million_texts $model $texts
 parts=("$@")
-[ $# -gt 0 ] || parts=(whole passkeys control reworded untrained before untrained_1024k varied codes far answers)
+[ $# -gt 0 ] || parts=(whole passkeys control reworded untrained before untrained_1024k varied codes far farther answers)
 for part in "${parts[@]}"; do $part; done
