@@ -17,6 +17,7 @@ from rotary_oracles import (
     get_rotary,
 )
 
+from longrope.data import opening_tokens
 from longrope.errors import ModelError
 from longrope.models import (
     load_config,
@@ -40,6 +41,21 @@ def test_gguf_file_loads_as_the_model_that_it_was_made_from(tmp_path: Path) -> N
     assert list((tmp_path / "saved").glob("*.safetensors"))
     assert torch.equal(get_logits(again.network), get_logits(model.network))
     assert again.spec == model.spec
+
+
+@pytest.mark.parametrize("opens", [True, False, None])
+def test_texts_are_opened_as_a_gguf_file_states(opens: bool | None, tmp_path: Path) -> None:
+    """Also where transformers passes over the key, as 5.17 does for Gemma's files."""
+
+    def describe(writer: GGUFWriter) -> None:
+        writer.add_bos_token_id(1)
+        if opens is not None:
+            writer.add_add_bos_token(opens)
+
+    model = load_model(pico.save_gguf(tmp_path / "pico.gguf", pico.make_network("llama"), describe), device="cpu")
+    assert opening_tokens(model.tokenizer) == ([model.tokenizer.bos_token_id] if opens else [])
+    save_model(model, tmp_path / "saved")
+    assert opening_tokens(load_model(tmp_path / "saved", device="cpu").tokenizer) == opening_tokens(model.tokenizer)
 
 
 def describe_linear(writer: GGUFWriter) -> None:

@@ -6,6 +6,7 @@ reader that makes an object of every entry.
 
 import tempfile
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from longrope.errors import ModelError
 from longrope.models.geometry import config_entries
 from longrope.models.gguf_checks import check_gguf_keys
 from longrope.models.gguf_file import GgufFile, check_types
@@ -23,6 +25,7 @@ from longrope.rope.hf_config import read_head_dim
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"  # layer types of transformers
 LOCAL_THETA = "rope.freq_base_swa"
+OPENS = "tokenizer.ggml.add_bos_token"  # whether a BOS token stands before every text
 
 
 def load_gguf_config(file: GgufFile) -> Any:
@@ -69,13 +72,35 @@ def load_gguf_network(file: GgufFile, config: Any, dtype: torch.dtype) -> tuple[
 
 
 def load_gguf_tokenizer(file: GgufFile, config: Any) -> Any:
-    """The tokenizer of a file, by the class that transformers has for the model type."""
+    """The tokenizer of a file, by the class that transformers has for the model type.
+
+    Raises:
+        ModelError: the file states whether a BOS token stands before every text, and the class cannot do so.
+    """
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
     known = TOKENIZER_MAPPING_NAMES.get(config.model_type)
     unread = known is None or known == "MistralCommonBackend"  # that one reads no GGUF files
     named = {} if unread else {"tokenizer_type": config.model_type}  # else the config is read the slow way for it
-    return AutoTokenizer.from_pretrained(file.path.parent, gguf_file=file.path.name, **named)
+    tokenizer: Any = AutoTokenizer.from_pretrained(file.path.parent, gguf_file=file.path.name, **named)
+    opens = file.metadata.get(OPENS)
+    if opens is None or _puts_bos(tokenizer) == opens:
+        return tokenizer
+    tokenizer.add_bos_token = bool(opens)  # transformers 5.17 passes over the key for Gemma's files
+    if _puts_bos(tokenizer) != opens:
+        raise ModelError(
+            f"{file.path} states {OPENS} = {opens}.",
+            f"The tokenizer that transformers {version('transformers')} makes of it begins a text with "
+            f"{'no such token' if opens else tokenizer.bos_token}.",
+            "Load the model's original safetensors folder instead.",
+        )
+    return tokenizer
+
+
+def _puts_bos(tokenizer: Any) -> bool:
+    """Whether a BOS token stands before every text."""
+    ids = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
 
 
 def _read_weights(file: GgufFile, skeleton: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
