@@ -42,6 +42,8 @@ TABLES: dict[str, Maker] = {
     "2048k-lengths": million.length_table,
     "2048k-lengths-smollm2": million.small_length_table,
     "2048k-aims": million.aims_table,
+    "2048k-lengths-no-bos": million.no_bos_length_table,
+    "2048k-aims-no-bos": million.no_bos_aims_table,
     "2048k-kinds": million.kinds_table,
     "2048k-untrained": million.untrained_table,
     "2048k-needles": million.needles_table,

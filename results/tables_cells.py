@@ -159,7 +159,10 @@ def _check_texts(cells: Iterable[Cell]) -> None:
 
 
 def _compared(score: Score) -> str:
-    """What a reader compares the score with: windows of one text are divided for shorter lengths, prompts are not."""
-    if score.metric.startswith(("perplexity", "prefix-perplexity", "ratio-to-")):
+    """What a reader compares the score with: windows of one text are divided for shorter lengths, prompts are not.
+
+    A ratio is paired within itself: its windows open with a BOS token of their own where the model has one.
+    """
+    if score.metric.startswith(("perplexity", "prefix-perplexity")):
         return "the text of perplexities"
     return f"{score.metric.partition('-depth-')[0]} at {score.context_tokens}"

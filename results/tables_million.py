@@ -13,11 +13,16 @@ def share(score: Score) -> Cell:
 
 
 RUNS = {"gemma3-2048k": "Gemma-3-270M", "smollm2-2048k": "SmolLM2-135M"}
-FORMULAS = {"gemma3-2048k": "ntk-critical", "smollm2-2048k": "critical"}  # of the factors that each was trained with
+NO_BOS = "gemma3-2048k-no-bos"  # an earlier training of the first, without a BOS token before any text
+FORMULAS = {  # of the factors that each was trained with
+    "gemma3-2048k": "ntk-critical",
+    "smollm2-2048k": "critical",
+    NO_BOS: "ntk-critical",
+}
 UNTRAINED = "gemma3-2048k-untrained"
 FURTHER = "gemma3-2048k-untrained-1024k"  # two of them at twice the length, by factors for it
 BEFORE = "gemma3-2048k-before"  # the factors of the trained run with the original weights
-REWORDED, WORDED = "gemma3-2048k-reworded", "gemma3-2048k-reworded-short"  # on a GPU, and short texts on a CPU
+REWORDED, WORDED = f"{NO_BOS}-reworded", f"{NO_BOS}-reworded-short"  # on a GPU, and short texts on a CPU
 NEEDLES = {"codes": "gemma3-needles-codes", "varied needles": "gemma3-needles-varied"}
 TUNED = "longrope-tuned"
 LENGTHS = {n * 1024: f"{n:,}k" for n in (4, 8, 32, 128, 512, 1024, 2048)}
@@ -31,6 +36,7 @@ METRICS: dict[str, tuple[tuple[str, ...], str, Callable[..., Cell]]] = {  # word
 LAST = {
     "gemma3-2048k": "last-tokens-32767",
     "smollm2-2048k": "last-tokens-8191",
+    NO_BOS: "last-tokens-32767",
 }  # all that the trained window predicts
 COLUMNS: dict[str, tuple[str, Callable[..., Cell]]] = {
     "first tokens": ("prefix-perplexity", number),
@@ -49,7 +55,7 @@ COLUMNS: dict[str, tuple[str, Callable[..., Cell]]] = {
 }
 APART = {  # ending of a run's name -> what of it stands beside the run
     "-passkeys": ("passkey",),
-    "-control": ("far-shuffled", "far-replaced"),
+    "-control": ("far-shuffled", "far-replaced", "last-tokens-32767", "far-context", "far-context-last-4096"),
 }
 FAR = "smollm2-2048k-far"  # one window of prose
 OF_FAR = ("prefix-perplexity", "position-perplexity", *LAST.values(), "far-context", "far-context-last-4096")
@@ -63,7 +69,7 @@ METHODS = {
 NONE = "not measured"
 Key = tuple[str, int]  # metric, length
 Scores = dict[Key, Score]
-KINDS = {"gemma3-2048k-codes": "codes", "gemma3-2048k": "varied needles"}
+KINDS = {f"{NO_BOS}-codes": "codes", NO_BOS: "varied needles"}
 
 
 def trained_scores(records: Records, run: str) -> dict[tuple[str, int], Score]:
@@ -71,15 +77,37 @@ def trained_scores(records: Records, run: str) -> dict[tuple[str, int], Score]:
     scores = dict(records.scores(run, TUNED)) if records.has(run) else {}
     for apart, metrics in APART.items():
         found = records.scores(run + apart, FORMULAS[run]) if records.has(run + apart) else {}
-        scores |= {key: score for key, score in found.items() if key[0] in metrics}
+        scores = {key: score for key, score in found.items() if key[0] in metrics} | scores
     return scores
 
 
 def aims_table(records: Records) -> str:
     """What was aimed at beforehand, what the records say, and whether it is reached."""
-    gemma, small = (trained_scores(records, run) for run in RUNS)
-    far, near, window = 2**21, 2**15, 2**20
+    small, window = trained_scores(records, "smollm2-2048k"), 2**20
     rows = [
+        *_gemma_aims(trained_scores(records, "gemma3-2048k")),
+        _aim("SmolLM2-135M, last 8,191 of 1,048,576 tokens, of near context's", 1.04, small, ("far-context", window)),
+        _aim("the same, of the original's in its window", 1.0, small, ("far-context-original", window)),
+        _aim(
+            "needles in prose at 1,024k, of those at 8k", 0.9, small, ("prose-needle", window), ("prose-needle", 8192)
+        ),
+    ]
+    return table(["", "aim", "measured", "reached"], rows)
+
+
+def no_bos_aims_table(records: Records) -> str:
+    """The same of the earlier training."""
+    return table(["", "aim", "measured", "reached"], _gemma_aims(trained_scores(records, NO_BOS)))
+
+
+def no_bos_length_table(records: Records) -> str:
+    """What the model of the earlier training has at every length."""
+    return length_table(records, NO_BOS)
+
+
+def _gemma_aims(gemma: Scores) -> list[Row]:
+    far, near = 2**21, 2**15
+    return [
         _aim(
             "Gemma-3-270M, last 32,767 of 2,097,152 tokens, of the original's in its window",
             1.0,
@@ -92,13 +120,7 @@ def aims_table(records: Records) -> str:
         _aim("needles in prose at 2,048k", 0.8, gemma, ("prose-needle", far)),
         _least("passkeys, one a text, at every length", 0.95, gemma, "passkey", far),
         _aim("texts of 32k, of the original's perplexity", 1.005, gemma, ("ratio-to-none", near)),
-        _aim("SmolLM2-135M, last 8,191 of 1,048,576 tokens, of near context's", 1.04, small, ("far-context", window)),
-        _aim("the same, of the original's in its window", 1.0, small, ("far-context-original", window)),
-        _aim(
-            "needles in prose at 1,024k, of those at 8k", 0.9, small, ("prose-needle", window), ("prose-needle", 8192)
-        ),
     ]
-    return table(["", "aim", "measured", "reached"], rows)
 
 
 def _aim(words: str, bound: float, scores: Scores, at: Key, of: Key | None = None) -> Row:
@@ -185,12 +207,12 @@ def untrained_table(records: Records) -> str:
         (label, ("gemma3-2048k", FURTHER, UNTRAINED), method) for method, label in METHODS.items()
     ]
     subjects += [("NTK by critical dimension, factors for 2,048k", (BEFORE,), "ntk-critical")]
-    subjects += [("the same, trained", ("gemma3-2048k",), TUNED)]
+    trained = ("the same, trained", trained_scores(records, "gemma3-2048k"))
     beyond = [length for length in LENGTHS if 32768 < length < 2**21]
     rows: list[Row] = []
-    for label, runs, method in subjects:
+    joined = [(label, _joined(records, ((run, method) for run in runs))) for label, runs, method in subjects]
+    for label, scores in [*joined, trained]:
         cells: list[str | Cell] = []
-        scores = _joined(records, ((run, method) for run in runs))
         for length in beyond:
             for metric, write in ((LAST["gemma3-2048k"], number), ("prose-needle", counted)):
                 score = scores.get((metric, length))
@@ -207,7 +229,7 @@ def counted(score: Score) -> Cell:
 
 def needles_table(records: Records) -> str:
     """What is found in the form of the trained needles, and in another one, in rows and at lengths with records."""
-    run = "gemma3-2048k"
+    run = NO_BOS
     arms: list[tuple[str, dict[Key, Score]]] = [
         ("original", _joined(records, ((WORDED, "none"), (run, "none")))),
         (
@@ -242,6 +264,7 @@ def far_table(records: Records) -> str:
         [
             f"{line['tokens']:,}",
             f"{line['factors_window'] // 1024:,}k",
+            f"{line['processes']}",
             f"{line['whole']['last']:.2f}",
             f"{line['whole']['last_4096']:.2f}",
             f"{line['whole']['last'] / line['near']['last']:.3f}",
@@ -250,7 +273,7 @@ def far_table(records: Records) -> str:
         ]
         for line in sorted(lines, key=lambda line: (line["tokens"], line["factors_window"]))
     ]
-    head = ["tokens", "factors for", "last tokens", "last 4,096", "of near context's", "seconds", "peak in GiB"]
+    head = ["tokens", "factors for", "GPUs", "last tokens", "last 4,096", "of near context's", "seconds", "peak in GiB"]
     return table(head, rows or [[NONE, *[""] * (len(head) - 1)]])
 
 

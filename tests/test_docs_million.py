@@ -112,7 +112,7 @@ def test_aims_are_held_to_the_records(tmp_path: Path) -> None:
 
 def test_needles_of_both_forms_and_single_passes(tmp_path: Path) -> None:
     records = Records(tmp_path)
-    write(tmp_path, "gemma3-2048k", "none", (32768,), **{"prose-needle": 0.0})
+    write(tmp_path, million.NO_BOS, "none", (32768,), **{"prose-needle": 0.0})
     write(tmp_path, million.REWORDED, "ntk-critical", (32768,), **{"reworded-questions": 0.0})
     write(tmp_path, million.WORDED, "none", (1024,), **{"reworded-questions": 1.0})
     table = million.needles_table(records)
@@ -124,9 +124,16 @@ def test_needles_of_both_forms_and_single_passes(tmp_path: Path) -> None:
     table = million.needles_table(records)
     assert row(table, "reworded questions: 64k alone, codes")[1:] == [million.NONE, million.NONE, "1 of 1"]
     read = {"last": 9.0, "last_4096": 8.5, "seconds": 200.4, "peak_bytes": 3 * 2**30}
-    line = {"tokens": 2**22, "factors_window": 2**21, "near": read | {"last": 10.0}, "whole": read}
+    line: dict[str, Any] = {
+        "tokens": 2**22,
+        "factors_window": 2**21,
+        "processes": 2,
+        "near": read | {"last": 10.0},
+        "whole": read,
+    }
+    (tmp_path / "gemma3-2048k").mkdir()
     (tmp_path / "gemma3-2048k/far.jsonl").write_text(json.dumps(line) + "\n")
-    assert row(million.far_table(records), "4,194,304")[1:] == ["2,048k", "9.00", "8.50", "0.900", "200", "3"]
+    assert row(million.far_table(records), "4,194,304")[1:] == ["2,048k", "2", "9.00", "8.50", "0.900", "200", "3"]
 
 
 def test_pictures_have_the_numbers_of_the_records(tmp_path: Path) -> None:

@@ -56,7 +56,13 @@ def test_a_table_of_several_texts_is_refused() -> None:
         one_text([{"texts_fingerprint": name} for name in "aba"])
 
 
-ALONE = {"2048k-aims"}  # each of its scores is of a metric and a length of its own
+ALONE = {  # each of their scores, or each in a row, is of a metric and a length of its own
+    "2048k-aims",
+    "2048k-aims-no-bos",
+    "2048k-lengths",
+    "2048k-lengths-no-bos",
+    "2048k-lengths-smollm2",
+}
 
 
 @dataclass(frozen=True)
