@@ -13,16 +13,16 @@ def share(score: Score) -> Cell:
 
 
 RUNS = {"gemma3-2048k": "Gemma-3-270M", "smollm2-2048k": "SmolLM2-135M"}
-NO_BOS = "gemma3-2048k-no-bos"  # an earlier training of the first, without a BOS token before any text
+WRONG = "gemma3-2048k-wrong-tokenizer"  # an earlier training of the first
 FORMULAS = {  # of the factors that each was trained with
     "gemma3-2048k": "ntk-critical",
     "smollm2-2048k": "critical",
-    NO_BOS: "ntk-critical",
+    WRONG: "ntk-critical",
 }
 UNTRAINED = "gemma3-2048k-untrained"
 FURTHER = "gemma3-2048k-untrained-1024k"  # two of them at twice the length, by factors for it
 BEFORE = "gemma3-2048k-before"  # the factors of the trained run with the original weights
-REWORDED, WORDED = f"{NO_BOS}-reworded", f"{NO_BOS}-reworded-short"  # on a GPU, and short texts on a CPU
+REWORDED, WORDED = f"{WRONG}-reworded", f"{WRONG}-reworded-short"  # on a GPU, and short texts on a CPU
 NEEDLES = {"codes": "gemma3-needles-codes", "varied needles": "gemma3-needles-varied"}
 TUNED = "longrope-tuned"
 LENGTHS = {n * 1024: f"{n:,}k" for n in (4, 8, 32, 128, 512, 1024, 2048)}
@@ -36,7 +36,7 @@ METRICS: dict[str, tuple[tuple[str, ...], str, Callable[..., Cell]]] = {  # word
 LAST = {
     "gemma3-2048k": "last-tokens-32767",
     "smollm2-2048k": "last-tokens-8191",
-    NO_BOS: "last-tokens-32767",
+    WRONG: "last-tokens-32767",
 }  # all that the trained window predicts
 COLUMNS: dict[str, tuple[str, Callable[..., Cell]]] = {
     "first tokens": ("prefix-perplexity", number),
@@ -69,7 +69,7 @@ METHODS = {
 NONE = "not measured"
 Key = tuple[str, int]  # metric, length
 Scores = dict[Key, Score]
-KINDS = {f"{NO_BOS}-codes": "codes", NO_BOS: "varied needles"}
+KINDS = {f"{WRONG}-codes": "codes", WRONG: "varied needles"}
 
 
 def trained_scores(records: Records, run: str) -> dict[tuple[str, int], Score]:
@@ -95,14 +95,14 @@ def aims_table(records: Records) -> str:
     return table(["", "aim", "measured", "reached"], rows)
 
 
-def no_bos_aims_table(records: Records) -> str:
+def wrong_tokenizer_aims_table(records: Records) -> str:
     """The same of the earlier training."""
-    return table(["", "aim", "measured", "reached"], _gemma_aims(trained_scores(records, NO_BOS)))
+    return table(["", "aim", "measured", "reached"], _gemma_aims(trained_scores(records, WRONG)))
 
 
-def no_bos_length_table(records: Records) -> str:
+def wrong_tokenizer_length_table(records: Records) -> str:
     """What the model of the earlier training has at every length."""
-    return length_table(records, NO_BOS)
+    return length_table(records, WRONG)
 
 
 def _gemma_aims(gemma: Scores) -> list[Row]:
@@ -229,7 +229,7 @@ def counted(score: Score) -> Cell:
 
 def needles_table(records: Records) -> str:
     """What is found in the form of the trained needles, and in another one, in rows and at lengths with records."""
-    run = NO_BOS
+    run = WRONG
     arms: list[tuple[str, dict[Key, Score]]] = [
         ("original", _joined(records, ((WORDED, "none"), (run, "none")))),
         (

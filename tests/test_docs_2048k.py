@@ -6,7 +6,7 @@ from typing import Any
 from documents import ROOT, lines, words
 
 TUNED = "longrope-tuned"
-RUN, NO_BOS = "gemma3-2048k", "gemma3-2048k-no-bos"
+RUN, WRONG = "gemma3-2048k", "gemma3-2048k-wrong-tokenizer"
 PAGE, README, LOG = words("docs/2048k.md"), words("README.md"), words("docs/log.md")
 LONGEST = 2**21
 Scores = dict[tuple[str, str, int], dict[str, Any]]
@@ -22,7 +22,7 @@ def count(scores: Scores, metric: str, length: int, method: str = TUNED) -> int:
     return int(scores[method, metric, length]["num_windows"] * scores[method, metric, length]["value"] + 0.5)
 
 
-def test_needles_and_passkeys_with_the_token() -> None:
+def test_needles_and_passkeys_with_the_right_tokenizer() -> None:
     scores, places = scores_of(RUN), (2**17, 2**15, 2**12)
     own, original = ([count(scores, "prose-needle", at, method) for at in places] for method in (TUNED, "none"))
     assert f"finds {own[0]} of 60 needles in prose**, ten in each text; at 32,768 it finds {own[1]}, at 4,096" in PAGE
@@ -90,13 +90,13 @@ def test_short_texts_longer_texts_and_methods_without_training() -> None:
 
 def test_what_the_missing_token_did() -> None:
     """The original without it and with it, and what training seemed to gain at short lengths."""
-    with_it, without = scores_of(RUN), scores_of(NO_BOS)
+    with_it, without = scores_of(RUN), scores_of(WRONG)
     original = [scores["none", "prefix-perplexity", 2**12]["value"] for scores in (without, with_it)]
     assert "4,096 tokens is {:.2f} without it and {:.2f} with it".format(*original) in PAGE
     short = [scores[TUNED, "ratio-to-none", 2**12]["value"] for scores in (without, with_it)]
     assert "had {:.3f} of the original's perplexity at 4,096 tokens, and have {:.3f} with".format(*short) in PAGE
-    versions = {run: lines_of_provenance(run) for run in (RUN, NO_BOS)}
-    assert versions == {RUN: {"5.24.0"}, NO_BOS: {"5.17.0"}}
+    versions = {run: lines_of_provenance(run) for run in (RUN, WRONG)}
+    assert versions == {RUN: {"5.24.0"}, WRONG: {"5.17.0"}}
 
 
 def lines_of_provenance(run: str) -> set[str]:
@@ -104,16 +104,16 @@ def lines_of_provenance(run: str) -> set[str]:
     return {line["transformers"] for line in json.loads((ROOT / "results" / run / "provenance.json").read_text())}
 
 
-def test_the_ends_of_the_windows_without_the_token() -> None:
-    scores = scores_of(NO_BOS)
+def test_the_ends_of_the_windows_with_the_wrong_tokenizer() -> None:
+    scores = scores_of(WRONG)
     own = scores[TUNED, "far-context", LONGEST]
     said = f"{own['value']:.2f} ({own['low']:.2f}-{own['high']:.2f})"
     assert f"With 2,097,152 tokens of context it has {said} of the perplexity that it has with 32,768" in PAGE
     assert f"up to 1,024k ({scores[TUNED, 'far-context', 2**20]['value']:.3f})" in PAGE
 
 
-def test_needles_and_passkeys_without_the_token() -> None:
-    scores = scores_of(NO_BOS)
+def test_needles_and_passkeys_with_the_wrong_tokenizer() -> None:
+    scores = scores_of(WRONG)
 
     def found(metric: str, length: int, method: str = "longrope-tuned") -> int:
         score = scores[method, metric, length]
@@ -121,7 +121,7 @@ def test_needles_and_passkeys_without_the_token() -> None:
 
     needles = {length: found("prose-needle", length) for _, metric, length in scores if metric == "prose-needle"}
     assert scores["longrope-tuned", "prose-needle", LONGEST]["num_windows"] == 60
-    apart = [s for s in lines(f"{NO_BOS}-passkeys/scores.jsonl") if s["metric"] == "passkey"]
+    apart = [s for s in lines(f"{WRONG}-passkeys/scores.jsonl") if s["metric"] == "passkey"]
     asked = (2**15, LONGEST, 2**12, 2**17, 2**19)
     assert [(s["context_tokens"], s["value"], s["num_windows"]) for s in apart] == [(at, 1, 10) for at in asked]
     assert "At 4k, 128k and 512k it also finds 10 of 10 passkeys" in PAGE
@@ -133,13 +133,13 @@ def test_needles_and_passkeys_without_the_token() -> None:
     assert f"finds {many[0]} of 40 at 2,097,152 tokens and {many[1]} of 40 at 32,768" in PAGE
     assert f"the original finds {found('many-passkeys', 2**15, 'none')} of 40 at 32,768" in PAGE
     assert f"Ten passkeys have an interval of {apart[0]['low']:.0%}".rstrip("%") + "-100 %" in PAGE
-    assert f"without BOS tokens finds {needles[LONGEST]} of 60" in README
+    assert f"with a wrong tokenizer finds {needles[LONGEST]} of 60" in README
 
 
 def test_an_earlier_run_has_the_same_perplexities_and_fewer_needles() -> None:
     now, before = (
         {(s["metric"], s["context_tokens"]): s["value"] for s in lines(f"{run}/scores.jsonl") if s["method"] == TUNED}
-        for run in (NO_BOS, f"{NO_BOS}-codes")
+        for run in (WRONG, f"{WRONG}-codes")
     )
     both = [(now[key], value) for key, value in before.items() if "perplexity" in key[0] or "last-tokens" in key[0]]
     assert len(both) > 12
@@ -156,7 +156,7 @@ def test_the_trainings_took_what_they_say() -> None:
     minutes = sum(step["seconds"] for steps in stages for step in steps) / 60
     assert f"on two H200 that shared every window, {minutes:.0f} minutes" in PAGE
     assert f"after {minutes:.0f} minutes of training on two H200" in README
-    for run, said in ((RUN, "take {:.1f}, {:.1f} and {:.1f} s for"), (NO_BOS, "took {:.1f}, {:.1f} and {:.1f} s,")):
+    for run, said in ((RUN, "take {:.1f}, {:.1f} and {:.1f} s for"), (WRONG, "took {:.1f}, {:.1f} and {:.1f} s,")):
         paths = sorted((ROOT / "results" / run / "stages").glob("*/train.jsonl"))
         stages = [lines(path.relative_to(ROOT / "results").as_posix()) for path in paths]
         assert said.format(*(sorted(x["seconds"] for x in steps)[len(steps) // 2] for steps in stages)) in LOG
@@ -171,10 +171,10 @@ def test_questions_in_other_words_are_at_chance() -> None:
         counts = {(s["method"], s["context_tokens"]): (s["value"] * s["num_windows"], s["num_windows"]) for s in own}
         return {key: (round(right), count) for key, (right, count) in counts.items()}
 
-    far, short = found(f"{NO_BOS}-reworded"), found(f"{NO_BOS}-reworded-short")
+    far, short = found(f"{WRONG}-reworded"), found(f"{WRONG}-reworded-short")
     assert far == {("ntk-critical", 2**15): (3, 60), ("ntk-critical", 2**17): (6, 60)}
     assert "Of 60 questions that ask for facts in other words, it answers 3 at 32,768 tokens and 6 at 131,072" in PAGE
-    needles = found(f"{NO_BOS}-reworded", "prose-needle")
+    needles = found(f"{WRONG}-reworded", "prose-needle")
     assert [right for right, _ in needles.values()] == [54, 57]
     assert "but it finds 54 and 57 of 60 needles in prose" in PAGE
     assert (short["none", 1024], short["ntk-critical", 1024]) == ((2, 30), (3, 30))

@@ -112,7 +112,7 @@ def test_aims_are_held_to_the_records(tmp_path: Path) -> None:
 
 def test_needles_of_both_forms_and_single_passes(tmp_path: Path) -> None:
     records = Records(tmp_path)
-    write(tmp_path, million.NO_BOS, "none", (32768,), **{"prose-needle": 0.0})
+    write(tmp_path, million.WRONG, "none", (32768,), **{"prose-needle": 0.0})
     write(tmp_path, million.REWORDED, "ntk-critical", (32768,), **{"reworded-questions": 0.0})
     write(tmp_path, million.WORDED, "none", (1024,), **{"reworded-questions": 1.0})
     table = million.needles_table(records)

@@ -1,5 +1,6 @@
 """GGUF files load as the models that they were made from, with every scaling that they state."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pico
 import pytest
 import torch
+from documents import ROOT
 from gguf import GGUFWriter, RopeScalingType
 from numpy.typing import NDArray
 from rotary_oracles import (
@@ -25,6 +27,8 @@ from longrope.models import (
     read_spec,
     save_model,
 )
+from longrope.models.gguf_file import read_gguf
+from longrope.models.gguf_loading import load_gguf_tokenizer
 from longrope.rope import RopeSpec
 
 
@@ -45,7 +49,7 @@ def test_gguf_file_loads_as_the_model_that_it_was_made_from(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("opens", [True, False, None])
 def test_texts_are_opened_as_a_gguf_file_states(opens: bool | None, tmp_path: Path) -> None:
-    """Also where transformers passes over the key, as 5.17 does for Gemma's files."""
+    """Whatever the tokenizer's class does by itself."""
 
     def describe(writer: GGUFWriter) -> None:
         writer.add_bos_token_id(1)
@@ -56,6 +60,16 @@ def test_texts_are_opened_as_a_gguf_file_states(opens: bool | None, tmp_path: Pa
     assert opening_tokens(model.tokenizer) == ([model.tokenizer.bos_token_id] if opens else [])
     save_model(model, tmp_path / "saved")
     assert opening_tokens(load_model(tmp_path / "saved", device="cpu").tokenizer) == opening_tokens(model.tokenizer)
+
+
+def test_a_version_of_transformers_that_makes_other_tokenizers_is_refused(tmp_path: Path) -> None:
+    """By the bound that the package is installed with, which an environment of other origin may not hold."""
+    (bound,) = re.findall(r'"transformers>=([\d.]+),', (ROOT / "pyproject.toml").read_text())
+    file = read_gguf(pico.save_gguf(tmp_path / "pico.gguf", pico.make_network("llama")))
+    config = load_config(file.path)
+    assert load_gguf_tokenizer(file, config, f"{bound}.0").vocab_size == 320
+    with pytest.raises(ModelError, match=rf"transformers 5\.17\.0 is installed\. .*: {bound} or later is needed"):
+        load_gguf_tokenizer(file, config, "5.17.0")
 
 
 def describe_linear(writer: GGUFWriter) -> None:

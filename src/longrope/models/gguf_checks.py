@@ -20,6 +20,7 @@ HELD = {  # key -> the entry of the config that must hold its value
     "attention.clamp_kqv": "clip_qkv",
 }
 APART = ("rope.scal", "attention.layer_norm")  # scalings are read with the tensors; norms are no part of this
+OLDEST = (5, 22)  # of transformers; pyproject.toml asks for it, too
 READ = {"rope.dimension_count", "rope.freq_base", "rope.freq_base_swa"}  # with the geometry, and checked there
 
 
@@ -39,6 +40,20 @@ def check_gguf_keys(file: GgufFile, config: Any) -> None:
             f"Its config as transformers reads it ({config.model_type}) does not hold this, "
             "and would compute another attention or other positions.",
             "Load the model's original safetensors folder instead.",
+        )
+
+
+def check_version(file: GgufFile, installed: str) -> None:
+    """Raise ModelError for versions of transformers that make other tokenizers of files.
+
+    5.17 cuts words of Gemma's into other pieces, and passes over the key for the BOS token.
+    """
+    if tuple(map(int, installed.split(".")[:2])) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise ModelError(
+            f"transformers {installed} is installed.",
+            f"It can make another tokenizer of {file.path.name} than the file describes: {oldest} or later is needed.",
+            f"Type: pip install 'transformers>={oldest}'.",
         )
 
 

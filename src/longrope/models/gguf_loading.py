@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from longrope.errors import ModelError
 from longrope.models.geometry import config_entries
-from longrope.models.gguf_checks import check_gguf_keys
+from longrope.models.gguf_checks import check_gguf_keys, check_version
 from longrope.models.gguf_file import GgufFile, check_types
 from longrope.models.gguf_geometry import read_rope_rows
 from longrope.rope import gguf_metadata
@@ -71,12 +71,19 @@ def load_gguf_network(file: GgufFile, config: Any, dtype: torch.dtype) -> tuple[
     return loaded[0], loaded[1]
 
 
-def load_gguf_tokenizer(file: GgufFile, config: Any) -> Any:
+def load_gguf_tokenizer(file: GgufFile, config: Any, installed: str = version("transformers")) -> Any:
     """The tokenizer of a file, by the class that transformers has for the model type.
 
+    Args:
+        file: what is read.
+        config: the one made of it.
+        installed: the version of transformers.
+
     Raises:
-        ModelError: the file states whether a BOS token stands before every text, and the class cannot do so.
+        ModelError: transformers is too old, or the file states whether a BOS token stands before every text, and the
+            class cannot do so.
     """
+    check_version(file, installed)
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
     known = TOKENIZER_MAPPING_NAMES.get(config.model_type)
@@ -86,11 +93,11 @@ def load_gguf_tokenizer(file: GgufFile, config: Any) -> Any:
     opens = file.metadata.get(OPENS)
     if opens is None or _puts_bos(tokenizer) == opens:
         return tokenizer
-    tokenizer.add_bos_token = bool(opens)  # transformers 5.17 passes over the key for Gemma's files
+    tokenizer.add_bos_token = bool(opens)
     if _puts_bos(tokenizer) != opens:
         raise ModelError(
             f"{file.path} states {OPENS} = {opens}.",
-            f"The tokenizer that transformers {version('transformers')} makes of it begins a text with "
+            f"The tokenizer that transformers {installed} makes of it begins a text with "
             f"{'no such token' if opens else tokenizer.bos_token}.",
             "Load the model's original safetensors folder instead.",
         )
