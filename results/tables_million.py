@@ -22,7 +22,7 @@ FORMULAS = {  # of the factors that each was trained with
 UNTRAINED = "gemma3-2048k-untrained"
 FURTHER = "gemma3-2048k-untrained-1024k"  # two of them at twice the length, by factors for it
 BEFORE = "gemma3-2048k-before"  # the factors of the trained run with the original weights
-REWORDED, WORDED = f"{WRONG}-reworded", f"{WRONG}-reworded-short"  # on a GPU, and short texts on a CPU
+REWORDED, WORDED = "gemma3-2048k-reworded", "gemma3-2048k-reworded-short"  # on a GPU, and short texts on a CPU
 NEEDLES = {"codes": "gemma3-needles-codes", "varied needles": "gemma3-needles-varied"}
 TUNED = "longrope-tuned"
 LENGTHS = {n * 1024: f"{n:,}k" for n in (4, 8, 32, 128, 512, 1024, 2048)}
@@ -229,7 +229,7 @@ def counted(score: Score) -> Cell:
 
 def needles_table(records: Records) -> str:
     """What is found in the form of the trained needles, and in another one, in rows and at lengths with records."""
-    run = WRONG
+    run = "gemma3-2048k"
     arms: list[tuple[str, dict[Key, Score]]] = [
         ("original", _joined(records, ((WORDED, "none"), (run, "none")))),
         (

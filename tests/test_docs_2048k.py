@@ -31,9 +31,9 @@ def test_needles_and_passkeys_with_the_right_tokenizer() -> None:
     many, few = ([count(scores, "many-passkeys", at, method) for at in (2**15, 2**17)] for method in (TUNED, "none"))
     assert f"finds {many[0]} of 40 at 32,768 tokens and {many[1]} of 40 at 131,072 (the original 2 and 2)" in PAGE
     assert few == [2, 2]
-    (alone,) = (s for s in lines(f"{RUN}-passkeys/scores.jsonl") if s["metric"] == "passkey")
-    assert (alone["context_tokens"], alone["value"], alone["num_windows"]) == (2**20, 1, 10)
-    assert "At 1,048,576 tokens it finds all of 10 passkeys**" in PAGE
+    alone = [s for s in lines(f"{RUN}-passkeys/scores.jsonl") if s["metric"] == "passkey"]
+    assert [(s["context_tokens"], s["value"], s["num_windows"]) for s in alone] == [(2**20, 1, 10), (2**12, 1, 10)]
+    assert "At 1,048,576 tokens it finds all of 10 passkeys**, one in each text, as at 4,096 tokens" in PAGE
     assert "10 of 10 passkeys in texts of 1,048,576 tokens" in README
     assert f"and {own[0]} of 60 needles at 131,072" in README
     answers = [line for name in ("answers", "answers-hf") for line in lines(f"{RUN}/{name}.jsonl")]
@@ -171,12 +171,15 @@ def test_questions_in_other_words_are_at_chance() -> None:
         counts = {(s["method"], s["context_tokens"]): (s["value"] * s["num_windows"], s["num_windows"]) for s in own}
         return {key: (round(right), count) for key, (right, count) in counts.items()}
 
-    far, short = found(f"{WRONG}-reworded"), found(f"{WRONG}-reworded-short")
-    assert far == {("ntk-critical", 2**15): (3, 60), ("ntk-critical", 2**17): (6, 60)}
-    assert "Of 60 questions that ask for facts in other words, it answers 3 at 32,768 tokens and 6 at 131,072" in PAGE
-    needles = found(f"{WRONG}-reworded", "prose-needle")
-    assert [right for right, _ in needles.values()] == [54, 57]
-    assert "but it finds 54 and 57 of 60 needles in prose" in PAGE
-    assert (short["none", 1024], short["ntk-critical", 1024]) == ((2, 30), (3, 30))
-    assert "the original answers 2 of 30, the trained model 3" in PAGE
+    short = found(f"{RUN}-reworded-short")
+    both = ("ntk-critical", "none")
+    assert [tuple(short[method, at] for at in (1024, 4096)) for method in both] == [
+        ((1, 30), (0, 30)),
+        ((2, 30), (0, 30)),
+    ]
+    assert "The trained model answers 1 of 60 such questions, the original 2" in PAGE
+    assert found(f"{WRONG}-reworded-short") == {("none", 1024): (2, 30), ("ntk-critical", 1024): (3, 30)}
     assert "the original answers 2 of 30, the trained weights 3" in LOG
+    far = {("ntk-critical", 2**15): (3, 60), ("ntk-critical", 2**17): (6, 60)}
+    assert found(f"{WRONG}-reworded") == far
+    assert "3 of 60 at 32,768 tokens, 6 of 60 at 131,072" in LOG

@@ -112,7 +112,7 @@ def test_aims_are_held_to_the_records(tmp_path: Path) -> None:
 
 def test_needles_of_both_forms_and_single_passes(tmp_path: Path) -> None:
     records = Records(tmp_path)
-    write(tmp_path, million.WRONG, "none", (32768,), **{"prose-needle": 0.0})
+    write(tmp_path, "gemma3-2048k", "none", (32768,), **{"prose-needle": 0.0})
     write(tmp_path, million.REWORDED, "ntk-critical", (32768,), **{"reworded-questions": 0.0})
     write(tmp_path, million.WORDED, "none", (1024,), **{"reworded-questions": 1.0})
     table = million.needles_table(records)
@@ -131,7 +131,6 @@ def test_needles_of_both_forms_and_single_passes(tmp_path: Path) -> None:
         "near": read | {"last": 10.0},
         "whole": read,
     }
-    (tmp_path / "gemma3-2048k").mkdir()
     (tmp_path / "gemma3-2048k/far.jsonl").write_text(json.dumps(line) + "\n")
     assert row(million.far_table(records), "4,194,304")[1:] == ["2,048k", "2", "9.00", "8.50", "0.900", "200", "3"]
 
