@@ -13,8 +13,8 @@ model=data/gemma-3-270m-q4_k_m.gguf texts=data/gemma3-2048k run=runs/gemma3-2048
 same=(--set measure.window_tokens=2048k --set measure.tail_tokens=32768 --set measure.tails=4096) # the text of the run
 needles=(--metrics far-context,prose-needle "${same[@]}" --set measure.needles=60)
 
-of_run() { # of_run COMMAND OPTION...: of the trained weights, with the factors of their run
-    $LAUNCH "$1" $run/stages/4-*/adapter --factors $run --measure-data $texts/measure "${@:2}"
+of_run() { # of_run OPTION...: measure the trained weights with the factors of their run, beside the original model
+    $LAUNCH measure $run/stages/4-*/adapter --factors $run --base $model --measure-data $texts/measure "$@"
 }
 
 train() { # the training and the export, measured at few lengths
@@ -26,15 +26,15 @@ whole() { # the same, and the trained weights at all lengths
 }
 
 passkeys() { # one in a text
-    of_run measure --lengths 4k,32k,128k,512k,1024k,2048k --metrics passkey --set measure.passkeys=10 --out $run-passkeys
+    of_run --lengths 4k,32k,128k,512k,1024k,2048k --metrics passkey --set measure.passkeys=10 --out $run-passkeys
 }
 
 control() { # the same last tokens with far context shuffled, and with another text's
-    of_run measure --lengths 128k,512k,1024k --metrics far-context,far-shuffled,far-replaced "${same[@]}" --out $run-control
+    of_run --lengths 128k,512k,1024k --metrics far-context,far-shuffled,far-replaced "${same[@]}" --out $run-control
 }
 
 reworded() { # facts that are asked for in other words, and needles in prose; on short texts beside the original
-    of_run measure --lengths 32k,128k --metrics reworded-questions,prose-needle "${same[@]}" --set measure.needles=60 \
+    of_run --lengths 32k,128k --metrics reworded-questions,prose-needle "${same[@]}" --set measure.needles=60 \
         --out $run-reworded
     local short=(--measure-data $texts/measure/prose --lengths 1k,4k --metrics reworded-questions --set measure.windows=1
         --set measure.window_tokens=2048k --set measure.needles=30 --out $run-reworded-short)

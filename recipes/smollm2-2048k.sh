@@ -12,8 +12,8 @@ LAUNCH=${LAUNCH:-longrope}
 model=data/SmolLM2-135M-Instruct.Q4_1.gguf texts=data/smollm2-2048k run=runs/smollm2-2048k
 shared=(--context-ranks "${RANKS:-1}")
 
-of_run() { # of_run COMMAND OPTION...: of the trained weights, with the factors of their run
-    $LAUNCH "$1" $run/stages/4-*/adapter --factors $run "${shared[@]}" "${@:2}"
+of_run() { # of_run OPTION...: measure the trained weights with the factors of their run, beside the original model
+    $LAUNCH measure $run/stages/4-*/adapter --factors $run --base $model "${shared[@]}" "$@"
 }
 
 train() { # the training, the measurements up to 1,048,576 tokens, and the export
@@ -21,14 +21,14 @@ train() { # the training, the measurements up to 1,048,576 tokens, and the expor
 }
 
 passkeys() { # one in a text
-    of_run measure --measure-data $texts/measure --lengths 4k,8k,32k,128k --metrics passkey --set measure.passkeys=10 \
+    of_run --measure-data $texts/measure --lengths 4k,8k,32k,128k --metrics passkey --set measure.passkeys=10 \
         --out $run-passkeys
 }
 
 far() { # one window of prose of 2,097,152 tokens, then a text of this length with 20 needles and one with 20 passkeys
     local metric
     for metric in prefix-perplexity,position-perplexity,far-context prose-needle many-passkeys; do
-        of_run measure --measure-data $texts/measure/prose --lengths 2048k --metrics $metric --set measure.windows=1 \
+        of_run --measure-data $texts/measure/prose --lengths 2048k --metrics $metric --set measure.windows=1 \
             --set measure.tail_tokens=8192 --set measure.tails=4096 --set measure.needles=20 --set measure.needles_per_text=20 \
             --set measure.passkeys=20 --set measure.passkeys_per_text=20 --out $run-far
     done

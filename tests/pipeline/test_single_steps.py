@@ -5,7 +5,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pico
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from outcomes import (
     FORMULAS,
@@ -22,9 +24,10 @@ from outcomes import (
 
 from longrope import pipeline
 from longrope.data import load_texts
+from longrope.errors import RecipeError
 from longrope.evaluation import perplexity, statistics
 from longrope.labels import Source
-from longrope.models import load_model
+from longrope.models import load_model, save_model
 from longrope.pipeline import (
     Callbacks,
     Session,
@@ -101,6 +104,30 @@ def test_measuring_alone_gives_the_numbers_of_the_schedule(
     scores += measure_only(recipe, tmp_path / "factors.json", RunDir(tmp_path / "b"))
     assert written_scores(scores) == whole["gradient"].scores
     assert len(read_lines(tmp_path / "a" / "scores.jsonl")) == len(scores) / 2
+
+
+def test_trained_weights_are_compared_with_their_base(recipe: Recipe, tmp_path: Path) -> None:
+    """Retention is the ratio of two perplexities that are measured apart; without a base there is none."""
+    trained = load_model(recipe.model, device="cpu")
+    with torch.no_grad():
+        trained.network.get_input_embeddings().weight.mul_(4)
+    save_model(trained, tmp_path / "trained")
+    window = trained.spec.trained_window
+    settings = MeasureRecipe(lengths=(window,), metrics=("perplexity", "retention"), windows=2)
+    other = replace(recipe, model=str(tmp_path / "trained"), measure=settings)
+    before, after = (
+        measure_only(replace(of, measure=replace(settings, metrics=("perplexity",))), None)[0].value
+        for of in (recipe, other)
+    )
+    (ratio,) = (s for s in measure_only(other, None, base=recipe.model) if s.metric == "ratio-to-none")
+    assert ratio.value == pytest.approx(after / before)
+    assert abs(ratio.value - 1) > 1e-3
+    assert [s.metric for s in measure_only(other, None)] == ["perplexity"]
+    longer = pico.make_network("llama", max_position_embeddings=2 * window)
+    longer.save_pretrained(tmp_path / "longer")
+    pico.make_tokenizer().save_pretrained(tmp_path / "longer")
+    with pytest.raises(RecipeError, match=f"longer has a window of {2 * window} tokens, not {window}"):
+        measure_only(other, None, base=str(tmp_path / "longer"))
 
 
 def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_path: Path) -> None:

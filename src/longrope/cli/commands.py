@@ -247,6 +247,7 @@ def measure(
     model: options.Model,
     factors: options.OptionalFactors = None,
     method: options.Baseline = None,
+    base: options.Base = None,
     data: options.Data = None,
     measure_data: options.MeasureData = None,
     text_field: options.TextField = None,
@@ -288,7 +289,7 @@ def measure(
         run = RunDir(out) if out else None
         with watching(run=run) as watch:
             scores = pipeline.measure_only(
-                full, factors, run, watch, baseline=method or "", preprocess=function, dry_run=dry_run
+                full, factors, run, watch, baseline=method or "", base=base or "", preprocess=function, dry_run=dry_run
             )
         print_scores(scores, as_json=as_json)
         if not as_json:

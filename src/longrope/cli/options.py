@@ -132,6 +132,14 @@ ContextRanks = Annotated[
     int | None, typer.Option("--context-ranks", help="Number of processes of a torchrun launch that share a sequence.")
 ]
 Factors = Annotated[Path, typer.Option("--factors", help="factors.json of a search, or a run directory.")]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        help="The model before its weights were trained, for metrics that compare with the original.",
+        show_default="MODEL without factors",
+    ),
+]
 OptionalFactors = Annotated[
     Path | None,
     typer.Option("--factors", help=f"factors.json, or a run directory; without this option, the {label_of(ORIGINAL)}."),

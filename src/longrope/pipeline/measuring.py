@@ -9,12 +9,12 @@ from longrope.errors import DryRunEnd, RecipeError
 from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Subject
 from longrope.evaluation.samples import SampleCache
-from longrope.models import LanguageModel
+from longrope.models import LanguageModel, open_model
 from longrope.pipeline.baselines import check_baseline, make_baseline
 from longrope.pipeline.callbacks import Callbacks, counting
 from longrope.pipeline.comparison_costs import ESTIMATING, estimate_measuring, report_costs
 from longrope.pipeline.guarding import check_known
-from longrope.pipeline.session import Session, load_inputs, record_provenance
+from longrope.pipeline.session import Session, load_inputs, loading_choices, record_provenance
 from longrope.recipe import Recipe
 from longrope.rope import load_factors
 from longrope.runs.records import Score
@@ -62,24 +62,34 @@ def measure_only(
     callbacks: Callbacks | None = None,
     *,
     baseline: str = "",
+    base: str = "",
     preprocess: Preprocess | None = None,
     dry_run: bool = False,
 ) -> list[Score]:
     """Measure a model with factors from a file, by a baseline made for the longest of the lengths, or the original.
 
-    The recipe's search and export are not used. With ``dry_run`` nothing is written, as in ``extend``.
+    The recipe's search and export are not used. With ``dry_run`` nothing is written, as in ``extend``. Metrics that
+    compare with the original model take ``base``, the model before its weights were trained; by default it is the
+    measured one without factors.
+
+    Raises:
+        RecipeError: the base has another window or vocabulary than the model.
     """
     callbacks = callbacks or Callbacks()
     if baseline:
         check_baseline(baseline)
     table, cache = load_factors(factors) if factors else None, SampleCache(run)
 
-    def evaluate(model: LanguageModel, texts: Texts) -> Evaluation:
-        original, passed = Subject(model, None, "none"), counting(callbacks)
-        return Evaluation(texts.measure, recipe.measure, original, cache, recipe.seed, on_progress=passed)
+    opened = open_model(base, **loading_choices(recipe)) if base else None
+
+    def evaluate(model: LanguageModel, texts: Texts, original: LanguageModel | None) -> Evaluation:
+        without, passed = Subject(original or model, None, "none"), counting(callbacks)
+        return Evaluation(texts.measure, recipe.measure, without, cache, recipe.seed, on_progress=passed)
 
     def check(outline: LanguageModel, texts: Texts) -> None:
-        evaluation, subject = evaluate(outline, texts), name_subject(outline, table)
+        if opened:
+            _check_base(opened.outline, outline)
+        evaluation, subject = evaluate(outline, texts, None), name_subject(outline, table)
         length, count = evaluation.longest(subject), recipe.measure.windows
         check_known(outline, table, texts.measure, length, count, callbacks.on_step)
         evaluation.check(subject)
@@ -87,7 +97,8 @@ def measure_only(
             callbacks.on_step(line)
 
     model, texts, _ = load_inputs(recipe, callbacks, preprocess, check)
-    evaluation, subject = evaluate(model, texts), name_subject(model, table)
+    evaluation = evaluate(model, texts, opened.load() if opened else None)
+    subject = name_subject(model, table)
     if baseline:
         lengths = recipe.measure.lengths or (model.spec.trained_window,)
         subject = make_baseline(model, baseline, lengths, max(lengths))
@@ -102,3 +113,15 @@ def measure_only(
         scores = evaluation.measure(subject)
         callbacks.on_scores(scores)
         return scores
+
+
+def _check_base(base: LanguageModel, model: LanguageModel) -> None:
+    """Refuse a base that does not read the tokens of a model in a window as long (raises RecipeError)."""
+    theirs, ours = ((m.spec.trained_window, m.tokenizer.get_vocab()) for m in (base, model))
+    if theirs != ours:
+        other = "another vocabulary" if theirs[0] == ours[0] else f"a window of {theirs[0]:,} tokens, not {ours[0]:,}"
+        raise RecipeError(
+            f"{base.name} has {other}.",
+            f"Metrics that compare with the original need {model.name} before its weights were trained.",
+            "Give that model with --base, or leave the option out.",
+        )

@@ -137,8 +137,7 @@ def load_inputs(
     """
     _check_files(recipe)
     callbacks.on_step(f"open {recipe.model}")
-    choices: dict[str, Any] = {name: getattr(recipe, name) for name in LOADING}
-    opened = open_model(recipe.model, **choices)
+    opened = open_model(recipe.model, **loading_choices(recipe))
     callbacks.on_step(f"read {', '.join([*recipe.data, *recipe.measure_data])}")
     texts = load_texts(
         recipe.data,
@@ -160,6 +159,11 @@ def load_inputs(
     seconds = time.perf_counter() - began
     callbacks.on_step("; ".join(_choices(model)))
     return Inputs(model, texts, seconds)
+
+
+def loading_choices(recipe: Recipe) -> dict[str, Any]:
+    """The settings of a recipe that say how a model is loaded, as arguments of ``open_model``."""
+    return {name: getattr(recipe, name) for name in LOADING}
 
 
 def _check_files(recipe: Recipe) -> None:
