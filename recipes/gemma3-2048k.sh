@@ -25,6 +25,11 @@ whole() { # the same, and the trained weights at all lengths
     $LAUNCH extend --recipe recipes/gemma3-2048k.toml --out $run
 }
 
+lengths() { # after train: the same trained weights at the lengths that it has not measured
+    of_run --lengths 512k,1024k,2048k --metrics prefix-perplexity,position-perplexity,far-context,prose-needle,many-passkeys \
+        "${same[@]}" --set measure.needles=60 --set measure.passkeys=40 --set measure.passkeys_per_text=20 --out $run-lengths
+}
+
 passkeys() { # one in a text
     of_run --lengths 4k,32k,128k,512k,1024k,2048k --metrics passkey --set measure.passkeys=10 --out $run-passkeys
 }

@@ -54,6 +54,10 @@ COLUMNS: dict[str, tuple[str, Callable[..., Cell]]] = {
     "passkeys, one a text": ("passkey", percent),
 }
 APART = {  # ending of a run's name -> what of it stands beside the run
+    "-lengths": (
+        *("prefix-perplexity", "position-perplexity", "last-tokens-32767", "far-context", "far-context-last-4096"),
+        *("far-context-original", "far-context-original-last-4096", "prose-needle", "many-passkeys"),
+    ),
     "-passkeys": ("passkey",),
     "-control": ("far-shuffled", "far-replaced", "last-tokens-32767", "far-context", "far-context-last-4096"),
 }
@@ -77,7 +81,7 @@ def trained_scores(records: Records, run: str) -> dict[tuple[str, int], Score]:
     scores = dict(records.scores(run, TUNED)) if records.has(run) else {}
     for apart, metrics in APART.items():
         found = records.scores(run + apart, FORMULAS[run]) if records.has(run + apart) else {}
-        scores = {key: score for key, score in found.items() if key[0] in metrics} | scores
+        scores = {key: score for key, score in found.items() if key[0] in metrics} | scores  # the run's own first
     return scores
 
 

@@ -80,6 +80,10 @@ def test_what_was_measured_apart_stands_beside_the_run(tmp_path: Path) -> None:
     lengths = million.length_table(records)
     assert "of shuffled far context's" in lengths.splitlines()[0]
     assert row(lengths, "128k")[2:5] == ["13.00", "0.988", "0.900"], "the run's own ratio, and the control"
+    write(tmp_path, "gemma3-2048k-lengths", "ntk-critical", (131072, 524288), **{"prose-needle": 0.75, "passkey": 0.1})
+    lengths = million.length_table(records)
+    assert row(lengths, "128k")[-2:] == ["87%", "96%"]
+    assert row(lengths, "512k")[-2:] == ["75%", ""], "what the run itself has not measured"
     write(tmp_path, million.UNTRAINED, "critical", (131072, 524288), **{"last-tokens-32767": 15.0})
     write(tmp_path, million.FURTHER, "critical", (1048576,), **{"last-tokens-32767": 16.0})
     write(tmp_path, "gemma3-2048k", "none", (131072,), **{"last-tokens-32767": 17.0})
@@ -152,6 +156,9 @@ def test_pictures_have_the_numbers_of_the_records(tmp_path: Path) -> None:
         ((131072, 0.87), (2097152, 0.87))
     }
     assert heat == {f"{share:.0%} of {at}": share for at in ("128k", "2048k") for share in (0.05, 0.95)}
+    write(tmp_path, "gemma3-2048k-lengths", "ntk-critical", (1048576,), **VALUES, **depths)
+    _, (path, text) = million_pictures(tmp_path).items()
+    assert (path.name, text.count("of 1024k")) == ("2048k-depths.svg", 2), "weights that were measured apart, too"
 
 
 def test_trainings_and_answers(tmp_path: Path) -> None:
