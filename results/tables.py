@@ -82,6 +82,7 @@ TABLES: dict[str, Maker] = {
     "ablations": bundled.ablations_table,
     "sizes": bundled.sizes_table,
     "paper": bundled.paper_table,
+    "paper-other": bundled.paper_other_table,
     "extrapolated": bundled.extrapolated_table,
     "cache": bundled.cache_table,
     "pass": speed.pass_table,

@@ -7,6 +7,7 @@ from tables_cells import (
     EACH_ROW,
     ORIGINAL,
     SEARCHES,
+    Cell,
     Records,
     Row,
     one_text,
@@ -137,6 +138,28 @@ def paper_table(records: Records) -> str:
         passes = f"{costs[search]['token_passes'] // DEMO[-1]:,}" if search in costs else ""
         rows.append([label, *cells, passes])
     return table(["", *(f"{n:,}" for n in DEMO), "passkeys 2,048", "needles 2,048", "window passes"], rows)
+
+
+def paper_other_table(records: Records) -> str:
+    """The same factors on text that no search and no choice has seen, each beside those of the gradient search."""
+    pairs = {
+        (line["run"], line["metric"], line["context_tokens"]): line
+        for line in records.lines("nano-paper-other/arms.jsonl")
+        if line["reference"] == "gradient"
+    }
+    rows: list[Row] = []
+    for run, method, label in PAPER[4:]:
+        found = {(s.metric, s.context_tokens): s for s in records.every_score(f"nano-paper-other/{run}")}
+        cells: list[str | Cell] = []
+        for metric, length in (("perplexity", 256), ("perplexity", 2048), ("perplexity-last-1024", 2048)):
+            pair = pairs.get((run, metric, length))
+            share = f" ({pair['value']:.3f}, {pair['low']:.3f}-{pair['high']:.3f})" if pair else ""
+            score = found[metric, length]
+            assert score.method == method
+            cells.append(Cell(f"{score.value:.2f}{share}", (score,)))
+        cells += [percent_with_interval(found[metric, 2048]) for metric in ("passkey", "prose-needle")]
+        rows.append([label, *cells])
+    return table(["", "256", "2,048", "last half of 2,048", "passkeys 2,048", "needles 2,048"], rows)
 
 
 def _mean_with_interval(values: list[float], sign: str = "") -> str:

@@ -134,6 +134,31 @@ def test_what_a_scanned_floor_brings() -> None:
     assert min(lambdas[pair + 2 :]) >= 8
 
 
+def test_the_factors_on_other_text() -> None:
+    """By the summaries of the samples; the factors are those that were searched for the table above."""
+    arms, folder = ["gradient", "gradient-floor", "evolution", "evolution-critical"], RESULTS / "nano-paper-other"
+    for arm in arms:
+        own = RunDir(folder / arm).read_factors()
+        assert own == RunDir(RESULTS / "nano-paper" / arm).read_factors()
+        assert own
+        measured = {line["factors_fingerprint"] for line in lines(f"nano-paper-other/{arm}/scores.jsonl")}
+        assert measured == {own.fingerprint}
+    compared = load_script("arms").compare_arms
+    made = [asdict(line) for reference in ("gradient", "evolution") for line in compared(folder, arms, reference)]
+    assert made == lines("nano-paper-other/arms.jsonl")
+    found = {(x["run"], x["metric"]): x for x in made if (x["reference"], x["context_tokens"]) == ("gradient", TARGET)}
+
+    def said(run: str, metric: str = "perplexity-last-1024") -> str:
+        return "{value:.4f} ({low:.4f}-{high:.4f})".format(**found[run, metric])
+
+    assert f"{said('gradient-floor', 'perplexity')} of the default's perplexity over all tokens of 2,048" in TEXT
+    assert f"but {said('gradient-floor')} over the last half" in TEXT
+    assert f"stays ahead: {said('evolution')} over the last half" in TEXT
+    more = {run: [round(100 * found[run, "passkey"][end]) for end in ("value", "low", "high")] for run in arms[1:]}
+    assert "{} passkeys more of 100 (a difference of {} to {} points)".format(*more["gradient-floor"]) in TEXT
+    assert "{} passkeys more of 100 ({} to {} points)".format(*more["evolution"]) in TEXT
+
+
 def test_what_a_scanned_floor_costs() -> None:
     made = lines("search-ablations/nano.jsonl")
     found = {
