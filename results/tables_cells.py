@@ -161,8 +161,11 @@ def _check_texts(cells: Iterable[Cell]) -> None:
 def _compared(score: Score) -> str:
     """What a reader compares the score with: windows of one text are divided for shorter lengths, prompts are not.
 
-    A ratio is paired within itself: its windows open with a BOS token of their own where the model has one.
+    The first tokens of whole windows are another text than these windows divided, of which each part opens with a BOS
+    token of its own where the model has one.
     """
-    if score.metric.startswith(("perplexity", "prefix-perplexity")):
+    if score.metric.startswith("prefix-perplexity"):
+        return "the text of first tokens"
+    if score.metric.startswith(("perplexity", "ratio-to-")):
         return "the text of perplexities"
     return f"{score.metric.partition('-depth-')[0]} at {score.context_tokens}"

@@ -138,13 +138,14 @@ def _aim(words: str, bound: float, scores: Scores, at: Key, of: Key | None = Non
 
 
 def _least(words: str, bound: float, scores: Scores, metric: str, longest: int) -> Row:
-    """The least share over lengths; the place says at how many."""
+    """The least share over lengths; the place says at how many, and whether the longest is among them."""
     used = [score for (name, at), score in scores.items() if name == metric and at <= longest]
     if not used:
         return [words, _bound(metric, bound), NONE, ""]
     least = min(score.value for score in used)
     shown = Cell(f"at least {least:.0%}, {len(used)} length{'s' * (len(used) > 1)}", tuple(used))
-    return [words, _bound(metric, bound), shown, "yes" if least >= bound else "no"]
+    so_far = "yes" if max(at for name, at in scores if name == metric and at <= longest) == longest else "so far"
+    return [words, _bound(metric, bound), shown, so_far if least >= bound else "no"]
 
 
 def _is_share(metric: str) -> bool:

@@ -107,7 +107,10 @@ def test_aims_are_held_to_the_records(tmp_path: Path) -> None:
     write(tmp_path, "smollm2-2048k", "longrope-tuned", (1048576,), **{"far-context": 1.03})
     table = million.aims_table(records)
     assert row(table, share)[1:] == ["at least 90%", "78%", "no"]
-    assert row(table, "needles in prose at every length up to 512k")[2:] == ["at least 90%, 1 length", "yes"]
+    assert row(table, "needles in prose at every length up to 512k")[2:] == ["at least 90%, 1 length", "so far"]
+    write(tmp_path, "gemma3-2048k", "longrope-tuned", (2**19,), **{"prose-needle": 0.95})
+    table = million.aims_table(records)
+    assert row(table, "needles in prose at every length up to 512k")[2:] == ["at least 90%, 2 lengths", "yes"]
     assert row(table, "passkeys, one a text, at every length")[2:] == ["at least 90%, 2 lengths", "no"]
     assert row(table, "texts of 32k, of the original's perplexity")[1:3] == ["at most 1.005", "1.006 (1.006-1.006)"]
     assert [line.split(" | ")[-1] for line in table.splitlines()[2:4]] == ["yes |", " |"]

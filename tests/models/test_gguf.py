@@ -49,8 +49,6 @@ def test_gguf_file_loads_as_the_model_that_it_was_made_from(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("opens", [True, False, None])
 def test_texts_are_opened_as_a_gguf_file_states(opens: bool | None, tmp_path: Path) -> None:
-    """Whatever the tokenizer's class does by itself."""
-
     def describe(writer: GGUFWriter) -> None:
         writer.add_bos_token_id(1)
         if opens is not None:
@@ -60,6 +58,14 @@ def test_texts_are_opened_as_a_gguf_file_states(opens: bool | None, tmp_path: Pa
     assert opening_tokens(model.tokenizer) == ([model.tokenizer.bos_token_id] if opens else [])
     save_model(model, tmp_path / "saved")
     assert opening_tokens(load_model(tmp_path / "saved", device="cpu").tokenizer) == opening_tokens(model.tokenizer)
+
+
+def test_a_tokenizer_that_opens_texts_otherwise_is_refused(tmp_path: Path) -> None:
+    """A file that states a BOS token and names none."""
+    network = pico.make_network("llama")
+    path = pico.save_gguf(tmp_path / "pico.gguf", network, lambda writer: writer.add_add_bos_token(True))
+    with pytest.raises(ModelError, match=r"add_bos_token = True.* begins a text with no such token"):
+        load_model(path, device="cpu")
 
 
 def test_a_version_of_transformers_that_makes_other_tokenizers_is_refused(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from outcomes import (
 
 from longrope import pipeline
 from longrope.data import load_texts
-from longrope.errors import RecipeError
+from longrope.errors import RecipeError, RunError
 from longrope.evaluation import perplexity, statistics
 from longrope.labels import Source
 from longrope.models import load_model, save_model
@@ -123,6 +123,11 @@ def test_trained_weights_are_compared_with_their_base(recipe: Recipe, tmp_path: 
     assert ratio.value == pytest.approx(after / before)
     assert abs(ratio.value - 1) > 1e-3
     assert [s.metric for s in measure_only(other, None)] == ["perplexity"]
+    run = RunDir(tmp_path / "run")
+    measure_only(other, None, run, base=recipe.model)
+    with pytest.raises(RunError, match=r"compared with itself without factors, and in .*run it was with the weights"):
+        measure_only(other, None, run)
+    assert measure_only(other, None, run, base=recipe.model), "the same base goes on"
     longer = pico.make_network("llama", max_position_embeddings=2 * window)
     longer.save_pretrained(tmp_path / "longer")
     pico.make_tokenizer().save_pretrained(tmp_path / "longer")

@@ -80,8 +80,8 @@ def load_gguf_tokenizer(file: GgufFile, config: Any, installed: str = version("t
         installed: the version of transformers.
 
     Raises:
-        ModelError: transformers is too old, or the file states whether a BOS token stands before every text, and the
-            class cannot do so.
+        ModelError: transformers is too old, or the tokenizer does not put a BOS token before every text, or none, as
+            the file states.
     """
     check_version(file, installed)
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
@@ -93,15 +93,12 @@ def load_gguf_tokenizer(file: GgufFile, config: Any, installed: str = version("t
     opens = file.metadata.get(OPENS)
     if opens is None or _puts_bos(tokenizer) == opens:
         return tokenizer
-    tokenizer.add_bos_token = bool(opens)
-    if _puts_bos(tokenizer) != opens:
-        raise ModelError(
-            f"{file.path} states {OPENS} = {opens}.",
-            f"The tokenizer that transformers {installed} makes of it begins a text with "
-            f"{'no such token' if opens else tokenizer.bos_token}.",
-            "Load the model's original safetensors folder instead.",
-        )
-    return tokenizer
+    raise ModelError(
+        f"{file.path} states {OPENS} = {opens}.",
+        f"The tokenizer that transformers {installed} makes of it begins a text with "
+        f"{'no such token' if opens else tokenizer.bos_token}.",
+        "Load the model's original safetensors folder instead.",
+    )
 
 
 def _puts_bos(tokenizer: Any) -> bool:

@@ -74,6 +74,7 @@ def measure_only(
 
     Raises:
         RecipeError: the base has another window or vocabulary than the model.
+        RunError: the run has measured the model beside another base, or other weights of this name.
     """
     callbacks = callbacks or Callbacks()
     if baseline:
@@ -89,7 +90,8 @@ def measure_only(
     def check(outline: LanguageModel, texts: Texts) -> None:
         if opened:
             _check_base(opened.outline, outline)
-        evaluation, subject = evaluate(outline, texts, None), name_subject(outline, table)
+        evaluation = evaluate(outline, texts, opened.outline if opened else None)
+        subject = name_subject(outline, table)
         length, count = evaluation.longest(subject), recipe.measure.windows
         check_known(outline, table, texts.measure, length, count, callbacks.on_step)
         evaluation.check(subject)
@@ -97,8 +99,8 @@ def measure_only(
             callbacks.on_step(line)
 
     model, texts, _ = load_inputs(recipe, callbacks, preprocess, check)
-    evaluation = evaluate(model, texts, opened.load() if opened else None)
-    subject = name_subject(model, table)
+    original = opened.load() if opened else None
+    evaluation, subject = evaluate(model, texts, original), name_subject(model, table)
     if baseline:
         lengths = recipe.measure.lengths or (model.spec.trained_window,)
         subject = make_baseline(model, baseline, lengths, max(lengths))
@@ -109,7 +111,7 @@ def measure_only(
         raise DryRunEnd
     with run.locked() if run else nullcontext():
         if run:
-            record_provenance(run, model)
+            record_provenance(run, model, original)
         scores = evaluation.measure(subject)
         callbacks.on_scores(scores)
         return scores

@@ -176,14 +176,15 @@ def _check_files(recipe: Recipe) -> None:
             raise RecipeError(f"{key} names {path}, which does not exist.", "A file is needed.", "Check the path.")
 
 
-def record_provenance(run: RunDir, model: LanguageModel) -> None:
-    """Write versions, device, command and automatic choices into the run."""
+def record_provenance(run: RunDir, model: LanguageModel, base: LanguageModel | None = None) -> None:
+    """Write versions, device, command, automatic choices and what a model is compared with into the run."""
     record_session(
         run,
         device=describe_device(model),
         choices=_choices(model),
         model=model.name,
         weights=name_weights(model, in_any_format=True),
+        base=name_weights(base, in_any_format=True) if base else "",
     )
 
 

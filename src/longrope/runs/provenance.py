@@ -4,7 +4,7 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
@@ -60,7 +60,9 @@ def record_rope(run: RunDir, spec: RopeSpec, target_tokens: int) -> None:
     run.write_text(run.rope, json.dumps(describe_rope(spec, target_tokens), indent=1) + "\n")
 
 
-def record_session(run: RunDir, *, device: str, choices: Sequence[str], model: str = "", weights: str = "") -> None:
+def record_session(
+    run: RunDir, *, device: str, choices: Sequence[str], model: str = "", weights: str = "", base: str = ""
+) -> None:
     """Add this session to ``provenance.json``, unless the last one there differs from it in nothing but the time.
 
     Args:
@@ -69,11 +71,13 @@ def record_session(run: RunDir, *, device: str, choices: Sequence[str], model: s
         choices: the automatic choices with their reasons.
         model: the name that it was loaded by.
         weights: what names its weights.
+        base: what names the weights of the original model that it is compared with, where these are others.
 
     Raises:
-        RunError: the model of this name had other weights in an earlier session.
+        RunError: the model of this name had other weights in an earlier session, or was compared with others.
     """
     named = {"model": model, "weights": weights} if weights else {}
+    named |= {"base": base} if base else {}
     on_main(partial(_record_session, run, device, choices, named))
 
 
@@ -86,6 +90,13 @@ def _record_session(run: RunDir, device: str, choices: Sequence[str], named: dic
                 f"{before.get('weights')}.",
                 "A run goes on with the weights that began it: its trials and samples are of those.",
                 "Bring them back, or give another directory with --out.",
+            )
+        if named and before.get("model") == named["model"] and before.get("base", "") != named.get("base", ""):
+            raise RunError(
+                f"{named['model']!r} is to be compared with {_original(named)}, and in {run.path} it was with "
+                f"{_original(before)}.",
+                "A run goes on with the original model that began it: its scores are shares of that one's.",
+                "Give the same --base, or another directory with --out.",
             )
     session = {
         "command": describe_command(sys.argv),
@@ -100,6 +111,10 @@ def _record_session(run: RunDir, device: str, choices: Sequence[str], named: dic
     if not sessions or {**session, "began": sessions[-1].get("began")} != sessions[-1]:
         sessions.append({**session, "began": datetime.now(UTC).isoformat(timespec="seconds")})
         run.write_text(run.provenance, json.dumps(sessions, indent=1) + "\n")
+
+
+def _original(session: Mapping[str, str]) -> str:
+    return f"the weights {session['base']}" if "base" in session else "itself without factors"
 
 
 def describe_command(arguments: Sequence[str]) -> str:
