@@ -13,12 +13,7 @@ def share(score: Score) -> Cell:
 
 
 RUNS = {"gemma3-2048k": "Gemma-3-270M", "smollm2-2048k": "SmolLM2-135M"}
-WRONG = "gemma3-2048k-wrong-tokenizer"  # an earlier training of the first
-FORMULAS = {  # of the factors that each was trained with
-    "gemma3-2048k": "ntk-critical",
-    "smollm2-2048k": "critical",
-    WRONG: "ntk-critical",
-}
+FORMULAS = {"gemma3-2048k": "ntk-critical", "smollm2-2048k": "critical"}  # of the factors that each was trained with
 UNTRAINED = "gemma3-2048k-untrained"
 FURTHER = "gemma3-2048k-untrained-1024k"  # two of them at twice the length, by factors for it
 BEFORE = "gemma3-2048k-before"  # the factors of the trained run with the original weights
@@ -36,7 +31,6 @@ METRICS: dict[str, tuple[tuple[str, ...], str, Callable[..., Cell]]] = {  # word
 LAST = {
     "gemma3-2048k": "last-tokens-32767",
     "smollm2-2048k": "last-tokens-8191",
-    WRONG: "last-tokens-32767",
 }  # all that the trained window predicts
 COLUMNS: dict[str, tuple[str, Callable[..., Cell]]] = {
     "first tokens": ("prefix-perplexity", number),
@@ -73,7 +67,6 @@ METHODS = {
 NONE = "not measured"
 Key = tuple[str, int]  # metric, length
 Scores = dict[Key, Score]
-KINDS = {f"{WRONG}-codes": "codes", WRONG: "varied needles"}
 
 
 def trained_scores(records: Records, run: str) -> dict[tuple[str, int], Score]:
@@ -97,16 +90,6 @@ def aims_table(records: Records) -> str:
         ),
     ]
     return table(["", "aim", "measured", "reached"], rows)
-
-
-def wrong_tokenizer_aims_table(records: Records) -> str:
-    """The same of the earlier training."""
-    return table(["", "aim", "measured", "reached"], _gemma_aims(trained_scores(records, WRONG)))
-
-
-def wrong_tokenizer_length_table(records: Records) -> str:
-    """What the model of the earlier training has at every length."""
-    return length_table(records, WRONG)
 
 
 def _gemma_aims(gemma: Scores) -> list[Row]:
@@ -159,17 +142,6 @@ def _bound(metric: str, bound: float) -> str:
 def _cell(metric: str, value: float, used: list[Score]) -> Cell:
     ends = f" ({used[0].low:.3f}-{used[0].high:.3f})" if len(used) == 1 else ""
     return Cell(f"{value:.0%}" if _is_share(metric) else f"{value:.3f}{ends}", tuple(used))
-
-
-def kinds_table(records: Records) -> str:
-    """What is found after trainings on needles of one kind and of many, at every length of both."""
-    rows: list[Row] = []
-    for run, label in KINDS.items():
-        scores = trained_scores(records, run)
-        for metric, words in (("prose-needle", "needles in prose"), ("many-passkeys", "passkeys, 20 a text")):
-            found = [scores.get((metric, length)) for length in LENGTHS if length != 8192]
-            rows.append([f"{label}: {words}", *(percent(score) if score else NONE for score in found)])
-    return table(["trained on", *(name for length, name in LENGTHS.items() if length != 8192)], rows)
 
 
 def headline_table(records: Records) -> str:
