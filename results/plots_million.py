@@ -48,7 +48,7 @@ def by_length(run: Contents) -> str:
         metric: {way.label: [[s.context_tokens, round(s.value, 3)] for s in way.scores] for way in found}
         for metric, found in ways.items()
     }
-    title = f"{RUNS[RUN]}: perplexity of the same last 32,767 tokens, and needles in prose, by the tokens that are read"
+    title = f"{RUNS[RUN]}: perplexity of the same last 32,767 tokens, and needles in prose"
     root = draw_lines([length_chart(found) for found in ways.values() if found], WIDE, HEIGHT, title=title)
     return standalone(root, figure_style(), json.dumps(shown))
 
