@@ -53,10 +53,19 @@ ARMS = {
     "yarn-extrapolated": ("search.method=yarn", EXTRAPOLATED),
     "gradient": ("search.method=gradient",),
     "gradient-floor": ("search.method=gradient", "search.gradient.floor=scan"),
+    "cma": ("search.method=cma",),
+    "cma-tail": ("search.method=cma", "search.tail_tokens=1024"),  # of the bundled model's window of 2,048
     "evolution": ("search.method=evolution",),
     "evolution-critical": ("search.method=evolution", "search.evolution.starts=pi,ntk,yarn,critical"),
 }
-SEARCHES = ("gradient", "gradient-floor", "evolution", "evolution-critical")  # of recipes that train nothing
+SEARCHES = (
+    "gradient",
+    "gradient-floor",
+    "cma",
+    "cma-tail",
+    "evolution",
+    "evolution-critical",
+)  # of recipes that train nothing
 USUAL = [arm for arm, settings in ARMS.items() if EXTRAPOLATED not in settings and arm not in SEARCHES]
 BARE = "-bare"  # ends the name of an arm without needles
 Pair = Callable[[RunDir, RunDir], list[Comparison]]

@@ -12,7 +12,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
 from packaging.requirements import Requirement
 
-EXTRAS = ("data", "gguf", "harness", "lora")
+EXTRAS = ("cma", "data", "gguf", "harness", "lora")
 OF_GPUS = re.compile(r"(nvidia|cuda|triton)\b")
 SAME = {  # how metadata of before 2024 names licences, and their names by SPDX
     "Apache": "Apache-2.0",

@@ -8,6 +8,7 @@ import pytest
 
 from longrope.errors import RecipeError
 from longrope.recipe import (
+    CmaRecipe,
     EvolutionRecipe,
     ExportRecipe,
     GradientRecipe,
@@ -48,6 +49,7 @@ UNUSUAL = Recipe(
         choose_by="loss",
         evolution=EvolutionRecipe(11, 12, 13, 14, 15, 0.1 + 0.2, 16, 18, ("critical",)),
         gradient=GradientRecipe(19, 1e-3, 0.7, "yarn", 24, 20, "joint", "scan"),
+        cma=CmaRecipe(900, 3),
     ),
     tune=TuneRecipe(
         window_tokens=29,

@@ -48,7 +48,7 @@ def test_the_page_is_made_of_the_settings() -> None:
 
 @pytest.mark.parametrize("kind", [Recipe, SearchRecipe, Stage])
 def test_every_setting_has_a_meaning(kind: type) -> None:
-    tables = {"search", "tune", "measure", "export", "evolution", "gradient"} if kind is not Stage else set()
+    tables = {"search", "tune", "measure", "export", "evolution", "gradient", "cma"} if kind is not Stage else set()
     assert set(hints_of(kind)) - tables <= set(describe_fields(kind))
 
 

@@ -59,7 +59,11 @@ def test_the_lists_of_names_are_those_of_the_papers_and_ours() -> None:
     assert registry.formulas() == formulas
     assert registry.baselines() == (*formulas, "ntk-scan", "longrope2", "dca", "self-extend", "jet-long")
     assert registry.starts() == ("pi", "ntk", "yarn", "critical")
-    assert registry.searches() == {"gradient": "longrope-gradient", "evolution": "longrope-evolution"}
+    assert registry.searches() == {
+        "gradient": "longrope-gradient",
+        "evolution": "longrope-evolution",
+        "cma": "longrope-cma",
+    }
     assert tuple(FORMATS) == ("hf", "gguf")
     assert asked_metrics()[:7] == (
         "perplexity",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from longrope.models import LanguageModel, rescaled
-from longrope.recipe import EvolutionRecipe, GradientRecipe, SearchRecipe
+from longrope.recipe import CmaRecipe, EvolutionRecipe, GradientRecipe, SearchRecipe
 from longrope.rope import RescaleFactors, RopeSpec, baseline_factors
 from longrope.runs.records import Trial
 from longrope.search.descend import descend
@@ -126,6 +126,7 @@ QUICK = SearchRecipe(
     tail_tokens=50,
     evolution=EvolutionRecipe(population=8, parents=4, mutations=3, crossovers=3, generations=3, windows=2),
     gradient=GradientRecipe(steps=5, validate_every=2),
+    cma=CmaRecipe(passes=150),
 )
 TEMPLATE = TrialLog(None, GRADIENT).validate(0, "pi", STARTS[0], Valley())
 

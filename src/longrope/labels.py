@@ -16,6 +16,7 @@ LABELS = {"training": "training loss"}  # shown beside methods
 SEARCHES = {
     "longrope-gradient": "the gradient search",
     "longrope-evolution": "the evolutionary search",
+    "longrope-cma": "CMA-ES over knots",
     "longrope-recovered": "the short-context search",
     "longrope2": "LongRoPE2's search",
     "ntk-scan": "the scan of base and attention factor",

@@ -15,7 +15,7 @@ from longrope.lengths import counted
 from longrope.metrics import HARNESS, asked_metrics, is_task_file
 from longrope.reading import read_toml
 from longrope.schedule import Stage, Standing, check_stages, standings
-from longrope.search_recipe import EvolutionRecipe, GradientRecipe, SearchRecipe
+from longrope.search_recipe import CmaRecipe, EvolutionRecipe, GradientRecipe, SearchRecipe
 from longrope.settings import (
     FILE_SIZE,
     FILLED,
@@ -35,6 +35,7 @@ from longrope.tune_recipe import PRESETS, TuneRecipe
 
 __all__ = [
     "PRESETS",
+    "CmaRecipe",
     "EvolutionRecipe",
     "ExportRecipe",
     "GradientRecipe",

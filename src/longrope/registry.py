@@ -190,6 +190,14 @@ METHODS: dict[str, Method] = by_name(
         search="evolution",
     ),
     Method(
+        "longrope-cma",
+        label="LongRoPE, CMA-ES over knots",
+        source="CMA-ES: arXiv 1604.00772",
+        make="longrope.search:find_factors",
+        attention="searched",
+        search="cma",
+    ),
+    Method(
         "longrope-recovered",
         label="LongRoPE, short context",
         source="arXiv 2402.13753, section 3.3",

@@ -87,13 +87,26 @@ class GradientRecipe(Settings, section="search.gradient"):
 
 
 @dataclass(frozen=True)
+class CmaRecipe(Settings, section="search.cma"):
+    """CMA-ES over a few knots of the factors around the critical pair, and the attention factor; needs longrope[cma].
+
+    Attributes:
+        passes: passes over a window that the search takes at most, beside those of its last choice.
+        windows: search windows that each candidate is scored on. Each generation of ten reads other ones.
+    """
+
+    passes: Count = 500
+    windows: Count = 2
+
+
+@dataclass(frozen=True)
 class SearchRecipe(Settings, section="search"):
     """How factors are searched.
 
     Attributes:
-        method: ``gradient`` or ``evolution``; or a baseline instead of these: ntk-scan or longrope2, which search, too,
-            or one of the formulas pi, ntk, ntk-critical, yarn, critical and critical-real. With a formula, short
-            windows keep the model's own RoPE.
+        method: ``gradient``, ``evolution`` or ``cma``; or a baseline instead of these: ntk-scan or longrope2, which
+            search, too, or one of the formulas pi, ntk, ntk-critical, yarn, critical and critical-real. With a formula,
+            short windows keep the model's own RoPE.
         validation_windows: windows held out from the search; the best candidate is chosen by them.
         tail_tokens: score only this number of last tokens of a window; 0 scores all.
         needle_weight: weight of the mean loss over answers about needles planted in the windows; 0 plants none.
@@ -110,3 +123,4 @@ class SearchRecipe(Settings, section="search"):
     choose_by: Annotated[str, one_of("needles", "loss")] = "needles"
     evolution: EvolutionRecipe = field(default_factory=EvolutionRecipe)
     gradient: GradientRecipe = field(default_factory=GradientRecipe)
+    cma: CmaRecipe = field(default_factory=CmaRecipe)

@@ -11,7 +11,7 @@ import pytest
 from launching import launched, timeless
 
 from longrope import pipeline
-from longrope.recipe import Recipe, dump_recipe
+from longrope.recipe import CmaRecipe, Recipe, dump_recipe
 from longrope.runs.records import Trial, read_records
 from longrope.runs.run_dir import RunDir
 
@@ -29,9 +29,13 @@ def kill_one(folder: Path, run: RunDir, launcher: subprocess.Popen[str], trials:
 
 
 @pytest.mark.slow
-def test_a_search_that_lost_a_process_goes_on_by_torchrun_and_by_one_process(recipe: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["evolution", "cma"])
+def test_a_search_that_lost_a_process_goes_on_by_torchrun_and_by_one_process(
+    method: str, recipe: Recipe, tmp_path: Path
+) -> None:
     """Of three processes one is lost twice, and torchrun starts them again once."""
-    settings = replace(recipe.search, method="evolution", evolution=replace(recipe.search.evolution, generations=30))
+    evolution, cma = replace(recipe.search.evolution, generations=30), CmaRecipe(passes=400, windows=1)
+    settings = replace(recipe.search, method=method, evolution=evolution, cma=cma)
     full, reference, run = replace(recipe, search=settings), RunDir(tmp_path / "whole"), RunDir(tmp_path / "run")
     (tmp_path / "recipe.toml").write_text(dump_recipe(full))
     given = ("search", "--recipe", tmp_path / "recipe.toml", "--out", run.path)

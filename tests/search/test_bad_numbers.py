@@ -68,7 +68,7 @@ def test_one_start_with_a_finite_loss_is_enough(search: Search, method: str, goo
     assert search(OnlyOne()).lambdas == start.lambdas
 
 
-@pytest.mark.parametrize("method", ["gradient", "evolution"])
+@pytest.mark.parametrize("method", ["gradient", "evolution", "cma"])
 def test_a_model_whose_weights_became_nan_is_not_searched(method: str, text: TokenText) -> None:
     """Such as by a training: what was loaded was finite."""
     model, trials = pico.make_model("llama"), list[Trial]()

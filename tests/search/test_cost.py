@@ -8,7 +8,7 @@ from valleys import QUICK_EVOLUTION, trial
 
 from longrope.data import TokenText
 from longrope.models import LanguageModel
-from longrope.recipe import EvolutionRecipe, GradientRecipe, SearchRecipe
+from longrope.recipe import CmaRecipe, EvolutionRecipe, GradientRecipe, SearchRecipe
 from longrope.rope import RescaleFactors, baseline_factors
 from longrope.runs.records import Trial
 from longrope.search import find_factors, search_short_window
@@ -40,6 +40,7 @@ EVOLUTION_TRIALS = [
         {"gradient": GradientRecipe(steps=20, scan_windows=4), "validation_windows": 5},
         {"method": "evolution", "evolution": EvolutionRecipe(population=20, mutations=6, crossovers=6, generations=8)},
         {"method": "evolution", "evolution": replace(QUICK_EVOLUTION, windows=4), "validation_windows": 3},
+        {"method": "cma", "cma": CmaRecipe(passes=250, windows=3), "validation_windows": 3},
     ],
     ids=str,
 )

@@ -132,7 +132,7 @@ def test_factors_are_found_on_a_model_and_beat_the_baselines(
         assert attention == pytest.approx(math.sqrt(1 + math.log(2) / math.log(64)), rel=1e-12)
 
 
-@pytest.mark.parametrize("method", ["gradient", "evolution"])
+@pytest.mark.parametrize("method", ["gradient", "evolution", "cma"])
 def test_a_finished_search_is_read_and_not_repeated(
     method: str, model: LanguageModel, text: TokenText, tmp_path: Path
 ) -> None:
@@ -145,7 +145,7 @@ def test_a_finished_search_is_read_and_not_repeated(
         find_factors(model, text, 256, run=RunDir(tmp_path), settings=settings)
 
 
-@pytest.mark.parametrize("method", ["gradient", "evolution"])
+@pytest.mark.parametrize("method", ["gradient", "evolution", "cma"])
 def test_a_search_on_a_model_is_resumed(method: str, model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
     settings = replace(QUICK, method=method)
     expected = find_factors(model, text, 128, run=RunDir(tmp_path / "whole"), settings=settings)
@@ -269,7 +269,7 @@ def test_the_gradient_by_relative_factors_is_that_of_central_differences(tmp_pat
     assert objective.validation_loss(relative).loss_nats == pytest.approx(mean_loss(model, whole, windows[2:], 20))
 
 
-@pytest.mark.parametrize("method", ["gradient", "evolution"])
+@pytest.mark.parametrize("method", ["gradient", "evolution", "cma"])
 def test_a_second_search_goes_on_from_the_factors_of_the_tuning(
     method: str, model: LanguageModel, text: TokenText, tuned_with: RescaleFactors, tmp_path: Path
 ) -> None:

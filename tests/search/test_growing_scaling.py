@@ -82,7 +82,7 @@ def test_the_scan_tries_the_same_angles(plain: LanguageModel, growing: LanguageM
     found.check_spec(growing.spec)
 
 
-@pytest.mark.parametrize("method", ["gradient", "evolution"])
+@pytest.mark.parametrize("method", ["gradient", "evolution", "cma"])
 def test_what_is_found_is_of_the_model(method: str, growing: LanguageModel, text: TokenText) -> None:
     """The best trial, relative to the trained window, as factors relative to dynamic NTK at the target."""
     trials = list[Trial]()

@@ -20,7 +20,8 @@ from longrope.runs.records import Score
 from longrope.schedule import stage_label
 from longrope.verdict import SHARES, conclude, inner_label
 
-SEARCHES = {"gradient": "gradient descent", "evolution": "the paper's evolutionary search"}
+COMPARED = {"gradient": "gradient descent", "evolution": "the paper's evolutionary search"}
+SEARCHES = {**COMPARED, "cma": "CMA-ES over knots"}
 
 HEADLINES = {  # the metrics among the first facts, in their order, and what is said beside the number
     "perplexity": "perplexity {at}, {method}",
@@ -53,7 +54,7 @@ def tell_run(run: Contents, *, named: bool) -> list[str]:
         method = run.recipe.search.method
         search = SEARCHES.get(method, label_of(method))
         searched = [found for found in run.factors if found.chosen_by not in baselines()]
-        by = search if len({found.source.known_as for found in searched}) < 2 else " and by ".join(SEARCHES.values())
+        by = search if len({found.source.known_as for found in searched}) < 2 else " and by ".join(COMPARED.values())
         chosen = (
             f"are those of {by}"
             if method in one_set_formulas()

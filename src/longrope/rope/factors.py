@@ -36,7 +36,7 @@ class RescaleFactors:
         start_tokens: how many first positions keep the plain angle (n-hat).
         attention_factor: multiplies cos and sin, so attention logits by its square.
         method: where they come from: a baseline of the registry, ``scan`` (the start that the gradient search scans
-            for), or the search that made them, ``longrope-gradient``, ``longrope-evolution`` or
+            for), or the search that made them, ``longrope-gradient``, ``longrope-evolution``, ``longrope-cma`` or
             ``longrope-recovered``. Composed factors name all that they are made of (``longrope-gradient+scan``);
             extrapolated ones keep the name of what they were extrapolated from.
         chosen_by: the search that selected them; empty for a baseline that nobody searched.

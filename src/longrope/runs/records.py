@@ -22,16 +22,17 @@ class Trial:
     """One evaluation of a search.
 
     Attributes:
-        method: the search: ``longrope-evolution``, ``longrope-gradient``, ``longrope-recovered`` for a short window,
-            ``ntk-scan`` for the baseline of two scanned numbers, or ``longrope2``.
+        method: the search: ``longrope-evolution``, ``longrope-gradient``, ``longrope-cma``, ``longrope-recovered`` for
+            a short window, ``ntk-scan`` for the baseline of two scanned numbers, or ``longrope2``.
         model: the name that it was loaded by, and the factors that its weights were tuned with if they were.
         texts_fingerprint: of the search and validation windows.
-        step: generation of the evolution, or step of the descent.
+        step: generation of the evolution or of CMA-ES, or step of the descent.
         kind: ``search`` (on search windows), ``gradient`` (one backward pass), ``validation`` (held-out windows), or,
             for the last choice, ``tail`` (of the held-out windows) or ``needles`` (answers about needles in them);
             ``tail-alone`` where no needles can be planted in them, which earlier versions called ``tail``.
         origin: where the candidate came from (pi, ntk, yarn, critical, scan, mutation, crossover, gradient,
-            start-tokens; share-S in the search for a short window; grid, refined and finalist in the scan).
+            start-tokens, floor, knots; share-S in the search for a short window; grid, refined and finalist in the
+            scan).
         lambdas, start_tokens, attention_factor: the candidate, relative to the factors that the weights were tuned with
             if they were.
         loss_nats: what is minimised: the mean loss per token over a window or its tail, in nats, plus the weighted mean

@@ -1,4 +1,4 @@
-"""Find rescale factors: by gradient, or by the paper's evolution; again on a tuned model, and for short windows."""
+"""Find rescale factors: by gradient, the paper's evolution or CMA-ES; again on a tuned model, and for short windows."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +26,7 @@ from longrope.search.checks import check_scannable, check_search, check_short_se
 from longrope.search.choice import Choose, make_choice
 from longrope.search.descend import descend
 from longrope.search.evolve import evolve
+from longrope.search.knots import POPULATION, search_knots
 from longrope.search.scan import scan_base
 from longrope.search.score import TrialLog, WindowObjective, cut_windows
 from longrope.search.short_context import search_short_window
@@ -40,7 +41,7 @@ __all__ = [
     "scan_base",
     "search_short_window",
 ]
-OWN = ("gradient", "evolution")  # searches of this module; another one has a row with a function of these arguments
+OWN = ("gradient", "evolution", "cma")  # searches of this module; another has a row with a function of these arguments
 
 
 def find_factors(
@@ -110,6 +111,9 @@ def find_factors(
         found = evolve(
             objective, space, starts, evolution, attention_factor=attention, seed=seed, log=log, choose=choose
         )
+    elif settings.method == "cma":
+        count = settings.validation_windows
+        found = search_knots(objective, spec, starts, settings.cma, held_out=count, seed=seed, log=log, choose=choose)
     else:
         found = descend(objective, spec, starts, settings.gradient, max_start_tokens=most, log=log, choose=choose)
     found = replace(compose(base, found, model.spec), searched=sketched, table=model.rope_table)
@@ -147,13 +151,15 @@ def _prepare(
     seed: int,
 ) -> tuple[WindowObjective, Choose, tuple[int, ...]]:
     """The objective of a search on windows of a text, its last choice, and a sketch of these windows."""
-    wanted, scored = settings.gradient.steps, settings.gradient.scan_windows
+    wanted, scored, together = settings.gradient.steps, settings.gradient.scan_windows, 1
     if settings.method == "evolution":
         wanted = scored = settings.evolution.filled(target_tokens).windows
+    if settings.method == "cma":
+        wanted, scored, together = settings.cma.passes // POPULATION, settings.cma.windows, settings.cma.windows
     searched, held_out = cut_windows(text, target_tokens, settings.validation_windows, seed)
     searched = searched[:wanted]
     objective = WindowObjective.prepare(
-        model, searched, held_out, scored, settings.tail_tokens, settings.needle_weight, seed, tuned_with=base
+        model, searched, held_out, scored, settings.tail_tokens, settings.needle_weight, seed, together, base
     )
     choose = make_choice(model, held_out, settings, seed, base)
     return objective, choose, sketch(np.concatenate([searched, held_out]))

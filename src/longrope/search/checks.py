@@ -7,6 +7,7 @@ from longrope.errors import FactorsError, RecipeError
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
 from longrope.registry import factor_methods, one_set_formulas, scans
+from longrope.search.knots import check_passes, load_cma
 from longrope.search.short_context import count_held_out
 
 
@@ -25,6 +26,7 @@ def check_search(
     Raises:
         FactorsError: the target is not beyond the trained window.
         TextsError: the text is too short, or the window for its needles.
+        RecipeError: CMA-ES has too few passes, or is not installed.
     """
     if target_tokens <= trained_window:
         raise FactorsError(
@@ -34,6 +36,9 @@ def check_search(
         )
     if settings.method in one_set_formulas():
         return
+    if settings.method == "cma":
+        load_cma()
+        check_passes(settings.cma, settings.validation_windows)
     needed = settings.validation_windows + 1
     windows = text.windows(target_tokens, needed, minimum=needed)
     if settings.needle_weight:

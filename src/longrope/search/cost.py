@@ -10,9 +10,10 @@ from longrope.search.score import BACKWARD_PASSES
 from longrope.search.short_context import SHARES, count_held_out, count_short
 
 OTHER_LOSS = ("longrope2",)  # methods that minimise another loss than the searches, which is not compared with theirs
-CHOOSING = ("evolution", "gradient")  # searches whose passes do not count those of their last choice
+CHOOSING = ("cma", "evolution", "gradient")  # searches whose passes do not count those of their last choice
 CHOSEN_AMONG = 4  # readings of the held-out windows by the last choice, of tails and of needles together, about
-SCANNED, CAPPED = 20, 7  # curves that the gradient search looks at before it descends, about, and those for its floor
+SCANNED = 20  # curves that a descent and CMA-ES look at before they begin, at most
+CAPPED = 7  # and those for a floor
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ def count_passes(settings: SearchRecipe, target_tokens: int) -> int:
         children = given.generations * (given.mutations + given.crossovers)
         looks = 4 + given.generations // given.validate_every
         return (given.population + children) * given.windows + looks * settings.validation_windows
+    if settings.method == "cma":
+        return settings.cma.passes
     descent = settings.gradient
     looks = 10 + descent.steps // descent.validate_every  # closed forms, start tokens
     curves = SCANNED * (descent.start == "scan") + CAPPED * (descent.floor == "scan")

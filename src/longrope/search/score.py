@@ -59,11 +59,12 @@ class WindowObjective:
 
     Attributes:
         model: the model whose factors are searched.
-        search_windows: [W, N] windows for ``search_loss`` (the first ``search_count``) and ``gradient`` (in turn).
+        search_windows: [W, N] windows for ``search_loss`` (the first ``search_count``), ``step_loss`` and ``gradient``
+            (in turn).
         validation_windows: [V, N] held-out windows.
         search_weights, validation_weights: [W, N - 1] and [V, N - 1] weights of each token's loss in its window's loss.
         search_count: how many windows one ``search_loss`` covers.
-        gradient_count: how many windows one ``gradient`` covers.
+        gradient_count: how many windows one ``step_loss`` or ``gradient`` covers.
         tuned_with: what the candidates are relative to (``rope.counted_from``); None for those of the model itself.
     """
 
@@ -99,7 +100,7 @@ class WindowObjective:
             tail_tokens: score only the last so many tokens of each window; 0 scores all.
             needle_weight: weight of the mean loss over the answers about planted needles (LongRoPE2, section 3.2).
             seed: of the needles.
-            gradient_count: how many search windows one ``gradient`` covers, if there are so many.
+            gradient_count: how many search windows one ``step_loss`` or ``gradient`` covers, if there are so many.
             tuned_with: what the candidates are relative to, if anything.
         """
         searched = _prepare(model, search, tail_tokens, needle_weight, np.random.default_rng([seed, 1]))
@@ -128,12 +129,17 @@ class WindowObjective:
         """The loss over all validation windows."""
         return self._mean_loss(factors, self.validation_windows, self.validation_weights)
 
+    def step_loss(self, factors: RescaleFactors, step: int) -> Evaluation:
+        """The loss over the next search windows; they are read in turn."""
+        rows = self._rows(step)
+        return self._mean_loss(factors, self.search_windows[rows], self.search_weights[rows])
+
     def gradient(self, factors: RescaleFactors, step: int) -> Evaluation:
         """One backward pass over the next search windows; they are read in turn.
 
         Processes that share a sequence each do their part of a window; rows of them all do the same step.
         """
-        rows = np.arange(step * self.gradient_count, (step + 1) * self.gradient_count) % len(self.search_windows)
+        rows = self._rows(step)
         windows, weights = self.search_windows[rows], self.search_weights[rows]
         whole = compose(self.tuned_with, factors, self.model.spec)
         loss, slopes, by_attention = factor_gradient(self.model, whole, windows, weights / len(rows))
@@ -142,6 +148,10 @@ class WindowObjective:
             slopes = [slope * x for slope, x in zip(slopes, before, strict=True)]
         gradient = (*slopes, by_attention * whole.attention_factor)
         return Evaluation(loss, int((weights > 0).sum()), BACKWARD_PASSES * windows.size, gradient)
+
+    def _rows(self, step: int) -> NDArray[np.int64]:
+        """Which search windows a step reads."""
+        return np.arange(step * self.gradient_count, (step + 1) * self.gradient_count) % len(self.search_windows)
 
     def _mean_loss(self, factors: RescaleFactors, windows: Tokens, weights: Weights) -> Evaluation:
         def loss_of(row: int) -> float:
