@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Measure the factors of results/nano-paper on Python that neither the bundled model nor any search or choice has seen, five
-# packages of Debian 12, with passkeys and needles of another seed. One CPU core, a quarter of an hour.
+# packages of Debian 12, with passkeys and needles of another seed. One CPU core, twenty minutes.
 # Needs: apt-get with Debian 12's packages (nothing is installed) and python3 with longrope.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(gajim mercurial-common python3-coverage python3-openpyxl python3-scrapy)
-arms=(gradient gradient-floor evolution evolution-critical)
+arms=(gradient gradient-floor cma cma-tail evolution evolution-critical)
 
 if [ ! -d data/nano-other ]; then
     scratch=$(mktemp -d)

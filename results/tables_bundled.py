@@ -29,6 +29,8 @@ PAPER = (  # run, method in it, label
     ("evolution-critical", "longrope-evolution", "the same, the critical-pair rule's factors among its starts"),
     ("gradient", "scan", "LongRoPE, gradient"),
     ("gradient-floor", "longrope-gradient", "LongRoPE, gradient, floor scanned"),
+    ("cma", "longrope-cma", "LongRoPE, CMA-ES over knots"),
+    ("cma-tail", "longrope-cma", "the same, last half scored"),
 )
 STUDENT = {3: 4.303}  # two-sided 95 % of t, by the number of values
 

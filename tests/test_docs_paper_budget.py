@@ -35,7 +35,9 @@ def pairs_of(run: str) -> dict[tuple[str, int], dict[str, Any]]:
 
 def test_comparisons_follow_from_the_summaries() -> None:
     made = load_script("arms").compare_arms(
-        RESULTS / "nano-paper", ["evolution", "evolution-critical", "gradient-floor", "gradient"], "gradient"
+        RESULTS / "nano-paper",
+        ["evolution", "evolution-critical", "gradient-floor", "cma", "cma-tail", "gradient"],
+        "gradient",
     )
     assert [asdict(line) for line in made] == lines("nano-paper/arms.jsonl")
 
@@ -136,7 +138,8 @@ def test_what_a_scanned_floor_brings() -> None:
 
 def test_the_factors_on_other_text() -> None:
     """By the summaries of the samples; the factors are those that were searched for the table above."""
-    arms, folder = ["gradient", "gradient-floor", "evolution", "evolution-critical"], RESULTS / "nano-paper-other"
+    arms = ["gradient", "gradient-floor", "cma", "cma-tail", "evolution", "evolution-critical"]
+    folder = RESULTS / "nano-paper-other"
     for arm in arms:
         own = RunDir(folder / arm).read_factors()
         assert own == RunDir(RESULTS / "nano-paper" / arm).read_factors()
@@ -171,3 +174,31 @@ def test_what_a_scanned_floor_costs() -> None:
     assert all(more > less for less, more in zip(answers[""], answers[", floor scanned"], strict=True))
     means = [sum(answers[kind]) / 3 for kind in (", floor scanned", "")]
     assert "in the mean {:.3f} nats instead of {:.3f}".format(*means) in TEXT
+
+
+def test_what_knots_bring() -> None:
+    """Ratios and passkeys of the search by CMA-ES, on both texts."""
+    compared = load_script("arms").compare_arms
+
+    def pair(folder: str, run: str, reference: str, metric: str = "perplexity") -> tuple[str, list[int]]:
+        made = compared(RESULTS / folder, [run, reference], reference)
+        line = next(x for x in made if (x.metric, x.context_tokens) == (metric, TARGET))
+        ends = line.value, line.low, line.high
+        return "{:.4f} ({:.4f}-{:.4f})".format(*ends), [round(100 * end) for end in ends]
+
+    first, other = "nano-paper", "nano-paper-other"
+    own = [pair(folder, "cma", "gradient")[0] for folder in (first, other)]
+    assert "it has {} on the first text, and {} on the other one".format(*own) in TEXT
+    more = pair(other, "cma", "gradient", "passkey")[1]
+    assert "finds {} passkeys more of 100 ({} to {} points)".format(*more) in TEXT
+    assert f"it has {pair(other, 'cma-tail', 'gradient', 'perplexity-last-1024')[0]} of the default's" in TEXT
+    whole = [pair(other, "cma", reference)[0] for reference in ("evolution", "evolution-critical")]
+    assert "has {} of the first run's perplexity and {} of the second's on the other text".format(*whole) in TEXT
+    found = [pair(other, "cma", name, "passkey")[1][0] for name in ("evolution", "evolution-critical")]
+    assert f"with {-found[0]} passkeys less and {found[1]} more" in TEXT
+    for folder in (first, other):
+        for run in ("cma", "cma-tail"):
+            for reference in ("gradient", "gradient-floor"):
+                assert pair(folder, run, reference)[0].partition("-")[2] < "1)"
+    assert passes_of("cma") == passes_of("cma-tail") == 506
+    assert round(passes_of("evolution") / 506, 1) == 13.4
