@@ -195,7 +195,7 @@ def test_what_knots_bring() -> None:
     whole = [pair(other, "cma", reference)[0] for reference in ("evolution", "evolution-critical")]
     assert "has {} of the first run's perplexity and {} of the second's on the other text".format(*whole) in TEXT
     found = [pair(other, "cma", name, "passkey")[1][0] for name in ("evolution", "evolution-critical")]
-    assert f"with {-found[0]} passkeys less and {found[1]} more" in TEXT
+    assert f"with {-found[0]} passkeys fewer and {found[1]} more" in TEXT
     for folder in (first, other):
         for run in ("cma", "cma-tail"):
             for reference in ("gradient", "gradient-floor"):
