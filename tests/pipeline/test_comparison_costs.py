@@ -13,7 +13,7 @@ from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Reading, Subject
 from longrope.models import LanguageModel
 from longrope.pipeline import Callbacks, compare
-from longrope.pipeline.comparison_costs import Measured, Speeds, estimate_comparison, seconds_of_step
+from longrope.pipeline.comparison_costs import COMPARED, Measured, Speeds, estimate_comparison, seconds_of_step
 from longrope.recipe import MeasureRecipe, Recipe
 from longrope.runs.run_dir import RunDir
 from longrope.search.cost import count_choice_passes, count_passes
@@ -159,7 +159,7 @@ def test_a_comparison_begins_with_its_estimate(recipe: Recipe, tmp_path: Path) -
     run = RunDir(tmp_path)
     compare(small, run, Callbacks(on_step=lines.append))
     names = [line.partition(":")[0] for line in lines]
-    count = 1 + len(registry.baselines()) + len(registry.searches())
+    count = 1 + len(registry.baselines()) + len(COMPARED)
     parts = [
         "search by evolution",
         "search by gradient",
