@@ -58,14 +58,8 @@ ARMS = {
     "evolution": ("search.method=evolution",),
     "evolution-critical": ("search.method=evolution", "search.evolution.starts=pi,ntk,yarn,critical"),
 }
-SEARCHES = (
-    "gradient",
-    "gradient-floor",
-    "cma",
-    "cma-tail",
-    "evolution",
-    "evolution-critical",
-)  # of recipes that train nothing
+# Of recipes that train nothing:
+SEARCHES = ("gradient", "gradient-floor", "cma", "cma-tail", "evolution", "evolution-critical")
 USUAL = [arm for arm, settings in ARMS.items() if EXTRAPOLATED not in settings and arm not in SEARCHES]
 BARE = "-bare"  # ends the name of an arm without needles
 Pair = Callable[[RunDir, RunDir], list[Comparison]]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measure the factors of results/nano-paper on Python that neither the bundled model nor any search or choice has seen, five
-# packages of Debian 12, with passkeys and needles of another seed. One CPU core, twenty minutes.
+# Measure the factors of results/nano-paper on Python that neither the bundled model nor any search has read, five packages of
+# Debian 12, with passkeys and needles of another seed. One CPU core, twenty minutes.
 # Needs: apt-get with Debian 12's packages (nothing is installed) and python3 with longrope.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

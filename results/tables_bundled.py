@@ -143,7 +143,7 @@ def paper_table(records: Records) -> str:
 
 
 def paper_other_table(records: Records) -> str:
-    """The same factors on text that no search and no choice has seen, each beside those of the gradient search."""
+    """The same factors on text that no search has read, each beside those of the gradient search."""
     pairs = {
         (line["run"], line["metric"], line["context_tokens"]): line
         for line in records.lines("nano-paper-other/arms.jsonl")

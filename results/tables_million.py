@@ -28,10 +28,8 @@ METRICS: dict[str, tuple[tuple[str, ...], str, Callable[..., Cell]]] = {  # word
     "passkeys, 20 a text": (("many-passkeys",), "XX %", percent),
     "accuracy": (("accuracy", "prose-needle"), "XX %", percent),
 }
-LAST = {
-    "gemma3-2048k": "last-tokens-32767",
-    "smollm2-2048k": "last-tokens-8191",
-}  # all that the trained window predicts
+# All that the trained window predicts:
+LAST = {"gemma3-2048k": "last-tokens-32767", "smollm2-2048k": "last-tokens-8191"}
 COLUMNS: dict[str, tuple[str, Callable[..., Cell]]] = {
     "first tokens": ("prefix-perplexity", number),
     "by position": ("position-perplexity", number),
