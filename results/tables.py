@@ -74,6 +74,7 @@ TABLES: dict[str, Maker] = {
     "evidence-twice": evidence.twice_table,
     "evidence-seeds": evidence.seeds_table,
     "evidence-measures": evidence.measures_table,
+    "evidence-more": evidence.more_table,
     "near-exact": bundled.near_exact_table,
     "nano-search": bundled.nano_search_table,
     "ablations": bundled.ablations_table,

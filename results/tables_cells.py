@@ -162,10 +162,10 @@ def _compared(score: Score) -> str:
     """What a reader compares the score with: windows of one text are divided for shorter lengths, prompts are not.
 
     The first tokens of whole windows are another text than these windows divided, of which each part opens with a BOS
-    token of its own where the model has one.
+    token of its own where the model has one. A share of the original's has the text of its own length.
     """
     if score.metric.startswith("prefix-perplexity"):
         return "the text of first tokens"
-    if score.metric.startswith(("perplexity", "ratio-to-")):
+    if score.metric.startswith(("perplexity", "ratio-to-")) and score.metric != "ratio-to-none":
         return "the text of perplexities"
     return f"{score.metric.partition('-depth-')[0]} at {score.context_tokens}"

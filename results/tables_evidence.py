@@ -90,6 +90,7 @@ RULER = {
     "fwe": "frequent words",
 }
 MEASURES = "evidence-64k-measures"
+MORE, BESIDE = "evidence-64k-more", ("searched", "critical", "scan")  # the latter in RUN, on other texts for a part
 NANO, NANO_TARGET = "nano-16k", 16384
 MEASURED: dict[str, tuple[str, Callable[[Score], Cell]]] = {
     "perplexity": ("perplexity", number),
@@ -150,6 +151,15 @@ def twice_table(records: Records) -> str:
         ]
         rows.append([ARMS[name], *cells, *(_beside(records, run, TARGET).get(name, "") for run in (FIRST, RUN))])
     return table([*head, "64k, paired, first", "64k, paired, again"], rows)
+
+
+def more_table(records: Records) -> str:
+    """LongRoPE2's factors trained, and two factor sets trained without needles, below some arms of the longer table."""
+    arms = {run: _arms(records, run) for run in (RUN, MORE)}
+    trained = {ARMS[name]: _trained(arms[RUN][name]) for name in BESIDE}
+    trained |= {ARMS[name]: _trained(scores) for name, scores in arms[MORE].items()}
+    columns = COLUMNS[:-1]  # without shuffled far context
+    return table(["", *(column.heading for column in columns)], [row[:-1] for row in _rows(columns, trained, {})])
 
 
 def nano_arms_table(records: Records, seed: str = "", run: str = NANO) -> str:

@@ -80,7 +80,8 @@ def cost_table(records: Records, run: str = RUN) -> str:
     names = {"trials": "evaluations", "token_passes": "tokens read", "seconds": "seconds"}
     rows: list[Row] = []
     for cost in records.content(f"{run}/costs.json"):
-        common = [f"{cost[f'{key}_to_common']:,}" for key in names]
+        reached = [cost[f"{key}_to_common"] for key in names]
+        common = ["not reached" if value is None else f"{value:,}" for value in reached]
         whole = [*(f"{cost[key]:,}" for key in names), f"{cost['validation_loss_nats']:.3f}"]
         rows.append([with_budget(records, run, cost["method"]), *common, *whole])
     if run == RUN:  # held out other windows, so no loss of it can be compared

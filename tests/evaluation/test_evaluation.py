@@ -11,10 +11,12 @@ import pytest
 from intervals import document_interval
 from measurements import SETTINGS
 from measuring import Passes, brute_losses, without_seconds
+from spying import before
 
+from longrope import evaluation
 from longrope.data import TokenText, fingerprint, sketch
 from longrope.errors import FactorsError, RecipeError, RunError, TextsError
-from longrope.evaluation import measure
+from longrope.evaluation import Evaluation, measure, name_subject
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
 from longrope.rope import FactorTable, RescaleFactors, baseline_factors
@@ -39,6 +41,24 @@ def test_every_factor_set_is_asked_what_it_was_searched_on(model: LanguageModel,
     )
     with pytest.raises(TextsError, match="no search has seen"):
         measure(model, FactorTable(factor_sets), text, settings=SETTINGS)
+
+
+def test_windows_are_compared_once_with_what_factors_were_searched_on(
+    model: LanguageModel, text: TokenText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And again for other factors, and for other windows."""
+    compared: list[tuple[int, int]] = []
+    before(monkeypatch, evaluation, "check_unsearched", lambda windows, some: compared.append((len(windows), some[0])))
+    found = baseline_factors(model.spec, "ntk", 128).factor_sets[0]
+    evaluating = Evaluation(text, SETTINGS, name_subject(model, None))
+    for sketched in (7, 9):
+        for _ in range(2):
+            evaluating.measure(name_subject(model, replace(found, searched=(sketched, 2**63))))
+            evaluating.readings(name_subject(model, replace(found, searched=(sketched, 2**63))))
+    assert compared == [(3, 7), (3, 9)]
+    other = replace(evaluating, settings=replace(SETTINGS, windows=2))
+    other.measure(name_subject(model, replace(found, searched=(7, 2**63))))
+    assert compared[2:] == [(2, 7)]
 
 
 def test_factors_that_do_not_reach_or_do_not_fit_are_refused(model: LanguageModel, text: TokenText) -> None:

@@ -74,7 +74,8 @@ class Evaluation:
         seed: of prompts and of the bootstrap.
         on_step: is called with a message before samples of a method are made or compared, not where they are kept.
         on_progress: is called as a method is measured: with its label, how many passes are done, and of how many.
-        apart: names of tuned models, with windows that were seen to be apart from what these were tuned on.
+        apart: names of tuned models, and sketches of texts that were searched on, with the windows that were seen to be
+            apart from what these were tuned on, and from these texts.
     """
 
     text: TokenText
@@ -84,7 +85,7 @@ class Evaluation:
     seed: int = 0
     on_step: Callable[[str], None] = lambda _: None
     on_progress: Callable[[str, int, int], None] = lambda *_: None
-    apart: set[tuple[str, int, int]] = field(default_factory=set, compare=False)
+    apart: set[tuple[str | Sequence[int], int, int]] = field(default_factory=set, compare=False)
 
     def check(self, subject: Subject) -> None:
         """Make all windows and prompts of a method once, so that what cannot be measured is said before the work.
@@ -225,7 +226,9 @@ class Evaluation:
         windows = self.text.windows(longest, count)
         documents = self.text.numbered().windows(longest, count)
         for factors in subject.table.factor_sets if subject.table else ():
-            check_unsearched(windows, factors.searched)
+            if (factors.searched, longest, count) not in self.apart:
+                check_unsearched(windows, factors.searched)
+                self.apart.add((factors.searched, longest, count))
         known, seen = subject.model.tuned_on, (subject.model.name, longest, count)
         if known and seen not in self.apart:
             check_apart(hash_windows(self.text, windows, documents, subject.model.tokenizer), known, "tune")
