@@ -25,6 +25,7 @@ NAMES = {
     "gemma3-2048k-untrained": 2**19,
     "gemma3-needles": 2**21,
     "smollm2-2048k": 2**21,
+    "smollm2-1024k": 2**20,
 }
 LONGEST = {"smollm2-2048k": 2**20, "gemma3-needles": 2**17}  # that they measure, where it is not the target
 WINDOW, MILLION = 192, 2**20  # of the pico model; Gemma's 32,768 tokens stand for them
