@@ -2,14 +2,19 @@
 # Fetch the model and the texts of recipes/gemma3-2048k.toml into data/, run it, and measure what docs/2048k.md says of it; made for
 # one GPU of 141 GB. Interrupted, the same command goes on where it was: begin it again after every run of half an hour where
 # time is lent so. With several GPUs: LAUNCH="torchrun --nproc-per-node 4 -m longrope". Names of the functions below, as in
-# `bash recipes/gemma3-2048k.sh train control`, choose what is run.
+# `bash recipes/gemma3-2048k.sh train control`, choose what is run. FACTORS=yarn trains and measures another formula's factors alike,
+# in a run of their own: `FACTORS=yarn bash recipes/gemma3-2048k.sh train lengths passkeys`.
 # The model is under the Gemma Terms of Use, https://ai.google.dev/gemma/terms. The texts are from packages of Debian 12 and
 # npm, and are not to be passed on. Needs: what recipes/fetch.sh needs, and longrope[gguf].
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipes/fetch.sh
 LAUNCH=${LAUNCH:-longrope} PYTHON=${PYTHON:-python3}
-model=data/gemma-3-270m-q4_k_m.gguf texts=data/gemma3-2048k run=runs/gemma3-2048k
+FACTORS=${FACTORS:-}
+model=data/gemma-3-270m-q4_k_m.gguf texts=data/gemma3-2048k run=runs/gemma3-2048k${FACTORS:+-$FACTORS}
+alike=() # the schedule of the recipe with another formula
+[ -z "$FACTORS" ] || alike=(--set "$(sed -n "s/ntk-critical/$FACTORS/; s/^stages = /stages=/; /^stages=/,/^]/p" recipes/gemma3-2048k.toml |
+    tr '\n' ' ')")
 same=(--set measure.window_tokens=2048k --set measure.tail_tokens=32768 --set measure.tails=4096) # the text of the run
 needles=(--metrics far-context,prose-needle "${same[@]}" --set measure.needles=60)
 
@@ -18,11 +23,12 @@ of_run() { # of_run OPTION...: measure the trained weights with the factors of t
 }
 
 train() { # the training and the export, measured at few lengths
-    $LAUNCH extend --recipe recipes/gemma3-2048k.toml --set measure.lengths=4k,32k,128k --set measure.window_tokens=2048k --out $run
+    $LAUNCH extend --recipe recipes/gemma3-2048k.toml --set measure.lengths=4k,32k,128k --set measure.window_tokens=2048k \
+        "${alike[@]}" --out $run
 }
 
 whole() { # the same, and the trained weights at all lengths
-    $LAUNCH extend --recipe recipes/gemma3-2048k.toml --out $run
+    $LAUNCH extend --recipe recipes/gemma3-2048k.toml "${alike[@]}" --out $run
 }
 
 lengths() { # after train: the same trained weights at the lengths that it has not measured

@@ -99,6 +99,25 @@ def test_cma_gains_next_to_nothing_at_64k() -> None:
     assert f"for {read[0] / read[1]:.1f} times the tokens read" in RESULTS
 
 
+def test_another_release_of_transformers_scores_the_original_alike() -> None:
+    """And the gradient search, repeated on texts fetched again, finds other factors that are nearly as good."""
+
+    def original(path: str) -> dict[tuple[str, int], tuple[float, str]]:
+        scores = read_records(RECORDS / path / "scores.jsonl", Score)
+        return {(s.metric, s.context_tokens): (s.value, s.texts_fingerprint) for s in scores if s.method == "none"}
+
+    again, before = original("searches-64k/cma"), original("evidence-64k/compare")
+    assert again.items() <= before.items()
+    assert {("perplexity", WINDOW), ("passkey", WINDOW), ("prose-needle", WINDOW)} <= set(again)
+    scores = read_records(RECORDS / "evidence-64k/compare/scores.jsonl", Score)
+    first = {(s.metric, s.context_tokens): s.value for s in scores if s.method == "longrope-gradient"}
+    second = trained("searches-64k/gradient")
+    log = " ".join((ROOT / "docs/log.md").read_text().split())
+    assert f"has {second['perplexity', TARGET].value:.2f} at 64k ({first['perplexity', TARGET]:.2f} in" in log
+    counts = [round(100 * value) for value in (second["prose-needle", TARGET].value, first["prose-needle", TARGET])]
+    assert f"and {counts[0]} needles ({counts[1]})" in log
+
+
 def test_the_shorter_comparison() -> None:
     scores = read_records(RECORDS / "compare-64k/scores.jsonl", Score)
     assert len({score.method for score in scores}) == 15
