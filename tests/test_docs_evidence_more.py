@@ -12,6 +12,7 @@ from longrope.runs.records import Score, Trial, read_records
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "results"
 RESULTS = " ".join((ROOT / "docs/results.md").read_text().split())
+README = " ".join((ROOT / "README.md").read_text().split())
 TARGET, WINDOW, TAIL = 65536, 8192, "perplexity-last-8192"
 Found = dict[tuple[str, int], Score]
 
@@ -67,6 +68,7 @@ def test_what_needles_in_training_bring_and_cost(arms: dict[str, Found]) -> None
     ]
     far, near = needles(arms), needles(arms, WINDOW)
     assert [far[name] for name in ("searched-bare", "critical-bare")] == [27, 27]
+    assert "without needles, the searched factors find 27, with 1.3 % less perplexity" in README
     assert [near[name] for name in ("searched-bare", "critical-bare", "searched", "critical")] == [52, 56, 74, 76]
     passkeys = {name: count(found["passkey", TARGET]) for name, found in arms.items()}
     assert [passkeys[name] for name in ("searched-bare", "critical-bare", "searched", "critical")] == [18, 18, 20, 20]
@@ -83,7 +85,7 @@ def test_cma_gains_next_to_nothing_at_64k() -> None:
     found = pairs("searches-64k")
     assert f"{share(found['perplexity', TARGET])} of the gradient search's perplexity" in RESULTS
     less = f"{100 * (1 - found['perplexity', TARGET].value):.1f} % less"
-    assert f"On SmolLM2-135M at 64k it has {less}" in " ".join((ROOT / "README.md").read_text().split())
+    assert f"On SmolLM2-135M at 64k it has {less}" in README
     assert f"over the last 8,192 tokens {share(found[TAIL, TARGET])}" in RESULTS
     assert f"{found['perplexity', WINDOW].value:.4f} at 8k" in RESULTS
     both = [trained(f"searches-64k/{name}") for name in ("cma", "gradient")]
