@@ -89,10 +89,13 @@ class Records:
         return [line for line in self.passes(gradient=False) if line["way"] == way and "seconds" in line]
 
 
-def table(head: Sequence[str], rows: Sequence[Row]) -> str:
-    """Write a table; raise MixedTextsError where its scores are of several texts and its first heading hides that."""
+def table(head: Sequence[str], rows: Sequence[Row], *, divided: bool = False) -> str:
+    """Write a table; raise MixedTextsError where its scores are of several texts and its first heading hides that.
+
+    ``divided`` is for a model with a BOS token: its shares of the original's have a text of their own at each length.
+    """
     for together in [[row] for row in rows] if head[0] == EACH_ROW else [rows]:
-        _check_texts(cell for row in together for cell in row if isinstance(cell, Cell))
+        _check_texts((cell for row in together for cell in row if isinstance(cell, Cell)), divided=divided)
     rule = ["---", *("---:" for _ in head[1:])]
     return "".join(f"| {' | '.join(map(str, row))} |\n" for row in (head, rule, *rows))
 
@@ -144,11 +147,11 @@ def bold(cell: Cell) -> Cell:
     return Cell(f"**{cell}**", cell.scores)
 
 
-def _check_texts(cells: Iterable[Cell]) -> None:
+def _check_texts(cells: Iterable[Cell], *, divided: bool) -> None:
     """Perplexities of all lengths must be of one text, other metrics of the same samples at each length."""
     seen: dict[str, Score] = {}
     for score in (score for cell in cells for score in cell.scores):
-        first = seen.setdefault(_compared(score), score)
+        first = seen.setdefault(_compared(score, divided=divided), score)
         if score.texts_fingerprint != first.texts_fingerprint:
             both = [f"{x.metric} of {x.method} at {x.context_tokens:,} ({x.texts_fingerprint})" for x in (first, score)]
             raise MixedTextsError(
@@ -158,14 +161,15 @@ def _check_texts(cells: Iterable[Cell]) -> None:
             )
 
 
-def _compared(score: Score) -> str:
+def _compared(score: Score, *, divided: bool) -> str:
     """What a reader compares the score with: windows of one text are divided for shorter lengths, prompts are not.
 
     The first tokens of whole windows are another text than these windows divided, of which each part opens with a BOS
-    token of its own where the model has one. A share of the original's has the text of its own length.
+    token of its own where the model has one.
     """
     if score.metric.startswith("prefix-perplexity"):
         return "the text of first tokens"
-    if score.metric.startswith(("perplexity", "ratio-to-")) and score.metric != "ratio-to-none":
+    by_length = divided and score.metric == "ratio-to-none"
+    if score.metric.startswith(("perplexity", "ratio-to-")) and not by_length:
         return "the text of perplexities"
     return f"{score.metric.partition('-depth-')[0]} at {score.context_tokens}"

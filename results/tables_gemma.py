@@ -53,7 +53,8 @@ def ratio_table(records: Records) -> str:
         short = [with_interval(scores["ratio-to-none", length], 3) for length in (8192, 32768)]
         paired = scores.get((f"ratio-to-{BEST}", TARGET))
         rows.append([label, *short, with_interval(paired, 4) if paired else "1"])
-    return table(["", "8k, of the original's", "32k, of the original's", "64k, of Self-Extend's"], rows)
+    head = ["", "8k, of the original's", "32k, of the original's", "64k, of Self-Extend's"]
+    return table(head, rows, divided=True)
 
 
 def longer_table(records: Records) -> str:
