@@ -23,8 +23,17 @@ passkeys() { # one in a text
         --set measure.passkeys=10 --out $run
 }
 
+far() { # 2,097,152 tokens, twice the longest length above, in a folder of its own: a text with 20 needles, then a window
+    local metric
+    [ -d $run-far ] || { cp -r $run $run-far && rm -f $run-far/scores.jsonl; }
+    for metric in prose-needle far-context; do
+        "$PYTHON" -m longrope extend --recipe recipes/smollm2-2048k-all.toml --lengths 8k,2048k \
+            --metrics $metric --set measure.windows=1 --set measure.needles=20 --out $run-far
+    done
+}
+
 fetch_model data
 [ -d $texts ] || fetch_million_texts $model $texts
 parts=("$@")
-[ $# -gt 0 ] || parts=(train lengths passkeys)
+[ $# -gt 0 ] || parts=(train lengths passkeys far)
 for part in "${parts[@]}"; do $part; done

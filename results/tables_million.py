@@ -12,8 +12,9 @@ def share(score: Score) -> Cell:
     return Cell(f"{score.value:.3f}", (score,))
 
 
-RUNS = {"gemma3-2048k": "Gemma-3-270M", "smollm2-2048k": "SmolLM2-135M"}
-FORMULAS = {"gemma3-2048k": "ntk-critical", "smollm2-2048k": "critical"}  # of the factors that each was trained with
+SMALL, ATTENTION = "smollm2-2048k-all", "smollm2-2048k"  # all weights trained, and those of the attention alone
+RUNS = {"gemma3-2048k": "Gemma-3-270M", SMALL: "SmolLM2-135M", ATTENTION: "SmolLM2-135M's attention"}
+FORMULAS = {"gemma3-2048k": "ntk-critical", SMALL: "critical", ATTENTION: "critical"}  # of the factors of each training
 UNTRAINED = "gemma3-2048k-untrained"
 FURTHER = "gemma3-2048k-untrained-1024k"  # two of them at twice the length, by factors for it
 BEFORE = "gemma3-2048k-before"  # the factors of the trained run with the original weights
@@ -29,7 +30,7 @@ METRICS: dict[str, tuple[tuple[str, ...], str, Callable[..., Cell]]] = {  # word
     "accuracy": (("accuracy", "prose-needle"), "XX %", percent),
 }
 # All that the trained window predicts:
-LAST = {"gemma3-2048k": "last-tokens-32767", "smollm2-2048k": "last-tokens-8191"}
+LAST = {"gemma3-2048k": "last-tokens-32767", SMALL: "last-tokens-8191", ATTENTION: "last-tokens-8191"}
 COLUMNS: dict[str, tuple[str, Callable[..., Cell]]] = {
     "first tokens": ("prefix-perplexity", number),
     "by position": ("position-perplexity", number),
@@ -53,7 +54,7 @@ APART = {  # ending of a run's name -> what of it stands beside the run
     "-passkeys": ("passkey",),
     "-control": ("far-shuffled", "far-replaced", "last-tokens-32767", "far-context", "far-context-last-4096"),
 }
-FAR = "smollm2-2048k-far"  # one window of prose
+FAR = f"{ATTENTION}-far"  # one window of prose
 OF_FAR = ("prefix-perplexity", "position-perplexity", *LAST.values(), "far-context", "far-context-last-4096")
 METHODS = {
     "none": ORIGINAL,
@@ -78,7 +79,7 @@ def trained_scores(records: Records, run: str) -> dict[tuple[str, int], Score]:
 
 def aims_table(records: Records) -> str:
     """What was aimed at beforehand, what the records say, and whether it is reached."""
-    small, window = trained_scores(records, "smollm2-2048k"), 2**20
+    small, window = trained_scores(records, SMALL), 2**20
     rows = [
         *_gemma_aims(trained_scores(records, "gemma3-2048k")),
         _aim("SmolLM2-135M, last 8,191 of 1,048,576 tokens, of near context's", 1.04, small, ("far-context", window)),
@@ -150,16 +151,17 @@ def headline_table(records: Records) -> str:
         for words, (names, empty, write) in METRICS.items():
             found = [next((scores[n, at] for n in names if (n, at) in scores), None) for at in SHORT_LIST]
             rows.append([f"{model}, {words}", *(write(score) if score else empty for score in found)])
-    prose = _joined(records, ((FAR, FORMULAS["smollm2-2048k"]),)).get(("prefix-perplexity", SHORT_LIST[-1]))
+    prose = _joined(records, ((FAR, FORMULAS[ATTENTION]),)).get(("prefix-perplexity", SHORT_LIST[-1]))
     if prose:
-        rows.append(["SmolLM2-135M, perplexity, one window of prose", *[""] * (len(SHORT_LIST) - 1), number(prose)])
+        words = f"{RUNS[ATTENTION]}, perplexity, one window of prose"
+        rows.append([words, *[""] * (len(SHORT_LIST) - 1), number(prose)])
     return table(["each row on its own text", *(LENGTHS[at] for at in SHORT_LIST)], rows)
 
 
-def small_length_table(records: Records) -> str:
-    """The same of SmolLM2."""
-    far = _joined(records, ((FAR, FORMULAS["smollm2-2048k"]),))
-    return length_table(records, "smollm2-2048k", {key: score for key, score in far.items() if key[0] in OF_FAR})
+def attention_length_table(records: Records) -> str:
+    """The same of SmolLM2 with its attention trained alone, and one window of prose of 2,097,152 tokens."""
+    far = _joined(records, ((FAR, FORMULAS[ATTENTION]),))
+    return length_table(records, ATTENTION, {key: score for key, score in far.items() if key[0] in OF_FAR})
 
 
 def length_table(records: Records, run: str = "gemma3-2048k", more: Scores | None = None) -> str:

@@ -104,7 +104,7 @@ def test_aims_are_held_to_the_records(tmp_path: Path) -> None:
     write(tmp_path, "gemma3-2048k", "longrope-tuned", (2097152,), **{"prose-needle": 0.7, "far-context-original": 0.9})
     write(tmp_path, "gemma3-2048k-passkeys", "ntk-critical", (32768,), passkey=1.0)
     write(tmp_path, "gemma3-2048k-passkeys", "ntk-critical", (131072,), passkey=0.9)
-    write(tmp_path, "smollm2-2048k", "longrope-tuned", (1048576,), **{"far-context": 1.03})
+    write(tmp_path, million.SMALL, "longrope-tuned", (1048576,), **{"far-context": 1.03})
     table = million.aims_table(records)
     assert row(table, share)[1:] == ["at least 90%", "78%", "no"]
     assert row(table, "needles in prose at every length up to 512k")[2:] == ["at least 90%, 1 length", "so far"]
@@ -209,36 +209,84 @@ def test_attention_is_counted_as_the_training_counts_it() -> None:
     assert sum(w.numel() for w in chosen.values()) >= network.config.num_hidden_layers * 2 * width * width
 
 
-def test_what_is_said_of_smollm2_follows_from_the_records() -> None:
-    """The counts, the shares and the minutes of its section."""
-    text = words("docs/2048k.md").partition("### SmolLM2-135M")[2].partition("###")[0]
-    records = Records(ROOT / "results")
-    own, original = (records.scores("smollm2-2048k", method) for method in ("longrope-tuned", "none"))
+def smollm2_text() -> str:
+    """Its section of the page."""
+    return words("docs/2048k.md").partition("### SmolLM2-135M")[2].partition("###")[0]
 
-    def count(scores: dict[tuple[str, int], Score], metric: str, at: int) -> int:
-        score = scores[metric, at]
-        return round(score.value * score.num_windows)
 
-    found = [count(own, metric, 2**20) for metric in ("prose-needle", "many-passkeys")]
-    assert f"finds {found[0]} of 40 needles in prose and {found[1]} of 40 passkeys" in text
-    near = [count(scores, name, 8192) for scores in (own, original) for name in ("prose-needle", "many-passkeys")]
-    assert f"it finds {near[0]} needles and {near[1]} passkeys, and the original {near[2]} and {near[3]}" in text
-    alone = records.scores("smollm2-2048k-passkeys", "critical")
+def count(scores: dict[tuple[str, int], Score], metric: str, at: int) -> int:
+    """How many were found."""
+    score = scores[metric, at]
+    return round(score.value * score.num_windows)
+
+
+def interval(score: Score) -> str:
+    return f"{score.value:.3f} ({score.low:.3f}-{score.high:.3f})"
+
+
+def took(run: str) -> tuple[int, str]:
+    """The steps of a training, and their minutes as the page writes them."""
+    logs = (ROOT / "results" / run).glob("stages/*/train.jsonl")
+    steps = [step for path in logs for step in read_records(path, TrainStep)]
+    return len(steps), f"{sum(step.seconds for step in steps) / 60:.1f} minutes"
+
+
+def test_what_is_said_of_all_weights_follows_from_the_records() -> None:
+    """SmolLM2's training of all weights: the shares, the counts, the minutes."""
+    text, records = smollm2_text(), Records(ROOT / "results")
+    own, original = (records.scores(million.SMALL, method) for method in ("longrope-tuned", "none"))
+    steps, minutes = took(million.SMALL)
+    assert f"all weights in {steps} steps, {minutes}" in text
+    ratios = {at: own["far-context", at] for at in (32768, 2**17, 2**19, 2**20)}
+    assert f"The last 8,191 tokens have {interval(ratios[2**20])} times the perplexity" in text
+    for at in (2**19, 2**17):
+        assert f"With {at:,} tokens they have {interval(ratios[at])}".lower() in text.lower()
+    assert all(ratio.low < 1 < ratio.high for ratio in ratios.values()), "neither a gain nor a loss"
+    last = {at: own["far-context-last-4096", at] for at in (2**17, 2**19, 2**20)}
+    assert last[2**17].low < 1 < last[2**19].low
+    assert f"({interval(last[2**19]).replace(' (', ', ')}, and {interval(last[2**20])} at 1,048,576" in text
+    assert f"That is {interval(own['far-context-original', 2**20])} of the perplexity that the original has" in text
+    near = own["last-tokens-8191", 8192].value / original["last-tokens-8191", 8192].value
+    assert f"the trained weights have {near:.3f} of it" in text
+    found = [count(own, "prose-needle", at) for at in (2**20, 32768, 8192)]
+    assert f"{found[0]} of 60 at 1,048,576 tokens, {found[1]} at 32,768, {found[2]} at 8,192" in text
+    assert f"(the original {count(original, 'prose-needle', 8192)})" in text
+    kinds = [count(own, f"prose-needle-{kind}", 2**20) for kind in ("number", "name", "sentence")]
+    assert kinds == [15, 0, 0]
+    assert "15 of 20 numbers, and no name and no sentence" in text
+    alike = [count(scores, "many-passkeys", at) for scores, at in ((own, 2**20), (own, 8192), (original, 8192))]
+    assert f"it finds {alike[0]} there, and {alike[1]} at 8,192 (the original {alike[2]})" in text
+    assert all(own["passkey", at].value == 1 for at in (4096, 8192, 32768, 131072))
+    assert {round(own["ratio-to-none", at].value, 2) for at in (4096, 8192)} == {0.96}
+    assert "Short texts have 0.96 times the original's perplexity" in text
+    ratio, needles = ratios[2**20].value, found[0]
+    readme = (
+        f"reading 1,048,576 tokens, has {ratio:.2f} times its perplexity with 8,192, and finds {needles} of 60 needles"
+    )
+    assert readme in words("README.md")
+
+
+def test_what_is_said_of_the_attention_alone_follows_from_the_records() -> None:
+    """The counts, the shares and the minutes of SmolLM2's other training."""
+    text, records = smollm2_text(), Records(ROOT / "results")
+    own = records.scores(million.ATTENTION, "longrope-tuned")
+    steps, minutes = took(million.ATTENTION)
+    assert f"the attention's weights alone in {steps} steps, {minutes}" in text
+    found = [count(own, "prose-needle", at) for at in (2**20, 32768, 8192)]
+    assert f"{found[0]} of 40 needles are found at 1,048,576 tokens" in text
+    assert f"{found[1]} at 32,768 and {found[2]} at 8,192" in text
+    assert all(own[f"prose-needle-{kind}", 2**20].value > 0 for kind in ("name", "sentence"))
+    assert f"it finds {count(own, 'many-passkeys', 2**20)} at 1,048,576 tokens" in text
+    alone = records.scores(f"{million.ATTENTION}-passkeys", "critical")
     assert all(alone["passkey", at].value == 1 for at in (4096, 8192, 32768, 131072))
     far = {at: own["far-context", at].value for at in (32768, 2**20)}
-    assert f"have {far[32768]:.2f} times the perplexity" in text
+    assert f"have {far[32768]:.2f} times the perplexity of near context with 32,768 tokens" in text
     assert f"and {far[2**20]:.2f} times with 1,048,576" in text
-    further = records.scores("smollm2-2048k-far", "critical")["far-context", 2**21]
-    assert f"At 2,097,152 tokens the same ratio is {further.value:.2f}, on one window" in text
+    further = records.scores(million.FAR, "critical")["far-context", 2**21]
+    assert f"the ratio to near context is {further.value:.2f} on one window" in text
     short = [own["ratio-to-none", at].value for at in (8192, 4096)]
-    assert f"{short[0]:.2f} to {short[1]:.2f} times the original's perplexity" in text
-    export = records.content("smollm2-2048k/export.json")
-    single = export["perplexity_single"] / export["perplexity_original"]
-    assert f"and {single:.2f} times with the factors" in text
-    assert f"({export['short_tokens']:,} tokens)" in text
-    readme = f"finds {found[0]} of 40 needles at 1,048,576 tokens, with {far[2**20]:.2f} times its perplexity with"
-    assert f"{readme} only 8,192." in words("README.md")
-    logs = (ROOT / "results").glob("smollm2-2048k/stages/*/train.jsonl")
-    steps = [step for path in logs for step in read_records(path, TrainStep)]
-    assert f"{len(steps)} steps of one window each on two H200" in text
-    assert f"{sum(step.seconds for step in steps) / 60:.1f} minutes" in text
+    assert f"({short[0]:.2f} to {short[1]:.2f} with the attention trained alone)" in text
+    exports = [records.content(f"{run}/export.json") for run in (million.SMALL, million.ATTENTION)]
+    single = [export["perplexity_single"] / export["perplexity_original"] for export in exports]
+    assert f"and {single[0]:.2f} ({single[1]:.2f}) times with the factors" in text
+    assert {f"({export['short_tokens']:,} tokens)" in text for export in exports} == {True}

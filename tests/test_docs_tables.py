@@ -60,6 +60,7 @@ ALONE = {  # each of their scores, or each in a row, is of a metric and a length
     "2048k-aims",
     "2048k-lengths",
     "2048k-lengths-smollm2",
+    "2048k-lengths-smollm2-attention",
 }
 
 
