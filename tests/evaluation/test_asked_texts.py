@@ -1,13 +1,17 @@
 """Metrics whose texts are read once and asked several things: each text that was read is counted."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pico
 import pytest
 from measuring import make_context, scores_of
+from spying import before
 
-from longrope.evaluation import find_metric
+from longrope.data import TokenText
+from longrope.evaluation import Evaluation, find_metric, name_subject
+from longrope.recipe import MeasureRecipe
 
 
 @pytest.mark.parametrize("name", ["prose-needle", "needle"])
@@ -32,3 +36,34 @@ def test_every_text_is_counted_as_it_is_read(name: str, texts: int) -> None:
     scores_of(name, context)
     assert counted == [1] * texts
     assert [reading.passes for reading in find_metric(name).readings(context)] == [texts]
+
+
+@pytest.mark.parametrize(
+    ("name", "builder"),
+    [
+        ("prose-needle", "prose.build_prose"),
+        ("many-passkeys", "many_passkeys.build_many_passkeys"),
+        ("needle", "needles.build_needles"),
+        ("passkey", "passkey.build_passkeys"),
+    ],
+)
+def test_prompts_are_built_a_few_times_for_all_methods(
+    name: str, builder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For their fingerprint, their names and their number; then for each method's passes, and not for what is kept."""
+    built: list[int] = []
+    module, _, function = builder.partition(".")
+    before(monkeypatch, sys.modules[f"longrope.evaluation.{module}"], function, lambda *_: built.append(1))
+    model = pico.make_model(num_hidden_layers=1)
+    tokens = np.random.default_rng(0).integers(0, 300, 1600).astype(np.int32)
+    few = MeasureRecipe(lengths=(800,), metrics=(name,), windows=2, passkeys=2, needles=2)
+    evaluating = Evaluation(TokenText(tokens, "measure"), few, name_subject(model, None))
+    methods = [name_subject(model, None, method) for method in ("one", "two", "three")]
+    first = [evaluating.measure(method) for method in methods]
+    made, at_most = len(built), 3 + 1  # these methods read alike, so that one pass serves all
+    assert 1 < made <= at_most
+    assert [evaluating.measure(method) for method in methods] == first
+    assert len(built) == made
+    other = replace(evaluating, seed=1).measure(methods[0])
+    assert len(built) > made
+    assert other[0].texts_fingerprint != first[0][0].texts_fingerprint

@@ -4,9 +4,10 @@ Every number is a record with an interval, a paired one where two methods are co
 Measuring fills the sample cache; all scores are computed from it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from typing import Any
 
 from longrope.data import TokenText, check_apart, check_part, check_unsearched, hash_windows
 from longrope.evaluation.metric import Context, Metric, Reading, Subject
@@ -76,6 +77,7 @@ class Evaluation:
         on_progress: is called as a method is measured: with its label, how many passes are done, and of how many.
         apart: names of tuned models, and sketches of texts that were searched on, with the windows that were seen to be
             apart from what these were tuned on, and from these texts.
+        prompts: what is known of prompts by what decides them, for all methods.
     """
 
     text: TokenText
@@ -86,6 +88,7 @@ class Evaluation:
     on_step: Callable[[str], None] = lambda _: None
     on_progress: Callable[[str, int, int], None] = lambda *_: None
     apart: set[tuple[str | Sequence[int], int, int]] = field(default_factory=set, compare=False)
+    prompts: dict[tuple[Hashable, ...], tuple[TokenText, Any]] = field(default_factory=dict, compare=False)
 
     def check(self, subject: Subject) -> None:
         """Make all windows and prompts of a method once, so that what cannot be measured is said before the work.
@@ -97,7 +100,7 @@ class Evaluation:
         for metric in self._metrics():
             for context in contexts if metric.per_length else contexts[-1:]:
                 if metric.names(context):
-                    metric.inputs(context)
+                    metric.identity(context)
 
     def measure(self, subject: Subject) -> list[Score]:
         """Measure one method: look its scores up, or compute them from samples, which are made where they are missing.
@@ -246,6 +249,7 @@ class Evaluation:
                 settings=self.settings,
                 seed=self.seed,
                 cache=self.cache,
+                prompts=self.prompts,
             )
 
     def measured_lengths(self, subject: Subject) -> tuple[int, ...]:

@@ -36,7 +36,7 @@ class AskedTexts(Metric):
 
     def readings(self, context: Context) -> tuple[Reading, ...]:
         """One pass for each text, and a short one for its questions; a short text holds few of them."""
-        texts = len(self.texts(context))
+        texts = context.once((self.name, "texts"), lambda: len(self.texts(context)))
         return (Reading(self.name, context.length, texts, texts),)
 
     def inputs(self, context: Context) -> str:

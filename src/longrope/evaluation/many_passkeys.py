@@ -38,5 +38,8 @@ class ManyPasskeys(AskedTexts, PasskeyRetrieval):
 
     def names(self, context: Context) -> tuple[str, ...]:
         """``many-passkeys``, and ``many-passkeys-depth-D`` for each depth."""
-        depths = sorted({needle.depth for text in self.texts(context) for needle in text.needles})
+        return context.once((self.name, "names"), lambda: self._names(self.texts(context)))
+
+    def _names(self, texts: Sequence[ProseText]) -> tuple[str, ...]:
+        depths = sorted({needle.depth for text in texts for needle in text.needles})
         return (self.name, *(at_depth(self.name, depth) for depth in depths))

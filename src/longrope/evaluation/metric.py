@@ -4,10 +4,10 @@ Shape legend: W = windows, M = tokens of a window of the longest length, N = tok
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
 from weakref import ref
 
 from longrope.data import Tokens, TokenText
@@ -92,6 +92,7 @@ class Context:
         settings: how much is measured.
         seed: of prompts and of the bootstrap.
         cache: where samples are looked up and kept.
+        prompts: what is known of prompts by what decides them; see ``once``.
         begin: is called before samples are made.
         passed: is called as samples are made, with how many windows or prompts have gone through the model.
     """
@@ -106,6 +107,7 @@ class Context:
     settings: MeasureRecipe
     seed: int
     cache: SampleCache
+    prompts: dict[tuple[Hashable, ...], tuple[TokenText, Any]] = field(default_factory=dict)
     begin: Callable[[], None] = lambda: None
     passed: Callable[[int], None] = lambda _: None
 
@@ -118,6 +120,20 @@ class Context:
             return result
 
         return done
+
+    def once(self, what: tuple[str, str], make: Callable[[], T]) -> T:
+        """What follows from the texts, the prompts and the settings alone: made for the first method that asks for it.
+
+        Args:
+            what: a metric's name, and what of its prompts.
+            make: makes it. Texts are too large to be kept here; how many they are, or their fingerprint, is not.
+        """
+        decided = (self.settings, self.seed, self.windows.shape, self.lengths, self.length)
+        key = (*what, ref(self.subject.model.network), id(self.text), *decided)
+        if key not in self.prompts:
+            self.prompts[key] = self.text, make()
+        found: T = self.prompts[key][1]
+        return found
 
     def of(self, subject: Subject) -> "Context":
         """The same measurement of another subject."""
@@ -239,7 +255,7 @@ class Metric(ABC):
 
     def identity(self, context: Context) -> Identity:
         """The identity that the scores here have."""
-        return context.identity(self.inputs(context))
+        return context.identity(context.once((self.name, "inputs"), lambda: self.inputs(context)))
 
     def identity_of(self, score: Score) -> Identity:
         """The identity of a recorded score of this metric, to be compared with ``identity``."""

@@ -1,5 +1,7 @@
 """Needles in running text: the share that the model finds, at each of ten depths of one length."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from longrope import distributed
@@ -32,12 +34,16 @@ class Needles(Metric):
 
     def readings(self, context: Context) -> tuple[Reading, ...]:
         """One pass for the needles of a text; each question is a short one, and its answer is written."""
-        texts, count = len(self._built(context)), context.settings.needles
+        count = context.settings.needles
+        texts = context.once((self.name, "texts"), lambda: len(self._built(context)))
         return (Reading(self.name, context.length, texts, count * (1 + answers.USUAL_PASSES)),)
 
     def names(self, context: Context) -> tuple[str, ...]:
         """``needle``, and ``needle-depth-D`` for each depth."""
-        depths = sorted({depth for _, depths in self._built(context) for depth in depths})
+        return context.once((self.name, "names"), lambda: self._names(self._built(context)))
+
+    def _names(self, built: Sequence[tuple[Prompt, Sequence[float]]]) -> tuple[str, ...]:
+        depths = sorted({depth for _, depths in built for depth in depths})
         return (self.name, *(at_depth(self.name, depth) for depth in depths))
 
     def inputs(self, context: Context) -> str:

@@ -5,7 +5,7 @@ import numpy as np
 from longrope import distributed
 from longrope.engine.passes import greedy_answers
 from longrope.evaluation.metric import Context, Metric, Reading, joined
-from longrope.evaluation.prompts.passkeys import Passkey, build_passkeys, tasks_fingerprint
+from longrope.evaluation.prompts.passkeys import Passkey, build_passkeys, spread_depths, tasks_fingerprint
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import Interval, share_difference, share_interval
 from longrope.labels import at_depth
@@ -27,7 +27,7 @@ class PasskeyRetrieval(Metric):
 
     def names(self, context: Context) -> tuple[str, ...]:
         """``passkey``, and ``passkey-depth-D`` for each depth."""
-        depths = sorted({task.depth for task in _tasks(context)})
+        depths = sorted(set(spread_depths(context.settings.passkeys)))
         return (self.name, *(at_depth(self.name, depth) for depth in depths))
 
     def inputs(self, context: Context) -> str:
@@ -36,18 +36,20 @@ class PasskeyRetrieval(Metric):
 
     def samples(self, context: Context) -> Samples:
         """The answer to every prompt of this length."""
-        model, factors, tasks = context.subject.model, context.subject.factors(context.length), _tasks(context)
+        identity, model = self.identity(context), context.subject.model
 
         def ask(task: Passkey) -> bool:
             return bool(greedy_answers(model, task.tokens[None], task.answer_tokens)[0])
 
         def make() -> Arrays:
+            tasks = _tasks(context)
             with context.subject.reading(context.length):
                 right = distributed.map_ranks(tasks, context.counted(ask))
             return {"right": np.asarray(right), "depths": np.asarray([task.depth for task in tasks])}
 
-        arrays, seconds = context.cached("passkeys", (tasks_fingerprint(tasks),), factors, make)
-        return Samples(self.identity(context), arrays, seconds)
+        inputs, factors = (identity.texts_fingerprint,), context.subject.factors(context.length)
+        arrays, seconds = context.cached("passkeys", inputs, factors, make)
+        return Samples(identity, arrays, seconds)
 
     def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
         """One score over all depths, then one for each depth."""

@@ -31,7 +31,10 @@ class ProseNeedles(AskedTexts):
 
     def names(self, context: Context) -> tuple[str, ...]:
         """``prose-needle``, with ``-KIND`` and with ``-depth-D``."""
-        needles = [needle for text in self.texts(context) for needle in text.needles]
+        return context.once((self.name, "names"), lambda: self._names(self.texts(context)))
+
+    def _names(self, texts: Sequence[ProseText]) -> tuple[str, ...]:
+        needles = [needle for text in texts for needle in text.needles]
         kinds = {needle.kind for needle in needles}
         depths = sorted({_tenth(needle.depth) for needle in needles})
         of_kinds = (f"{self.name}-{kind}" for kind in KINDS if kind in kinds)
