@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pico
 import pytest
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -115,6 +117,19 @@ def test_seconds_of_a_pass_are_never_negative() -> None:
         PassTimer(model, run=lambda *_: None, clock=lambda: float(next(ticks)))(tokens) for tokens in (65536, 131072)
     )
     assert 0 < one < twice
+
+
+@pytest.mark.parametrize(("device", "rows", "read"), [("cuda", 8, 4), ("cuda", 3, 3), ("cpu", 8, 1)])
+def test_windows_that_are_read_side_by_side_are_timed_so_on_a_gpu(device: str, rows: int, read: int) -> None:
+    """Of 8,192 tokens four windows are as many as are timed together; here a pass takes a second whatever it reads."""
+    seen, ticks = list[int](), count()
+    config = SimpleNamespace(vocab_size=300)
+    model: Any = SimpleNamespace(device=torch.device(device), network=SimpleNamespace(config=config), compiled=False)
+    timer = PassTimer(model, run=lambda _, ids: seen.append(len(ids)), clock=lambda: float(next(ticks)))
+    first, again = timer.beside(8192, rows), timer.beside(8192, rows)
+    assert set(seen) == {read}
+    assert first == again == (1 / read if read > 1 else timer(8192))
+    assert timer.beside(65536, rows) == timer(65536), "one window is enough to be timed alone"
 
 
 class WorkClock(TorchDispatchMode):

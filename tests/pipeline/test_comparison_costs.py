@@ -65,6 +65,7 @@ def test_readings_are_the_tokens_that_go_through_the_model(
     handle.remove()
     read = [tokens for tokens in calls if tokens >= min(given.settings.lengths) / 2]
     assert sum(read) == pytest.approx(sum(each.tokens * each.passes for each in readings), rel=0.2)
+    assert len(read) == sum(-(-each.passes // each.beside) for each in readings), "windows of one pass are said to be"
     assert len(calls) - len(read) == pytest.approx(sum(each.written + each.together for each in readings), rel=0.4)
     assert given.unread(given.original) == []
 

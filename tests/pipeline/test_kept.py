@@ -74,5 +74,5 @@ def test_an_original_that_is_measured_in_part_is_estimated_so(
         settings = MeasureRecipe(lengths=(64, 256), windows=1, metrics=("perplexity",), original_tokens=limit)
         evaluation = Evaluation(texts.measure, settings, Subject(model, None, "none"))
         estimate_methods(session, evaluation, ["none", "yarn"], ())
-    whole = [Reading("losses", 64, 4), Reading("losses", 256, 1)]
+    whole = [Reading("losses", 64, 4, beside=4), Reading("losses", 256, 1)]
     assert taken == [[whole, whole], [whole[:1], whole]]

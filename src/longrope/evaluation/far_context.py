@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from longrope.data import Tokens, fingerprint
 from longrope.errors import RecipeError, TextsError
 from longrope.evaluation.metric import Context, Metric, Reading
-from longrope.evaluation.perplexity import cached_losses, score_losses, score_ratio
+from longrope.evaluation.perplexity import cached_losses, losses_of, score_losses, score_ratio
 from longrope.evaluation.samples import Samples
 from longrope.metrics import LAST_TOKENS
 from longrope.recipe import MeasureRecipe
@@ -50,7 +50,7 @@ class LastTokens(Metric):
         """The end of each window with near context and with all of this length; whole windows are perplexity's."""
         window, count = context.subject.model.spec.trained_window, len(context.windows)
         lengths = {window, context.length} if context.length >= window else set()
-        return tuple(Reading("losses", length, count) for length in sorted(lengths))
+        return tuple(losses_of(length, count) for length in sorted(lengths))
 
 
 class FarContext(LastTokens):
@@ -114,7 +114,7 @@ class FarControl(LastTokens):
         count = len(context.windows) if self.names(context) else 0
         if count:
             self._changed(context, *_nearest(context))
-        return tuple(Reading(kind, context.length, count) for kind in ("losses", self.name) if count)
+        return tuple(losses_of(context.length, count, kind) for kind in ("losses", self.name) if count)
 
     def names(self, context: Context) -> tuple[str, ...]:
         """Two scores beyond the trained window."""

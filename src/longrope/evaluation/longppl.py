@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from longrope.data import Tokens, fingerprint
 from longrope.errors import ModelError, TextsError
 from longrope.evaluation.metric import Context, Metric, Reading, Subject, joined
-from longrope.evaluation.perplexity import cached_losses
+from longrope.evaluation.perplexity import cached_losses, losses_of
 from longrope.evaluation.samples import Samples
 from longrope.evaluation.statistics import perplexity_interval, ratio_interval
 from longrope.metrics import LONG_PPL, RATIO
@@ -50,9 +50,9 @@ class LongPerplexity(Metric):
             return ()
         near, count = context.settings.longppl_near, len(context.windows)
         starts = len(list(_starts(context.length - int(context.text.bos is not None), near)))
-        pieces = Reading("evaluator", near + near // STEPS, count * starts, once=True)
-        whole = Reading("evaluator", context.length, count, once=True)
-        return (Reading("losses", context.length, count), whole, pieces)
+        pieces = losses_of(near + near // STEPS, count * starts, "evaluator", once=True)
+        whole = losses_of(context.length, count, "evaluator", once=True)
+        return (losses_of(context.length, count), whole, pieces)
 
     def names(self, context: Context) -> tuple[str, ...]:
         """At the longest length one score, if a token has K tokens before it."""

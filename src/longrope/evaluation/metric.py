@@ -204,6 +204,7 @@ class Reading(NamedTuple):
         written: tokens that are written one by one, and questions, which are short passes.
         together: short passes in which as many texts as are answered side by side go on.
         once: whether one run takes them once for all methods, as by an evaluator.
+        beside: how many sequences one pass reads side by side.
     """
 
     kind: str
@@ -212,6 +213,7 @@ class Reading(NamedTuple):
     written: int = 0
     together: int = 0
     once: bool = False
+    beside: int = 1
 
 
 class Metric(ABC):

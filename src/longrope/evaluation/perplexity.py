@@ -77,7 +77,7 @@ class PrefixPerplexity(Metric):
     def readings(self, context: Context) -> tuple[Reading, ...]:
         """The windows of the longest length, once for all lengths."""
         longest = max(context.lengths)
-        return (Reading("losses", longest, len(context.windows)),) if context.length == longest else ()
+        return (losses_of(longest, len(context.windows)),) if context.length == longest else ()
 
     def inputs(self, context: Context) -> str:
         """The windows of the longest length."""
@@ -148,7 +148,12 @@ def score_ratio(metric: str, ours: Samples, theirs: Samples) -> Score:
 
 def read_windows(context: Context) -> Reading:
     """The windows of a context divided into those of its length."""
-    return Reading("losses", context.length, len(context.windows) * (context.windows.shape[1] // context.length))
+    return losses_of(context.length, len(context.windows) * (context.windows.shape[1] // context.length))
+
+
+def losses_of(tokens: int, windows: int, kind: str = "losses", *, once: bool = False) -> Reading:
+    """What ``window_losses`` takes of so many windows."""
+    return Reading(kind, tokens, windows, once=once, beside=max(1, min(windows, TOKENS_PER_BATCH // tokens)))
 
 
 def window_losses(

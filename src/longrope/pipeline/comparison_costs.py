@@ -288,7 +288,8 @@ def estimate_comparison(
         shared = dict.fromkeys(reading for reading in readings if reading.once)
 
         def seconds_of(some: Iterable[Reading]) -> float:
-            return sum(r.passes * passes(r.tokens) + r.written * step + r.together * together for r in some)
+            read = sum(r.passes * passes.beside(r.tokens, r.beside) for r in some)
+            return read + sum(r.written * step + r.together * together for r in some)
 
         seconds = seconds_of(shared)
         for method in methods:
