@@ -49,6 +49,7 @@ ARMS = {
     "searched-bare": ("tune.needle_weight=0",),
     "yarn-bare": ("search.method=yarn", "tune.needle_weight=0"),
     "critical-bare": ("search.method=critical", "tune.needle_weight=0"),
+    "critical-attention": ("search.method=critical", "tune.parameters=*.self_attn.*"),
     "searched-extrapolated": (EXTRAPOLATED,),
     "yarn-extrapolated": ("search.method=yarn", EXTRAPOLATED),
     "gradient": ("search.method=gradient",),

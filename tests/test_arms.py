@@ -73,6 +73,13 @@ def test_the_controls_leave_out_needles_or_all_long_windows(arms: Any, recipe: R
     assert (own.short_share, own.needle_weight, own.steps) == (1, 0, recipe.tune.steps)
 
 
+def test_an_arm_may_train_the_attention_alone(arms: Any, recipe: Recipe) -> None:
+    found, whole = (changed(recipe, arms.ARMS[name]) for name in ("critical-attention", "critical"))
+    assert (found.tune.parameters, whole.tune.parameters) == (("*.self_attn.*",), ())
+    assert replace(found, tune=whole.tune) == whole
+    assert asdict(found.tune) | {"parameters": ()} == asdict(whole.tune)
+
+
 def test_an_arm_with_a_seed_is_the_same_arm_in_a_directory_of_its_own(arms: Any) -> None:
     words = arms.command(Path("r.toml"), Path("out"), "yarn@2")[3:]
     assert words == [

@@ -1,5 +1,6 @@
 """The recipes of 2,048k tokens: their arrays, what measuring costs, and the schedule on a pico model to the end."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from longrope.data import TokenText
 from longrope.evaluation import find_metric
 from longrope.evaluation.metric import Reading
 from longrope.models import load_model
-from longrope.recipe import Recipe, Stage, load_recipe
+from longrope.recipe import Recipe, Stage, changed, load_recipe
 from longrope.runs.records import TrainStep, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.schedule import check_stages
@@ -84,6 +85,16 @@ def test_measuring_a_method_takes_few_passes_at_the_longest_length(name: str) ->
     assert 0 < passes <= (40 if name == "gemma3-needles" else 14)
     fewest = 20 if name in ("gemma3-2048k-untrained", "gemma3-needles") else 40
     assert min(settings.needles, settings.passkeys) >= fewest
+
+
+def test_the_attention_is_trained_as_all_weights_are() -> None:
+    """By the option of the script, which changes nothing else."""
+    (setting,) = re.findall(r'alike=\(--set "([^"]+)"\)', (RECIPES / "smollm2-2048k-all.sh").read_text())
+    recipe = load_recipe(RECIPES / "smollm2-2048k-all.toml")
+    found = changed(recipe, [setting])
+    assert found.tune.parameters == load_recipe(RECIPES / "smollm2-2048k.toml").tune.parameters != ()
+    assert replace(found, tune=recipe.tune) == recipe
+    assert replace(found.tune, parameters=()) == recipe.tune
 
 
 def shrunk(recipe: Recipe, folder: Path) -> Recipe:
