@@ -101,6 +101,7 @@ COMMANDS = {
         ("broken config", "broken", "broken"),
         ("empty config", "empty", "empty"),
         ("no such model", "no/such/model", "no such file or folder is here"),
+        ("no such gguf file", "data/model.gguf", "There is no file 'data/model.gguf'"),
         ("a text as a model", "short.txt", "is a file, but no .gguf"),
         ("wrong length", "{model} --to 64q", "'64q'"),
     ],

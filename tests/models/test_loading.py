@@ -9,12 +9,14 @@ import pico
 import pytest
 import torch
 from rotary_oracles import gap, get_logits, get_rotary
+from transformers import AutoConfig
 
 from longrope.errors import ModelError
 from longrope.models import (
     LanguageModel,
     choose_device,
     choose_dtype,
+    hub,
     load_config,
     load_model,
     read_spec,
@@ -129,6 +131,23 @@ def test_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file or folder") as caught:
         load_model(tmp_path / "nothing", device="cpu")
     assert "nothing" in caught.value.found
+
+
+def test_a_gguf_file_that_is_not_there_is_not_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if its folder and name could be an owner and a repository. A place on the hub is downloaded."""
+    asked: list[tuple[str, ...]] = []
+
+    def download(*names: str, **_: object) -> str:
+        asked.append(names)
+        return "here.gguf"
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *_, **__: asked.append(("config",)))
+    with pytest.raises(ModelError, match=r"There is no file 'data/model\.gguf'.*hf://OWNER/NAME/PATH"):
+        load_model("data/model.gguf", device="cpu")
+    assert asked == []
+    assert hub.at_hand("hf://owner/name/model.gguf") == Path("here.gguf")
+    assert asked == [("owner/name", "model.gguf")]
 
 
 def test_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:

@@ -43,13 +43,19 @@ def read_place(source: str | Path) -> HubPlace | None:
 
 
 def check_path(source: str | Path) -> None:
-    """Raise ModelError for an empty name, a path that the system does not look up, and a folder with pipes in it."""
+    """Raise ModelError for no name, a GGUF file that is not there, a path that is not looked up, pipes in a folder."""
     try:
         if not str(source).strip():
             raise ValueError("it is empty")
         Path(source).lstat()
         files = [path for path in Path(source).iterdir() if path.exists()] if Path(source).is_dir() else []
     except (FileNotFoundError, NotADirectoryError):
+        if str(source).endswith(".gguf") and read_place(source) is None:  # the hub would be asked for half a minute
+            raise ModelError(
+                f"There is no file {str(source)!r}.",
+                "A hub name, a folder or a GGUF file that is here is needed.",
+                "Correct the path. A file on the hub is written hf://OWNER/NAME/PATH.",
+            ) from None
         return  # a name on the hub, perhaps
     except (OSError, ValueError) as error:
         raise ModelError(
