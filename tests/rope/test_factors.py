@@ -102,6 +102,20 @@ def test_another_geometry_is_refused_with_both_named(spec: RopeSpec) -> None:
         assert f"{spec.num_pairs} pairs and the geometry {spec.fingerprint}" in caught.value.needed
 
 
+def test_factors_that_the_model_carries_itself_are_to_be_left_out() -> None:
+    """As of an exported folder and its run's factors; another scaling is another geometry."""
+    exported = replace(SPEC, native=NativeScaling("longrope", FACTORS.lambdas, 1.0))
+    with pytest.raises(FactorsError, match=r"carries these 4 lambdas itself.*Leave the factors out"):
+        FACTORS.check_spec(exported)
+    short = replace(FACTORS, lambdas=(1.0,) * 4, target_window=SPEC.trained_window)
+    with pytest.raises(FactorsError, match="carries these 4 lambdas itself"):
+        FactorTable((short, FACTORS)).check_spec(exported)
+    other = NativeScaling("longrope", tuple(2 * x for x in FACTORS.lambdas), 1.0)
+    with pytest.raises(FactorsError, match="rotary geometry"):
+        FACTORS.check_spec(replace(SPEC, native=other))
+    replace(FACTORS, spec_fingerprint=exported.fingerprint).check_spec(exported)
+
+
 def test_wrong_length_is_refused_even_under_the_right_fingerprint() -> None:
     with pytest.raises(FactorsError, match="3 lambdas"):
         replace(FACTORS, lambdas=(1, 2, 3)).check_spec(SPEC)

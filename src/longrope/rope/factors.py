@@ -145,6 +145,12 @@ class RescaleFactors:
                 "Run `longrope search` again; or set the rope_type in config.json to 'default', by which these factors "
                 "mean what they meant.",
             )
+        if spec.native and self.spec_fingerprint != spec.fingerprint and spec.native.lambdas == self.lambdas:
+            raise FactorsError(
+                f"The model carries these {counted(len(self.lambdas), 'lambda')} itself, as an exported folder does.",
+                "Factors are relative to the scaling that a model carries, so they would act twice.",
+                "Leave the factors out; or give the model that they were searched for.",
+            )
         if len(self.lambdas) != spec.num_pairs or self.spec_fingerprint != spec.fingerprint:
             raise FactorsError(
                 f"These factors hold {counted(len(self.lambdas), 'lambda')} for the rotary geometry "
@@ -186,7 +192,7 @@ class FactorTable:
 
     def check_spec(self, spec: RopeSpec) -> None:
         """Raise FactorsError unless every factor set was made for this geometry."""
-        for factor_set in self.factor_sets:
+        for factor_set in reversed(self.factor_sets):  # the longest may be what the model carries
             factor_set.check_spec(spec)
 
     @property
