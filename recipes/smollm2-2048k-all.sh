@@ -35,7 +35,10 @@ passkeys() { # one in a text
 
 far() { # 2,097,152 tokens, twice the longest length above, in a folder of its own: a text with 20 needles, then a window
     local metric
-    [ -d $run-far ] || { cp -r $run $run-far && rm -f $run-far/scores.jsonl; }
+    if [ ! -d $run-far ]; then
+        rm -rf $run-far.part && cp -r $run $run-far.part
+        rm -f $run-far.part/scores.jsonl && mv $run-far.part $run-far
+    fi
     for metric in prose-needle far-context; do
         extend --lengths 8k,2048k --metrics $metric --set measure.windows=1 --set measure.needles=20 --out $run-far
     done

@@ -13,7 +13,7 @@ def share(score: Score) -> Cell:
 
 
 SMALL, ATTENTION = "smollm2-2048k-all", "smollm2-2048k"  # all weights trained, and those of the attention alone
-RUNS = {"gemma3-2048k": "Gemma-3-270M", SMALL: "SmolLM2-135M", ATTENTION: "SmolLM2-135M's attention"}
+RUNS = {"gemma3-2048k": "Gemma-3-270M", SMALL: "SmolLM2-135M", ATTENTION: "SmolLM2-135M, attention alone"}
 FORMULAS = {"gemma3-2048k": "ntk-critical", SMALL: "critical", ATTENTION: "critical"}  # of the factors of each training
 UNTRAINED = "gemma3-2048k-untrained"
 FURTHER = "gemma3-2048k-untrained-1024k"  # two of them at twice the length, by factors for it

@@ -126,7 +126,7 @@ class Context:
 
         Args:
             what: a metric's name, and what of its prompts.
-            make: makes it. Texts are too large to be kept here; how many they are, or their fingerprint, is not.
+            make: makes it: something small that is kept, such as a fingerprint or a count, and not the texts.
         """
         decided = (self.settings, self.seed, self.windows.shape, self.lengths, self.length)
         key = (*what, ref(self.subject.model.network), id(self.text), *decided)
