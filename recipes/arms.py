@@ -61,7 +61,8 @@ ARMS = {
 }
 # Of recipes that train nothing:
 SEARCHES = ("gradient", "gradient-floor", "cma", "cma-tail", "evolution", "evolution-critical")
-USUAL = [arm for arm, settings in ARMS.items() if EXTRAPOLATED not in settings and arm not in SEARCHES]
+APART = (*SEARCHES, "critical-attention")  # the last trains other weights, and not with other factors
+USUAL = [arm for arm, settings in ARMS.items() if EXTRAPOLATED not in settings and arm not in APART]
 BARE = "-bare"  # ends the name of an arm without needles
 Pair = Callable[[RunDir, RunDir], list[Comparison]]
 FORMATS = dict.fromkeys(

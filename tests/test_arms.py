@@ -78,6 +78,7 @@ def test_an_arm_may_train_the_attention_alone(arms: Any, recipe: Recipe) -> None
     assert (found.tune.parameters, whole.tune.parameters) == (("*.self_attn.*",), ())
     assert replace(found, tune=whole.tune) == whole
     assert asdict(found.tune) | {"parameters": ()} == asdict(whole.tune)
+    assert "critical-attention" not in arms.USUAL
 
 
 def test_an_arm_with_a_seed_is_the_same_arm_in_a_directory_of_its_own(arms: Any) -> None:
