@@ -69,6 +69,14 @@ untrained_1024k() { # without training, by the best two formulas for 1,024k
     done
 }
 
+untrained_2048k() { # the same at 2,097,152 tokens, with fewer needles
+    local method
+    for method in ntk-critical critical; do
+        $LAUNCH measure $model --method $method --measure-data $texts/measure --lengths 2048k "${needles[@]}" \
+            --set measure.needles=20 --out $run-untrained-2048k
+    done
+}
+
 varied() { # two trainings that differ in their needles alone, this one and the next
     $LAUNCH extend --recipe recipes/gemma3-needles.toml --set tune.needle_kinds=varied --out runs/gemma3-needles-varied
 }
@@ -104,5 +112,5 @@ answers() { # about a document of more than a million tokens
 fetch_gemma data
 [ -d $texts ] || fetch_million_texts $model $texts
 parts=("$@")
-[ $# -gt 0 ] || parts=(whole passkeys control reworded untrained before untrained_1024k varied codes far farther answers)
+[ $# -gt 0 ] || parts=(whole passkeys control reworded untrained before untrained_1024k untrained_2048k varied codes far farther answers)
 for part in "${parts[@]}"; do $part; done

@@ -40,6 +40,7 @@ TABLES: dict[str, Maker] = {
     "gemma-pass": speed.gemma_table,
     "2048k": million.headline_table,
     "2048k-lengths": million.length_table,
+    "2048k-alike": million.alike_table,
     "2048k-lengths-smollm2": partial(million.length_table, run=million.SMALL),
     "2048k-lengths-smollm2-attention": million.attention_length_table,
     "2048k-aims": million.aims_table,

@@ -12,13 +12,19 @@ def share(score: Score) -> Cell:
     return Cell(f"{score.value:.3f}", (score,))
 
 
+GEMMA, YARN = "gemma3-2048k", "gemma3-2048k-yarn"  # trained alike, with the factors of two formulas
 SMALL, ATTENTION = "smollm2-2048k-all", "smollm2-2048k"  # all weights trained, and those of the attention alone
-RUNS = {"gemma3-2048k": "Gemma-3-270M", SMALL: "SmolLM2-135M", ATTENTION: "SmolLM2-135M, attention alone"}
-FORMULAS = {"gemma3-2048k": "ntk-critical", SMALL: "critical", ATTENTION: "critical"}  # of the factors of each training
-UNTRAINED = "gemma3-2048k-untrained"
-FURTHER = "gemma3-2048k-untrained-1024k"  # two of them at twice the length, by factors for it
-BEFORE = "gemma3-2048k-before"  # the factors of the trained run with the original weights
-REWORDED, WORDED = "gemma3-2048k-reworded", "gemma3-2048k-reworded-short"  # on a GPU, and short texts on a CPU
+RUNS = {
+    GEMMA: "Gemma-3-270M",
+    YARN: "Gemma-3-270M, YaRN's factors",
+    SMALL: "SmolLM2-135M",
+    ATTENTION: "SmolLM2-135M, attention alone",
+}
+FORMULAS = {GEMMA: "ntk-critical", YARN: "yarn", SMALL: "critical", ATTENTION: "critical"}  # of each training's factors
+UNTRAINED = f"{GEMMA}-untrained"
+FURTHER = (f"{UNTRAINED}-1024k", f"{UNTRAINED}-2048k")  # two of them, by factors for those lengths
+BEFORE = f"{GEMMA}-before"  # the factors of the trained run with the original weights
+REWORDED, WORDED = f"{GEMMA}-reworded", f"{GEMMA}-reworded-short"  # on a GPU, and short texts on a CPU
 NEEDLES = {"codes": "gemma3-needles-codes", "varied needles": "gemma3-needles-varied"}
 TUNED = "longrope-tuned"
 LENGTHS = {n * 1024: f"{n:,}k" for n in (4, 8, 32, 128, 512, 1024, 2048)}
@@ -30,7 +36,7 @@ METRICS: dict[str, tuple[tuple[str, ...], str, Callable[..., Cell]]] = {  # word
     "accuracy": (("accuracy", "prose-needle"), "XX %", percent),
 }
 # All that the trained window predicts:
-LAST = {"gemma3-2048k": "last-tokens-32767", SMALL: "last-tokens-8191", ATTENTION: "last-tokens-8191"}
+LAST = dict.fromkeys((GEMMA, YARN), "last-tokens-32767") | dict.fromkeys((SMALL, ATTENTION), "last-tokens-8191")
 COLUMNS: dict[str, tuple[str, Callable[..., Cell]]] = {
     "first tokens": ("prefix-perplexity", number),
     "by position": ("position-perplexity", number),
@@ -81,7 +87,8 @@ def aims_table(records: Records) -> str:
     """What was aimed at beforehand, what the records say, and whether it is reached."""
     small, window = trained_scores(records, SMALL), 2**20
     rows = [
-        *_gemma_aims(trained_scores(records, "gemma3-2048k")),
+        *_gemma_aims(trained_scores(records, GEMMA)),
+        *_gemma_aims(trained_scores(records, YARN), ", YaRN's factors"),
         _aim("SmolLM2-135M, last 8,191 of 1,048,576 tokens, of near context's", 1.04, small, ("far-context", window)),
         _aim("the same, of the original's in its window", 1.0, small, ("far-context-original", window)),
         _aim(
@@ -91,15 +98,11 @@ def aims_table(records: Records) -> str:
     return table(["", "aim", "measured", "reached"], rows)
 
 
-def _gemma_aims(gemma: Scores) -> list[Row]:
+def _gemma_aims(gemma: Scores, which: str = "") -> list[Row]:
     far, near = 2**21, 2**15
-    return [
-        _aim(
-            "Gemma-3-270M, last 32,767 of 2,097,152 tokens, of the original's in its window",
-            1.0,
-            gemma,
-            ("far-context-original", far),
-        ),
+    last = "Gemma-3-270M, last 32,767 of 2,097,152 tokens, of the original's in its window"
+    rows = [
+        _aim(last, 1.0, gemma, ("far-context-original", far)),
         _aim("the same over the last 4,096", 1.0, gemma, ("far-context-original-last-4096", far)),
         _aim("needles in prose at 2,048k, of those at 32k", 0.9, gemma, ("prose-needle", far), ("prose-needle", near)),
         _least("needles in prose at every length up to 512k", 0.85, gemma, "prose-needle", 2**19),
@@ -107,6 +110,7 @@ def _gemma_aims(gemma: Scores) -> list[Row]:
         _least("passkeys, one a text, at every length", 0.95, gemma, "passkey", far),
         _aim("texts of 32k, of the original's perplexity", 1.005, gemma, ("ratio-to-none", near)),
     ]
+    return [[f"{words}{which}", *cells] for words, *cells in rows]
 
 
 def _aim(words: str, bound: float, scores: Scores, at: Key, of: Key | None = None) -> Row:
@@ -164,7 +168,7 @@ def attention_length_table(records: Records) -> str:
     return length_table(records, ATTENTION, {key: score for key, score in far.items() if key[0] in OF_FAR})
 
 
-def length_table(records: Records, run: str = "gemma3-2048k", more: Scores | None = None) -> str:
+def length_table(records: Records, run: str = GEMMA, more: Scores | None = None) -> str:
     """What the trained model has at every length; columns without a record at any length are left out."""
     scores = trained_scores(records, run) | (more or {})
     named = {words: (LAST[run] if metric == "last" else metric, write) for words, (metric, write) in COLUMNS.items()}
@@ -181,21 +185,19 @@ def length_table(records: Records, run: str = "gemma3-2048k", more: Scores | Non
 def untrained_table(records: Records) -> str:
     """Methods without training and the trained model: perplexity of the same last tokens, and the same needles."""
     subjects: list[tuple[str, tuple[str, ...], str]] = [
-        (label, ("gemma3-2048k", FURTHER, UNTRAINED), method) for method, label in METHODS.items()
+        (label, (GEMMA, *FURTHER, UNTRAINED), method) for method, label in METHODS.items()
     ]
     subjects += [("NTK by critical dimension, factors for 2,048k", (BEFORE,), "ntk-critical")]
-    trained = ("the same, trained", trained_scores(records, "gemma3-2048k"))
-    beyond = [length for length in LENGTHS if 32768 < length < 2**21]
+    trained = [("the same, trained", GEMMA), ("YaRN, factors for 2,048k, trained", YARN)]
+    shown = [(length, LAST[GEMMA], number) for length in LENGTHS if length > 32768]
+    shown += [(length, "prose-needle", counted) for length in LENGTHS if 32768 < length < 2**21]  # others at 2,048k
+    shown.sort(key=lambda column: column[0])
     rows: list[Row] = []
     joined = [(label, _joined(records, ((run, method) for run in runs))) for label, runs, method in subjects]
-    for label, scores in [*joined, trained]:
-        cells: list[str | Cell] = []
-        for length in beyond:
-            for metric, write in ((LAST["gemma3-2048k"], number), ("prose-needle", counted)):
-                score = scores.get((metric, length))
-                cells.append(write(score) if score else NONE)
-        rows.append([label, *cells])
-    head = [words for length in beyond for words in (f"last tokens, {LENGTHS[length]}", "needles")]
+    for label, scores in [*joined, *((label, trained_scores(records, run)) for label, run in trained)]:
+        found = [(scores.get((metric, length)), write) for length, metric, write in shown]
+        rows.append([label, *(write(score) if score else NONE for score, write in found)])
+    head = ["needles" if write is counted else f"last tokens, {LENGTHS[length]}" for length, _, write in shown]
     return table(["", *head], rows)
 
 
@@ -204,9 +206,29 @@ def counted(score: Score) -> Cell:
     return Cell(f"{round(score.value * score.num_windows)} of {score.num_windows}", (score,))
 
 
+ALIKE: dict[str, tuple[str, Callable[..., Cell]]] = {  # what two trainings with other factors are compared by
+    "of the original's": ("far-context-original", share),
+    "short, of the original's": ("ratio-to-none", share),
+    "needles": ("prose-needle", counted),
+    "passkeys, 20 a text": ("many-passkeys", counted),
+}
+
+
+def alike_table(records: Records) -> str:
+    """The two trainings of Gemma-3-270M, which differ in their factors alone, side by side at every length."""
+    both = [trained_scores(records, run) for run in (GEMMA, YARN)]
+    rows: list[Row] = []
+    for length, name in LENGTHS.items():
+        found = [(scores.get((metric, length)), write) for metric, write in ALIKE.values() for scores in both]
+        if any(score for score, _ in found):
+            rows.append([name, *(write(score) if score else "" for score, write in found)])
+    head = [f"{words}{named}" for words in ALIKE for named in (", NTK", ", YaRN")]
+    return table(["each row on its own text", *head], rows or [[NONE, *[""] * len(head)]])
+
+
 def needles_table(records: Records) -> str:
     """What is found in the form of the trained needles, and in another one, in rows and at lengths with records."""
-    run = "gemma3-2048k"
+    run = GEMMA
     arms: list[tuple[str, dict[Key, Score]]] = [
         ("original", _joined(records, ((WORDED, "none"), (run, "none")))),
         (
@@ -236,7 +258,7 @@ def _joined(records: Records, parts: Iterable[tuple[str, str]]) -> dict[Key, Sco
 
 def far_table(records: Records) -> str:
     """Single passes over one text: perplexity of the same last tokens by how many stand before them."""
-    lines = records.lines_if_any("gemma3-2048k/far.jsonl")
+    lines = records.lines_if_any(f"{GEMMA}/far.jsonl")
     rows: list[Row] = [
         [
             f"{line['tokens']:,}",
@@ -279,7 +301,7 @@ def training_table(records: Records) -> str:
 
 def answers_table(records: Records) -> str:
     """Answers of ``longrope generate`` about one sentence of a document."""
-    lines = records.lines_if_any("gemma3-2048k/answers.jsonl")
+    lines = records.lines_if_any(f"{GEMMA}/answers.jsonl")
     rows: list[Row] = [
         [
             f"{line['prompt_tokens']:,}",

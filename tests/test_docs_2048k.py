@@ -1,6 +1,7 @@
 """What docs/2048k.md, the README and the log say of Gemma-3-270M at 2,048k tokens is what the records hold."""
 
 import json
+import re
 from typing import Any
 
 from documents import ROOT, lines, words
@@ -125,9 +126,67 @@ def test_the_longest_windows() -> None:
     assert f"have {share} of the perplexity that the original has with 32,768" in PAGE
     assert f"and {near['value']:.3f} of that which the trained weights have" in PAGE
     assert f"there the latter is {scores['ntk-critical', 'far-context', 2**19]['value']:.3f}." in PAGE
-    assert f"10 of 10 passkeys and {found[0]} of 60 needles in texts of 2,097,152 tokens" in README
-    two = [f"{end:.2f}" for end in ends]
-    assert "have {} times ({}-{}) the original's perplexity in its window".format(*two) in README
+    assert f"with YaRN's factors, {found[0]} with NTK's" in README
+
+
+def test_other_factors_trained_alike() -> None:
+    """YaRN's: what they find beside those of the other training, perplexity, and what short texts cost."""
+    own, other = (scores_of(run) | scores_of(f"{run}-lengths") for run in (f"{RUN}-yarn", RUN))
+    apart = {2**19, 2**20, LONGEST}
+
+    def found(scores: Scores, formula: str, metric: str, at: int) -> int:
+        return count(scores, metric, at, formula if at in apart else TUNED)
+
+    both = ((own, "yarn"), (other, "ntk-critical"))
+    pairs = {
+        (metric, 2**n): [found(*of, metric, 2**n) for of in both]
+        for metric in ("prose-needle", "many-passkeys")
+        for n in (12, 15, 17, 19, 20, 21)
+    }
+    assert "they find {} at 2,097,152 tokens, the others {};".format(*pairs["many-passkeys", LONGEST]) in PAGE
+    assert (
+        "Of 60 needles they find {} at 2,097,152 tokens ({}), and at no".format(*pairs["prose-needle", LONGEST]) in PAGE
+    )
+    assert all(ours >= theirs for ours, theirs in pairs.values())
+    sentences = [found(*of, "prose-needle-sentence", LONGEST) for of in both]
+    assert "they find {} of 20 sentences ({})".format(*sentences) in PAGE
+    separate = {
+        key
+        for key in pairs
+        for ours, theirs in [[scores[name if key[1] in apart else TUNED, *key] for scores, name in both]]
+        if ours["low"] > theirs["high"]
+    }
+    assert separate == {("many-passkeys", 2**n) for n in (15, 17, 19, 21)}
+    shares = [
+        own[name if at in apart else TUNED, "last-tokens-32767", at]["value"]
+        / other[old if at in apart else TUNED, "last-tokens-32767", at]["value"]
+        for at, name, old in ((2**17, "yarn", "ntk-critical"), (LONGEST, "yarn", "ntk-critical"))
+    ]
+    assert "is {:.3f} times as high with 131,072 tokens and {:.3f} times with 2,097,152".format(*shares) in PAGE
+    alone = {s["context_tokens"]: s for s in lines(f"{RUN}-yarn-passkeys/scores.jsonl") if s["metric"] == "passkey"}
+    assert {at: s["value"] for at, s in alone.items()} == {2**n: 1 for n in (12, 15, 17, 19, 20)}
+    assert "found in all of 50 texts up to 1,048,576 tokens" in PAGE
+    untrained = scores_of(f"{RUN}-untrained")
+    behind = [untrained[name, "last-tokens-32767", 2**19]["value"] for name in ("yarn", "ntk-critical")]
+    assert f"its perplexity is {behind[0] / behind[1]:.2f} times that of NTK" in PAGE
+    exports = [json.loads((ROOT / f"results/{run}/export.json").read_text()) for run in (f"{RUN}-yarn", RUN)]
+    short = [export["perplexity_single"] / export["perplexity_original"] for export in exports]
+    assert "have {:.3f} times the original's perplexity ({:.3f} with the others)".format(*short) in PAGE
+    factors = json.loads((ROOT / f"results/{RUN}-yarn/factors.json").read_text())["tiers"][-1]
+    assert f"the attention factor, {factors['attention_factor']:.3f} with YaRN and 1 with" in PAGE
+    assert f"finds {pairs['prose-needle', LONGEST][0]} of 60 needles in texts of 2,097,152 tokens" in README
+    share = own["yarn", "far-context-original", LONGEST]
+    ends = [f"{share[name]:.2f}" for name in ("value", "low", "high")]
+    assert "have {} times ({}-{}) the original's perplexity in its window".format(*ends) in README
+
+
+def test_two_million_tokens_without_training() -> None:
+    scores = scores_of(f"{RUN}-untrained-2048k")
+    for method, by in (("critical", "by the critical-pair rule"), ("ntk-critical", "by NTK by critical dimension")):
+        score = scores[method, "far-context-original", LONGEST]
+        said = f"{score['value']:.3f} ({score['low']:.3f}-{score['high']:.3f})"
+        assert re.search(rf"{re.escape(said)}( of the original's perplexity in its window)? {by}", PAGE)
+    assert (count(scores, "prose-needle", LONGEST, "ntk-critical"), "finds none of 20 needles" in PAGE) == (0, True)
 
 
 def test_the_trainings_took_what_they_say() -> None:

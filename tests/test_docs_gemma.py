@@ -22,6 +22,11 @@ BASELINES = ("pi", "ntk", "ntk-critical", "dynamic-ntk", "yarn", "critical", "nt
 
 
 COUNTED = {"longrope-gradient": (6, 15), "ntk-scan": (8, 13), "pi": (10, 14), "self-extend": (10, 18)}  # of 10 and 20
+AT_128K = {
+    "longrope-gradient": "the gradient search",
+    "longrope-evolution": "the evolution",
+    "ntk-scan": "the scan of base and attention factor",
+}
 Scores = dict[tuple[str, str, int], Score]
 
 
@@ -80,13 +85,42 @@ def test_needles_are_counted() -> None:
     assert f"found by the original in {found('none', 32768)} of 20 texts" in LOG
 
 
-def test_at_128k_a_formula_wins() -> None:
+def test_at_128k_the_searched_factors_are_ahead_of_all_factors() -> None:
+    scores = scores_of("gemma3-128k")
+    shares = {method: score for (method, metric, _), score in scores.items() if metric == "ratio-to-self-extend"}
+    factors = set(shares) - {"none", "ntk", "dynamic-ntk", "dca", "jet-long"}
+    assert sorted(factors, key=lambda method: shares[method].value)[:3] == list(AT_128K)
+    for method, words in AT_128K.items():
+        share = shares[method]
+        ends = f"({share.low:.4f}-{share.high:.4f})"
+        assert f"{words} {share.value:.4f} {ends}" in RESULTS
+    assert shares["ntk-scan"].low < shares["longrope-gradient"].high, "the intervals overlap"
+    for method, words in (
+        ("critical", "the critical-pair rule"),
+        ("ntk-critical", "NTK by critical dimension"),
+        ("yarn", "YaRN"),
+    ):
+        assert f"{words} {shares[method].value:.4f}" in RESULTS
+    assert shares["dca"].value < shares["longrope-gradient"].value
+    cost = scores["longrope-gradient", "ratio-to-none", 32768].value
+    assert f"At 32k the factors of the gradient search cost {100 * (cost - 1):.1f} %" in RESULTS
+
+    def found(method: str, length: int = 131072) -> tuple[int, int]:
+        passkeys, needles = (round(20 * scores[method, metric, length].value) for metric in ("passkey", "needle"))
+        return passkeys, needles
+
+    assert "{} of 20 passkeys and {} of 20 needles at 128k, NTK".format(*found("longrope-gradient")) in RESULTS
+    others = [*found("ntk-critical"), *found("pi"), *found("self-extend")]
+    assert "NTK by critical dimension {} and {}, PI {} and {}, Self-Extend {} and {}".format(*others) in RESULTS
+    assert "In 32k the original finds {} and {}. An earlier".format(*found("none", 32768)) in RESULTS
+
+
+def test_at_128k_a_formula_won_with_the_wrong_tokenizer() -> None:
     found = read_records(ROOT / f"results/{WRONG_LONGER}/scores.jsonl", Score)
     paired = {score.method: score for score in found if score.metric == "ratio-to-ntk-critical"}
     ours = paired["longrope-gradient"]
     assert ours.low > 1
     share = f"{ours.value:.4f} of its perplexity ({ours.low:.4f}-{ours.high:.4f})"
-    assert share in RESULTS
     assert share in LOG
     assert all(score.low > ours.high for name, score in paired.items() if name in BASELINES and name != "ntk-critical")
     keys = {score.method: score.value for score in found if (score.metric, score.context_tokens) == ("passkey", 131072)}

@@ -85,12 +85,12 @@ def test_what_was_measured_apart_stands_beside_the_run(tmp_path: Path) -> None:
     assert row(lengths, "128k")[-2:] == ["87%", "96%"]
     assert row(lengths, "512k")[-2:] == ["75%", ""], "what the run itself has not measured"
     write(tmp_path, million.UNTRAINED, "critical", (131072, 524288), **{"last-tokens-32767": 15.0})
-    write(tmp_path, million.FURTHER, "critical", (1048576,), **{"last-tokens-32767": 16.0})
+    write(tmp_path, million.FURTHER[0], "critical", (1048576,), **{"last-tokens-32767": 16.0})
     write(tmp_path, "gemma3-2048k", "none", (131072,), **{"last-tokens-32767": 17.0})
     write(tmp_path, million.BEFORE, "ntk-critical", (131072,), **{"last-tokens-32767": 14.0})
     table = million.untrained_table(records)
     assert row(table, "original model")[1] == "17.00"
-    assert row(table, "critical-pair rule")[1::2] == ["15.00", "15.00", "16.00"]
+    assert row(table, "critical-pair rule")[1::2] == ["15.00", "15.00", "16.00", million.NONE]
     assert row(table, "NTK by critical dimension, factors for 2,048k")[1] == "14.00"
     assert row(table, "the same, trained")[1:3] == ["13.00", "1 of 1"]
 
@@ -158,10 +158,29 @@ def test_pictures_have_the_numbers_of_the_records(tmp_path: Path) -> None:
     assert {tuple(map(tuple, points)) for points in lines["prose-needle"].values()} == {
         ((131072, 0.87), (2097152, 0.87))
     }
-    assert heat == {f"{share:.0%} of {at}": share for at in ("128k", "2048k") for share in (0.05, 0.95)}
+    assert heat == {
+        "Gemma-3-270M": {f"{share:.0%} of {at}": share for at in ("128k", "2048k") for share in (0.05, 0.95)}
+    }
     write(tmp_path, "gemma3-2048k-lengths", "ntk-critical", (1048576,), **VALUES, **depths)
     _, (path, text) = million_pictures(tmp_path).items()
     assert (path.name, text.count("of 1024k")) == ("2048k-depths.svg", 2), "weights that were measured apart, too"
+    write(tmp_path, million.YARN, "longrope-tuned", (131072,), **VALUES, **depths)
+    heat = json.loads(ET.fromstring(million_pictures(tmp_path)[path]).findtext(".//{*}desc") or "")  # noqa: S314
+    assert list(heat) == ["Gemma-3-270M", "Gemma-3-270M, YaRN's factors"]
+    assert len(heat["Gemma-3-270M, YaRN's factors"]) == 2
+
+
+def test_trainings_with_other_factors_stand_side_by_side(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    assert million.NONE in million.alike_table(records)
+    write(tmp_path, million.GEMMA, "longrope-tuned", (32768,), **{"prose-needle": 1.0, "ratio-to-none": 0.9})
+    write(tmp_path, million.YARN, "longrope-tuned", (32768,), **{"prose-needle": 0.0, "ratio-to-none": 1.1})
+    write(tmp_path, f"{million.YARN}-lengths", "yarn", (2097152,), **{"far-context-original": 0.8})
+    table = million.alike_table(records)
+    assert row(table, "32k")[1:] == ["", "", "0.900", "1.100", "1 of 1", "0 of 1", "", ""]
+    assert row(table, "2,048k")[1:3] == ["", "0.800"]
+    aim = "Gemma-3-270M, last 32,767 of 2,097,152 tokens, of the original's in its window, YaRN's factors"
+    assert row(million.aims_table(records), aim)[2:] == ["0.800 (0.800-0.800)", "yes"]
 
 
 def test_trainings_and_answers(tmp_path: Path) -> None:
