@@ -8,7 +8,7 @@ the GPUs, the next as soon as one is free; an arm that was interrupted goes on, 
 original is measured at all lengths in the first arm, at the shortest one in the others. Then every arm is compared with
 the reference of its seed, token by token and prompt by prompt: OUT/arms.jsonl.
 
-OUT/ARM/sample-summaries.jsonl keeps what this needs of the samples of an arm, which are large: an arm that was copied
+OUT/ARM/sample-summaries.jsonl has what this needs of the samples of an arm, which are large: an arm that was copied
 without its samples can be compared with one that is trained later. ``--compare`` runs nothing: it compares and shows
 the arms that are in OUT.
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 from queue import Queue
 
 from longrope.cli.console import print_table
-from longrope.evaluation.pairing import Comparison, found_scores, keep_summaries, pair_runs
+from longrope.evaluation.pairing import Comparison, found_scores, pair_runs
 from longrope.labels import label_of, metric_label, split_depth, write_interval
 from longrope.lengths import format_tokens
 from longrope.registry import ORIGINAL
@@ -93,8 +93,6 @@ def run_arms(recipe: Path, out: Path, arms: list[str], gpus: list[str]) -> list[
             words = command(recipe, out, arm, first=arm == arms[0])
             done = subprocess.run(words, env=environment, stdout=log, stderr=log, check=False)
         free.put(gpu)
-        if done.returncode == 0:
-            keep_summaries(RunDir(out / arm))
         print(f"{arm}: {'done' if done.returncode == 0 else f'failed, see {log.name}'}", flush=True)
         return done.returncode == 0
 
@@ -154,8 +152,6 @@ def main(arguments: list[str]) -> None:
     if given.compare:
         if missing := [arm for arm in arms if arm not in there]:
             parser.error(f"{given.out} has no scores of {', '.join(missing)}")
-        for arm in arms:
-            keep_summaries(RunDir(given.out / arm))
     elif failed := run_arms(given.recipe, given.out, arms, given.gpus.split(",")):
         sys.exit(f"failed: {', '.join(failed)}; the same command goes on where they stopped")
     references = given.reference.split(",")

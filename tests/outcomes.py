@@ -1,7 +1,7 @@
 """What a finished run holds, to compare an interrupted run with a whole one."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,11 @@ class Countdown:
         self.calls_left -= self.counts(*args, **options)
         if self.calls_left == 0:
             raise InterruptError
+
+
+def appends_scores(_path: Path, records: Sequence[object]) -> bool:
+    """Whether a call of ``append_records`` is of scores, for a countdown."""
+    return isinstance(records[0], Score)
 
 
 def by_method(recipe: Recipe, method: str) -> Recipe:

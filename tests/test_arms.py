@@ -12,7 +12,7 @@ from handmade import score
 from paired_runs import LENGTH, METRICS, document_numbers, make_finished
 from recipe_scripts import RECIPES, load_script
 
-from longrope.evaluation.pairing import keep_summaries, pair_runs
+from longrope.evaluation.pairing import pair_runs
 from longrope.recipe import (
     MeasureRecipe,
     Recipe,
@@ -145,15 +145,12 @@ def test_more_measures_of_the_same_trainings_go_on_in_their_directories(recipe: 
     assert more.measure.evaluator == recipe.model
 
 
-def test_arms_that_are_there_are_compared_without_their_samples_and_nothing_runs(
+def test_arms_that_are_there_are_compared_and_nothing_runs(
     arms: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One arm was copied without its samples, the other one has them; the file that keeps them is then there, too."""
     monkeypatch.setattr(arms, "run_arms", lambda *_: pytest.fail("nothing is to be run"))
     documents, out = document_numbers(9), tmp_path / "out"
     yarn, critical = make_finished(out / "yarn", 2, documents), make_finished(out / "critical@1", 1, documents)
-    keep_summaries(yarn)
-    shutil.rmtree(yarn.path / "samples")
     yarn.append(score("none", LENGTH, "perplexity", 77.25, 70.5, 80.5))
     shutil.copytree(yarn.path, out / "yarn@1")
     (out / "stray").mkdir()
@@ -170,7 +167,6 @@ def test_arms_that_are_there_are_compared_without_their_samples_and_nothing_runs
     assert [(line["run"], line["reference"], line["metric"]) for line in lines] == [
         ("critical@1", "yarn@1", metric) for metric in METRICS
     ]
-    assert critical.summaries.exists()
     assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["critical@1", "stray", "yarn", "yarn@1"]
     printed = capfd.readouterr().out
     assert f"{lines[0]['value']:.4g} ({lines[0]['low']:.4g}-{lines[0]['high']:.4g})" in printed

@@ -10,7 +10,7 @@ import pytest
 from outcomes import leave_unopened
 
 from longrope.errors import RecipeError, RunError
-from longrope.evaluation.pairing import keep_summaries, pair_methods, pair_runs
+from longrope.evaluation.pairing import pair_methods, pair_runs
 from longrope.evaluation.statistics import perplexity, ratio_interval
 from longrope.models import load_model
 from longrope.pipeline import extend
@@ -127,7 +127,7 @@ def test_a_run_beside_itself_differs_in_nothing(arms: Arms) -> None:
     assert set(values.values()) == {(1.0, 1.0, 1.0)}
 
 
-def test_the_methods_of_one_run_are_paired_and_what_lacks_samples_is_named(copied: RunDir) -> None:
+def test_the_methods_of_one_run_are_paired_and_what_lacks_summaries_is_named(copied: RunDir) -> None:
     found, missing = pair_methods(copied, "none")
     values = {(s.method, s.metric, s.context_tokens): s.value for s in copied.read_scores()}
     assert not missing
@@ -138,21 +138,16 @@ def test_the_methods_of_one_run_are_paired_and_what_lacks_samples_is_named(copie
     assert {c.metric for c in found} == {"perplexity", f"perplexity-last-{TAIL}", "passkey"}
     with pytest.raises(RunError, match="has no scores of 'ntk'"):
         pair_methods(copied, "ntk")
-    for path in copied.samples("passkeys").parent.glob("passkeys-*"):
-        path.unlink()
+    lines = copied.summaries.read_text().splitlines(keepends=True)
+    copied.summaries.write_text("".join(line for line in lines if '"passkey"' not in line))
     fewer, missing = pair_methods(copied, "none")
     assert fewer == [c for c in found if c.metric != "passkey"]
     assert missing == [f"longrope-tuned (passkey at {length:,})" for length in (SHORT, TARGET)]
-    (path, *_) = copied.samples("losses").parent.glob("losses-*")
-    path.write_bytes(b"damaged")
-    with pytest.raises(RunError, match="cannot be read"):
-        pair_methods(copied, "none")
 
 
 def test_a_copy_without_its_samples_is_compared_alike(arms: Arms, copied: RunDir) -> None:
-    """With other runs and by its methods, by the small file that is kept of the samples."""
+    """With other runs and by its methods, by the small file that stands beside the scores."""
     with_runs, methods = pair_runs(copied, arms["critical"]), pair_methods(copied, "none")
-    keep_summaries(copied)
     shutil.rmtree(copied.path / "samples")
     assert pair_runs(copied, arms["critical"]) == with_runs
     assert pair_methods(copied, "none") == methods
@@ -185,9 +180,9 @@ def test_runs_that_were_measured_on_other_texts_are_not_paired(arms: Arms, copie
         pair_runs(arms["critical"], copied)
 
 
-def test_a_run_without_its_samples_or_scores_is_refused(arms: Arms, copied: RunDir) -> None:
-    shutil.rmtree(copied.path / "samples")
-    with pytest.raises(RunError, match=r"holds no .* of its .* at 224 tokens"):
+def test_a_run_without_summaries_or_scores_is_refused(arms: Arms, copied: RunDir) -> None:
+    copied.summaries.unlink()
+    with pytest.raises(RunError, match=r"holds nothing of the .* at 224 tokens"):
         pair_runs(copied, arms["critical"])
     copied.scores.unlink()
     with pytest.raises(RunError, match="holds no scores of factors that it has found"):

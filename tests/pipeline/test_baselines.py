@@ -17,6 +17,7 @@ from outcomes import (
     TARGET,
     Countdown,
     InterruptError,
+    appends_scores,
     keep_search,
     leave_unopened,
     outcome,
@@ -239,7 +240,7 @@ def test_an_extension_with_baselines_that_was_interrupted_ends_as_a_whole_one(
     expected = measured.scores
     run = RunDir(tmp_path / "broken")
     with pytest.MonkeyPatch.context() as patch:
-        before(patch, run_dir, "append_records", Countdown(groups + 1))
+        before(patch, run_dir, "append_records", Countdown(groups + 1, appends_scores))
         with pytest.raises(InterruptError):
             extend(beside, run)
     assert len(read_lines(run.scores)) == 2 * groups

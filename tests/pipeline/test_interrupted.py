@@ -15,7 +15,7 @@ import pytest
 from disk import note_syncs
 from exporting import save_by
 from measuring import no_passes
-from outcomes import Countdown, InterruptError, Outcome, by_method, outcome, read_lines, written_scores
+from outcomes import Countdown, InterruptError, Outcome, appends_scores, by_method, outcome, read_lines, written_scores
 from spying import before
 
 from longrope.evaluation import passkey, perplexity
@@ -42,11 +42,13 @@ def interrupted_at_file(name: str) -> Callable[[pytest.MonkeyPatch], Callbacks]:
     return arrange
 
 
-def interrupted_in(module: Any, name: str, count: int = 1) -> Callable[[pytest.MonkeyPatch], Callbacks]:
-    """At this call of a function."""
+def interrupted_in(
+    module: Any, name: str, count: int = 1, counts: Callable[..., bool] = lambda *_, **__: True
+) -> Callable[[pytest.MonkeyPatch], Callbacks]:
+    """At this call of a function, of those that count."""
 
     def arrange(patch: pytest.MonkeyPatch) -> Callbacks:
-        before(patch, module, name, Countdown(count))
+        before(patch, module, name, Countdown(count, counts))
         return Callbacks()
 
     return arrange
@@ -72,8 +74,9 @@ MOMENTS: dict[str, Callable[[pytest.MonkeyPatch], Callbacks]] = {
     "before factors of the run": interrupted_at_file("factors.json"),
     "in perplexity": interrupted_in(perplexity, "token_losses", 2),
     "in passkeys": interrupted_in(passkey, "greedy_answers", 13),
-    "after two scores": interrupted_in(run_dir, "append_records", 2),
-    "after fifteen scores": interrupted_in(run_dir, "append_records", 4),
+    "between a summary and its score": interrupted_in(run_dir, "append_records", 2),
+    "after two scores": interrupted_in(run_dir, "append_records", 2, appends_scores),
+    "after fifteen scores": interrupted_in(run_dir, "append_records", 4, appends_scores),
     "in the checkpoint": interrupted_in_a_half_written_checkpoint,
     "while reopening": interrupted_in(hf, "compare_logits"),
     "before the report": interrupted_at_file("export.json"),

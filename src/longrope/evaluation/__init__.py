@@ -12,12 +12,13 @@ from typing import Any
 from longrope.data import TokenText, check_apart, check_part, check_unsearched, hash_windows
 from longrope.evaluation.metric import Context, Metric, Reading, Subject
 from longrope.evaluation.samples import SampleCache
+from longrope.evaluation.summaries import is_paired, summarize
 from longrope.metrics import BENCHMARK, HARNESS, METRICS
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
 from longrope.registry import resolve
 from longrope.rope import FactorTable, RescaleFactors, as_table
-from longrope.runs.records import Score
+from longrope.runs.records import SampleSummary, Score
 from longrope.runs.run_dir import RunDir
 
 
@@ -204,8 +205,10 @@ class Evaluation:
         same = (s for s in known if s.metric in names and metric.identity_of(s).is_same(identity))
         found = {s.metric: replace(s, **identity.source._asdict()) for s in same}  # older lines name no source
         if missing := set(names) - found.keys():
-            made = [s for s in metric.scores(metric.samples(context), self.settings) if s.metric in missing]
-            self._append(made)
+            samples = metric.samples(context)
+            made = [s for s in metric.scores(samples, self.settings) if s.metric in missing]
+            self._append([summarize(score, samples.arrays) for score in made if is_paired(score.metric)])
+            self._append(made)  # after the summaries: of a score that is there they are, too
             found |= {score.metric: score for score in made}
         return [found[name] for name in sorted(found)]
 
@@ -278,6 +281,6 @@ class Evaluation:
         run = self.cache.run
         return run.read_scores() if run else []
 
-    def _append(self, scores: Sequence[Score]) -> None:
+    def _append(self, records: Sequence[Score | SampleSummary]) -> None:
         if self.cache.run:
-            self.cache.run.append(*scores)
+            self.cache.run.append(*records)

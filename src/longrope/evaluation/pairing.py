@@ -1,30 +1,20 @@
 """Run directories beside each other, such as one model trained alike with several factors: paired comparisons.
 
-A run keeps what its scores were computed from (the loss of every token, the answer to every prompt), so runs that
-measured the same tokens and prompts are compared token by token and prompt by prompt, without a model. A comparison
-needs little of it: the sums of the losses of each document or block, and which answers are right. ``keep_summaries``
-writes that beside the scores, so that a run can be compared later, where its samples are no longer there.
+A run keeps a small summary of what its scores were computed from (``sample-summaries.jsonl``), so runs that measured
+the same tokens and prompts are compared token by token and prompt by prompt, without a model or their samples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
 
 import numpy as np
 
-from longrope.data import fingerprint
 from longrope.errors import RunError
-from longrope.evaluation.samples import KEY, Arrays
-from longrope.evaluation.statistics import Units, share_difference, sum_units, units_ratio
+from longrope.evaluation.statistics import Units, share_difference, units_ratio
+from longrope.evaluation.summaries import is_paired
 from longrope.runs.records import SampleSummary, Score, TrainStep, read_records
 from longrope.runs.run_dir import RunDir
 
-PROMPTS = {  # metric -> samples, and their array
-    "passkey": ("passkeys", "right"),
-    "needle": ("needles", "shares"),
-    "prose-needle": ("prose-needle", "right"),
-}
-LOSSES = "losses"
 Lookup = Callable[[Score], SampleSummary | None]
 
 
@@ -34,8 +24,9 @@ class Comparison:
 
     Attributes:
         run, reference: names of the two directories, or of two methods of one run.
-        metric: ``perplexity`` and ``perplexity-last-K``, whose ``value`` is the ratio of the first run's to the
-            reference's; ``passkey``, ``needle`` and ``prose-needle``: the difference of the shares that were found.
+        metric: ``perplexity``, ``perplexity-last-K`` and ``last-tokens-K``, whose ``value`` is the ratio of the first
+            run's to the reference's; ``passkey``, ``many-passkeys``, ``needle`` and ``prose-needle``: the difference of
+            the shares that were found.
         context_tokens: the length.
         value, low, high: with the ends of its paired 95 % interval.
         pairs: tokens or prompts.
@@ -69,21 +60,6 @@ def found_scores(run: RunDir) -> list[Score]:
     return [score for score in found if (score.model, score.method) == (last.model, last.method)]
 
 
-def keep_summaries(run: RunDir) -> None:
-    """Write ``sample-summaries.jsonl``: what comparisons with other runs need of the samples that a run holds.
-
-    What the file has of scores whose samples are no longer there stays.
-
-    Raises:
-        RunError: samples or the file are damaged.
-    """
-    summary = _summaries(run)
-    scores = (score for score in run.read_scores() if _is_paired(score.metric))
-    found = list(dict.fromkeys(made for score in scores if (made := summary(score))))
-    if found != run.read_summaries():
-        run.write_summaries(found)
-
-
 def pair_runs(run: RunDir, reference: RunDir) -> list[Comparison]:
     """Compare what a run has found with what another one has, at every length and by every metric of both.
 
@@ -92,8 +68,8 @@ def pair_runs(run: RunDir, reference: RunDir) -> list[Comparison]:
         reference: the run that it is compared with.
 
     Raises:
-        RunError: one of them is not finished, they were trained on other windows or measured on other texts, or one has
-            neither samples nor their summary.
+        RunError: one of them is not finished, they were trained on other windows or measured on other texts, or one
+            lacks the summary of a score.
     """
     check_trained_alike(run, reference)
     others = {_place(score): score for score in found_scores(reference)}
@@ -102,7 +78,7 @@ def pair_runs(run: RunDir, reference: RunDir) -> list[Comparison]:
     found = []
     for score in found_scores(run):
         other = others.get(_place(score))
-        if other and _is_paired(score.metric):
+        if other and is_paired(score.metric):
             _check_same_texts(names, score, other)
             found.append(_paired(names, _needed(run, ours, score), _needed(reference, theirs, other)))
     return found
@@ -117,7 +93,7 @@ def pair_methods(run: RunDir, reference: str) -> tuple[list[Comparison], list[st
 
     Returns:
         The comparisons, each with the method in the place of ``run``, and what could not be compared because the run
-        holds neither the samples nor the summaries of both.
+        lacks the summary of one of the two.
 
     Raises:
         RunError: there are no scores of the reference.
@@ -133,7 +109,7 @@ def pair_methods(run: RunDir, reference: str) -> tuple[list[Comparison], list[st
     summary = _summaries(run)
     for (method, *_), score in scores.items():
         other = scores.get((reference, *_place(score)))
-        if method == reference or other is None or not _is_paired(score.metric):
+        if method == reference or other is None or not is_paired(score.metric):
             continue
         ours, theirs = summary(score), summary(other)
         if ours and theirs:
@@ -162,11 +138,6 @@ def _trained_on(run: RunDir) -> list[str]:
 
 def _place(score: Score | SampleSummary) -> tuple[str, int]:
     return score.metric, score.context_tokens
-
-
-def _is_paired(metric: str) -> bool:
-    """Whether samples of a metric have pairs; one depth or kind of needles has none of its own."""
-    return metric in PROMPTS or metric == "perplexity" or metric.startswith("perplexity-last-")
 
 
 def _paired(names: tuple[str, str], ours: SampleSummary, theirs: SampleSummary) -> Comparison:
@@ -206,15 +177,9 @@ def _check_same_texts(names: tuple[str, str], score: Score, other: Score) -> Non
 
 
 def _summaries(run: RunDir) -> Lookup:
-    """What gives the summary of a score: from the samples where the run holds them, else from its file, else None."""
+    """What gives the summary of a score, None where the run has none."""
     kept = {_measured(summary): summary for summary in run.read_summaries()}
-
-    @cache
-    def summary(score: Score) -> SampleSummary | None:
-        arrays = _samples(run, score)
-        return kept.get(_measured(score)) if arrays is None else _summarize(score, arrays)
-
-    return summary
+    return lambda score: kept.get(_measured(score))
 
 
 def _measured(of: Score | SampleSummary) -> tuple[str | int, ...]:
@@ -225,57 +190,9 @@ def _measured(of: Score | SampleSummary) -> tuple[str | int, ...]:
 def _needed(run: RunDir, summary: Lookup, score: Score) -> SampleSummary:
     found = summary(score)
     if found is None:
-        kind, _ = PROMPTS.get(score.metric, (LOSSES, LOSSES))
         raise RunError(
-            f"{run.path} holds no {kind} of its {score.metric} at {score.context_tokens:,} tokens.",
-            f"The samples of a run, as it has written them beside its scores, or {run.summaries.name} is needed.",
+            f"{run.summaries} holds nothing of the {score.metric} at {score.context_tokens:,} tokens.",
+            "Measuring writes there what comparisons need, beside the scores.",
             "Measure again in a new directory.",
         )
     return found
-
-
-def _summarize(score: Score, arrays: Arrays) -> SampleSummary:
-    """What comparisons need of the samples of a score."""
-    made = partial(
-        SampleSummary,
-        metric=score.metric,
-        context_tokens=score.context_tokens,
-        method=score.method,
-        model=score.model,
-        factors_fingerprint=score.factors_fingerprint,
-        texts_fingerprint=score.texts_fingerprint,
-        seed=score.seed,
-    )
-    kind, name = PROMPTS.get(score.metric, (LOSSES, LOSSES))
-    if kind != LOSSES:
-        return made(answers="".join("1" if right else "0" for right in arrays[name] == 1))
-    tail = int(score.metric.removeprefix("perplexity").removeprefix("-last-") or 0)
-    losses, documents = arrays[name][:, -tail:].astype(float), arrays["documents"][:, -tail:]
-    units = sum_units(losses, documents)
-    return made(
-        resampled=units.resampled,
-        documents_fingerprint=fingerprint(documents),
-        sums=tuple(units.sums.tolist()),
-        counts=tuple(units.counts.tolist()),
-    )
-
-
-def _samples(run: RunDir, score: Score) -> Arrays | None:
-    """The samples that a score was computed from, None where the run does not hold them."""
-    kind, _ = PROMPTS.get(score.metric, (LOSSES, LOSSES))
-    table = run.read_factors()
-    chosen = {table.choose(score.context_tokens).fingerprint} if table else set[str]()  # of a table with several sets
-    for path in sorted(run.samples(kind).parent.glob(f"{kind}-*.npz")):
-        arrays = run.read_samples(path.stem) or {}
-        model, _, method, factors, *inputs = arrays.pop(KEY, np.asarray([""] * 4)).tolist()
-        named = (model, method) == (score.model, score.method) and factors in chosen | {score.factors_fingerprint}
-        if named and _is_of(score, kind, inputs, arrays):
-            return arrays
-    return None
-
-
-def _is_of(score: Score, kind: str, inputs: Sequence[str], arrays: Arrays) -> bool:
-    """Whether samples of the right model, method and factors are those of a score's texts."""
-    if kind != LOSSES:
-        return inputs[0] == score.texts_fingerprint
-    return inputs[0] == str(score.context_tokens) and len(arrays[LOSSES]) == score.num_windows

@@ -197,12 +197,12 @@ def append_record(path: Path, record: Trial | TrainStep | Score) -> None:
     append_records(path, [record])
 
 
-def append_records(path: Path, records: Sequence[Trial | TrainStep | Score]) -> None:
+def append_records(path: Path, records: Sequence[Trial | TrainStep | Score | SampleSummary]) -> None:
     """Add lines and force them to disk together; of those that a crash interrupts, some first ones may stand."""
     on_main(partial(write_lines, path, records))
 
 
-def write_lines(path: Path, records: Sequence[Trial | TrainStep | Score]) -> None:
+def write_lines(path: Path, records: Sequence[Trial | TrainStep | Score | SampleSummary]) -> None:
     """Add lines as ``append_records`` does, in this process and without waiting for others."""
     append_text(path, dump_records(records))
 

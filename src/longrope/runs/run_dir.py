@@ -1,6 +1,6 @@
 """A run directory: where each artifact of a run lives. What is written last means finished, so a run can be resumed."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -25,7 +25,7 @@ from longrope.runs.files import (
     writing,
 )
 from longrope.runs.identity import check_same
-from longrope.runs.records import SampleSummary, Score, TrainStep, Trial, append_records, dump_records, read_records
+from longrope.runs.records import SampleSummary, Score, TrainStep, Trial, append_records, read_records
 
 STAGE_FINISHED = "stage.json"
 
@@ -173,10 +173,11 @@ class RunDir:
         """Whether a file is there; the same in all processes."""
         return on_main(path.exists)
 
-    def append(self, *records: Trial | TrainStep | Score) -> None:
+    def append(self, *records: Trial | TrainStep | Score | SampleSummary) -> None:
         """Add records of one kind to its file and force them to disk."""
+        files = {Trial: self.trials, TrainStep: self.train, Score: self.scores, SampleSummary: self.summaries}
         if records:
-            append_records({Trial: self.trials, TrainStep: self.train, Score: self.scores}[type(records[0])], records)
+            append_records(files[type(records[0])], records)
 
     def read_trials(self) -> list[Trial]:
         """Every evaluation of the searches."""
@@ -191,12 +192,8 @@ class RunDir:
         return read_records(self.scores, Score)
 
     def read_summaries(self) -> list[SampleSummary]:
-        """What is kept of samples for comparisons with other runs; empty where nothing was kept."""
+        """What comparisons with other runs need of the samples, one for each score that has pairs."""
         return read_records(self.summaries, SampleSummary)
-
-    def write_summaries(self, summaries: Iterable[SampleSummary]) -> None:
-        """Write what is kept of samples, in the place of what was kept before."""
-        self.write_text(self.summaries, dump_records(summaries))
 
     def read_factors(self) -> FactorTable | None:
         """The factors of the run, None before a search is finished (raises FactorsError if the file is damaged)."""
