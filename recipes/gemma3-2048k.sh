@@ -3,18 +3,20 @@
 # one GPU of 141 GB. Interrupted, the same command goes on where it was: begin it again after every run of half an hour where
 # time is lent so. With several GPUs: LAUNCH="torchrun --nproc-per-node 4 -m longrope". Names of the functions below, as in
 # `bash recipes/gemma3-2048k.sh train control`, choose what is run. FACTORS=yarn trains and measures another formula's factors alike,
-# in a run of their own: `FACTORS=yarn bash recipes/gemma3-2048k.sh train lengths passkeys`.
+# in a run of their own: `FACTORS=yarn bash recipes/gemma3-2048k.sh train lengths passkeys`; ATTENTION=1.4159 with another attention
+# factor than the formula's own.
 # The model is under the Gemma Terms of Use, https://ai.google.dev/gemma/terms. The texts are from packages of Debian 12 and
 # npm, and are not to be passed on. Needs: what recipes/fetch.sh needs, and longrope[gguf].
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipes/fetch.sh
 LAUNCH=${LAUNCH:-longrope} PYTHON=${PYTHON:-python3}
-FACTORS=${FACTORS:-}
-model=data/gemma-3-270m-q4_k_m.gguf texts=data/gemma3-2048k run=runs/gemma3-2048k${FACTORS:+-$FACTORS}
+FACTORS=${FACTORS:-} ATTENTION=${ATTENTION:-}
+model=data/gemma-3-270m-q4_k_m.gguf texts=data/gemma3-2048k run=runs/gemma3-2048k${FACTORS:+-$FACTORS}${ATTENTION:+-$ATTENTION}
 alike=() # the schedule of the recipe with another formula
 [ -z "$FACTORS" ] || alike=(--set "$(sed -n "s/ntk-critical/$FACTORS/; s/^stages = /stages=/; /^stages=/,/^]/p" recipes/gemma3-2048k.toml |
     tr '\n' ' ')")
+[ -z "$ATTENTION" ] || alike+=(--set search.method=${FACTORS:-ntk-critical} --set search.attention_factor=$ATTENTION)
 same=(--set measure.window_tokens=2048k --set measure.tail_tokens=32768 --set measure.tails=4096) # the text of the run
 needles=(--metrics far-context,prose-needle "${same[@]}" --set measure.needles=60)
 

@@ -107,6 +107,8 @@ class SearchRecipe(Settings, section="search"):
         method: ``gradient``, ``evolution`` or ``cma``; or a baseline instead of these: ntk-scan or longrope2, which
             search, too, or one of the formulas pi, ntk, ntk-critical, yarn, critical and critical-real. With a formula,
             short windows keep the model's own RoPE.
+        attention_factor: with a formula, multiplies cos and sin in the place of the formula's own attention factor; 0
+            takes the formula's. Searches find or set their own.
         validation_windows: windows held out from the search; the best candidate is chosen by them.
         tail_tokens: score only this number of last tokens of a window; 0 scores all.
         needle_weight: weight of the mean loss over answers about needles planted in the windows; 0 plants none.
@@ -117,6 +119,7 @@ class SearchRecipe(Settings, section="search"):
     """
 
     method: Annotated[str, listed(registry.factor_methods, registry.describe_measured_alone)] = "gradient"
+    attention_factor: Annotated[float, at_least(0)] = 0.0
     validation_windows: Count = 2
     tail_tokens: CountOrZero = 0
     needle_weight: Weight = 0.0
@@ -124,3 +127,12 @@ class SearchRecipe(Settings, section="search"):
     evolution: EvolutionRecipe = field(default_factory=EvolutionRecipe)
     gradient: GradientRecipe = field(default_factory=GradientRecipe)
     cma: CmaRecipe = field(default_factory=CmaRecipe)
+
+    def check(self) -> None:
+        """Refuse an attention factor for a method that has its own way to one (raises RecipeError)."""
+        if self.attention_factor and self.method not in registry.one_set_formulas():
+            raise RecipeError(
+                f"search.attention_factor = {self.attention_factor:g} was given with search.method = {self.method!r}.",
+                f"Only the factors of a formula ({', '.join(registry.one_set_formulas())}) take one.",
+                "Give search.method one of these, or leave the setting out.",
+            )

@@ -1,6 +1,7 @@
 """A baseline in the place of a search: its factors, without a pass."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,6 +31,20 @@ def test_a_formula_gives_its_own_factors_without_a_pass(method: str, model: Lang
     assert found == baseline_factors(model.spec, method, TARGET).factor_sets[0]
     assert (found.method, found.chosen_by, found.searched) == (method, "", ())
     assert count_passes(settings(method), TARGET) == count_short_passes(settings(method), 64, TARGET) == 0
+
+
+def test_a_formula_takes_another_attention_factor(model: LanguageModel, text: TokenText) -> None:
+    """In one search and in a second one; the rest is the formula's; searches and scans are refused."""
+    given = replace(settings("ntk-critical"), attention_factor=1.25)
+    first = find_factors(model, text, TARGET, settings=given)
+    assert first == replace(find_factors(model, text, TARGET, settings=settings("ntk-critical")), attention_factor=1.25)
+    second = find_factors(model, text, 4 * TARGET, tuned_with=first, settings=given)
+    plain = find_factors(model, text, 4 * TARGET, tuned_with=first, settings=settings("ntk-critical"))
+    assert (second.lambdas, second.attention_factor) == (plain.lambdas, 1.25 * plain.attention_factor)
+    with pytest.raises(RecipeError, match=r"attention_factor = 1\.25 was given with .*'gradient'.*ntk-critical"):
+        replace(given, method="gradient")
+    with pytest.raises(RecipeError, match=r"search\.attention_factor = -1"):
+        replace(given, attention_factor=-1.0)
 
 
 def test_a_formula_needs_no_text_as_long_as_its_window(model: LanguageModel, text: TokenText) -> None:

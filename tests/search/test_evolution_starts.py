@@ -52,5 +52,6 @@ def test_younger_settings_name_a_stage_only_where_they_are_not_the_default() -> 
     named = json.dumps(_named(default, default))
     assert not any(f'"{key}"' in named for key in YOUNGER)
     joint, evolution = GradientRecipe(start_tokens="joint"), EvolutionRecipe(starts=("pi",))
-    changed = asdict(SearchRecipe(choose_by="loss", gradient=joint, evolution=evolution))
+    search = SearchRecipe("yarn", attention_factor=1.5, choose_by="loss", gradient=joint, evolution=evolution)
+    changed = asdict(search)
     assert _named(changed, default) == changed

@@ -33,7 +33,7 @@ from longrope.tuning import check_training, fine_tune
 
 HASH_DIGITS = 8  # of the inputs of a stage, in the name of its folder
 YOUNGER = (  # settings that the stages of earlier versions did not have
-    *("choose_by", "starts", "start_tokens"),
+    *("choose_by", "starts", "start_tokens", "attention_factor"),
     *("needle_kinds", "recompute_layers", "offload"),
 )
 PROGRESSIVE_RATIO = 8  # a search reaches about so far without training (section 3.2)

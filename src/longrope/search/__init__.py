@@ -139,6 +139,7 @@ def _by_formula(
     spec = tuned_spec(model.spec, tuned_with)
     check_search(model, text, target_tokens, trained_window=spec.trained_window, settings=settings)
     (found,) = baseline_factors(spec, settings.method, target_tokens).factor_sets
+    found = replace(found, attention_factor=settings.attention_factor or found.attention_factor)
     return replace(compose(counted_from(model.spec, tuned_with), found, model.spec), table=model.rope_table)
 
 
