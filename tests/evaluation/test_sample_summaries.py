@@ -85,6 +85,18 @@ def test_a_run_without_the_summary_of_a_score_is_refused(pair: tuple[RunDir, Run
         pair_runs(run, reference)
 
 
+def test_runs_of_earlier_versions_are_compared_by_the_metrics_that_they_kept(pair: tuple[RunDir, RunDir]) -> None:
+    whole, later = pair_runs(*pair), ("last-tokens-", "many-passkeys")
+    for run in pair:
+        lines = run.summaries.read_text().splitlines(keepends=True)
+        run.summaries.write_text("".join(line for line in lines if not any(name in line for name in later)))
+    assert pair_runs(*pair) == [one for one in whole if not one.metric.startswith(later)]
+    for run in pair:
+        run.summaries.unlink()
+    with pytest.raises(RunError, match="holds nothing of the perplexity"):
+        pair_runs(*pair)
+
+
 def test_runs_of_other_documents_are_refused(tmp_path: Path) -> None:
     """The same number of them, of the same lengths in another order of windows; and one answer less."""
     documents = document_numbers(MANY)

@@ -63,6 +63,8 @@ def found_scores(run: RunDir) -> list[Score]:
 def pair_runs(run: RunDir, reference: RunDir) -> list[Comparison]:
     """Compare what a run has found with what another one has, at every length and by every metric of both.
 
+    Earlier versions kept summaries of fewer metrics; a metric of which neither run has any is left out.
+
     Args:
         run: a finished run.
         reference: the run that it is compared with.
@@ -75,10 +77,11 @@ def pair_runs(run: RunDir, reference: RunDir) -> list[Comparison]:
     others = {_place(score): score for score in found_scores(reference)}
     names = run.path.name, reference.path.name
     ours, theirs = _summaries(run), _summaries(reference)
+    kept = {summary.metric for some in (run, reference) for summary in some.read_summaries()}
     found = []
     for score in found_scores(run):
         other = others.get(_place(score))
-        if other and is_paired(score.metric):
+        if other and is_paired(score.metric) and (score.metric in kept or not kept):
             _check_same_texts(names, score, other)
             found.append(_paired(names, _needed(run, ours, score), _needed(reference, theirs, other)))
     return found
