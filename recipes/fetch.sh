@@ -89,3 +89,8 @@ unpack_packages() {
     done
     rm -r "$out/downloads"
 }
+
+# stages_by RECIPE OLD NEW: the schedule of a recipe as one setting, by another formula.
+stages_by() {
+    sed -n "s/\"$2\"/\"$3\"/; s/^stages = /stages=/; /^stages=/,/^]/p" "$1" | tr '\n' ' '
+}

@@ -14,8 +14,7 @@ LAUNCH=${LAUNCH:-longrope} PYTHON=${PYTHON:-python3}
 FACTORS=${FACTORS:-} ATTENTION=${ATTENTION:-}
 model=data/gemma-3-270m-q4_k_m.gguf texts=data/gemma3-2048k run=runs/gemma3-2048k${FACTORS:+-$FACTORS}${ATTENTION:+-$ATTENTION}
 alike=() # the schedule of the recipe with another formula
-[ -z "$FACTORS" ] || alike=(--set "$(sed -n "s/ntk-critical/$FACTORS/; s/^stages = /stages=/; /^stages=/,/^]/p" recipes/gemma3-2048k.toml |
-    tr '\n' ' ')")
+[ -z "$FACTORS" ] || alike=(--set "$(stages_by recipes/gemma3-2048k.toml ntk-critical "$FACTORS")")
 [ -z "$ATTENTION" ] || alike+=(--set search.method=${FACTORS:-ntk-critical} --set search.attention_factor=$ATTENTION)
 same=(--set measure.window_tokens=2048k --set measure.tail_tokens=32768 --set measure.tails=4096) # the text of the run
 needles=(--metrics far-context,prose-needle "${same[@]}" --set measure.needles=60)
