@@ -11,9 +11,11 @@ import pytest
 import torch
 import toys
 from commands import Command, Result, assert_one_paragraph, assert_shown, table_row
+from paired_runs import METRICS, document_numbers, make_finished
 from whole_run import make_whole_run
 
 from longrope.data import load_texts
+from longrope.evaluation.pairing import pair_runs
 from longrope.models import load_model, read_spec
 from longrope.registry import FORMATS
 from longrope.report import describe_outcome
@@ -242,9 +244,31 @@ def test_report_writes_the_page_of_a_run_or_of_several(command: Command, monkeyp
     assert json.loads(result.out) == {"report": "pages/one.html"}
     assert opened == [Path("pages/one.html").resolve().as_uri()]
     assert Path("pages/one.html").read_bytes() == Path("one/report.html").read_bytes()
-    assert command("report", "one", "two") == Result(0, "report: comparison.html\n", "")
+    said = command("report", "one", "two").out
+    assert said.endswith("report: comparison.html\n")
+    assert "two is not paired with one: " in said
     assert "2 runs beside each other" in Path("comparison.html").read_text()
     assert not Path("two/report.html").exists()
+
+
+def test_report_compares_several_runs_with_the_first(command: Command) -> None:
+    """By token and by prompt, as far as they measured the same; else it is said why not."""
+    documents = document_numbers(9)
+    runs = [make_finished(Path(name), seed, documents) for seed, name in enumerate(("yarn", "pi", "ntk"))]
+    runs[2].summaries.unlink()
+    result = command("report", "yarn", "pi", "ntk")
+    expected = pair_runs(runs[1], runs[0])
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.out.splitlines() if "│ pi " in line]
+    assert [row[:1] + row[2:3] for row in rows] == [["pi", "1k"]] * len(expected)
+    first = expected[0]
+    assert f"{first.value:.4g} ({first.low:.4g}-{first.high:.4g})" in result.out
+    assert "ntk is not paired with yarn: ntk/sample-summaries.jsonl holds nothing of the perplexity" in result.out
+    said = json.loads(command("report", "yarn", "pi", "ntk", "--json").out)
+    assert said["pairs"] == [asdict(one) for one in expected]
+    assert len(said["unpaired"]) == 1
+    for run in runs[:2]:
+        run.scores.write_text("".join(line for line in run.scores.open() if f'"{METRICS[run is runs[0]]}"' in line))
+    assert "pi is not paired with yarn: they measured nothing alike." in command("report", "yarn", "pi").out
 
 
 @pytest.mark.parametrize("path", ["nowhere", "empty"])

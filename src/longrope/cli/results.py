@@ -276,7 +276,8 @@ def report(
     show: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write an HTML report of a run directory, or of several side by side."""
+    """Write an HTML report of a run directory, or of several side by side, and compare these with the first."""
+    from longrope.cli.pairs import pair_with_first, print_pairs
     from longrope.report import write_comparison, write_report
 
     for path in runs:
@@ -284,7 +285,13 @@ def report(
             raise RunError(f"There is no directory {path}.", "A run directory is needed.", "Correct the path.")
     directories = [RunDir(path) for path in runs]
     page = write_report(directories[0], out) if len(runs) == 1 else write_comparison(directories, out)
-    say(json.dumps({"report": str(page)}) if as_json else f"report: {page}")
+    pairs, unpaired = pair_with_first(directories)
+    if as_json:
+        several = {"pairs": [asdict(one) for one in pairs], "unpaired": unpaired} if len(runs) > 1 else {}
+        say(json.dumps({"report": str(page), **several}))
+    else:
+        print_pairs(directories[0], pairs, unpaired)
+        say(f"report: {page}")
     if show and not webbrowser.open(page.resolve().as_uri()):
         print("longrope: no browser was found to open it with.", file=sys.stderr)
 

@@ -1,0 +1,49 @@
+"""Several runs beside the first of them, paired by token and by prompt: what ``longrope report`` prints of them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from longrope.cli.console import print_table, say
+from longrope.errors import RunError
+from longrope.labels import metric_label, write_interval
+from longrope.lengths import format_tokens
+from longrope.metrics import DIFFERENCE
+from longrope.runs.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from longrope.evaluation.pairing import Comparison
+
+
+def pair_with_first(runs: Sequence[RunDir]) -> tuple[list["Comparison"], list[str]]:
+    """The comparisons of the other runs with the first, and why some of them have none, one line each."""
+    from longrope.evaluation.pairing import pair_runs
+
+    first, *others = runs
+    found, unpaired = list["Comparison"](), list[str]()
+    for run in others:
+        try:
+            own = pair_runs(run, first)
+        except RunError as error:
+            unpaired.append(f"{run.path} is not paired with {first.path}: {error.found}")
+            continue
+        found += own
+        unpaired += [] if own else [f"{run.path} is not paired with {first.path}: they measured nothing alike."]
+    return found, unpaired
+
+
+def print_pairs(first: RunDir, found: Sequence["Comparison"], unpaired: Sequence[str]) -> None:
+    """A table with a row for each comparison, and the lines about runs without any."""
+    rows = [
+        (one.run, metric_label(one.metric), format_tokens(one.context_tokens), _written(one), f"{one.pairs:,}")
+        for one in found
+    ]
+    if rows:
+        title = f"Beside {first.path.name}, paired: ratios of perplexities, differences of shares (95 % interval)"
+        print_table(title, ["run", "measure", "length", "beside it", "tokens or prompts"], rows)
+    for line in unpaired:
+        say(line)
+
+
+def _written(one: "Comparison") -> str:
+    is_ratio = one.metric.startswith(("perplexity", "last-tokens"))
+    return write_interval("ratio-to-" if is_ratio else DIFFERENCE, one.value, one.low, one.high)
