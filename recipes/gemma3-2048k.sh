@@ -41,6 +41,11 @@ passkeys() { # one in a text
     of_run --lengths 4k,32k,128k,512k,1024k,2048k --metrics passkey --set measure.passkeys=10 --out $run-passkeys
 }
 
+window() { # more of them in the model's own window, on a CPU in an hour
+    of_run --lengths 32k --metrics many-passkeys,prose-needle --set measure.passkeys=100 --set measure.passkeys_per_text=20 \
+        --set measure.needles=100 --out $run-window
+}
+
 control() { # the same last tokens with far context shuffled, and with another text's
     of_run --lengths 128k,512k,1024k --metrics far-context,far-shuffled,far-replaced "${same[@]}" --out $run-control
 }
@@ -113,5 +118,5 @@ answers() { # about a document of more than a million tokens
 fetch_gemma data
 [ -d $texts ] || fetch_million_texts $model $texts
 parts=("$@")
-[ $# -gt 0 ] || parts=(whole passkeys control reworded untrained before untrained_1024k untrained_2048k varied codes far farther answers)
+[ $# -gt 0 ] || parts=(whole passkeys window control reworded untrained before untrained_1024k untrained_2048k varied codes far farther answers)
 for part in "${parts[@]}"; do $part; done

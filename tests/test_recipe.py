@@ -98,7 +98,8 @@ UNUSUAL = Recipe(
     export=ExportRecipe("two", drop_start_tokens=True, base_model="someone/model", max_shard_size="2GB"),
 )
 ALONE = {"isolate_documents": True, "recompute_layers": 3, "offload": True}  # allowed beside few others
-ISOLATED = Recipe("m", 65536, ("books",), tune=TuneRecipe(**ALONE))  # type: ignore[arg-type]
+FORMULA = SearchRecipe("yarn", attention_factor=1.5)  # no search takes it
+ISOLATED = Recipe("m", 65536, ("books",), search=FORMULA, tune=TuneRecipe(**ALONE))  # type: ignore[arg-type]
 
 
 def load(tmp_path: Path, text: str) -> Recipe:
@@ -125,7 +126,7 @@ def test_toml_round_trip(tmp_path: Path, recipe: Recipe) -> None:
 def test_the_round_trip_covers_every_setting() -> None:
     """No setting of UNUSUAL has its default value, so none survives by being forgotten; ISOLATED has the others."""
     default, unusual = leaves(DEFAULT), leaves(UNUSUAL)
-    others = {f"tune.{key}" for key in ALONE}
+    others = {"search.attention_factor", *(f"tune.{key}" for key in ALONE)}
     assert {key for key in default if default[key] == unusual[key]} == others
     assert all(leaves(ISOLATED)[key] != default[key] for key in others)
     for recipe in (DEFAULT, UNUSUAL):
