@@ -4,7 +4,10 @@ import json
 import re
 from typing import Any
 
+import numpy as np
 from documents import ROOT, lines, words
+
+from longrope.evaluation.statistics import share_difference
 
 TUNED = "longrope-tuned"
 RUN, WRONG = "gemma3-2048k", "gemma3-2048k-wrong-tokenizer"
@@ -178,6 +181,26 @@ def test_other_factors_trained_alike() -> None:
     share = own["yarn", "far-context-original", LONGEST]
     ends = [f"{share[name]:.2f}" for name in ("value", "low", "high")]
     assert "have {} times ({}-{}) the original's perplexity in its window".format(*ends) in README
+
+
+def test_both_trainings_are_paired_in_the_window_of_the_model() -> None:
+    """Which prompts each of them answered, by the summaries of their samples."""
+    answers = {
+        run: {s["metric"]: np.asarray(list(s["answers"])) == "1" for s in lines(f"{run}/sample-summaries.jsonl")}
+        for run in (f"{RUN}-yarn-window", f"{RUN}-window")
+    }
+    for run, own in answers.items():
+        scores = {metric: score["value"] for (_, metric, _), score in scores_of(run).items()}
+        assert {metric: right.mean() for metric, right in own.items()} == {metric: scores[metric] for metric in own}
+    said = {"many-passkeys": "they find {}, the others {}, a difference of", "prose-needle": "needles {} and {} ("}
+    for metric, counts in said.items():
+        ours, theirs = (own[metric] for own in answers.values())
+        assert len(ours) == len(theirs) == 100
+        assert counts.format(ours.sum(), theirs.sum()) in PAGE
+        value, low, high, _ = share_difference(ours, theirs)
+        points = f"{100 * value:.0f} points ({100 * low:.0f} to {100 * high:.0f})"
+        assert (points if metric == "many-passkeys" else f"({100 * low:.0f} to {100 * high:.0f} points)") in PAGE
+        assert f"{ours.sum()} and {theirs.sum()} of 100" in LOG
 
 
 def test_two_million_tokens_without_training() -> None:
