@@ -1,7 +1,7 @@
 """Runs are compared without their samples, by what sample-summaries.jsonl keeps of them."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +94,19 @@ def test_runs_of_earlier_versions_are_compared_by_the_metrics_that_they_kept(pai
     for run in pair:
         run.summaries.unlink()
     with pytest.raises(RunError, match="holds nothing of the perplexity"):
+        pair_runs(*pair)
+
+
+def test_measurements_without_factors_of_their_own_are_compared(pair: tuple[RunDir, RunDir]) -> None:
+    """Those of one method beside the original; of two it is not known which one is meant."""
+    whole = pair_runs(*pair)
+    for run in pair:
+        run.factors().unlink()
+        first = run.read_scores()[0]
+        run.append(replace(first, method="none", factors_fingerprint=""))
+    assert pair_runs(*pair) == whole
+    pair[1].append(replace(first, method="yarn"))
+    with pytest.raises(RunError, match="yarn holds no scores of factors that it has found, or of one method alone"):
         pair_runs(*pair)
 
 

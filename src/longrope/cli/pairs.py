@@ -7,7 +7,7 @@ from longrope.cli.console import print_table, say
 from longrope.errors import RunError
 from longrope.labels import metric_label, write_interval
 from longrope.lengths import format_tokens
-from longrope.metrics import DIFFERENCE
+from longrope.metrics import DIFFERENCE, RATIO
 from longrope.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -45,5 +45,5 @@ def print_pairs(first: RunDir, found: Sequence["Comparison"], unpaired: Sequence
 
 
 def _written(one: "Comparison") -> str:
-    is_ratio = one.metric.startswith(("perplexity", "last-tokens"))
-    return write_interval("ratio-to-" if is_ratio else DIFFERENCE, one.value, one.low, one.high)
+    """The ratio of two perplexities, which are resampled, or the difference of two shares."""
+    return write_interval(RATIO if one.resampled else DIFFERENCE, one.value, one.low, one.high)

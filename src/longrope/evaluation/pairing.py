@@ -12,6 +12,7 @@ import numpy as np
 from longrope.errors import RunError
 from longrope.evaluation.statistics import Units, share_difference, units_ratio
 from longrope.evaluation.summaries import is_paired
+from longrope.registry import ORIGINAL
 from longrope.runs.records import SampleSummary, Score, TrainStep, read_records
 from longrope.runs.run_dir import RunDir
 
@@ -47,13 +48,20 @@ class Comparison:
 
 
 def found_scores(run: RunDir) -> list[Score]:
-    """The scores of what a run has found: of its last weights with its factors (raises RunError if there are none)."""
+    """The scores of what a run has found: of its last weights with its factors.
+
+    A run of ``longrope measure`` keeps no factors. There they are the scores of its one method beside the original model.
+
+    Raises:
+        RunError: there are none, or no factors and several methods.
+    """
     table, scores = run.read_factors(), run.read_scores()
-    found = [score for score in scores if table and score.factors_fingerprint == table.fingerprint]
-    if not found:
+    found = [score for score in scores if not table or score.factors_fingerprint == table.fingerprint]
+    found = [score for score in found if table or score.method != ORIGINAL]
+    if not found or (not table and len({(score.model, score.method) for score in found}) > 1):
         raise RunError(
-            f"{run.path} holds no scores of factors that it has found.",
-            "A finished run of `longrope extend` is needed.",
+            f"{run.path} holds no scores of factors that it has found, or of one method alone.",
+            "A finished run of `longrope extend` is needed, or of `longrope measure`.",
             "Start it again with --out; what is done is kept.",
         )
     last = found[-1]
