@@ -50,7 +50,7 @@ class Comparison:
 def found_scores(run: RunDir) -> list[Score]:
     """The scores of what a run has found: of its last weights with its factors.
 
-    A run of ``longrope measure`` keeps no factors. There they are the scores of its one method beside the original model.
+    A run of ``longrope measure`` keeps no factors; there they are the scores of its one method beside the original.
 
     Raises:
         RunError: there are none, or no factors and several methods.
