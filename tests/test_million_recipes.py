@@ -1,6 +1,8 @@
 """The recipes of 2,048k tokens: their arrays, what measuring costs, and the schedule on a pico model to the end."""
 
 import re
+import subprocess
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,20 @@ def test_a_document_is_in_one_array_alone_and_comes_in_their_order(script: Any) 
     documents = [("train", "x"), ("prose-foldoc", "short"), ("prose-foldoc", "f" * 9), ("prose-henry", "h" * 9)]
     assert script.gathered(documents, 8) == {"train/prose-1": [("prose-henry", "h" * 9), ("prose-foldoc", "f" * 9)]}
     assert [array.partition("/")[0] for array in script.ARRAYS] == [*["measure"] * 3, *["search"] * 3, *["train"] * 6]
+
+
+@pytest.mark.parametrize(("name", "formula"), [("gemma3-2048k", "ntk-critical"), ("smollm2-2048k-all", "critical")])
+def test_scripts_train_by_another_formula_and_change_nothing_else(name: str, formula: str) -> None:
+    """What FACTORS=yarn sets is the recipe's own schedule with another method in its first stage."""
+    asked = f'source "$1/fetch.sh"; stages_by "$1/{name}.toml" {formula} yarn'
+    words = ["bash", "-euc", asked, "bash", f"{RECIPES}"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert f"{name}.toml {formula} " in (RECIPES / f"{name}.sh").read_text()
+    (key, stages), recipe = *tomllib.loads(said).items(), load_recipe(RECIPES / f"{name}.toml")
+    assert key == "stages"
+    own = tomllib.loads((RECIPES / f"{name}.toml").read_text())["stages"]
+    assert recipe.stages[0].method == formula
+    assert stages == [own[0] | {"method": "yarn"}, *own[1:]]
 
 
 @pytest.mark.parametrize("name", NAMES)

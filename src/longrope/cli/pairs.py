@@ -1,4 +1,4 @@
-"""Several runs beside the first of them, paired by token and by prompt: what ``longrope report`` prints of them."""
+"""Several runs compared with the first, paired by token and by prompt: what ``longrope report`` prints of them."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -38,8 +38,8 @@ def print_pairs(first: RunDir, found: Sequence["Comparison"], unpaired: Sequence
         for one in found
     ]
     if rows:
-        title = f"Beside {first.path.name}, paired: ratios of perplexities, differences of shares (95 % interval)"
-        print_table(title, ["run", "measure", "length", "beside it", "tokens or prompts"], rows)
+        title = f"Compared with {first.path.name}, paired by token or by prompt (95 % interval)"
+        print_table(title, ["run", "measure", "length", "ratio or difference", "tokens or prompts"], rows)
     for line in unpaired:
         say(line)
 
