@@ -3,7 +3,7 @@
 # one GPU of 141 GB. Interrupted, the same command goes on where it was: begin it again after every run of half an hour where
 # time is lent so. With several GPUs: LAUNCH="torchrun --nproc-per-node 4 -m longrope". Names of the functions below, as in
 # `bash recipes/gemma3-2048k.sh train control`, choose what is run. FACTORS=yarn trains and measures another formula's factors alike,
-# in a run of their own: `FACTORS=yarn bash recipes/gemma3-2048k.sh train lengths passkeys`; ATTENTION=1.4159 with another attention
+# in a run of their own: `FACTORS=yarn bash recipes/gemma3-2048k.sh train lengths passkeys control answers`; ATTENTION=1.4159 with another attention
 # factor than the formula's own.
 # The model is under the Gemma Terms of Use, https://ai.google.dev/gemma/terms. The texts are from packages of Debian 12 and
 # npm, and are not to be passed on. Needs: what recipes/fetch.sh needs, and longrope[gguf].

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Fetch the model and the texts of recipes/smollm2-2048k-all.toml into data/, and run it: the training by GPUS=2 processes that share each
 # window, then the measurements by one, so that another GPU is free for other work. Interrupted, the same command goes on where it
-# was. WEIGHTS=attention trains the attention's weights alone, by the same steps, in a run of its own; FACTORS=yarn trains with another
-# formula's factors. Neither was run yet.
+# was. WEIGHTS=attention trains the attention's weights alone, by the same steps, in a run of its own (not run yet); FACTORS=yarn trains with
+# another formula's factors.
 # The texts are from packages of Debian 12 and npm, and are not to be passed on. Needs: what recipes/fetch.sh needs, and longrope[gguf].
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

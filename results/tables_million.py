@@ -14,13 +14,15 @@ def share(score: Score) -> Cell:
 
 GEMMA, YARN = "gemma3-2048k", "gemma3-2048k-yarn"  # trained alike, with the factors of two formulas
 SMALL, ATTENTION = "smollm2-2048k-all", "smollm2-2048k"  # all weights trained, and those of the attention alone
+SMALL_YARN = f"{SMALL}-yarn"  # trained as the former, with YaRN's factors
 RUNS = {
     GEMMA: "Gemma-3-270M",
     YARN: "Gemma-3-270M, YaRN's factors",
     SMALL: "SmolLM2-135M",
+    SMALL_YARN: "SmolLM2-135M, YaRN's factors",
     ATTENTION: "SmolLM2-135M, attention alone",
 }
-FORMULAS = {GEMMA: "ntk-critical", YARN: "yarn", SMALL: "critical", ATTENTION: "critical"}  # of each training's factors
+FORMULAS = dict(zip(RUNS, ("ntk-critical", "yarn", "critical", "yarn", "critical"), strict=True))  # of their factors
 UNTRAINED = f"{GEMMA}-untrained"
 FURTHER = (f"{UNTRAINED}-1024k", f"{UNTRAINED}-2048k")  # two of them, by factors for those lengths
 BEFORE = f"{GEMMA}-before"  # the factors of the trained run with the original weights
@@ -36,7 +38,7 @@ METRICS: dict[str, tuple[tuple[str, ...], str, Callable[..., Cell]]] = {  # word
     "accuracy": (("accuracy", "prose-needle"), "XX %", percent),
 }
 # All that the trained window predicts:
-LAST = dict.fromkeys((GEMMA, YARN), "last-tokens-32767") | dict.fromkeys((SMALL, ATTENTION), "last-tokens-8191")
+LAST = {run: "last-tokens-32767" if run in (GEMMA, YARN) else "last-tokens-8191" for run in RUNS}
 COLUMNS: dict[str, tuple[str, Callable[..., Cell]]] = {
     "first tokens": ("prefix-perplexity", number),
     "by position": ("position-perplexity", number),
@@ -61,7 +63,7 @@ APART = {  # ending of a run's name -> what of it stands beside the run
     "-control": ("far-shuffled", "far-replaced", "last-tokens-32767", "far-context", "far-context-last-4096"),
 }
 FAR = f"{ATTENTION}-far"  # one window of prose
-OF_FAR = ("prefix-perplexity", "position-perplexity", *LAST.values(), "far-context", "far-context-last-4096")
+OF_FAR = ("prefix-perplexity", "position-perplexity", LAST[ATTENTION], "far-context", "far-context-last-4096")
 METHODS = {
     "none": ORIGINAL,
     "pi": "PI",
@@ -70,6 +72,7 @@ METHODS = {
     "ntk-critical": "NTK by critical dimension",
 }
 NONE = "not measured"
+OF_YARN = ", YaRN's factors"  # after what is said of a training with them
 Key = tuple[str, int]  # metric, length
 Scores = dict[Key, Score]
 
@@ -85,15 +88,11 @@ def trained_scores(records: Records, run: str) -> dict[tuple[str, int], Score]:
 
 def aims_table(records: Records) -> str:
     """What was aimed at beforehand, what the records say, and whether it is reached."""
-    small, window = trained_scores(records, SMALL), 2**20
     rows = [
         *_gemma_aims(trained_scores(records, GEMMA)),
-        *_gemma_aims(trained_scores(records, YARN), ", YaRN's factors"),
-        _aim("SmolLM2-135M, last 8,191 of 1,048,576 tokens, of near context's", 1.04, small, ("far-context", window)),
-        _aim("the same, of the original's in its window", 1.0, small, ("far-context-original", window)),
-        _aim(
-            "needles in prose at 1,024k, of those at 8k", 0.9, small, ("prose-needle", window), ("prose-needle", 8192)
-        ),
+        *_gemma_aims(trained_scores(records, YARN), OF_YARN),
+        *_small_aims(trained_scores(records, SMALL)),
+        *_small_aims(trained_scores(records, SMALL_YARN), OF_YARN),
     ]
     return table(["", "aim", "measured", "reached"], rows)
 
@@ -109,6 +108,18 @@ def _gemma_aims(gemma: Scores, which: str = "") -> list[Row]:
         _aim("needles in prose at 2,048k", 0.8, gemma, ("prose-needle", far)),
         _least("passkeys, one a text, at every length", 0.95, gemma, "passkey", far),
         _aim("texts of 32k, of the original's perplexity", 1.005, gemma, ("ratio-to-none", near)),
+    ]
+    return [[f"{words}{which}", *cells] for words, *cells in rows]
+
+
+def _small_aims(small: Scores, which: str = "") -> list[Row]:
+    far, near = 2**20, 2**13
+    last = "SmolLM2-135M, last 8,191 of 1,048,576 tokens, of near context's"
+    needles = ("prose-needle", far), ("prose-needle", near)
+    rows = [
+        _aim(last, 1.04, small, ("far-context", far)),
+        _aim("the same, of the original's in its window", 1.0, small, ("far-context-original", far)),
+        _aim("needles in prose at 1,024k, of those at 8k", 0.9, small, *needles),
     ]
     return [[f"{words}{which}", *cells] for words, *cells in rows]
 
@@ -207,6 +218,7 @@ def counted(score: Score) -> Cell:
 
 
 ALIKE: dict[str, tuple[str, Callable[..., Cell]]] = {  # what two trainings with other factors are compared by
+    "of near context's": ("far-context", share),
     "of the original's": ("far-context-original", share),
     "short, of the original's": ("ratio-to-none", share),
     "needles": ("prose-needle", counted),
@@ -214,15 +226,15 @@ ALIKE: dict[str, tuple[str, Callable[..., Cell]]] = {  # what two trainings with
 }
 
 
-def alike_table(records: Records) -> str:
-    """The two trainings of Gemma-3-270M, which differ in their factors alone, side by side at every length."""
-    both = [trained_scores(records, run) for run in (GEMMA, YARN)]
+def alike_table(records: Records, run: str = GEMMA, formula: str = "NTK") -> str:
+    """The two trainings of a model, which differ in their factors alone, side by side at every length."""
+    both = [trained_scores(records, one) for one in (run, f"{run}-yarn")]
     rows: list[Row] = []
     for length, name in LENGTHS.items():
         found = [(scores.get((metric, length)), write) for metric, write in ALIKE.values() for scores in both]
         if any(score for score, _ in found):
             rows.append([name, *(write(score) if score else "" for score, write in found)])
-    head = [f"{words}{named}" for words in ALIKE for named in (", NTK", ", YaRN")]
+    head = [f"{words}{named}" for words in ALIKE for named in (f", {formula}", ", YaRN")]
     return table(["each row on its own text", *head], rows or [[NONE, *[""] * len(head)]])
 
 
@@ -301,11 +313,13 @@ def training_table(records: Records) -> str:
 
 def answers_table(records: Records) -> str:
     """Answers of ``longrope generate`` about one sentence of a document."""
-    lines = records.lines_if_any(f"{GEMMA}/answers.jsonl")
+    runs = {GEMMA: "NTK by critical dimension", YARN: "YaRN"}
+    lines = [(words, line) for run, words in runs.items() for line in records.lines_if_any(f"{run}/answers.jsonl")]
     rows: list[Row] = [
         [
             f"{line['prompt_tokens']:,}",
             f"{line['depth']:.2f}",
+            factors,
             "8 bits" if line["eight_bit"] else "offloaded" if line["offload"] else "16 bits",
             f"{line['prefill_seconds']:.0f}",
             f"{line['decode_seconds'] / max(1, line['new_tokens']):.2f}",
@@ -313,11 +327,12 @@ def answers_table(records: Records) -> str:
             f"{line['peak_bytes'] / 2**30:.1f}",
             "yes" if line["found"] else "no",
         ]
-        for line in lines
+        for factors, line in lines
     ]
     head = [
         "prompt tokens",
         "depth",
+        "factors",
         "cache",
         "seconds to read",
         "seconds a token",

@@ -35,10 +35,15 @@ def test_needles_and_passkeys_with_the_right_tokenizer() -> None:
     many, few = ([count(scores, "many-passkeys", at, method) for at in (2**15, 2**17)] for method in (TUNED, "none"))
     assert f"finds {many[0]} of 40 at 32,768 tokens, {many[1]} of 40 at 131,072 and" in PAGE
     assert few == [2, 2]
-    answers = [line for name in ("answers", "answers-hf") for line in lines(f"{RUN}/{name}.jsonl")]
-    assert len(answers) == 9
+    answers = [
+        line
+        for name in (f"{RUN}/answers", f"{RUN}/answers-hf", f"{RUN}-yarn/answers")
+        for line in lines(f"{name}.jsonl")
+    ]
+    assert len(answers) == 12
     assert all(line["found"] and line["prompt_tokens"] > 1_098_000 for line in answers)
     assert "three of three questions about a document of 1.1 million tokens" in PAGE
+    assert "Three of three questions about a document of 1.1 million tokens are answered" in PAGE
 
 
 def test_far_context_and_its_controls() -> None:
@@ -56,7 +61,17 @@ def test_far_context_and_its_controls() -> None:
     assert f"and {100 * (1 / control['far-shuffled', 2**17]['value'] - 1):.1f} % at 131,072" in PAGE
     near = scores[TUNED, "last-tokens-32767", 2**15]["value"]
     assert f"({control['far-replaced-perplexity', 2**20]['value']:.2f} against {near:.2f})" in PAGE
-    assert f"shuffling the far part raises it by {100 * (1 / float(shuffled) - 1):.0f} %." in README
+    control = {(metric, at): s for (_, metric, at), s in scores_of(f"{RUN}-yarn-control").items()}
+    shuffled, ends = said("far-shuffled")
+    raised = f"raises perplexity by {100 * (1 / float(shuffled) - 1):.0f} % at 1,048,576 tokens"
+    assert f"{raised} (as it is, it has {shuffled}, {ends}, of that)" in PAGE
+    assert f"and by {100 * (1 / control['far-shuffled', 2**17]['value'] - 1):.1f} % at 131,072" in PAGE
+    near = scores_of(f"{RUN}-yarn")[TUNED, "last-tokens-32767", 2**15]["value"]
+    replaced = control["far-replaced-perplexity", 2**20]["value"]
+    assert f"it is {replaced:.2f} at 1,048,576, with none {near:.2f}." in PAGE
+    assert (
+        f"At 1,048,576 tokens, shuffling the far part raises it by {100 * (1 / float(shuffled) - 1):.0f} %." in README
+    )
 
 
 def test_short_texts_longer_texts_and_methods_without_training() -> None:
@@ -167,8 +182,8 @@ def test_other_factors_trained_alike() -> None:
     ]
     assert "is {:.3f} times as high with 131,072 tokens and {:.3f} times with 2,097,152".format(*shares) in PAGE
     alone = {s["context_tokens"]: s for s in lines(f"{RUN}-yarn-passkeys/scores.jsonl") if s["metric"] == "passkey"}
-    assert {at: s["value"] for at, s in alone.items()} == {2**n: 1 for n in (12, 15, 17, 19, 20)}
-    assert "found in all of 50 texts up to 1,048,576 tokens" in PAGE
+    assert {at: s["value"] for at, s in alone.items()} == {2**n: 1 for n in (12, 15, 17, 19, 20, 21)}
+    assert "found in all of 60 texts, ten at each of six lengths up to 2,097,152 tokens" in PAGE
     untrained = scores_of(f"{RUN}-untrained")
     behind = [untrained[name, "last-tokens-32767", 2**19]["value"] for name in ("yarn", "ntk-critical")]
     assert f"its perplexity is {behind[0] / behind[1]:.2f} times that of NTK" in PAGE

@@ -177,10 +177,18 @@ def test_trainings_with_other_factors_stand_side_by_side(tmp_path: Path) -> None
     write(tmp_path, million.YARN, "longrope-tuned", (32768,), **{"prose-needle": 0.0, "ratio-to-none": 1.1})
     write(tmp_path, f"{million.YARN}-lengths", "yarn", (2097152,), **{"far-context-original": 0.8})
     table = million.alike_table(records)
-    assert row(table, "32k")[1:] == ["", "", "0.900", "1.100", "1 of 1", "0 of 1", "", ""]
-    assert row(table, "2,048k")[1:3] == ["", "0.800"]
+    assert row(table, "32k")[3:] == ["", "", "0.900", "1.100", "1 of 1", "0 of 1", "", ""]
+    assert row(table, "2,048k")[3:5] == ["", "0.800"]
     aim = "Gemma-3-270M, last 32,767 of 2,097,152 tokens, of the original's in its window, YaRN's factors"
     assert row(million.aims_table(records), aim)[2:] == ["0.800 (0.800-0.800)", "yes"]
+    write(tmp_path, million.SMALL, "longrope-tuned", (8192,), **{"prose-needle": 1.0, "far-context": 0.9})
+    write(tmp_path, million.SMALL_YARN, "longrope-tuned", (8192,), **{"prose-needle": 0.0, "far-context": 1.2})
+    small = million.alike_table(records, million.SMALL, "critical")
+    assert row(small, "8k")[1:3] + row(small, "8k")[7:9] == ["0.900", "1.200", "1 of 1", "0 of 1"]
+    assert "of near context's, critical | of near context's, YaRN" in small
+    write(tmp_path, million.SMALL_YARN, "longrope-tuned", (1048576,), **{"far-context": 1.3})
+    aim = "SmolLM2-135M, last 8,191 of 1,048,576 tokens, of near context's, YaRN's factors"
+    assert row(million.aims_table(records), aim)[2:] == ["1.300 (1.300-1.300)", "no"]
 
 
 def test_trainings_and_answers(tmp_path: Path) -> None:
@@ -195,7 +203,10 @@ def test_trainings_and_answers(tmp_path: Path) -> None:
     line |= {"decode_seconds": 1.5, "new_tokens": 10, "cache_bytes": 2**31, "peak_bytes": 2**33, "found": True}
     (tmp_path / "gemma3-2048k/answers.jsonl").write_text(json.dumps(line) + "\n")
     found = row(million.answers_table(Records(tmp_path)), "1,100,000")
-    assert found[1:] == ["0.50", "8 bits", "21", "0.15", "2.0", "8.0", "yes"]
+    assert found[1:] == ["0.50", "NTK by critical dimension", "8 bits", "21", "0.15", "2.0", "8.0", "yes"]
+    (tmp_path / million.YARN).mkdir()
+    (tmp_path / million.YARN / "answers.jsonl").write_text(json.dumps(line | {"prompt_tokens": 1200000}) + "\n")
+    assert row(million.answers_table(Records(tmp_path)), "1,200,000")[1:3] == ["0.50", "YaRN"]
 
 
 def test_what_the_page_computes() -> None:
@@ -309,3 +320,33 @@ def test_what_is_said_of_the_attention_alone_follows_from_the_records() -> None:
     single = [export["perplexity_single"] / export["perplexity_original"] for export in exports]
     assert f"and {single[0]:.2f} ({single[1]:.2f}) times with the factors" in text
     assert {f"({export['short_tokens']:,} tokens)" in text for export in exports} == {True}
+
+
+def test_what_is_said_of_factors_trained_alike_follows_from_the_records() -> None:
+    """SmolLM2 with YaRN's: perplexity is behind, nothing that is found is separated, every step's loss is higher."""
+    text, records = smollm2_text(), Records(ROOT / "results")
+    rule, yarn = (records.scores(run, "longrope-tuned") for run in (million.SMALL, million.SMALL_YARN))
+    far, short = (yarn["far-context", at] for at in (2**20, 2**15))
+    assert f"tokens have {interval(far)} times the perplexity of near context, those of 32,768" in text
+    assert f"already {interval(short)}." in text
+    assert all(yarn["far-context", at].low > rule["far-context", at].high for at in (2**17, 2**19, 2**20))
+    pairs = [(rule[key], yarn[key]) for key in yarn if key[0] in ("prose-needle", "many-passkeys")]
+    assert len(pairs) == 12
+    assert all(one.texts_fingerprint == two.texts_fingerprint for one, two in pairs)
+    assert all(one.low <= two.high and two.low <= one.high for one, two in pairs)
+    ratios = [yarn["ratio-to-none", at].value for at in (8192, 4096)]
+    assert "have {:.3f} and {:.3f} times the original's perplexity".format(*ratios) in text
+    export = records.content(f"{million.SMALL_YARN}/export.json")
+    assert f"and {export['perplexity_single'] / export['perplexity_original']:.2f} times with the factors" in text
+    factors = [records.content(f"{run}/factors.json")["tiers"][-1] for run in (million.SMALL_YARN, million.SMALL)]
+    assert "is {:.3f}, the critical-pair rule's {:.3f}".format(*(one["attention_factor"] for one in factors)) in text
+    losses = [losses_of(run) for run in (million.SMALL_YARN, million.SMALL)]
+    assert "a loss of {:.1f} nats a token, the other at {:.1f}".format(*(own[0] for own in losses)) in text
+    assert [len(own) for own in losses] == [420, 420]
+    assert all(one > two for one, two in zip(*losses, strict=True))
+
+
+def losses_of(run: str) -> list[float]:
+    """The losses of all steps of a training, in their order."""
+    logs = sorted((ROOT / "results" / run).glob("stages/*/train.jsonl"))
+    return [step.loss_nats for path in logs for step in read_records(path, TrainStep)]
