@@ -46,6 +46,11 @@ window() { # more of them in the model's own window, on a CPU in an hour
         --set measure.needles=100 --out $run-window
 }
 
+hundred() { # a hundred of each at every length from that window on, so that two trainings can be told apart
+    of_run --lengths 32k,128k,512k,1024k,2048k --metrics many-passkeys,prose-needle --set measure.passkeys=100 \
+        --set measure.passkeys_per_text=20 --set measure.needles=100 --out $run-hundred
+}
+
 control() { # the same last tokens with far context shuffled, and with another text's
     of_run --lengths 128k,512k,1024k --metrics far-context,far-shuffled,far-replaced "${same[@]}" --out $run-control
 }
@@ -118,5 +123,5 @@ answers() { # about a document of more than a million tokens
 fetch_gemma data
 [ -d $texts ] || fetch_million_texts $model $texts
 parts=("$@")
-[ $# -gt 0 ] || parts=(whole passkeys window control reworded untrained before untrained_1024k untrained_2048k varied codes far farther answers)
+[ $# -gt 0 ] || parts=(whole passkeys window hundred control reworded untrained before untrained_1024k untrained_2048k varied codes far farther answers)
 for part in "${parts[@]}"; do $part; done

