@@ -212,6 +212,24 @@ def test_a_schedule_exported_again_has_the_tuned_weights(recipe: Recipe, copied:
     assert json.loads(copied.export_report.read_text())["factor_sets"] == "two"
 
 
+@pytest.mark.parametrize(("number", "name"), [(1, "factors.json"), (2, "tuning.safetensors")])
+def test_a_finished_stage_whose_file_is_gone_is_not_done_again_unasked(
+    number: int, name: str, recipe: Recipe, copied: RunDir
+) -> None:
+    """Neither to go on nor to export; nothing is written."""
+    folder = folders_of(copied)[number - 1]
+    (folder / name).unlink()
+    before = contents(copied.path)
+    for go_on in (lambda: extend(recipe, copied), lambda: export_again(copied, ExportRecipe())):
+        with (
+            pytest.raises(RunError, match=rf"{name} is gone, though the stage .* was finished") as failure,
+            no_passes(),
+        ):
+            go_on()
+        assert f"delete {folder}" in str(failure.value)
+    assert contents(copied.path) == before
+
+
 def test_a_schedule_that_is_not_finished_is_not_exported(copied: RunDir) -> None:
     (folders_of(copied)[4] / "stage.json").unlink()
     with pytest.raises(RunError, match="not finished: short-context search 64"):

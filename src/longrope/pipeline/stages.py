@@ -12,6 +12,8 @@ from typing import Any
 
 from longrope import registry
 from longrope.data import Texts, fingerprint
+from longrope.distributed import on_main
+from longrope.errors import RunError
 from longrope.lengths import format_tokens
 from longrope.models import LanguageModel, load_config, read_spec
 from longrope.pipeline.session import Session
@@ -136,8 +138,18 @@ class Task:
 
     @property
     def done(self) -> bool:
-        """Whether it was finished before."""
-        return is_finished(self.folder)
+        """Whether it was finished before (raises RunError where a file that it made is gone)."""
+        if not is_finished(self.folder):
+            return False
+        run = RunDir(self.folder)
+        made = run.tuning if self.stage.kind == "tune" else run.factors()
+        if on_main(made.exists):
+            return True
+        raise RunError(
+            f"{made} is gone, though the stage {self.stage.label!r} was finished.",
+            "The stages after it and the export begin with what it made.",
+            f"Put the file back, or delete {self.folder} and the folders of later stages to do them again.",
+        )
 
 
 def plan_tasks(session: Session) -> list[Task]:
