@@ -125,6 +125,15 @@ def test_a_formula_in_the_place_of_a_search_is_compared_with_the_other_baselines
     assert describe_outcome(run) == "", "no search has found anything yet"
 
 
+def test_a_formula_with_another_attention_factor_is_no_baseline(tmp_path: Path) -> None:
+    """It is what the run found, and is compared with the formula itself, too."""
+    run, recipe = RunDir(tmp_path), 'model = "m"\ntarget_tokens = 512\ndata = ["x"]\n[search]\nmethod = "yarn"\n'
+    (tmp_path / "recipe.toml").write_text(f"{recipe}attention_factor = 1.3\n")
+    append_records(run.scores, [*BASELINES, ORIGINAL, replace(FOUND, method="yarn+attention factor 1.3", chosen_by="")])
+    said = describe_outcome(run)
+    assert said.startswith("At 512 tokens, YaRN + attention factor 1.3 against the best baseline, YaRN: ")
+
+
 def test_nothing_to_compare_has_no_verdict() -> None:
     for scores in ([], [FOUND], BASELINES, [replace(FOUND, context_tokens=64), *BASELINES]):
         assert conclude(scores) is None

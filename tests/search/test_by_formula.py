@@ -34,10 +34,13 @@ def test_a_formula_gives_its_own_factors_without_a_pass(method: str, model: Lang
 
 
 def test_a_formula_takes_another_attention_factor(model: LanguageModel, text: TokenText) -> None:
-    """In one search and in a second one; the rest is the formula's; searches and scans are refused."""
+    """In one search and in a second one, and is named with it; the rest is the formula's; searches are refused."""
     given = replace(settings("ntk-critical"), attention_factor=1.25)
     first = find_factors(model, text, TARGET, settings=given)
-    assert first == replace(find_factors(model, text, TARGET, settings=settings("ntk-critical")), attention_factor=1.25)
+    own = find_factors(model, text, TARGET, settings=settings("ntk-critical"))
+    assert first == replace(own, attention_factor=1.25, method="ntk-critical+attention factor 1.25")
+    assert first.source.label == "NTK by critical dimension + attention factor 1.25"
+    assert own == find_factors(model, text, TARGET, settings=replace(given, attention_factor=own.attention_factor))
     second = find_factors(model, text, 4 * TARGET, tuned_with=first, settings=given)
     plain = find_factors(model, text, 4 * TARGET, tuned_with=first, settings=settings("ntk-critical"))
     assert (second.lambdas, second.attention_factor) == (plain.lambdas, 1.25 * plain.attention_factor)

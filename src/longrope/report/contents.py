@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from longrope.errors import RunError
+from longrope.labels import JOINT
 from longrope.recipe import Recipe, load_recipe
 from longrope.registry import baselines
 from longrope.report.shapes import COSTS, EXPORT, ROPE, SCAN, SESSIONS, STAGE, read_shaped
@@ -64,9 +65,14 @@ class Contents:
 
     @property
     def by_formula(self) -> tuple[Score, ...] | None:
-        """The scores of a baseline that the recipe has in the place of a search; None where there is a search."""
+        """The scores of a baseline that the recipe has in the place of a search; None where there is a search.
+
+        None, too, where the formula has another attention factor: then its scores have a name that no baseline has.
+        """
         method = self.recipe.search.method if self.recipe and not self.recipe.stages else ""
-        return tuple(score for score in self.scores if score.method == method) if method in baselines() else None
+        if method not in baselines() or any(score.method.startswith(f"{method}{JOINT}") for score in self.scores):
+            return None
+        return tuple(score for score in self.scores if score.method == method)
 
     @property
     def model(self) -> str:

@@ -37,8 +37,9 @@ class RescaleFactors:
         attention_factor: multiplies cos and sin, so attention logits by its square.
         method: where they come from: a baseline of the registry, ``scan`` (the start that the gradient search scans
             for), or the search that made them, ``longrope-gradient``, ``longrope-evolution``, ``longrope-cma`` or
-            ``longrope-recovered``. Composed factors name all that they are made of (``longrope-gradient+scan``);
-            extrapolated ones keep the name of what they were extrapolated from.
+            ``longrope-recovered``. Composed factors name all that they are made of (``longrope-gradient+scan``), so do
+            those of a formula with another attention factor (``yarn+attention factor 1``); extrapolated ones keep the
+            name of what they were extrapolated from.
         chosen_by: the search that selected them; empty for a baseline that nobody searched.
         relaxed: whether lambdas below 1 or decreasing ones are meant.
         table: the rotary table that they are for, where it was named; empty for that of the layers that see the whole

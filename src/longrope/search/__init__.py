@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from longrope.data import TokenText, check_part, sketch
+from longrope.labels import join_methods
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
 from longrope.registry import METHODS, one_set_formulas, resolve, scans, searches
@@ -139,7 +140,9 @@ def _by_formula(
     spec = tuned_spec(model.spec, tuned_with)
     check_search(model, text, target_tokens, trained_window=spec.trained_window, settings=settings)
     (found,) = baseline_factors(spec, settings.method, target_tokens).factor_sets
-    found = replace(found, attention_factor=settings.attention_factor or found.attention_factor)
+    if settings.attention_factor not in (0.0, found.attention_factor):
+        method = join_methods(found.method, f"attention factor {settings.attention_factor:g}")
+        found = replace(found, attention_factor=settings.attention_factor, method=method)
     return replace(compose(counted_from(model.spec, tuned_with), found, model.spec), table=model.rope_table)
 
 
