@@ -11,7 +11,7 @@ from outcomes import METHODS, TARGET, Countdown, InterruptError, by_method, keep
 
 from longrope import pipeline
 from longrope.data import load_texts
-from longrope.errors import ExportError, LongRopeError, RunError, TextsError
+from longrope.errors import ExportError, LongRopeError, RecipeError, RunError, TextsError
 from longrope.models import load_model
 from longrope.pipeline import Callbacks, compare, export_again, extend
 from longrope.recipe import ExportRecipe, MeasureRecipe, Recipe, SearchRecipe, Stage, TuneRecipe
@@ -142,4 +142,12 @@ def test_what_cannot_be_searched_is_reported_before_any_pass(
         monkeypatch.setattr(f"longrope.pipeline.{place}", None)
     with no_passes(), pytest.raises(LongRopeError, match=words):
         command(replace(recipe, **changes), RunDir(tmp_path))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_comparison_takes_no_attention_factor(recipe: Recipe, tmp_path: Path) -> None:
+    """Instead of running without it: its formulas and searches have their own."""
+    given = replace(recipe, search=SearchRecipe("yarn", attention_factor=1.3))
+    with no_passes(), pytest.raises(RecipeError, match=r"attention_factor = 1\.3 was given to a comparison.*--factors"):
+        compare(given, RunDir(tmp_path))
     assert not any(tmp_path.iterdir())

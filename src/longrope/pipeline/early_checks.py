@@ -6,6 +6,7 @@ Each check takes a session whose model is an outline, without weights (see ``ope
 from dataclasses import replace
 
 from longrope import registry, search
+from longrope.errors import RecipeError
 from longrope.evaluation import name_subject
 from longrope.models import check_not_quantized
 from longrope.pipeline.comparison_costs import COMPARED
@@ -25,6 +26,12 @@ def check_run(session: Session) -> None:
 
 def check_comparison(session: Session) -> None:
     """Raise LongRopeError if a search of a comparison could not begin, or what it measures cannot be measured."""
+    if factor := session.recipe.search.attention_factor:
+        raise RecipeError(
+            f"search.attention_factor = {factor:g} was given to a comparison.",
+            "A comparison measures each formula with its own attention factor, and each search finds or sets its own.",
+            "Leave it out; make the factors by longrope search with it, and give their file to compare as --factors.",
+        )
     for name in COMPARED:
         check_search(session, name)
     check_measured(session)
