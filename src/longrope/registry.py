@@ -14,6 +14,7 @@ from longrope.errors import RecipeError
 from longrope.rows import Format, Method, by_name
 
 ORIGINAL = "none"  # the method of the original model, in records
+TUNED = "longrope-tuned"  # that of trained weights with the factors that they were trained with
 METHODS: dict[str, Method] = by_name(
     Method(
         ORIGINAL,
@@ -204,7 +205,7 @@ METHODS: dict[str, Method] = by_name(
         make="longrope.search:search_short_window",
     ),
     Method(
-        "longrope-tuned",
+        TUNED,
         label="LongRoPE, tuned",
         source="arXiv 2402.13753, section 3.3",
         kind="weights",

@@ -25,7 +25,7 @@ from longrope.metrics import (
     SUMMARY,
     USES,
 )
-from longrope.registry import ORIGINAL, baselines
+from longrope.registry import ORIGINAL, TUNED, baselines
 from longrope.runs.records import Score
 
 PERPLEXITY = "perplexity"
@@ -82,6 +82,7 @@ class ShortTexts:
         context_tokens: the length.
         ratio, low, high: with a 95 % interval where it is a paired one, else without ends (NaN).
         exported: whether it is that of the exported checkpoint.
+        trained: whether its weights were trained; then the share is of what they have with the model's own RoPE.
     """
 
     context_tokens: int
@@ -89,6 +90,7 @@ class ShortTexts:
     low: float = math.nan
     high: float = math.nan
     exported: bool = False
+    trained: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,9 @@ def conclude(
         return None
     pair = ([s for s in some if s.source == source] for some, source in ((here, ours), (there, theirs)))
     comparisons = tuple(_compare(*pair))
-    short = _exported(export) or _measured([s for s in found if s.source == ours], scores, length)
+    short = _exported(export, trained=ours.method == TUNED) or _measured(
+        [s for s in found if s.source == ours], scores, length
+    )
     return Verdict(length, ours, theirs, comparisons, short) if comparisons else None
 
 
@@ -179,11 +183,12 @@ def _describe_short(short: ShortTexts | None) -> str:
         return "what it costs at short lengths was not measured"
     where = "of the exported checkpoint " if short.exported else ""
     at = f"perplexity {where}at {short.context_tokens:,} tokens"
+    whose = "what the same weights have with the model's own RoPE" if short.trained else "the original model's"
     paired = math.isfinite(short.high - short.low)
     ends = f", {short.low - 1:+.1%} to {short.high - 1:+.1%}" if paired else ", unpaired" * (not short.exported)
     if paired and short.low <= 1 <= short.high:
         return f"{at} does not differ from the original model's beyond the interval ({short.ratio - 1:+.1%}{ends})"
-    return f"{at} differs from the original model's by {short.ratio - 1:+.1%}{f' ({ends[2:]})' if ends else ''}"
+    return f"{at} differs from {whose} by {short.ratio - 1:+.1%}{f' ({ends[2:]})' if ends else ''}"
 
 
 def _is_baseline(score: Score) -> bool:
@@ -244,13 +249,15 @@ def _outcome(metric: str, low: float, high: float, their_low: float, their_high:
     return "alike"
 
 
-def _exported(export: Mapping[str, Any] | None) -> ShortTexts | None:
+def _exported(export: Mapping[str, Any] | None, *, trained: bool) -> ShortTexts | None:
     """What short texts cost in the layout of a checkpoint."""
     tokens = (export or {}).get("short_tokens")
     if not export or not tokens:
         return None
     perplexity = export[f"perplexity_{export.get('factor_sets', 'single')}"]
-    return ShortTexts(tokens, perplexity / export["perplexity_original"], exported=True) if perplexity else None
+    if not perplexity:
+        return None
+    return ShortTexts(tokens, perplexity / export["perplexity_original"], exported=True, trained=trained)
 
 
 def _measured(own: Sequence[Score], scores: Sequence[Score], length: int) -> ShortTexts | None:

@@ -33,7 +33,6 @@ from longrope.search.scan import count_scan_passes
 
 COMPARED = ("evolution", "gradient")  # the searches of a comparison
 STEP_TEXT, STEPS = 64, 8  # tokens
-TUNED = "longrope-tuned"
 SECONDS_WORTH_A_LINE = 60.0
 ESTIMATING = "estimate time and memory, by short passes"
 Reader = Callable[[LanguageModel, int], AbstractContextManager[None]] | None  # how a method changes attention
@@ -171,7 +170,7 @@ def estimate_run(session: Session, evaluation: Evaluation, stages: Sequence[Stag
     """
     recipe = session.recipe
     method, searches = _search_of(session)
-    names = [registry.ORIGINAL, *recipe.measure.baselines, TUNED if session.tunes else method]
+    names = [registry.ORIGINAL, *recipe.measure.baselines, registry.TUNED if session.tunes else method]
     costs = estimate_stages(recipe, session.model, stages, speeds.passes)
     return costs + estimate_methods(session, evaluation, names, [] if recipe.stages else searches, speeds)
 

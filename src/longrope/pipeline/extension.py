@@ -18,7 +18,6 @@ from longrope.pipeline.capabilities import MEASURE, SEARCH, check_capable, expor
 from longrope.pipeline.comparison_costs import (
     COMPARED,
     ESTIMATING,
-    TUNED,
     report_comparison,
     report_costs,
     report_run,
@@ -95,7 +94,7 @@ def extend(
         if extended.tuned_with:  # the weights of the original are gone, its samples are there
             evaluation = replace(evaluation, original=replace(original, at_hand=False))
             best = replace(best, at_hand=False) if best else None
-        method = TUNED if extended.tuned_with else extended.longest.method
+        method = registry.TUNED if extended.tuned_with else extended.longest.method
         found = name_subject(extended.model, extended.table, method)
         scores += _measure(session, evaluation, [found])
         scores += _compare_with_best(session, evaluation, [found], best)

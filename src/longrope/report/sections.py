@@ -7,7 +7,7 @@ from typing import Any
 
 from longrope.labels import NOT_REACHED, Source, is_part, label_of
 from longrope.lengths import format_tokens
-from longrope.registry import baselines, one_set_formulas
+from longrope.registry import TUNED, baselines, one_set_formulas
 from longrope.report.contents import Contents
 from longrope.report.curves import search_section, training_section
 from longrope.report.factors import factor_section
@@ -130,7 +130,7 @@ def _fact(score: Score, text: str) -> Fact:
 def _own_source(run: Contents) -> Source:
     """The source that the run is about: tuned before searched, the recipe's search before another."""
     measured = {s.source.known_as: s.source for s in run.scores if s.source.known_as.startswith("longrope")}
-    wanted = ["longrope-tuned", f"longrope-{run.recipe.search.method}" if run.recipe else "", *measured]
+    wanted = [TUNED, f"longrope-{run.recipe.search.method}" if run.recipe else "", *measured]
     return next((measured[name] for name in wanted if name in measured), Source("none"))
 
 
@@ -148,7 +148,7 @@ WORDS = {  # of keys of costs.json and export.json whose names alone do not say 
     "rounding": "difference by angles in float32 alone",
     "loss_change_nats": "change of the loss without start tokens, nats",
     "short_tokens": "length of short texts, tokens",
-    "perplexity_original": "perplexity of short texts, original",
+    "perplexity_original": "perplexity of short texts, the model's own RoPE",
     "perplexity_single": "perplexity of short texts, one list of factors",
     "perplexity_two": "perplexity of short texts, two lists",
 }

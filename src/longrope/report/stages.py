@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from longrope.registry import TUNED
 from longrope.report.charts.axes import linear_axis
 from longrope.report.charts.rows import Row, RowChart, draw_rows
 from longrope.report.contents import Contents, Stage
@@ -31,7 +32,7 @@ def stage_section(runs: Sequence[Contents]) -> Section:
 
 def _stage_bars(runs: Sequence[Contents], run: Contents, stages: Sequence[Stage]) -> Figure:
     made = [(_stage_name(stage), (stage.marker or {}).get("seconds", 0.0)) for stage in stages]
-    styles = [style_of("longrope-tuned" if stage.train else "longrope-gradient") for stage in stages]
+    styles = [style_of(TUNED if stage.train else "longrope-gradient") for stage in stages]
     rows = [
         Row(name, style, seconds, i, f"{number(round(seconds, 1))} s")
         for i, ((name, seconds), style) in enumerate(zip(made, styles, strict=True))
