@@ -31,11 +31,11 @@ NEEDLES = {"codes": "gemma3-needles-codes", "varied needles": "gemma3-needles-va
 TUNED = "longrope-tuned"
 LENGTHS = {n * 1024: f"{n:,}k" for n in (4, 8, 32, 128, 512, 1024, 2048)}
 SHORT_LIST = (4096, 32768, 131072, 2097152)  # of the table with one line a metric
-METRICS: dict[str, tuple[tuple[str, ...], str, Callable[..., Cell]]] = {  # words -> records in this order, else, format
-    "perplexity": (("perplexity", "prefix-perplexity"), "X.XX", number),
-    "passkeys, one a text": (("passkey",), "XX %", percent),
-    "passkeys, 20 a text": (("many-passkeys",), "XX %", percent),
-    "accuracy": (("accuracy", "prose-needle"), "XX %", percent),
+METRICS: dict[str, tuple[tuple[str, ...], Callable[..., Cell]]] = {  # words -> records in this order, format
+    "perplexity": (("perplexity", "prefix-perplexity"), number),
+    "passkeys, one a text": (("passkey",), percent),
+    "passkeys, 20 a text": (("many-passkeys",), percent),
+    "accuracy": (("accuracy", "prose-needle"), percent),
 }
 # All that the trained window predicts:
 LAST = {run: "last-tokens-32767" if run in (GEMMA, YARN) else "last-tokens-8191" for run in RUNS}
@@ -163,9 +163,9 @@ def headline_table(records: Records) -> str:
     rows: list[Row] = []
     for run, model in RUNS.items():
         scores = trained_scores(records, run)
-        for words, (names, empty, write) in METRICS.items():
+        for words, (names, write) in METRICS.items():
             found = [next((scores[n, at] for n in names if (n, at) in scores), None) for at in SHORT_LIST]
-            rows.append([f"{model}, {words}", *(write(score) if score else empty for score in found)])
+            rows.append([f"{model}, {words}", *(write(score) if score else NONE for score in found)])
     prose = _joined(records, ((FAR, FORMULAS[ATTENTION]),)).get(("prefix-perplexity", SHORT_LIST[-1]))
     if prose:
         words = f"{RUNS[ATTENTION]}, perplexity, one window of prose"

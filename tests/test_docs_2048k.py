@@ -60,7 +60,8 @@ def test_far_context_and_its_controls() -> None:
     assert f"loses {100 * (1 / float(shuffled) - 1):.0f} % of perplexity at 1,048,576 tokens" in PAGE
     assert f"and {100 * (1 / control['far-shuffled', 2**17]['value'] - 1):.1f} % at 131,072" in PAGE
     near = scores[TUNED, "last-tokens-32767", 2**15]["value"]
-    assert f"({control['far-replaced-perplexity', 2**20]['value']:.2f} against {near:.2f})" in PAGE
+    replaced = control["far-replaced-perplexity", 2**20]["value"]
+    assert f"the perplexity is {replaced:.2f} at 1,048,576 tokens, with none {near:.2f}, so" in PAGE
     control = {(metric, at): s for (_, metric, at), s in scores_of(f"{RUN}-yarn-control").items()}
     shuffled, ends = said("far-shuffled")
     raised = f"raises perplexity by {100 * (1 / float(shuffled) - 1):.0f} % at 1,048,576 tokens"
@@ -91,7 +92,8 @@ def test_short_texts_longer_texts_and_methods_without_training() -> None:
     assert min(at for own in apart for _, metric, at in own if metric == "prose-needle") == 2**17
     export = json.loads((ROOT / "results" / RUN / "export.json").read_text())
     assert f"by them, texts of {export['short_tokens']:,} tokens have" in PAGE
-    assert f"have {export['perplexity_single'] / export['perplexity_original']:.3f} of the original's" in PAGE
+    ratio = export["perplexity_single"] / export["perplexity_original"]
+    assert f"have {ratio:.3f} of the perplexity that the same weights have with the model's own RoPE" in PAGE
     far = {line["tokens"]: line for line in lines(f"{RUN}/far.jsonl") if line["factors_window"] == line["tokens"]}
     ratios = [far[at]["whole"]["last"] / far[at]["near"]["last"] for at in (2**21, 2**22, 2**23)]
     said = "{:.3f} of near context's perplexity at 2,097,152 tokens, {:.3f} at 4,194,304 and {:.3f} at 8,388,608"
@@ -144,7 +146,7 @@ def test_the_longest_windows() -> None:
     assert f"have {share} of the perplexity that the original has with 32,768" in PAGE
     assert f"and {near['value']:.3f} of that which the trained weights have" in PAGE
     assert f"there the latter is {scores['ntk-critical', 'far-context', 2**19]['value']:.3f}." in PAGE
-    assert f"times its window, and {found[0]} with NTK's by critical dimension" in README
+    assert f"({found[0]} and {many} with NTK's by critical dimension)" in README
 
 
 def test_other_factors_trained_alike() -> None:
@@ -189,10 +191,15 @@ def test_other_factors_trained_alike() -> None:
     assert f"its perplexity is {behind[0] / behind[1]:.2f} times that of NTK" in PAGE
     exports = [json.loads((ROOT / f"results/{run}/export.json").read_text()) for run in (f"{RUN}-yarn", RUN)]
     short = [export["perplexity_single"] / export["perplexity_original"] for export in exports]
-    assert "have {:.3f} times the original's perplexity ({:.3f} with the others)".format(*short) in PAGE
+    own_rope = "the perplexity that the same weights have with the model's own RoPE"
+    assert f"have {short[0]:.3f} times {own_rope} ({short[1]:.3f} with the others)" in PAGE
     factors = json.loads((ROOT / f"results/{RUN}-yarn/factors.json").read_text())["tiers"][-1]
     assert f"the attention factor, {factors['attention_factor']:.3f} with YaRN and 1 with" in PAGE
     assert f"finds {pairs['prose-needle', LONGEST][0]} of 60 needles in texts of 2,097,152 tokens" in README
+    assert f"and {pairs['many-passkeys', LONGEST][0]} of 40 similar passkeys (" in README
+    ours, theirs = zip(pairs["prose-needle", LONGEST], pairs["many-passkeys", LONGEST], strict=True)
+    said = "it finds {} of 60 needles and {} of 40 similar passkeys, with those of NTK by critical dimension {} and {}."
+    assert said.format(*ours, *theirs) in PAGE
     share = own["yarn", "far-context-original", LONGEST]
     ends = [f"{share[name]:.2f}" for name in ("value", "low", "high")]
     assert "have {} times ({}-{}) the original's perplexity in its window".format(*ends) in README

@@ -42,7 +42,16 @@ def test_methods_of_attention_win_and_the_gradient_search_is_the_best_of_factors
         "the scan of two numbers has {} of its perplexity, the critical-pair rule {}, LongRoPE2's search {}, YaRN {}."
     )
     assert said.format(*others) in TEXT
-    assert f"has {shares['longrope-evolution']:.3f}. In needles" in TEXT
+    assert f"has {shares['longrope-evolution']:.3f}. In a second comparison" in TEXT
+    again = {
+        (s["method"], s["metric"]): s["value"]
+        for s in lines("compare-64k/scores.jsonl")
+        if s["context_tokens"] == 65536
+    }
+    said = [again[m, "perplexity"] for m in ("longrope-evolution", "longrope-gradient")]
+    assert "it has {:.2f} beside {:.2f}, but".format(*said) in TEXT
+    said = [again[m, "last-tokens-8191"] for m in ("longrope-evolution", "longrope-gradient")]
+    assert "tokens {:.2f} beside {:.2f}, and the scan {:.2f}.".format(*said, again["ntk-scan", "perplexity"]) in TEXT
     (jet,) = (x for x in lines(f"{RUN}/compare/paired.jsonl") if x["run"] == "jet-long" and x["metric"] == "perplexity")
     found = round(100 * untrained["jet-long", "prose-needle", 65536])
     assert f"has {interval(jet, 3)} of the searched factors' perplexity and finds {found} needles." in TEXT

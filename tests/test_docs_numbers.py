@@ -137,7 +137,7 @@ def test_the_budget_of_the_evolution_is_stated_beside_the_papers() -> None:
         for count in (112, 192):
             assert f"{count} of the paper's {whole} window passes" in text
     assert f"{passes_of('evidence-64k/compare')} of the paper's {whole} window passes" in README
-    assert f"had 112 window passes here; the paper's makes {whole}" in README
+    assert f"had 112 of the paper's {whole} window passes" in README
     assert f"112 window passes, 192 in `smollm2-64k-text`, where the paper's makes {whole}" in NOTES
     each = offspring // paper.generations
     candidates = f"scores {paper.population} candidates and {each} in each of {paper.generations} generations"
