@@ -48,10 +48,10 @@ def test_methods_of_attention_win_and_the_gradient_search_is_the_best_of_factors
         for s in lines("compare-64k/scores.jsonl")
         if s["context_tokens"] == 65536
     }
-    said = [again[m, "perplexity"] for m in ("longrope-evolution", "longrope-gradient")]
-    assert "it has {:.2f} beside {:.2f}, but".format(*said) in TEXT
-    said = [again[m, "last-tokens-8191"] for m in ("longrope-evolution", "longrope-gradient")]
-    assert "tokens {:.2f} beside {:.2f}, and the scan {:.2f}.".format(*said, again["ntk-scan", "perplexity"]) in TEXT
+    both = [again[m, "perplexity"] for m in ("longrope-evolution", "longrope-gradient")]
+    assert "it has {:.2f} beside {:.2f}, but".format(*both) in TEXT
+    both = [again[m, "last-tokens-8191"] for m in ("longrope-evolution", "longrope-gradient")]
+    assert "tokens {:.2f} beside {:.2f}, and the scan {:.2f}.".format(*both, again["ntk-scan", "perplexity"]) in TEXT
     (jet,) = (x for x in lines(f"{RUN}/compare/paired.jsonl") if x["run"] == "jet-long" and x["metric"] == "perplexity")
     found = round(100 * untrained["jet-long", "prose-needle", 65536])
     assert f"has {interval(jet, 3)} of the searched factors' perplexity and finds {found} needles." in TEXT
