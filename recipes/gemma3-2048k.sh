@@ -51,6 +51,12 @@ hundred() { # a hundred of each at every length from that window on, so that two
         --set measure.passkeys_per_text=20 --set measure.needles=100 --out $run-hundred
 }
 
+ruler() { # RULER's six tasks, which no training had; the original in its own window beside them
+    local tasks=(--metrics ruler-subset --set measure.ruler_prompts=20 --out $run-ruler)
+    of_run --lengths 4k,32k,128k "${tasks[@]}"
+    $LAUNCH measure $model --measure-data $texts/measure --lengths 4k,32k "${tasks[@]}"
+}
+
 control() { # the same last tokens with far context shuffled, and with another text's
     of_run --lengths 128k,512k,1024k --metrics far-context,far-shuffled,far-replaced "${same[@]}" --out $run-control
 }
@@ -123,5 +129,5 @@ answers() { # about a document of more than a million tokens
 fetch_gemma data
 [ -d $texts ] || fetch_million_texts $model $texts
 parts=("$@")
-[ $# -gt 0 ] || parts=(whole passkeys window hundred control reworded untrained before untrained_1024k untrained_2048k varied codes far farther answers)
+[ $# -gt 0 ] || parts=(whole passkeys window hundred ruler control reworded untrained before untrained_1024k untrained_2048k varied codes far farther answers)
 for part in "${parts[@]}"; do $part; done
