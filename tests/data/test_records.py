@@ -192,6 +192,8 @@ def test_every_row_and_file_goes_through_a_function(tokenizer: Any, tmp_path: Pa
     assert texts.report.rows_skipped[str(tmp_path / "a.jsonl"), "left out by --preprocess"] == 3
     with pytest.raises(TextsError, match="gave int"):
         load_texts([tmp_path], tokenizer, preprocess=lambda row: 7)  # type: ignore[arg-type, return-value]
+    with pytest.raises(TextsError, match=r"function of --preprocess failed: KeyError: 'title'.*a dict of its fields"):
+        load_texts([tmp_path], tokenizer, preprocess=lambda row: row["title"])
 
 
 def test_a_mix_has_the_shares_in_every_part(tokenizer: Any) -> None:

@@ -170,6 +170,13 @@ def test_runs_that_trained_on_other_windows_are_not_paired(arms: Arms, copied: R
         pair_runs(arms["critical"], copied)
 
 
+def test_a_trained_run_is_not_paired_with_one_that_was_not(arms: Arms, copied: RunDir) -> None:
+    (log,) = copied.stages.glob("2-tune-*/train.jsonl")
+    log.unlink()
+    with pytest.raises(RunError, match=r"critical was trained, and .*yarn was not"):
+        pair_runs(arms["critical"], copied)
+
+
 def test_runs_that_were_measured_on_other_texts_are_not_paired(arms: Arms, copied: RunDir) -> None:
     scores = copied.read_scores()
     copied.scores.write_text("")

@@ -65,3 +65,9 @@ def test_the_next_commands_fit_the_number_format(dtype: str, measured: str, expo
         f"next: longrope measure m --factors {tmp_path} --measure-data OTHER-TEXTS{measured}",
         f"      longrope export {exported.format(run=tmp_path)}",
     ]
+
+
+def test_paths_with_spaces_are_quoted_in_the_next_commands(tmp_path: Path) -> None:
+    lines = describe_search(RunDir(tmp_path / "my run"), Recipe("my model", 512, ("books",)))
+    assert f"measure 'my model' --factors '{tmp_path / 'my run'}' --measure-data" in lines[0]
+    assert lines[1].endswith(f"export '{tmp_path / 'my run'}'")

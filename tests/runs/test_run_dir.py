@@ -211,3 +211,12 @@ def test_an_empty_path_is_not_the_current_folder(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunError, match="The path of a run is empty"):
         RunDir("")
+
+
+def test_a_folder_that_was_there_stays_where_a_run_does_not_begin(tmp_path: Path) -> None:
+    """Those that were made for it go."""
+    there = tmp_path / "there"
+    there.mkdir()
+    RunDir(there).discard_if_empty()
+    RunDir(there / "new" / "run").discard_if_empty()
+    assert list(there.iterdir()) == []

@@ -125,9 +125,10 @@ def test_one_list_is_right_at_every_length() -> None:
     ("window", "switch", "lengths"),
     [
         (2048, 256, (128, 256, 512)),
-        (300, 256, (128, 256, 300)),
+        (300, 256, (128, 256, 299)),
         (258, 256, (128, 256, 260)),
-        (256, 256, (64, 128, 256)),
+        (512, 256, (128, 256, 511)),
+        (256, 256, (64, 128, 255)),
     ],
 )
 def test_lengths_lie_around_the_original_window(window: int, switch: int, lengths: tuple[int, ...]) -> None:

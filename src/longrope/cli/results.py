@@ -220,7 +220,7 @@ def _print_snippets(run: RunDir) -> None:
             f"Run `longrope export {run.path}`.",
         )
     recipe = run.recipe()
-    if run.train.exists() or any(stage.kind == "tune" for stage in recipe.stages):
+    if run.train.exists() or run.tuning.exists() or any(stage.kind == "tune" for stage in recipe.stages):
         raise RunError(
             f"The weights of {run.path} were tuned.",
             "Settings carry only factors, and these factors belong to the tuned weights.",

@@ -28,7 +28,7 @@ from longrope.data.sources import (
 )
 from longrope.data.texts_report import TextsReport
 from longrope.data.windows import Tokens
-from longrope.errors import TextsError
+from longrope.errors import TextsError, converting_errors
 
 Source = str | Path | Iterable[str | Row]
 Preprocess = Callable[[Row], str | None]
@@ -241,9 +241,20 @@ def _from_rows(
         )
 
 
+def _called(function: Callable[[Row], Any], row: Row) -> Any:
+    """What the function of ``--preprocess`` gives (raises TextsError with what it raised)."""
+    with converting_errors(
+        TextsError,
+        "The function of --preprocess failed",
+        "It takes a row, a dict of its fields, and gives the text of one document, or None to leave it out.",
+        'For example: def clean(row): return row["text"].strip()',
+    ):
+        return function(row)
+
+
 def _prepared(row: Row, field: str, reading: Reading) -> str:
     """The document of a row (raises NoTextError where it is left out, and TextsError where a function gives none)."""
-    text = reading.preprocess(row) if reading.preprocess else row[field]
+    text = _called(reading.preprocess, row) if reading.preprocess else row[field]
     if text is None:
         raise NoTextError("left out by --preprocess")
     if not isinstance(text, str):

@@ -133,7 +133,15 @@ def pair_methods(run: RunDir, reference: str) -> tuple[list[Comparison], list[st
 
 def check_trained_alike(run: RunDir, reference: RunDir) -> None:
     """Raise RunError where two runs trained on other windows, or on the same in another order."""
-    if _trained_on(run) != _trained_on(reference):
+    ours, theirs = _trained_on(run), _trained_on(reference)
+    if bool(ours) != bool(theirs):
+        trained, other = (run, reference) if ours else (reference, run)
+        raise RunError(
+            f"{trained.path} was trained, and {other.path} was not.",
+            "Trained weights are compared with others that were trained on the same windows.",
+            "Give two trainings, or two runs without.",
+        )
+    if ours != theirs:
         raise RunError(
             f"{run.path} and {reference.path} were trained on different windows.",
             "Both must be trained on the same windows in the same order.",

@@ -23,7 +23,7 @@ from longrope.rope import RescaleFactors, load_factors
 from longrope.rows import Format
 from longrope.runs.files import replacing_folder
 from longrope.runs.records import Score
-from longrope.runs.run_dir import RunDir
+from longrope.runs.run_dir import RunDir, lost_weights
 from longrope.verification.exported import add_to_card, verify_export
 from longrope.verification.truth import write_record
 
@@ -35,7 +35,7 @@ def export(session: Session, factors: RescaleFactors, options: Mapping[str, str]
 
 def _export(session: Session, factors: RescaleFactors, given: Mapping[str, str]) -> None:
     run = session.run
-    if run.export_report.exists():
+    if run.is_exported:
         return
     session.report(f"export to {run.checkpoint}, reopen in plain transformers, compare")
     scores = _scores_of(run, factors)
@@ -106,6 +106,8 @@ def export_again(
             session, factors = session.with_model(extended.model), extended.longest
         elif run.has(run.tuning):
             session = session.with_model(tune_at_target(session, factors))
+        elif run.has(run.train):
+            raise lost_weights(run)
         cost = estimate_run_export(session, PassTimer(session.model), factors, to=to)
         report_costs([cost], callbacks.on_step, always=dry_run)
         if dry_run:

@@ -9,6 +9,7 @@ from pathlib import Path
 from longrope import distributed, registry
 from longrope.data import Preprocess, check_unsearched
 from longrope.engine.pass_seconds import PassTimer
+from longrope.errors import RunError
 from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Subject
 from longrope.models import LanguageModel
@@ -42,7 +43,7 @@ from longrope.recipe import ExportRecipe, Recipe
 from longrope.report import write_report
 from longrope.rope import RescaleFactors, load_factors, read_given
 from longrope.runs.records import Score
-from longrope.runs.run_dir import RunDir
+from longrope.runs.run_dir import RunDir, lost_weights
 from longrope.search import find_factors
 from longrope.tuning import check_training
 
@@ -75,6 +76,7 @@ def extend(
         RecipeError: a part does not fit into memory.
     """
     check_lengths(recipe)
+    _check_untrained(run)
     session = Session.load(recipe, run, callbacks, preprocess, dry_run=dry_run, check=check_run)
     _check_capable(session, MEASURE, *_gradients(recipe), export_step("hf"))
     given = _given(session)
@@ -126,7 +128,7 @@ def _is_exported(session: Session, tasks: Sequence[Task]) -> bool:
     """Whether the checkpoint is there: of stages, that of all of these."""
     run = session.run
     made = not tasks or run.read_text(run.scheduled) == _made_of(session, tasks)
-    return made and run.has(run.export_report)
+    return made and run.is_exported
 
 
 def _made_of(session: Session, tasks: Sequence[Task]) -> str:
@@ -158,11 +160,13 @@ def tune(
         factor_set.check_spec(session.model.spec)
         check_training(session.model, session.texts.tune, settings)
 
+    if run.has(run.export_report) and not run.has(run.tuning):
+        raise lost_weights(run)
     session = Session.load(recipe, run, callbacks, preprocess, dry_run=dry_run, check=check)
     session.report(ESTIMATING)
     passes = PassTimer(session.model)
     costs = [estimate_tuning(settings, session.model, passes)]
-    if not run.has(run.export_report):
+    if not run.is_exported:
         costs.append(estimate_run_export(session, passes, factor_set))
     report_costs(costs, session.report, always=True)
     with session.begun():
@@ -187,6 +191,7 @@ def compare(
     scores compare each method with the best baseline, token by token and passkey by passkey.
     """
     check_lengths(recipe)
+    _check_untrained(run)
     session = Session.load(recipe, run, callbacks, preprocess, dry_run=dry_run, check=check_comparison)
     _check_capable(session, MEASURE, SEARCH)
     given = _given(session)
@@ -215,12 +220,23 @@ def search(
     dry_run: bool = False,
 ) -> RescaleFactors:
     """Search alone: the factors of a recipe, in a run directory that is resumed if it was begun."""
+    _check_untrained(run)
     session = Session.load(recipe, run, callbacks, preprocess, dry_run=dry_run, check=check_search)
     _check_capable(session, MEASURE, *_gradients(recipe))
     report_kept(session)
     report_search(session, always=dry_run)
     with session.begun():
         return _search_one(session)
+
+
+def _check_untrained(run: RunDir) -> None:
+    """Raise RunError where the directory holds a training by ``tune``: its factors are for other weights."""
+    if run.has(run.tuning) or run.has(run.train):
+        raise RunError(
+            f"{run.path} holds a training of `longrope tune`.",
+            "This command begins with the original weights, and would replace the factors of the training.",
+            f"Go on with `longrope tune`, measure the trained checkpoint {run.checkpoint}, or give another --out.",
+        )
 
 
 def _check_capable(session: Session, *steps: str) -> None:
@@ -240,7 +256,14 @@ def _search(session: Session, method: str) -> RescaleFactors:
     """The factors by one search; those of a finished one are read, also where an earlier version made them."""
     recipe, run = session.recipe, session.run
     if run.has(finished := run.factors(registry.searches().get(method, method))):
-        return distributed.on_main(partial(load_factors, finished)).factor_sets[0]
+        found = distributed.on_main(partial(load_factors, finished)).factor_sets[0]
+        if found.target_window != recipe.target_tokens:
+            raise RunError(
+                f"{finished} is for {found.target_window:,} tokens.",
+                f"This run searches factors for {recipe.target_tokens:,}.",
+                "Put its own file back, or delete it to search again.",
+            )
+        return found
     session.report(f"search factors for {recipe.target_tokens:,} tokens by {method}")
     return find_factors(
         session.model,

@@ -14,13 +14,15 @@ from longrope.runs.run_dir import RunDir
 def describe_search(run: RunDir, recipe: Recipe) -> list[str]:
     """The lines that follow a search: losses on held-out windows, and the next commands."""
     lines = [describe_losses(run.read_trials(), registry.searches().get(recipe.search.method, recipe.search.method))]
-    model, function = recipe.model, f" --preprocess {shlex.quote(run.preprocess)}" if run.preprocess else ""
-    measured, exported = "", f"{run.path}{function}"
+    model, path = shlex.quote(recipe.model), shlex.quote(f"{run.path}")
+    function = f" --preprocess {shlex.quote(run.preprocess)}" if run.preprocess else ""
+    measured, exported = "", f"{path}{function}"
     if recipe.dtype in QUANTIZED:  # an export loads the model in its own number format
-        measured, exported = f" --dtype {recipe.dtype}", f"--model {model} --factors {run.path} --out {run.path / 'hf'}"
+        folder = shlex.quote(f"{run.path / 'hf'}")
+        measured, exported = f" --dtype {recipe.dtype}", f"--model {model} --factors {path} --out {folder}"
     return [
         *filter(None, lines),
-        f"next: longrope measure {model} --factors {run.path} --measure-data OTHER-TEXTS{measured}",
+        f"next: longrope measure {model} --factors {path} --measure-data OTHER-TEXTS{measured}",
         f"      longrope export {exported}",
     ]
 

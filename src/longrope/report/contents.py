@@ -47,6 +47,7 @@ class Contents:
         scan: ``scan.json``, what the scan of base and attention factor found.
         export: ``export.json``, how the reopened checkpoint compared.
         stages: in their order; of the last finished schedule, or all that there are where none is finished.
+        tuned: whether the directory or a stage holds trained weights, also where their log is gone.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Contents:
     scan: dict[str, Any] | None
     export: dict[str, Any] | None
     stages: tuple[Stage, ...]
+    tuned: bool = False
 
     @property
     def by_formula(self) -> tuple[Score, ...] | None:
@@ -94,7 +96,7 @@ class Contents:
     @property
     def is_trained(self) -> bool:
         """Whether weights were trained: by the run or by a stage of it."""
-        return bool(self.train) or any(stage.train for stage in self.stages)
+        return self.tuned or bool(self.train) or any(stage.train for stage in self.stages)
 
 
 def read_run(run: RunDir) -> Contents:
@@ -121,6 +123,7 @@ def read_run(run: RunDir) -> Contents:
         scan=read_shaped(run.scan, SCAN),
         export=read_shaped(run.export_report, EXPORT),
         stages=tuple(_stages(run)),
+        tuned=any((folder / run.tuning.name).exists() for folder in (run.path, *_stages_of(run))),
     )
 
 

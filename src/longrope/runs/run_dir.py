@@ -75,23 +75,23 @@ class RunDir:
         self.export_report = self.path / "export.json"
         self._recipe = self.path / "recipe.toml"
         self._preprocess = self.path / "preprocess.txt"
-        self._made: list[Path] = []  # folders above it that were not there
+        self._made: list[Path] = []  # the folder itself and those above it that were not there
         on_main(self._create)
 
     def _create(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file.", "A run needs a directory.", "Give another path with --out.")
-        self._made = [folder for folder in self.path.parents if not folder.exists()]
+        self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         make_folder(self.path, linked=True)
 
     def discard_if_empty(self) -> None:
-        """Remove the directory of a run that did not begin, and those above it that were made for it.
+        """Remove the directories that were made for a run that did not begin.
 
         No process waits here, for another may be lost.
         """
         if is_main():
             with suppress(OSError):  # not empty
-                for folder in (self.path, *self._made):
+                for folder in self._made:
                     folder.rmdir()
 
     @property
@@ -169,6 +169,11 @@ class RunDir:
         """The name of the function that the texts of this run went through; empty if none did."""
         return (self.read_text(self._preprocess) or "").strip()
 
+    @property
+    def is_exported(self) -> bool:
+        """Whether the checkpoint is there, and was compared; the same in all processes."""
+        return on_main(lambda: self.export_report.exists() and (self.checkpoint / "config.json").exists())
+
     def has(self, path: Path) -> bool:
         """Whether a file is there; the same in all processes."""
         return on_main(path.exists)
@@ -230,6 +235,15 @@ class RunDir:
     def read_samples(self, name: str) -> dict[str, NDArray[Any]] | None:
         """The samples of one measurement, None where there are none (raises RunError if the file is damaged)."""
         return on_main(partial(_read_arrays, self.samples(name)))
+
+
+def lost_weights(run: RunDir) -> RunError:
+    """The error of a training whose weights are gone from the directory of the run itself."""
+    return RunError(
+        f"{run.tuning} is gone, though {run.path} holds a training.",
+        "Its weights are what is exported, and what a training goes on with.",
+        "Put the file back, or train again in another directory.",
+    )
 
 
 def is_finished(folder: Path) -> bool:

@@ -74,7 +74,10 @@ def ask_llama_cpp(request: Request, report: Report) -> Answers:
         rows = []
         for end in range(len(prompt) - request["positions"] + 1, len(prompt) + 1):
             asked = {"prompt": prompt[:end], "max_tokens": 1, "temperature": 0, "logprobs": request["top"]}
-            [choice] = server.handle_completions(asked)["choices"]
+            answer = server.handle_completions(asked)
+            if "choices" not in answer:
+                raise RuntimeError(answer.get("error", {}).get("message", f"an answer without choices: {answer}"))
+            [choice] = answer["choices"]
             best = choice["logprobs"]["content"][0]["top_logprobs"]
             rows.append([(entry["id"], entry["logprob"]) for entry in best])
         answers.append(rows)

@@ -99,11 +99,11 @@ def rarer_faults(truth: Truth, tokens: int) -> dict[str, Turning]:
 
 
 def probe_lengths(truth: Truth, positions: int) -> tuple[int, int, int]:
-    """Lengths below, at and above the original window, at most twice as long."""
+    """Lengths below, at and above the original window, at most twice as long, with room for one more token."""
     switch, window = truth.switch_tokens, truth.window_tokens
     if window <= switch:  # the checkpoint states no other window than its own
         switch = max(positions, window // 2)
-    return max(positions, switch // 2), switch, max(switch + positions, min(window, 2 * switch))
+    return max(positions, switch // 2), switch, max(switch + positions, min(window - 1, 2 * switch))
 
 
 def _of(spec: RopeSpec, tokens: int) -> Turning:
