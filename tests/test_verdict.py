@@ -104,6 +104,14 @@ def test_the_best_of_what_was_found_is_compared_with_the_best_baseline() -> None
     assert (verdict.ours.method, verdict.theirs.method) == ("longrope-evolution", "yarn")
 
 
+def test_the_values_beside_a_paired_comparison_are_of_the_same_texts() -> None:
+    """Also where a method was measured on other texts later."""
+    later = replace(FOUND, value=9.0, low=8.0, high=10.0, texts_fingerprint="others")
+    verdict = conclude([*BASELINES, FOUND, pair(0.85, 0.9, 0.95), later])
+    assert verdict
+    assert "perplexity [4.5 against 5, ratio 0.9 (0.85-0.95)]" in describe_verdict(verdict)
+
+
 def test_a_scan_is_a_baseline() -> None:
     scanned: dict[str, Any] = {"method": "ntk-scan", "chosen_by": "ntk-scan"}
     assert conclude([*BASELINES, score("perplexity", 1.0, 1.0, 1.0, **scanned)]) is None

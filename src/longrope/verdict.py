@@ -227,9 +227,9 @@ def _compare(ours: Sequence[Score], theirs: Sequence[Score]) -> Iterable[Compari
 def _compare_all(ours: Sequence[Score], theirs: Sequence[Score]) -> Iterable[Comparison]:
     name = theirs[0].method
     pairs = {PAIRS[kind]: score for score in ours for kind in PAIRS if score.metric == f"{kind}{name}"}
-    mine, yours = ({_counted(score.metric): score for score in scores} for scores in (ours, theirs))
     for metric in (*PERPLEXITIES, *SHARES):
-        a, b, pair = mine.get(metric), yours.get(metric), pairs.get(metric)
+        b, pair = _latest(theirs, metric), pairs.get(metric)
+        a = _latest(ours, metric, b)
         if pair:
             alike = float(metric in PERPLEXITIES)  # as a ratio; a difference of shares is 0
             outcome = _outcome(metric, pair.low, pair.high, alike, alike)
@@ -238,6 +238,13 @@ def _compare_all(ours: Sequence[Score], theirs: Sequence[Score]) -> Iterable[Com
         else:
             continue
         yield Comparison(metric, a, b, pair, outcome)
+
+
+def _latest(scores: Sequence[Score], metric: str, other: Score | None = None) -> Score | None:
+    """The last score of a metric, if possible of the texts of another score; None without any."""
+    found = [score for score in scores if _counted(score.metric) == metric]
+    alike = [score for score in found if other and score.texts_fingerprint == other.texts_fingerprint]
+    return next(reversed(alike or found), None)
 
 
 def _outcome(metric: str, low: float, high: float, their_low: float, their_high: float) -> Outcome:

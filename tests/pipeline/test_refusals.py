@@ -151,3 +151,13 @@ def test_a_comparison_takes_no_attention_factor(recipe: Recipe, tmp_path: Path) 
     with no_passes(), pytest.raises(RecipeError, match=r"attention_factor = 1\.3 was given to a comparison.*--factors"):
         compare(given, RunDir(tmp_path))
     assert not any(tmp_path.iterdir())
+
+
+def test_far_context_of_trained_weights_needs_the_original_before(recipe: Recipe, tmp_path: Path) -> None:
+    """Nobody could read it with the original's weights after the training."""
+    stages = (Stage(search=TARGET), Stage(tune=TARGET))
+    measure = replace(recipe.measure, lengths=(32, TARGET), metrics=("far-context",), baselines=(), original_tokens=64)
+    given = replace(recipe, stages=stages, measure=measure, tune=TuneRecipe(steps=1, batch_windows=1, warmup_steps=0))
+    with no_passes(), pytest.raises(RecipeError, match=r"the original at 64 tokens, where nothing .*Add 64 to"):
+        extend(given, RunDir(tmp_path))
+    assert not any(tmp_path.iterdir())

@@ -22,6 +22,22 @@ def check_run(session: Session) -> None:
     check_not_quantized(session.model, "An export")
     check_stages(session)
     check_measured(session)
+    _check_original_read(session)
+
+
+def _check_original_read(session: Session) -> None:
+    """Raise RecipeError where trained weights are compared with losses of the original that nobody measures before."""
+    settings, window = session.recipe.measure, session.model.spec.trained_window
+    lengths, most = measured_lengths(session.recipe, session.model), settings.original_tokens
+    by_original = [length for length in lengths if not most or length <= most or length == min(lengths)]
+    read = settings.baselines or window in by_original or max(by_original) == max(lengths)
+    trains = any(stage.kind == "tune" for stage in session.recipe.stages)
+    if "far-context" in settings.metrics and trains and max(lengths) > window and not read:
+        raise RecipeError(
+            f"far-context compares trained weights with the original at {window:,} tokens, where nothing measures it.",
+            "The original's weights are gone after the training, so it is measured before, at lengths of the recipe.",
+            f"Add {window} to the lengths, and let measure.original_tokens be 0 or at least as many.",
+        )
 
 
 def check_comparison(session: Session) -> None:
