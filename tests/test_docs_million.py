@@ -254,10 +254,15 @@ def interval(score: Score) -> str:
     return f"{score.value:.3f} ({score.low:.3f}-{score.high:.3f})"
 
 
+def steps_of(run: str) -> list[TrainStep]:
+    """The steps of a training, in their order."""
+    logs = sorted((ROOT / "results" / run).glob("stages/*/train.jsonl"))
+    return [step for path in logs for step in read_records(path, TrainStep)]
+
+
 def took(run: str) -> tuple[int, str]:
     """The steps of a training, and their minutes as the page writes them."""
-    logs = (ROOT / "results" / run).glob("stages/*/train.jsonl")
-    steps = [step for path in logs for step in read_records(path, TrainStep)]
+    steps = steps_of(run)
     return len(steps), f"{sum(step.seconds for step in steps) / 60:.1f} minutes"
 
 
@@ -330,24 +335,18 @@ def test_what_is_said_of_factors_trained_alike_follows_from_the_records() -> Non
     assert f"already {interval(short)}." in text
     assert all(yarn["far-context", at].low > rule["far-context", at].high for at in (2**17, 2**19, 2**20))
     pairs = [(rule[key], yarn[key]) for key in yarn if key[0] in ("prose-needle", "many-passkeys")]
-    assert len(pairs) == 12
-    assert all(one.texts_fingerprint == two.texts_fingerprint for one, two in pairs)
-    assert all(one.low <= two.high and two.low <= one.high for one, two in pairs)
-    ratios = [yarn["ratio-to-none", at].value for at in (8192, 4096)]
+    alike = [one.texts_fingerprint == two.texts_fingerprint for one, two in pairs]
+    assert alike == [one.low <= two.high and two.low <= one.high for one, two in pairs] == [True] * 12
+    ratios = (yarn["ratio-to-none", at].value for at in (8192, 4096))
     assert "have {:.3f} and {:.3f} times the original's perplexity".format(*ratios) in text
     export = records.content(f"{million.SMALL_YARN}/export.json")
     ratio = export["perplexity_single"] / export["perplexity_original"]
     assert f"those of 2,048 tokens have {ratio:.2f} times what the same weights have without them" in text
     factors = [records.content(f"{run}/factors.json")["tiers"][-1] for run in (million.SMALL_YARN, million.SMALL)]
     assert "is {:.3f}, the critical-pair rule's {:.3f}".format(*(one["attention_factor"] for one in factors)) in text
-    losses = [losses_of(run) for run in (million.SMALL_YARN, million.SMALL)]
-    begun = "at a loss (of the text and of the answers about needles, added) of {:.1f} nats, the other at {:.1f}"
-    assert begun.format(*(own[0] for own in losses)) in text
+    losses = [[step.loss_nats for step in steps_of(run)] for run in (million.SMALL_YARN, million.SMALL)]
+    assert (
+        "answers about needles, added) of {:.1f} nats, the other at {:.1f}".format(*(own[0] for own in losses)) in text
+    )
     assert [len(own) for own in losses] == [420, 420]
     assert all(one > two for one, two in zip(*losses, strict=True))
-
-
-def losses_of(run: str) -> list[float]:
-    """The losses of all steps of a training, in their order."""
-    logs = sorted((ROOT / "results" / run).glob("stages/*/train.jsonl"))
-    return [step.loss_nats for path in logs for step in read_records(path, TrainStep)]
