@@ -22,7 +22,7 @@ RUNS = {
     SMALL_YARN: "SmolLM2-135M, YaRN's factors",
     ATTENTION: "SmolLM2-135M, attention alone",
 }
-FORMULAS = dict(zip(RUNS, ("ntk-critical", "yarn", "critical", "yarn", "critical"), strict=True))  # of their factors
+FORMULAS = {GEMMA: "ntk-critical", SMALL: "critical", ATTENTION: "critical"} | dict.fromkeys((YARN, SMALL_YARN), "yarn")
 UNTRAINED = f"{GEMMA}-untrained"
 FURTHER = (f"{UNTRAINED}-1024k", f"{UNTRAINED}-2048k")  # two of them, by factors for those lengths
 BEFORE = f"{GEMMA}-before"  # the factors of the trained run with the original weights

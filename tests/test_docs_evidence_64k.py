@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from documents import RESULTS, lines, scores, words
 from recipe_scripts import load_script
+from tables_cells import Records
 
 RUN, SEEDS = "evidence-64k", "evidence-64k-seeds"
 README, TEXT = words("README.md"), words("docs/results.md")
@@ -52,6 +53,13 @@ def test_methods_of_attention_win_and_the_gradient_search_is_the_best_of_factors
     assert "it has {:.2f} beside {:.2f}, but".format(*both) in TEXT
     both = [again[m, "last-tokens-8191"] for m in ("longrope-evolution", "longrope-gradient")]
     assert "tokens {:.2f} beside {:.2f}, and the scan {:.2f}.".format(*both, again["ntk-scan", "perplexity"]) in TEXT
+    export = Records().content(f"{RUN}/searched/export.json")
+    short = [export[f"perplexity_{name}"] for name in ("single", "original", "two")]
+    said = (
+        "texts of 2,048 tokens have {:.2f} by the checkpoint's one list of factors, and {:.2f} by the model's own RoPE."
+    )
+    assert said.format(*short) in README
+    assert f"it is {short[2]:.2f}, since both share" in README
     (jet,) = (x for x in lines(f"{RUN}/compare/paired.jsonl") if x["run"] == "jet-long" and x["metric"] == "perplexity")
     found = round(100 * untrained["jet-long", "prose-needle", 65536])
     assert f"has {interval(jet, 3)} of the searched factors' perplexity and finds {found} needles." in TEXT

@@ -272,6 +272,7 @@ def test_what_is_said_of_all_weights_follows_from_the_records() -> None:
     own, original = (records.scores(million.SMALL, method) for method in ("longrope-tuned", "none"))
     steps, minutes = took(million.SMALL)
     assert f"all weights in {steps} steps, {minutes}" in text
+    assert f"trained for {float(minutes.split()[0]):.0f} minutes and reading 1,048,576" in words("README.md")
     ratios = {at: own["far-context", at] for at in (32768, 2**17, 2**19, 2**20)}
     assert f"The last 8,191 tokens have {interval(ratios[2**20])} times the perplexity" in text
     for at in (2**19, 2**17):
@@ -294,9 +295,8 @@ def test_what_is_said_of_all_weights_follows_from_the_records() -> None:
     assert all(own["passkey", at].value == 1 for at in (4096, 8192, 32768, 131072))
     assert {round(own["ratio-to-none", at].value, 2) for at in (4096, 8192)} == {0.96}
     assert "Short texts have 0.96 times the original's perplexity" in text
-    ratio, needles = ratios[2**20].value, found[0]
-    ends = f"({ratios[2**20].low:.2f}-{ratios[2**20].high:.2f})"
-    readme = f"has {ratio:.2f} {ends} times its perplexity with 8,192, and finds {needles} of 60 needles"
+    far = [f"{end:.2f}" for end in (ratios[2**20].value, ratios[2**20].low, ratios[2**20].high)]
+    readme = "has {} ({}-{}) times its perplexity with 8,192, and finds {} of 60 needles".format(*far, found[0])
     assert readme in words("README.md")
 
 

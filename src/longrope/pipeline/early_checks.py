@@ -28,11 +28,12 @@ def check_run(session: Session) -> None:
 def _check_original_read(session: Session) -> None:
     """Raise RecipeError where trained weights are compared with losses of the original that nobody measures before."""
     settings, window = session.recipe.measure, session.model.spec.trained_window
-    lengths, most = measured_lengths(session.recipe, session.model), settings.original_tokens
-    by_original = [length for length in lengths if not most or length <= most or length == min(lengths)]
-    read = settings.baselines or max(by_original) >= window  # a longer length reads near context, too
+    original = name_subject(session.model, None)
+    longest = max(evaluation_of(session, original).measured_lengths(original))
+    read = settings.baselines or longest >= window  # a longer length reads near context, too
     trains = any(stage.kind == "tune" for stage in session.recipe.stages)
-    if "far-context" in settings.metrics and trains and max(lengths) > window and not read:
+    beyond = max(measured_lengths(session.recipe, session.model)) > window
+    if "far-context" in settings.metrics and trains and beyond and not read:
         raise RecipeError(
             f"far-context compares trained weights with the original at {window:,} tokens, where nothing measures it.",
             "The original's weights are gone after the training, so it is measured before, at lengths of the recipe.",

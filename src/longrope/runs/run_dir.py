@@ -240,7 +240,7 @@ class RunDir:
 def lost_weights(run: RunDir) -> RunError:
     """The error of a training whose weights are gone from the directory of the run itself."""
     return RunError(
-        f"{run.tuning} is gone, though {run.path} holds a training.",
+        f"{run.tuning} is not there, though {run.path} holds a training.",
         "Its weights are what is exported, and what a training goes on with.",
         "Put the file back, or train again in another directory.",
     )
