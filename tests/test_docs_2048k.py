@@ -146,7 +146,7 @@ def test_the_longest_windows() -> None:
     assert f"have {share} of the perplexity that the original has with 32,768" in PAGE
     assert f"and {near['value']:.3f} of that which the trained weights have" in PAGE
     assert f"there the latter is {scores['ntk-critical', 'far-context', 2**19]['value']:.3f}." in PAGE
-    assert f"({found[0]} and {many} with NTK's by critical dimension)" in README
+    assert f"({found[0]} and {many} with NTK's by critical dimension, the needles within the intervals)" in README
 
 
 def test_other_factors_trained_alike() -> None:
@@ -176,7 +176,7 @@ def test_other_factors_trained_alike() -> None:
         for ours, theirs in [[scores[name if key[1] in apart else TUNED, *key] for scores, name in both]]
         if ours["low"] > theirs["high"]
     }
-    assert separate == {("many-passkeys", 2**n) for n in (15, 17, 19, 21)}
+    assert separate == {("many-passkeys", 2**n) for n in (15, 17, 19, 21)}, "of needles none"
     shares = [
         own[name if at in apart else TUNED, "last-tokens-32767", at]["value"]
         / other[old if at in apart else TUNED, "last-tokens-32767", at]["value"]
