@@ -135,6 +135,21 @@ def test_trained_weights_are_compared_with_their_base(recipe: Recipe, tmp_path: 
         measure_only(other, None, base=str(tmp_path / "longer"))
 
 
+def test_a_directory_holds_scores_of_one_number_format(recipe: Recipe, tmp_path: Path) -> None:
+    """Those of another would be looked up where they were measured before."""
+    short = replace(recipe, measure=MeasureRecipe(lengths=(32,), metrics=("perplexity",), windows=2))
+    run = RunDir(tmp_path / "run")
+    (first,) = measure_only(replace(short, dtype="float32"), None, run)
+    narrow, before = replace(short, dtype="bfloat16"), run.scores.read_bytes()
+    with pytest.raises(RunError, match=r"is in bfloat16, and the scores in .*run are of float32\.") as error:
+        measure_only(narrow, None, run)
+    assert "--dtype float32" in str(error.value)
+    assert run.scores.read_bytes() == before
+    assert measure_only(short, None, run) == [first], "by auto the same"
+    (other,) = measure_only(narrow, None, RunDir(tmp_path / "other"))
+    assert other.value != first.value
+
+
 def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_path: Path) -> None:
     settings = MeasureRecipe(lengths=(64, 192, TARGET), metrics=("perplexity",), windows=2, tail_tokens=16)
     full, run = replace(recipe, measure=settings), RunDir(tmp_path)

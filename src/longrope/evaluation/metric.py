@@ -184,13 +184,12 @@ class Context:
             return make()
 
         model = subject.model
-        number_format = model.quantized or str(next(model.network.parameters()).dtype)
         fingerprint = factors.fingerprint if factors else ""
-        key = (model.name, number_format, subject.method, fingerprint, *inputs)
+        key = (model.name, model.number_format, subject.method, fingerprint, *inputs)
         attention = subject.method if subject.changes_attention(self.length) else ""
         own = isinstance(factors, RescaleFactors) and factors.is_identity and not model.spec.by_length
         acting = "" if own else fingerprint  # factors that change nothing leave all to the model's own module
-        alike = (ref(model.network), model.name, number_format, attention, acting, self.length, *inputs)
+        alike = (ref(model.network), model.name, model.number_format, attention, acting, self.length, *inputs)
         return self.cache.get(kind, key, make_at_hand, alike)
 
 

@@ -63,6 +63,11 @@ class LanguageModel:
         return next(self.network.parameters()).device  # type: ignore[no-any-return]
 
     @property
+    def number_format(self) -> str:
+        """That of its weights in memory: ``8bit``, ``4bit``, or as torch names it, such as ``torch.bfloat16``."""
+        return self.quantized or str(next(self.network.parameters()).dtype)
+
+    @property
     def end_tokens(self) -> set[int]:
         """The tokens that end an answer, by the model's generation config and by its tokenizer (raises ModelError)."""
         stated = self.network.generation_config.eos_token_id

@@ -74,7 +74,8 @@ def measure_only(
 
     Raises:
         RecipeError: the base has another window or vocabulary than the model.
-        RunError: the run has measured the model beside another base, or other weights of this name.
+        RunError: the run has measured the model beside another base, in another number format, or other weights of
+            this name.
     """
     callbacks = callbacks or Callbacks()
     if baseline:
@@ -111,7 +112,7 @@ def measure_only(
         raise DryRunEnd
     with run.locked() if run else nullcontext():
         if run:
-            record_provenance(run, model, original)
+            record_provenance(run, model, original, one_format=True)
         scores = evaluation.measure(subject)
         callbacks.on_scores(scores)
         return scores

@@ -176,7 +176,9 @@ def _check_files(recipe: Recipe) -> None:
             raise RecipeError(f"{key} names {path}, which does not exist.", "A file is needed.", "Check the path.")
 
 
-def record_provenance(run: RunDir, model: LanguageModel, base: LanguageModel | None = None) -> None:
+def record_provenance(
+    run: RunDir, model: LanguageModel, base: LanguageModel | None = None, *, one_format: bool = False
+) -> None:
     """Write versions, device, command, automatic choices and what a model is compared with into the run."""
     record_session(
         run,
@@ -185,6 +187,8 @@ def record_provenance(run: RunDir, model: LanguageModel, base: LanguageModel | N
         model=model.name,
         weights=name_weights(model, in_any_format=True),
         base=name_weights(base, in_any_format=True) if base else "",
+        number_format=model.number_format.removeprefix("torch."),
+        one_format=one_format,
     )
 
 

@@ -61,7 +61,15 @@ def record_rope(run: RunDir, spec: RopeSpec, target_tokens: int) -> None:
 
 
 def record_session(
-    run: RunDir, *, device: str, choices: Sequence[str], model: str = "", weights: str = "", base: str = ""
+    run: RunDir,
+    *,
+    device: str,
+    choices: Sequence[str],
+    model: str = "",
+    weights: str = "",
+    base: str = "",
+    number_format: str = "",
+    one_format: bool = False,
 ) -> None:
     """Add this session to ``provenance.json``, unless the last one there differs from it in nothing but the time.
 
@@ -72,32 +80,26 @@ def record_session(
         model: the name that it was loaded by.
         weights: what names its weights.
         base: what names the weights of the original model that it is compared with, where these are others.
+        number_format: of its weights in memory, such as ``bfloat16`` or ``4bit``.
+        one_format: refuse another number format than an earlier session had.
 
     Raises:
-        RunError: the model of this name had other weights in an earlier session, or was compared with others.
+        RunError: the model of this name had other weights in an earlier session, was compared with others, or had
+            another number format.
     """
     named = {"model": model, "weights": weights} if weights else {}
     named |= {"base": base} if base else {}
-    on_main(partial(_record_session, run, device, choices, named))
+    named |= {"dtype": number_format} if named else {}
+    on_main(partial(_record_session, run, device, choices, named, one_format=one_format))
 
 
-def _record_session(run: RunDir, device: str, choices: Sequence[str], named: dict[str, str]) -> None:
+def _record_session(
+    run: RunDir, device: str, choices: Sequence[str], named: dict[str, str], *, one_format: bool
+) -> None:
     sessions = read_json_of_run(run.provenance, list) or []
     for before in sessions:
-        if named and before.get("model") == named["model"] and before.get("weights", "") != named["weights"]:
-            raise RunError(
-                f"The weights of {named['model']!r} are {named['weights']}, and {run.path} was begun with "
-                f"{before.get('weights')}.",
-                "A run goes on with the weights that began it: its trials and samples are of those.",
-                "Bring them back, or give another directory with --out.",
-            )
-        if named and before.get("model") == named["model"] and before.get("base", "") != named.get("base", ""):
-            raise RunError(
-                f"{named['model']!r} is to be compared with {_original(named)}, and in {run.path} it was with "
-                f"{_original(before)}.",
-                "A run goes on with the original model that began it: its scores are shares of that one's.",
-                "Give the same --base, or another directory with --out.",
-            )
+        if named and before.get("model") == named["model"]:
+            _check_same_model(run, before, named, one_format=one_format)
     session = {
         "command": describe_command(sys.argv),
         "python": platform.python_version(),
@@ -111,6 +113,30 @@ def _record_session(run: RunDir, device: str, choices: Sequence[str], named: dic
     if not sessions or {**session, "began": sessions[-1].get("began")} != sessions[-1]:
         sessions.append({**session, "began": datetime.now(UTC).isoformat(timespec="seconds")})
         run.write_text(run.provenance, json.dumps(sessions, indent=1) + "\n")
+
+
+def _check_same_model(run: RunDir, before: Mapping[str, str], now: Mapping[str, str], *, one_format: bool) -> None:
+    """Refuse a model that an earlier session had with other weights, beside another, or in another number format."""
+    if before.get("weights", "") != now["weights"]:
+        raise RunError(
+            f"The weights of {now['model']!r} are {now['weights']}, and {run.path} was begun with "
+            f"{before.get('weights')}.",
+            "A run goes on with the weights that began it: its trials and samples are of those.",
+            "Bring them back, or give another directory with --out.",
+        )
+    if before.get("base", "") != now.get("base", ""):
+        raise RunError(
+            f"{now['model']!r} is to be compared with {_original(now)}, and in {run.path} it was with "
+            f"{_original(before)}.",
+            "A run goes on with the original model that began it: its scores are shares of that one's.",
+            "Give the same --base, or another directory with --out.",
+        )
+    if one_format and before.get("dtype", now["dtype"]) != now["dtype"]:
+        raise RunError(
+            f"{now['model']!r} is in {now['dtype']}, and the scores in {run.path} are of {before['dtype']}.",
+            "Scores are looked up where they were measured before, so all in a directory have one number format.",
+            f"Give another directory with --out, or --dtype {before['dtype']}.",
+        )
 
 
 def _original(session: Mapping[str, str]) -> str:
