@@ -170,6 +170,15 @@ def test_runs_that_trained_on_other_windows_are_not_paired(arms: Arms, copied: R
         pair_runs(arms["critical"], copied)
 
 
+def test_a_training_that_a_changed_schedule_left_behind_is_not_compared(arms: Arms, copied: RunDir) -> None:
+    found = pair_runs(arms["critical"], copied)
+    (folder,) = copied.stages.glob("2-tune-*")
+    left = shutil.copytree(folder, folder.with_name("2-tune-1344-00000000"))
+    first, *rest = (left / "train.jsonl").read_text().splitlines(keepends=True)
+    (left / "train.jsonl").write_text("".join([*rest, first]))
+    assert pair_runs(arms["critical"], copied) == found
+
+
 def test_a_trained_run_is_not_paired_with_one_that_was_not(arms: Arms, copied: RunDir) -> None:
     (log,) = copied.stages.glob("2-tune-*/train.jsonl")
     log.unlink()

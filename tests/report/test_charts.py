@@ -5,10 +5,12 @@ from itertools import pairwise
 
 import pytest
 
+from longrope.report.charts import axes
 from longrope.report.charts.axes import linear_axis, log_axis
 from longrope.report.charts.lines import LineChart, Point, Series, draw_lines
 from longrope.report.palette import style_of
 from longrope.report.parts import token_axis
+from longrope.runs import shapes
 
 
 def test_points_stand_where_the_logarithms_of_their_values_put_them() -> None:
@@ -37,3 +39,9 @@ def test_axes_of_whole_numbers_have_no_ticks_between_them(pairs: int) -> None:
     ticks = [tick for tick, _ in linear_axis(range(pairs), "", tight=True, whole=True).ticks]
     assert ticks == sorted({round(tick) for tick in ticks})
     assert pairs == 1 or 2 <= len(ticks) <= 8
+
+
+def test_an_axis_takes_every_number_that_files_may_hold() -> None:
+    axis = linear_axis([0.0, shapes.LARGEST], "loss")
+    assert shapes.LARGEST <= axes.LARGEST
+    assert axis.high >= shapes.LARGEST

@@ -15,6 +15,7 @@ from longrope.evaluation.summaries import is_paired
 from longrope.registry import ORIGINAL
 from longrope.runs.records import SampleSummary, Score, TrainStep, read_records
 from longrope.runs.run_dir import RunDir
+from longrope.runs.schedule import stages_of
 
 Lookup = Callable[[Score], SampleSummary | None]
 
@@ -150,8 +151,8 @@ def check_trained_alike(run: RunDir, reference: RunDir) -> None:
 
 
 def _trained_on(run: RunDir) -> list[str]:
-    folders = sorted(run.stages.glob("*-tune-*"), key=lambda path: int(path.name.partition("-")[0]))
-    places = [run.path, *(path for path in folders)]
+    """The windows of its trainings, step by step, without those of stages that a changed schedule left behind."""
+    places = (run.path, *stages_of(run))
     return [step.texts_fingerprint for path in places for step in read_records(path / run.train.name, TrainStep)]
 
 

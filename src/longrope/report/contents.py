@@ -9,12 +9,13 @@ from longrope.errors import RunError
 from longrope.labels import JOINT
 from longrope.recipe import Recipe, load_recipe
 from longrope.registry import baselines
-from longrope.report.shapes import COSTS, EXPORT, ROPE, SCAN, SESSIONS, STAGE, read_shaped
 from longrope.rope import RescaleFactors, load_factors
 from longrope.runs.files import read_bytes_of_run
 from longrope.runs.identity import weights_of
 from longrope.runs.records import Score, TrainStep, Trial, read_records
 from longrope.runs.run_dir import STAGE_FINISHED, RunDir
+from longrope.runs.schedule import stage_record, stages_of
+from longrope.runs.shapes import COSTS, EXPORT, ROPE, SCAN, SESSIONS, read_shaped
 
 MOST_LINES = 100_000  # of a file, that a page shows: many times those of the longest runs
 MOST_NAMES = 300  # of methods, metrics or lengths: each is a line in a figure, a row or a column
@@ -123,13 +124,13 @@ def read_run(run: RunDir) -> Contents:
         scan=read_shaped(run.scan, SCAN),
         export=read_shaped(run.export_report, EXPORT),
         stages=tuple(_stages(run)),
-        tuned=any((folder / run.tuning.name).exists() for folder in (run.path, *_stages_of(run))),
+        tuned=any((folder / run.tuning.name).exists() for folder in (run.path, *stages_of(run))),
     )
 
 
 def _scores(run: RunDir) -> Iterator[Score]:
     """The scores of a run, without those that a later schedule left behind: of other weights, or measured again."""
-    scores, scheduled = read_records(run.scores, Score, mend=False, most=MOST_LINES), _stages_of(run)
+    scores, scheduled = read_records(run.scores, Score, mend=False, most=MOST_LINES), stages_of(run)
     for named in ("method", "metric", "context_tokens"):
         if (count := len({getattr(score, named) for score in scores})) > MOST_NAMES:
             raise RunError(
@@ -138,9 +139,7 @@ def _scores(run: RunDir) -> Iterator[Score]:
                 "Give another run directory.",
             )
     left = {path.parent for path in run.stages.glob(f"*/{STAGE_FINISHED}")} - set(scheduled)
-    weights, others = (
-        {_stage_record(folder).get("weights", "") for folder in folders} for folders in (scheduled, left)
-    )
+    weights, others = ({stage_record(folder).get("weights", "") for folder in folders} for folders in (scheduled, left))
     left_behind = others - weights - {""}
     made = load_factors(run.factors()).fingerprint if run.scheduled.exists() and run.factors().exists() else None
     measured = {_place(score) for score in scores if score.factors_fingerprint == made}
@@ -163,39 +162,14 @@ def _place(score: Score) -> tuple[str, int, str]:
 
 def _stages(run: RunDir) -> Iterator[Stage]:
     """The stages ``<n>-<name>`` by their numbers."""
-    for path in _stages_of(run):
+    for path in stages_of(run):
         yield Stage(
             name=path.name.partition("-")[2],
-            marker=_stage_record(path) or None,
+            marker=stage_record(path) or None,
             trials=tuple(read_records(path / "trials.jsonl", Trial, mend=False, most=MOST_LINES)),
             train=tuple(read_records(path / "train.jsonl", TrainStep, mend=False, most=MOST_LINES)),
             factors=_factors(path),
         )
-
-
-def _stages_of(run: RunDir) -> list[Path]:
-    """The folders of the last finished schedule in order, and of what went on from it; all where none is finished.
-
-    A schedule that was changed leaves the stages that it does again in another way.
-    """
-    folders = [path for path in run.stages.glob("*-*") if path.is_dir() and path.name.partition("-")[0].isdigit()]
-    folders.sort(key=lambda path: int(path.name.partition("-")[0]))
-    last = read_bytes_of_run(run.scheduled).decode(errors="replace").partition(" ")[0] if run.scheduled.exists() else ""
-    hashes = {folder: folder.name.rpartition("-")[2] for folder in folders}
-    before = {folder: _stage_record(folder).get("inputs", {}).get("before") for folder in folders}
-    if last not in hashes.values():
-        return folders
-    up, on = {last}, {last}
-    for folder in reversed(folders):
-        up |= {before[folder]} if hashes[folder] in up else set()
-    for folder in folders:
-        on |= {hashes[folder]} if before[folder] in on else set()
-    return [folder for folder in folders if hashes[folder] in up | on]
-
-
-def _stage_record(folder: Path) -> dict[str, Any]:
-    """What a stage has recorded; nothing before it is finished."""
-    return read_shaped(folder / STAGE_FINISHED, STAGE) or {}
 
 
 def _factors(folder: Path) -> tuple[RescaleFactors, ...]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from longrope.reading import is_number, show_value
-from longrope.report.charts.axes import LARGEST
 from longrope.runs.files import read_json_of_run, refuse_reading
 
+LARGEST = 1e100  # of a number that a page draws: an axis takes none beyond
 MEASURED = "a number or null"
 NUMBER, POSITIVE, COUNT, TEXT, PLAIN = "a number", "a number above 0", "a whole number", "a text", "a plain value"
 OPTIONAL, OTHERS = "?", "*"  # after a key that may be missing; in the place of all keys that are not named
