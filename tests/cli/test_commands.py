@@ -266,6 +266,12 @@ def test_report_compares_several_runs_with_the_first(command: Command) -> None:
     said = json.loads(command("report", "yarn", "pi", "ntk", "--json").out)
     assert said["pairs"] == [asdict(one) for one in expected]
     assert len(said["unpaired"]) == 1
+    whole = runs[1].summaries.read_bytes()
+    runs[1].summaries.write_bytes(b"{}\n" + whole)
+    damaged = command("report", "yarn", "pi")
+    assert damaged.code == 2
+    assert "pi/sample-summaries.jsonl" in damaged.err
+    runs[1].summaries.write_bytes(whole)
     for run in runs[:2]:
         run.scores.write_text("".join(line for line in run.scores.open() if f'"{METRICS[run is runs[0]]}"' in line))
     assert "pi is not paired with yarn: they measured nothing alike." in command("report", "yarn", "pi").out

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from longrope.cli.console import print_table, say
-from longrope.errors import RunError
 from longrope.labels import metric_label, write_interval
 from longrope.lengths import format_tokens
 from longrope.metrics import DIFFERENCE, RATIO
@@ -15,15 +14,19 @@ if TYPE_CHECKING:
 
 
 def pair_with_first(runs: Sequence[RunDir]) -> tuple[list["Comparison"], list[str]]:
-    """The comparisons of the other runs with the first, and why some of them have none, one line each."""
-    from longrope.evaluation.pairing import pair_runs
+    """The comparisons of the other runs with the first, and why some of them have none, one line each.
+
+    Raises:
+        RunError: a file of a run is damaged.
+    """
+    from longrope.evaluation.pairing import UnpairedError, pair_runs
 
     first, *others = runs
     found, unpaired = list["Comparison"](), list[str]()
     for run in others:
         try:
             own = pair_runs(run, first)
-        except RunError as error:
+        except UnpairedError as error:
             unpaired.append(f"{run.path} is not paired with {first.path}: {error.found}")
             continue
         found += own

@@ -17,6 +17,11 @@ from longrope.runs.records import SampleSummary, Score, TrainStep, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.runs.schedule import stages_of
 
+
+class UnpairedError(RunError):
+    """Two runs, each whole, that cannot be compared with each other."""
+
+
 Lookup = Callable[[Score], SampleSummary | None]
 
 
@@ -54,13 +59,13 @@ def found_scores(run: RunDir) -> list[Score]:
     A run of ``longrope measure`` keeps no factors; there they are the scores of its one method beside the original.
 
     Raises:
-        RunError: there are none, or no factors and several methods.
+        UnpairedError: there are none, or no factors and several methods.
     """
     table, scores = run.read_factors(), run.read_scores()
     found = [score for score in scores if not table or score.factors_fingerprint == table.fingerprint]
     found = [score for score in found if table or score.method != ORIGINAL]
     if not found or (not table and len({(score.model, score.method) for score in found}) > 1):
-        raise RunError(
+        raise UnpairedError(
             f"{run.path} holds no scores of factors that it has found, or of one method alone.",
             "A finished run of `longrope extend` is needed, or of `longrope measure`.",
             "Start it again with --out; what is done is kept.",
@@ -79,8 +84,9 @@ def pair_runs(run: RunDir, reference: RunDir) -> list[Comparison]:
         reference: the run that it is compared with.
 
     Raises:
-        RunError: one of them is not finished, they were trained on other windows or measured on other texts, or one
-            lacks the summary of a score.
+        UnpairedError: one of them is not finished, they were trained on other windows or measured on other texts, or
+            one lacks the summary of a score.
+        RunError: a file of one of them is damaged.
     """
     check_trained_alike(run, reference)
     others = {_place(score): score for score in found_scores(reference)}
@@ -133,17 +139,17 @@ def pair_methods(run: RunDir, reference: str) -> tuple[list[Comparison], list[st
 
 
 def check_trained_alike(run: RunDir, reference: RunDir) -> None:
-    """Raise RunError where two runs trained on other windows, or on the same in another order."""
+    """Raise UnpairedError where two runs trained on other windows, or on the same in another order."""
     ours, theirs = _trained_on(run), _trained_on(reference)
     if bool(ours) != bool(theirs):
         trained, other = (run, reference) if ours else (reference, run)
-        raise RunError(
+        raise UnpairedError(
             f"{trained.path} was trained, and {other.path} was not.",
             "Trained weights are compared with others that were trained on the same windows.",
             "Give two trainings, or two runs without.",
         )
     if ours != theirs:
-        raise RunError(
+        raise UnpairedError(
             f"{run.path} and {reference.path} were trained on different windows.",
             "Both must be trained on the same windows in the same order.",
             "Give both the same texts, window, steps and seed.",
@@ -178,7 +184,7 @@ def _units(summary: SampleSummary) -> Units:
 def _check_same_units(names: tuple[str, str], ours: SampleSummary, theirs: SampleSummary) -> None:
     made_of = [(some.resampled, some.documents_fingerprint, some.counts, len(some.answers)) for some in (ours, theirs)]
     if made_of[0] != made_of[1]:
-        raise RunError(
+        raise UnpairedError(
             f"The {ours.metric} at {ours.context_tokens:,} tokens of {names[0]} and {names[1]} are of other documents, "
             "or of other numbers of tokens or answers.",
             "What is paired must be measured on the same tokens of the same documents, and on the same prompts.",
@@ -188,7 +194,7 @@ def _check_same_units(names: tuple[str, str], ours: SampleSummary, theirs: Sampl
 
 def _check_same_texts(names: tuple[str, str], score: Score, other: Score) -> None:
     if score.texts_fingerprint != other.texts_fingerprint:
-        raise RunError(
+        raise UnpairedError(
             f"The {score.metric} at {score.context_tokens:,} tokens of {names[0]} and {names[1]} are of other "
             f"texts ({score.texts_fingerprint} and {other.texts_fingerprint}).",
             "What is paired must be measured on the same tokens and prompts.",
@@ -210,7 +216,7 @@ def _measured(of: Score | SampleSummary) -> tuple[str | int, ...]:
 def _needed(run: RunDir, summary: Lookup, score: Score) -> SampleSummary:
     found = summary(score)
     if found is None:
-        raise RunError(
+        raise UnpairedError(
             f"{run.summaries} holds nothing of the {score.metric} at {score.context_tokens:,} tokens.",
             "Measuring writes there what comparisons need, beside the scores.",
             "Measure again in a new directory.",
