@@ -1,4 +1,4 @@
-"""Tables of scores say what was resampled for their intervals, where the records say it."""
+"""Tables of scores say what was resampled for their intervals, and which scores are of other texts than the rest."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -54,3 +54,23 @@ def test_a_page_shows_it_below_the_table_and_below_figures_without_one(tmp_path:
 def test_a_page_of_records_without_it_has_no_such_sentence(tmp_path: Path) -> None:
     texts = read_page(write_report(make_run(tmp_path / "run", SCORES))).texts["p"]
     assert not [text for text in texts if "bootstrapped" in text]
+
+
+def test_the_last_score_of_a_method_is_shown_and_earlier_ones_are_counted(tmp_path: Path) -> None:
+    """A directory may be measured again on other texts, or with other factors of the same search."""
+    first = [score("pi", tokens, "perplexity", 31.25) for tokens in (64, 128)]
+    again = [replace(one, value=22.75, texts_fingerprint="b" * 16) for one in first]
+    beside = score("yarn", 128, "perplexity", 27.5)
+    page = read_page(write_report(make_run(tmp_path / "run", [*first, beside, *again])))
+    rows = page.tables["Perplexity (95 % interval)"]
+    assert [[cell.partition(" ")[0] for cell in row[1:]] for row in rows[1:]] == [["22.75", "22.75"], ["", "27.50"]]
+    (note,) = (text for text in page.texts["p"] if "earlier" in text)
+    assert "; 2 earlier ones are of other texts, factors or weights." in note
+    assert note.endswith("At 128 tokens not all scores are of the same texts.")
+    assert "Lower is better. Bars are 95 % intervals." in page.texts["p"]
+
+
+def test_a_page_of_scores_of_one_text_has_no_such_note(tmp_path: Path) -> None:
+    texts = read_page(write_report(make_run(tmp_path / "run", SCORES))).texts["p"]
+    assert not [text for text in texts if "earlier" in text or "same texts" in text]
+    assert [text for text in texts if "Every length is measured on the same text" in text]

@@ -123,17 +123,34 @@ def _names(runs: Sequence[Contents], own: Sequence[int]) -> str:
 
 
 def ways_of(runs: Sequence[Contents], metric: str) -> list[Way]:
-    """The methods that have scores of a metric, shortest length first."""
+    """The methods that have scores of a metric, shortest length first; at each length the last one of a method."""
     found: list[tuple[int, Source, Shown]] = []
     scores: dict[Shown, tuple[Score, ...]] = {}
     for i, run in enumerate(runs):
-        own = sorted((s for s in run.scores if s.metric == metric), key=lambda score: score.context_tokens)
-        for source in dict.fromkeys(score.source for score in run.scores if score.metric == metric):
+        measured = {(s.source, s.context_tokens): s for s in run.scores if s.metric == metric}
+        own = sorted(measured.values(), key=lambda score: score.context_tokens)
+        for source in dict.fromkeys(source for source, _ in measured):
             made = tuple(score for score in own if score.source == source)
             shown = (source, *((s.context_tokens, s.value, s.low, s.high) for s in made))
             found.append((i, source, shown))
             scores.setdefault(shown, made)
     return [Way(label, style, scores[shown]) for label, style, shown in merged(runs, found)]
+
+
+def text_notes(runs: Sequence[Contents], ways: Sequence[Way], metric: str) -> list[str]:
+    """Sentences about scores of a metric that ``ways_of`` leaves out, and about lengths with several texts."""
+    measured = [[s for s in run.scores if s.metric == metric] for run in runs]
+    earlier = sum(len(own) - len({(s.source, s.context_tokens) for s in own}) for own in measured)
+    texts: dict[int, set[str]] = {}
+    for score in (score for way in ways for score in way.scores):
+        texts.setdefault(score.context_tokens, set()).add(score.texts_fingerprint)
+    notes = []
+    if earlier:
+        shown = "The last score of each method and length is shown"
+        notes.append(f"{shown}; {earlier:,} earlier ones are of other texts, factors or weights.")
+    if mixed := [format_tokens(length) for length, several in sorted(texts.items()) if len(several) > 1]:
+        notes.append(f"At {', '.join(mixed)} tokens not all scores are of the same texts.")
+    return notes
 
 
 def relabelled(ways: Iterable[Way]) -> list[Score]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from longrope.labels import compared_with, label_of, metric_label, metric_row, split_depth
@@ -21,6 +22,7 @@ from longrope.report.parts import (
     make_figure,
     metrics_of,
     relabelled,
+    text_notes,
     token_axis,
     ways_of,
 )
@@ -61,7 +63,9 @@ def measured_sections(runs: Sequence[Contents]) -> list[Section]:
 def perplexity_section(runs: Sequence[Contents]) -> Section:
     """Perplexity by context window, over all tokens and over the last ones."""
     metrics = sorted(_of_section(runs, "perplexity"), key=len)
-    words = ("Lower is better. Every length is measured on the same text; bars are 95 % intervals.",)
+    texts = {score.texts_fingerprint for way in ways_of(runs, "perplexity") for score in way.scores}
+    same = "Every length is measured on the same text; bars" if len(texts) < 2 else "Bars"
+    words = (f"Lower is better. {same} are 95 % intervals.",)
     tables = [_metric_table(runs, metric) for metric in metrics]
     needs = "perplexity needs scores.jsonl: `longrope measure` writes it"
     figures = [_length_figure(metric, metric_label(metric), ways_of(runs, metric)) for metric in metrics]
@@ -224,7 +228,9 @@ def _length_figure(name: str, title: str, ways: Sequence[Way], note: str = "") -
 
 
 def _metric_table(runs: Sequence[Contents], metric: str) -> ScoreTable:
-    return even_table(f"{metric_label(metric)} (95 % interval)", relabelled(ways_of(runs, metric)))
+    ways = ways_of(runs, metric)
+    table = even_table(f"{metric_label(metric)} (95 % interval)", relabelled(ways))
+    return replace(table, note=" ".join(filter(None, (table.note, *text_notes(runs, ways, metric)))))
 
 
 def _data(scores: Sequence[tuple[str, Score]], first: str = "method") -> Data:

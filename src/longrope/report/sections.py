@@ -92,9 +92,9 @@ def facts_of(run: Contents) -> list[Fact]:
         facts.append(Fact(f"{run.rope['trained_window']:,} → {run.reached_tokens:,}", "tokens: trained, reached"))
     own = _own_source(run)
     longest = max((score.context_tokens for score in run.scores), default=0)
-    at_longest = [s for s in run.scores if (s.source, s.context_tokens) == (own, longest)]
+    at_longest = {s.metric: s for s in run.scores if (s.source, s.context_tokens) == (own, longest)}
     shown = {(fact.value, fact.interval) for fact in facts if fact.interval}  # the comparison of the verdict
-    measured = [_fact(s, text) for metric, text in HEADLINES.items() for s in at_longest if s.metric == metric]
+    measured = [_fact(at_longest[metric], text) for metric, text in HEADLINES.items() if metric in at_longest]
     return [*facts, *(fact for fact in measured if (fact.value, fact.interval) not in shown)]
 
 
