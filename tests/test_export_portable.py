@@ -140,6 +140,19 @@ def test_a_tokenizer_of_every_version(tmp_path: Path) -> None:
     assert len(again(text, truncation=True)["input_ids"]) == 256
 
 
+@pytest.mark.parametrize(("stated", "kept"), [(64, 256), (20, 20), (4096, 4096), (None, None)])
+def test_generation_does_not_stop_at_the_former_window(stated: int | None, kept: int | None, tmp_path: Path) -> None:
+    """A bound that was the window is the longer one; another bound stays."""
+    model = pico.make_model("llama")
+    model.network.generation_config.max_length = stated
+    export(model, tmp_path)
+    assert read(tmp_path / "generation_config.json").get("max_length") == kept
+    if stated == 64:
+        network, tokens = AutoModelForCausalLM.from_pretrained(tmp_path), torch.arange(1, 101)[None]
+        network.generation_config.eos_token_id = None
+        assert network.generate(tokens, attention_mask=torch.ones_like(tokens)).shape[1] == 256
+
+
 def test_what_older_versions_know_stays() -> None:
     """The class of a model type, a longer limit, extra tokens under names, and a missing limit."""
     known = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": 10**30, "extra_special_tokens": {"image": "<i>"}}

@@ -40,21 +40,21 @@ def test_a_checkpoint_that_fails_its_check_is_removed(there_before: bool, model:
     folder = tmp_path / "out" / "hf"
     if there_before:
         folder.mkdir(parents=True)
-        (folder / "config.json").write_text("before")
+        (folder / "config.json").write_text('{"rope_type": "longrope"}')
     with pytest.raises(ExportError, match=f"The checkpoint for {folder} gives other logits"):
         export(model, folder, reopen_wrongly)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.json"] * there_before
-    assert not there_before or (folder / "config.json").read_text() == "before"
+    assert not there_before or (folder / "config.json").read_text() == '{"rope_type": "longrope"}'
 
 
 def test_other_files_stay(model: LanguageModel, tmp_path: Path) -> None:
     """What the export writes takes the place of what has its name."""
     (tmp_path / "hf").mkdir()
-    for name in ("config.json", "notes.txt"):
+    for name in ("README.md", "notes.txt"):
         (tmp_path / "hf" / name).write_text("before")
     export(model, tmp_path / "hf")
     assert (tmp_path / "hf" / "notes.txt").read_text() == "before"
-    assert "longrope" in (tmp_path / "hf" / "config.json").read_text()
+    assert "longrope" in (tmp_path / "hf" / "README.md").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 

@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import pico
+import pytest
 from commands import Command
+from transformers import AutoConfig
 
 from longrope.recipe import Recipe, Stage
 from longrope.runs.run_dir import RunDir
@@ -21,11 +24,26 @@ def finished(path: Path, model: str, stages: tuple[Stage, ...] = ()) -> RunDir:
 
 
 def test_settings_of_a_run_are_printed(command: Command, tmp_path: Path) -> None:
-    run = finished(tmp_path / "run", "owner/name")
-    result = command("export", run.path, "--to", "snippet")
+    base = pico.save_pico(tmp_path / "base")
+    result = command("export", finished(tmp_path / "run", str(base)).path, "--to", "snippet")
     assert result.code == 0, result.err
-    assert "from_pretrained('owner/name')" in result.out
+    assert f"from_pretrained('{base}')" in result.out
     assert "[1.0, 2.5]" in result.out
+
+
+@pytest.mark.parametrize("kind", ["text and images", "adapter"])
+def test_settings_that_would_not_act_are_not_printed(kind: str, command: Command, tmp_path: Path) -> None:
+    """At the top of the config of a model of text and images nothing reads them."""
+    base = tmp_path / "base"
+    if kind == "adapter":
+        base.mkdir()
+        (base / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "nano"}))
+        (base / "adapter_model.safetensors").touch()
+    else:
+        AutoConfig.for_model("gemma3", text_config=pico.BASE).save_pretrained(base)
+    result = command("export", finished(tmp_path / "run", str(base)).path, "--to", "snippet")
+    assert (result.code, result.out) == (2, "")
+    assert f"{base} is a GGUF file, an adapter, or a model of text and images" in result.err
 
 
 def test_the_bundled_model_is_named_by_its_folder(command: Command, tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from rotary_oracles import get_logits
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from longrope.errors import ModelError
-from longrope.models import load_config, load_model, read_spec
+from longrope.models import load_config, load_model, read_spec, save_model
 
 
 def save_adapter(folder: Path, base: Path, **changes: object) -> torch.Tensor:
@@ -45,6 +46,22 @@ def test_an_adapter_is_merged_into_its_base(pico_folder: Path, tmp_path: Path) -
     assert not any(weight.requires_grad for weight in model.network.parameters())
     assert read_spec(load_config(tmp_path)) == model.spec
     assert model.tokenizer("The river")["input_ids"] == pico.make_tokenizer()("The river")["input_ids"]
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_an_adapter_of_one_of_two_tied_embeddings_leaves_the_other(target: str, tmp_path: Path) -> None:
+    """As peft computes it before it is merged; the head has weights of its own then, also in what is saved."""
+    base = pico.save_pico(tmp_path / "base", tie_word_embeddings=True)
+    torch.manual_seed(1)
+    settings = LoraConfig(r=3, target_modules=["q_proj", target], init_lora_weights=False, task_type="CAUSAL_LM")
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings).eval()
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    wanted = get_logits(adapted)
+    model = load_model(tmp_path / "adapter", device="cpu")
+    torch.testing.assert_close(get_logits(model.network), wanted, rtol=1e-4, atol=1e-5)
+    save_model(model, tmp_path / "whole")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
+    torch.testing.assert_close(get_logits(again), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_the_tokenizer_beside_an_adapter_goes_before_that_of_the_base(pico_folder: Path, tmp_path: Path) -> None:

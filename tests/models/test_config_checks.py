@@ -15,6 +15,7 @@ from longrope.models import load_config, load_model
 
 SIZES = {name: value for name, value in pico.BASE.items() if name != "initializer_range"}
 LINEAR = {"type": "linear", "factor": 2.0}
+LONG = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "factor": 2.0}
 
 
 def stating(folder: Path, model_type: str, **keys: Any) -> Path:
@@ -40,6 +41,16 @@ IGNORED: dict[str, tuple[str, dict[str, Any], str]] = {
         "gemma3_text",
         {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6, "bend": 2.0}}},
         "bend in the default scaling = 2.0",
+    ),
+    "a slope of DeepSeek's attention": (
+        "llama",
+        {"rope_scaling": {**LONG, "mscale_all_dim": 1.0}},
+        "mscale_all_dim in the longrope scaling = 1.0",
+    ),
+    "the same without a scaling": (
+        "deepseek_v3",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mscale_all_dim": 1.0}},
+        "mscale_all_dim in the default scaling = 1.0",
     ),
     "two of them": ("llama", {"alibi": True, "sliding_window": 16}, "alibi = True, sliding_window = 16"),
 }
@@ -97,6 +108,10 @@ HARMLESS: dict[str, tuple[str, dict[str, Any]]] = {
     "Gemma-3": (
         "gemma3_text",
         {"rope_local_base_freq": 1e4, "rope_theta": 1e6, "sliding_window_pattern": 6, "sliding_window": 16},
+    ),
+    "an export of DeepSeek-V3": (
+        "deepseek_v3",
+        {"rope_parameters": {**LONG, "rope_theta": 1e4, "mscale_all_dim": 1.0}},
     ),
     "Mistral": ("mistral", {"sliding_window": 16, "rope_theta": 1e4}),
 }

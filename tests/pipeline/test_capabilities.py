@@ -100,8 +100,9 @@ def test_what_does_not_work_is_said_with_its_reason(
     check_capable(model, "rescale")
 
 
-def test_a_config_that_does_not_keep_factors_is_refused() -> None:
-    """Its class takes them, and writes others."""
+@pytest.mark.parametrize("lost", ["factors", "its window"])
+def test_a_config_that_does_not_keep_what_is_stated_is_refused(lost: str) -> None:
+    """Its class takes it, and writes something else; Zamba2's sets the window again."""
     from longrope.exports.hf import check_stated
 
     model = pico.make_model("llama")
@@ -112,10 +113,15 @@ def test_a_config_that_does_not_keep_factors_is_refused() -> None:
 
     class Forgetful(kind):  # type: ignore[misc, valid-type]
         def save_pretrained(self, folder: str, **_: Any) -> None:
-            pico.make_config("llama").save_pretrained(folder)
+            own = (
+                pico.make_config("llama")
+                if lost == "factors"
+                else kind(**{**self.to_dict(), "max_position_embeddings": 128})
+            )
+            own.save_pretrained(folder)
 
     config.__class__ = Forgetful
-    with pytest.raises(LongRopeError, match="does not keep factors"):
+    with pytest.raises(LongRopeError, match=f"does not keep {lost}"):
         check_stated(model, factors)
 
 

@@ -208,8 +208,9 @@ def _print_snippets(run: RunDir) -> None:
 
     Raises:
         RunError: there is no checkpoint, or its weights were tuned.
+        ExportError: no settings can be put over its model.
     """
-    from longrope.exports.snippets import format_snippets
+    from longrope.exports.snippets import check_base, format_snippets
     from longrope.models import ASSETS, EMBEDDED
 
     config = run.checkpoint / "config.json"
@@ -227,6 +228,7 @@ def _print_snippets(run: RunDir) -> None:
             f"Use the folder {run.checkpoint} as the model: it has the factors and the weights.",
         )
     base = str(ASSETS / EMBEDDED) if recipe.model == EMBEDDED else recipe.model
+    check_base(base)
     print(format_snippets(json.loads(config.read_text(encoding="utf-8")), base))
 
 

@@ -25,6 +25,7 @@ from longrope.exports.gguf_patch import PatchReport, check_slides, rope_entries,
 from longrope.exports.gguf_tokenizer import copy_tokenizer, write_tokenizer
 from longrope.exports.gguf_weights import FORMATS, MODEL_TYPES, as_stored, choose_format, tensors_of
 from longrope.exports.lists import NativeLists, native_lists, stated_lists
+from longrope.exports.targets import check_not_source
 from longrope.exports.unfinished import unfinished_file
 from longrope.models import LanguageModel, check_not_quantized, load_model
 from longrope.models.tuned_on import GGUF_KEY
@@ -79,11 +80,14 @@ def export_gguf(
         dtype: f32, f16, bf16 or q8_0; if empty, the narrowest of the first three that holds the weights to the bit.
 
     Raises:
-        ExportError: llama.cpp cannot hold this model, its tokenizer or its factors, or the file gives other logits.
+        ExportError: llama.cpp cannot hold this model, its tokenizer or its factors, the file gives other logits, or the
+            path is the model's own.
     """
     settings, path, origin = settings or ExportRecipe(), Path(path), origin or Origin(model.name)
     check_not_quantized(model, "An export")
     _check_supported(model, factors, path)
+    for source in (model.name, origin.base_model):
+        check_not_source(path, source)
     gguf, dtype = _library(), choose_format(model, dtype)
     lists = native_lists(model, factors, settings, windows)
     layout = choose_layout(MODEL_TYPES[model.network.config.model_type], lists.factor_sets, layout)

@@ -28,6 +28,7 @@ from longrope.exports.mlx import write_for_mlx
 from longrope.exports.number_formats import choose_dtype, rounded
 from longrope.exports.portable import make_portable
 from longrope.exports.short_cost import measure_short
+from longrope.exports.targets import check_folder, check_not_source, remove_earlier
 from longrope.exports.unfinished import unfinished_folder
 from longrope.models import (
     LanguageModel,
@@ -78,7 +79,7 @@ def export_hf(  # noqa: PLR0913  # what a checkpoint depends on are its argument
     Args:
         model: the model, as it was loaded, or tuned.
         factors: one set of factors.
-        folder: where to write, once all is checked; other files there stay.
+        folder: where to write, once all is checked. An earlier export there is replaced; files of other kinds stay.
         settings: one or two factor sets, whether start tokens may be dropped, the size of the files.
         windows: [W, N] measuring windows, needed to measure what dropping start tokens changes.
         short_windows: [W, N] held-out windows of no more than the trained window, for what short texts cost.
@@ -88,20 +89,20 @@ def export_hf(  # noqa: PLR0913  # what a checkpoint depends on are its argument
         reopen: reads the checkpoint again for the comparison (see ``reopen_alone``, which does it by default).
 
     Raises:
-        ExportError: the factors have start tokens, the reopened checkpoint gives other logits, or the folder is the
-            model's own.
+        ExportError: the factors have start tokens, the reopened checkpoint gives other logits, or the folder is that of
+            the model, of its base, or of a model that is no export.
     """
     settings, folder = settings or ExportRecipe(), Path(folder)
-    if folder.exists() and Path(model.name).exists() and folder.samefile(model.name):
-        raise ExportError(f"{folder} is the model that is exported.", "It is not changed.", "Give another folder.")
+    check_not_source(folder, model.name)
+    check_folder(folder)
     check_not_quantized(model, "An export")
     number_format, reason = choose_dtype(model, dtype)
     model = rounded(model, number_format) if dtype else model
     lists = native_lists(model, factors, settings, windows)
-    with unfinished_folder(folder) as unfinished:
+    with unfinished_folder(folder, remove_earlier) as unfinished:
         with _stating(model, lists):
             save_model(model, unfinished, settings.max_shard_size, number_format)
-        make_portable(unfinished, factors.target_window, number_format)
+        make_portable(unfinished, model.spec.trained_window, factors.target_window, number_format)
         write_for_mlx(unfinished, stated_lists(model.spec, lists), two_lists=lists.factor_sets == "two")
         read = partial(reopen or reopen_alone, unfinished, str(model.device))
         report = make_report(lists, compare_logits(model, lists, read))
@@ -134,6 +135,13 @@ def check_stated(model: LanguageModel, factors: RescaleFactors) -> None:
         raise ExportError(
             f"The config of the model type {model.network.config.model_type!r} does not keep factors that are stated.",
             "Read again, it must give the same angles.",
+            "Run it with `longrope.rescaled` instead.",
+        )
+    if again.trained_window != factors.target_window:
+        raise ExportError(
+            f"The config of the model type {model.network.config.model_type!r} does not keep its window: of "
+            f"{factors.target_window:,} tokens {again.trained_window:,} are left.",
+            "Read again, it must be the one that was stated.",
             "Run it with `longrope.rescaled` instead.",
         )
 

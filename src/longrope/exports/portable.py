@@ -1,7 +1,8 @@
 """What a checkpoint's folder needs for clients beside the transformers that wrote it.
 
 It is written after ``save_pretrained``, which writes one spelling: RoPE as readers before ``rope_parameters`` find it,
-a tokenizer class that every version knows, a tokenizer that does not cut texts at the former window.
+a tokenizer class that every version knows, a tokenizer and settings of generation that do not stop at the former
+window.
 """
 
 import json
@@ -11,21 +12,25 @@ from typing import Any
 
 from longrope.rope.hf_legacy import older_entries
 
+GENERATION = "generation_config.json"
 NEWEST_CLASS, KNOWN_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 OF_THE_LOADING = ("backend", "is_local", "local_files_only")  # which transformers 5 writes into a tokenizer's config
 
 
-def make_portable(folder: Path, target_window: int, dtype: str) -> None:
+def make_portable(folder: Path, trained_window: int, target_window: int, dtype: str) -> None:
     """Complete a folder that transformers has written.
 
     Args:
         folder: with config.json, and tokenizer_config.json where there is one.
-        target_window: of its factors, in tokens.
+        trained_window: of the model before, in tokens.
+        target_window: of its factors.
         dtype: of its weights, by torch's name.
     """
     _rewrite(folder / "config.json", partial(_completed, dtype=dtype))
     if (folder / "tokenizer_config.json").exists():
         _rewrite(folder / "tokenizer_config.json", lambda stated: portable_tokenizer(stated, target_window))
+    if (folder / GENERATION).exists():
+        _rewrite(folder / GENERATION, partial(_generating, former=trained_window, target_window=target_window))
     _share_mode(folder)
 
 
@@ -39,6 +44,11 @@ def portable_tokenizer(stated: dict[str, Any], target_window: int) -> dict[str, 
     if "model_max_length" in changed:
         changed["model_max_length"] = max(changed["model_max_length"], target_window)
     return changed
+
+
+def _generating(stated: dict[str, Any], former: int, target_window: int) -> dict[str, Any]:
+    """The content of a generation_config.json whose bound on all tokens is the window, where it was the former one."""
+    return {**stated, "max_length": target_window} if stated.get("max_length") == former else stated
 
 
 def _completed(config: dict[str, Any], dtype: str) -> dict[str, Any]:

@@ -7,6 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from longrope.errors import ExportError
+from longrope.models import has_text_config
+
 ENTRIES = ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings", "head_dim")
 TRIED = {
     "vLLM": "vLLM 0.32.0 applied such settings on a CPU",
@@ -15,6 +18,16 @@ TRIED = {
     "LLaMA-Factory": "LLaMA-Factory 0.9.5 trained so on a CPU",
     "Unsloth": "Unsloth 2026.10.9 trained so on a CPU",
 }
+
+
+def check_base(source: str) -> None:
+    """Raise ExportError for a base that no settings can be put over: they go into a config.json of text alone."""
+    if not has_text_config(source):
+        raise ExportError(
+            f"{source} is a GGUF file, an adapter, or a model of text and images.",
+            "The settings go into the config.json of a whole model of text.",
+            "Use the exported folder, which has them.",
+        )
 
 
 def format_snippets(config: Mapping[str, Any], base_model: str) -> str:

@@ -1,7 +1,7 @@
 """Files and folders that appear under their own names once they are whole and checked."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,13 +29,14 @@ def unfinished_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def unfinished_folder(folder: Path) -> Iterator[Path]:
+def unfinished_folder(folder: Path, before_moving: Callable[[Path, Path], None]) -> Iterator[Path]:
     """Give a ``with`` block the path of a folder beside another one, into which what it holds is then moved.
 
-    If the block fails, the unfinished folder is removed, and what was there before stays; so do other files.
+    If the block fails, the unfinished folder is removed, and what was there before stays.
 
     Args:
         folder: of the whole files; made if it is missing.
+        before_moving: is called with it and the unfinished folder when all in this one is on the disk.
 
     Raises:
         ExportError: the operating system does not let it be written.
@@ -44,6 +45,7 @@ def unfinished_folder(folder: Path) -> Iterator[Path]:
         yield unfinished
         folder.mkdir(parents=True, exist_ok=True)
         files.sync_tree(unfinished)
+        before_moving(folder, unfinished)
         for path in sorted(unfinished.iterdir()):
             place = folder / path.name
             if path.is_dir():

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch.nn import Parameter
+
 from longrope.errors import ModelError, converting_errors
 from longrope.models.folders import read_json
 
@@ -68,4 +70,23 @@ def merge_adapter(network: Any, adapter: Adapter) -> Any:
         held = set(get_peft_model_state_dict(adapted))
         if stated != held:
             raise ValueError(f"its weights and those of the base differ in {', '.join(sorted(stated ^ held)[:3])}")
+        _untie(adapted)
         return adapted.merge_and_unload()
+
+
+def _untie(adapted: Any) -> None:
+    """Give the output embedding weights of its own where they are the input embedding's and either has an adapter.
+
+    peft computes with the one changed and the other as it was; merged into what they share, the change is in both.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    network: Any = adapted.get_base_model()
+    parts: list[Any] = [network.get_input_embeddings(), network.get_output_embeddings()]
+    if parts[1] is None or not any(isinstance(part, BaseTunerLayer) for part in parts):
+        return
+    plain: list[Any] = [part.get_base_layer() if isinstance(part, BaseTunerLayer) else part for part in parts]
+    if plain[0].weight is plain[1].weight:
+        plain[1].weight = Parameter(plain[0].weight.detach().clone())
+        for config in (network.config, network.config.get_text_config(decoder=True)):
+            config.tie_word_embeddings = False

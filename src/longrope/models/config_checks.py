@@ -39,6 +39,7 @@ KEYS_BY_TYPE: dict[str, set[str]] = {
 }
 KEYS_BY_TYPE["su"] = KEYS_BY_TYPE["longrope"]
 OF_ANY_TYPE = set().union(*KEYS_BY_TYPE.values())
+OF_ATTENTION = {"mscale_all_dim"}  # which the attention of DeepSeek and others reads of any scaling
 PASSED_OVER = {  # keys of published checkpoints that transformers does not read, by kind
     "yarn": {"attn_factor"},  # DeepSeek-R1-0528-Qwen3-8B
     "dynamic": {"beta_fast", "beta_slow", "mscale", "mscale_all_dim"},  # HunYuan, beside its alpha
@@ -144,7 +145,8 @@ def _unread_keys(stated: Mapping[str, Any], config: Any) -> Iterator[tuple[str, 
         kind = scaling.get("rope_type") or scaling.get("type") or "default"
         for key, value in scaling.items() if kind in KEYS_BY_TYPE else ():
             neutral = value in (None, False) or (value == 1 and "factor" in key)
-            of_the_model = key not in OF_ANY_TYPE and _is_named(key, code)
+            acts = key not in OF_ANY_TYPE or (key in OF_ATTENTION and kind != "default")
+            of_the_model = acts and _is_named(key, code)
             known = SCALING_KEYS | KEYS_BY_TYPE[kind] | PASSED_OVER.get(kind, set())
             if key not in known and not neutral and not of_the_model:
                 yield f"{key} in the {kind} scaling", value

@@ -218,6 +218,18 @@ def load_config(source: str | Path) -> Any:
     return text_part(_load_whole_config(own.base if own else source))
 
 
+def has_text_config(source: str | Path) -> bool:
+    """Whether a model is opened by a config.json of its own that is of text alone (raises ModelError).
+
+    That of text and images has a text part, a GGUF file none, and adapters and trained weights that of their base.
+    """
+    source = at_hand(source)
+    if _gguf(source) or find_adapter(source) or find_trained_weights(source):
+        return False
+    whole = _load_whole_config(source)
+    return text_part(whole) is whole
+
+
 def _load_whole_config(source: str | Path) -> Any:
     check_path(source)
     with _loading(source):
