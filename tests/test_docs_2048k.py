@@ -29,7 +29,7 @@ def count(scores: Scores, metric: str, length: int, method: str = TUNED) -> int:
 def test_needles_and_passkeys_with_the_right_tokenizer() -> None:
     scores, places = scores_of(RUN), (2**17, 2**15, 2**12)
     own, original = ([count(scores, "prose-needle", at, method) for at in places] for method in (TUNED, "none"))
-    assert f"At 131,072 tokens it finds {own[0]}, at 32,768, its own window, {own[1]}, at 4,096 {own[2]};" in PAGE
+    assert f"It finds {own[0]} at 131,072 tokens, {own[1]} at 32,768 (its own window) and {own[2]} at 4,096;" in PAGE
     assert f"the original finds {original[1]} at 32,768, {original[2]} at 4,096 and none at 131,072" in PAGE
     assert original[0] == 0
     many, few = ([count(scores, "many-passkeys", at, method) for at in (2**15, 2**17)] for method in (TUNED, "none"))
@@ -56,20 +56,20 @@ def test_far_context_and_its_controls() -> None:
 
     scores = scores_of(RUN)
     shuffled, ends = said("far-shuffled")
-    assert f"(with it as it is, {shuffled}, {ends}, of that)" in PAGE
-    assert f"loses {100 * (1 / float(shuffled) - 1):.0f} % of perplexity at 1,048,576 tokens" in PAGE
-    assert f"and {100 * (1 / control['far-shuffled', 2**17]['value'] - 1):.1f} % at 131,072" in PAGE
+    rises = f"perplexity rises by {100 * (1 / float(shuffled) - 1):.0f} % at 1,048,576 tokens"
+    assert f"{rises} (unshuffled text has {shuffled}, {ends}, of the perplexity of shuffled text)" in PAGE
+    assert f"and by {100 * (1 / control['far-shuffled', 2**17]['value'] - 1):.1f} % at 131,072" in PAGE
     near = scores[TUNED, "last-tokens-32767", 2**15]["value"]
     replaced = control["far-replaced-perplexity", 2**20]["value"]
-    assert f"the perplexity is {replaced:.2f} at 1,048,576 tokens, with none {near:.2f}, so" in PAGE
+    assert f"perplexity is {replaced:.2f} at 1,048,576 tokens; with no far context it is {near:.2f}. So" in PAGE
     control = {(metric, at): s for (_, metric, at), s in scores_of(f"{RUN}-yarn-control").items()}
     shuffled, ends = said("far-shuffled")
-    raised = f"raises perplexity by {100 * (1 / float(shuffled) - 1):.0f} % at 1,048,576 tokens"
-    assert f"{raised} (as it is, it has {shuffled}, {ends}, of that)" in PAGE
+    rises = f"perplexity rises by {100 * (1 / float(shuffled) - 1):.0f} % at 1,048,576 tokens"
+    assert f"{rises} (unshuffled text has {shuffled}, {ends}, of the perplexity of shuffled text)" in PAGE
     assert f"and by {100 * (1 / control['far-shuffled', 2**17]['value'] - 1):.1f} % at 131,072" in PAGE
     near = scores_of(f"{RUN}-yarn")[TUNED, "last-tokens-32767", 2**15]["value"]
     replaced = control["far-replaced-perplexity", 2**20]["value"]
-    assert f"it is {replaced:.2f} at 1,048,576, with none {near:.2f}." in PAGE
+    assert f"perplexity is {replaced:.2f} at 1,048,576 tokens; with no far context it is {near:.2f}." in PAGE
     assert (
         f"At 1,048,576 tokens, shuffling the far part raises it by {100 * (1 / float(shuffled) - 1):.0f} %." in README
     )
@@ -83,12 +83,12 @@ def test_short_texts_longer_texts_and_methods_without_training() -> None:
     assert f"{own['value']:.3f} ({own['low']:.3f}-{own['high']:.3f}) of the perplexity that the original has" in PAGE
     trained = scores_of(f"{RUN}-control")["ntk-critical", "last-tokens-32767", 2**19]["value"]
     share = trained / untrained["critical", "last-tokens-32767", 2**19]["value"]
-    assert f"trained, the model has {share:.2f} of the former" in PAGE
+    assert f"trained, the model has {share:.2f} of that untrained perplexity" in PAGE
     apart = [scores_of(f"{RUN}-{name}") for name in ("untrained", "untrained-1024k", "before")]
     needles = [count(own, *key[1:], key[0]) for own in apart for key in own if key[1] == "prose-needle"]
     assert max(needles) == 24
     assert len(needles) == 13
-    assert "no method finds more than 24 of the 60 needles untrained, from 131,072 tokens on." in PAGE
+    assert "no method finds more than 24 of the 60 needles at 131,072 tokens or more." in PAGE
     assert min(at for own in apart for _, metric, at in own if metric == "prose-needle") == 2**17
     export = json.loads((ROOT / "results" / RUN / "export.json").read_text())
     assert f"by them, texts of {export['short_tokens']:,} tokens have" in PAGE
@@ -146,7 +146,7 @@ def test_the_longest_windows() -> None:
     assert f"have {share} of the perplexity that the original has with 32,768" in PAGE
     assert f"and {near['value']:.3f} of that which the trained weights have" in PAGE
     assert f"there the latter is {scores['ntk-critical', 'far-context', 2**19]['value']:.3f}." in PAGE
-    assert f"({found[0]} and {many} with NTK's by critical dimension, the needles within the intervals)" in README
+    assert f"(NTK by critical dimension: {found[0]}, within the intervals, and {many})" in README
 
 
 def test_other_factors_trained_alike() -> None:

@@ -50,14 +50,13 @@ def test_methods_of_attention_win_and_the_gradient_search_is_the_best_of_factors
         if s["context_tokens"] == 65536
     }
     both = [again[m, "perplexity"] for m in ("longrope-evolution", "longrope-gradient")]
-    assert "it has {:.2f} beside {:.2f}, but".format(*both) in TEXT
+    said = "has a perplexity of {:.2f}, the gradient search {:.2f} and the scan {:.2f};"
+    assert said.format(*both, again["ntk-scan", "perplexity"]) in TEXT
     both = [again[m, "last-tokens-8191"] for m in ("longrope-evolution", "longrope-gradient")]
-    assert "tokens {:.2f} beside {:.2f}, and the scan {:.2f}.".format(*both, again["ntk-scan", "perplexity"]) in TEXT
+    assert "tokens the evolution has {:.2f} and the gradient search {:.2f}.".format(*both) in TEXT
     export = Records().content(f"{RUN}/searched/export.json")
     short = [export[f"perplexity_{name}"] for name in ("single", "original", "two")]
-    said = (
-        "texts of 2,048 tokens have {:.2f} by the checkpoint's one list of factors, and {:.2f} by the model's own RoPE."
-    )
+    said = "at 2,048 tokens is {:.2f} with the checkpoint's one list of factors, and {:.2f} with the model's own RoPE."
     assert said.format(*short) in README
     assert f"it is {short[2]:.2f}, since both share" in README
     (jet,) = (x for x in lines(f"{RUN}/compare/paired.jsonl") if x["run"] == "jet-long" and x["metric"] == "perplexity")
@@ -100,7 +99,7 @@ def test_the_bars_that_are_missed_are_stated(untrained: dict[tuple[str, str, int
     near, far = (trained["longrope-tuned", "prose-needle", length]["value"] for length in (8192, 65536))
     assert f"finds {100 * far / near:.0f} % of the share of needles that it finds at 8k" in TEXT
     assert f"and {100 * far:.0f} of 100 needles (the aim was 85)" in TEXT
-    assert f"95 % of the share found at 8k ({100 * far / near:.0f} % was reached)" in README
+    assert f"95 % of the share found at 8k (reached: {100 * far / near:.0f} %)" in README
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +149,7 @@ def test_arms_that_were_trained_alike_are_compared(arms: dict[tuple[str, str, st
     own = scores(f"{RUN}/own")[TUNED, "ratio-to-none", 8192]["value"]
     beside = arms["own", "yarn", "perplexity", 65536]["value"]
     assert f"the model has {own:.3f} of the original's perplexity at 8k" in TEXT
-    assert f"its perplexity at 64k is {beside:.3f} times that of YaRN trained alike" in TEXT
+    assert f"perplexity at 64k is {beside:.3f} times that of the weights trained with YaRN's factors" in TEXT
 
 
 def test_comparisons_of_arms_follow_from_the_summaries_of_their_samples() -> None:
@@ -216,7 +215,7 @@ def test_other_seeds_say_the_same_of_yarn_and_of_the_critical_pair_rule(
     ]
     lead = seeds["searched@1", "yarn@1", "prose-needle", 65536]
     assert (
-        "and they find {}, {} and {} needles of 100 more (with seed 1 {:.0f} to {:.0f}).".format(
+        "they find {}, {} and {} needles of 100 more (for seed 1 the interval is {:.0f} to {:.0f}).".format(
             *gaps, 100 * lead["low"], 100 * lead["high"]
         )
         in TEXT

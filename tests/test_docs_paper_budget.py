@@ -115,16 +115,16 @@ def test_why_it_kept_them_is_said() -> None:
 def test_what_a_scanned_floor_brings() -> None:
     pairs = pairs_of("gradient-floor")
     ratio = "{value:.4f} ({low:.4f}-{high:.4f})".format(**pairs["perplexity", TARGET])
-    assert f"{ratio} of the default's perplexity at 2,048 tokens, as many passkeys, needles not separated" in TEXT
+    assert f"{ratio} of the default's perplexity at 2,048 tokens and finds as many passkeys" in TEXT
     assert pairs["passkey", TARGET]["value"] == 0
     assert pairs["prose-needle", TARGET]["low"] < 0 < pairs["prose-needle", TARGET]["high"]
     costs = Records(RESULTS).content("nano-paper/gradient-floor/costs.json")
     search = next(cost for cost in costs if cost["method"] != "ntk-scan")
     assert f"in {search['token_passes'] // TARGET} window passes" in TEXT
     ratio, more = beside("evolution", "gradient-floor")
-    assert f"The first evolution has {ratio} of its perplexity, and {more} passkeys more;" in TEXT
+    assert f"The first evolution has {ratio} of the perplexity with this floor, and {more} passkeys more." in TEXT
     ratio, more = beside("gradient-floor", "evolution-critical")
-    assert f"it has {ratio} of the second one's, and {more} passkeys more." in TEXT
+    assert f"has {ratio} of the second evolution's perplexity, and {more} passkeys more." in TEXT
     own, floor = (RunDir(RESULTS / f"nano-paper/{run}").read_factors() for run in ("evolution", "gradient-floor"))
     assert own
     assert floor
@@ -211,5 +211,5 @@ def test_what_knots_bring() -> None:
     times = f"{506 / passes_of('gradient'):.1f} times"
     assert f"for {times} the passes" in TEXT
     percent = round(100 * (1 - pair(other, "cma", "gradient").value))
-    assert f"CMA-ES (`--method cma`, {times}) has {percent} % less." in README
+    assert f"CMA-ES (`--method cma`, {times} the passes) has {percent} % less." in README
     assert round(passes_of("evolution") / 506) == 13

@@ -20,7 +20,7 @@ def test_every_evolution_but_the_last_makes_the_same_number_of_candidates() -> N
     made = [each["population"] + each["generations"] * (each["mutations"] + each["crossovers"]) for each in FOUND]
     paper = EvolutionRecipe().filled(1024)
     whole = paper.population + paper.generations * (paper.mutations + paper.crossovers)
-    assert f"for the same {made[0]} candidates in all rows but the last" in TEXT
+    assert f"All evolutions but the last have the same number of candidates, {made[0]}, so" in TEXT
     others = {number for each, number in zip(FOUND, made, strict=True) if each["variant"] != "twice the candidates"}
     assert others == {made[0]}
     assert set(made) - others == {2 * made[0]}

@@ -29,7 +29,7 @@ def test_both_were_asked_the_same() -> None:
     assert asked[0] == asked[1]
     counts = {count for (metric, _), (_, count, _) in asked[0].items() if metric != "planted-summary"}
     assert counts == {80}
-    assert "There are 80 questions for each number, ten of them about one text, and eight summaries" in TEXT
+    assert "Each share is of 80 questions, ten about each text, or of eight summaries" in TEXT
 
 
 def test_its_factors_are_those_that_the_page_names() -> None:

@@ -274,7 +274,7 @@ def test_report_compares_several_runs_with_the_first(command: Command) -> None:
     runs[1].summaries.write_bytes(whole)
     for run in runs[:2]:
         run.scores.write_text("".join(line for line in run.scores.open() if f'"{METRICS[run is runs[0]]}"' in line))
-    assert "pi is not paired with yarn: they measured nothing alike." in command("report", "yarn", "pi").out
+    assert "pi is not paired with yarn: they have no measurement in common." in command("report", "yarn", "pi").out
 
 
 @pytest.mark.parametrize("path", ["nowhere", "empty"])

@@ -30,7 +30,7 @@ def pair_with_first(runs: Sequence[RunDir]) -> tuple[list["Comparison"], list[st
             unpaired.append(f"{run.path} is not paired with {first.path}: {error.found}")
             continue
         found += own
-        unpaired += [] if own else [f"{run.path} is not paired with {first.path}: they measured nothing alike."]
+        unpaired += [] if own else [f"{run.path} is not paired with {first.path}: they have no measurement in common."]
     return found, unpaired
 
 

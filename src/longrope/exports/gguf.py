@@ -128,7 +128,7 @@ def _check_supported(model: LanguageModel, factors: RescaleFactors, path: Path) 
         if refused:
             raise ExportError(
                 reason,
-                "Weights are written of plain Llama, Mistral and Phi-3 models: of these llama.cpp uses the factors.",
+                "Weights can be written for plain Llama, Mistral and Phi-3 models, whose factors llama.cpp uses.",
                 "Export a folder with --to hf, or patch a GGUF file of the model.",
             )
     check_slides(getattr(config, "sliding_window", None), factors.target_window)

@@ -170,7 +170,7 @@ def _stating(model: LanguageModel, lists: NativeLists) -> Iterator[None]:
         reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
         raise ExportError(
             f"The config of the model type {config.model_type!r} cannot state these factors: {reason}.",
-            "Native longrope must be among what the model type can say.",
+            "The config of the model type must support native longrope.",
             "Run it with `longrope.rescaled` instead.",
         ) from None
     finally:

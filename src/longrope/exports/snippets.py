@@ -13,10 +13,10 @@ from longrope.models import has_text_config
 ENTRIES = ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings", "head_dim")
 TRIED = {
     "vLLM": "vLLM 0.32.0 applied such settings on a CPU",
-    "SGLang": "not run; the rotary class of SGLang 0.5.23 makes our angles of such settings",
+    "SGLang": "not run; the rotary class of SGLang 0.5.23 gives our angles for such settings",
     "axolotl": "not run; axolotl 0.19.0 reads such settings into the model's config",
-    "LLaMA-Factory": "LLaMA-Factory 0.9.5 trained so on a CPU",
-    "Unsloth": "Unsloth 2026.10.9 trained so on a CPU",
+    "LLaMA-Factory": "LLaMA-Factory 0.9.5 trained this way on a CPU",
+    "Unsloth": "Unsloth 2026.10.9 trained this way on a CPU",
 }
 
 

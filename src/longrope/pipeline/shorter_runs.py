@@ -43,7 +43,7 @@ def describe_shorter(recipe: Recipe, trained_window: int, seconds_of: Callable[[
         if setting is None or left - seconds < WORTH_NAMING * left:
             break
         if not named:
-            yield "It can take less time, if that much is not needed:"
+            yield "To shorten the run, leave out what you do not need:"
         more = " more" if named else ""
         yield f"  {setting.option}: saves about {describe_seconds(left - seconds)}{more}; {setting.meaning}"
         left, named = seconds, named + 1

@@ -94,7 +94,7 @@ def training_section(runs: Sequence[Contents]) -> Section:
     """The loss of every training step."""
     words = (
         "The mean loss per token of each step's batch, by the weights before the step.",
-        "Where answers about needles have a weight, they are in it.",
+        "If answers about needles have a weight, the loss includes them.",
     )
     trained = [run.train for run in runs]
     figures = (train_figure(runs, "Training", trained),) if any(trained) else ()

@@ -171,6 +171,6 @@ def _refusal(stated: Mapping[str, Any], tensors: Mapping[str, Any], source: str)
     stated_scaling = [*(f"{key} = {value}" for key, value in keys.items()), *sorted(tensors)]
     return ModelError(
         f"{source} carries a RoPE scaling that cannot be read: {', '.join(stated_scaling)}.",
-        "Of GGUF files linear scaling, yarn with its betas, both factor tensors, and rope_freqs are read, each alone.",
+        "A GGUF file may carry one of these: linear scaling, yarn with its betas, both factor tensors, or rope_freqs.",
         "Load the model's original safetensors folder instead.",
     )

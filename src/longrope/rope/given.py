@@ -133,7 +133,7 @@ def _entries(path: Path, content: Any, spec: RopeSpec) -> dict[str, Any]:
     if not math.isclose(theta, spec.theta, rel_tol=1e-6):
         raise FactorsError(
             f"{path} states factors for the base {theta:,g}.",
-            f"The model has the base {spec.theta:,g}, of which they would make other angles.",
+            f"The model has the base {spec.theta:,g}, with which these factors would give other angles.",
             "Give the config of an extended form of this model.",
         )
     return stated
