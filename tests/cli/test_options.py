@@ -10,6 +10,7 @@ from commands import Command, Result, note_recipes
 
 import longrope
 from longrope.cli import options
+from longrope.errors import RecipeError
 from longrope.metrics import METRICS
 from longrope.recipe import Recipe, Stage, changed, dump_recipe, load_recipe
 from longrope.settings import keys_of
@@ -57,6 +58,41 @@ def test_options_override_the_recipe_file(command: Command, recipe_file: Path, m
     assert command("extend", "--recipe", recipe_file, "--seed", 9, "--to", "512", "--out", "run").code == 0
     written = load_recipe(recipe_file)
     assert begun == [replace(written, seed=9, target_tokens=512)]
+
+
+def given_over(recipe: Recipe, **given: Any) -> Recipe:
+    return options.overridden(recipe, given)
+
+
+def test_options_and_settings_are_checked_together() -> None:
+    """Neither without the other would be right; --set has the last word."""
+    recipe = Recipe("nano", 512, ("books",))
+    evaluated = given_over(recipe, metrics="longppl", assignments=["measure.evaluator=nano"])
+    assert (evaluated.measure.metrics, evaluated.measure.evaluator) == (("longppl",), "nano")
+    by_formula = given_over(recipe, method="yarn", assignments=["search.attention_factor=1.1"])
+    search = given_over(by_formula, method="gradient", assignments=["search.attention_factor=0"]).search
+    assert (search.method, search.attention_factor) == ("gradient", 0)
+    assert given_over(recipe, seed=3, assignments=["seed=4"]).seed == 4
+    with pytest.raises(RecipeError, match="longppl"):
+        given_over(recipe, metrics="longppl")
+
+
+@pytest.mark.parametrize(
+    ("model", "folder"),
+    [
+        ("meta-llama/Llama-3.1-8B", "Llama-3.1-8B-8k"),
+        ("models/model.Q4_K_M.gguf", "model.Q4_K_M-8k"),
+        (".", "here-8k"),
+        ("..", "above-8k"),
+    ],
+)
+def test_a_run_has_the_whole_name_of_its_model(
+    model: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "above" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "above" / "here")
+    _, place = options.prepare(model=model, to="8k", data=["books"], recipe=None, out=None)
+    assert place == Path("runs") / folder
 
 
 ASSIGNED: dict[str, tuple[str, object]] = {  # a text for each kind of value, and what it stands for

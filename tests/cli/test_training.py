@@ -120,3 +120,8 @@ def test_presets_are_the_papers(
     assert (tune.steps, tune.batch_windows, tune.learning_rate, tune.schedule) == (steps, batch, rate, schedule)
     assert command(*given, "--batch", 4).code == 0
     assert begun[1].tune == replace(tune, batch_windows=4)
+    assert command(*given, "--set", "tune.isolate_documents=true", "--lora", 8).code == 0
+    assert begun[2].tune == replace(tune, isolate_documents=True, lora_rank=8)
+    Path("own.toml").write_text(dump_recipe(begun[2]))
+    assert command("extend", "--recipe", "own.toml", "--preset", preset, "--out", "other").code == 0
+    assert begun[3].tune == begun[2].tune, "what the paper says nothing of stays"

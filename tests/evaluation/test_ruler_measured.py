@@ -12,7 +12,7 @@ from ruler_prompts import hub_rows, measure_ruler, squad, text_of
 from typer.testing import CliRunner
 
 from longrope.cli import app
-from longrope.cli.options import measuring
+from longrope.cli.options import overridden
 from longrope.data import TokenText
 from longrope.errors import RecipeError, TextsError
 from longrope.evaluation import answers, measure
@@ -20,7 +20,7 @@ from longrope.evaluation.answers import Answer
 from longrope.evaluation.prompts.prompt import Prompt
 from longrope.metrics import RULER_TASKS
 from longrope.models import LanguageModel, load_model
-from longrope.recipe import MeasureRecipe
+from longrope.recipe import MeasureRecipe, Recipe
 from longrope.runs.records import Score, read_records
 from longrope.runs.run_dir import RunDir
 
@@ -154,7 +154,8 @@ def test_questions_that_no_metric_asks_are_refused(pico_folder: Path, text_folde
     assert isinstance(done.exception, RecipeError)
     assert "None of these metrics asks its questions" in str(done.exception)
     asked = MeasureRecipe(metrics=("ruler",), qa_data="squad.json")
-    assert measuring(asked, None, "needle", None) == replace(asked, metrics=("needle",))
+    before = Recipe("nano", 512, ("texts",), measure=asked)
+    assert overridden(before, {"metrics": "needle"}).measure == replace(asked, metrics=("needle",))
 
 
 def test_the_nano_model_finds_single_needles_inside_its_window() -> None:

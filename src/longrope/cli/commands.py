@@ -17,7 +17,7 @@ from longrope.cli import options
 from longrope.cli.console import print_costs, print_measured, print_outcome, print_scores, say, set_verbosity, watching
 from longrope.cli.launching import launched
 from longrope.errors import RecipeError
-from longrope.recipe import Recipe, changed, check_trusted
+from longrope.recipe import Recipe, check_trusted
 from longrope.runs.run_dir import RunDir
 
 DEFAULT_RECIPE = Path(__file__).parents[1] / "assets" / "nano.toml"
@@ -279,9 +279,9 @@ def measure(
         raise RecipeError("No text was given.", "Perplexity needs some.", "Give --data or --measure-data.")
     if factors and method:
         raise RecipeError("--factors and --method are given.", "A call measures one method.", "Leave one of them out.")
-    full = options.overridden(Recipe(model, target_tokens=1, data=()), {**given, "factors": None, "method": None})
     options.check_measured(assignments or ())
-    full, factors = changed(full, assignments or ()), options.factors_file(factors)
+    full = options.overridden(Recipe(model, target_tokens=1, data=()), {**given, "factors": None, "method": None})
+    factors = options.factors_file(factors)
     if not trust_task_files:
         check_trusted(full)
     function = load_function(preprocess)

@@ -1,7 +1,7 @@
 """The options of the commands, each declared once, and the recipe that they make."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,10 +11,10 @@ from longrope.errors import RecipeError
 from longrope.labels import label_of
 from longrope.lengths import format_tokens, parse_tokens
 from longrope.metrics import asked_metrics
-from longrope.recipe import PRESETS, MeasureRecipe, Recipe, changed, check_trusted, load_recipe, read_content
+from longrope.recipe import PRESETS, MeasureRecipe, Recipe, check_trusted, load_recipe, read_content
 from longrope.registry import FORMATS, ORIGINAL, baselines, factor_methods
 from longrope.runs.run_dir import RunDir
-from longrope.settings import build, hints_of, read_text
+from longrope.settings import assign, build, hints_of, read_text
 
 
 def _setting(flag: str, key: str, text: str) -> Any:
@@ -177,6 +177,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 REQUIRED = {"model": "MODEL", "target_tokens": "--to", "data": "--data"}  # keys and options
 COMPARED = ("yarn", "ntk-critical")  # beside the original: the formula that most models have, and the best one
 _TUNED_BY = {"steps": "steps", "batch": "batch_windows", "rate": "learning_rate", "lora": "lora_rank"}
+_OF_PRESETS = ("window_tokens", "steps", "batch_windows", "learning_rate", "schedule", "warmup_steps")  # the paper's
 
 
 def given_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -219,14 +220,15 @@ def prepare(
         known = _required(given)
         _check_required(known, "or a recipe file")
         full = _comparing(build(Recipe, known), out, compared)
-    full = changed(overridden(_preset(full, given.get("preset")), given), given.get("assignments") or ())
+    full = overridden(_preset(full, given.get("preset")), given)
     if not trust_task_files:
         check_trusted(full)
     return full, out or _usual_place(full, suffix)
 
 
 def _usual_place(recipe: Recipe, suffix: str) -> Path:
-    return Path("runs") / f"{Path(recipe.model).stem}-{format_tokens(recipe.target_tokens)}{suffix}"
+    model = Path(recipe.model) if Path(recipe.model).name not in ("", "..") else Path(recipe.model).resolve()
+    return Path("runs") / f"{model.name.removesuffix('.gguf')}-{format_tokens(recipe.target_tokens)}{suffix}"
 
 
 def _comparing(recipe: Recipe, out: Path | None, compared: tuple[str, ...]) -> Recipe:
@@ -264,7 +266,8 @@ def _preset(recipe: Recipe, name: str | None) -> Recipe:
         return recipe
     if name not in PRESETS:
         raise RecipeError(f"The preset {name!r} is unknown.", f"Known: {', '.join(PRESETS)}.", "Choose one of them.")
-    return replace(recipe, tune=PRESETS[name])
+    stated = {key: getattr(PRESETS[name], key) for key in _OF_PRESETS}
+    return replace(recipe, tune=replace(recipe.tune, **stated))
 
 
 def check_tuned(recipe: Recipe, given: dict[str, Any]) -> None:
@@ -280,32 +283,33 @@ def check_tuned(recipe: Recipe, given: dict[str, Any]) -> None:
 
 
 def overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
-    """A recipe with the settings that a command line gives."""
-    plain = {
-        key: given[key]
-        for key in ("model", "seed", "device", "dtype", "rope_table", "text_field", "encoding")
-        if given.get(key) is not None
-    }
-    plain |= {key: tuple(given[key]) for key in ("data", "measure_data") if given.get(key)}
+    """A recipe with the settings that a command line gives, and over them those of ``--set`` (raises RecipeError)."""
+    content = asdict(recipe)
+    for key in ("model", "seed", "device", "dtype", "rope_table", "text_field", "encoding"):
+        if given.get(key) is not None:
+            content[key] = given[key]
+    content |= {key: tuple(given[key]) for key in ("data", "measure_data") if given.get(key)}
     if given.get("data_weights"):
-        plain["data_weights"] = parse_weights(given["data_weights"])
+        content["data_weights"] = parse_weights(given["data_weights"])
     if given.get("factors"):
-        plain["factors"] = tuple(given["factors"].split(","))
+        content["factors"] = tuple(given["factors"].split(","))
     if given.get("compiled"):
-        plain["compiled"] = True
-    if given.get("trained_window"):
-        plain["trained_window"] = parse_tokens(given["trained_window"])
-    if given.get("to"):
-        plain["target_tokens"] = parse_tokens(given["to"])
-    if settings := {_TUNED_BY[key]: given[key] for key in _TUNED_BY if given.get(key) is not None}:
-        if steps := settings.get("steps"):
-            settings["warmup_steps"] = recipe.tune.warmup_steps * steps // recipe.tune.steps
-            plain["stages"] = tuple(replace(stage, steps=0) for stage in recipe.stages)
-        plain["tune"] = replace(recipe.tune, **settings)
+        content["compiled"] = True
+    for key, name in (("trained_window", "trained_window"), ("to", "target_tokens")):
+        if given.get(key):
+            content[name] = parse_tokens(given[key])
+    settings = {_TUNED_BY[key]: given[key] for key in _TUNED_BY if given.get(key) is not None}
+    if steps := settings.get("steps"):
+        settings["warmup_steps"] = recipe.tune.warmup_steps * steps // recipe.tune.steps
+        content["stages"] = [{**stage, "steps": 0} for stage in content["stages"]]
+    content["tune"] |= settings
     if given.get("method"):
-        plain["search"] = replace(recipe.search, method=given["method"])
-    asked = (given.get(name) for name in ("lengths", "metrics", "qa_data"))
-    return replace(recipe, **plain, measure=measuring(recipe.measure, *asked))
+        content["search"]["method"] = given["method"]
+    content["measure"] |= _measuring(*(given.get(name) for name in ("lengths", "metrics", "qa_data")))
+    assign(Recipe, content, given.get("assignments") or ())
+    made: Recipe = build(Recipe, content)
+    _check_asked(made.measure, given.get("qa_data"))
+    return made
 
 
 def parse_weights(text: str) -> tuple[float, ...]:
@@ -324,12 +328,8 @@ def check_measured(assignments: Sequence[str]) -> None:
         )
 
 
-def measuring(settings: MeasureRecipe, lengths: str | None, metrics: str | None, qa_data: Path | None) -> MeasureRecipe:
-    """The settings of a measurement, with these lengths, metrics and questions where they are given.
-
-    Raises:
-        RecipeError: no metric asks the questions.
-    """
+def _measuring(lengths: str | None, metrics: str | None, qa_data: Path | None) -> dict[str, Any]:
+    """The settings of a measurement that options give, by their keys."""
     given: dict[str, Any] = {}
     if lengths:
         given["lengths"] = tuple(parse_tokens(length) for length in lengths.split(","))
@@ -337,14 +337,17 @@ def measuring(settings: MeasureRecipe, lengths: str | None, metrics: str | None,
         given["metrics"] = tuple(metrics.split(","))
     if qa_data:
         given["qa_data"] = str(qa_data)
-    made = replace(settings, **given)
-    if qa_data and not {"ruler", "ruler-qa"} & set(made.metrics):
+    return given
+
+
+def _check_asked(settings: MeasureRecipe, qa_data: Path | None) -> None:
+    """Raise RecipeError where questions are given and no metric asks them."""
+    if qa_data and not {"ruler", "ruler-qa"} & set(settings.metrics):
         raise RecipeError(
-            f"--qa-data {qa_data} is given, and the metrics are {', '.join(made.metrics)}.",
+            f"--qa-data {qa_data} is given, and the metrics are {', '.join(settings.metrics)}.",
             "None of these metrics asks its questions.",
             "Add ruler or ruler-qa to --metrics, or leave --qa-data out.",
         )
-    return made
 
 
 def factors_file(path: Path | None) -> Path | None:
