@@ -112,6 +112,36 @@ def test_the_values_beside_a_paired_comparison_are_of_the_same_texts() -> None:
     assert "perplexity [4.5 against 5, ratio 0.9 (0.85-0.95)]" in describe_verdict(verdict)
 
 
+def test_a_baseline_of_other_texts_is_not_the_best_one() -> None:
+    """It was measured earlier, on easier text: PI is the best of those on the text of both."""
+    easier = score("perplexity", 1.5, 1.0, 2.0, texts_fingerprint="easier")
+    verdict = conclude([easier, BASELINES[1], FOUND])
+    assert verdict
+    assert (verdict.theirs.method, verdict.comparisons[0].theirs) == ("pi", BASELINES[1])
+    again = [replace(one, texts_fingerprint="again", value=9.0) for one in (easier, BASELINES[1], FOUND)]
+    latest = conclude([easier, BASELINES[1], FOUND, *again])
+    assert latest
+    assert [each.value for each in (latest.comparisons[0].ours, latest.comparisons[0].theirs) if each] == [9.0, 9.0]
+
+
+def test_what_it_costs_is_by_the_last_score() -> None:
+    """On other texts, or more of them."""
+    retained = [score("ratio-to-none", x, x, x, 64, texts_fingerprint=f"{x}", **GRADIENT) for x in (1.068, 1.027)]
+    verdict = conclude([*BASELINES, FOUND, *retained])
+    assert verdict
+    assert verdict.short
+    assert verdict.short.ratio == 1.027
+    short = [score("perplexity", 3.0, 2.0, 4.0, 64, texts_fingerprint=one, **GRADIENT) for one in ("a", "b")]
+    original = [
+        score("perplexity", x, 1.0, 4.0, 64, texts_fingerprint=one, method="none")
+        for one, x in zip("ab", (1.5, 2.0), strict=True)
+    ]
+    verdict = conclude([*BASELINES, FOUND, *short, *original])
+    assert verdict
+    assert verdict.short
+    assert verdict.short.ratio == 1.5
+
+
 def test_a_scan_is_a_baseline() -> None:
     scanned: dict[str, Any] = {"method": "ntk-scan", "chosen_by": "ntk-scan"}
     assert conclude([*BASELINES, score("perplexity", 1.0, 1.0, 1.0, **scanned)]) is None

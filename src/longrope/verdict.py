@@ -130,7 +130,7 @@ def conclude(
     paired = [score for score in found if compared_with(score.metric) not in ("", ORIGINAL)]
     lengths = {s.context_tokens for s in found} & {s.context_tokens for s in others} if others else set()
     length = max((s.context_tokens for s in paired), default=max(lengths, default=0))
-    here, there = ([s for s in some if s.context_tokens == length] for some in (found, others))
+    here, there = _of_same_texts(*([s for s in some if s.context_tokens == length] for some in (found, others)))
     ours, theirs = _best(here), _best(there, {compared_with(score.metric) for score in paired})
     if not ours or not theirs:
         return None
@@ -197,6 +197,16 @@ def _is_baseline(score: Score) -> bool:
 
 def _is_found(score: Score) -> bool:
     return score.method != ORIGINAL and not _is_baseline(score)
+
+
+def _of_same_texts(ours: Sequence[Score], theirs: Sequence[Score]) -> tuple[list[Score], list[Score]]:
+    """Scores of one length without those of other texts than both were measured on last, metric by metric."""
+    both = {(score.metric, score.texts_fingerprint) for score in theirs}
+    last = {s.metric: s.texts_fingerprint for s in ours if (s.metric, s.texts_fingerprint) in both}
+    kept = (
+        [s for s in some if last.get(s.metric, s.texts_fingerprint) == s.texts_fingerprint] for some in (ours, theirs)
+    )
+    return next(kept), next(kept)
 
 
 def _best(scores: Sequence[Score], among: Iterable[str] = ()) -> Source | None:
@@ -268,15 +278,15 @@ def _exported(export: Mapping[str, Any] | None, *, trained: bool) -> ShortTexts 
 
 
 def _measured(own: Sequence[Score], scores: Sequence[Score], length: int) -> ShortTexts | None:
-    """The same by the shortest length that was measured: paired with the original model, or else beside it."""
+    """The same by the last score of the shortest length: paired with the original model, or else beside it."""
     least: Callable[[Score], int] = lambda score: score.context_tokens  # noqa: E731
     if retained := [score for score in own if score.metric == f"{RATIO}{ORIGINAL}"]:
-        score = min(retained, key=least)
+        score = min(reversed(retained), key=least)
         return ShortTexts(score.context_tokens, score.value, score.low, score.high)
-    plain = [score for score in own if score.metric == PERPLEXITY and score.context_tokens < length]
+    plain = [score for score in reversed(own) if score.metric == PERPLEXITY and score.context_tokens < length]
     for score in sorted(plain, key=least):
         key = (ORIGINAL, PERPLEXITY, score.context_tokens, score.texts_fingerprint)
-        for other in scores:
+        for other in reversed(scores):
             if (other.method, other.metric, other.context_tokens, other.texts_fingerprint) == key:
                 return ShortTexts(score.context_tokens, score.value / other.value)
     return None

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,20 @@ def test_runs_that_were_measured_on_other_texts_are_not_paired(arms: Arms, copie
         RunError, match=r"The .* tokens of .*critical and .*yarn are of other texts \(.*0000000000000000\)"
     ):
         pair_runs(arms["critical"], copied)
+
+
+def test_a_run_that_measured_other_texts_before_is_paired_by_the_common_ones(arms: Arms, copied: RunDir) -> None:
+    found = pair_runs(arms["critical"], copied)
+    scores, summaries = copied.read_scores(), copied.read_summaries()
+    other_scores = [replace(score, texts_fingerprint="0" * 16) for score in scores]
+    other_summaries = [replace(summary, texts_fingerprint="0" * 16) for summary in summaries]
+    for earlier in (1, -1):
+        copied.scores.write_text("")
+        copied.append(*chain(*[other_scores, scores][::earlier]))
+        copied.summaries.write_text("")
+        copied.append(*chain(*[other_summaries, summaries][::earlier]))
+        assert pair_runs(arms["critical"], copied) == found
+    assert all(one.value in (0, 1) for one in pair_runs(copied, copied)), "with itself all are alike"
 
 
 def test_a_run_without_summaries_or_scores_is_refused(arms: Arms, copied: RunDir) -> None:

@@ -4,7 +4,7 @@ A run keeps a small summary of what its scores were computed from (``sample-summ
 the same tokens and prompts are compared token by token and prompt by prompt, without a model or their samples.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,14 +89,12 @@ def pair_runs(run: RunDir, reference: RunDir) -> list[Comparison]:
         RunError: a file of one of them is damaged.
     """
     check_trained_alike(run, reference)
-    others = {_place(score): score for score in found_scores(reference)}
     names = run.path.name, reference.path.name
     ours, theirs = _summaries(run), _summaries(reference)
     kept = {summary.metric for some in (run, reference) for summary in some.read_summaries()}
     found = []
-    for score in found_scores(run):
-        other = others.get(_place(score))
-        if other and is_paired(score.metric) and (score.metric in kept or not kept):
+    for score, other in _of_both(found_scores(run), found_scores(reference)):
+        if is_paired(score.metric) and (score.metric in kept or not kept):
             _check_same_texts(names, score, other)
             found.append(_paired(names, _needed(run, ours, score), _needed(reference, theirs, other)))
     return found
@@ -160,6 +158,19 @@ def _trained_on(run: RunDir) -> list[str]:
     """The windows of its trainings, step by step, without those of stages that a changed schedule left behind."""
     places = (run.path, *stages_of(run))
     return [step.texts_fingerprint for path in places for step in read_records(path / run.train.name, TrainStep)]
+
+
+def _of_both(ours: Sequence[Score], theirs: Sequence[Score]) -> list[tuple[Score, Score]]:
+    """The last scores of each metric and length of both, if possible of texts that both were measured on."""
+    others: dict[tuple[str, int], dict[str, Score]] = {}
+    for score in theirs:
+        others.setdefault(_place(score), {})[score.texts_fingerprint] = score
+    pairs: dict[tuple[str, int], tuple[Score, Score]] = {}
+    for score in (score for score in ours if _place(score) in others):
+        beside = others[_place(score)]
+        if score.texts_fingerprint in beside or _place(score) not in pairs:
+            pairs[_place(score)] = score, beside.get(score.texts_fingerprint) or [*beside.values()][-1]
+    return list(pairs.values())
 
 
 def _place(score: Score | SampleSummary) -> tuple[str, int]:
