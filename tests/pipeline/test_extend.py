@@ -1,6 +1,7 @@
 """A cold run leaves every artifact, and its recipe decides it."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,25 @@ def test_the_trained_window_and_the_target_are_measured_by_default(
     scores = extend(replace(recipe, measure=settings), RunDir(tmp_path))
     measured = [(score.method, score.context_tokens) for score in scores]
     assert measured == [(m, n) for m in ("none", "longrope-gradient") for n in (64, TARGET)]
+
+
+@pytest.mark.usefixtures("unopened")
+def test_a_card_that_lacks_later_scores_is_reported(recipe: Recipe, tmp_path: Path) -> None:
+    """People edit cards, so it is not written over; the texts to measure on may have changed between two starts."""
+    measured = tmp_path / "texts"
+    shutil.copytree(recipe.measure_data[0], measured)
+    quick = replace(by_method(recipe, "yarn"), measure_data=(str(measured),))
+    quick = replace(quick, measure=MeasureRecipe(metrics=("perplexity",), windows=2))
+    steps = list[str]()
+    for changed in (False, False, True):
+        if changed:
+            for path in measured.rglob("*.txt"):
+                path.write_text(path.read_text()[::-1])
+        steps.clear()
+        extend(quick, RunDir(tmp_path / "run"), Callbacks(on_step=steps.append))
+        said = [step for step in steps if "lacks scores that were measured later" in step]
+        assert len(said) == changed
+    assert f"`longrope export {tmp_path / 'run'}` writes it again" in said[0]
 
 
 @pytest.mark.usefixtures("unopened")

@@ -164,6 +164,14 @@ def format_card(
     return str(ModelCard(text))  # parsed, so that metadata which the hub cannot read is an error
 
 
+def has_results(
+    card: str, model: LanguageModel, factors: RescaleFactors, origin: Origin, scores: Sequence[Score]
+) -> bool:
+    """Whether the text of a card has the results of a run, by its arguments as in ``format_card``."""
+    own = [score for score in scores if _is_own(score, model, factors)]
+    return all(f"| {' | '.join(map(plain, row))} |" in card for row in result_table(scores, own, origin).rows)
+
+
 def _verdict(scores: Sequence[Score], own: Sequence[Score], report: ExportReport) -> str:
     """What the page of the run begins with, too; empty where nothing can be compared."""
     verdict = conclude(scores, json.loads(dump_report(report)), own=own) if own else None

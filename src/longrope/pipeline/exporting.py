@@ -1,5 +1,6 @@
 """The checkpoint of a run, and files of it in other formats: written, opened again and compared."""
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from longrope.data import Preprocess
 from longrope.engine.pass_seconds import PassTimer
 from longrope.errors import DryRunEnd, RunError
 from longrope.exports import Origin, describe_short, dump_report, export_hf, origin_of, patch_gguf
+from longrope.exports.card import has_results
 from longrope.models import load_model, read_gguf_file, read_gguf_spec
 from longrope.pipeline.callbacks import Callbacks
 from longrope.pipeline.comparison_costs import report_costs
@@ -36,6 +38,7 @@ def export(session: Session, factors: RescaleFactors, options: Mapping[str, str]
 def _export(session: Session, factors: RescaleFactors, given: Mapping[str, str]) -> None:
     run = session.run
     if run.is_exported:
+        _check_card(session, factors)
         return
     session.report(f"export to {run.checkpoint}, reopen in plain transformers, compare")
     scores = _scores_of(run, factors)
@@ -47,6 +50,18 @@ def _export(session: Session, factors: RescaleFactors, given: Mapping[str, str])
     session.report(f"weights: {report.weights}")
     if report.short_cost:
         session.report(f"short texts: {describe_short(report.short_cost, report.factor_sets)}")
+
+
+def _check_card(session: Session, factors: RescaleFactors) -> None:
+    """Report a model card, which people edit, that lacks scores which the run has measured since."""
+    run = session.run
+    card = run.checkpoint / "README.md"
+    given = session.model, factors, _origin(session), _scores_of(run, factors)
+    if card.is_file() and not has_results(card.read_text(encoding="utf-8", errors="replace"), *given):
+        session.report(
+            f"{card} lacks scores that were measured later: `longrope export {shlex.quote(str(run.path))}` "
+            "writes it again"
+        )
 
 
 def export_file(
@@ -184,11 +199,15 @@ def _scores_of(run: RunDir, factor_set: RescaleFactors) -> list[Score]:
 
 def _export_options(session: Session, factors: RescaleFactors) -> dict[str, Any]:
     """What both formats ask for; the measuring windows only where start tokens may be dropped."""
-    recipe, model, windows = session.recipe, session.model, None
+    recipe, windows = session.recipe, None
     if factors.start_tokens:
         windows = session.texts.measure.windows(recipe.target_tokens, recipe.measure.windows)
-    origin = Origin(recipe.model, tuned=model.name != recipe.model, hub_name=recipe.export.base_model)
-    return {"settings": recipe.export, "windows": windows, "origin": origin}
+    return {"settings": recipe.export, "windows": windows, "origin": _origin(session)}
+
+
+def _origin(session: Session) -> Origin:
+    recipe, tuned = session.recipe, session.model.name != session.recipe.model
+    return Origin(recipe.model, tuned=tuned, hub_name=recipe.export.base_model)
 
 
 def _check_finished(run: RunDir, tasks: Sequence[Task]) -> None:
