@@ -8,6 +8,7 @@ from typing import Any
 from torch.nn import Parameter
 
 from longrope.errors import ModelError, converting_errors
+from longrope.models.bases import find_base, is_base
 from longrope.models.folders import read_json
 
 CONFIG = "adapter_config.json"
@@ -40,15 +41,22 @@ def find_adapter(source: str | Path) -> Adapter | None:
             f"Needed: {WEIGHTS}, its base in base_model_name_or_path, and nothing that could be meant instead.",
             "Correct the folder, or merge the adapter with peft's merge_and_unload and give the folder saved from it.",
         )
-    return Adapter(folder, str(base))
+    return Adapter(folder, find_base(folder, str(base)))
 
 
 def merge_adapter(network: Any, adapter: Adapter) -> Any:
     """The network with an adapter added to its weights.
 
     Raises:
-        ModelError: peft is missing, or the adapter does not fit: some of its weights have no place, or places are left.
+        ModelError: peft is missing, or the adapter does not fit: it was trained on other weights, some of its weights
+            have no place, or places are left.
     """
+    if not is_base(adapter.folder, network):
+        raise ModelError(
+            f"The PEFT adapter {str(adapter.folder)!r} was trained on other weights than those of {adapter.base!r}.",
+            "Needed: the model that it was trained on; that of a later stage has the adapters of the stages before.",
+            f"Correct base_model_name_or_path in its {CONFIG}, or give the exported checkpoint of the run.",
+        )
     with converting_errors(
         ModelError,
         f"The PEFT adapter {str(adapter.folder)!r} cannot be merged into its base {adapter.base!r}",

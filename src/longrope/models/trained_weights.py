@@ -4,7 +4,6 @@ Where a training changes a small part of the weights, the rest is that of the ba
 and a file that says where the base is and what its other weights hash to, so that no other base can take its place.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from longrope.errors import ModelError
+from longrope.models.bases import EXACT, find_base, hash_weights, write_base
 from longrope.models.folders import read_json
 
 CONFIG, WEIGHTS = "trained_weights.json", "trained_weights.safetensors"
 BASE, UNTRAINED = "base_model_name_or_path", "untrained_weights"
-VALUES = 4096  # of each tensor that enter the hash, evenly spread
-EXACT = (torch.bfloat16, torch.float32, torch.float64)  # formats in which weights round to the same bfloat16
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def find_trained_weights(source: str | Path) -> TrainedWeights | None:
             "Needed: the trained weights, and the model that all others are of.",
             "Copy the whole folder.",
         )
-    return TrainedWeights(folder, str(base))
+    return TrainedWeights(folder, find_base(folder, str(base)))
 
 
 def save_trained_weights(network: Any, trained: Mapping[str, Tensor], base: str, folder: Path) -> None:
@@ -65,6 +63,7 @@ def save_trained_weights(network: Any, trained: Mapping[str, Tensor], base: str,
     save_file(given, folder / WEIGHTS, metadata={"format": "pt"})
     stated = {BASE: base, UNTRAINED: hash_weights(network, trained)}
     (folder / CONFIG).write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
+    write_base(folder, base)
 
 
 def put_trained_weights(network: Any, found: TrainedWeights) -> Any:
@@ -88,17 +87,3 @@ def put_trained_weights(network: Any, found: TrainedWeights) -> Any:
         for name, weight in given.items():
             own[name].copy_(weight)
     return network
-
-
-def hash_weights(network: Any, but: Mapping[str, Any]) -> str:
-    """Hex digits of a hash of all weights of a network but those of some names: names, shapes, part of the values.
-
-    It is the same in float32 as in bfloat16.
-    """
-    found = hashlib.sha256()
-    for name, weight in sorted(network.named_parameters()):
-        if name not in but:
-            values = weight.detach().flatten()[:: weight.numel() // VALUES | 1]  # odd, or it may fall on one column
-            found.update(f"{name} {list(weight.shape)}".encode())
-            found.update(values.to(torch.bfloat16).cpu().view(torch.int16).numpy().tobytes())
-    return found.hexdigest()[:32]

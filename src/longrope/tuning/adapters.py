@@ -13,6 +13,7 @@ from torch import nn
 from longrope.engine.kv_cache import decoder_layers
 from longrope.errors import RecipeError
 from longrope.models import RescaledRotary
+from longrope.models.bases import hash_weights, write_base
 from longrope.models.tables import sliding_layers
 from longrope.models.trained_weights import save_trained_weights
 from longrope.recipe import TuneRecipe
@@ -106,6 +107,8 @@ def adapted(
         lora_alpha=settings.lora_alpha or 2 * settings.lora_rank,
         target_modules=matrices if settings.parameters else "all-linear",
     )
+    installed = {name for name, _ in network.named_parameters()} - trained_weights(network).keys()
+    before = hash_weights(network, installed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         wrapped = get_peft_model(network, config)
@@ -117,6 +120,7 @@ def adapted(
         yield weights
         if folder:
             _save(wrapped, weights, folder)
+            write_base(folder, base, before)
     finally:
         wrapped.merge_and_unload()
 

@@ -1,0 +1,54 @@
+"""The model that an adapter or trained weights belong to: where it was, and what its weights hash to.
+
+peft writes its name alone, which is a path from the folder in which the training was started.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longrope.models.folders import read_json
+
+FILE = "base.json"
+VALUES = 4096  # of each tensor that enter the hash, evenly spread
+EXACT = (torch.bfloat16, torch.float32, torch.float64)  # formats in which weights round to the same bfloat16
+
+
+def write_base(folder: Path, base: str, weights: str = "") -> None:
+    """Write down the place of a base, and the hash of its weights, beside what was trained."""
+    place = str(Path(base).absolute()) if Path(base).exists() else ""
+    (folder / FILE).write_text(json.dumps({"path": place, "weights": weights}, indent=1) + "\n", encoding="utf-8")
+
+
+def find_base(folder: Path, named: str) -> str:
+    """Where the base of a folder is: at its name, or where the training had it if there is none from here."""
+    place = str(_read(folder).get("path") or "")
+    return place if place and not Path(named).exists() and Path(place).exists() else named
+
+
+def is_base(folder: Path, network: Any) -> bool:
+    """Whether a network has the weights of the base of a folder; True where that is not known."""
+    stated = _read(folder).get("weights")
+    return not stated or next(network.parameters()).dtype not in EXACT or hash_weights(network, ()) == stated
+
+
+def hash_weights(network: Any, but: Collection[str]) -> str:
+    """Hex digits of a hash of all weights of a network but those of some names: names, shapes, part of the values.
+
+    It is the same in float32 as in bfloat16.
+    """
+    found = hashlib.sha256()
+    for name, weight in sorted(network.named_parameters()):
+        if name not in but:
+            values = weight.detach().flatten()[:: weight.numel() // VALUES | 1]  # odd, or it may fall on one column
+            found.update(f"{name} {list(weight.shape)}".encode())
+            found.update(values.to(torch.bfloat16).cpu().view(torch.int16).numpy().tobytes())
+    return found.hexdigest()[:32]
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    return read_json(folder / FILE) if (folder / FILE).is_file() else {}
