@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from longrope.data import load_texts
 from longrope.models import load_model
-from longrope.pipeline import Callbacks, extend
+from longrope.pipeline import Callbacks, extend, search
 from longrope.recipe import MeasureRecipe, Recipe
 from longrope.rope import load_factors
 from longrope.runs.records import Score, Trial, read_records
@@ -78,6 +78,24 @@ def test_a_card_that_lacks_later_scores_is_reported(recipe: Recipe, tmp_path: Pa
         said = [step for step in steps if "lacks scores that were measured later" in step]
         assert len(said) == changed
     assert f"`longrope export {tmp_path / 'run'}` writes it again" in said[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_texts_that_changed_after_a_search_are_reported(method: str, recipe: Recipe, tmp_path: Path) -> None:
+    """What was found is kept, for the search may have taken hours."""
+    shutil.copytree(recipe.data[0], tmp_path / "texts")
+    own, steps = replace(by_method(recipe, method), data=(str(tmp_path / "texts"),)), list[str]()
+    run = RunDir(tmp_path / "run")
+    first = search(own, run)
+    assert search(own, run, Callbacks(on_step=steps.append)) == first
+    assert not [step for step in steps if "searched on other texts" in step]
+    (path, *_) = sorted((tmp_path / "texts").rglob("*.txt"))
+    for changed in (path.read_text()[::-1], "too short"):
+        path.write_text(changed)
+        assert search(own, run, Callbacks(on_step=steps.append)) == first
+        (said,) = (step for step in steps if "searched on other texts" in step)
+        assert said.endswith("delete it to search again")
+        steps.clear()
 
 
 @pytest.mark.usefixtures("unopened")

@@ -1,6 +1,6 @@
 """Texts: files, folders and data sets become token streams, split by content into search, tune and measure parts."""
 
-from longrope.data.contamination import check_unsearched, fingerprint, sketch
+from longrope.data.contamination import check_unsearched, fingerprint, sketch, were_searched
 from longrope.data.documents import Preprocess, Source, check_sources, encode, opening_token, opening_tokens
 from longrope.data.needles import encode_answer, plant_needles
 from longrope.data.sketches import (
@@ -54,4 +54,5 @@ __all__ = [
     "sketch",
     "sketch_common",
     "sketch_documents",
+    "were_searched",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from longrope.data.sketches import ALL_HASHES, Overlap, TextSketch, distinct, hash_runs
+from longrope.data.sketches import ALL_HASHES, Hashes, Overlap, TextSketch, distinct, hash_runs
 from longrope.data.windows import Tokens
 from longrope.errors import TextsError
 
@@ -30,6 +30,12 @@ def sketch(windows: Tokens) -> tuple[int, ...]:
     return tuple(hashes[:SKETCH_SIZE].tolist())
 
 
+def were_searched(windows: Tokens, searched: Sequence[int]) -> bool:
+    """Whether windows [W, N] are among those of a sketch, as far as it tells."""
+    overlap = _compare(windows, searched)[1]
+    return overlap.found == overlap.asked
+
+
 def check_unsearched(windows: Tokens, searched: Sequence[int]) -> Overlap:
     """Refuse windows that were searched on; return how much of them was, where a sketch tells it.
 
@@ -39,9 +45,7 @@ def check_unsearched(windows: Tokens, searched: Sequence[int]) -> Overlap:
     """
     if not searched:
         return Overlap(0, 0, 0)
-    known = np.asarray(sorted(searched), dtype=np.uint64)
-    runs = distinct(*(hash_runs(window, SHINGLE_TOKENS) for window in windows))
-    overlap = TextSketch(known, int(known[-1]) if len(known) == SKETCH_SIZE else ALL_HASHES).overlap(runs)
+    known, overlap, runs = _compare(windows, searched)
     if (share := np.isin(known, runs).mean()) > 0.01 or overlap.is_large:
         raise TextsError(
             f"About {share:.0%} of the text that these factors were searched on stands in the text to measure on, "
@@ -50,3 +54,10 @@ def check_unsearched(windows: Tokens, searched: Sequence[int]) -> Overlap:
             "Give other texts with --measure-data.",
         )
     return overlap
+
+
+def _compare(windows: Tokens, searched: Sequence[int]) -> tuple[Hashes, Overlap, Hashes]:
+    """The hashes of a sketch, how much of some windows is in it, and the hashes of these windows."""
+    known = np.asarray(sorted(searched), dtype=np.uint64)
+    runs = distinct(*(hash_runs(window, SHINGLE_TOKENS) for window in windows))
+    return known, TextSketch(known, int(known[-1]) if len(known) == SKETCH_SIZE else ALL_HASHES).overlap(runs), runs

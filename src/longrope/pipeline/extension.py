@@ -44,7 +44,7 @@ from longrope.report import write_report
 from longrope.rope import RescaleFactors, load_factors, read_given
 from longrope.runs.records import Score
 from longrope.runs.run_dir import RunDir, lost_weights
-from longrope.search import find_factors
+from longrope.search import find_factors, was_searched_on
 from longrope.tuning import check_training
 
 
@@ -263,6 +263,8 @@ def _search(session: Session, method: str) -> RescaleFactors:
                 f"This run searches factors for {recipe.target_tokens:,}.",
                 "Put its own file back, or delete it to search again.",
             )
+        if not was_searched_on(found, session.texts.search, recipe.search, recipe.seed):
+            session.report(f"{finished} was searched on other texts than are there now: delete it to search again")
         return found
     session.report(f"search factors for {recipe.target_tokens:,} tokens by {method}")
     return find_factors(

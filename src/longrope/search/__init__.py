@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from longrope.data import TokenText, check_part, sketch
+from longrope.data import TokenText, check_part, sketch, were_searched
+from longrope.errors import TextsError
 from longrope.labels import join_methods
 from longrope.models import LanguageModel
 from longrope.recipe import SearchRecipe
@@ -41,6 +42,7 @@ __all__ = [
     "find_factors",
     "scan_base",
     "search_short_window",
+    "was_searched_on",
 ]
 OWN = ("gradient", "evolution", "cma")  # searches of this module; another has a row with a function of these arguments
 
@@ -144,6 +146,20 @@ def _by_formula(
         method = join_methods(found.method, f"attention factor {settings.attention_factor:g}")
         found = replace(found, attention_factor=settings.attention_factor, method=method)
     return replace(compose(counted_from(model.spec, tuned_with), found, model.spec), table=model.rope_table)
+
+
+def was_searched_on(factors: RescaleFactors, text: TokenText, settings: SearchRecipe, seed: int) -> bool:
+    """Whether a search of a text by these settings has the held-out windows of the one that found some factors.
+
+    True, too, for factors whose text is not known.
+    """
+    if not factors.searched:
+        return True
+    try:
+        _, held_out = cut_windows(text, factors.target_window, settings.validation_windows, seed)
+    except TextsError:
+        return False
+    return were_searched(held_out, factors.searched)
 
 
 def _prepare(
