@@ -1,5 +1,6 @@
 """The end of a search: its loss on held-out windows beside those of the formulas that it looked at."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,16 @@ def test_the_next_commands_fit_the_number_format(dtype: str, measured: str, expo
         f"next: longrope measure m --factors {tmp_path} --measure-data OTHER-TEXTS{measured}",
         f"      longrope export {exported.format(run=tmp_path)}",
     ]
+
+
+def test_the_next_commands_load_the_model_as_the_search_did(tmp_path: Path) -> None:
+    """A run has these settings; a measurement by its factors, and an export without the run, need the options."""
+    own = Recipe("m", 512, ("books",), trained_window=128, rope_table="full attention")
+    loading = " --trained-window 128 --rope-table 'full attention'"
+    lines = describe_search(RunDir(tmp_path), own)
+    assert lines[0].endswith(f"--measure-data OTHER-TEXTS{loading}")
+    assert lines[1] == f"      longrope export {tmp_path}"
+    assert describe_search(RunDir(tmp_path), replace(own, dtype="8bit"))[1].endswith(f"/hf{loading}")
 
 
 def test_paths_with_spaces_are_quoted_in_the_next_commands(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Tables of scores say what was resampled for their intervals, and which scores are of other texts than the rest."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,3 +75,10 @@ def test_a_page_of_scores_of_one_text_has_no_such_note(tmp_path: Path) -> None:
     texts = read_page(write_report(make_run(tmp_path / "run", SCORES))).texts["p"]
     assert not [text for text in texts if "earlier" in text or "same texts" in text]
     assert [text for text in texts if "Every length is measured on the same text" in text]
+
+
+def test_json_has_null_where_a_number_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as the ends of an interval that a benchmark does not give; JSON has no infinity."""
+    print_scores([score("pi", 64, "perplexity", float("inf"), float("-inf"), float("nan"))], as_json=True)
+    (read,) = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (read["value"], read["low"], read["high"], read["seconds"]) == (None, None, None, 1.5)

@@ -84,5 +84,5 @@ def test_a_run_knows_the_weights_that_began_it(tmp_path: Path) -> None:
     record_session(run, device="cpu", choices=())
     record_session(run, device="cpu", choices=(), model="m", weights=own)
     record_session(run, device="cpu", choices=(), model="another", weights=other)
-    with pytest.raises(RunError, match=f"weights of 'm' are {other}, and .* was begun with {own}"):
+    with pytest.raises(RunError, match=f"weights and the RoPE of 'm' are {other}, and .* was begun with {own}"):
         record_session(run, device="cpu", choices=(), model="m", weights=other)

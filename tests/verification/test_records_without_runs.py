@@ -3,6 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pico
@@ -11,8 +12,9 @@ import sweep
 from verifying import run_here
 
 from longrope.checksums import record_path
+from longrope.errors import FactorsError
 from longrope.exports import hf
-from longrope.models import read_gguf_file, read_gguf_spec
+from longrope.models import load_model, read_gguf_file, read_gguf_spec
 from longrope.pipeline import export_model, exporting
 from longrope.recipe import ExportRecipe
 from longrope.rope import RescaleFactors, RopeSpec
@@ -26,13 +28,15 @@ def make_factors(spec: RopeSpec) -> RescaleFactors:
     return RescaleFactors(LAMBDAS, 256, spec.fingerprint, attention_factor=1.25)
 
 
-def export(source: Path, spec: RopeSpec, path: Path, to: str, **options: str) -> None:
+def export(
+    source: Path, spec: RopeSpec, path: Path, to: str, loading: dict[str, Any] | None = None, **options: str
+) -> None:
     """Reopened in this process, and opened in no client."""
     with (
         mock.patch.object(hf, "reopen_alone", sweep.reopen_here),
         mock.patch.object(exporting, "verify_export", partial(verify_export, clients=[])),
     ):
-        export_model(str(source), make_factors(spec), path, ExportRecipe(), to=to, options=options)
+        export_model(str(source), make_factors(spec), path, ExportRecipe(), to=to, options=options, loading=loading)
 
 
 @pytest.fixture
@@ -49,6 +53,20 @@ def test_a_folder_that_was_changed_since_is_found(base: tuple[Path, RopeSpec], t
     (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
     [done] = verify(tmp_path / "hf", ["transformers"], run=run_here, device="cpu")
     assert (done.verdict, done.findings[-1].as_) == ("other scaling", "its factors in reverse order")
+
+
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+def test_a_model_is_exported_with_the_window_that_its_search_was_told(to: str, tmp_path: Path) -> None:
+    """The factors belong to that geometry; a file is patched for it, and takes the long list where it ends."""
+    if to == "gguf":
+        source, path = pico.save_gguf(tmp_path / "base.gguf", pico.make_network("llama")), tmp_path / "new.gguf"
+    else:
+        source, path = pico.save_pico(tmp_path / "base"), tmp_path / "hf"
+    spec = load_model(source, device="cpu", trained_window=128).spec
+    with pytest.raises(FactorsError, match="with --trained-window and --rope-table as in their search"):
+        export(source, spec, path, to)
+    export(source, spec, path, to, loading={"trained_window": 128})
+    assert json.loads(record_path(path).read_text())["original"]["trained_window"] == 128
 
 
 @pytest.mark.parametrize("patched", [True, False], ids=["patched", "written"])

@@ -1,6 +1,7 @@
 """What the commands print: progress on stderr, tables of results on stdout."""
 
 import json
+import math
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -182,10 +183,23 @@ def describe_answer(done: "Generation") -> str:
     )
 
 
+def to_json(content: object) -> str:
+    """JSON that every reader takes: null for a number that is not finite, such as the end of an interval without one."""
+    return json.dumps(_finite(content), allow_nan=False)
+
+
+def _finite(content: object) -> object:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def print_scores(scores: Sequence["Score"], *, as_json: bool) -> None:
     """A table for each metric, one row per method, each value with its interval."""
     if as_json:
-        print(json.dumps([asdict(score) for score in scores]))
+        print(to_json([asdict(score) for score in scores]))
         return
     from longrope.report import score_tables
 

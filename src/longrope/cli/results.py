@@ -11,7 +11,17 @@ import typer
 
 from longrope.cli import options
 from longrope.cli.commands import app, load_function
-from longrope.cli.console import describe_answer, format_number, note, noting, print_columns, reading, say, watching
+from longrope.cli.console import (
+    describe_answer,
+    format_number,
+    note,
+    noting,
+    print_columns,
+    reading,
+    say,
+    to_json,
+    watching,
+)
 from longrope.errors import RecipeError, RunError
 from longrope.lengths import parse_tokens
 from longrope.recipe import ExportRecipe
@@ -95,7 +105,7 @@ def generate(
                 on_read=on_read,
             )
     if as_json:
-        print(json.dumps(asdict(done)))
+        print(to_json(asdict(done)))
     else:
         print(flush=True)
         note(describe_answer(done))
@@ -144,6 +154,8 @@ def export(
         str | None, typer.Option("--model", help="Without a run: hub name, folder, or GGUF file to put factors into.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Without a run: the file or folder to write.")] = None,
+    rope_table: options.RopeTable = None,
+    trained_window: options.TrainedWindow = None,
     layout: Annotated[
         str,
         typer.Option("--layout", help="Layout of a GGUF file: static, one list; or longrope, a short and a long one."),
@@ -182,14 +194,17 @@ def export(
                 "Leave it out.",
             )
         source, file, path = _without_run(model, factors, out)
+        window = parse_tokens(trained_window) if trained_window else 0
+        loading = {"rope_table": rope_table or "", "trained_window": window}
         with watching() as watch:
             factor_set = load_factors(file).factor_sets[-1]
             made = pipeline.export_model(
-                source, factor_set, path, settings, watch, to=to, options=chosen, dry_run=dry_run
+                source, factor_set, path, settings, watch, to=to, options=chosen, loading=loading, dry_run=dry_run
             )
         print(made, end="") if as_json else say(f"checkpoint: {path}")
         return
-    if alone := [flag for flag, value in (("--factors", factors), ("--model", model), ("--out", out)) if value]:
+    given = {"--factors": factors, "--model": model, "--out": out, "--rope-table": rope_table}
+    if alone := [flag for flag, value in (given | {"--trained-window": trained_window}).items() if value]:
         raise RecipeError(
             f"A run and {' and '.join(alone)} are given.", "A run has a model and factors of its own.", "Leave one out."
         )
@@ -290,7 +305,7 @@ def report(
     pairs, unpaired = pair_with_first(directories)
     if as_json:
         several = {"pairs": [asdict(one) for one in pairs], "unpaired": unpaired} if len(runs) > 1 else {}
-        say(json.dumps({"report": str(page), **several}))
+        say(to_json({"report": str(page), **several}))
     else:
         print_pairs(directories[0], pairs, unpaired)
         say(f"report: {page}")
@@ -314,7 +329,7 @@ def inspect(
     target, window = (parse_tokens(given) if given else 0 for given in (to, trained_window))
     report = pipeline.inspect(model, target or None, rope_table or "", window)
     if as_json:
-        print(json.dumps(report))
+        print(to_json(report))
         return
     tables = {name: report.pop(name) for name in ("methods", "pairs")}
     for name, value in report.items():

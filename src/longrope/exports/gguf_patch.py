@@ -55,6 +55,7 @@ def patch_gguf(
     factors: RescaleFactors,
     path: str | Path,
     *,
+    spec: RopeSpec | None = None,
     settings: ExportRecipe | None = None,
     layout: str = "",
 ) -> PatchReport:
@@ -64,6 +65,7 @@ def patch_gguf(
         source: a GGUF file of any quantization.
         factors: one set of factors, made for its geometry.
         path: where to write; its name ends in ``.gguf``.
+        spec: the geometry that the factors were made for; by default the one that the file states.
         settings: one or two factor sets.
         layout: ``static`` or ``longrope``; if empty, the static one where it can hold the factors.
 
@@ -72,7 +74,7 @@ def patch_gguf(
         FactorsError: the factors belong to another geometry.
         ExportError: llama.cpp would not use them, or the file cannot be written.
     """
-    spec = read_gguf_spec(read_gguf_file(source))
+    spec = spec or read_gguf_spec(read_gguf_file(source))
     lists = lists_of(spec, factors, (settings or ExportRecipe()).factor_sets)
     return write_patched(Path(source), spec, lists, Path(path), layout)
 

@@ -143,6 +143,7 @@ def export_model(
     *,
     to: str,
     options: Mapping[str, str] | None = None,
+    loading: Mapping[str, Any] | None = None,
     dry_run: bool = False,
 ) -> str:
     """Export a model with factors, outside of any run; return the report as JSON.
@@ -158,19 +159,22 @@ def export_model(
         callbacks: what is reported.
         to: the name of a format.
         options: as of ``export_again``.
-        dry_run: the same.
+        loading: ``rope_table`` and ``trained_window``, where the search of the factors had them (see ``load_model``).
+        dry_run: as of ``export_again``.
     """
-    report, given = (callbacks or Callbacks()).on_step, dict(options or {})
+    report, given, how = (callbacks or Callbacks()).on_step, dict(options or {}), dict(loading or {})
     if to == "gguf" and source.endswith(".gguf") and not given.get("dtype"):
         report(f"patch {source}, write {path}, compare")
         if dry_run:
             raise DryRunEnd
-        patched = patch_gguf(source, factors, path, settings=settings, layout=given.get("layout", ""))
-        write_record(path, read_gguf_spec(read_gguf_file(source)), patched.switch_tokens)
+        spec = read_gguf_spec(read_gguf_file(source))
+        spec = replace(spec, trained_window=how.get("trained_window") or spec.trained_window)
+        patched = patch_gguf(source, factors, path, spec=spec, settings=settings, layout=given.get("layout", ""))
+        write_record(path, spec, patched.switch_tokens)
         return dump_report(patched)
     report(f"export to {path}, open it again, compare")
     began = time.perf_counter()
-    model, origin = load_model(source), origin_of(source, settings.base_model)
+    model, origin = load_model(source, **how), origin_of(source, settings.base_model)
     seconds, kind = time.perf_counter() - began, KINDS.get(to, to)
     cost = estimate_export(model, PassTimer(model), seconds, lists=count_lists(settings), kind=kind)
     report_costs([cost], report, always=dry_run)

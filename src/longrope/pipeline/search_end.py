@@ -17,12 +17,14 @@ def describe_search(run: RunDir, recipe: Recipe) -> list[str]:
     model, path = shlex.quote(recipe.model), shlex.quote(f"{run.path}")
     function = f" --preprocess {shlex.quote(run.preprocess)}" if run.preprocess else ""
     measured, exported = "", f"{path}{function}"
+    loading = f" --trained-window {recipe.trained_window}" * bool(recipe.trained_window)
+    loading += f" --rope-table {shlex.quote(recipe.rope_table)}" * bool(recipe.rope_table)
     if recipe.dtype in QUANTIZED:  # an export loads the model in its own number format
         folder = shlex.quote(f"{run.path / 'hf'}")
-        measured, exported = f" --dtype {recipe.dtype}", f"--model {model} --factors {path} --out {folder}"
+        measured, exported = f" --dtype {recipe.dtype}", f"--model {model} --factors {path} --out {folder}{loading}"
     return [
         *filter(None, lines),
-        f"next: longrope measure {model} --factors {path} --measure-data OTHER-TEXTS{measured}",
+        f"next: longrope measure {model} --factors {path} --measure-data OTHER-TEXTS{measured}{loading}",
         f"      longrope export {exported}",
     ]
 

@@ -158,7 +158,8 @@ class RescaleFactors:
                 f"{self.spec_fingerprint}.",
                 f"The model has {spec.num_pairs} pairs and the geometry {spec.fingerprint} (theta {spec.theta:g}, "
                 f"trained window {spec.trained_window}).",
-                "Use the factors that were searched for this model, or run `longrope search` on it.",
+                "Use the factors that were searched for this model, with --trained-window and --rope-table as in their "
+                "search, or run `longrope search` on it.",
             )
 
 

@@ -119,10 +119,10 @@ def _check_same_model(run: RunDir, before: Mapping[str, str], now: Mapping[str, 
     """Refuse a model that an earlier session had with other weights, beside another, or in another number format."""
     if before.get("weights", "") != now["weights"]:
         raise RunError(
-            f"The weights of {now['model']!r} are {now['weights']}, and {run.path} was begun with "
+            f"The weights and the RoPE of {now['model']!r} are {now['weights']}, and {run.path} was begun with "
             f"{before.get('weights')}.",
-            "A run goes on with the weights that began it: its trials and samples are of those.",
-            "Bring them back, or give another directory with --out.",
+            "A run goes on with those that began it: its trials and samples are of them.",
+            "Bring them back, give --trained-window and --rope-table as before, or another directory with --out.",
         )
     if before.get("base", "") != now.get("base", ""):
         raise RunError(
