@@ -71,9 +71,15 @@ def test_the_last_score_of_a_method_is_shown_and_earlier_ones_are_counted(tmp_pa
     assert "Lower is better. Bars are 95 % intervals." in page.texts["p"]
 
 
+def test_factors_that_differ_by_length_are_noted(tmp_path: Path) -> None:
+    own = [replace(score("pi", tokens, "perplexity", 2.0), factors_fingerprint=f"{tokens}") for tokens in (64, 128)]
+    texts = read_page(write_report(make_run(tmp_path / "run", own))).texts["p"]
+    assert [text for text in texts if text.endswith("PI: other factors at other lengths.")]
+
+
 def test_a_page_of_scores_of_one_text_has_no_such_note(tmp_path: Path) -> None:
     texts = read_page(write_report(make_run(tmp_path / "run", SCORES))).texts["p"]
-    assert not [text for text in texts if "earlier" in text or "same texts" in text]
+    assert not [text for text in texts if "earlier" in text or "same texts" in text or "other factors" in text]
     assert [text for text in texts if "Every length is measured on the same text" in text]
 
 

@@ -1,8 +1,8 @@
 """What the commands print: progress on stderr, tables of results on stdout."""
 
 import json
-import math
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -184,7 +184,7 @@ def describe_answer(done: "Generation") -> str:
 
 
 def to_json(content: object) -> str:
-    """JSON that every reader takes: null for a number that is not finite, such as the end of an interval without one."""
+    """JSON that every reader takes: null for a number that is not finite, such as an end that an interval lacks."""
     return json.dumps(_finite(content), allow_nan=False)
 
 

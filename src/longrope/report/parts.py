@@ -138,7 +138,7 @@ def ways_of(runs: Sequence[Contents], metric: str) -> list[Way]:
 
 
 def text_notes(runs: Sequence[Contents], ways: Sequence[Way], metric: str) -> list[str]:
-    """Sentences about scores of a metric that ``ways_of`` leaves out, and about lengths with several texts."""
+    """Sentences about the scores of a metric: those that are not shown, and where texts or factors differ."""
     measured = [[s for s in run.scores if s.metric == metric] for run in runs]
     earlier = sum(len(own) - len({(s.source, s.context_tokens) for s in own}) for own in measured)
     texts: dict[int, set[str]] = {}
@@ -150,6 +150,8 @@ def text_notes(runs: Sequence[Contents], ways: Sequence[Way], metric: str) -> li
         notes.append(f"{shown}; {earlier:,} earlier ones are of other texts, factors or weights.")
     if mixed := [format_tokens(length) for length, several in sorted(texts.items()) if len(several) > 1]:
         notes.append(f"At {', '.join(mixed)} tokens not all scores are of the same texts.")
+    if several := [way.label for way in ways if len({s.factors_fingerprint for s in way.scores} - {""}) > 1]:
+        notes.append(f"{', '.join(several)}: other factors at other lengths.")
     return notes
 
 
