@@ -124,6 +124,22 @@ def test_a_baseline_of_other_texts_is_not_the_best_one() -> None:
     assert [each.value for each in (latest.comparisons[0].ours, latest.comparisons[0].theirs) if each] == [9.0, 9.0]
 
 
+def test_a_pair_of_earlier_texts_does_not_stand_beside_later_values() -> None:
+    """A comparison pairs on one text; measured again one by one on another, nothing is paired."""
+    earlier = [replace(one, texts_fingerprint="a") for one in (BASELINES[0], FOUND, pair(0.88, 0.89, 0.9))]
+    yarn, found = (
+        replace(one, texts_fingerprint="b", value=x, low=x - 0.1, high=x + 0.1)
+        for one, x in ((BASELINES[0], 10.0), (FOUND, 12.0))
+    )
+    verdict = conclude([*earlier, yarn, found])
+    assert verdict
+    (only,) = verdict.comparisons
+    assert (only.pair, only.outcome, only.ours, only.theirs) == (None, "behind", found, yarn)
+    paired = conclude([*earlier, replace(yarn, metric="passkey"), replace(found, metric="passkey")])
+    assert paired
+    assert paired.comparisons[0].pair == earlier[2], "another metric of other texts changes nothing"
+
+
 def test_what_it_costs_is_by_the_last_score() -> None:
     """On other texts, or more of them."""
     retained = [score("ratio-to-none", x, x, x, 64, texts_fingerprint=f"{x}", **GRADIENT) for x in (1.068, 1.027)]

@@ -200,13 +200,23 @@ def _is_found(score: Score) -> bool:
 
 
 def _of_same_texts(ours: Sequence[Score], theirs: Sequence[Score]) -> tuple[list[Score], list[Score]]:
-    """Scores of one length without those of other texts than both were measured on last, metric by metric."""
+    """Scores of one length without those of other texts than both were measured on last, metric by metric.
+
+    Paired comparisons of texts that are left out are left out, too.
+    """
     both = {(score.metric, score.texts_fingerprint) for score in theirs}
     last = {s.metric: s.texts_fingerprint for s in ours if (s.metric, s.texts_fingerprint) in both}
-    kept = (
-        [s for s in some if last.get(s.metric, s.texts_fingerprint) == s.texts_fingerprint] for some in (ours, theirs)
-    )
-    return next(kept), next(kept)
+    earlier = {
+        (_counted(s.metric), s.texts_fingerprint)
+        for s in (*ours, *theirs)
+        if last.get(s.metric, s.texts_fingerprint) != s.texts_fingerprint
+    }
+
+    def is_kept(score: Score) -> bool:
+        compared = next((PAIRS[kind] for kind in PAIRS if score.metric.startswith(kind)), "")
+        return (compared or _counted(score.metric), score.texts_fingerprint) not in earlier
+
+    return [*filter(is_kept, ours)], [*filter(is_kept, theirs)]
 
 
 def _best(scores: Sequence[Score], among: Iterable[str] = ()) -> Source | None:

@@ -162,6 +162,21 @@ def test_one_pass_gives_the_prefixes_that_passes_of_their_own_give(
         assert (score.low, score.high) == pytest.approx(block_interval(alone, 0), rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["dynamic", "two lists"])
+def test_prefixes_of_a_model_whose_scaling_depends_on_the_length_have_passes_of_their_own(
+    kind: str, text: TokenText
+) -> None:
+    """A longer pass turns the first tokens otherwise."""
+    lists = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 3.0, 4.0], "factor": 4.0}
+    lists["original_max_position_embeddings"] = 64
+    model = pico.make_model("llama", rope={"rope_type": "dynamic", "factor": 4.0} if kind == "dynamic" else lists)
+    settings = replace(SETTINGS, lengths=(32, 64, 128), windows=2, metrics=("prefix-perplexity",))
+    windows = text.windows(128, 2)
+    for score in measure(model, None, text, settings=settings):
+        losses = window_losses(model, None, windows[:, : score.context_tokens])
+        assert score.value == pytest.approx(np.exp(losses.mean()), rel=1e-5), score.context_tokens
+
+
 def test_prefixes_cost_nothing_beside_perplexity(model: LanguageModel, text: TokenText, passes: Passes) -> None:
     """Perplexity reads the whole text at each length; its pass over the longest one serves the prefixes, too."""
     settings = replace(SETTINGS, lengths=(32, 64, 128), metrics=("perplexity", "prefix-perplexity"))

@@ -68,16 +68,16 @@ class PrefixPerplexity(Metric):
 
     It equals passes over these first tokens alone to rounding, for no token sees a later one. Lengths that the same
     factor set serves share the pass over the longest of them: W * max(N) tokens are pushed, where passes of their own
-    would push W * sum(N), and ``perplexity``, which reads the whole text at each N, W * M for each. It is not
-    ``perplexity`` at N: only the W beginnings of windows are scored, so its interval is wider.
+    would push W * sum(N), and ``perplexity``, which reads the whole text at each N, W * M for each. Where attention or
+    the model's own scaling depends on the length, each length has a pass of its own. It is not ``perplexity`` at N:
+    only the W beginnings of windows are scored, so its interval is wider.
 
     Samples: as of ``Perplexity``.
     """
 
     def readings(self, context: Context) -> tuple[Reading, ...]:
-        """The windows of the longest length, once for all lengths."""
-        longest = max(context.lengths)
-        return (losses_of(longest, len(context.windows)),) if context.length == longest else ()
+        """The windows of the length whose pass serves this one: where several lengths share it, the same."""
+        return (losses_of(_shared(context), len(context.windows)),)
 
     def inputs(self, context: Context) -> str:
         """The windows of the longest length."""
@@ -85,10 +85,7 @@ class PrefixPerplexity(Metric):
 
     def samples(self, context: Context) -> Samples:
         """The first losses of the pass that is shared."""
-        subject, length = context.subject, context.length
-        own = subject.factors(length)
-        alike = [n for n in context.lengths if subject.factors(n) == own and not subject.attention]
-        shared = max([length, *alike])
+        length, shared = context.length, _shared(context)
         arrays, seconds = cached_losses(context, context.windows[:, :shared], context.documents[:, :shared])
         first = {name: array[:, : length - 1] for name, array in arrays.items()}
         return Samples(self.identity(context), first, seconds)
@@ -97,6 +94,14 @@ class PrefixPerplexity(Metric):
         """One score."""
         del settings
         return [score_losses(samples, self.name)]
+
+
+def _shared(context: Context) -> int:
+    """The longest length that is read as this one is."""
+    subject, own = context.subject, context.subject.factors(context.length)
+    if subject.attention or (own is None and subject.model.spec.by_length):
+        return context.length
+    return max(n for n in context.lengths if subject.factors(n) == own)
 
 
 class PositionPerplexity(PrefixPerplexity):
