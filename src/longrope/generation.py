@@ -21,7 +21,7 @@ from longrope.engine.decoding import decode, read_prompt
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.saved_document import SavedDocument, describe_making, open_document, save_document
 from longrope.errors import CacheError, FactorsError, ModelError, RecipeError, TextsError
-from longrope.models import LanguageModel, rescaled
+from longrope.models import LanguageModel, check_not_rescaled, rescaled
 from longrope.rope import FactorTable, RescaleFactors, as_table
 from longrope.settings import Count, CountOrZero, Settings, above, at_least
 
@@ -122,6 +122,8 @@ def generate(
         CacheError: the file is damaged, holds another document, or was made by another model or with other factors.
     """
     settings = settings or GenerationSettings()
+    if factors is None:
+        check_not_rescaled(model)
     plan = plan_answer(model, factors, document, prompt, settings=settings, cache=cache)
     file, saved, tokens, factor_set, most = plan.file, plan.saved, plan.tokens, plan.factor_set, settings.max_new_tokens
     how = {"eight_bit": settings.eight_bit, "offload": settings.offload}

@@ -72,6 +72,21 @@ def test_what_our_attention_cannot_do_is_refused_by_name(given: dict[str, Any], 
     assert weights is None
 
 
+def test_a_network_that_drops_states_at_random_is_refused_in_training() -> None:
+    """transformers' Trainer leaves it in that mode; without dropout it reads the same in both."""
+    model = pico.make_model("phi3", resid_pdrop=0.1)
+    losses = token_losses(model, TOKENS)
+    model.network.train()
+    with pytest.raises(ModelError, match=r"training mode and has dropout\. .*network\.eval\(\)"):
+        token_losses(model, TOKENS)
+    model.network.eval()
+    assert torch.equal(token_losses(model, TOKENS), losses)
+    plain = pico.make_model("llama")
+    losses = token_losses(plain, TOKENS)
+    plain.network.train()
+    assert torch.equal(token_losses(plain, TOKENS), losses)
+
+
 def test_families_that_ask_for_more_are_refused() -> None:
     """A model in training mode asks for its dropout."""
     model = pico.make_model("llama", attention_dropout=0.1)

@@ -1,5 +1,7 @@
 """Rescaled RoPE by pico models of many families, against networks and angles made by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pico
 import pytest
@@ -18,7 +20,7 @@ from rotary_oracles import (
     make_factors,
 )
 
-from longrope.errors import FactorsError
+from longrope.errors import FactorsError, ModelError
 from longrope.models import (
     LanguageModel,
     rescaled,
@@ -231,3 +233,57 @@ def test_angles_survive_a_network_cast_to_bfloat16() -> None:
         cos, _ = module(torch.zeros(1, dtype=torch.bfloat16), torch.from_numpy(positions)[None])
     assert cos.dtype == torch.bfloat16
     assert torch.equal(cos[0], torch.from_numpy(exact).to(torch.bfloat16))
+
+
+def test_factors_are_no_part_of_the_network(llama: LanguageModel) -> None:
+    """It is trained, cast, saved and wrapped without them; those that are learnable are parameters."""
+    names, factors = set(llama.network.state_dict()), make_factors(llama.spec, attention_factor=1.2)
+    with rescaled(llama, factors) as module:
+        assert module is not None
+        assert set(llama.network.state_dict()) == names
+        assert {name for name, _ in llama.network.named_parameters()} <= names
+    with rescaled(llama, factors, learnable=True):
+        added = {name.rpartition(".")[2] for name in {name for name, _ in llama.network.named_parameters()} - names}
+        assert added == {"lambdas", "attention_factor"}
+
+
+def test_a_cast_inside_the_block_leaves_the_factors() -> None:
+    """As transformers' Trainer casts for an evaluation in bfloat16."""
+    factors = RescaleFactors((1.0, 8 / 3, 13 / 3, 6.0), 256, pico.make_model("llama").spec.fingerprint)
+    logits = []
+    for early in (True, False):
+        model = pico.make_model("llama")
+        if early:
+            model.network.to(torch.bfloat16)
+        with rescaled(model, factors) as module:
+            assert module is not None
+            model.network.to(torch.bfloat16)
+            assert module.lambdas.tolist() == list(factors.lambdas)
+            logits.append(get_logits(model.network))
+    assert torch.equal(*logits)
+
+
+def test_blocks_that_end_in_another_order_are_refused_and_leave_the_model_as_it_was() -> None:
+    """Two generators that are read alternately, or two threads: the first one's passes had the second one's factors."""
+    model = pico.make_model("llama")
+    before, native = get_logits(model.network), get_rotary(model.network)
+    blocks = [rescaled(model, make_factors(model.spec, 1, most)) for most in (3, 4, 5)]
+    for block in blocks:
+        block.__enter__()
+    for block in blocks[:2]:
+        with pytest.raises(ModelError, match="ended while one that began later goes on"):
+            block.__exit__(None, None, None)
+    blocks[2].__exit__(None, None, None)
+    assert get_rotary(model.network) is native
+    assert torch.equal(get_logits(model.network), before)
+
+
+def test_a_network_without_the_module_is_refused() -> None:
+    """Such as one that was wrapped."""
+    model = pico.make_model("llama")
+    wrapped = replace(model, network=torch.nn.Sequential(model.network))
+    with (
+        pytest.raises(ModelError, match=r"no rotary module at model\.rotary_emb"),
+        rescaled(wrapped, make_factors(model.spec)),
+    ):
+        pass

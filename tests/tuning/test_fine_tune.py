@@ -133,7 +133,7 @@ def test_installed_factors_are_no_weights() -> None:
     """Without factors of its own a training takes the model as it is, and leaves factors that are installed alone."""
     model = pico.make_model()
     factors = make_factors(model)
-    with rescaled(model, factors) as rotary:
+    with rescaled(model, factors, learnable=True) as rotary:
         assert rotary is not None
         assert "model.rotary_emb.lambdas" in dict(model.network.named_parameters())
         assert "model.rotary_emb.lambdas" not in trained_weights(model.network)

@@ -165,9 +165,11 @@ def run_decoder(context: ForwardContext, given: dict[str, Any]) -> Tensor:
     """[B, n, H] states of the decoder, by our attention.
 
     Raises:
-        ModelError: the decoder does not call our attention, or does with its mask what cannot be done without one.
+        ModelError: the decoder does not call our attention, does with its mask what cannot be done without one, or has
+            dropout and is in training.
     """
     context.given = tuple(given["input_ids"].shape)
+    _refuse_dropout(context.network)
     try:
         with context.active():
             hidden = decoder_of(context.network)(**{"use_cache": False, **given}).last_hidden_state
@@ -306,6 +308,16 @@ def attend_in_context(
     parts = [_attend(context, work, query[i : i + 1], *pair, None) for i, pair in enumerate(rows)]
     output = torch.cat(parts) if rows else _attend(context, work, query, key, value, chosen)
     return output.transpose(1, 2).contiguous(), None  # some models take a view of it
+
+
+def _refuse_dropout(network: Any) -> None:
+    """Raise ModelError for a network in training that drops hidden states at random."""
+    if network.training and any(isinstance(x, nn.Dropout) and x.training and x.p > 0 for x in network.modules()):
+        raise ModelError(
+            "The network is in training mode and has dropout.",
+            "Passes are without dropout, so that the same text has the same losses.",
+            "Put it into evaluation mode: model.network.eval().",
+        )
 
 
 def _refuse_unknown(module: nn.Module, sight: Any, others: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ def _factor_gradient(
         losses = []
         for rows in at_once(model, len(tokens)):
             part = weighted_loss_with_graph(model, tokens[rows], weights[rows])
-            part.backward()
+            part.backward(inputs=[rotary.lambdas, rotary.attention_factor])  # and not into weights that need gradients
             losses.append(part.detach())
         loss = sum(losses[1:], start=losses[0])
         if shard := distributed.shard():

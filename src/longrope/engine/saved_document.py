@@ -65,8 +65,6 @@ class SavedDocument:
         pairs = {
             key: (now.get(key, "nothing"), self.made_with.get(key, "nothing")) for key in {**now, **self.made_with}
         }
-        if len(set(pairs.get("factors", ("",)))) > 1:
-            pairs.pop("model", None)  # its name is of a network that the factors are part of
         if changed := "; ".join(f"{key} {new} (was {old})" for key, (new, old) in pairs.items() if new != old):
             raise CacheError(
                 f"{self.path} was read with something else: {changed}.", NEEDED, "Give another file with --cache."

@@ -14,7 +14,7 @@ from longrope.data import Tokens, TokenText
 from longrope.errors import RunError
 from longrope.evaluation.samples import Arrays, Identity, SampleCache, Samples
 from longrope.labels import Source
-from longrope.models import LanguageModel, at_length, rescaled
+from longrope.models import LanguageModel, at_length, check_not_rescaled, rescaled
 from longrope.recipe import MeasureRecipe
 from longrope.rope import FactorTable, RescaleFactors, RopeSpec
 from longrope.runs.records import Score
@@ -71,7 +71,13 @@ class Subject:
 
     @contextmanager
     def reading(self, length: int) -> Iterator[None]:
-        """Run the model as this method reads sequences of a length in tokens, inside a ``with`` block."""
+        """Run the model as this method reads sequences of a length in tokens, inside a ``with`` block.
+
+        Raises:
+            ModelError: it reads without factors, inside a block of rescaled ones.
+        """
+        if self.table is None:
+            check_not_rescaled(self.model)
         changed = self.attention(self.model, length) if self.attention else nullcontext()
         with changed, rescaled(self.model, self.factors(length)), at_length(self.model, length):
             yield

@@ -33,6 +33,7 @@ from longrope.models.trained_weights import find_trained_weights
 from longrope.registry import ORIGINAL, baselines
 from longrope.rope import RescaleFactors
 from longrope.rope.hf_legacy import is_refused_by_older
+from longrope.runs.identity import TUNED
 from longrope.runs.records import Score
 from longrope.verdict import conclude, describe_verdict
 
@@ -93,6 +94,11 @@ def origin_of(source: str, hub_name: str = "") -> Origin:
     """
     trained = find_adapter(source) or find_trained_weights(source)
     return Origin(trained.base if trained else source, tuned=trained is not None, hub_name=hub_name)
+
+
+def origin_of_model(model: LanguageModel) -> Origin:
+    """Where the weights of a model in memory come from, by its name."""
+    return Origin(model.name.partition(TUNED)[0], tuned=TUNED in model.name)
 
 
 @dataclass(frozen=True)

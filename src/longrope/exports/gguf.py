@@ -11,7 +11,7 @@ from typing import Any
 
 from longrope.data import Tokens, dump_sketch
 from longrope.errors import ExportError
-from longrope.exports.card import Origin
+from longrope.exports.card import Origin, origin_of_model
 from longrope.exports.comparison import (
     Arrays,
     ExportReport,
@@ -48,7 +48,7 @@ def write_gguf(
 
     The arguments are those of ``export_gguf``.
     """
-    settings, origin = settings or ExportRecipe(), origin or Origin(model.name)
+    settings, origin = settings or ExportRecipe(), origin or origin_of_model(model)
     if origin.tuned or dtype or not origin.base_model.endswith(".gguf"):
         options: dict[str, Any] = {"windows": windows, "origin": origin, "layout": layout, "dtype": dtype}
         return export_gguf(model, factors, path, settings=settings, **options)
@@ -83,10 +83,10 @@ def export_gguf(
         ExportError: llama.cpp cannot hold this model, its tokenizer or its factors, the file gives other logits, or the
             path is the model's own.
     """
-    settings, path, origin = settings or ExportRecipe(), Path(path), origin or Origin(model.name)
+    settings, path, origin = settings or ExportRecipe(), Path(path), origin or origin_of_model(model)
     check_not_quantized(model, "An export")
     _check_supported(model, factors, path)
-    for source in (model.name, origin.base_model):
+    for source in (origin_of_model(model).base_model, origin.base_model):
         check_not_source(path, source)
     gguf, dtype = _library(), choose_format(model, dtype)
     lists = native_lists(model, factors, settings, windows)

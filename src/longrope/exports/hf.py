@@ -20,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from longrope.data import Tokens
 from longrope.errors import ExportError
-from longrope.exports.card import Origin, format_card
+from longrope.exports.card import Origin, format_card, origin_of_model
 from longrope.exports.comparison import Arrays, ExportReport, check_agreement, compare_logits, make_report
 from longrope.exports.licences import NOTICE_FILE, inherited, notice_of
 from longrope.exports.lists import NativeLists, native_lists, stated_lists
@@ -93,7 +93,7 @@ def export_hf(  # noqa: PLR0913  # what a checkpoint depends on are its argument
             the model, of its base, or of a model that is no export.
     """
     settings, folder = settings or ExportRecipe(), Path(folder)
-    check_not_source(folder, model.name)
+    check_not_source(folder, origin_of_model(model).base_model)
     check_folder(folder)
     check_not_quantized(model, "An export")
     number_format, reason = choose_dtype(model, dtype)
@@ -110,7 +110,7 @@ def export_hf(  # noqa: PLR0913  # what a checkpoint depends on are its argument
         if short_windows is not None:
             report = replace(report, short_cost=measure_short(model, lists, short_windows))
         check_agreement(report, folder, model.network.config.model_type)
-        origin = origin or Origin(model.name)
+        origin = origin or origin_of_model(model)
         card = format_card(model, factors, report, origin, scores)
         (unfinished / "README.md").write_bytes(card.encode(errors="backslashreplace"))
         stated = inherited(origin.base_model, origin.on_hub, model.network.config.model_type)

@@ -20,7 +20,7 @@ from longrope.models.loading import (
     silence_loading,
 )
 from longrope.models.quantized import check_not_quantized
-from longrope.models.rescaling import at_length, modules_in_layers, placed, rescaled
+from longrope.models.rescaling import at_length, check_not_rescaled, modules_in_layers, placed, rescaled
 from longrope.models.rotary import RescaledRotary
 from longrope.models.shallow import make_shallow
 from longrope.models.tables import choose_table, describe_choice, describe_table
@@ -38,6 +38,7 @@ __all__ = [
     "build_tokenizer",
     "check_moves_logits",
     "check_not_quantized",
+    "check_not_rescaled",
     "choose_device",
     "choose_dtype",
     "choose_table",

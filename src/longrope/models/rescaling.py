@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from longrope.errors import ModelError
 from longrope.models.language_model import LanguageModel
 from longrope.models.rotary import RescaledRotary
 from longrope.models.tables import modules_of
@@ -69,6 +70,16 @@ def at_length(model: LanguageModel, tokens: int) -> Iterator[None]:
         yield
 
 
+def check_not_rescaled(model: LanguageModel) -> None:
+    """Raise ModelError inside a block of rescaled factors, where nothing reads with the model's own RoPE."""
+    if _is_installed(model, model.table):
+        raise ModelError(
+            f"{model.name!r} was to read without factors, inside a block of longrope.rescaled.",
+            "Without factors a model reads with its own RoPE, and in the block it has the block's.",
+            "Call it outside of the block, or give the factors.",
+        )
+
+
 def modules_in_layers(model: LanguageModel) -> Placed:
     """The rotary modules that layers call themselves, as they are at this moment (Moshi); most models have none.
 
@@ -118,11 +129,43 @@ def _installed(
     learnable: bool = False,
     precision: torch.dtype = torch.float64,
 ) -> Iterator[RescaledRotary]:
-    """Exchange the modules that hold a table for ours."""
+    """Exchange the modules that hold a table for ours.
+
+    Raises:
+        ModelError: no module holds it, or another block that began within this one has not ended before it.
+    """
     places = list(modules_of(model.network, table))
+    if not places:
+        raise ModelError(
+            f"The network of {model.name!r} has no rotary module at {table.path}.",
+            "Factors act on the network as transformers has built it.",
+            "Give the model as it was loaded; wrap or compile its network inside the block.",
+        )
     before = places[0][2]  # where there are several, each computes the same
     ours = isinstance(before, RescaledRotary) and before.layer_type == table.layer_type
     native = before.native if ours else before
     module = RescaledRotary(native, table, factors, learnable=learnable, precision=precision).to(model.device)
-    with placed([(parent, name, module) for parent, name, _ in places]):
+    module.replaced = tuple(rotary for *_, rotary in places)
+    _place([(parent, name, module) for parent, name, _ in places])
+    try:
         yield module
+    finally:
+        _take_out(module, [(parent, name) for parent, name, _ in places])
+
+
+def _take_out(module: RescaledRotary, places: list[tuple[nn.Module, str]]) -> None:
+    """Put back what stood at some places before a module of ours, also from below those of blocks that go on."""
+    top = getattr(*places[0])
+    if top is module:
+        _place([(*place, rotary) for place, rotary in zip(places, module.replaced, strict=True)])
+        return
+    while isinstance(top, RescaledRotary) and top.replaced:
+        if top.replaced[0] is module:
+            top.replaced = module.replaced
+            break
+        top = top.replaced[0]
+    raise ModelError(
+        "A block of rescaled factors ended while one that began later goes on.",
+        "One model reads with the factors of one block at a time: passes of the first block had those of the second.",
+        "End blocks in reverse order; for threads and generators side by side load a model for each.",
+    )

@@ -3,6 +3,7 @@
 Shape legend: B = batch, N = positions, P = rotated pairs, C = columns of cos and sin.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,11 +37,17 @@ class RescaledRotary(nn.Module):
         learnable: bool = False,
         precision: torch.dtype = torch.float64,
     ) -> None:
-        """Take the place of ``native`` with these factors; with ``learnable`` they become float64 parameters."""
+        """Take the place of ``native`` with these factors; with ``learnable`` they become float64 parameters.
+
+        Otherwise they are no part of the network: it is trained, cast, saved and wrapped without them.
+        """
         super().__init__()
         self._precision = precision
         self._native = (native,)  # in a tuple, so that it is no submodule
+        self.replaced: tuple[Any, ...] = ()  # what stood in its places before, while it is installed
         self.columns: Tensor
+        self.lambdas: Tensor
+        self.attention_factor: Tensor
         self._spec, self.layer_type = table.geometry, table.layer_type
         self._frequencies = table.geometry.frequencies_at(factors.target_window)
         self._layout = table.layout or layout_of(table.geometry)
@@ -49,10 +56,18 @@ class RescaledRotary(nn.Module):
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
         self._start_tokens = factors.start_tokens
         self._identity = factors.is_identity and not learnable and not table.geometry.by_length
-        self.lambdas = nn.Parameter(torch.tensor(factors.lambdas, dtype=torch.float64), requires_grad=learnable)
-        self.attention_factor = nn.Parameter(
-            torch.tensor(factors.attention_factor, dtype=torch.float64), requires_grad=learnable
-        )
+        own = {"lambdas": factors.lambdas, "attention_factor": factors.attention_factor}
+        for name, numbers in own.items():
+            values = torch.tensor(numbers, dtype=torch.float64)
+            setattr(self, name, nn.Parameter(values) if learnable else values)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RescaledRotary":  # noqa: FBT001, FBT002  # as of nn.Module
+        """Follow the network to another device, and to no other number format."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
+        for name in ("lambdas", "attention_factor"):
+            if name in vars(self):
+                setattr(self, name, vars(self)[name].to(self.columns.device))
+        return self
 
     def __getattr__(self, name: str) -> Any:
         """What models ask their rotary module for: its config, or the layer types that it knows."""

@@ -13,7 +13,7 @@ from longrope.models.tuned_on import write_tuned_on
 from longrope.models.weights import name_weights
 from longrope.recipe import TuneRecipe
 from longrope.rope import RescaleFactors
-from longrope.runs.identity import TUNED, hash_inputs
+from longrope.runs.identity import TUNED, hash_inputs, tuned_name
 from longrope.runs.records import TrainStep
 from longrope.runs.run_dir import RunDir
 from longrope.runs.train_log import TrainLog
@@ -67,7 +67,8 @@ def fine_tune(
         on_step: called after every step.
 
     Returns:
-        The network that was given, in eval mode and without gradients, in a model that knows what it was tuned on.
+        The network that was given, in eval mode and without gradients, in a model that knows what it was tuned on. Its
+        name says that it was, so that no score or trial of the weights before is taken for one of theirs.
 
     Raises:
         TextsError: the text is shorter than a window.
@@ -82,7 +83,8 @@ def fine_tune(
     log, tuned = TrainLog(run.train if run else None), replace(model, tuned_on=_sketch(model, batches, settings))
     folder = run.adapters if run and distributed.is_main() else None
     with adapted(model.network, settings, seed, folder, model.name.partition(TUNED)[0]) as weights:
-        checkpoint = Checkpoint(run.tuning if run else None, _identify(model, weights, factors, text, settings, seed))
+        made_of = _identify(model, weights, factors, text, settings, seed)
+        checkpoint = Checkpoint(run.tuning if run else None, made_of)
         begun_at, tensors = checkpoint.read()
         model.network.requires_grad_(False).eval()
         with in_float32(model, weights):
@@ -104,7 +106,7 @@ def fine_tune(
             checkpoint.save(settings.steps, {f"weight/{name}": weight for name, weight in weights.items()})
     if folder and settings.trains_few:
         write_tuned_on(folder, tuned.tuned_on)
-    return tuned
+    return replace(tuned, name=tuned_name(model.name, hash_inputs(made_of)))
 
 
 def cut_batches(
