@@ -222,6 +222,12 @@ def encode_question(tokenizer: Any, document: str, prompt: str) -> list[int]:
         ModelError: the chat template fails.
     """
     for name, text in (("document", document), ("prompt", prompt)):
+        if not isinstance(text, str):
+            raise TextsError(
+                f"The {name} is a {type(text).__name__}.",
+                "A text is needed.",
+                "Read a file first: Path(...).read_text().",
+            )
         if not text.strip():
             raise TextsError(f"The {name} is blank.", "A document and a prompt are needed.", f"Give a --{name}.")
     text = f"{document}\n\n{prompt}"

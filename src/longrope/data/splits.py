@@ -1,5 +1,6 @@
 """Splits: the documents of some texts as three parts that share no content, to search, to tune and to measure on."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +91,7 @@ def load_texts(
             file of records is damaged, or none of its rows has the field; this Python has no sources; weights are not
             one positive number a source.
     """
-    sources, measure = ([given] if isinstance(given, str | Path) else given for given in (sources, measure))
+    sources, measure = ([given] if isinstance(given, str | Path) else [*given] for given in (sources, measure))
     check_encoding(encoding)
     check_sources((*sources, *measure))
     shares = _checked_weights(weights, sources)
@@ -125,7 +126,8 @@ def load_texts(
 
 def _checked_weights(weights: Sequence[float], sources: Sequence[Source]) -> list[float]:
     """The share of each source; one for all of them without weights (raises TextsError)."""
-    if weights and (len(weights) != len(sources) or min(weights) <= 0):
+    weights = [float(weight) for weight in weights]
+    if weights and (len(weights) != len(sources) or not all(0 < weight < math.inf for weight in weights)):
         raise TextsError(
             f"{counted(len(weights), 'weight')} ({', '.join(f'{w:g}' for w in weights)}) came with "
             f"{counted(len(sources), 'source')}.",
@@ -175,6 +177,7 @@ def _split_mix(streams: Sequence[TokenStream], weights: Sequence[float], shares:
 
 
 def _join(parts: Sequence[Part]) -> Part:
+    parts = [part for part in parts if len(part[0])] or [*parts[:1]]
     if len(parts) == 1:
         return parts[0]
     joined, starts, names = TokenStream(), list[Starts](), list[str]()

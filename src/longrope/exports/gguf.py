@@ -30,12 +30,12 @@ from longrope.exports.unfinished import unfinished_file
 from longrope.models import LanguageModel, check_not_quantized, load_model
 from longrope.models.tuned_on import GGUF_KEY
 from longrope.recipe import ExportRecipe
-from longrope.rope import RescaleFactors
+from longrope.rope import FactorTable, RescaleFactors, as_one
 
 
 def write_gguf(
     model: LanguageModel,
-    factors: RescaleFactors,
+    factors: RescaleFactors | FactorTable,
     path: str | Path,
     *,
     settings: ExportRecipe | None = None,
@@ -48,7 +48,7 @@ def write_gguf(
 
     The arguments are those of ``export_gguf``.
     """
-    settings, origin = settings or ExportRecipe(), origin or origin_of_model(model)
+    settings, origin, factors = settings or ExportRecipe(), origin or origin_of_model(model), as_one(factors)
     if origin.tuned or dtype or not origin.base_model.endswith(".gguf"):
         options: dict[str, Any] = {"windows": windows, "origin": origin, "layout": layout, "dtype": dtype}
         return export_gguf(model, factors, path, settings=settings, **options)
@@ -58,7 +58,7 @@ def write_gguf(
 
 def export_gguf(
     model: LanguageModel,
-    factors: RescaleFactors,
+    factors: RescaleFactors | FactorTable,
     path: str | Path,
     *,
     settings: ExportRecipe | None = None,
@@ -84,6 +84,7 @@ def export_gguf(
             path is the model's own.
     """
     settings, path, origin = settings or ExportRecipe(), Path(path), origin or origin_of_model(model)
+    factors = as_one(factors)
     check_not_quantized(model, "An export")
     _check_supported(model, factors, path)
     for source in (origin_of_model(model).base_model, origin.base_model):

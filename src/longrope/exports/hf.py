@@ -41,7 +41,7 @@ from longrope.models import (
     with_entries,
 )
 from longrope.recipe import ExportRecipe
-from longrope.rope import RescaleFactors
+from longrope.rope import FactorTable, RescaleFactors, as_one
 from longrope.rope.hf_config import write_longrope
 from longrope.runs.records import Score
 
@@ -63,7 +63,7 @@ with torch.inference_mode():
 
 def export_hf(  # noqa: PLR0913  # what a checkpoint depends on are its arguments
     model: LanguageModel,
-    factors: RescaleFactors,
+    factors: RescaleFactors | FactorTable,
     folder: str | Path,
     *,
     settings: ExportRecipe | None = None,
@@ -92,7 +92,7 @@ def export_hf(  # noqa: PLR0913  # what a checkpoint depends on are its argument
         ExportError: the factors have start tokens, the reopened checkpoint gives other logits, or the folder is that of
             the model, of its base, or of a model that is no export.
     """
-    settings, folder = settings or ExportRecipe(), Path(folder)
+    settings, folder, factors = settings or ExportRecipe(), Path(folder), as_one(factors)
     check_not_source(folder, origin_of_model(model).base_model)
     check_folder(folder)
     check_not_quantized(model, "An export")

@@ -13,6 +13,7 @@ DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float1
 
 def choose_device(device: str = "auto") -> tuple[str, str]:
     """Return the device and the reason for it; raise ModelError for a GPU that is not there."""
+    device = str(device)  # a torch.device, too
     if device == "auto":
         return ("cuda", "a GPU is here") if torch.cuda.is_available() else ("cpu", "no GPU is here")
     try:

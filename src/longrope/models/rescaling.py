@@ -15,7 +15,7 @@ from longrope.errors import ModelError
 from longrope.models.language_model import LanguageModel
 from longrope.models.rotary import RescaledRotary
 from longrope.models.tables import modules_of
-from longrope.rope import RescaleFactors, RotaryTable, unscaled
+from longrope.rope import FactorTable, RescaleFactors, RotaryTable, as_one, unscaled
 
 Placed = list[tuple[nn.Module, str, Any]]  # (parent, name in it, rotary module)
 
@@ -23,7 +23,7 @@ Placed = list[tuple[nn.Module, str, Any]]  # (parent, name in it, rotary module)
 @contextmanager
 def rescaled(
     model: LanguageModel,
-    factors: RescaleFactors | None,
+    factors: RescaleFactors | FactorTable | None,
     *,
     learnable: bool = False,
     precision: torch.dtype = torch.float64,
@@ -35,17 +35,24 @@ def rescaled(
     ``factors=None`` the model is unchanged.
 
     Args:
-        model: the model to change.
-        factors: made for this model's geometry (raises FactorsError otherwise).
+        model: as ``load_model`` gives it.
+        factors: one set, made for this model's geometry (raises FactorsError otherwise).
         learnable: make lambdas and attention factor parameters with gradients.
         precision: of the angles; float32 shows what other runtimes lose far out.
 
     Yields:
         The module that is installed.
     """
+    if not isinstance(model, LanguageModel):
+        raise ModelError(
+            f"A {type(model).__name__} was given.",
+            "Factors act on a model that longrope has loaded, with its rotary tables.",
+            "Load it by longrope.load_model(name or folder); its network is transformers' own.",
+        )
     if factors is None:
         yield None
         return
+    factors = as_one(factors)
     factors.check_spec(model.spec)
     factors.check_table(model.table.name)
     with _installed(model, model.table, factors, learnable=learnable, precision=precision) as module:

@@ -1,5 +1,6 @@
 """A session: everything that the steps of one run share, loaded once and passed on as one argument."""
 
+import reprlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -113,8 +114,19 @@ class Session:
 
 
 def name_function(preprocess: Preprocess | None) -> str:
-    """What a run remembers of the function that the texts went through: its name, by which nobody loads it."""
-    return f"{preprocess.__module__}:{preprocess.__qualname__}" if preprocess else ""
+    """What a run remembers of the function that the texts went through: its name, by which nobody loads it.
+
+    Raises:
+        RecipeError: it has no name that tells it from others, so a run could go on with another one.
+    """
+    name = getattr(preprocess, "__qualname__", "<no name>") if preprocess else ""
+    if name.endswith(">"):
+        raise RecipeError(
+            f"preprocess is {reprlib.repr(preprocess)}.",
+            "A run remembers the function by its name, so that it is resumed with the same one.",
+            "Give a function that is defined by def.",
+        )
+    return f"{preprocess.__module__}:{name}" if preprocess else ""
 
 
 class Inputs(NamedTuple):

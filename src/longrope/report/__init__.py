@@ -38,7 +38,7 @@ def _describe(contents: Contents) -> str:
     return describe_verdict(verdict) if verdict else ""
 
 
-def write_report(run: RunDir, path: Path | None = None) -> Path:
+def write_report(run: RunDir, path: str | Path | None = None) -> Path:
     """Write the page of a run from what its directory holds so far.
 
     Args:
@@ -48,10 +48,10 @@ def write_report(run: RunDir, path: Path | None = None) -> Path:
     Returns:
         The path of the page.
     """
-    return _write(run, path or run.path / "report.html", [read_run(run)])
+    return _write(run, Path(path or run.path / "report.html"), [read_run(run)])
 
 
-def write_comparison(runs: Sequence[RunDir], path: Path | None = None) -> Path:
+def write_comparison(runs: Sequence[RunDir], path: str | Path | None = None) -> Path:
     """Write one page of several runs, the same figures with all of them.
 
     Args:
@@ -64,7 +64,7 @@ def write_comparison(runs: Sequence[RunDir], path: Path | None = None) -> Path:
     contents = [read_run(run) for run in runs]
     if len({each.name for each in contents}) < len(contents):
         contents = [replace(each, name=os.fspath(run.path)) for each, run in zip(contents, runs, strict=True)]
-    return _write(runs[0], path or Path("comparison.html"), contents)
+    return _write(runs[0], Path(path or "comparison.html"), contents)
 
 
 def _write(run: RunDir, path: Path, contents: Sequence[Contents]) -> Path:

@@ -1,7 +1,7 @@
 """Rotary position embedding: geometry, the formulas that rescale it, and the formats that state it. Knows no torch."""
 
 from longrope.rope.baselines import baseline_factors, own_yarn_lambdas
-from longrope.rope.factors import FactorTable, RescaleFactors, as_table, dump_factors, load_factors, unscaled
+from longrope.rope.factors import FactorTable, RescaleFactors, as_one, as_table, dump_factors, load_factors, unscaled
 from longrope.rope.geometry import FactorLists, Layout, NativeScaling, RopeSpec, RotaryTable, extension_ratio
 from longrope.rope.given import GivenFactors, read_given
 from longrope.rope.scaling import (
@@ -29,6 +29,7 @@ __all__ = [
     "RescaleFactors",
     "RopeSpec",
     "RotaryTable",
+    "as_one",
     "as_table",
     "at_window",
     "baseline_factors",

@@ -209,6 +209,18 @@ def as_table(factors: RescaleFactors | FactorTable) -> FactorTable:
     return factors if isinstance(factors, FactorTable) else FactorTable((factors,))
 
 
+def as_one(factors: "RescaleFactors | FactorTable") -> RescaleFactors:
+    """The only factor set of a table, as a file of factors holds it (raises FactorsError for several)."""
+    sets = as_table(factors).factor_sets
+    if len(sets) > 1:
+        raise FactorsError(
+            f"{len(sets)} factor sets were given, for {', '.join(f'{one.target_window:,}' for one in sets)} tokens.",
+            "One is needed here.",
+            "Choose it by the tokens that are read: table.choose(tokens).",
+        )
+    return sets[0]
+
+
 def unscaled(spec: RopeSpec, tokens: int | None = None) -> RescaleFactors:
     """The factors that change nothing: inside other factors they bring back the model's own.
 

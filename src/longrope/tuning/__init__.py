@@ -12,7 +12,7 @@ from longrope.models import LanguageModel, check_not_quantized, rescaled
 from longrope.models.tuned_on import write_tuned_on
 from longrope.models.weights import name_weights
 from longrope.recipe import TuneRecipe
-from longrope.rope import RescaleFactors
+from longrope.rope import FactorTable, RescaleFactors, as_one
 from longrope.runs.identity import TUNED, hash_inputs, tuned_name
 from longrope.runs.records import TrainStep
 from longrope.runs.run_dir import RunDir
@@ -42,7 +42,7 @@ UNNAMED_BY_DEFAULT = (
 
 def fine_tune(
     model: LanguageModel,
-    factors: RescaleFactors | None,
+    factors: RescaleFactors | FactorTable | None,
     text: TokenText,
     *,
     settings: TuneRecipe | None = None,
@@ -78,7 +78,7 @@ def fine_tune(
     """
     check_not_quantized(model, "A training")
     check_part(text, "tune")
-    settings = settings or TuneRecipe()
+    settings, factors = settings or TuneRecipe(), as_one(factors) if factors else None
     batches = cut_batches(model, factors, text, settings, seed)
     log, tuned = TrainLog(run.train if run else None), replace(model, tuned_on=_sketch(model, batches, settings))
     folder = run.adapters if run and distributed.is_main() else None
