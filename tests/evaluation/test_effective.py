@@ -48,6 +48,12 @@ def test_the_effective_length_is_that_of_published_tables(
     assert effective_length({first * 2**i: score for i, score in enumerate(scores)}, least) == length
 
 
+def test_a_length_at_which_nothing_is_found_does_not_pass() -> None:
+    """Also where the original finds nothing, so that the least score that passes is 0."""
+    assert effective_length({256: 0.0, 512: 0.0}, 0.0) == 0
+    assert effective_length({256: 0.5, 512: 0.0, 1024: 0.5}, 0.0) == 256
+
+
 def test_the_area_is_taken_over_the_logarithm_of_the_length() -> None:
     scores = {8 * K: 100.0, 16 * K: 90.0, 32 * K: 60.0, 64 * K: 20.0}
     assert length_area(scores) == pytest.approx(70)

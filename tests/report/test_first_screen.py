@@ -70,6 +70,12 @@ def test_of_shares_the_greatest_is_best_and_equal_ones_are_both() -> None:
     assert score_table("t", found).best == {(1, 1), (2, 1)}
     broken = [score(OURS, 64, "perplexity", float("nan")), score(YARN, 64, "perplexity", float("inf"))]
     assert score_table("t", broken).best == frozenset()
+    alike = [
+        score("none", 64, "perplexity", 9.50011),
+        score("yarn", 64, "perplexity", 9.50012),
+        score("pi", 64, "perplexity", 9.6),
+    ]
+    assert score_table("t", alike).best == {(0, 1), (1, 1)}, "all that are written alike"
 
 
 def test_the_decimals_of_a_column_are_equal() -> None:

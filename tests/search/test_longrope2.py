@@ -49,6 +49,8 @@ def test_every_candidate_keeps_slow_pairs_at_s_or_above_and_fast_ones_on_the_cur
         assert (lambdas <= 5).all()
         assert lambdas[:pair] == pytest.approx(lambdas[pair] ** (np.arange(pair) / pair), abs=0.006)
         assert candidate.start_tokens == 0
+        assert SPACE.mutate(candidate, rng, 0.0).steps == candidate.steps, "its critical pair is inherited"
+        assert SPACE.cross(candidate, candidate, rng).steps == candidate.steps
 
 
 def test_a_rule_is_placed_as_it_is_but_for_the_grid() -> None:

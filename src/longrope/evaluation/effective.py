@@ -136,7 +136,7 @@ class EffectiveLength(Metric):
 
 
 def effective_length(scores: Mapping[int, float], least: float) -> int:
-    """The longest length whose score and those of all shorter ones are at least so high; 0 where none is.
+    """The longest length whose score and those of all shorter ones are at least so high, and above 0; 0 where none is.
 
     Args:
         scores: by length in tokens.
@@ -144,7 +144,7 @@ def effective_length(scores: Mapping[int, float], least: float) -> int:
     """
     reached = 0
     for length in sorted(scores):
-        if scores[length] < least:
+        if scores[length] < least or scores[length] <= 0:
             break
         reached = length
     return reached

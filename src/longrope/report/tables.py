@@ -50,11 +50,13 @@ def _best(
     """The places of the best values of one metric by length, all that are written alike; none where one row stands."""
     sign = -1 if metric_row(scores[0].metric).format in ("share", "tokens", "benchmark") else 1
     for column, length in enumerate(lengths, 1):
-        values = {score.source.label: sign * score.value for score in scores if score.context_tokens == length}
-        finite = {label: value for label, value in values.items() if math.isfinite(value)}
+        own = {score.source.label: score for score in scores if score.context_tokens == length}
+        finite = {label: score for label, score in own.items() if math.isfinite(score.value)}
         if len(finite) > 1:
-            least = min(finite.values())
-            yield from ((i, column) for i, row in enumerate(rows) if finite.get(row[0], math.inf) == least)
+            best = min(finite.values(), key=lambda score: sign * score.value)
+            written = write_value(best.metric, best.value)
+            alike = {label for label, score in finite.items() if write_value(score.metric, score.value) == written}
+            yield from ((i, column) for i, row in enumerate(rows) if row[0] in alike)
 
 
 def even_table(title: str, scores: Sequence[Score]) -> ScoreTable:

@@ -96,8 +96,13 @@ class CriticalSpace(FactorSpace):
         return min(self.bounds[1], int(np.ceil(self.ratio * STEPS_PER_UNIT - 1e-9)))
 
     def critical_pair(self, candidate: Candidate) -> int:
-        """The first pair with lambda >= s."""
-        return int(np.argmax(np.asarray(candidate.steps) >= self.least))
+        """The last pair that may be critical and on whose NTK curve all pairs before it lie.
+
+        It need not be the first one with lambda >= s: where the critical pair's is higher, its curve passes s earlier.
+        """
+        last = min(self.critical_pairs[1], self.num_pairs - 1)
+        fitting = (c for c in range(last, -1, -1) if candidate.steps[:c] == self._curve(candidate.steps[c], c))
+        return next(fitting)
 
     def place(self, lambdas: Lambdas, start_tokens: int, origin: str) -> Candidate:
         """The feasible candidate whose critical pair and slow pairs are nearest to those of a vector [P]."""
@@ -136,8 +141,12 @@ class CriticalSpace(FactorSpace):
         """From a critical pair and the lambdas of the pairs from it on, in grid steps [P]."""
         pair = min(max(pair, self.critical_pairs[0]), self.critical_pairs[1], self.num_pairs - 1)
         slow = np.clip(np.rint(project_monotone(steps[pair:])), self.least, self.bounds[1])
-        curve = (slow[0] / STEPS_PER_UNIT) ** (np.arange(pair) / max(1, pair)) * STEPS_PER_UNIT
-        return Candidate((*np.rint(curve).astype(int).tolist(), *slow.astype(int).tolist()), start_tokens, origin)
+        return Candidate((*self._curve(slow[0], pair), *slow.astype(int).tolist()), start_tokens, origin)
+
+    def _curve(self, step: float, pair: int) -> tuple[int, ...]:
+        """The grid steps of the pairs before a critical one, from its own."""
+        curve = (step / STEPS_PER_UNIT) ** (np.arange(pair) / max(1, pair)) * STEPS_PER_UNIT
+        return tuple(np.rint(curve).astype(int).tolist())
 
 
 def search_longrope2(
@@ -182,7 +191,8 @@ def search_longrope2(
     starts = [baseline_factors(spec, name, target_tokens).factor_sets[0] for name in STARTS]
     attention = su_attention_factor(ratio, spec.trained_window)
     found = evolve(objective, space, starts, evolution, attention_factor=attention, seed=seed, log=log)
-    pair = int(np.argmax(found.array >= ratio - 1 / STEPS_PER_UNIT))
+    steps = np.rint(found.array * STEPS_PER_UNIT).astype(int)
+    pair = space.critical_pair(Candidate(tuple(steps.tolist()), 0, ""))
     taken = sum(trial.token_passes for trial in log.made) // target_tokens
     scored = "needles" if objective.by_needles else "the second half of the windows, too short for needles"
     on_message(f"{METHOD}: critical pair {pair} of {first} to {spec.critical_pair}, by {scored}, {taken} window passes")
