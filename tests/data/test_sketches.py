@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -104,6 +105,16 @@ def test_five_copies_of_a_trained_file_are_still_known() -> None:
     trained = sketch_documents([f"{TRAINED[0]} Copy {i}."] for i in range(5))
     with pytest.raises(TextsError, match="100% of file-0"):
         check(TRAINED[0], sketch=trained)
+
+
+def test_many_copies_of_a_trained_file_are_known() -> None:
+    """With other line ends, wrapping and case: nothing of them is a licence, which is a small part of each file."""
+    ways: list[Callable[[str], str]] = [str, str.upper, str.title, lambda text: text.replace(" ", "\n"), str.lower]
+    copies = [way(TRAINED[0]) for way in ways] * 2
+    copies = [f"{copy} Copy {i}." for i, copy in enumerate(copies)]
+    for trained in (sketch_documents([copy] for copy in copies), sketch_documents([LICENCE + copy] for copy in copies)):
+        with pytest.raises(TextsError, match="100% of file-0"):
+            check(TRAINED[0], sketch=trained)
 
 
 @pytest.mark.parametrize("copied", [100, 300])

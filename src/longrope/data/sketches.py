@@ -101,15 +101,21 @@ def run_hashes(texts: Iterable[str], limit: int = ALL_HASHES) -> Hashes:
 
 
 def sketch_documents(documents: Iterable[Iterable[str]]) -> TextSketch:
-    """A sketch of documents, each in one or several pieces; runs that more than five of them have are left out."""
+    """A sketch of documents, each in one or several pieces; runs that more than five of them have are left out.
+
+    Of a document most of whose runs were there before, such as a copy with other line ends, only new runs are counted.
+    """
     hashes, counts = np.zeros(0, np.uint64), np.zeros(0, np.int64)
-    limit, waiting, number = ALL_HASHES, list[Hashes](), 0
+    limit, waiting, number, known = ALL_HASHES, list[Hashes](), 0, set[int]()
     for document in documents:
-        waiting.append(run_hashes(document, limit))
+        runs = run_hashes(document, limit)
+        new = np.fromiter((run not in known for run in runs.tolist()), bool, len(runs))
+        waiting.append(runs[new] if 2 * new.sum() < len(runs) else runs)
+        known.update(runs.tolist())
         number += len(waiting[-1])
         if number > 4 * SKETCH_HASHES:
             hashes, counts, limit = _counted(hashes, counts, waiting, limit)
-            waiting, number = [], 0
+            waiting, number, known = [], 0, set(hashes.tolist())
     hashes, counts, limit = _counted(hashes, counts, waiting, limit)
     return TextSketch(hashes[counts <= COMMON_DOCUMENTS], limit)
 
