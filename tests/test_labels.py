@@ -130,3 +130,20 @@ def test_a_label_says_where_factors_come_from_and_who_chose_them(source: Source,
 )
 def test_composed_factors_name_each_method_once(first: str, second: str, joint: str) -> None:
     assert join_methods(first, second) == joint
+
+
+@pytest.mark.parametrize(
+    ("metric", "ends", "written"),
+    [
+        ("ratio-to-yarn", (0.99991, 0.99986, 0.99997), "0.9999 (0.9999-0.99997)"),
+        ("ratio-to-yarn", (1.5, 1.0, 2.0), "1.5 (1-2)"),
+        ("difference-to-yarn", (0.02, 0.002, 0.04), "+2% (+0.2% to +4%)"),
+        ("difference-to-yarn", (-0.02, -0.04, -0.004), "-2% (-4% to -0.4%)"),
+        ("difference-to-yarn", (0.1, 0.0, 0.2), "+10% (+0% to +20%)"),
+        ("perplexity", (1.00001, 1.00001, 1.00002), "1 (1-1)"),
+    ],
+)
+def test_an_interval_that_says_that_two_differ_does_not_read_as_if_they_were_alike(
+    metric: str, ends: tuple[float, float, float], written: str
+) -> None:
+    assert write_interval(metric, *ends) == written

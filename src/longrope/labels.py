@@ -143,4 +143,13 @@ def write_interval(metric: str, value: float, low: float, high: float) -> str:
     if not math.isfinite(high - low) and math.isfinite(value):
         return write_value(metric, value)
     between = " to " if metric_row(metric).format == "difference" else "-"
-    return f"{write_value(metric, value)} ({write_value(metric, low)}{between}{write_value(metric, high)})"
+    return f"{write_value(metric, value)} ({_write_end(metric, low)}{between}{_write_end(metric, high)})"
+
+
+def _write_end(metric: str, end: float) -> str:
+    """One end of an interval; where it says that two differ, it is not written as if they were alike."""
+    written, is_difference = write_value(metric, end), metric_row(metric).format == "difference"
+    alike = 0.0 if is_difference else 1.0
+    if not compared_with(metric) or end == alike or written.lstrip("+-") != write_value(metric, alike).lstrip("+-"):
+        return written
+    return f"{end:+.1%}" if is_difference else f"{end:.6g}"
