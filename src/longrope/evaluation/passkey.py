@@ -16,6 +16,9 @@ from longrope.runs.records import Score
 class PasskeyRetrieval(Metric):
     """The share of passkeys over all depths, then of each depth, with Wilson's intervals.
 
+    A passkey is found if its tokens are the model's likeliest ones; what the model would write after them does not
+    count.
+
     Samples: ``right`` [K] whether each passkey is answered with every digit right, ``depths`` [K].
     """
 
