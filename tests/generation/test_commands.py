@@ -13,11 +13,13 @@ import pytest
 import torch
 from commands import run_command
 from generating import DOCUMENT, PROMPT, SHORT, WORDS, make_table
+from typer.testing import CliRunner
 
 import longrope
 from longrope import generation
+from longrope.cli import app
 from longrope.data import read_document
-from longrope.errors import FactorsError, ModelError, RecipeError, TextsError
+from longrope.errors import CacheError, FactorsError, ModelError, RecipeError, TextsError
 from longrope.generation import Generation, GenerationSettings, encode_question, generate
 from longrope.models import LanguageModel, rescaled
 from longrope.rope import dump_factors
@@ -227,3 +229,33 @@ def test_bad_input_is_one_paragraph(
 def test_it_is_public() -> None:
     assert longrope.generate is generate
     assert longrope.GenerationSettings is GenerationSettings
+
+
+def test_a_document_is_not_reused_by_a_model_whose_config_computes_other_keys(tmp_path: Path) -> None:
+    """The weights and the rotary table are the same; what a layer sees, or how it is normalized, is not."""
+    kept = tmp_path / "kept.lrd"
+    model = pico.make_model("mistral", sliding_window=16, max_position_embeddings=256)
+    generate(model, None, pico.make_text(40), "What?", settings=SHORT, cache=kept)
+    generate(model, None, "", "Which?", settings=SHORT, cache=kept)
+    for change in ({"sliding_window": 32}, {"sliding_window": 16, "rms_norm_eps": 1e-3}):
+        with pytest.raises(CacheError, match="was read with something else: config"):
+            generate(
+                pico.make_model("mistral", max_position_embeddings=256, **change),
+                None,
+                "",
+                "Which?",
+                settings=SHORT,
+                cache=kept,
+            )
+
+
+@pytest.mark.parametrize("command", ["generate", "export", "verify"])
+def test_a_command_of_one_process_is_refused_in_a_launch(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun would have each process print, and write the same files."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    given = ["nano", "--prompt", "What?"] if command == "generate" else [str(tmp_path)]
+    done = CliRunner().invoke(app, [command, *given])
+    assert isinstance(done.exception, RecipeError)
+    assert f"`longrope {command}` was started in 2 processes" in str(done.exception)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 
-from longrope.errors import LongRopeError
+from longrope.errors import LongRopeError, RecipeError
 from longrope.recipe import Recipe
 
 
@@ -32,6 +32,14 @@ def launched(recipe: Recipe, context_ranks: int | None, factors: Path | None = N
             stack.enter_context(redirect_stdout(nowhere))
         with _one_reports():
             yield
+
+
+def check_alone(command: str) -> None:
+    """Raise RecipeError for a command that runs in one process, where torchrun has launched several."""
+    if (count := int(os.environ.get("WORLD_SIZE") or 1)) > 1:
+        raise RecipeError(
+            f"`longrope {command}` was started in {count} processes.", "It runs in one.", "Start it without torchrun."
+        )
 
 
 @contextmanager

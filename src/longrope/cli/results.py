@@ -22,6 +22,7 @@ from longrope.cli.console import (
     to_json,
     watching,
 )
+from longrope.cli.launching import check_alone
 from longrope.errors import RecipeError, RunError
 from longrope.lengths import parse_tokens
 from longrope.recipe import ExportRecipe
@@ -67,6 +68,7 @@ def generate(
     as_json: options.AsJson = False,
 ) -> None:
     """Answer a prompt about a long document, with one set of factors for all of it."""
+    check_alone("generate")
     from longrope import generation
     from longrope.models import load_model, silence_loading
     from longrope.pipeline import report_answer
@@ -149,7 +151,9 @@ def export(
     ] = "",
     max_shard_size: options.MaxShardSize = None,
     preprocess: options.Preprocess = None,
-    factors: options.OptionalFactors = None,
+    factors: Annotated[
+        Path | None, typer.Option("--factors", help="Without a run: factors.json, or a run directory.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Without a run: hub name, folder, or GGUF file to put factors into.")
     ] = None,
@@ -176,6 +180,7 @@ def export(
 
     The weights of a GGUF file that was not tuned stay the same byte for byte, unless --dtype is given.
     """
+    check_alone("export")
     from longrope import pipeline
     from longrope.rope import load_factors
 

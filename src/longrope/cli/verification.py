@@ -9,6 +9,7 @@ import typer
 
 from longrope.cli.commands import app
 from longrope.cli.console import print_table, watching
+from longrope.cli.launching import check_alone
 from longrope.cli.options import AsJson, Device, DryRun, DType
 from longrope.errors import DryRunEnd
 from longrope.lengths import parse_tokens
@@ -61,6 +62,7 @@ def verify(
     applied, named if it is known. unclear: the candidates are too similar. refused: the client's message follows.
     The table has the largest difference of a log-probability from ours, in nats, at the end of prompts of each length.
     """
+    check_alone("verify")
     from longrope.pipeline import report_checks
     from longrope.verification.checking import APPLIED, format_row, verify
     from longrope.verification.exported import dump_verifications

@@ -164,12 +164,12 @@ def _from_file(
         yield from _from_rows(str(path), _as_rows(rows, reading), seen, report, reading)
         return
     try:
-        if path.suffix != ".npy" and not reading.preprocess and is_long(path):
+        if path.suffix.lower() != ".npy" and not reading.preprocess and is_long(path):
             long = look_through(path, reading.encoding)
             yield from _once(Document(str(path), long), long.digest, 0, seen, report)
             return
         content = read_content(path)
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             made: str | Tokens = read_tokens(path, len(tokenizer))
             digest = hashlib.sha256(content).digest()
         else:

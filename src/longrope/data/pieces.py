@@ -66,7 +66,7 @@ def at_once(characters: int, cores: int) -> int:
 
 def is_long(path: Path) -> bool:
     """Whether a text file is to be read in pieces."""
-    return path.is_file() and path.stat().st_size > (HELD_BYTES // 8 if path.suffix == ".gz" else HELD_BYTES)
+    return path.is_file() and path.stat().st_size > (HELD_BYTES // 8 if path.suffix.lower() == ".gz" else HELD_BYTES)
 
 
 def look_through(path: Path, encoding: str = "") -> TextFile:
@@ -122,7 +122,7 @@ def read_chunks(path: Path, encoding: str) -> Iterator[str]:
 
 
 def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def pieces_of(text: str) -> list[str]:

@@ -98,15 +98,19 @@ def read_records(path: Path, field: str | None, encoding: str = "") -> Iterator[
 
 
 def _read_json_lines(path: Path) -> Iterator[Row | None]:
-    with _open_unpacked(path) as lines:
-        for line in lines:
+    with _open_unpacked(path) as content:
+        found = marked(content.read(4))
+    with _open_unpacked(path) as content:
+        wide = found in ("utf-16", "utf-32")  # whose lines do not end at a byte
+        for line in io.TextIOWrapper(content, found, newline="\n") if wide else content:
             if line.strip():
                 yield _parse(line)
 
 
-def _parse(line: bytes) -> Row | None:
+def _parse(line: bytes | str) -> Row | None:
+    """The object of one line in UTF-8; None for anything else."""
     try:
-        row = json.loads(line)
+        row = json.loads(line if isinstance(line, str) else line.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
@@ -119,8 +123,8 @@ def _read_json(path: Path) -> Iterator[Any]:
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
-        rows = [_parse(line) for line in content.splitlines() if line.strip()]
-        if not any(rows):
+        rows = [_parse(line) for line in content.decode(marked(content[:4])).split("\n") if line.strip()]
+        if not rows or rows[0] is None:  # an array that is damaged
             raise OSError(f"no JSON, {error}") from None
         yield from rows
         return
@@ -129,7 +133,8 @@ def _read_json(path: Path) -> Iterator[Any]:
 
 def _read_csv(path: Path, encoding: str) -> Iterator[Row]:
     """The rows of a table whose first line has the names of its fields; a field may have several lines."""
-    delimiter = "\t" if ".tsv" in path.name.lower() else ","
+    kind = CSV.search(path.name)
+    delimiter = "\t" if kind and kind[1].lower() == "tsv" else ","
     with _open_unpacked(path) as content, io.TextIOWrapper(content, _csv_encoding(path, encoding), newline="") as lines:
         before = csv.field_size_limit(LONGEST_FIELD)
         try:
@@ -218,14 +223,26 @@ def read_hub(source: str, field: str | None) -> Iterator[Row]:
 def _open(datasets: Any, named: HubName) -> Any:
     folder, first = Path(named.name), FIRST.fullmatch(named.part)
     if any((folder / name).exists() for name in ("state.json", "dataset_dict.json")):  # of save_to_disk
-        loaded = datasets.load_from_disk(str(folder))
-        rows = loaded[named.split] if hasattr(loaded, "keys") else loaded
-        return rows.take(int(first[1])) if first else rows
+        return _saved(datasets, named)
     reached = folder.is_dir() or not datasets.config.HF_HUB_OFFLINE
     if reached and (first or not named.part):  # other slices need the whole split
         rows = datasets.load_dataset(named.name, named.config, split=named.split, streaming=True)
         return rows.take(int(first[1])) if first else rows
     return datasets.load_dataset(named.name, named.config, split=named.split + named.part)
+
+
+def _saved(datasets: Any, named: HubName) -> Any:
+    """The rows of a split, or of a slice of it, that ``save_to_disk`` has written: one split, or several by name."""
+    loaded = datasets.load_from_disk(named.name)
+    splits = dict(loaded) if hasattr(loaded, "keys") else {str(loaded.split or named.split): loaded}
+    if named.config or named.split not in splits:
+        wrong = f"a configuration {named.config!r}" if named.config else f"a split {named.split!r}"
+        raise ValueError(f"{wrong} of a saved data set with the splits {', '.join(splits)}")
+    rows = splits[named.split]
+    if not named.part:
+        return rows
+    slices = datasets.ReadInstruction.from_spec(f"{named.split}{named.part}").to_absolute({named.split: len(rows)})
+    return rows.select([row for part in slices for row in range(part.from_, part.to)])
 
 
 @contextmanager

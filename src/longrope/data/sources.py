@@ -73,7 +73,7 @@ def no_source_error(text: str) -> TextsError:
 def check_path(source: Path) -> None:
     """Refuse a path where there is nothing, or a text in the place of a path (raises TextsError)."""
     name = str(source)
-    if "\n" in name or len(name) > LONGEST_PATH or any(len(part.encode()) > LONGEST_NAME for part in source.parts):
+    if "\n" in name or len(name) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in source.parts):
         raise no_source_error(name)
     if not source.exists():
         raise TextsError(
@@ -136,7 +136,7 @@ def read_content(path: Path) -> bytes:
     if not path.is_file():
         raise NoTextError("no regular file")
     try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
     except DAMAGED:
         raise NoTextError("a damaged .gz file") from None
     except OSError as error:
@@ -232,7 +232,7 @@ def likely_encoding(content: bytes) -> str:
 
 def describe_zeros(content: bytes) -> str:
     """What text with zeros is that can be decoded as UTF-8: UTF-16 without a mark, or none."""
-    likely = likely_encoding(content)
+    likely = likely_encoding(content) if b"\0" in content else ""  # zeros that come later say nothing
     return f"{NO_TEXT}{likely}" if likely else BINARY
 
 

@@ -109,8 +109,10 @@ def load_texts(
     parts = _split_mix(streams, shares, {"search": 0.5, "tune": 0.5} if measure else SHARES)
     if weights:
         report.left_over = {
-            f"{source}": len(stream) - taken
-            for source, stream, taken in zip(sources, streams, _taken(streams, shares), strict=True)
+            _name(source, number): len(stream) - taken
+            for number, (source, stream, taken) in enumerate(
+                zip(sources, streams, _taken(streams, shares), strict=True), 1
+            )
         }
     if measure:
         parts["measure"] = (held_out.tokens(), held_out.borders()[:-1], held_out.names)
@@ -145,17 +147,23 @@ def _check_found(
     report: TextsReport,
 ) -> None:
     """Refuse sources without any text (raises TextsError, which names what was skipped)."""
-    empty = [[source] for source, stream in zip(sources, streams, strict=False) if not len(stream)]
+    names, measured = ([_name(source, i) for i, source in enumerate(some, 1)] for some in (sources, measure))
+    empty = [[name] for name, stream in zip(names, streams, strict=False) if not len(stream)]
     if len(streams) == 1 and sources:
-        empty = [] if len(streams[0]) else [[*sources]]
-    empty += [[*measure]] if measure and not len(held_out) else []
+        empty = [] if len(streams[0]) else [names]
+    empty += [measured] if measure and not len(held_out) else []
     if empty or not (sources or measure):
         raise TextsError(
-            f"No text was found in {', '.join(map(str, empty[0])) if empty else '(no path given)'}"
+            f"No text was found in {', '.join(empty[0]) if empty else '(no path given)'}"
             f"{''.join(f'; {line}' for line in report.lines()[1:])}.",
             "At least one text file that is not empty is needed.",
             "Give files or folders with --data (and --measure-data).",
         )
+
+
+def _name(source: Source, number: int) -> str:
+    """What a message calls a source: its path or name; documents that were given have only their place."""
+    return f"{source}" if isinstance(source, str | Path) else f"the given texts ({number})"
 
 
 def _taken(streams: Sequence[TokenStream], shares: Sequence[float]) -> list[int]:

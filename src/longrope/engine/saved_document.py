@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,10 +104,22 @@ def describe_making(model: LanguageModel, factors: str, cache: KeyValueCache) ->
     own = [spec.frequencies_at(cache.capacity).tolist() for spec in by_length] if not factors else []
     return {
         "model": name_weights(model),
+        "config": _hash_config(model.network.config),
         "factors": factors or "none",
         "frequencies": hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16] if own else "of the factors",
         "numbers": f"{str(model.network.dtype).removeprefix('torch.')}{', 8-bit cache' if cache.eight_bit else ''}",
     }
+
+
+def _hash_config(config: Any) -> str:
+    """Of what a config says beside names, versions, number formats and tokens."""
+    passed_over = ("architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "quantization_config")
+    acting = {
+        key: value
+        for key, value in config.to_dict().items()
+        if not (key.startswith("_") or key in passed_over or key.endswith("_token_id"))
+    }
+    return hashlib.sha256(json.dumps(acting, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def save_document(

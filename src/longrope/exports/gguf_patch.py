@@ -22,6 +22,8 @@ from longrope.rope import FactorLists, RescaleFactors, RopeSpec, gguf_metadata
 
 COMPARED_AT_ONCE = 2**24  # bytes
 
+FINETUNED = "rope.scaling.finetuned"
+
 
 @dataclass(frozen=True)
 class PatchReport:
@@ -85,6 +87,7 @@ def write_patched(source: Path, spec: RopeSpec, lists: NativeLists, path: Path, 
     layout = choose_layout(file.architecture, lists.factor_sets, layout)
     _check_paths(file, path)
     check_slides(file.stated.get("attention.sliding_window"), lists.long.target_window)
+    _check_scaling_alone(file)
     stated = stated_lists(spec, lists)
     with unfinished_file(path) as unfinished:
         _copy(file, unfinished, *rope_entries(spec, stated, layout))
@@ -125,6 +128,22 @@ def _check_paths(file: GgufFile, path: Path) -> None:
         )
     if path.exists() and path.samefile(file.path):
         raise ExportError(f"{path} is the file to be patched itself.", "It is not changed.", "Give another path.")
+
+
+def _check_scaling_alone(file: GgufFile) -> None:
+    """Refuse files in which llama.cpp reads keys of the scaling for something else, which a patch would change."""
+    temperature = file.stated.get("attention.temperature_scale")
+    if file.architecture == "granite" and file.stated.get(FINETUNED) is False:
+        found = f"states granite.{FINETUNED} = false, by which llama.cpp rotates nothing"
+    elif temperature:
+        found = (
+            f"states an attention.temperature_scale of {temperature:g}, which counts from the window before the scaling"
+        )
+    else:
+        return
+    raise ExportError(
+        f"{file.path} {found}.", "A model whose attention is by RoPE alone is needed.", "Export a folder."
+    )
 
 
 def _copy(file: GgufFile, path: Path, keys: dict[str, Any], tensors: dict[str, Any]) -> None:

@@ -29,8 +29,9 @@ def copy_tokenizer(gguf: Any, writer: Any, source: Path) -> None:
     """Take over every word that a GGUF file says of its tokenizer; transformers understands less of it."""
     for name, field in gguf.GGUFReader(source).fields.items():
         if name.startswith("tokenizer."):
-            nested = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(name, field.contents(), field.types[0], sub_type=nested)
+            nested, value = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None, field.contents()
+            if nested is None or len(value):  # the format has no arrays without entries, and they say nothing
+                writer.add_key_value(name, value, field.types[0], sub_type=nested)
 
 
 def write_tokenizer(gguf: Any, writer: Any, model: LanguageModel) -> None:

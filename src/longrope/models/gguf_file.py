@@ -133,6 +133,10 @@ def read_gguf(path: Path) -> GgufFile:
                 found = f"{path} states what no GGUF file states ({describe_error(error)})."
                 raise ModelError(found, "A GGUF file is needed.", NEXT) from error
             size = len(data)
+    kinds = {"general.architecture": str, "split.count": int}
+    for key, kind in kinds.items():
+        if not isinstance(read.metadata.get(key, kind()), kind) or (kind is str and not read.metadata.get(key)):
+            raise ModelError(f"{path} states {key} = {read.metadata.get(key)!r}.", "A GGUF file is needed.", NEXT)
     if read.metadata.get("split.count", 0) > 1:
         raise ModelError(
             f"{path} is one of {read.metadata['split.count']} parts of a GGUF file.",

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from longrope.errors import ModelError
+from longrope.errors import ModelError, converting_errors
 from longrope.models.gguf_file import GgufFile
 from longrope.rope import RopeSpec, gguf_metadata
 from longrope.rope.hf_config import read_geometry
@@ -21,17 +21,25 @@ def read_gguf_spec(file: GgufFile) -> RopeSpec:
     Raises:
         ModelError: keys are missing, or the file states a scaling that we do not know.
     """
-    head_dim = _head_dim(file)
-    parameters = {"rope_type": "default", "rope_theta": FIXED_THETA}
-    parameters |= gguf_metadata.read_parameters(file.stated, read_rope_rows(file), head_dim, str(file.path))
-    return read_geometry(
-        {
-            "model_type": file.architecture,
-            "head_dim": head_dim,
-            "max_position_embeddings": _needed(file, gguf_metadata.WINDOW),
-            "rope_parameters": parameters,
-        }
-    )
+    with converting_errors(
+        ModelError,
+        f"{file.path} states a rotary embedding that cannot be read",
+        "Needed: numbers where the format has numbers.",
+        "Give a file that llama.cpp's own converter wrote.",
+    ):
+        head_dim = _head_dim(file)
+        parameters = {"rope_type": "default", "rope_theta": FIXED_THETA}
+        parameters |= gguf_metadata.read_parameters(file.stated, read_rope_rows(file), head_dim, str(file.path))
+        if not parameters.get("partial_rotary_factor", 1.0):
+            raise ValueError("it rotates 0 entries of a head")
+        return read_geometry(
+            {
+                "model_type": file.architecture,
+                "head_dim": head_dim,
+                "max_position_embeddings": _needed(file, gguf_metadata.WINDOW),
+                "rope_parameters": parameters,
+            }
+        )
 
 
 def read_rope_rows(file: GgufFile) -> dict[str, list[float]]:

@@ -63,12 +63,23 @@ def load_gguf_network(file: GgufFile, config: Any, dtype: torch.dtype) -> tuple[
         )
         network, report = loaded
         network.hf_quantizer.remove_quantization_config(network)
+        _state_ends(network, file)
         return network, report
     with torch.device("meta"):
         skeleton: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
     weights = _read_weights(file, skeleton, dtype)
     loaded = type(skeleton).from_pretrained(None, state_dict=weights, **how)
+    _state_ends(loaded[0], file)
     return loaded[0], loaded[1]
+
+
+def _state_ends(network: Any, file: GgufFile) -> None:
+    """Have the generation config end at all tokens that the file names as ends: of a text, a turn and a message."""
+    stated = network.generation_config.eos_token_id
+    named = [file.metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")]
+    known = [token for token in named if isinstance(token, int) and 0 <= token < network.config.vocab_size]
+    ends = dict.fromkeys([*(stated if isinstance(stated, list) else [stated]), *known])
+    network.generation_config.eos_token_id = [token for token in ends if token is not None] or None
 
 
 def load_gguf_tokenizer(file: GgufFile, config: Any, installed: str = version("transformers")) -> Any:
