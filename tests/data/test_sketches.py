@@ -117,6 +117,17 @@ def test_many_copies_of_a_trained_file_are_known() -> None:
             check(TRAINED[0], sketch=trained)
 
 
+def test_copies_of_a_long_document_are_known_as_those_of_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its runs are looked up another way, without a Python number for each."""
+    documents = [[f"{TRAINED[0]} Copy {i}."] for i in range(8)]
+    short = sketch_documents(documents)
+    monkeypatch.setattr(sketches, "SKETCH_HASHES", len(TRAINED[0]) // 8)
+    assert len(run_hashes(documents[0])) > 4 * sketches.SKETCH_HASHES
+    long = sketch_documents(documents)
+    assert set(long.hashes.tolist()) <= set(short.hashes.tolist())
+    assert len(long.hashes) > 0
+
+
 @pytest.mark.parametrize("copied", [100, 300])
 def test_the_share_is_that_of_different_runs(copied: int) -> None:
     """Counted in sets, exactly: the sketch of a small text holds all of its runs."""

@@ -60,6 +60,12 @@ def test_another_model_in_the_place_of_the_base_is_refused(kind: str, project: P
         load_model(project / "own", device="cpu")
 
 
+def test_a_base_whose_numbers_cannot_be_compared_is_taken(project: Path) -> None:
+    """Of weights that are quantized while loading, some keep a number format in which they could be."""
+    train(KINDS["adapter"], "models/base", project / "own")
+    assert load_model(project / "own", device="cpu", dtype="8bit").quantized == "8bit"
+
+
 def test_the_adapter_of_a_second_training_is_not_put_over_the_first_base(project: Path) -> None:
     """Its base has the adapter of the first one, which its folder does not hold."""
     network = load_model("models/base", device="cpu").network

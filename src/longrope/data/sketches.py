@@ -109,15 +109,23 @@ def sketch_documents(documents: Iterable[Iterable[str]]) -> TextSketch:
     limit, waiting, number, known = ALL_HASHES, list[Hashes](), 0, set[int]()
     for document in documents:
         runs = run_hashes(document, limit)
-        new = np.fromiter((run not in known for run in runs.tolist()), bool, len(runs))
+        new = _unknown(runs, known)
         waiting.append(runs[new] if 2 * new.sum() < len(runs) else runs)
-        known.update(runs.tolist())
         number += len(waiting[-1])
         if number > 4 * SKETCH_HASHES:
             hashes, counts, limit = _counted(hashes, counts, waiting, limit)
             waiting, number, known = [], 0, set(hashes.tolist())
+        else:
+            known.update(waiting[-1].tolist())
     hashes, counts, limit = _counted(hashes, counts, waiting, limit)
     return TextSketch(hashes[counts <= COMMON_DOCUMENTS], limit)
+
+
+def _unknown(runs: Hashes, known: set[int]) -> NDArray[np.bool_]:
+    """Which runs [R] of a document are not among known ones; of a long document without a Python number for each."""
+    if len(runs) > 4 * SKETCH_HASHES:
+        return ~np.isin(runs, np.fromiter(known, np.uint64, len(known)))
+    return np.fromiter((run not in known for run in runs.tolist()), np.bool_, len(runs))
 
 
 def dump_sketch(sketch: TextSketch) -> str:

@@ -18,7 +18,7 @@ from longrope.exports.unfinished import unfinished_file
 from longrope.models import read_gguf_file, read_gguf_spec
 from longrope.models.gguf_file import GgufFile, TensorPlace
 from longrope.recipe import ExportRecipe
-from longrope.rope import FactorLists, RescaleFactors, RopeSpec, gguf_metadata
+from longrope.rope import FactorLists, FactorTable, RescaleFactors, RopeSpec, as_one, gguf_metadata
 
 COMPARED_AT_ONCE = 2**24  # bytes
 
@@ -54,7 +54,7 @@ class PatchReport:
 
 def patch_gguf(
     source: str | Path,
-    factors: RescaleFactors,
+    factors: RescaleFactors | FactorTable,
     path: str | Path,
     *,
     spec: RopeSpec | None = None,
@@ -77,7 +77,7 @@ def patch_gguf(
         ExportError: llama.cpp would not use them, or the file cannot be written.
     """
     spec = spec or read_gguf_spec(read_gguf_file(source))
-    lists = lists_of(spec, factors, (settings or ExportRecipe()).factor_sets)
+    lists = lists_of(spec, as_one(factors), (settings or ExportRecipe()).factor_sets)
     return write_patched(Path(source), spec, lists, Path(path), layout)
 
 

@@ -31,9 +31,9 @@ def find_base(folder: Path, named: str) -> str:
 
 
 def is_base(folder: Path, network: Any) -> bool:
-    """Whether a network has the weights of the base of a folder; True where that is not known."""
-    stated = _read(folder).get("weights")
-    return not stated or next(network.parameters()).dtype not in EXACT or hash_weights(network, ()) == stated
+    """Whether a network has the weights of the base of a folder; True where its number formats do not tell."""
+    stated, formats = _read(folder).get("weights"), {weight.dtype for weight in network.parameters()}
+    return not stated or not formats <= set(EXACT) or hash_weights(network, ()) == stated
 
 
 def hash_weights(network: Any, but: Collection[str]) -> str:
