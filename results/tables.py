@@ -21,6 +21,7 @@ import tables_training as training
 import tables_uses as uses
 import tables_verify as verify
 from tables_cells import ROOT, Records
+from tables_seeds import seeds_table
 
 Maker = Callable[[Records], str]
 TABLES: dict[str, Maker] = {
@@ -42,6 +43,7 @@ TABLES: dict[str, Maker] = {
     "2048k-lengths": million.length_table,
     "2048k-lengths-yarn": partial(million.length_table, run=million.YARN),
     "2048k-alike": million.alike_table,
+    "2048k-seeds": seeds_table,
     "2048k-alike-smollm2": partial(million.alike_table, run=million.SMALL, formula="critical"),
     "2048k-lengths-smollm2": partial(million.length_table, run=million.SMALL),
     "2048k-lengths-smollm2-attention": million.attention_length_table,

@@ -22,7 +22,9 @@ RUNS = {
     SMALL_YARN: "SmolLM2-135M, YaRN's factors",
     ATTENTION: "SmolLM2-135M, attention alone",
 }
+AGAIN = {run: f"{run}-seed1" for run in (GEMMA, YARN)}  # the same trainings with another seed
 FORMULAS = {GEMMA: "ntk-critical", SMALL: "critical", ATTENTION: "critical"} | dict.fromkeys((YARN, SMALL_YARN), "yarn")
+FORMULAS |= {again: FORMULAS[run] for run, again in AGAIN.items()}
 UNTRAINED = f"{GEMMA}-untrained"
 FURTHER = (f"{UNTRAINED}-1024k", f"{UNTRAINED}-2048k")  # two of them, by factors for those lengths
 BEFORE = f"{GEMMA}-before"  # the factors of the trained run with the original weights
@@ -62,6 +64,7 @@ APART = {  # ending of a run's name -> what of it stands beside the run
     "-passkeys": ("passkey",),
     "-control": ("far-shuffled", "far-replaced", "last-tokens-32767", "far-context", "far-context-last-4096"),
 }
+HUNDRED = "-hundred"  # ending of a run with a hundred of each; they come before the run's fewer
 FAR = f"{ATTENTION}-far"  # one window of prose
 OF_FAR = ("prefix-perplexity", "position-perplexity", LAST[ATTENTION], "far-context", "far-context-last-4096")
 METHODS = {
@@ -83,7 +86,7 @@ def trained_scores(records: Records, run: str) -> dict[tuple[str, int], Score]:
     for apart, metrics in APART.items():
         found = records.scores(run + apart, FORMULAS[run]) if records.has(run + apart) else {}
         scores = {key: score for key, score in found.items() if key[0] in metrics} | scores  # the run's own first
-    return scores
+    return scores | joined_scores(records, [(run + HUNDRED, FORMULAS[run])])
 
 
 def aims_table(records: Records) -> str:
@@ -91,10 +94,16 @@ def aims_table(records: Records) -> str:
     rows = [
         *_gemma_aims(trained_scores(records, GEMMA)),
         *_gemma_aims(trained_scores(records, YARN), OF_YARN),
+        *_measured(_gemma_aims(trained_scores(records, AGAIN[GEMMA]), ", seed 1")),
+        *_measured(_gemma_aims(trained_scores(records, AGAIN[YARN]), f"{OF_YARN}, seed 1")),
         *_small_aims(trained_scores(records, SMALL)),
         *_small_aims(trained_scores(records, SMALL_YARN), OF_YARN),
     ]
-    return table(["", "aim", "measured", "reached"], rows)
+    return table(["each row on its own text", "aim", "measured", "reached"], rows)
+
+
+def _measured(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row[2] != NONE]
 
 
 def _gemma_aims(gemma: Scores, which: str = "") -> list[Row]:
@@ -166,7 +175,7 @@ def headline_table(records: Records) -> str:
         for words, (names, write) in METRICS.items():
             found = [next((scores[n, at] for n in names if (n, at) in scores), None) for at in SHORT_LIST]
             rows.append([f"{model}, {words}", *(write(score) if score else NONE for score in found)])
-    prose = _joined(records, ((FAR, FORMULAS[ATTENTION]),)).get(("prefix-perplexity", SHORT_LIST[-1]))
+    prose = joined_scores(records, ((FAR, FORMULAS[ATTENTION]),)).get(("prefix-perplexity", SHORT_LIST[-1]))
     if prose:
         words = f"{RUNS[ATTENTION]}, perplexity, one window of prose"
         rows.append([words, *[""] * (len(SHORT_LIST) - 1), number(prose)])
@@ -175,7 +184,7 @@ def headline_table(records: Records) -> str:
 
 def attention_length_table(records: Records) -> str:
     """The same of SmolLM2 with its attention trained alone, and one window of prose of 2,097,152 tokens."""
-    far = _joined(records, ((FAR, FORMULAS[ATTENTION]),))
+    far = joined_scores(records, ((FAR, FORMULAS[ATTENTION]),))
     return length_table(records, ATTENTION, {key: score for key, score in far.items() if key[0] in OF_FAR})
 
 
@@ -204,7 +213,7 @@ def untrained_table(records: Records) -> str:
     shown += [(length, "prose-needle", counted) for length in LENGTHS if 32768 < length < 2**21]  # others at 2,048k
     shown.sort(key=lambda column: column[0])
     rows: list[Row] = []
-    joined = [(label, _joined(records, ((run, method) for run in runs))) for label, runs, method in subjects]
+    joined = [(label, joined_scores(records, ((run, method) for run in runs))) for label, runs, method in subjects]
     for label, scores in [*joined, *((label, trained_scores(records, run)) for label, run in trained)]:
         found = [(scores.get((metric, length)), write) for length, metric, write in shown]
         rows.append([label, *(write(score) if score else NONE for score, write in found)])
@@ -242,12 +251,13 @@ def needles_table(records: Records) -> str:
     """What is found in the form of the trained needles, and in another one, in rows and at lengths with records."""
     run = GEMMA
     arms: list[tuple[str, dict[Key, Score]]] = [
-        ("original", _joined(records, ((WORDED, "none"), (run, "none")))),
+        ("original", joined_scores(records, ((WORDED, "none"), (run, "none")))),
         (
             "trained to 2,048k",
-            _joined(records, ((WORDED, "ntk-critical"), (REWORDED, "ntk-critical"))) | trained_scores(records, run),
+            joined_scores(records, ((WORDED, "ntk-critical"), (REWORDED, "ntk-critical")))
+            | trained_scores(records, run),
         ),
-        *((f"64k alone, {kind}", _joined(records, ((folder, TUNED),))) for kind, folder in NEEDLES.items()),
+        *((f"64k alone, {kind}", joined_scores(records, ((folder, TUNED),))) for kind, folder in NEEDLES.items()),
     ]
     metrics = {"prose-needle": "needles in prose", "reworded-questions": "reworded questions"}
     lengths = sorted({at for _, scores in arms for name, at in scores if name == "reworded-questions"})
@@ -260,7 +270,7 @@ def needles_table(records: Records) -> str:
     return table(["", *(f"{length // 1024}k" for length in lengths)], rows or [[NONE]])
 
 
-def _joined(records: Records, parts: Iterable[tuple[str, str]]) -> dict[Key, Score]:
+def joined_scores(records: Records, parts: Iterable[tuple[str, str]]) -> dict[Key, Score]:
     """The scores of methods in runs, those of later runs before those of earlier ones."""
     found: dict[Key, Score] = {}
     for run, method in parts:
