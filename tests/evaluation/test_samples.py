@@ -14,6 +14,7 @@ from longrope.evaluation.samples import Arrays, Identity, SampleCache
 from longrope.labels import Source
 from longrope.models import LanguageModel
 from longrope.rope import baseline_factors
+from longrope.runs.identity import hash_inputs
 from longrope.runs.records import Score
 from longrope.runs.run_dir import RunDir
 
@@ -87,3 +88,52 @@ def test_an_identity_is_made_of_fields_of_a_score() -> None:
     assert Identity.of(replace(score, metric="passkey", value=1.0, seconds=2.0)) == Identity.of(score)
     for change in ({"method": "pi"}, {"context_tokens": 32}, {"seed": 6}, {"model": "x"}, {"texts_fingerprint": "c"}):
         assert Identity.of(replace(score, **change)) != Identity.of(score)
+
+
+def test_an_interrupted_measurement_goes_on_where_it_was(
+    model: LanguageModel, text: TokenText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows that were read are not read again; the losses are those of one go, the seconds those of both."""
+    monkeypatch.setattr("longrope.evaluation.samples.KEPT_AFTER", -1.0)
+    monkeypatch.setattr("longrope.evaluation.metric.KEPT_TOKENS", 64)
+    windows, read = text.windows(64, 5), list[int]()
+
+    def passed(count: int) -> None:
+        read.append(count)
+        if sum(read) == 3:
+            raise KeyboardInterrupt
+
+    context = make_context(model, None, windows, method="none", cache=SampleCache(RunDir(tmp_path)))
+    whole, _ = cached_losses(replace(context, cache=SampleCache()), *context.divided())
+    monkeypatch.setattr("longrope.evaluation.perplexity.TOKENS_PER_BATCH", 64)
+    monkeypatch.setattr("longrope.evaluation.perplexity._rows.__defaults__", (64,))
+    with pytest.raises(KeyboardInterrupt):
+        cached_losses(replace(context, passed=passed), *context.divided())
+    (path,) = (tmp_path / "samples").iterdir()
+    assert path.name.endswith("-unfinished.npz")
+    kept = dict(np.load(path))
+    assert (int(kept["done"]), len(kept["losses"])) == (2, 2)
+    again: list[int] = []
+    found, seconds = cached_losses(replace(context, passed=again.append), *context.divided())
+    assert again == [2, 1, 1, 1]
+    assert seconds > float(kept["seconds"]) > 0
+    assert all(np.allclose(found[name], whole[name], atol=1e-5) for name in whole)
+    assert [other.name.endswith("-unfinished.npz") for other in (tmp_path / "samples").iterdir()] == [False]
+
+
+def test_what_an_interrupted_measurement_kept_of_something_else_is_refused(tmp_path: Path) -> None:
+    def make(first: int, last: int) -> Arrays:
+        return {"losses": np.arange(first, last)}
+
+    run = RunDir(tmp_path)
+    cache = SampleCache(run)
+    assert cache.grow("losses", ("a",), 5, 2, make)["losses"].tolist() == [0, 1, 2, 3, 4]
+    begun = {"losses": np.asarray([7, 8]), "done": np.asarray(2), "seconds": np.asarray(1.5), "key": np.asarray(["a"])}
+    name = f"losses-{hash_inputs(('a',))}-unfinished"
+    run.write_samples(name, begun)
+    found, seconds = cache.get("losses", ("a",), lambda: cache.grow("losses", ("a",), 5, 2, make))
+    assert (found["losses"].tolist(), seconds >= 1.5) == ([7, 8, 2, 3, 4], True)
+    assert run.read_samples(name) is None
+    run.write_samples(name, begun | {"key": np.asarray(["b"])})
+    with pytest.raises(RunError, match="something else"):
+        cache.grow("losses", ("a",), 5, 2, make)

@@ -14,7 +14,7 @@ from longrope import distributed
 from longrope.engine.decoding import read_prompt
 from longrope.engine.kv_cache import REWOUND_TOKENS, KeyValueCache
 from longrope.engine.questions import follow_greedily
-from longrope.evaluation.metric import Context, Metric, Reading
+from longrope.evaluation.metric import Context, Metric, Reading, some_at_once
 from longrope.evaluation.prompts.prose import ProseText, prose_fingerprint
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.models import LanguageModel
@@ -51,16 +51,22 @@ class AskedTexts(Metric):
             ModelError: the model has layers that do not go on right from a cache.
         """
         identity, model = self.identity(context), context.subject.model
+        inputs, factors = (identity.texts_fingerprint,), context.subject.factors(context.length)
+
+        def find(text: ProseText) -> list[bool]:
+            return find_needles(model, text)
 
         def make() -> Arrays:
             texts = self.texts(context)
-            with context.subject.reading(context.length):
-                found = distributed.map_ranks(
-                    texts, context.counted(lambda text: find_needles(model, text)), alone=True
-                )
-            return {"right": np.concatenate(found), **self.described(texts)}
 
-        inputs, factors = (identity.texts_fingerprint,), context.subject.factors(context.length)
+            def some(first: int, last: int) -> Arrays:
+                found = distributed.map_ranks(texts[first:last], context.counted(find), alone=True)
+                return {"right": np.concatenate(found), **self.described(texts[first:last])}
+
+            with context.subject.reading(context.length):
+                at_once = some_at_once(distributed.ranks(), context.length)
+                return context.grown(self.name, inputs, factors, len(texts), at_once, some)
+
         arrays, seconds = context.cached(self.name, inputs, factors, make)
         return Samples(identity, arrays, seconds)
 

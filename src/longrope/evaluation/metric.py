@@ -22,6 +22,8 @@ from longrope.runs.records import Score
 T = TypeVar("T")
 R = TypeVar("R")
 
+KEPT_TOKENS = 2**20  # of short windows or prompts that are read before what was made of them is kept
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -177,7 +179,7 @@ class Context:
         Raises:
             RunError: they are not there, and the subject's weights have been tuned since.
         """
-        subject = self.subject
+        subject, key = self.subject, self._key(inputs, factors)
 
         def make_at_hand() -> Arrays:
             if not subject.at_hand:
@@ -191,12 +193,47 @@ class Context:
 
         model = subject.model
         fingerprint = factors.fingerprint if factors else ""
-        key = (model.name, model.number_format, subject.method, fingerprint, *inputs)
         attention = subject.method if subject.changes_attention(self.length) else ""
         own = isinstance(factors, RescaleFactors) and factors.is_identity and not model.spec.by_length
         acting = "" if own else fingerprint  # factors that change nothing leave all to the model's own module
         alike = (ref(model.network), model.name, model.number_format, attention, acting, self.length, *inputs)
         return self.cache.get(kind, key, make_at_hand, alike)
+
+    def grown(
+        self,
+        kind: str,
+        inputs: Sequence[str],
+        factors: RescaleFactors | FactorTable | None,
+        count: int,
+        at_once: int,
+        make: Callable[[int, int], Arrays],
+    ) -> Arrays:
+        """What ``make`` returns for ``cached``, made some windows or prompts at a time and kept in between.
+
+        Args:
+            kind: as for ``cached``.
+            inputs: likewise.
+            factors: likewise.
+            count: of windows or prompts.
+            at_once: how many at a time; see ``some_at_once``.
+            make: given the first one and the one after the last, returns their samples.
+        """
+        return self.cache.grow(kind, self._key(inputs, factors), count, at_once, make, self.passed)
+
+    def _key(self, inputs: Sequence[str], factors: RescaleFactors | FactorTable | None) -> tuple[str, ...]:
+        """All that decides samples of the subject."""
+        model, fingerprint = self.subject.model, factors.fingerprint if factors else ""
+        return (model.name, model.number_format, self.subject.method, fingerprint, *inputs)
+
+
+def some_at_once(rows: int, tokens: int) -> int:
+    """How many windows or prompts of so many tokens are read before what was made of them can be kept.
+
+    Args:
+        rows: how many all processes read at the same time; a multiple of it is returned.
+        tokens: of each.
+    """
+    return rows * max(1, KEPT_TOKENS // (rows * tokens))
 
 
 class Reading(NamedTuple):

@@ -7,7 +7,7 @@ import numpy as np
 from longrope import distributed
 from longrope.data import Tokens, TokenText
 from longrope.evaluation import answers
-from longrope.evaluation.metric import Context, Metric, Reading
+from longrope.evaluation.metric import Context, Metric, Reading, some_at_once
 from longrope.evaluation.prompts.chat import chat_format
 from longrope.evaluation.prompts.needles import build_needles
 from longrope.evaluation.prompts.prompt import Prompt, fingerprint_prompts
@@ -59,23 +59,30 @@ class Needles(Metric):
             RecipeError: ``chat-needle`` is asked for, and the model has no chat template.
             ModelError: the model has recurrent layers.
         """
-        identity, factors = self.identity(context), context.subject.factors(context.length)
+        identity, model = self.identity(context), context.subject.model
+        inputs, factors = (identity.texts_fingerprint,), context.subject.factors(context.length)
+
+        def answer(item: tuple[Prompt, list[float]]) -> list[answers.Answer]:
+            return answers.answer_prompt(model, item[0])
 
         def make() -> Arrays:
-            built, model = self._built(context), context.subject.model
-            with context.subject.reading(context.length):
-                done = distributed.map_ranks(
-                    built, context.counted(lambda item: answers.answer_prompt(model, item[0])), alone=True
-                )
-            rows = [
-                (answer.share, depth, len(prompt.text), answer.pushed_tokens, number, answer.text)
-                for number, ((prompt, depths), answered) in enumerate(zip(built, done, strict=True))
-                for depth, answer in zip(depths, answered, strict=True)
-            ]
-            names = ("shares", "depths", "text_tokens", "answer_tokens", "texts", "answers")
-            return dict(zip(names, map(np.asarray, zip(*rows, strict=True)), strict=True))
+            built = self._built(context)
 
-        arrays, seconds = context.cached("needles", (identity.texts_fingerprint,), factors, make)
+            def some(first: int, last: int) -> Arrays:
+                done = distributed.map_ranks(built[first:last], context.counted(answer), alone=True)
+                rows = [
+                    (one.share, depth, len(built[number][0].text), one.pushed_tokens, number, one.text)
+                    for number, answered in enumerate(done, first)
+                    for depth, one in zip(built[number][1], answered, strict=True)
+                ]
+                names = ("shares", "depths", "text_tokens", "answer_tokens", "texts", "answers")
+                return dict(zip(names, map(np.asarray, zip(*rows, strict=True)), strict=True))
+
+            with context.subject.reading(context.length):
+                at_once = some_at_once(distributed.ranks(), context.length)
+                return context.grown("needles", inputs, factors, len(built), at_once, some)
+
+        arrays, seconds = context.cached("needles", inputs, factors, make)
         return Samples(identity, arrays, seconds)
 
     def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:

@@ -4,7 +4,7 @@ import numpy as np
 
 from longrope import distributed
 from longrope.engine.passes import greedy_answers
-from longrope.evaluation.metric import Context, Metric, Reading, joined
+from longrope.evaluation.metric import Context, Metric, Reading, joined, some_at_once
 from longrope.evaluation.prompts.passkeys import Passkey, build_passkeys, spread_depths, tasks_fingerprint
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import Interval, share_difference, share_interval
@@ -40,17 +40,22 @@ class PasskeyRetrieval(Metric):
     def samples(self, context: Context) -> Samples:
         """The answer to every prompt of this length."""
         identity, model = self.identity(context), context.subject.model
+        inputs, factors = (identity.texts_fingerprint,), context.subject.factors(context.length)
 
         def ask(task: Passkey) -> bool:
             return bool(greedy_answers(model, task.tokens[None], task.answer_tokens)[0])
 
         def make() -> Arrays:
             tasks = _tasks(context)
-            with context.subject.reading(context.length):
-                right = distributed.map_ranks(tasks, context.counted(ask))
-            return {"right": np.asarray(right), "depths": np.asarray([task.depth for task in tasks])}
 
-        inputs, factors = (identity.texts_fingerprint,), context.subject.factors(context.length)
+            def some(first: int, last: int) -> Arrays:
+                right = distributed.map_ranks(tasks[first:last], context.counted(ask))
+                return {"right": np.asarray(right), "depths": np.asarray([task.depth for task in tasks[first:last]])}
+
+            with context.subject.reading(context.length):
+                at_once = some_at_once(distributed.workers(), context.length)
+                return context.grown("passkeys", inputs, factors, len(tasks), at_once, some)
+
         arrays, seconds = context.cached("passkeys", inputs, factors, make)
         return Samples(identity, arrays, seconds)
 

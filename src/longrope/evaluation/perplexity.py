@@ -17,7 +17,7 @@ from longrope import distributed
 from longrope.data import Tokens, fingerprint
 from longrope.engine.passes import token_losses
 from longrope.errors import ModelError
-from longrope.evaluation.metric import Context, Metric, Reading, joined
+from longrope.evaluation.metric import Context, Metric, Reading, joined, some_at_once
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import perplexity_interval, ratio_interval
 from longrope.models import LanguageModel, rescaled
@@ -126,13 +126,19 @@ def cached_losses(context: Context, windows: Tokens, documents: Tokens) -> tuple
     subject, length = context.subject, windows.shape[1]
     scored = documents[:, 1:]  # the loss of a token is the one of predicting it
 
-    def make() -> Arrays:
-        kind = np.min_scalar_type(int(scored.max()))
-        with subject.reading(length):
-            losses = window_losses(subject.model, subject.factors(length), windows, on_windows=context.passed)
-        return {"losses": losses.astype(np.float32), "documents": scored.astype(kind)}
-
     inputs = (str(length), fingerprint(windows), fingerprint(scored))
+    kind = np.min_scalar_type(int(scored.max()))
+
+    def some(first: int, last: int) -> Arrays:
+        factors, own = subject.factors(length), windows[first:last]
+        losses = window_losses(subject.model, factors, own, on_windows=context.passed)
+        return {"losses": losses.astype(np.float32), "documents": scored[first:last].astype(kind)}
+
+    def make() -> Arrays:
+        at_once = some_at_once(_rows(windows) * distributed.workers(), length)
+        with subject.reading(length):
+            return context.grown("losses", inputs, subject.factors(length), len(windows), at_once, some)
+
     arrays, seconds = context.cached("losses", inputs, subject.factors(length), make)
     return arrays | {"losses": arrays["losses"].astype(np.float64)}, seconds
 
@@ -177,8 +183,7 @@ def window_losses(
     Raises:
         ModelError: a loss is not finite.
     """
-    share = math.ceil(len(windows) / distributed.workers())
-    rows = max(1, min(share, batch_tokens // windows.shape[1]))
+    rows = _rows(windows, batch_tokens)
     batches = [windows[first : first + rows] for first in range(0, len(windows), rows)]
 
     def read(batch: Tokens) -> NDArray[np.float32]:
@@ -196,6 +201,13 @@ def window_losses(
             "Check the weights, or try another --dtype: float32 or bfloat16.",
         )
     return losses.astype(np.float64)
+
+
+def _rows(windows: Tokens, batch_tokens: int = TOKENS_PER_BATCH) -> int:
+    """How many of some windows [W, N] one process reads side by side."""
+    share = math.ceil(len(windows) / distributed.workers())
+    length: int = windows.shape[1]
+    return max(1, min(share, batch_tokens // length))
 
 
 def _tails(length: int, settings: MeasureRecipe) -> dict[str, int]:

@@ -9,7 +9,7 @@ from longrope import distributed
 from longrope.data import fingerprint, read_document
 from longrope.engine.rows import MOST_ROWS
 from longrope.evaluation import answers
-from longrope.evaluation.metric import Context, Metric, Reading
+from longrope.evaluation.metric import Context, Metric, Reading, some_at_once
 from longrope.evaluation.needles import essays
 from longrope.evaluation.prompts import build_prompt
 from longrope.evaluation.prompts.documents import load_questions
@@ -61,13 +61,17 @@ class RulerTask(Metric):
             lengths = (len(prompt.text) for prompt in prompts)
             return [(one.share, n + one.pushed_tokens, one.text) for one, n in zip(answered, lengths, strict=True)]
 
-        def make() -> Arrays:
-            count = context.settings.ruler_prompts
-            together = [range(first, min(first + MOST_ROWS, count)) for first in range(0, count, MOST_ROWS)]
-            with context.subject.reading(context.length):
-                done = [x for some in distributed.map_ranks(together, ask, alone=True) for x in some]
+        def some(first: int, last: int) -> Arrays:
+            together = [range(begin, min(begin + MOST_ROWS, last)) for begin in range(first, last, MOST_ROWS)]
+            done = [x for some in distributed.map_ranks(together, ask, alone=True) for x in some]
             shares, tokens, texts = map(np.asarray, zip(*done, strict=True))
             return {"shares": shares, "tokens": tokens, "answers": texts}
+
+        def make() -> Arrays:
+            count = context.settings.ruler_prompts
+            at_once = some_at_once(MOST_ROWS * distributed.ranks(), context.length)
+            with context.subject.reading(context.length):
+                return context.grown(self.name, inputs, factors, count, at_once, some)
 
         inputs = (identity.texts_fingerprint, str(context.length))
         arrays, seconds = context.cached(self.name, inputs, factors, make)

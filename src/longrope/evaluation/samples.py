@@ -24,6 +24,8 @@ from longrope.runs.run_dir import RunDir
 Arrays = dict[str, NDArray[Any]]
 SECONDS = "seconds"  # the name of the array that says how long the others took
 KEY = "key"  # and of the one that says what they are of: what ``SampleCache.get`` was asked for
+DONE = "done"  # and, while samples are made, of the one that says of how many windows or prompts they are
+KEPT_AFTER = 10.0  # seconds after which the samples made so far are kept
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ class SampleCache:
         Args:
             kind: what they are, such as ``losses``; begins the name of the file.
             key: all that decides them: model, number format, method, factors, windows or prompts.
-            make: called by all processes where nothing is kept.
+            make: called by all processes where nothing is kept; may return the seconds of an interrupted measurement
+                whose samples it took over, as ``grow`` does.
             alike: what decides them whatever the method is called: samples of one process that have the same are made
                 once, and kept under each key.
 
@@ -116,14 +119,63 @@ class SampleCache:
             began = time.perf_counter()
             same = self._read(self._alike[kind, *alike]) if (kind, *alike) in self._alike else None
             kept = same or make()
-            seconds = same[SECONDS] if same else distributed.on_main(lambda: time.perf_counter() - began)
+            before = float(kept.get(SECONDS, 0.0))
+            seconds = before if same else distributed.on_main(lambda: before + time.perf_counter() - began)
             kept |= {KEY: np.asarray(key), SECONDS: np.asarray(seconds)}
             self._write(name, kept)
+            if self.run:
+                self.run.remove(self.run.samples(_unfinished(name)))
         elif self.run:
             _check_kept(self.run.samples(name), kept, key)
         if alike:
             self._alike.setdefault((kind, *alike), name)
         return {name: array for name, array in kept.items() if name not in (KEY, SECONDS)}, float(kept[SECONDS])
+
+    def grow(
+        self,
+        kind: str,
+        key: tuple[str, ...],
+        count: int,
+        at_once: int,
+        make: Callable[[int, int], Arrays],
+        passed: Callable[[int], None] = lambda _: None,
+    ) -> Arrays:
+        """Make samples some at a time; in a run directory those of an interrupted measurement are taken over.
+
+        Args:
+            kind: as for ``get``, in whose ``make`` this is called.
+            key: likewise.
+            count: of windows or prompts.
+            at_once: how many of them ``make`` is given; what it has made is kept if ten seconds have passed.
+            make: given the first one and the one after the last, returns their samples. Samples are joined along their
+                first axis.
+            passed: is called with how many were taken over.
+
+        Returns:
+            The arrays of all, and under ``seconds`` those that an interrupted measurement took.
+
+        Raises:
+            RunError: the file of the interrupted measurement is damaged.
+        """
+        name = _unfinished(f"{kind}-{hash_inputs(key)}")
+        kept = (self._read(name) if self.run else None) or {}
+        if self.run and kept:
+            _check_kept(self.run.samples(name), kept, key)
+        done, before = int(kept.pop(DONE, 0)), float(kept.pop(SECONDS, 0.0))
+        kept.pop(KEY, None)
+        if done:
+            passed(done)
+        parts, began = [kept] * (done > 0), time.perf_counter()
+        kept_at = began
+        for first in range(done, count, at_once):
+            last = min(first + at_once, count)
+            parts.append(make(first, last))
+            if self.run and last < count and _seconds_since(kept_at) > KEPT_AFTER:
+                parts = [_joined(parts)]
+                stated = {KEY: key, SECONDS: before + _seconds_since(began), DONE: last}
+                self._write(name, parts[0] | {name: np.asarray(value) for name, value in stated.items()})
+                kept_at = time.perf_counter()
+        return _joined(parts) | {SECONDS: np.asarray(before)}
 
     def _read(self, name: str) -> Arrays | None:
         kept = self.run.read_samples(name) if self.run else self._in_memory.get(name)
@@ -134,6 +186,21 @@ class SampleCache:
             self.run.write_samples(name, arrays)
         else:
             self._in_memory[name] = arrays
+
+
+def _seconds_since(moment: float) -> float:
+    """By the clock of the main process, the same in all."""
+    return distributed.on_main(lambda: time.perf_counter() - moment)
+
+
+def _unfinished(name: str) -> str:
+    """The name of samples while they are made."""
+    return f"{name}-unfinished"
+
+
+def _joined(parts: list[Arrays]) -> Arrays:
+    """The samples of several windows or prompts after each other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _check_kept(path: Path, kept: Arrays, key: tuple[str, ...]) -> None:
