@@ -1,6 +1,7 @@
 """Passes, trainings and measurements that one process and several do alike."""
 
 import math
+import os
 from contextlib import suppress
 from dataclasses import replace
 from itertools import product
@@ -14,9 +15,10 @@ from longrope import distributed
 from longrope.data import TokenText
 from longrope.engine.decoding import read_prompt
 from longrope.engine.kv_cache import KeyValueCache
+from longrope.engine.near_exact import dca, jet_long, self_extend
 from longrope.engine.passes import greedy_answers, token_losses, weighted_loss_with_graph
 from longrope.evaluation import measure
-from longrope.models import rescaled
+from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe, TuneRecipe
 from longrope.rope import baseline_factors
 from longrope.runs.records import Score, TrainStep
@@ -75,6 +77,7 @@ TRAININGS: dict[str, tuple[TuneRecipe, dict[str, Any]]] = {  # with what is chan
     "fewer states": (replace(SHORTER, recompute_layers=2), {}),
     "read": (replace(SHORTER, isolate_documents=True, short_share=0.5), {}),
     "needles": (replace(SHORTER, window_tokens=1400, needle_weight=0.7), {}),
+    "less memory": (replace(SHORTER, short_share=0.5), {"limits": (0, 32)}),  # which one process has found before
     "adapters": (replace(SHORTER, lora_rank=3, learning_rate=1e-2), {}),
     "unclipped adapters": (replace(SHORTER, lora_rank=3, lora_also=("norms",), clip_norm=math.inf), {}),
 }
@@ -121,6 +124,7 @@ def passes_of(family: str) -> dict[str, torch.Tensor]:
         greedy = model.network(torch.from_numpy(tokens), use_cache=False).logits[0, -2].argmax()
         tokens[0, -1] = greedy
         found["answers"] = greedy_answers(model, tokens, 1)
+        found |= near_exact_losses(model, tokens) if family == "llama" else {}
         found["after a prompt"] = read_prompt(model, tokens[0], KeyValueCache(model, WINDOW))  # whole in every process
         ways: dict[str, dict[str, Any]] = {
             "whole": {},
@@ -143,9 +147,22 @@ def passes_of(family: str) -> dict[str, torch.Tensor]:
     return found
 
 
-def train(settings: TuneRecipe, run: RunDir | None = None, stop: int = -1, **changes: Any) -> dict[str, Any]:
+def near_exact_losses(model: LanguageModel, tokens: Any) -> dict[str, torch.Tensor]:
+    """By methods that read near tokens as the original does, beyond its window."""
+    found = {}
+    longer = np.concatenate([tokens, tokens[:, ::-1]], axis=1)
+    for method in (dca, self_extend, jet_long):
+        with method(model, longer.shape[1]):
+            found[method.__name__] = token_losses(model, longer)
+    return found
+
+
+def train(
+    settings: TuneRecipe, run: RunDir | None = None, stop: int = -1, limits: tuple[int, ...] = (0,), **changes: Any
+) -> dict[str, Any]:
     """Losses, gradient norms and tokens of all steps of a training of a pico model, and its weights after them."""
     model, steps = pico.make_model(**changes), list[TrainStep]()
+    model.limits.tile_tokens = limits[int(os.environ.get("RANK", "0")) % len(limits)]
     factors = replace(baseline_factors(model.spec, "yarn", 2 * WINDOW).factor_sets[0], start_tokens=5)
 
     def on_step(record: TrainStep) -> None:

@@ -53,7 +53,7 @@ class TuneRecipe(Settings, section="tune"):
         parameters: which weights are trained: patterns of their names, such as ``*.self_attn.*``, or
             ``global-attention``: the attention of the layers that see the whole window. With ``lora_rank``, these
             matrices get adapters. Without a pattern all weights are trained.
-        lora_rank: train low-rank adapters of all matrices in the layers (LoRA) and merge them; 0 trains weights.
+        lora_rank: train low-rank adapters of all linear layers but the head (LoRA) and merge them; 0 trains weights.
         lora_alpha: the scale of the adapters is alpha / rank; 0 takes twice the rank.
         lora_also: weights that are trained in full beside the adapters: some of ``norms`` and ``embeddings``.
     """

@@ -125,3 +125,16 @@ def test_presets_are_the_papers(
     Path("own.toml").write_text(dump_recipe(begun[2]))
     assert command("extend", "--recipe", "own.toml", "--preset", preset, "--out", "other").code == 0
     assert begun[3].tune == begun[2].tune, "what the paper says nothing of stays"
+
+
+@pytest.mark.usefixtures("unopened")
+@pytest.mark.parametrize("setting", ["tune.window_tokens=512", "tune.skipped_positions=1k"])
+def test_tune_refuses_positions_beyond_the_window_of_its_factors(
+    setting: str, command: Command, pico_folder: Path, text_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    factors = baseline_factors(read_spec(pico.make_network().config), "ntk", 256).factor_sets[0]
+    (tmp_path / "factors.json").write_text(dump_factors(factors))
+    given = ["tune", pico_folder, "--to", "256", "--data", text_folders[0], "--factors", tmp_path / "factors.json"]
+    result = command(*given, *QUICKLY, "--set", setting, "--out", "run")
+    assert result.code == 2
+    assert "factors are for 256 tokens. It needs factors for its window or a longer one." in result.err

@@ -170,3 +170,19 @@ def test_the_evaluator_of_a_tuned_model_serves_the_window_that_was_stated(pico_f
     whole = find_metric("longppl").samples(context).arrays["whole"]
     expected = brute_losses(original, as_table(load_factors(path)).choose(LENGTH), context.windows)
     assert np.allclose(whole, expected[:, -whole.shape[1] :], rtol=1e-4)
+
+
+@pytest.mark.parametrize("length", [NEAR + 2, NEAR + 5, NEAR + NEAR // 4, NEAR + NEAR // 4 + 1, NEAR + 30])
+def test_texts_little_longer_than_the_near_context(length: int, model: LanguageModel, text: TokenText) -> None:
+    """Each token has the near context before it, or up to a quarter more."""
+    windows = text.windows(length, 2)
+    losses, _ = near_losses(make_context(model, None, windows, method="none"), NEAR)
+    assert losses.shape == (2, length - NEAR)
+    step = min(NEAR // 4, length - NEAR)
+    last = brute_losses(model, None, windows[:, -NEAR - step :])[:, -step:]
+    np.testing.assert_allclose(
+        losses[:, -min(step, (length - NEAR) % step or step) :],
+        last[:, -min(step, (length - NEAR) % step or step) :],
+        rtol=1e-4,
+        atol=1e-5,
+    )

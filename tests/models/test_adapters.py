@@ -4,7 +4,9 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pico
 import pytest
 import torch
@@ -13,8 +15,12 @@ from rotary_oracles import get_logits
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from longrope.data import TokenText
 from longrope.errors import ModelError
 from longrope.models import load_config, load_model, read_spec, save_model
+from longrope.recipe import TuneRecipe
+from longrope.runs.run_dir import RunDir
+from longrope.tuning import fine_tune
 
 
 def save_adapter(folder: Path, base: Path, **changes: object) -> torch.Tensor:
@@ -46,6 +52,25 @@ def test_an_adapter_is_merged_into_its_base(pico_folder: Path, tmp_path: Path) -
     assert not any(weight.requires_grad for weight in model.network.parameters())
     assert read_spec(load_config(tmp_path)) == model.spec
     assert model.tokenizer("The river")["input_ids"] == pico.make_tokenizer()("The river")["input_ids"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"lora_also": ("norms",)}, {"lora_also": ("norms", "embeddings")}, {"parameters": ("lm_head*", "*self_attn*")}],
+    ids=str,
+)
+def test_adapters_with_what_was_trained_beside_them_open_as_what_was_trained(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of our own trainings: norms and embeddings in full, a head of its own with an adapter."""
+    base = pico.save_pico(tmp_path / "base", tie_word_embeddings=False)
+    recipe = TuneRecipe(window_tokens=48, steps=2, batch_windows=2, warmup_steps=0, lora_rank=2, **settings)
+    model = load_model(base, device="cpu")
+    text = TokenText(np.asarray(model.tokenizer(pico.make_text(300))["input_ids"], np.int32), "tune")
+    run = RunDir(tmp_path / "run")
+    trained = fine_tune(model, None, text, settings=recipe, run=run)
+    found = load_model(run.adapters, device="cpu")
+    torch.testing.assert_close(get_logits(found.network), get_logits(trained.network), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])

@@ -66,6 +66,13 @@ def test_a_config_means_what_it_means_in_its_own_model(tmp_path: Path, key: str,
     assert long.attention_factor == pytest.approx(SU)
 
 
+def test_an_attention_factor_that_is_not_stated_is_that_of_one_window(tmp_path: Path) -> None:
+    """s and L of one window: the file's, not the model's, where it states one."""
+    given = read(tmp_path, {"long": [1, 2, 3, 4], "original_max_position_embeddings": 512})
+    assert given.table.factor_sets[-1].attention_factor == pytest.approx(math.sqrt(1 + math.log(8) / math.log(512)))
+    assert "at s = 8, L = 512" in str(given)
+
+
 def test_two_mscales_belong_to_their_lists(tmp_path: Path) -> None:
     scaling = {"type": "longrope", **LISTS, "short_mscale": 1.1, "long_mscale": 1.2}
     short, long = read(tmp_path, {**PHI, "rope_scaling": scaling}).table.factor_sets
@@ -118,6 +125,7 @@ def test_names_come_from_files_and_from_folders_where_files_have_one_name(tmp_pa
         ({"short": [1, 1, 1, 1]}, r"no list of long factors"),
         ({**PHI, "rope_scaling": {"type": "yarn", "factor": 4}}, r"of the type 'yarn'"),
         ({**PHI, "rope_theta": 5e5}, r"for the base 500,000\. The model has the base 10,000"),
+        ({**PHI, "rope_theta": None, "rotary_emb_base": 5e5}, r"for the base 500,000\."),
         ({**PHI, "original_max_position_embeddings": 4096}, r"up to 4,096 tokens, and the target is 4,096"),
         ("3", r"\(a int\)"),
         ("{", r"JSONDecodeError"),

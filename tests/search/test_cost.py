@@ -8,11 +8,12 @@ from valleys import QUICK_EVOLUTION, trial
 
 from longrope.data import TokenText
 from longrope.models import LanguageModel
+from longrope.pipeline.search_end import describe_losses
 from longrope.recipe import CmaRecipe, EvolutionRecipe, GradientRecipe, SearchRecipe
 from longrope.rope import RescaleFactors, baseline_factors
-from longrope.runs.records import Trial
+from longrope.runs.records import Trial, made_by_search
 from longrope.search import find_factors, search_short_window
-from longrope.search.cost import compare_costs, count_passes, count_short_passes
+from longrope.search.cost import compare_costs, count_gradient_passes, count_passes, count_short_passes
 
 GRADIENT_TRIALS = [
     trial("gradient", "validation", "pi", 9.0, 10, 1.0),
@@ -92,3 +93,23 @@ def test_a_search_that_found_nothing_of_its_own_does_not_break_the_table() -> No
     assert costs["longrope-gradient"].validation_loss_nats == 2.5
     assert "longrope-evolution" not in costs
     assert compare_costs(EVOLUTION_TRIALS[:2]) == []
+
+
+def test_a_candidate_at_the_factors_of_a_formula_is_the_searchs_own() -> None:
+    """An evolution validates its best after its first generation, with the origin that it has."""
+    formula = trial("evolution", "validation", "yarn", 2.5, 10, 1.0)
+    placed = replace(formula, attention_factor=formula.attention_factor + 0.1, loss_nats=2.25)
+    trials = [formula, replace(placed, kind="search", loss_nats=2.4), placed]
+    assert made_by_search(trials) == [False, False, True]
+    assert made_by_search([formula, formula]) == [False, False]
+    (cost,) = compare_costs(trials)
+    assert (cost.validation_loss_nats, cost.trials_to_common) == (2.25, 3)
+    assert describe_losses(trials, "longrope-evolution") == (
+        "loss on held-out windows: 2.2500 nats a token at the lowest; YaRN 2.5000"
+    )
+
+
+def test_budgets_beside_a_formula_are_those_of_the_gradient_search() -> None:
+    """Also where the formula has an attention factor, which the gradient search cannot have."""
+    formula = SearchRecipe(method="yarn", attention_factor=1.1)
+    assert count_gradient_passes(formula, 256) == count_passes(SearchRecipe(), 256) > 0

@@ -12,6 +12,7 @@ from valleys import GRADIENT, RATIO, SPEC, Valley, descending
 
 from longrope.recipe import GradientRecipe
 from longrope.rope import RopeSpec, baseline_factors
+from longrope.runs.records import Trial
 from longrope.search.descend import Adam, descend, increments_of, lambdas_of, slope_of_increments
 from longrope.search.score import TrialLog
 
@@ -114,3 +115,20 @@ def test_the_scan_finds_the_pairs_after_the_critical_one_that_take_smaller_lambd
     assert min(min(trial.lambdas[floor:]) for trial in descent) >= ratio * (1 - 1e-9)
     np.testing.assert_allclose(found.lambdas, wanted, rtol=0.2)
     assert max(found.lambdas[:floor]) < 0.7 * ratio or not free
+
+
+def test_a_start_that_is_raised_before_the_first_step_is_left_for_what_comes_after() -> None:
+    """NTK is below s at the floor: the loss of the start is not that of the factors that the first step is from."""
+    valley, trials = Valley(optimum=(1.0, 1.59, 2.6, 4.0), attention=1.4, start_tokens=0), list[Trial]()
+    settings = GradientRecipe(steps=48, validate_every=4, start="ntk")
+    found = descending(valley, TrialLog(None, GRADIENT, on_trial=trials.append), settings)
+    looks = [t.loss_nats for t in trials if t.kind == "validation" and t.origin == "gradient"]
+    assert looks[-1] < looks[0] - 0.2
+    assert found.chosen_by == GRADIENT
+    assert found.method not in ("yarn", "ntk", "critical")
+
+
+def test_lambdas_that_fall_are_raised_to_the_highest_before_them() -> None:
+    increments = increments_of(np.array([1.0, 4.0, 2.0, 3.0, 8.0]), 4, 8.0)
+    back = lambdas_of(increments, 4, 8.0)
+    np.testing.assert_allclose(back, [1.0, 4.0, 4.0, 4.0, 8.0], rtol=5e-3)

@@ -244,3 +244,13 @@ def test_without_cmaes_the_error_names_the_extra(
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     (extra,) = (name for name in project["optional-dependencies"] if f"longrope[{name}]" in error.remedy)
     assert any(needed.startswith("cmaes") for needed in project["optional-dependencies"][extra])
+
+
+def test_a_seed_of_many_bits_and_less_text_than_a_candidate_reads(model: LanguageModel, text: TokenText) -> None:
+    """numpy's generator takes 32 bits; one search window is there, so a candidate costs one pass and not two."""
+    short = TokenText(text.tokens[: 4 * 128], "search")
+    settings = SearchRecipe(method="cma", validation_windows=3, cma=CmaRecipe(passes=120, windows=2))
+    made: list[Trial] = []
+    find_factors(model, short, 128, settings=settings, seed=2**32, on_trial=made.append)
+    taken = sum(t.token_passes for t in made if t.kind in ("search", "validation")) / 128
+    assert 90 <= taken <= 120

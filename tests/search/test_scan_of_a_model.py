@@ -1,6 +1,7 @@
 """The scan of base and attention factor, on a pico model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from longrope.rope import load_factors
 from longrope.runs.records import Trial, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.search import find_factors, scan_base
+from longrope.search.longrope2 import search_longrope2
 
 
 @pytest.mark.parametrize("steps", [GradientRecipe().steps, 40])
@@ -59,3 +61,19 @@ def test_a_scan_of_a_model_leaves_its_factors_trials_and_cost(
 def test_a_window_within_the_trained_one_is_refused(model: LanguageModel, text: TokenText) -> None:
     with pytest.raises(FactorsError, match="longer target"):
         scan_base(model, text, model.spec.trained_window)
+
+
+@pytest.mark.parametrize("search", [scan_base, search_longrope2])
+def test_factors_keep_the_name_of_the_rotary_table(search: Any, model: LanguageModel, text: TokenText) -> None:
+    (table,) = model.tables
+    named = replace(model, rope_table=table.name)
+    settings = SearchRecipe(validation_windows=1, gradient=GradientRecipe(steps=2), method="yarn", attention_factor=1.1)
+    assert search(named, text, 128, settings=settings).table == table.name
+
+
+def test_a_scan_reads_as_many_windows_as_are_asked_for_whatever_the_steps(
+    model: LanguageModel, text: TokenText
+) -> None:
+    settings, made = SearchRecipe(gradient=GradientRecipe(steps=2, scan_windows=8)), list[Trial]()
+    find_factors(model, text, 128, settings=settings, on_trial=made.append)
+    assert {trial.token_passes // 128 for trial in made if trial.origin == "scan" and trial.kind == "search"} == {8}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pico
 import pytest
 from valleys import GRADIENT, QUICK, InterruptError, Valley, as_factors, mean_loss
 
@@ -117,3 +118,17 @@ def test_a_text_too_short_to_recover_a_window_is_refused(model: LanguageModel, t
         with pytest.raises(TextsError, match="17 windows of 64 tokens"):
             work()
     check_short_search(replace(short, tokens=text.tokens[: 17 * 64]), 64, 512, QUICK)
+
+
+@pytest.mark.parametrize("lists", [[1.03, 1.05, 1.23, 1.9], [1.0, 2.6, 2.2, 4.0]])
+def test_lists_of_a_models_own_that_fall_or_are_below_those_of_the_short_window(
+    lists: list[float], text: TokenText
+) -> None:
+    """Phi-3's: long factors relative to the short ones need not grow, nor be 1 or more."""
+    own = {"short_factor": [1.05, 1.05, 1.1, 1.3], "long_factor": lists, "original_max_position_embeddings": 64}
+    scaling = {"rope_type": "longrope", "rope_theta": 1e4, **own}
+    sizes: dict[str, Any] = {"head_dim": 8, "max_position_embeddings": 128, "original_max_position_embeddings": 64}
+    model = pico.make_model("phi3", **sizes, rope_parameters=scaling)
+    longest = baseline_factors(model.spec, "ntk", 256).factor_sets[0]
+    found = search_short_window(model, text, 64, longest, settings=QUICK)
+    assert found.target_window == 64

@@ -20,6 +20,7 @@ from longrope.runs.records import TrainStep, append_records, read_records
 from longrope.runs.run_dir import RunDir
 from longrope.runs.train_log import TrainLog
 from longrope.tuning import fine_tune
+from longrope.tuning.progress import Checkpoint
 
 
 def strip(steps: list[TrainStep]) -> list[TrainStep]:
@@ -161,3 +162,39 @@ def test_an_interrupted_flush_is_written_over(tmp_path: Path) -> None:
     again.add(steps[3])
     again.flush()
     assert read_records(path, TrainStep) == steps
+
+
+def test_an_interrupt_before_a_steps_line_leaves_no_checkpoint_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Any
+) -> None:
+    """Else the line would be missing for good: a resumed training begins after the checkpoint."""
+    run, add = RunDir(tmp_path), TrainLog.add
+
+    def interrupted(log: TrainLog, record: TrainStep) -> None:
+        if record.step == 4:
+            raise KeyboardInterrupt
+        add(log, record)
+
+    monkeypatch.setattr(TrainLog, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(pico.make_model(), run=run)
+    monkeypatch.setattr(TrainLog, "add", add)
+    train(pico.make_model(), run=run)
+    assert strip(read_records(run.train, TrainStep)) == strip(whole[torch.float32][1])
+
+
+def test_a_resumed_training_lets_go_of_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take the memory of weights and moments once more."""
+    run, read, kept = RunDir(tmp_path), Checkpoint.read, list[dict[str, Any]]()
+    with pytest.raises(CrashError):
+        fine_tune(pico.make_model(), None, TEXT, settings=QUICK, run=run, on_step=stop_after(4, CrashError))
+
+    def reading(checkpoint: Checkpoint) -> Any:
+        done, tensors = read(checkpoint)
+        kept.append(tensors)
+        assert tensors
+        return done, tensors
+
+    monkeypatch.setattr(Checkpoint, "read", reading)
+    train(pico.make_model(), run=run)
+    assert kept == [{}]

@@ -270,11 +270,12 @@ def attend_in_context(
 
     ``s_aux`` [P], if given, are the logits of attention sinks; ``indices`` or ``block_indices`` what an indexer chose.
     """
+    del sliding_window  # the mask says which tokens are seen; some models name a window here that theirs does not have
     context = active_context()
     handed, context.handed = context.handed, None
     if isinstance(handed, KeyBias):
         attention_mask, value = handed.sight, torch.cat((value, handed.terms[..., None]), dim=3)
-    sight = Sight(window=sliding_window) if attention_mask is None else attention_mask
+    sight = Sight() if attention_mask is None else attention_mask
     _refuse_unknown(module, sight, others)
     context.attention_calls += 1
     kind = query.device.type
@@ -301,13 +302,18 @@ def attend_in_context(
         other, widths = handed is not None or chosen is not None, (key.shape[3], value.shape[3])
         context.near.check(module, apart=bool(context.documents), other=other, widths=widths)
         if context.near.parts is None:
-            query, key = context.near.moved_on(query, key)
+            work = partial(_moved_on, work, context.near)
         else:
             work = partial(attend_in_parts, near=context.near, **given)
     chosen = chosen if chosen is not None and chosen.shape[-1] else None
     parts = [_attend(context, work, query[i : i + 1], *pair, None) for i, pair in enumerate(rows)]
     output = torch.cat(parts) if rows else _attend(context, work, query, key, value, chosen)
     return output.transpose(1, 2).contiguous(), None  # some models take a view of it
+
+
+def _moved_on(work: Callable[..., Tensor], near: NearExact, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention with queries and keys at the positions that a method gives them: for queries of one run of tokens."""
+    return work(*near.moved_on(query, key), value)
 
 
 def _refuse_dropout(network: Any) -> None:

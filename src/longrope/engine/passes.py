@@ -274,6 +274,8 @@ def _run(
     if kept is not None:
         change_layer = partial(_recomputed, replace(model, compiled=fused), kept, states, in_tiles)
         forwards |= {} if fused else norms_recomputed(model.network, tile * len(ids))
+    inner = {part for module in forwards for part in module.modules() if part is not module}
+    forwards = {module: forward for module, forward in forwards.items() if module not in inner}
     forwards |= norms_in_tiles(model.network, tile)
     if change_layer:
         forwards |= changed_layers(model.network, change_layer)

@@ -52,9 +52,10 @@ def recomputed(
         forward = partial(compiling.compiled(forward.__func__), layer)
 
     def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        shared = any(isinstance(x, MutableMapping) for x in (*args, *kwargs.values()))  # layers write into it
         if not any(x.requires_grad for x in (*weights, *_tensors((hidden, args, kwargs)))):
             with torch.no_grad():
-                return ungraded(hidden, *args, **kwargs)
+                return (forward if shared else ungraded)(hidden, *args, **kwargs)
         context = active_context()  # of this pass; when its backward pass runs, it is no longer active
         rotary, outputs, runs = modules_in_layers(model), KeptOutputs(keep=index in kept), count()
 
@@ -72,7 +73,6 @@ def recomputed(
             outputs.begin(last=False)
             return call(state, *args, **kwargs)
 
-        shared = any(isinstance(x, MutableMapping) for x in (*args, *kwargs.values()))  # layers write into it
         with states.before(hidden, None if shared else again):
             output = checkpoint(work, hidden, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
         states.after(output)

@@ -54,6 +54,15 @@ def may_shrink(model: LanguageModel, tokens: int) -> bool:
     return not meets_others and _at_once(model, tokens) > FEWEST_TILE_TOKENS
 
 
+def share_limits(model: LanguageModel) -> None:
+    """Limit the tiles of a model in all processes as in the one that found the least memory.
+
+    Called before work in which processes meet within a pass, and so must divide windows alike.
+    """
+    found = distributed.map_ranks(range(distributed.ranks()), lambda _: model.limits.tile_tokens, alone=True)
+    model.limits.tile_tokens = min(filter(None, found), default=0)
+
+
 def _shrink(model: LanguageModel, tokens: int) -> None:
     first = not model.limits.tile_tokens
     model.limits.tile_tokens = max(FEWEST_TILE_TOKENS, _at_once(model, tokens) // TIMES_SMALLER)

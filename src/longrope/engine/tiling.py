@@ -121,9 +121,9 @@ def _norm_in_tiles(forward: Any, tile: int, hidden: Tensor) -> Tensor:
     return hidden
 
 
-def _mlp_in_tiles(forward: Any, tile: int, hidden: Tensor, *others: Any) -> Tensor:
+def _mlp_in_tiles(forward: Any, tile: int, hidden: Tensor, *others: Any) -> Any:
     if hidden.ndim < 3 or hidden.shape[1] <= tile:
-        return forward(hidden, *others)  # type: ignore[no-any-return]
+        return forward(hidden, *others)
     if any(isinstance(x, Tensor) for x in others):
         raise ModelError(
             "An MLP of the model takes other tensors beside the hidden states.",
@@ -133,4 +133,7 @@ def _mlp_in_tiles(forward: Any, tile: int, hidden: Tensor, *others: Any) -> Tens
     work = (lambda part: forward(part, *others)) if others else forward
     if torch.is_grad_enabled():
         work = partial(checkpoint, work, use_reentrant=False)
-    return torch.cat([work(part) for part in hidden.split(tile, dim=1)], dim=1)
+    found = [work(part) for part in hidden.split(tile, dim=1)]
+    if isinstance(found[0], tuple):  # GPT-OSS gives its router's scores beside them, which its layers leave
+        return (torch.cat([part[0] for part in found], dim=1), *found[-1][1:])
+    return torch.cat(found, dim=1)

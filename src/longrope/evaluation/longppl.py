@@ -49,8 +49,9 @@ class LongPerplexity(Metric):
         if not self.names(context):
             return ()
         near, count = context.settings.longppl_near, len(context.windows)
-        starts = len(list(_starts(context.length - int(context.text.bos is not None), near)))
-        pieces = losses_of(near + near // STEPS, count * starts, "evaluator", once=True)
+        tokens = context.length - int(context.text.bos is not None)
+        starts = len(list(_starts(tokens, near)))
+        pieces = losses_of(near + _step(tokens, near), count * starts, "evaluator", once=True)
         whole = losses_of(context.length, count, "evaluator", once=True)
         return (losses_of(context.length, count), whole, pieces)
 
@@ -126,11 +127,11 @@ def near_losses(evaluator: Context, near: int) -> tuple[NDArray[np.float64], flo
     """Losses [W, T] in nats of tokens with ``near`` tokens before them or up to a quarter more, and the seconds.
 
     Windows of 5/4 ``near`` tokens begin at each quarter of ``near``, opened as every text is; the last quarter of each
-    is scored. The last of them ends where the text ends.
+    is scored. The last of them ends where the text ends. A text that is shorter than 5/4 ``near`` is such a window.
     """
     windows, documents, opening = evaluator.windows, evaluator.documents, int(evaluator.text.bos is not None)
-    starts = list(_starts(windows.shape[1] - opening, near))
-    step = near // STEPS
+    tokens = windows.shape[1] - opening
+    starts, step = list(_starts(tokens, near)), _step(tokens, near)
     short, numbers = (_cut(whole, starts, near + step, opening) for whole in (windows, documents))
     arrays, seconds = cached_losses(evaluator, short, numbers)
     last = arrays["losses"].reshape(len(windows), len(starts), -1)[:, :, -step:]
@@ -140,9 +141,14 @@ def near_losses(evaluator: Context, near: int) -> tuple[NDArray[np.float64], flo
     return losses, seconds
 
 
+def _step(tokens: int, near: int) -> int:
+    """How many tokens of a short window are scored, in a text of so many tokens."""
+    return min(near // STEPS, tokens - near)
+
+
 def _starts(tokens: int, near: int) -> Iterator[int]:
     """Where short windows begin in a text of so many tokens."""
-    step = near // STEPS
+    step = _step(tokens, near)
     last = tokens - near - step
     yield from range(0, last, step)
     yield last

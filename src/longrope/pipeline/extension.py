@@ -9,7 +9,7 @@ from pathlib import Path
 from longrope import distributed, registry
 from longrope.data import Preprocess, check_unsearched
 from longrope.engine.pass_seconds import PassTimer
-from longrope.errors import RunError
+from longrope.errors import RecipeError, RunError
 from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Subject
 from longrope.models import LanguageModel
@@ -39,7 +39,7 @@ from longrope.pipeline.stages import (
     target_tuning,
     tune_at_target,
 )
-from longrope.recipe import ExportRecipe, Recipe
+from longrope.recipe import ExportRecipe, Recipe, TuneRecipe
 from longrope.report import write_report
 from longrope.rope import RescaleFactors, load_factors, read_given
 from longrope.runs.records import Score
@@ -158,6 +158,7 @@ def tune(
 
     def check(session: Session) -> None:
         factor_set.check_spec(session.model.spec)
+        _check_reach(settings, factor_set)
         check_training(session.model, session.texts.tune, settings)
 
     if run.has(run.export_report) and not run.has(run.tuning):
@@ -175,6 +176,17 @@ def tune(
         export(session.with_model(tuned), factor_set)
         _write_report(session)
     return tuned
+
+
+def _check_reach(settings: TuneRecipe, factor_set: RescaleFactors) -> None:
+    """Refuse to train at positions beyond the window of the factors (raises RecipeError)."""
+    if settings.reach_tokens > factor_set.target_window:
+        raise RecipeError(
+            f"The training reads positions up to {settings.reach_tokens:,}, and the factors are for "
+            f"{factor_set.target_window:,} tokens.",
+            "It needs factors for its window or a longer one.",
+            "Give such factors, or a smaller tune.window_tokens or tune.skipped_positions.",
+        )
 
 
 def compare(

@@ -7,7 +7,7 @@ from longrope import registry
 from longrope.labels import label_of
 from longrope.models.quantized import QUANTIZED
 from longrope.recipe import Recipe
-from longrope.runs.records import Trial
+from longrope.runs.records import Trial, made_by_search
 from longrope.runs.run_dir import RunDir
 
 
@@ -32,9 +32,10 @@ def describe_search(run: RunDir, recipe: Recipe) -> list[str]:
 def describe_losses(trials: Iterable[Trial], method: str) -> str:
     """The lowest loss of a search on the held-out windows, and those of the formulas there; empty without any."""
     lowest: dict[str, float] = {}
-    for trial in trials:
-        if (trial.method, trial.kind) == (method, "validation"):
-            origin = trial.origin if trial.origin in registry.starts() else ""
+    own = [trial for trial in trials if trial.method == method]
+    for trial, made in zip(own, made_by_search(own), strict=True):
+        if trial.kind == "validation":
+            origin = trial.origin if trial.origin in registry.starts() and not made else ""
             lowest[origin] = min(trial.loss_nats, lowest.get(origin, trial.loss_nats))
     if not lowest:
         return ""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, compress
 
 from longrope.labels import Source
 from longrope.report.charts.axes import linear_axis, log_axis
@@ -11,7 +11,7 @@ from longrope.report.charts.lines import LineChart, Point, Series
 from longrope.report.charts.style import Style
 from longrope.report.contents import Contents
 from longrope.report.parts import Data, Figure, Section, draw_one, make_figure, merged, thinned
-from longrope.runs.records import TrainStep, Trial
+from longrope.runs.records import TrainStep, Trial, made_by_search
 
 KINDS = {"search": ("trials", "small"), "gradient": ("steps", "thin"), "validation": ("held out", "ring")}
 TOKENS = "tokens pushed through the model so far"
@@ -28,7 +28,7 @@ def search_section(runs: Sequence[Contents]) -> Section:
     figures = []
     if any(trials):
         figures.append(trials_figure(runs, "Every trial", trials))
-    if any(trial.is_found for own in trials for trial in own):
+    if any(any(made_by_search([trial for trial, _ in pushed])) for _, _, pushed in _searches(runs, trials)):
         figures.append(_validation_figure(runs, "What was found, on held-out windows", trials))
     words = ("What is minimised, against the tokens that a search has pushed through the model. Lower is better.",)
     shown = any(stage.trials for run in runs for stage in run.stages)
@@ -68,7 +68,7 @@ def _validation_figure(runs: Sequence[Contents], title: str, trials: Sequence[Se
     series: list[Series] = []
     data: list[tuple[object, ...]] = []
     for label, style, pushed in _searches(runs, trials):
-        shown = [(trial, at) for trial, at in pushed if trial.is_found]
+        shown = list(compress(pushed, made_by_search([trial for trial, _ in pushed])))
         points = tuple(Point(at, trial.loss_nats, i) for i, (trial, at) in enumerate(shown, len(data)))
         series += [Series(label, style, points)] if points else []
         data += _trial_rows(label, shown)

@@ -20,7 +20,8 @@ from longrope.errors import FactorsError
 from longrope.lengths import counted
 from longrope.reading import LARGEST_WHOLE, read_json, show_value
 from longrope.rope.factors import FactorTable, RescaleFactors, load_factors
-from longrope.rope.geometry import RopeSpec, extension_ratio
+from longrope.rope.geometry import RopeSpec
+from longrope.rope.hf_legacy import LEGACY_BASES
 from longrope.rope.scaling import su_attention_factor
 
 LONG, SHORT = ("long", "long_factor", "factors"), ("short", "short_factor")  # keys of one list each
@@ -97,7 +98,7 @@ def _read(path: Path, name: str, spec: RopeSpec, target_tokens: int) -> GivenFac
     if long is None:
         raise _unreadable(path, "no list of long factors")
     switch = _whole(path, stated, "original_max_position_embeddings") or spec.trained_window
-    factor, words = _attention(path, stated, spec, switch, target_tokens)
+    factor, words = _attention(path, stated, switch, target_tokens)
     if short is not None and switch >= target_tokens:
         raise FactorsError(
             f"{path} takes its short factors up to {switch:,} tokens, and the target is {target_tokens:,}.",
@@ -127,9 +128,9 @@ def _entries(path: Path, content: Any, spec: RopeSpec) -> dict[str, Any]:
     kind = (scaling.get("rope_type") or scaling.get("type")) if isinstance(scaling, dict) else None
     if kind not in ("longrope", "su"):
         raise _unreadable(path, f"its RoPE scaling is of the type {kind!r}")
-    top = ("rope_theta", "max_position_embeddings", "original_max_position_embeddings")
+    top = (*LEGACY_BASES, "max_position_embeddings", "original_max_position_embeddings")
     stated = {**scaling, **{key: content[key] for key in top if content.get(key) is not None}}
-    theta = _positive(path, stated, "rope_theta") or spec.theta
+    theta = next((base for key in LEGACY_BASES if (base := _positive(path, stated, key))), spec.theta)
     if not math.isclose(theta, spec.theta, rel_tol=1e-6):
         raise FactorsError(
             f"{path} states factors for the base {theta:,g}.",
@@ -186,9 +187,7 @@ def _whole(path: Path, stated: Mapping[str, Any], key: str) -> int:
     return number
 
 
-def _attention(
-    path: Path, stated: Mapping[str, Any], spec: RopeSpec, switch: int, target_tokens: int
-) -> tuple[float, str]:
+def _attention(path: Path, stated: Mapping[str, Any], switch: int, target_tokens: int) -> tuple[float, str]:
     """The attention factor of the long list, and in words where it comes from.
 
     Where a file states none, it is LongRoPE's by the windows of the file, as transformers derives it, or by those of
@@ -198,7 +197,7 @@ def _attention(
         if (value := _positive(path, stated, key)) is not None:
             return value, f"{value:.4f}, of the file"
     reach = _whole(path, stated, "max_position_embeddings")
-    ratio = _positive(path, stated, "factor") or (reach / switch if reach else extension_ratio(spec, target_tokens))
+    ratio = _positive(path, stated, "factor") or (reach or target_tokens) / switch
     value = su_attention_factor(ratio, switch)
     return value, f"{value:.4f}, which the file does not state: sqrt(1 + ln s / ln L) at s = {ratio:g}, L = {switch:,}"
 

@@ -60,10 +60,22 @@ class Trial:
     gradient: tuple[float, ...] = ()
     parts: tuple[float, ...] = ()
 
-    @property
-    def is_found(self) -> bool:
-        """Whether it validates what the search made: one of its own candidates, not a baseline that it starts from."""
-        return self.kind == "validation" and self.origin not in registry.formulas()
+
+def made_by_search(trials: Sequence[Trial]) -> list[bool]:
+    """Which trials of one search validate its own candidates, and not a formula that it starts from.
+
+    A candidate that an evolution places at the factors of a formula has the formula as its origin, too, but it comes
+    after the formula itself and has other factors or another attention factor.
+    """
+    formulas: dict[str, tuple[object, ...]] = {}
+    made = []
+    for trial in trials:
+        factors = trial.lambdas, trial.start_tokens, trial.attention_factor
+        own = trial.kind == "validation"
+        if own and trial.origin in registry.formulas():
+            own = formulas.setdefault(trial.origin, factors) != factors
+        made.append(own)
+    return made
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,8 @@ def find_factors(
         )
     elif settings.method == "cma":
         count = settings.validation_windows
-        found = search_knots(objective, spec, starts, settings.cma, held_out=count, seed=seed, log=log, choose=choose)
+        cma = replace(settings.cma, windows=min(settings.cma.windows, len(objective.search_windows)))
+        found = search_knots(objective, spec, starts, cma, held_out=count, seed=seed, log=log, choose=choose)
     else:
         found = descend(objective, spec, starts, settings.gradient, max_start_tokens=most, log=log, choose=choose)
     found = replace(compose(base, found, model.spec), searched=sketched, table=model.rope_table)
@@ -171,7 +172,8 @@ def _prepare(
     seed: int,
 ) -> tuple[WindowObjective, Choose, tuple[int, ...]]:
     """The objective of a search on windows of a text, its last choice, and a sketch of these windows."""
-    wanted, scored, together = settings.gradient.steps, settings.gradient.scan_windows, 1
+    scored, together = settings.gradient.scan_windows, 1
+    wanted = max(settings.gradient.steps, scored)
     if settings.method == "evolution":
         wanted = scored = settings.evolution.filled(target_tokens).windows
     if settings.method == "cma":

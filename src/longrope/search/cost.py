@@ -1,11 +1,12 @@
 """What the searches of a run cost to reach the same loss on the held-out windows."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 
 from longrope.recipe import SearchRecipe
 from longrope.registry import baselines, one_set_formulas
-from longrope.runs.records import Trial
+from longrope.runs.records import Trial, made_by_search
 from longrope.search.score import BACKWARD_PASSES
 from longrope.search.short_context import SHARES, count_held_out, count_short
 
@@ -53,7 +54,9 @@ def compare_costs(trials: Iterable[Trial], stage: str = "") -> list[SearchCost]:
     by_method: dict[str, list[Trial]] = {}
     for trial in (trial for trial in trials if trial.method not in OTHER_LOSS):
         by_method.setdefault(trial.method, []).append(trial)
-    found = {method: [trial.loss_nats for trial in own if trial.is_found] for method, own in by_method.items()}
+    found = {
+        method: [trial.loss_nats for trial in compress(own, made_by_search(own))] for method, own in by_method.items()
+    }
     best = {method: min(losses) for method, losses in found.items() if losses}
     common = max((loss for method, loss in best.items() if method not in baselines()), default=None)
     return [
@@ -64,7 +67,8 @@ def compare_costs(trials: Iterable[Trial], stage: str = "") -> list[SearchCost]:
 
 def _cost(trials: Sequence[Trial], best: float, common: float, stage: str) -> SearchCost:
     """The cost of one search by its trials, in all and up to the first loss that is the common one or lower."""
-    ends = (i for i, trial in enumerate(trials, 1) if trial.is_found and trial.loss_nats <= common)
+    own = made_by_search(trials)
+    ends = (i for i, trial in enumerate(trials, 1) if own[i - 1] and trial.loss_nats <= common)
     until = next(ends, None)
     return SearchCost(
         method=trials[0].method,
@@ -95,6 +99,11 @@ def count_passes(settings: SearchRecipe, target_tokens: int) -> int:
     looks = 10 + descent.steps // descent.validate_every  # closed forms, start tokens
     curves = SCANNED * (descent.start == "scan") + CAPPED * (descent.floor == "scan")
     return curves * descent.scan_windows + BACKWARD_PASSES * descent.steps + looks * settings.validation_windows
+
+
+def count_gradient_passes(settings: SearchRecipe, target_tokens: int) -> int:
+    """The same of the gradient search with these settings, whichever method they name."""
+    return count_passes(replace(settings, method="gradient", attention_factor=0.0), target_tokens)
 
 
 def count_choice_passes(settings: SearchRecipe) -> int:

@@ -29,6 +29,7 @@ SMALLEST_INCREMENT = 1e-3  # of log lambda at the start, where softplus still ha
 START_TOKENS_TRIED = (1, 4, 16, 64, 256)
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of Adam
 HALVED, HALVED_SHARE = 3, 0.375  # numbers of start tokens that descend, and their share of all steps
+RAISED = 0.05  # of lambda: a descent whose first factors differ by more from its start has no loss of them yet
 WORTHWHILE = 0.01  # of the loss: a smaller gain does not pay for start tokens, which no other runtime can carry
 Vector = NDArray[np.float64]
 
@@ -119,6 +120,8 @@ def descend_from(
     rates = settings.learning_rate * np.append(np.full(pairs, mean_increment), settings.attention_rate)
     adam = Adam(np.append(increments_of(start.array, floor, ratio), math.log(start.attention_factor)), rates)
     best, best_loss, caution = adam.parameters, log.validate(0, origin, start, objective).loss_nats, 1.0
+    if not np.allclose(_factors_at(best, template, floor, ratio).lambdas, start.lambdas, rtol=RAISED):
+        best_loss = math.inf  # that of the start is not the loss of the factors that the descent begins with
     for step in range(settings.steps):
         factors = _factors_at(adam.parameters, template, floor, ratio)
         trial = log.evaluate(step, "gradient", "gradient", factors, partial(objective.gradient, factors, step))
@@ -205,7 +208,7 @@ def increments_of(lambdas: Vector, floor: int, ratio: float) -> Vector:
 
     Increments of log lambda below 0.001 are raised to it.
     """
-    logs = np.log(lambdas)
+    logs = np.maximum.accumulate(np.maximum(np.log(lambdas), 0.0))
     logs[floor:] = np.maximum(logs[floor:], math.log(ratio))
     steps = np.diff(logs, prepend=0.0)
     steps[floor : floor + 1] -= max(0.0, math.log(ratio) - _before(logs, floor))

@@ -114,7 +114,7 @@ def search_knots(
     """
     known, start = _scan(objective, spec, starts, log)
     knots = Knots.place(spec, replace(start, method=log.method))
-    optimizer = load_cma()(mean=knots.begin, sigma=FIRST_STEP, population_size=POPULATION, seed=seed)
+    optimizer = load_cma()(mean=knots.begin, sigma=FIRST_STEP, population_size=POPULATION, seed=seed % 2**32)
     each, generation = POPULATION * settings.windows, 0
     log.validate(0, "knots", knots.factors(knots.begin), objective)
     while count_done(log, settings.windows, held_out) + each + held_out <= settings.passes:

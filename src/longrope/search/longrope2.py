@@ -38,7 +38,7 @@ from longrope.runs.records import Trial
 from longrope.runs.run_dir import RunDir
 from longrope.search.checks import check_search
 from longrope.search.choice import TailAndNeedles
-from longrope.search.cost import count_passes
+from longrope.search.cost import count_gradient_passes
 from longrope.search.evolve import evolve
 from longrope.search.score import Evaluation, TrialLog, WindowObjective, cut_windows
 from longrope.search.space import STEPS_PER_UNIT, Candidate, FactorSpace, project_monotone
@@ -185,7 +185,7 @@ def search_longrope2(
     )
     named = WindowObjective.prepare(model, searched, held_out, len(searched), tuned_with=base)
     log = TrialLog(run.trials if run else None, METHOD, named.model_name, named.fingerprint, on_trial)
-    evolution = divide(passes or count_passes(replace(settings, method="gradient"), target_tokens), held_out, searched)
+    evolution = divide(passes or count_gradient_passes(settings, target_tokens), held_out, searched)
     first = min(spec.pair_turning(REAL_TURNS), spec.critical_pair)
     space = CriticalSpace(spec.num_pairs, ratio, critical_pairs=(first, spec.critical_pair))
     starts = [baseline_factors(spec, name, target_tokens).factor_sets[0] for name in STARTS]
@@ -196,7 +196,8 @@ def search_longrope2(
     taken = sum(trial.token_passes for trial in log.made) // target_tokens
     scored = "needles" if objective.by_needles else "the second half of the windows, too short for needles"
     on_message(f"{METHOD}: critical pair {pair} of {first} to {spec.critical_pair}, by {scored}, {taken} window passes")
-    found = replace(compose(base, found, model.spec), searched=sketch(np.concatenate([searched, held_out])))
+    read = sketch(np.concatenate([searched, held_out]))
+    found = replace(compose(base, found, model.spec), searched=read, table=model.rope_table)
     if run:
         run.write_factors(found, METHOD)
     return found

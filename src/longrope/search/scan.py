@@ -30,7 +30,7 @@ from longrope.runs.records import Trial
 from longrope.runs.run_dir import RunDir
 from longrope.search.checks import check_search
 from longrope.search.choice import Choose, choose_by_loss, make_choice
-from longrope.search.cost import count_passes
+from longrope.search.cost import count_gradient_passes
 from longrope.search.score import Losses, TrialLog, WindowObjective, cut_windows
 
 METHOD = "ntk-scan"
@@ -145,7 +145,7 @@ def scan_base(
     """
     settings, spec = settings or SearchRecipe(), tuned_spec(model.spec, None)
     check_search(model, text, target_tokens, trained_window=spec.trained_window, settings=settings)
-    budget = passes or count_passes(replace(settings, method="gradient"), target_tokens)
+    budget = passes or count_gradient_passes(settings, target_tokens)
     scan = Scan.begin(spec, target_tokens)
     searched, held_out = cut_windows(text, target_tokens, settings.validation_windows, seed)
     windows = scan.windows_for(budget, len(held_out), len(searched))
@@ -156,7 +156,8 @@ def scan_base(
     log = TrialLog(run.trials if run else None, METHOD, objective.model_name, objective.fingerprint, on_trial)
     choose = make_choice(model, held_out, settings, seed, base)
     found = scan.search(objective, log, budget, windows, len(held_out), choose)
-    factors = replace(compose(base, found.factors, model.spec), searched=sketch(np.concatenate([searched, held_out])))
+    read = sketch(np.concatenate([searched, held_out]))
+    factors = replace(compose(base, found.factors, model.spec), searched=read, table=model.rope_table)
     on_message(str(found))
     if run:
         run.write_factors(factors, METHOD)
@@ -167,7 +168,7 @@ def scan_base(
 def count_scan_passes(spec: RopeSpec, recipe: Recipe) -> int:
     """About how many passes over a window of the target length the scan of a recipe takes."""
     settings, target = recipe.search, recipe.target_tokens
-    budget = recipe.measure.scan_passes or count_passes(replace(settings, method="gradient"), target)
+    budget = recipe.measure.scan_passes or count_gradient_passes(settings, target)
     scan, held_out = Scan.begin(spec, target), settings.validation_windows
     windows, last = scan.windows_for(budget, held_out, budget), scan.last_passes(held_out)
     grid = len(scan.exponents.values) * len(scan.attentions.values)

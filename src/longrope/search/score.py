@@ -15,6 +15,7 @@ from longrope import distributed
 from longrope.data import Tokens, TokenText, fingerprint, plant_needles
 from longrope.engine.gradients import factor_gradient
 from longrope.engine.passes import token_losses
+from longrope.engine.shrinking import share_limits
 from longrope.errors import ModelError, RunError
 from longrope.models import LanguageModel, rescaled
 from longrope.rope import RescaleFactors, at_window, compose
@@ -103,6 +104,7 @@ class WindowObjective:
             gradient_count: how many search windows one ``step_loss`` or ``gradient`` covers, if there are so many.
             tuned_with: what the candidates are relative to, if anything.
         """
+        share_limits(model)
         searched = _prepare(model, search, tail_tokens, needle_weight, np.random.default_rng([seed, 1]))
         held_out = _prepare(model, validation, tail_tokens, needle_weight, np.random.default_rng([seed, 2]))
         count = min(gradient_count, len(search))

@@ -66,7 +66,8 @@ def search_short_window(
     objective = prepare(model, searched, held_out, 1, gradient_count=per_window)
     log = TrialLog(run.trials if run else None, METHOD, model.name, objective.fingerprint, on_trial)
     lambdas = at_window(model.spec, longest, window_tokens)
-    longest = replace(longest, lambdas=lambdas, target_window=window_tokens)
+    moved = lambdas != longest.lambdas
+    longest = replace(longest, lambdas=lambdas, target_window=window_tokens, relaxed=longest.relaxed or moved)
     named = {f"share-{share:g}": between(longest, window_tokens, share) for share in SHARES}
     if longest.start_tokens:
         without = replace(longest, start_tokens=0)

@@ -17,7 +17,7 @@ from longrope.runs.identity import TUNED, hash_inputs, tuned_name
 from longrope.runs.records import TrainStep
 from longrope.runs.run_dir import RunDir
 from longrope.runs.train_log import TrainLog
-from longrope.tuning.adapters import Weights, adapted, chosen_weights, trained_weights
+from longrope.tuning.adapters import Weights, adapted, choose_matrices, chosen_weights, trained_weights
 from longrope.tuning.batches import Batches
 from longrope.tuning.progress import Checkpoint, check_tensors
 from longrope.tuning.samples import SampleBuilder
@@ -97,6 +97,7 @@ def fine_tune(
                 training = Training(worker, own, batches, settings)
                 check_tensors(checkpoint.path, tensors, own)
                 training.restore(begun_at, tensors)
+                tensors.clear()  # they take as much memory as the weights and moments
                 log.begin(begun_at)
                 _train(training, log, checkpoint, on_step)
             for name, weight in weights.items():
@@ -128,11 +129,14 @@ def check_training(model: LanguageModel, text: TokenText, settings: TuneRecipe) 
     """Raise what ``fine_tune`` would raise at once, without a pass: for whoever has other work to do before it.
 
     Raises:
-        RecipeError: the processes cannot divide the batch, or no weight has a name that is asked for.
+        RecipeError: the processes cannot divide the batch, no weight has a name that is asked for, or adapters cannot
+            be made.
         TextsError: the text is shorter than a window, or a window too short for its needles.
     """
     check_batch(settings)
     chosen_weights(model.network, settings.parameters)
+    if settings.lora_rank:
+        choose_matrices(model.network, settings)
     batches = cut_batches(model, None, text, settings, seed=0)
     check_not_quantized(model, "A training")
     next(SampleBuilder(batches, settings, model.spec.trained_window, model.tokenizer).read(range(1)))
@@ -140,17 +144,19 @@ def check_training(model: LanguageModel, text: TokenText, settings: TuneRecipe) 
 
 def _train(training: Training, log: TrainLog, checkpoint: Checkpoint, on_step: Callable[[TrainStep], None]) -> None:
     """Take the steps that are left, with a checkpoint every so often and at an interrupt."""
-    settings = training.settings
+    settings, logged = training.settings, training.done
     try:
         while training.done < settings.steps:
             record = training.step()
             log.add(record)
+            logged = training.done
             if training.done % settings.checkpoint_every == 0 and training.done < settings.steps:
                 log.flush()
                 checkpoint.save(training.done, training.tensors)
             on_step(record)
     except KeyboardInterrupt:
-        if training.settled and distributed.ranks() == 1:  # the others may be anywhere
+        whole = training.settled and logged == training.done
+        if whole and distributed.ranks() == 1:  # the others may be anywhere
             log.flush()
             checkpoint.save(training.done, training.tensors)
         raise

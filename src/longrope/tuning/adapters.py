@@ -21,6 +21,8 @@ from longrope.tuning.low_rank import fuse_adapters
 
 Weights = dict[str, nn.Parameter]
 PEFT_PREFIX = "base_model.model."  # of the names of weights in its files
+MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")  # in which peft adapts no such projections:
+MAMBA_PROJECTIONS = ("conv1d", "out_proj")
 GLOBAL_ATTENTION = "global-attention"  # among patterns of names
 
 
@@ -61,7 +63,7 @@ def _global_attention(network: Any) -> Iterator[nn.Module]:
     sliding = sliding_layers(network.config)
     for index, layer in enumerate(decoder_layers(network)):
         if index not in sliding:
-            yield from (part for part in layer.children() if "Attention" in type(part).__name__)
+            yield from (part for part in layer.modules() if "Attention" in type(part).__name__)
 
 
 @contextmanager
@@ -85,7 +87,7 @@ def adapted(
         The weights to train, by name.
 
     Raises:
-        RecipeError: peft is not installed, or ``settings.parameters`` choose nothing.
+        RecipeError: peft is not installed, or ``settings.parameters`` choose nothing that can be trained so.
     """
     weights = chosen_weights(network, settings.parameters)
     if not settings.lora_rank:
@@ -93,23 +95,14 @@ def adapted(
         if folder and settings.parameters:
             save_trained_weights(network, weights, base, folder)
         return
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise RecipeError(
-            f"tune.lora_rank = {settings.lora_rank}, and peft is not installed.",
-            "LoRA needs it.",
-            "pip install 'longrope[lora]'",
-        ) from None
-    matrices = [name.removesuffix(".weight") for name, weight in weights.items() if weight.ndim == 2]
-    config = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha or 2 * settings.lora_rank,
-        target_modules=matrices if settings.parameters else "all-linear",
-    )
+    targets = choose_matrices(network, settings)
+    from peft import LoraConfig, get_peft_model
+
+    alpha = settings.lora_alpha or 2 * settings.lora_rank
+    config = LoraConfig(r=settings.lora_rank, lora_alpha=alpha, **targets)
     installed = {name for name, _ in network.named_parameters()} - trained_weights(network).keys()
     before = hash_weights(network, installed)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _taken_out_on_error(network):
         torch.manual_seed(seed)
         wrapped = get_peft_model(network, config)
     fuse_adapters(network)
@@ -123,6 +116,61 @@ def adapted(
             write_base(folder, base, before)
     finally:
         wrapped.merge_and_unload()
+
+
+def choose_matrices(network: Any, settings: TuneRecipe) -> dict[str, Any]:
+    """Which modules get adapters, as settings of peft: all linear layers but the head, or what the parameters choose.
+
+    Linear layers of a class of their own, such as routers that choose experts, get none: peft would call them as plain
+    ones.
+
+    Raises:
+        RecipeError: peft is not installed, or ``settings.parameters`` choose nothing that can have an adapter.
+    """
+    try:
+        import peft  # noqa: F401  # what needs it comes after other work
+    except ImportError:
+        raise RecipeError(
+            f"tune.lora_rank = {settings.lora_rank}, and peft is not installed.",
+            "LoRA needs it.",
+            "pip install 'longrope[lora]'",
+        ) from None
+    modules = dict(network.named_modules())
+    if not settings.parameters:
+        linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+        unable = [name for name in linear if not _is_adaptable(network, name, modules[name])]
+        return {"target_modules": "all-linear", "exclude_modules": unable or None}
+    weights = chosen_weights(network, settings.parameters)
+    chosen = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
+    found = [name for name in chosen if _is_adaptable(network, name, modules[name])]
+    if not found:
+        raise RecipeError(
+            f"tune.parameters = {list(settings.parameters)} chooses no matrix that can have an adapter.",
+            f"tune.lora_rank = {settings.lora_rank} needs linear layers or embeddings.",
+            "Give patterns of their names, or leave tune.lora_rank out to train the weights.",
+        )
+    return {"target_modules": found}
+
+
+def _is_adaptable(network: Any, name: str, module: nn.Module) -> bool:
+    """Whether peft can put an adapter into a module."""
+    refused = MAMBA_PROJECTIONS if network.config.model_type in MAMBA else ()
+    plain = type(module) is nn.Linear or isinstance(module, nn.Embedding)
+    return plain and name.rpartition(".")[2] not in refused
+
+
+@contextmanager
+def _taken_out_on_error(network: Any) -> Iterator[None]:
+    """Take out what peft has put into a network if it fails in this block."""
+    try:
+        yield
+    except Exception:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for name, module in list(network.named_modules()):
+            if isinstance(module, BaseTunerLayer):
+                network.set_submodule(name, module.get_base_layer())
+        raise
 
 
 def _save(wrapped: Any, weights: Weights, folder: Path) -> None:

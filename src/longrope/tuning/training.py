@@ -23,7 +23,7 @@ from longrope.engine.gradients import at_once
 from longrope.engine.held_states import Holding
 from longrope.engine.memory import windows_together
 from longrope.engine.passes import weighted_loss_with_graph
-from longrope.engine.shrinking import retry_in_less_memory
+from longrope.engine.shrinking import retry_in_less_memory, share_limits
 from longrope.errors import LongRopeError, RecipeError
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import TuneRecipe
@@ -84,6 +84,7 @@ class Training:
     def __init__(self, model: LanguageModel, weights: Weights, batches: Batches, settings: TuneRecipe) -> None:
         """Stand before the first step; the model is run in its current state at each step."""
         check_batch(settings)
+        share_limits(model)
         self.settings, self.weights, self.done, self.settled = settings, weights, 0, True
         self._model, self._batches = model, batches
         together = replace(settings, windows_at_once=choose_windows_at_once(model, settings, batches.window_tokens))
@@ -133,6 +134,7 @@ class Training:
                 "Train with a lower tune.learning_rate in another directory, or look at the model: its loss may be "
                 "that without training.",
             )
+        read = fingerprint(self._batches.at(self.done))
         self._update(rate)
         self._tokens_seen += scored
         seconds = time.perf_counter() - began
@@ -148,7 +150,7 @@ class Training:
             tokens_per_second=per_second,
             peak_share=share,
             memory_gib=memory,
-            texts_fingerprint=fingerprint(self._batches.at(self.done - 1)),
+            texts_fingerprint=read,
         )
 
     def _speed(self, rows: Sequence[int], seconds: float, gpu: tuple[str, int]) -> tuple[float, float, float]:
@@ -169,9 +171,19 @@ class Training:
             shares = reading.scored / max(1, scored)  # documents of one token each have nothing to score
             if reading.answers is not None:
                 shares = shares + self._reader.answer_weights(reading, rows)
-            for cut in at_once(self._model, len(reading.tokens)):
+            for cut in self._cuts(reading):
                 part += self._add_gradients(reading.cut(cut), shares[cut])
         return part
+
+    def _cuts(self, reading: TrainingSample) -> Iterator[slice]:
+        """Which of its windows go through the model together; processes that divide the layers make as many passes.
+
+        Short windows in the place of a long one have no more tokens than it, so they need not be divided, and their
+        number differs from process to process.
+        """
+        if reading.own_rope and distributed.workers() > 1:
+            return iter([slice(None)])
+        return at_once(self._model, len(reading.tokens))
 
     def _add_gradients(self, reading: TrainingSample, shares: NDArray[np.float64]) -> Tensor:
         """Add up the gradients of the loss of some windows, with weights [B, N - 1] of their tokens; the loss."""
