@@ -128,13 +128,14 @@ def test_presets_are_the_papers(
 
 
 @pytest.mark.usefixtures("unopened")
-@pytest.mark.parametrize("setting", ["tune.window_tokens=512", "tune.skipped_positions=1k"])
+@pytest.mark.parametrize("window", [["512"], ["64", "--set", "tune.skipped_positions=1k"]])
 def test_tune_refuses_positions_beyond_the_window_of_its_factors(
-    setting: str, command: Command, pico_folder: Path, text_folders: tuple[Path, Path], tmp_path: Path
+    window: list[str], command: Command, pico_folder: Path, text_folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     factors = baseline_factors(read_spec(pico.make_network().config), "ntk", 256).factor_sets[0]
     (tmp_path / "factors.json").write_text(dump_factors(factors))
     given = ["tune", pico_folder, "--to", "256", "--data", text_folders[0], "--factors", tmp_path / "factors.json"]
-    result = command(*given, *QUICKLY, "--set", setting, "--out", "run")
+    window_tokens, *others = window
+    result = command(*given, *QUICKLY, "--set", f"tune.window_tokens={window_tokens}", *others, "--out", "run")
     assert result.code == 2
     assert "factors are for 256 tokens. It needs factors for its window or a longer one." in result.err
