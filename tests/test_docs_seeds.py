@@ -82,6 +82,10 @@ def test_perplexity_and_minutes() -> None:
     (far,) = [one for one in pair_runs(*runs) if one.metric == "last-tokens-32767" and one.context_tokens == 2**17]
     said = f"{far.value:.3f} times as high with 131,072 tokens ({far.low:.3f}-{far.high:.3f})"
     assert f"With seed 1 it is {said}" in PAGE
+    key = ("last-tokens-32767", 2**17)
+    for run in ("gemma3-2048k", "gemma3-2048k-yarn"):
+        first, again = (RECORDS.scores(name, "longrope-tuned")[key].value for name in (run, f"{run}-seed1"))
+        assert f"differs by {100 * abs(again / first - 1):.1f} % there, with each of the two" in PAGE
     for run in runs:
         steps = [
             lines(path.relative_to(ROOT / "results").as_posix())
