@@ -83,8 +83,8 @@ def test_perplexity_and_minutes() -> None:
     said = f"{far.value:.3f} times as high with 131,072 tokens ({far.low:.3f}-{far.high:.3f})"
     assert f"With seed 1 it is {said}" in PAGE
     key = ("last-tokens-32767", 2**17)
-    for run in ("gemma3-2048k", "gemma3-2048k-yarn"):
-        first, again = (RECORDS.scores(name, "longrope-tuned")[key].value for name in (run, f"{run}-seed1"))
+    for name in ("gemma3-2048k", "gemma3-2048k-yarn"):
+        first, again = (RECORDS.scores(of, "longrope-tuned")[key].value for of in (name, f"{name}-seed1"))
         assert f"differs by {100 * abs(again / first - 1):.1f} % there, with each of the two" in PAGE
     for run in runs:
         steps = [

@@ -72,7 +72,10 @@ class Contents:
 
         None, too, where the formula has another attention factor: then its scores have a name that no baseline has.
         """
-        method = self.recipe.search.method if self.recipe and not self.recipe.stages else ""
+        if not self.recipe or self.is_trained:
+            return None
+        searched = [self.recipe.searching(stage) for stage in self.recipe.stages if stage.search]
+        method = (searched or [self.recipe.search])[-1].method
         if method not in baselines() or any(score.method.startswith(f"{method}{JOINT}") for score in self.scores):
             return None
         return tuple(score for score in self.scores if score.method == method)
