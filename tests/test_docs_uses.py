@@ -3,13 +3,16 @@
 import json
 from typing import Any
 
+import numpy as np
+import pytest
 from documents import DOCS, RESULTS, words
+from tables_uses import chance
 
 from longrope.rope import load_factors
 
 FOLDER = RESULTS / "uses-smollm2"
 TEXT = words("docs/uses.md")
-SHOTS = {4: True, 16: True, 64: False, 256: False}  # whether the original model is above chance at 8,192 tokens
+SHOTS = ("many-shot", *(f"many-shot-{shots}" for shots in (4, 16, 64, 256)))
 
 
 def scores(which: str) -> dict[tuple[str, int], dict[str, Any]]:
@@ -38,10 +41,19 @@ def test_its_factors_are_those_that_the_page_names() -> None:
     assert "(`results/smollm2-64k`" in DOCS["docs/uses.md"]
 
 
-def test_within_the_window_what_is_above_chance_is_named() -> None:
-    for shots, above in SHOTS.items():
-        assert (ORIGINAL[f"many-shot-{shots}", 8192]["low"] > 0.25) == above
-    assert ORIGINAL["many-shot", 8192]["low"] < 0.25
+def test_chance_is_that_of_a_reader_that_repeats_a_label_by_simulation() -> None:
+    """Labels drawn one by one; the word of one of the examples is asked for, and the label of one of them given."""
+    rng = np.random.default_rng(0)
+    for shots in (4, 16, 64):
+        drawn = rng.integers(4, size=(100_000, shots))
+        asked, given = (drawn[np.arange(100_000), rng.integers(shots, size=100_000)] for _ in range(2))
+        assert np.mean(asked == given) == pytest.approx(chance(f"many-shot-{shots}"), abs=0.005)
+    assert (chance("many-shot"), chance("dialogue-memory")) == (0.25, 0.0)
+    assert f"has {chance('many-shot-4'):.0%} right".replace("%", " %") in TEXT
+
+
+def test_within_the_window_nothing_is_above_chance() -> None:
+    assert all(ORIGINAL[metric, 8192]["low"] <= chance(metric) for metric in SHOTS)
     assert ORIGINAL["planted-summary", 8192]["value"] == 0
     for metric, count in {"manual-questions": 2, "dialogue-memory": 3}.items():
         assert round(80 * ORIGINAL[metric, 8192]["value"]) == count
@@ -52,7 +64,11 @@ def test_within_the_window_what_is_above_chance_is_named() -> None:
             assert EXTENDED[place]["low"] <= one["high"]
 
 
-def test_beyond_the_window_what_is_above_chance_is_named() -> None:
+def test_beyond_the_window_nothing_is_above_chance() -> None:
     assert all(one["value"] == 0 for (_, length), one in ORIGINAL.items() if length > 8192)
-    above = {length: EXTENDED["many-shot-4", length]["low"] > 0.25 for length in (8192, 16384, 32768, 65536)}
-    assert above == {8192: True, 16384: True, 32768: True, 65536: False}
+    places = [(metric, at) for metric in SHOTS for at in (8192, 16384, 32768, 65536)]
+    assert [place for place in places if EXTENDED[place]["low"] > chance(place[0])] == [("many-shot-64", 8192)]
+    score = EXTENDED["many-shot-64", 8192]
+    shares = "{:.0f} % ({:.0f}-{:.0f})".format(*(100 * score[name] for name in ("value", "low", "high")))
+    assert f"of the forty of both models one is, {shares} of the extended model with 64 examples" in TEXT
+    assert 2 * len(places) == 40

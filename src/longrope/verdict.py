@@ -122,7 +122,7 @@ def conclude(
         export: the content of ``export.json``, whose short texts come before those of the scores.
         own: those among the scores that a checkpoint has; by default those of all methods that are no baseline.
     """
-    found = [score for score in scores if _is_found(score)] if own is None else list(own)
+    found = [score for score in scores if is_found(score)] if own is None else list(own)
     mine = {score.source for score in own or ()}
     others = [s for s in scores if _is_baseline(s) and s.source not in mine] or [
         s for s in scores if s.method == ORIGINAL
@@ -195,7 +195,8 @@ def _is_baseline(score: Score) -> bool:
     return score.method in baselines() and score.chosen_by in ("", *baselines())
 
 
-def _is_found(score: Score) -> bool:
+def is_found(score: Score) -> bool:
+    """Whether it is of what a run found, and neither of the original model nor of a baseline."""
     return score.method != ORIGINAL and not _is_baseline(score)
 
 
@@ -239,9 +240,9 @@ def _counted(metric: str) -> str:
 
 
 def _compare(ours: Sequence[Score], theirs: Sequence[Score]) -> Iterable[Comparison]:
-    """What two methods share, by metric, ``OTHERS`` where there is nothing else; each with one method alone."""
+    """What two methods share, by metric, unpaired ``OTHERS`` where there is nothing else; each with one alone."""
     compared = list(_compare_all(ours, theirs))
-    return [each for each in compared if each.metric not in OTHERS] or compared
+    return [each for each in compared if each.metric not in OTHERS or each.pair] or compared
 
 
 def _compare_all(ours: Sequence[Score], theirs: Sequence[Score]) -> Iterable[Comparison]:

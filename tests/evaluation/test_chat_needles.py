@@ -96,3 +96,11 @@ def test_tokens_are_those_of_special_tokens() -> None:
     tokenizer.bos_token = tokenizer.eos_token
     assert chat_format(tokenizer) == ChatFormat((tokenizer.eos_token_id,), (tokenizer.eos_token_id,))
     assert np.asarray(chat_format(tokenizer).before).dtype.kind == "i"
+
+
+def test_prompts_are_the_same_on_another_day(model: LanguageModel) -> None:
+    """Templates of some models write the date."""
+    dated = "{{ strftime_now('%d %b %Y') }} " + TEMPLATE
+    found = chat_format(chatting(model, dated).tokenizer)
+    written = model.tokenizer.decode(found.before)
+    assert "2024" in written

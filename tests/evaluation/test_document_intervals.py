@@ -79,3 +79,20 @@ def test_documents_that_are_alike_have_no_width() -> None:
     low, high = document_interval(np.full((1, 60), 2.0), documents, 0)
     assert low == pytest.approx(math.exp(2), rel=1e-12)
     assert high == pytest.approx(math.exp(2), rel=1e-12)
+
+
+@pytest.mark.parametrize("tokens", [2, 3, 5, 8, 16, 31])
+def test_few_tokens_tell_no_two_methods_apart_that_are_alike(tokens: int) -> None:
+    """Less than a block: each token counts as a document does. 5 % is promised; 400 rounds have an error of 1.1 %."""
+    rng, documents = np.random.default_rng(tokens), np.zeros((1, tokens), int)
+    apart = 0
+    for seed in range(400):
+        interval = ratio_interval(rng.normal(1, 1, (1, tokens)), rng.normal(1, 1, (1, tokens)), documents, seed)
+        apart += not interval.low <= 1 <= interval.high
+    assert apart / 400 < 0.085
+
+
+def test_one_token_has_no_interval() -> None:
+    interval = ratio_interval(np.ones((1, 1)), np.zeros((1, 1)), np.zeros((1, 1), int), 0)
+    assert interval.value == pytest.approx(math.e)
+    assert (interval.low, interval.high) == (0.0, math.inf)

@@ -238,8 +238,21 @@ def test_common_words_come_as_often_as_in_the_benchmark(length: int, often: int,
     assert {word for word, count in counted.items() if count == often} == common
     assert {count for word, count in counted.items() if word not in common} == {seldom}
     shown = [word for word, _ in Counter(re.findall(r"\d+ ?\. ([a-z-]+)", example)).most_common(10)]
-    assert set(re.findall(r"[a-z]+", listed.split(".")[0])) == set(shown)
+    assert set(re.findall(r"[a-z-]+", listed.split(".")[0])) == set(shown)
     assert not set(shown) & set(counted)
+
+
+@pytest.mark.parametrize("length", [3000, 8192])
+@every_tokenizer
+def test_common_words_have_the_form_of_all_others(length: int, kind: str) -> None:
+    """As many parts, of which none is a part of a rare word: the count alone tells them."""
+    prompt = build(kind, "cwe", length)
+    _, listed = words_of(TOKENIZERS[kind], prompt.text).split("most often in this list are")
+    words = {word for _, word in re.findall(r"(\d+) ?\. ([a-z-]+)", listed)}
+    common = set(prompt.questions[0].references)
+    assert len({word.count("-") for word in words}) == 1
+    parts = [{part for word in some for part in word.split("-")} for some in (common, words - common)]
+    assert not parts[0] & parts[1]
 
 
 @every_tokenizer

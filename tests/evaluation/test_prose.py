@@ -21,12 +21,14 @@ from longrope.evaluation.asked_texts import find_needles
 from longrope.evaluation.metric import Context, Subject
 from longrope.evaluation.prompts.prose import (
     KINDS,
+    MOST,
     PEOPLE,
     PLACES,
     SENTENCES,
     TEMPLATES,
     ProseNeedle,
     ProseText,
+    _draw_facts,
     build_prose,
 )
 from longrope.evaluation.samples import SampleCache
@@ -231,3 +233,10 @@ def test_needles_are_measured_by_a_model(model: LanguageModel) -> None:
     built = build_prose(context.subject.model.tokenizer, LENGTH, context.windows, 6, 0, 3)
     pushed = sum(len(text.tokens) + sum(len(needle.tokens) for needle in text.needles) for text in built)
     assert (whole.value, whole.num_tokens, whole.num_windows) == (0, pushed, 6)
+
+
+def test_more_needles_than_there_are_names_for_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    assert len({(question, begins) for _, question, begins, _ in _draw_facts(rng, MOST)}) == MOST
+    with pytest.raises(TextsError, match=r"3,421 needles in prose .* names for 3,420"):
+        _draw_facts(rng, MOST + 1)

@@ -102,7 +102,7 @@ def test_a_guesser_of_labels_is_right_once_in_four() -> None:
             answers = [words(tokenizer, n.tokens[-n.answer_tokens :]).strip() for n in text.needles]
             assert set(answers) <= set(labels)
             hits += [answer == guess for answer in answers]
-    assert 0.25 <= np.mean(hits) < 0.5  # asked are words of the examples, among sixteen of which one label leads
+    assert 0.2 < np.mean(hits) < 0.3
 
 
 def test_half_of_the_questions_are_the_hard_ones() -> None:

@@ -1,5 +1,6 @@
 """What a reader of the page sees first, and how its tables and maps are to be read."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +9,14 @@ from xml.etree import ElementTree as ET
 import pytest
 from handmade import make_run, score
 
+from longrope.recipe import SearchRecipe, dump_recipe, load_recipe
 from longrope.report import write_report
 from longrope.report.charts.axes import doubling_axis, log_axis
 from longrope.report.charts.lines import LineChart, Point, Series, draw_lines
 from longrope.report.charts.style import Style
 from longrope.report.tables import even_table, score_table
 
+ROOT = Path(__file__).parents[2]
 OURS, YARN, ORIGINAL = "longrope-gradient", "yarn", "none"
 SCORES = [
     score(ORIGINAL, 64, "perplexity", 10.0, 9.0, 11.0),
@@ -110,3 +113,38 @@ def test_no_marker_stands_on_the_axis_where_the_labels_are() -> None:
 def test_tables_of_one_method_have_no_best(metric: str) -> None:
     alone = [s for s in SCORES if s.metric == metric and s.method == OURS]
     assert score_table("t", alone).best == frozenset()
+
+
+def test_the_numbers_are_of_what_the_verdict_is_about(tmp_path: Path) -> None:
+    """Of a run by a formula those of the formula; LongRoPE2's search is a baseline, whatever its name begins with."""
+    scores = [
+        score(ORIGINAL, 1024, "perplexity", 1666.0, 1500.0, 1800.0),
+        score(YARN, 1024, "perplexity", 10.25, 9.5, 11.0),
+        score("pi", 1024, "perplexity", 12.5, 12.0, 13.0),
+        score("longrope2", 1024, "perplexity", 11.25, 11.0, 11.5),
+        score(YARN, 1024, "passkey", 0.5, 0.3, 0.7),
+        score(ORIGINAL, 1024, "passkey", 0.0, 0.0, 0.3),
+    ]
+    run = make_run(tmp_path / "run", scores)
+    recipe = replace(load_recipe(run.path / "recipe.toml"), stages=(), search=SearchRecipe(method=YARN))
+    (run.path / "recipe.toml").write_text(dump_recipe(recipe))
+    page = write_report(run).read_text(encoding="utf-8")
+    tiles = re.findall(r"<li><strong>(.*?)</strong><span>(.*?)</span>", page)
+    assert "50%" in [value for value, _ in tiles]
+    assert not any(value in ("0%", "11.25", "1666") for value, _ in tiles)
+
+
+def test_short_texts_of_trained_weights_are_beside_the_same_weights(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [replace(s, method="longrope-tuned") if s.method == OURS else s for s in SCORES])
+    export = json.loads((ROOT / "results/gemma3-2048k-seed1/export.json").read_text())
+    run.export_report.write_text(json.dumps(export | {"short_tokens": 64}))
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "perplexity of the exported checkpoint at 64 tokens, against the same weights with the model" in page
+
+
+def test_passkeys_of_which_several_stand_in_a_text_are_compared_on_the_page(tmp_path: Path) -> None:
+    pair = score(OURS, 1024, "many-passkeys-difference-to-yarn", -0.85, -0.9, -0.7)
+    counts = [score(OURS, 1024, "many-passkeys", 0.1, 0.05, 0.2), score(YARN, 1024, "many-passkeys", 0.95, 0.9, 1.0)]
+    page = write_report(make_run(tmp_path / "run", [*SCORES, pair, *counts])).read_text(encoding="utf-8")
+    assert "Difference of passkeys found, several in a text" in page
+    assert "the baseline is ahead in passkeys found, several in a text [10% against 95%" in page

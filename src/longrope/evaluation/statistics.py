@@ -120,7 +120,9 @@ def units_interval(units: Units, seed: int) -> Interval:
     sums, counts, resampled = units
     count, outside = len(counts), 0.025
     value = _exp_mean(float(sums.sum()), int(counts.sum()))
-    if resampled == "documents":
+    if resampled == "documents" or count < FEWEST_BLOCKS:  # so few blocks are tokens, all that there are
+        if count < 2:
+            return Interval(value, 0.0, math.inf, resampled)
         if count < FEWEST_DRAWN:
             return Interval(value, *_jackknife(sums, counts), resampled)
         outside = NormalDist().cdf(-math.sqrt(count / (count - 1)) * _student_95(count - 1))
@@ -199,6 +201,8 @@ def _jackknife(sums: NDArray[Any], counts: NDArray[Any]) -> tuple[float, float]:
 def _student_95(freedom: int) -> float:
     """The 97.5 % quantile of Student's distribution, by Fisher's expansion; within 0.3 % from 4 degrees on."""
     z, n = Z_95, freedom
+    if n < 4:
+        return (12.706205, 4.302653, 3.182446)[n - 1]
     terms = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,

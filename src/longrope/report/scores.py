@@ -7,7 +7,7 @@ from functools import partial
 
 from longrope.labels import compared_with, label_of, metric_label, metric_row, split_depth
 from longrope.lengths import format_tokens
-from longrope.metrics import ACCURACY, DIFFERENCE, LAST_TOKENS, LONG_PPL, PROSE, RATIO
+from longrope.metrics import ACCURACY, DIFFERENCE, LAST_TOKENS, LONG_PPL, MANY_PASSKEYS, PROSE, RATIO
 from longrope.report.charts.axes import Axis, linear_axis, log_axis, share_axis
 from longrope.report.charts.heat import Cell, HeatMap, HeatMaps, draw_heat
 from longrope.report.charts.lines import LineChart, Point, Series
@@ -39,6 +39,12 @@ COMPARISONS = {  # of methods: how their metrics begin, and the name, title, axi
     f"{LAST_TOKENS}{RATIO}": ("last-ratios", "Ratio of perplexities of the last tokens", "ratio", 1.0),
     f"{LONG_PPL}{RATIO}": ("longppl-ratios", "Ratio of LongPPL", "ratio", 1.0),
     DIFFERENCE: ("differences", "Difference of passkeys found", "difference of shares", 0.0),
+    f"{MANY_PASSKEYS}-{DIFFERENCE}": (
+        "many-passkeys-differences",
+        "Difference of passkeys found, several in a text",
+        "difference of shares",
+        0.0,
+    ),
     f"{ACCURACY}-{DIFFERENCE}": ("accuracy-differences", "Difference of accuracy", "difference of shares", 0.0),
     f"{PROSE}-{DIFFERENCE}": ("prose-differences", "Difference of needles in prose", "difference of shares", 0.0),
 }

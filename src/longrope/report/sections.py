@@ -7,7 +7,7 @@ from typing import Any
 
 from longrope.labels import NOT_REACHED, Source, is_part, label_of
 from longrope.lengths import format_tokens
-from longrope.registry import TUNED, baselines, one_set_formulas
+from longrope.registry import ORIGINAL, TUNED, baselines, one_set_formulas
 from longrope.report.contents import Contents
 from longrope.report.curves import search_section, training_section
 from longrope.report.factors import factor_section
@@ -18,7 +18,7 @@ from longrope.report.tables import ScoreTable, interval, number
 from longrope.rope import RescaleFactors
 from longrope.runs.records import Score
 from longrope.schedule import stage_label
-from longrope.verdict import SHARES, conclude, inner_label
+from longrope.verdict import SHARES, conclude, inner_label, is_found
 
 COMPARED = {"gradient": "gradient descent", "evolution": "the paper's evolutionary search"}
 SEARCHES = {**COMPARED, "cma": "CMA-ES over knots"}
@@ -116,7 +116,9 @@ def _verdict_facts(run: Contents) -> list[Fact]:
         facts.append(Fact(values, f"{name} at {at}"))
     if short := verdict.short:
         ends = f"{short.low - 1:+.1%} to {short.high - 1:+.1%}" if math.isfinite(short.high - short.low) else ""
-        name = f"perplexity at {short.context_tokens:,} tokens, against the {label_of('none')}"
+        whose = "the same weights with the model's own RoPE" if short.trained else f"the {label_of(ORIGINAL)}"
+        where = "of the exported checkpoint " if short.exported else ""
+        name = f"perplexity {where}at {short.context_tokens:,} tokens, against {whose}"
         facts.append(Fact(f"{short.ratio - 1:+.1%}", name, ends))
     return facts
 
@@ -129,9 +131,13 @@ def _fact(score: Score, text: str) -> Fact:
 
 def _own_source(run: Contents) -> Source:
     """The source that the run is about: tuned before searched, the recipe's search before another."""
-    measured = {s.source.known_as: s.source for s in run.scores if s.source.known_as.startswith("longrope")}
-    wanted = [TUNED, f"longrope-{run.recipe.search.method}" if run.recipe else "", *measured]
-    return next((measured[name] for name in wanted if name in measured), Source("none"))
+    own = run.by_formula or [s for s in run.scores if is_found(s)]
+    measured = {s.source.known_as: s.source for s in own}
+    searched = [name for name in measured if name.startswith("longrope")]
+    wanted = [TUNED, f"longrope-{run.recipe.search.method}" if run.recipe else "", *searched, *measured]
+    others = list(dict.fromkeys(s.source for s in run.scores if s.method != ORIGINAL))
+    alone = others[0] if len(others) == 1 else Source(ORIGINAL)
+    return next((measured[name] for name in wanted if name in measured), alone)
 
 
 WORDS = {  # of keys of costs.json and export.json whose names alone do not say what they are

@@ -7,6 +7,7 @@ from longrope.data import apply_template, encode
 from longrope.errors import ModelError, RecipeError
 
 REMEDY = "Measure needle, for which any model goes on with the text."
+DAY = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"  # in the place of what gives templates today's date
 MARK = "longrope-message"  # stands for the message, to see what is around it
 
 
@@ -31,7 +32,7 @@ def chat_format(tokenizer: Any) -> ChatFormat:
             REMEDY,
         )
     try:
-        written = apply_template(tokenizer, MARK, enable_thinking=False)
+        written = apply_template(tokenizer, MARK, enable_thinking=False, **_same_every_day(tokenizer))
     except ModelError as error:
         raise RecipeError(error.found, error.needed, REMEDY) from error
     before, _, after = written.partition(MARK)
@@ -42,3 +43,9 @@ def chat_format(tokenizer: Any) -> ChatFormat:
             REMEDY,
         )
     return ChatFormat(tuple(encode(tokenizer, before)), tuple(encode(tokenizer, after)))
+
+
+def _same_every_day(tokenizer: Any) -> dict[str, Any]:
+    """The template with a fixed date, so that prompts of two days are the same."""
+    template = tokenizer.chat_template
+    return {"chat_template": DAY + template} if isinstance(template, str) and "strftime_now" in template else {}

@@ -4,11 +4,13 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from longrope.data import encode
 from longrope.evaluation.prompts.prompt import Draft, Haystack, Source, encode_all
 from longrope.evaluation.prompts.words import WORDS, draw_compounds, draw_letters
 
@@ -47,9 +49,13 @@ def count_common(source: Source) -> Draft:
     """A numbered list of words, ten of which come more often than all others, after a short worked example."""
     rng = source.rng
     often, seldom = (30, 3) if source.length >= SHORT_LIST_TOKENS else (6, 1)
-    words = [str(word) for word in rng.permutation(WORDS)]
-    shown, common, rest = words[:COMMON_WORDS], words[COMMON_WORDS : 2 * COMMON_WORDS], words[2 * COMMON_WORDS :]
-    example = "".join(f" {i}. {word}" for i, word in enumerate(rng.permutation([*shown * 3, *rest[:COMMON_WORDS]]), 1))
+    apart = rng.permutation(WORDS).tolist()  # no part of a word of one kind is in a word of another
+    shares = 2 * COMMON_WORDS, 4 * COMMON_WORDS
+    first, second, rest = apart[: shares[0]], apart[shares[0] : shares[1]], apart[shares[1] :]
+    parts = _parts(source, [f" {word}" for word in rest], often, seldom)
+    shown, common = (draw_compounds(rng, COMMON_WORDS, of=words, parts=parts) for words in (first, second))
+    listed = rng.permutation([*shown * 3, *draw_compounds(rng, COMMON_WORDS, of=rest, parts=parts)])
+    example = "".join(f" {i}. {word}" for i, word in enumerate(listed, 1))
     question = "\nThe ten words that come most often in this list are"
     pieces = encode_all(source.tokenizer, [f" {word}" for word in common]) * often
     numbers = _numbers(source, len(pieces))
@@ -57,8 +63,22 @@ def count_common(source: Source) -> Draft:
         f"Some words come more often than others in a list.\n\n{example}{question} {', '.join(shown)}.\n\n",
         ((question, tuple(common)),),
         sum(map(len, (*pieces, *numbers))),
-        lambda room: _numbered(source, room, pieces, rest, seldom),
+        lambda room: _numbered(source, room, pieces, rest, seldom, parts),
     )
+
+
+def _parts(source: Source, words: Sequence[str], often: int, seldom: int) -> int:
+    """Of how many words each word of a list is made, the common ones too: so many that there are enough others."""
+    encoded = encode_all(source.tokenizer, [*words, " 100."])
+    of_number, of_word = len(encoded.pop()), sum(map(len, encoded)) / len(words)
+    joined = len(encode(source.tokenizer, "-"))
+    for parts in count(1):
+        of_item = of_number + parts * of_word + (parts - 1) * joined
+        left = source.length - COMMON_WORDS * often * of_item
+        longer = COMMON_WORDS * often * (of_item + of_word + joined)
+        if len(words) ** parts >= left / (of_item * seldom) or longer > source.length / 2:
+            break
+    return parts
 
 
 def _numbers(source: Source, count: int) -> list[list[int]]:
@@ -70,19 +90,23 @@ def _encode_numbers(tokenizer: Any, count: int) -> list[list[int]]:
     return encode_all(tokenizer, [f" {i}." for i in range(1, count + 1)])
 
 
-def _numbered(source: Source, room: int, common: Sequence[list[int]], words: Sequence[str], seldom: int) -> list[int]:
+def _numbered(
+    source: Source, room: int, common: Sequence[list[int]], words: Sequence[str], seldom: int, parts: int
+) -> list[int]:
     """A numbered list in random order: the common words, and as many others, ``seldom`` times each, as fit."""
-    most, count = max(1, room // (12 * seldom)), 0  # a guess, from tokens that a number and a word take at most
+    held = len(words) ** parts
+    most, fitting = min(held, max(1, room // (12 * seldom))), 0  # a guess, from what a number and a word take at most
     while True:
-        rare = encode_all(source.tokenizer, [f" {word}" for word in draw_compounds(source.rng, most, of=words)])
+        drawn = draw_compounds(source.rng, most, of=words, parts=parts)
+        rare = encode_all(source.tokenizer, [f" {word}" for word in drawn])
         numbers = _numbers(source, len(common) + seldom * most)
         of_numbers, of_rare = (np.cumsum([0, *map(len, pieces)]) for pieces in (numbers, rare))
         taken = of_numbers[len(common) :: seldom] + sum(map(len, common)) + seldom * of_rare
-        count = int(np.searchsorted(taken, room, side="right")) - 1
-        if count < most:
+        fitting = int(np.searchsorted(taken, room, side="right")) - 1
+        if fitting < most or most == held:
             break
-        most *= 2
-    items = [*common, *rare[:count] * seldom]
+        most = min(held, 2 * most)
+    items = [*common, *rare[:fitting] * seldom]
     order = source.rng.permutation(len(items))
     return [token for number, i in zip(numbers, order, strict=False) for token in (*number, *items[i])]
 

@@ -4,6 +4,7 @@ No sentence, place or person of these is in the needles that searches and traini
 Their form, a question before the beginning of its answer, is that of a training's needles.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,7 @@ PLACES = (  # beginnings and endings
     "Ash Bram Cald Dun Elder Farn Grims Holm Ingle Kirk Lang Marl North Oak Pem Raven Selk Thorn Ulver Wick".split(),
     "bury combe dale field ford gate ham hurst leigh mere moor port ridge stead stow thwaite ton wall worth".split(),
 )
+MOST = math.prod(map(len, PLACES)) * sum(map(len, TEMPLATES.values()))
 PEOPLE = (
     "Agnes Bruno Clara Dorian Edith Felix Greta Hugo Ingrid Jonas Klara Leopold Martha Nils Olga Ruben Sofia".split(),
     "Abbott Barlow Carver Draper Fletcher Gardner Harper Keller Lindgren Mason Norris Parker Quinn Slater".split(),
@@ -130,6 +132,12 @@ def prose_fingerprint(texts: Sequence[ProseText]) -> str:
 def _draw_facts(rng: np.random.Generator, count: int) -> list[tuple[str, str, str, str]]:
     """Kind, question, beginning and answer of needles; no two are about one thing of one place."""
     facts: dict[tuple[str, str], tuple[str, str]] = {}
+    if count > MOST:
+        raise TextsError(
+            f"{count:,} needles in prose were asked for.",
+            f"There are names for {MOST:,}, so that no two are about one thing of one place.",
+            "Give fewer measure.needles.",
+        )
     while len(facts) < count:
         kind = KINDS[len(facts) % len(KINDS)]
         templates = TEMPLATES[kind]

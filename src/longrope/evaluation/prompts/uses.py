@@ -72,13 +72,17 @@ def write_shots(shots: int, tokenizer: Any, rng: np.random.Generator, essay: Tok
 
     def lines() -> Iterator[list[int]]:
         while True:
-            first, second = (words[int(i)] for i in rng.integers(len(words), size=2))
-            shown.append(first)
-            yield encode(tokenizer, f"{first} {second} = {label_of[first]}\n")
+            for i in rng.permutation(LABELS):  # each as often as the others, so that to repeat one is a guess
+                first = words[int(i) + LABELS * int(rng.integers(len(words) // LABELS))]
+                shown.append(first)
+                second = words[int(rng.integers(len(words)))]
+                yield encode(tokenizer, f"{first} {second} = {label_of[first]}\n")
 
     def ask(lines: int) -> list[Asked]:
         places = {first: (i + 0.5) / lines for i, first in enumerate(shown[:lines])}
-        firsts = [list(places)[int(i)] for i in rng.integers(len(places), size=count)]
+        asked_labels = (labels[int(i)] for i in rng.integers(LABELS, size=count))
+        known = {label: [first for first in places if label_of[first] == label] for label in labels}
+        firsts = [known[label][int(rng.integers(len(known[label])))] for label in asked_labels]
         seconds = (words[int(i)] for i in rng.integers(len(words), size=count))
         asked = zip(firsts, seconds, strict=True)
         return [Asked("label", f"{a} {b} =", label_of[a], places[a]) for a, b in asked]
