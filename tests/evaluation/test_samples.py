@@ -1,6 +1,7 @@
 """The sample cache: made once, kept to the bit, and never taken for something else."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,6 @@ def test_an_interrupted_measurement_goes_on_where_it_was(
 ) -> None:
     """Windows that were read are not read again; the losses are those of one go, the seconds those of both."""
     monkeypatch.setattr("longrope.evaluation.samples.KEPT_AFTER", -1.0)
-    monkeypatch.setattr("longrope.evaluation.metric.KEPT_TOKENS", 64)
     windows, read = text.windows(64, 5), list[int]()
 
     def passed(count: int) -> None:
@@ -137,3 +137,36 @@ def test_what_an_interrupted_measurement_kept_of_something_else_is_refused(tmp_p
     run.write_samples(name, begun | {"key": np.asarray(["b"])})
     with pytest.raises(RunError, match="something else"):
         cache.grow("losses", ("a",), 5, 2, make)
+
+
+def test_short_work_is_done_in_ever_larger_parts_and_slow_work_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the clock: parts that take less than a quarter of the time after which samples are kept are doubled."""
+    now, parts = [0.0], list[int]()
+    monkeypatch.setattr("longrope.evaluation.samples.time.perf_counter", lambda: now[0])
+
+    def make(first: int, last: int, seconds: float) -> Arrays:
+        parts.append(last - first)
+        now[0] += seconds * (last - first)
+        return {"losses": np.arange(first, last)}
+
+    for seconds, expected in ((0.1, [1, 2, 4, 8, 5]), (4.0, [1] * 20), (1.0, [1, 2, 4, 4, 4, 4, 1])):
+        parts.clear()
+        cache = SampleCache(RunDir(tmp_path))
+        made = cache.grow("losses", (str(seconds),), 20, 1, partial(make, seconds=seconds))
+        assert (parts, made["losses"].tolist()) == (expected, list(range(20)))
+    parts.clear()
+    SampleCache().grow("losses", ("in memory",), 20, 1, partial(make, seconds=4.0))
+    assert parts == [20], "nothing to keep it in"
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    """A file that was being written, and one of a measurement that was finished and not cleaned up."""
+    cache, name = SampleCache(RunDir(tmp_path)), f"losses-{hash_inputs(('a',))}-unfinished"
+    cache.get("losses", ("a",), lambda: {"losses": np.zeros(3)})
+    for left in (f"{name}.npz", f".{name}.npz.0123456789abcdef.partial.npz"):
+        (tmp_path / "samples" / left).write_bytes(b"left")
+    cache.get("losses", ("a",), lambda: {"losses": np.ones(3)})
+    (kept,) = (tmp_path / "samples").iterdir()
+    assert kept.name == f"losses-{hash_inputs(('a',))}.npz"

@@ -9,6 +9,7 @@ import pytest
 
 from longrope import registry
 from longrope.data import TokenText, load_texts
+from longrope.errors import DryRunEnd
 from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Reading, Subject
 from longrope.models import LanguageModel
@@ -156,7 +157,9 @@ def test_a_method_that_changes_attention_is_timed_by_itself(model: LanguageModel
 def test_a_comparison_begins_with_its_estimate(recipe: Recipe, tmp_path: Path) -> None:
     """Before the searches, with the passes that a scan reports; and nothing is left when it is resumed."""
     lines: list[str] = []
-    small = replace(recipe, measure=MeasureRecipe(lengths=(256,), windows=1, metrics=("perplexity",), tail_tokens=0))
+    metrics = ("perplexity", "passkey")
+    asked = MeasureRecipe(lengths=(256,), windows=1, metrics=metrics, tail_tokens=0, passkeys=2)
+    small = replace(recipe, measure=asked)
     run = RunDir(tmp_path)
     compare(small, run, Callbacks(on_step=lines.append))
     names = [line.partition(":")[0] for line in lines]
@@ -176,3 +179,9 @@ def test_a_comparison_begins_with_its_estimate(recipe: Recipe, tmp_path: Path) -
     again: list[str] = []
     compare(small, run, Callbacks(on_step=again.append))
     assert not [line for line in again if line.startswith(("search by", "scan of", "measure 1", "in all"))]
+    kept = [line for line in run.scores.read_text().splitlines() if not ('"pi"' in line and '"passkey"' in line)]
+    run.scores.write_text("".join(f"{line}\n" for line in kept))
+    cut: list[str] = []
+    with pytest.raises(DryRunEnd):
+        compare(small, run, Callbacks(on_step=cut.append), dry_run=True)
+    assert [line.partition(":")[0] for line in cut if line.startswith("measure 1")] == ["measure 1 method"]

@@ -164,6 +164,12 @@ class Evaluation:
         compared = [(metric, self._paired(subject)) for metric in self._compared()]
         return list(dict.fromkeys(r for metric, context in (*measured, *compared) for r in metric.readings(context)))
 
+    def wanted(self, subject: Subject) -> set[tuple[str, int]]:
+        """The scores that measuring one method gives at each length, by name and length."""
+        contexts = list(self._contexts(subject, self.settings.windows))
+        metrics = [metric for metric in self._metrics() if metric.per_length]
+        return {(name, context.length) for metric in metrics for context in contexts for name in metric.names(context)}
+
     def unread(self, *subjects: Subject) -> list[str]:
         """The metrics whose share of ``readings`` is not known for any of some subjects, by name."""
         contexts = [context for subject in subjects for context in self._contexts(subject, self.settings.windows)]

@@ -14,7 +14,7 @@ from longrope import distributed
 from longrope.engine.decoding import read_prompt
 from longrope.engine.kv_cache import REWOUND_TOKENS, KeyValueCache
 from longrope.engine.questions import follow_greedily
-from longrope.evaluation.metric import Context, Metric, Reading, some_at_once
+from longrope.evaluation.metric import Context, Metric, Reading
 from longrope.evaluation.prompts.prose import ProseText, prose_fingerprint
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.models import LanguageModel
@@ -64,8 +64,7 @@ class AskedTexts(Metric):
                 return {"right": np.concatenate(found), **self.described(texts[first:last])}
 
             with context.subject.reading(context.length):
-                at_once = some_at_once(distributed.ranks(), context.length)
-                return context.grown(self.name, inputs, factors, len(texts), at_once, some)
+                return context.grown(self.name, inputs, factors, len(texts), distributed.ranks(), some)
 
         arrays, seconds = context.cached(self.name, inputs, factors, make)
         return Samples(identity, arrays, seconds)

@@ -22,8 +22,6 @@ from longrope.runs.records import Score
 T = TypeVar("T")
 R = TypeVar("R")
 
-KEPT_TOKENS = 2**20  # of short windows or prompts that are read before what was made of them is kept
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -205,7 +203,7 @@ class Context:
         inputs: Sequence[str],
         factors: RescaleFactors | FactorTable | None,
         count: int,
-        at_once: int,
+        rows: int,
         make: Callable[[int, int], Arrays],
     ) -> Arrays:
         """What ``make`` returns for ``cached``, made some windows or prompts at a time and kept in between.
@@ -215,25 +213,15 @@ class Context:
             inputs: likewise.
             factors: likewise.
             count: of windows or prompts.
-            at_once: how many at a time; see ``some_at_once``.
+            rows: how many all processes read at the same time.
             make: given the first one and the one after the last, returns their samples.
         """
-        return self.cache.grow(kind, self._key(inputs, factors), count, at_once, make, self.passed)
+        return self.cache.grow(kind, self._key(inputs, factors), count, rows, make, self.passed)
 
     def _key(self, inputs: Sequence[str], factors: RescaleFactors | FactorTable | None) -> tuple[str, ...]:
         """All that decides samples of the subject."""
         model, fingerprint = self.subject.model, factors.fingerprint if factors else ""
         return (model.name, model.number_format, self.subject.method, fingerprint, *inputs)
-
-
-def some_at_once(rows: int, tokens: int) -> int:
-    """How many windows or prompts of so many tokens are read before what was made of them can be kept.
-
-    Args:
-        rows: how many all processes read at the same time; a multiple of it is returned.
-        tokens: of each.
-    """
-    return rows * max(1, KEPT_TOKENS // (rows * tokens))
 
 
 class Reading(NamedTuple):

@@ -7,7 +7,7 @@ import numpy as np
 from longrope import distributed
 from longrope.data import Tokens, TokenText
 from longrope.evaluation import answers
-from longrope.evaluation.metric import Context, Metric, Reading, some_at_once
+from longrope.evaluation.metric import Context, Metric, Reading
 from longrope.evaluation.prompts.chat import chat_format
 from longrope.evaluation.prompts.needles import build_needles
 from longrope.evaluation.prompts.prompt import Prompt, fingerprint_prompts
@@ -79,8 +79,7 @@ class Needles(Metric):
                 return dict(zip(names, map(np.asarray, zip(*rows, strict=True)), strict=True))
 
             with context.subject.reading(context.length):
-                at_once = some_at_once(distributed.ranks(), context.length)
-                return context.grown("needles", inputs, factors, len(built), at_once, some)
+                return context.grown("needles", inputs, factors, len(built), distributed.ranks(), some)
 
         arrays, seconds = context.cached("needles", inputs, factors, make)
         return Samples(identity, arrays, seconds)

@@ -4,7 +4,7 @@ import numpy as np
 
 from longrope import distributed
 from longrope.engine.passes import greedy_answers
-from longrope.evaluation.metric import Context, Metric, Reading, joined, some_at_once
+from longrope.evaluation.metric import Context, Metric, Reading, joined
 from longrope.evaluation.prompts.passkeys import Passkey, build_passkeys, spread_depths, tasks_fingerprint
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import Interval, share_difference, share_interval
@@ -53,8 +53,7 @@ class PasskeyRetrieval(Metric):
                 return {"right": np.asarray(right), "depths": np.asarray([task.depth for task in tasks[first:last]])}
 
             with context.subject.reading(context.length):
-                at_once = some_at_once(distributed.workers(), context.length)
-                return context.grown("passkeys", inputs, factors, len(tasks), at_once, some)
+                return context.grown("passkeys", inputs, factors, len(tasks), distributed.workers(), some)
 
         arrays, seconds = context.cached("passkeys", inputs, factors, make)
         return Samples(identity, arrays, seconds)

@@ -17,7 +17,7 @@ from longrope import distributed
 from longrope.data import Tokens, fingerprint
 from longrope.engine.passes import token_losses
 from longrope.errors import ModelError
-from longrope.evaluation.metric import Context, Metric, Reading, joined, some_at_once
+from longrope.evaluation.metric import Context, Metric, Reading, joined
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import perplexity_interval, ratio_interval
 from longrope.models import LanguageModel, rescaled
@@ -135,9 +135,9 @@ def cached_losses(context: Context, windows: Tokens, documents: Tokens) -> tuple
         return {"losses": losses.astype(np.float32), "documents": scored[first:last].astype(kind)}
 
     def make() -> Arrays:
-        at_once = some_at_once(_rows(windows) * distributed.workers(), length)
+        rows = _rows(windows) * distributed.workers()
         with subject.reading(length):
-            return context.grown("losses", inputs, subject.factors(length), len(windows), at_once, some)
+            return context.grown("losses", inputs, subject.factors(length), len(windows), rows, some)
 
     arrays, seconds = context.cached("losses", inputs, subject.factors(length), make)
     return arrays | {"losses": arrays["losses"].astype(np.float64)}, seconds

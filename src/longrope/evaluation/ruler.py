@@ -9,7 +9,7 @@ from longrope import distributed
 from longrope.data import fingerprint, read_document
 from longrope.engine.rows import MOST_ROWS
 from longrope.evaluation import answers
-from longrope.evaluation.metric import Context, Metric, Reading, some_at_once
+from longrope.evaluation.metric import Context, Metric, Reading
 from longrope.evaluation.needles import essays
 from longrope.evaluation.prompts import build_prompt
 from longrope.evaluation.prompts.documents import load_questions
@@ -68,10 +68,9 @@ class RulerTask(Metric):
             return {"shares": shares, "tokens": tokens, "answers": texts}
 
         def make() -> Arrays:
-            count = context.settings.ruler_prompts
-            at_once = some_at_once(MOST_ROWS * distributed.ranks(), context.length)
+            count, rows = context.settings.ruler_prompts, MOST_ROWS * distributed.ranks()
             with context.subject.reading(context.length):
-                return context.grown(self.name, inputs, factors, count, at_once, some)
+                return context.grown(self.name, inputs, factors, count, rows, some)
 
         inputs = (identity.texts_fingerprint, str(context.length))
         arrays, seconds = context.cached(self.name, inputs, factors, make)

@@ -123,10 +123,10 @@ class SampleCache:
             seconds = before if same else distributed.on_main(lambda: before + time.perf_counter() - began)
             kept |= {KEY: np.asarray(key), SECONDS: np.asarray(seconds)}
             self._write(name, kept)
-            if self.run:
-                self.run.remove(self.run.samples(_unfinished(name)))
         elif self.run:
             _check_kept(self.run.samples(name), kept, key)
+        if self.run:  # also after a process that was killed between both
+            self.run.remove(self.run.samples(_unfinished(name)))
         if alike:
             self._alike.setdefault((kind, *alike), name)
         return {name: array for name, array in kept.items() if name not in (KEY, SECONDS)}, float(kept[SECONDS])
@@ -136,7 +136,7 @@ class SampleCache:
         kind: str,
         key: tuple[str, ...],
         count: int,
-        at_once: int,
+        rows: int,
         make: Callable[[int, int], Arrays],
         passed: Callable[[int], None] = lambda _: None,
     ) -> Arrays:
@@ -146,7 +146,8 @@ class SampleCache:
             kind: as for ``get``, in whose ``make`` this is called.
             key: likewise.
             count: of windows or prompts.
-            at_once: how many of them ``make`` is given; what it has made is kept if ten seconds have passed.
+            rows: how many of them ``make`` is given at first, and twice as many each time that it takes little. What it
+                has made is kept if ten seconds have passed.
             make: given the first one and the one after the last, returns their samples. Samples are joined along their
                 first axis.
             passed: is called with how many were taken over.
@@ -166,14 +167,19 @@ class SampleCache:
         if done:
             passed(done)
         parts, began = [kept] * (done > 0), time.perf_counter()
-        kept_at = began
-        for first in range(done, count, at_once):
-            last = min(first + at_once, count)
-            parts.append(make(first, last))
-            if self.run and last < count and _seconds_since(kept_at) > KEPT_AFTER:
+        kept_at, size = began, rows if self.run else count
+        while done < count:
+            started, last = time.perf_counter(), min(done + size, count)
+            parts.append(make(done, last))
+            done = last
+            if not self.run or done == count:
+                continue
+            if _seconds_since(started) < KEPT_AFTER / 4:
+                size *= 2
+            if _seconds_since(kept_at) > KEPT_AFTER:
                 parts = [_joined(parts)]
-                stated = {KEY: key, SECONDS: before + _seconds_since(began), DONE: last}
-                self._write(name, parts[0] | {name: np.asarray(value) for name, value in stated.items()})
+                stated = {KEY: key, SECONDS: before + _seconds_since(began), DONE: done}
+                self._write(name, parts[0] | {array: np.asarray(value) for array, value in stated.items()})
                 kept_at = time.perf_counter()
         return _joined(parts) | {SECONDS: np.asarray(before)}
 

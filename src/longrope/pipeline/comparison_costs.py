@@ -208,10 +208,10 @@ def estimate_methods(
     """What searches, scans and measurements are left of some methods, by their names in the records."""
     run, (original, other) = session.run, _kinds(evaluation)
     takes = {subject.method: evaluation.readings(subject) for subject in (original, other)}
-    longest = {subject.method: evaluation.measured_lengths(subject)[-1] for subject in (original, other)}
-    scores = {(score.source.known_as, score.context_tokens) for score in run.read_scores()}
+    wanted = {subject.method: evaluation.wanted(subject) for subject in (original, other)}
+    scores = {(score.source.known_as, score.metric, score.context_tokens) for score in run.read_scores()}
     kinds = {name: name if name == registry.ORIGINAL else other.method for name in names}
-    left = [name for name in names if (name, longest[kinds[name]]) not in scores]
+    left = [name for name in names if not {(name, *one) for one in wanted[kinds[name]]} <= scores]
     rows = [registry.METHODS[name] for name in names if name in registry.baselines()]
     attention = {row.name: registry.resolve(row.make) for row in rows if row.kind == "attention"}
     scanned = [row.name for row in rows if row.kind == "factors" and not row.formula]

@@ -173,10 +173,7 @@ def unfinished_folder(folder: Path, kind: type[LongRopeError] = RunError) -> Ite
 def _beside(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
     """The path of something new beside another one; it is locked, so that nobody takes it for a leftover."""
     mark, end = f".{path.name[:100]}.", f".partial{path.suffix}"
-    if path.parent.is_dir():
-        for found in path.parent.iterdir():
-            if _is_beside(found.name, mark, end) and _is_left(found):
-                _discard(found)
+    discard_left(path)
     unfinished = path.with_name(f"{mark}{secrets.token_hex(8)}{end}")
     place = make(unfinished)
     try:
@@ -186,6 +183,15 @@ def _beside(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
     finally:
         os.close(place)
         _discard(unfinished)
+
+
+def discard_left(path: Path) -> None:
+    """Remove what processes that were killed while they wrote a file or folder have left beside it."""
+    mark, end = f".{path.name[:100]}.", f".partial{path.suffix}"
+    if path.parent.is_dir():
+        for found in path.parent.iterdir():
+            if _is_beside(found.name, mark, end) and _is_left(found):
+                _discard(found)
 
 
 def _is_beside(name: str, mark: str, end: str) -> bool:
@@ -244,6 +250,7 @@ def append_text(path: Path, text: str) -> None:
 def remove_file(path: Path) -> None:
     """Remove a file of a run if it is there, and force that to disk: what it vouches for may change then."""
     with writing(path), suppress(FileNotFoundError):
+        discard_left(path)
         path.unlink()
         sync(path.parent)
 
