@@ -52,6 +52,16 @@ IGNORED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mscale_all_dim": 1.0}},
         "mscale_all_dim in the default scaling = 1.0",
     ),
+    "layers that slide": (
+        "qwen3_moe",
+        {"max_window_layers": 1, "use_sliding_window": True, "sliding_window": 16},
+        "max_window_layers = 1",
+    ),
+    "another window": ("gemma2", {"sliding_window_size": 32, "sliding_window": 16}, "sliding_window_size = 32"),
+    "another width": ("hunyuan_v1_dense", {"attention_head_dim": 16, "head_dim": 8}, "attention_head_dim = 16"),
+    "linear attention": ("minimax_m2", {"attn_type_list": [1, 0]}, "attn_type_list = [1, 0]"),
+    "another share of Nemotron's": ("nemotron", {"rope_percent": 0.25, "partial_rotary_factor": 0.5}, "rope_percent"),
+    "DBRX's base": ("dbrx", {"attn_config": {"rope_theta": 5e5, "kv_n_heads": 2}}, "attn_config.rope_theta"),
     "two of them": ("llama", {"alibi": True, "sliding_window": 16}, "alibi = True, sliding_window = 16"),
 }
 
@@ -114,6 +124,17 @@ HARMLESS: dict[str, tuple[str, dict[str, Any]]] = {
         {"rope_parameters": {**LONG, "rope_theta": 1e4, "mscale_all_dim": 1.0}},
     ),
     "Mistral": ("mistral", {"sliding_window": 16, "rope_theta": 1e4}),
+    "Phi-4-mini": ("phi3", {"full_attn_mod": 1, "original_max_position_embeddings": 64, "sliding_window": 262144}),
+    "SmolLM3": ("smollm3", {"max_window_layers": 2, "use_sliding_window": False, "sliding_window": None}),
+    "Qwen3-30B-A3B": ("qwen3_moe", {"max_window_layers": 2, "use_sliding_window": False, "sliding_window": None}),
+    "the first Gemma-2": ("gemma2", {"sliding_window_size": 16, "sliding_window": 16}),
+    "Command R7B": ("cohere2", {"position_embedding_type": "rope_gptj", "rotary_pct": 1.0, "sliding_window": 16}),
+    "StarCoder2": ("starcoder2", {"scale_attn_weights": True}),
+    "Nemotron-4": ("nemotron", {"rope_percent": 0.5, "partial_rotary_factor": 0.5}),
+    "Hunyuan": ("hunyuan_v1_dense", {"attention_head_dim": 8, "head_dim": 8, "use_rotary_pos_emb": True}),
+    "MiniMax-M2": ("minimax_m2", {"attn_type_list": [1, 1]}),
+    "StableLM-3B-4E1T": ("stablelm", {"rotary_scaling_factor": 1.0}),
+    "a part of another model": ("mistral", {"is_composition": True}),
 }
 
 

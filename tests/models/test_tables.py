@@ -11,7 +11,7 @@ from rotary_oracles import ROUNDING, gap, get_logits
 
 from longrope.errors import ModelError
 from longrope.models import LanguageModel, load_model, read_tables, rescaled
-from longrope.models.tables import choose_table, modules_of
+from longrope.models.tables import choose_table, describe_choice, modules_of, slides_over, sliding_layers
 from longrope.rope import RescaleFactors
 
 TYPES = ["sliding_attention", "full_attention"]
@@ -237,3 +237,22 @@ def test_a_model_whose_layers_all_slide_is_named_as_one(tmp_path: Any) -> None:
     assert "every layer with RoPE sees a sliding window alone" in choices
     whole = pico.save_pico(tmp_path / "whole", "mistral", sliding_window=None)
     assert "sliding" not in "; ".join(load_model(whole, device="cpu").choices)
+
+
+@pytest.mark.parametrize(("window", "sliding"), [(64, {0, 1}), (128, {0, 1}), (129, set()), (262144, set())])
+def test_a_sliding_window_that_holds_the_trained_one_hides_nothing(window: int, sliding: set[int]) -> None:
+    """Phi-3-mini-128k and Phi-4-mini state 262,144 for all layers: they see all of 131,072 tokens, and it is said."""
+    config = pico.make_network("phi3", max_position_embeddings=128, sliding_window=window).config
+    assert sliding_layers(config) == sliding
+    (table,) = read_tables(config)
+    said = describe_choice((table,), table, slides_over(config))
+    assert bool(said) == (slides_over(config) > 0)
+    assert ("attention slides over 262,144 tokens, which factors do not widen" in said) == (window == 262144)
+
+
+def test_a_layer_without_rotation_whose_attention_is_viewed_is_none_of_the_tables() -> None:
+    """AFMoE views the output of attention in another shape, which has to lie in one piece."""
+    config = families.build_network("afmoe").config
+    (table,) = read_tables(config)
+    assert table.slides
+    assert set(table.layers) == sliding_layers(config)

@@ -23,7 +23,7 @@ from longrope.models.quantized import check_not_quantized
 from longrope.models.rescaling import at_length, check_not_rescaled, modules_in_layers, placed, rescaled
 from longrope.models.rotary import RescaledRotary
 from longrope.models.shallow import make_shallow
-from longrope.models.tables import choose_table, describe_choice, describe_table
+from longrope.models.tables import choose_table, describe_choice, describe_table, slides_over
 from longrope.models.trained_window import describe_window, with_trained_window
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "rescaled",
     "save_model",
     "silence_loading",
+    "slides_over",
     "with_entries",
     "with_trained_window",
 ]

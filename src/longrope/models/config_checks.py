@@ -5,7 +5,7 @@ transformers keeps keys that it does not know as attributes, and computes as if 
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +17,7 @@ from longrope.reading import LARGEST_WHOLE, show_value
 from longrope.rope.hf_legacy import UNCHECKED
 
 CONCERNS = re.compile(
-    "rope|rotary|alibi|sliding|window|position|yarn|ntk|logn|attn|attention|mscale|softcap|temperature|sinks?$"
+    "rope|rotary|alibi|sliding|window|(?<!com)position|yarn|ntk|logn|attn|attention|mscale|softcap|temperature|sinks?$"
 )
 HOW_IT_RUNS = re.compile(
     "implementation|flash|sdpa|dropout|pdrop|output_attention|memory_efficient|fp32|upcast|precision"
@@ -25,7 +25,17 @@ HOW_IT_RUNS = re.compile(
 NEUTRAL: tuple[Any, ...] = (None, False, 0, "", [], {}, "rope", "rotary")
 SHARED_KEYS = {"rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "rope_local_base_freq"}
 SHARED_KEYS |= {"max_position_embeddings", "original_max_position_embeddings", UNCHECKED}  # read of any model
-RESTATED = dict.fromkeys(("rope_pct", "rotary_pct"), "partial_rotary_factor")  # in configs that state both
+SHARES = ("rope_pct", "rotary_pct", "rope_percent", "rope_percentage")  # older names of partial_rotary_factor
+ALWAYS = ("rotary", "use_rotary_pos_emb", "scale_attn_weights")  # of models that do so always
+FIXED_BY_TYPE: dict[
+    str, dict[str, Any]
+] = {  # keys of published checkpoints whose one value is what transformers' code for the type does, unread
+    "phi3": {"full_attn_mod": 1},  # Phi-4-mini
+    **{name: {"position_embedding_type": "rope_gptj"} for name in ("cohere2", "cohere2_moe")},  # interleaved pairs
+    "longcat_flash": {"attention_method": "MLA"},
+    "glm_moe_dsa": {"rope_interleave": True, "indexer_rope_interleave": True},
+    **{name: {"attn_output_gate": True} for name in ("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next")},
+}
 
 SCALING_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"}
 SCALING_KEYS |= {"finetuned", "mrope_section", "mrope_interleaved"}  # a note; and axes, which are equal for text
@@ -62,6 +72,11 @@ def check_config(source: str | Path, stated: Mapping[str, Any], config: Any) -> 
     _check_sizes(source, config)
     parts = [stated, *(value for key, value in stated.items() if key == "text_config" and isinstance(value, dict))]
     unread = [f"{key} = {value!r}" for part in parts for key, value in _unread_keys(part, config)]
+    nested = stated.get("attn_config")  # of DBRX, whose base transformers 5 takes from rope_parameters alone
+    base = nested.get("rope_theta") if isinstance(nested, dict) else None
+    bases = [scaling.get("rope_theta") for scaling in _scalings(getattr(config, "rope_parameters", None))]
+    if base and base not in bases:
+        unread.append(f"attn_config.rope_theta = {base!r}")
     if unread:
         raise ModelError(
             f"The config of {str(source)!r} states {', '.join(unread)}.",
@@ -139,7 +154,7 @@ def _unread_keys(stated: Mapping[str, Any], config: Any) -> Iterator[tuple[str, 
         concerns = CONCERNS.search(key.lower()) and not HOW_IT_RUNS.search(key.lower())
         if not concerns or key in declared or not hasattr(config, key) or value in NEUTRAL or _is_named(key, code):
             continue
-        if key not in RESTATED or value != (stated.get(RESTATED[key]) or value + 1):
+        if not _says_what_is_done(key, value, config):
             yield key, value
     for scaling in _scalings(stated.get("rope_parameters") or stated.get("rope_scaling")):
         kind = scaling.get("rope_type") or scaling.get("type") or "default"
@@ -150,6 +165,45 @@ def _unread_keys(stated: Mapping[str, Any], config: Any) -> Iterator[tuple[str, 
             known = SCALING_KEYS | KEYS_BY_TYPE[kind] | PASSED_OVER.get(kind, set())
             if key not in known and not neutral and not of_the_model:
                 yield f"{key} in the {kind} scaling", value
+
+
+def _says_what_is_done(key: str, value: Any, config: Any) -> bool:
+    """Whether a key that transformers does not read states what it computes all the same."""
+    if key in SHARES:
+        scalings = _scalings(getattr(config, "rope_parameters", None))
+        return bool(scalings) and all((scaling.get("partial_rotary_factor") or 1.0) == value for scaling in scalings)
+    if key in COMPUTED:
+        return bool(value == COMPUTED[key](config))
+    if key == "max_window_layers":  # layers from there on slide
+        return not _window(config)
+    if key == "attn_type_list":  # of MiniMax-M2: 1 is full attention
+        return set(value) == {1} and not getattr(config, "layer_types", None)
+    return (key in ALWAYS and value is True) or FIXED_BY_TYPE.get(config.model_type, {}).get(key) == value
+
+
+def _window(config: Any) -> int:
+    """The sliding window that is used, 0 for none."""
+    return (getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)) or 0
+
+
+def _width(config: Any) -> int:
+    """Of a head."""
+    width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return width
+
+
+def _turned(config: Any) -> float:
+    """How many numbers of a head are turned."""
+    (scaling, *_) = _scalings(getattr(config, "rope_parameters", None)) or [{}]
+    return float(_width(config) * (scaling.get("partial_rotary_factor") or 1.0))
+
+
+COMPUTED: dict[str, Callable[[Any], float]] = {  # unread keys that repeat what follows from others
+    "sliding_window_size": _window,  # Gemma-2
+    "attention_head_dim": _width,  # HunYuan
+    "attn_rotary_emb": _turned,  # Bamba
+    "rotary_scaling_factor": lambda _: 1,  # StableLM
+}
 
 
 def _scalings(stated: Any) -> list[dict[str, Any]]:

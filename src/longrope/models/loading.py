@@ -28,7 +28,7 @@ from longrope.models.hub import at_hand, check_path
 from longrope.models.language_model import LanguageModel
 from longrope.models.parts import NAMES_OF_TEXT, as_registered, describe_part, text_part, without_other_parts
 from longrope.models.quantized import QUANTIZED, check_quantized, keep_differentiable, quantization_of
-from longrope.models.tables import choose_table, describe_choice
+from longrope.models.tables import choose_table, describe_choice, slides_over
 from longrope.models.trained_weights import find_trained_weights, put_trained_weights
 from longrope.models.trained_window import describe_window, with_trained_window
 from longrope.models.tuned_on import read_tuned_on
@@ -124,7 +124,7 @@ def open_model(
         *((QUANTIZED[dtype],) if dtype in QUANTIZED else ()),
         *(
             *describe_part(config, whole),
-            *describe_choice(tables, table),
+            *describe_choice(tables, table, slides_over(config)),
             *describe_window(table, trained_window),
             *describe_passed_over(config),
             *left_out,

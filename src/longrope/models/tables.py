@@ -70,8 +70,19 @@ def sliding_layers(config: Any) -> set[int]:
     types = getattr(config, "layer_types", None)
     if types:
         return {i for i, kind in enumerate(types) if any(word in kind for word in LOCAL)}
-    all_slide = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    return set(range(config.num_hidden_layers)) if all_slide else set()
+    window = slides_over(config)
+    longest = getattr(config, "max_position_embeddings", None) or window
+    return set(range(config.num_hidden_layers)) if 0 < window <= longest else set()
+
+
+def slides_over(config: Any) -> int:
+    """The sliding window of all layers of a config in tokens, 0 if it states none, or the kind of each layer.
+
+    It may be longer than the window that the model was made for (Phi-3-mini-128k, Phi-4-mini).
+    """
+    if getattr(config, "layer_types", None) or not getattr(config, "use_sliding_window", True):
+        return 0
+    return int(getattr(config, "sliding_window", None) or 0)
 
 
 def choose_table(tables: tuple[RotaryTable, ...], name: str = "") -> RotaryTable:
@@ -104,9 +115,11 @@ def choose_table(tables: tuple[RotaryTable, ...], name: str = "") -> RotaryTable
     return whole[0]
 
 
-def describe_choice(tables: tuple[RotaryTable, ...], table: RotaryTable) -> tuple[str, ...]:
+def describe_choice(tables: tuple[RotaryTable, ...], table: RotaryTable, slides: int = 0) -> tuple[str, ...]:
     """What is to be said of the table that factors act on: it is one of several, or its layers see no long text."""
     several = (f"rotary table {describe_table(table)}",) if len(tables) > 1 else ()
+    if slides and not table.slides:
+        return (*several, f"attention slides over {slides:,} tokens, which factors do not widen")
     if not table.slides:
         return several
     return (*several, "every layer with RoPE sees a sliding window alone, which factors do not widen")
@@ -256,4 +269,4 @@ def _parameters(module: nn.Module) -> list[str]:
 
 def _attend(_module: Any, query: Tensor, _key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
     """An output of attention's shape that depends on the query alone."""
-    return query[..., :1].expand(*query.shape[:-1], value.shape[-1]).transpose(1, 2), None
+    return query[..., :1].expand(*query.shape[:-1], value.shape[-1]).transpose(1, 2).contiguous(), None

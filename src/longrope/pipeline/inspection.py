@@ -12,6 +12,7 @@ from longrope.models import (
     load_config,
     make_shallow,
     read_tables,
+    slides_over,
     with_trained_window,
 )
 from longrope.pipeline.capabilities import describe, probe
@@ -42,7 +43,11 @@ def inspect(
     report = {"model": source, **describe_rope(table.geometry, window), "scaling": describe_scaling(table.geometry)}
     if len(tables) > 1:
         report["tables"] = [describe_table(each) for each in tables]
-    choices = [*describe_choice(tables, table), *describe_window(table, trained_window), *describe_passed_over(config)]
+    choices = [
+        *describe_choice(tables, table, slides_over(config)),
+        *describe_window(table, trained_window),
+        *describe_passed_over(config),
+    ]
     if choices:
         report["choices"] = choices
     report["steps"] = _describe_steps(config, rope_table, trained_window)
