@@ -70,5 +70,5 @@ def test_beyond_the_window_nothing_is_above_chance() -> None:
     assert [place for place in places if EXTENDED[place]["low"] > chance(place[0])] == [("many-shot-64", 8192)]
     score = EXTENDED["many-shot-64", 8192]
     shares = "{:.0f} % ({:.0f}-{:.0f})".format(*(100 * score[name] for name in ("value", "low", "high")))
-    assert f"of the forty of both models one is, {shares} of the extended model with 64 examples" in TEXT
+    assert f"Of the forty intervals of both models one does not: {shares} of the extended model with 64" in TEXT
     assert 2 * len(places) == 40

@@ -27,9 +27,7 @@ SHARED_KEYS = {"rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_
 SHARED_KEYS |= {"max_position_embeddings", "original_max_position_embeddings", UNCHECKED}  # read of any model
 SHARES = ("rope_pct", "rotary_pct", "rope_percent", "rope_percentage")  # older names of partial_rotary_factor
 ALWAYS = ("rotary", "use_rotary_pos_emb", "scale_attn_weights")  # of models that do so always
-FIXED_BY_TYPE: dict[
-    str, dict[str, Any]
-] = {  # keys of published checkpoints whose one value is what transformers' code for the type does, unread
+FIXED_BY_TYPE: dict[str, dict[str, Any]] = {  # unread keys of published configs, with the value that is computed
     "phi3": {"full_attn_mod": 1},  # Phi-4-mini
     **{name: {"position_embedding_type": "rope_gptj"} for name in ("cohere2", "cohere2_moe")},  # interleaved pairs
     "longcat_flash": {"attention_method": "MLA"},
