@@ -39,7 +39,7 @@ def test_the_real_critical_pair_is_the_first_with_less_than_ten_turns() -> None:
 @given(st.integers(0, 10_000))
 def test_every_candidate_keeps_slow_pairs_at_s_or_above_and_fast_ones_on_the_curve(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    parents = [SPACE.random(rng), SPACE.random(rng)]
+    parents = [SPACE.place(np.sort(rng.uniform(1, 5, 8)), 0, "drawn") for _ in range(2)]
     made = [*parents, SPACE.mutate(parents[0], rng, 0.5), SPACE.cross(parents[0], parents[1], rng)]
     for candidate in made:
         lambdas, pair = np.array(candidate.lambdas), SPACE.critical_pair(candidate)

@@ -110,22 +110,12 @@ class CriticalSpace(FactorSpace):
         reached = np.flatnonzero(steps >= self.least - 1)
         return self._made(int(reached[0]) if len(reached) else self.num_pairs, steps, start_tokens, origin)
 
-    def random(self, rng: Generator) -> Candidate:
-        """A critical pair and sorted draws from s on."""
-        steps = np.sort(rng.integers(self.least, self.bounds[1] + 1, self.num_pairs)).astype(np.float64)
-        return self._made(self._draw_pair(rng), steps, 0, "random")
-
     def mutate(self, parent: Candidate, rng: Generator, probability: float) -> Candidate:
         """Redraw the critical pair with this probability, and each slow pair's lambda between its neighbours."""
         steps = np.maximum(parent.steps, self.least)
         pair = self._draw_pair(rng) if rng.random() < probability else self.critical_pair(parent)
         redrawn = pair + np.flatnonzero(rng.random(self.num_pairs - pair) < probability)
-        for i in redrawn:
-            low = max((step for step in steps[:i] if step < steps[i]), default=self.least)
-            high = min((step for step in steps[i:] if step > steps[i]), default=self.bounds[1])
-            drawn = rng.integers(low, high + 1)
-            steps[:i], steps[i:] = np.minimum(steps[:i], drawn), np.maximum(steps[i:], drawn)
-            steps[i] = drawn
+        self.redraw(steps, redrawn, rng, self.least)
         return self._made(pair, steps.astype(np.float64), 0, "mutation")
 
     def cross(self, first: Candidate, second: Candidate, rng: Generator) -> Candidate:

@@ -61,20 +61,21 @@ class FactorSpace:
         return Candidate(tuple(steps.tolist()), start_tokens, origin)
 
     def mutate(self, parent: Candidate, rng: Generator, probability: float) -> Candidate:
-        """Redraw each coordinate with this probability between the nearest other values; likewise the start tokens.
-
-        Coordinates that share its value are pushed along where order asks for it, so a flat vector (PI) can move, too.
-        """
+        """Redraw each coordinate with this probability between the nearest other values; likewise the start tokens."""
         steps = np.asarray(parent.steps)
-        for i in np.flatnonzero(rng.random(self.num_pairs) < probability):
-            low = max((step for step in steps[:i] if step < steps[i]), default=self.bounds[0])
+        self.redraw(steps, np.flatnonzero(rng.random(self.num_pairs) < probability), rng, self.bounds[0])
+        redraw = rng.random() < probability
+        start_tokens = int(rng.choice(self.start_tokens)) if redraw else parent.start_tokens
+        return Candidate(tuple(steps.tolist()), start_tokens, "mutation")
+
+    def redraw(self, steps: NDArray[np.int64], places: NDArray[np.int64], rng: Generator, least: int) -> None:
+        """Redraw some grid steps [P] in place; others of the same value move along, so a flat vector (PI) can, too."""
+        for i in places:
+            low = max((step for step in steps[:i] if step < steps[i]), default=least)
             high = min((step for step in steps[i:] if step > steps[i]), default=self.bounds[1])
             drawn = rng.integers(low, high + 1)
             steps[:i], steps[i:] = np.minimum(steps[:i], drawn), np.maximum(steps[i:], drawn)
             steps[i] = drawn
-        redraw = rng.random() < probability
-        start_tokens = int(rng.choice(self.start_tokens)) if redraw else parent.start_tokens
-        return Candidate(tuple(steps.tolist()), start_tokens, "mutation")
 
     def cross(self, first: Candidate, second: Candidate, rng: Generator) -> Candidate:
         """Take each coordinate from either parent with equal chance, then project onto the monotone vectors."""
