@@ -75,7 +75,7 @@ def call_own_method(module: nn.Module, attention: Attention) -> Callable[..., An
 def know_positions(module: nn.Module, _: Attention, *, before: Callable[[Tensor], Any]) -> Callable[..., Any]:
     """A forward that asks us where its tokens stand, which it needs for its attention's temperature (Llama-4's)."""
     forward = module.forward
-    name = "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"  # before 5.20
+    name = "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"  # before 5.24
 
     def run(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get(name) is None:

@@ -96,7 +96,7 @@ def attend(
 ) -> Tensor:
     """Causal attention [B, H, Sq, D] of queries at the end of the keys [B, G, Sk, D], by the fastest kernel."""
     heads = Heads(query.shape[1], key.shape[1], query.shape[3])
-    graph = _takes_gradients(query, key, value, sinks)
+    graph = takes_gradients(query, key, value, sinks)
     decoding = query.shape[2] == 1 and not graph
     kernel, _ = choose_kernel(query.device, query.dtype, heads, decoding=decoding)
     if graph:
@@ -151,7 +151,8 @@ def attend_in_window(
     return output if sinks is None else beside_sinks(output, lse, sinks)
 
 
-def _takes_gradients(*given: Tensor | None) -> bool:
+def takes_gradients(*given: Tensor | None) -> bool:
+    """Whether gradients of any of these are wanted."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
 
 
@@ -162,7 +163,7 @@ def _choose_masked(
 
     Without gradients the fastest kernel serves sinks, too.
     """
-    graph, limited = _takes_gradients(query, key, value, sinks), window is not None and window < key.shape[2]
+    graph, limited = takes_gradients(query, key, value, sinks), window is not None and window < key.shape[2]
     if query.shape[2] == 1 or not (limited or softcap is not None or (sinks is not None and graph)):
         return None
     return choose_masked(
@@ -179,7 +180,7 @@ def _choose_masked(
 
 def _takes_windows(query: Tensor, key: Tensor, value: Tensor, softcap: float | None, sinks: Tensor | None) -> bool:
     """Whether ``attend_in_window`` serves: it knows no soft caps, and sinks without gradients alone."""
-    if softcap is not None or (sinks is not None and _takes_gradients(query, key, value, sinks)):
+    if softcap is not None or (sinks is not None and takes_gradients(query, key, value, sinks)):
         return False
     return takes_windows(query.device, query.dtype, Heads(query.shape[1], key.shape[1], query.shape[3]))
 
@@ -261,7 +262,7 @@ def attend_chosen(
     chosen = chosen[:, None] if chosen.ndim == 3 else chosen.repeat_interleave(groups, dim=1)
     before = key.shape[2] - query.shape[2]
     rows = max(1, most_scores // (query.shape[0] * query.shape[1] * key.shape[2]))
-    graph = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    graph = takes_gradients(query, key, value)
 
     def work(asked: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
         mask = torch.zeros(*seen.shape[:3], key.shape[2], dtype=torch.bool, device=key.device)

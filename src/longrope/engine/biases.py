@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from longrope.engine.attention import SCORES_PER_BLOCK
+from longrope.engine.attention import SCORES_PER_BLOCK, takes_gradients
 from longrope.engine.masks import Sight
 
 
@@ -78,7 +78,7 @@ def attend_biased(
     """
     heads, tokens, before = query.shape[1], query.shape[2], key.shape[2] - query.shape[2]
     rows = max(1, SCORES_PER_BLOCK // (query.shape[0] * heads * key.shape[2]))
-    graph = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    graph = takes_gradients(query, key, value)
 
     def work(asked: Tensor, key: Tensor, value: Tensor) -> Tensor:
         bias = _block_bias(value[..., -1], asked.shape[2], keep, window).to(asked.dtype)

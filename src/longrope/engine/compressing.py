@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from longrope.engine.attention import SCORES_PER_BLOCK, attend_masked
+from longrope.engine.attention import SCORES_PER_BLOCK, attend_masked, takes_gradients
 
 SUFFIX = "Compressor"  # of the names of their classes
 FAMILIES = ("deepseek_v4",)
@@ -159,7 +159,7 @@ def attend_compressed(
     single = key.shape[2] - compressed.entries
     window = min(window or single, single)
     rows = max(1, min(window, SCORES_PER_BLOCK // (batch * heads * (compressed.entries + 2 * window))))
-    graph = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    graph = takes_gradients(query, key, value)
 
     def work(asked: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         key, value = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (key, value))

@@ -74,7 +74,7 @@ class TokenIndexer:
         """Call this indexer's own forward, in this pass."""
         self.module, self.context, self.forward = module, context, module.forward
         self.names = list(inspect.signature(type(module).forward).parameters)[1:]
-        self.cache = "cache" if "cache" in self.names else "past_key_values"  # before 5.20
+        self.cache = "cache" if "cache" in self.names else "past_key_values"  # before 5.24
         self.heads = next(getattr(module, name) for name in ("n_heads", "num_heads") if hasattr(module, name))
 
     @property

@@ -18,10 +18,7 @@ from longrope.errors import ModelError
 from longrope.models import LanguageModel
 
 REWOUND_TOKENS = 4096  # that a cache which drops what no later token sees can forget again
-KEEPING_KEYS = {  # kinds of layers, in transformers' words
-    *("full_attention", "sliding_attention", "chunked_attention"),
-    *("indexed_attention", "deepseek_sparse_attention", "minimax_m3_sparse"),
-}
+KEEPING_KEYS = set("full_attention sliding_attention chunked_attention indexed_attention minimax_m3_sparse".split())
 
 
 def decoder_layers(network: Any) -> list[nn.Module]:

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from longrope.errors import ModelError
 
-# kinds of layers that have an indexer, by their present name and by those before transformers 5.20
-INDEXED = {"indexed_attention", "deepseek_sparse_attention", "qwen_sparse_attention"}
+INDEXED = "indexed_attention"  # the kind of layers that have an indexer
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Sight:
         return self
 
     def is_floating_point(self) -> bool:
-        """As a mask of booleans says it, which Qwen4 asked before transformers 5.20."""
+        """As a mask of booleans says it, which Qwen4 asked before transformers 5.24."""
         return False
 
     def __and__(self, other: "Sight") -> "Sight":
@@ -81,7 +80,7 @@ def describe_mask(
             "Use another model, and please report this model type.",
         )
     if local_size is None:
-        return None if INDEXED.isdisjoint(getattr(config, "layer_types", None) or ()) else Sight()
+        return Sight() if INDEXED in (getattr(config, "layer_types", None) or ()) else None
     if local_size == getattr(config, "attention_chunk_size", None) != getattr(config, "sliding_window", None):
         return Sight(chunk=local_size)
     return Sight(window=local_size)

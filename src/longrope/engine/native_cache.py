@@ -34,7 +34,7 @@ class NativeCache:
     @property
     def num_bytes(self) -> int:
         """Bytes of all states."""
-        return sum(x.nbytes for part in (self.cache, *self.cache.layers) for x in _tensors(vars(part)))
+        return sum(x.nbytes for part in (self.cache, *self.cache.layers) for x in tensors_in(vars(part)))
 
     def rewind(self, tokens: int) -> None:
         """Go back to where ``rewind`` was called before; called for all tokens, it keeps that place.
@@ -56,16 +56,17 @@ class NativeCache:
 
 
 def cache_argument(network: Any) -> str:
-    """The name by which a network takes transformers' cache; it was ``past_key_values`` once."""
+    """The name by which a network takes transformers' cache; ``past_key_values`` before 5.24."""
     return "cache" if "cache" in signature(network.forward).parameters else "past_key_values"
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in tuples, lists and dicts, in order."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, dict | list):
+    elif isinstance(value, dict | tuple | list):
         for part in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(part)
+            yield from tensors_in(part)
 
 
 def _make_cache(network: Any) -> Any:

@@ -106,7 +106,7 @@ def _refuse_unable(model: LanguageModel) -> None:
     kinds = set(getattr(config, "layer_types", None) or ())
     reasons = {
         "latent attention, which rotates a part of its own": getattr(config, "kv_lora_rank", None) is not None,
-        "an indexer that chooses keys by their positions": bool(kinds & INDEXED),
+        "an indexer that chooses keys by their positions": INDEXED in kinds,
         "layers with compressed tokens": any("compressed" in kind for kind in kinds),
         NONE_WHOLE: model.table.slides,
     }

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longrope.engine.attention import SCORES_PER_BLOCK
+from longrope.engine.attention import SCORES_PER_BLOCK, takes_gradients
 from longrope.engine.backward import attend_aligned
 from longrope.engine.kernels import (
     Heads,
@@ -326,7 +326,7 @@ def attend_in_band(
 
 
 def _refuse_gradients(query: Tensor, key: Tensor, value: Tensor) -> None:
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
+    if takes_gradients(query, key, value):
         raise ModelError(
             "Gradients are asked for while near keys are exact and far ones have coarser positions.",
             "DCA, Self-Extend and Jet-Long are measured, without gradients.",

@@ -5,7 +5,7 @@ recompute with whatever attention the config names when the backward pass runs. 
 no state of random numbers is kept either.
 """
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, MutableMapping
 from functools import partial
 from itertools import count
 from typing import Any
@@ -20,6 +20,7 @@ from longrope.engine.backward import KeptOutputs
 from longrope.engine.context import Forwards, active_context
 from longrope.engine.held_states import HeldStates
 from longrope.engine.kv_cache import decoder_layers
+from longrope.engine.native_cache import tensors_in
 from longrope.models import LanguageModel, modules_in_layers, placed
 
 
@@ -53,7 +54,7 @@ def recomputed(
 
     def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         shared = any(isinstance(x, MutableMapping) for x in (*args, *kwargs.values()))  # layers write into it
-        if not any(x.requires_grad for x in (*weights, *_tensors((hidden, args, kwargs)))):
+        if not any(x.requires_grad for x in (*weights, *tensors_in((hidden, args, kwargs)))):
             with torch.no_grad():
                 return (forward if shared else ungraded)(hidden, *args, **kwargs)
         context = active_context()  # of this pass; when its backward pass runs, it is no longer active
@@ -91,13 +92,3 @@ def _norm_recomputed(forward: Any, tile: int, hidden: Tensor, *others: Any) -> A
     if hidden.numel() <= tile * hidden.shape[-1] or not torch.is_grad_enabled():
         return forward(hidden, *others)
     return checkpoint(forward, hidden, *others, use_reentrant=False)
-
-
-def _tensors(given: Any) -> Iterator[Tensor]:
-    """The tensors in tuples, lists and dicts."""
-    if isinstance(given, Tensor):
-        yield given
-    elif isinstance(given, dict | tuple | list):
-        parts: Iterable[Any] = given.values() if isinstance(given, dict) else given
-        for part in parts:
-            yield from _tensors(part)

@@ -9,7 +9,7 @@ Shape legend: B = batch, N = tokens of a window, H = hidden size.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from longrope import distributed
 from longrope.engine.context import ForwardContext, active_context
+from longrope.engine.native_cache import tensors_in
 from longrope.models import LanguageModel, modules_in_layers
 
 LOGGER = logging.getLogger("longrope")
@@ -148,7 +149,7 @@ class ReplayedPass:
                 self._kept.seen[key] = count or 1
                 return forward(hidden, *args, **kwargs)
             place = self._hidden(hidden)
-            inputs = place, *(self._copied(x) for x in _tensors((args, kwargs)))
+            inputs = place, *(self._copied(x) for x in tensors_in((args, kwargs)))
             args, kwargs = self._placed(args), self._placed(kwargs)
             if count < 2:  # the second one, after which nothing is compiled or chosen any more
                 self._kept.seen[key] = 2
@@ -247,15 +248,6 @@ def record_on_gpu(work: Callable[[], None], kept: Recordings) -> Replay:
 
 
 _streams: dict[torch.device, Any] = {}
-
-
-def _tensors(given: Any) -> Iterator[Tensor]:
-    """The tensors in tuples, lists and dicts, in order."""
-    if isinstance(given, Tensor):
-        yield given
-    elif isinstance(given, dict | tuple | list):
-        for part in given.values() if isinstance(given, dict) else given:
-            yield from _tensors(part)
 
 
 def _has_hooks(layer: nn.Module) -> bool:
