@@ -5,7 +5,6 @@ reader that makes an object of every entry.
 """
 
 import tempfile
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from longrope.data import opening_token
 from longrope.errors import ModelError
 from longrope.models.geometry import config_entries
 from longrope.models.gguf_checks import check_gguf_keys, check_version
@@ -35,14 +35,15 @@ def load_gguf_config(file: GgufFile) -> Any:
         ModelError: keys of attention or positions that we do not know, or tensors that cannot be dequantized.
     """
     check_types(file)
-    if file.architecture in _quick_architectures("GGUF_CONFIG_ARCHS"):
+    from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
+
+    if file.architecture in GGUF_CONFIG_ARCHS:
         config = AutoConfig.from_pretrained(file.path.parent, gguf_file=file.path.name)
     else:
         with tempfile.TemporaryDirectory() as folder:
             file.write_header(Path(folder) / file.path.name)
             config = AutoConfig.from_pretrained(folder, gguf_file=file.path.name)
-    if file.architecture not in _quick_architectures("GGUF_CONFIG_ARCHS"):  # those are read key by key
-        check_gguf_keys(file, config)
+        check_gguf_keys(file, config)  # the others are read key by key
     if hasattr(config, "rope_parameters"):
         config.rope_parameters = _with_stated_rope(file, config)
         switch = config.rope_parameters.get("original_max_position_embeddings")
@@ -54,9 +55,10 @@ def load_gguf_config(file: GgufFile) -> Any:
 def load_gguf_network(file: GgufFile, config: Any, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
     """The network with the dequantized weights of a file, and transformers' report on them."""
     how = {"config": config, "dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    if file.architecture in _quick_architectures("GGUF_ARCHS"):
-        from transformers import GgufConfig
+    from transformers import GgufConfig
+    from transformers.integrations.gguf.gguf_conversion_mapping import GGUF_ARCHS
 
+    if file.architecture in GGUF_ARCHS:  # which are read without the slow reader of the gguf package
         whole = GgufConfig(dequantize=True)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             file.path.parent, gguf_file=file.path.name, quantization_config=whole, **how
@@ -102,7 +104,7 @@ def load_gguf_tokenizer(file: GgufFile, config: Any, installed: str = version("t
     named = {} if unread else {"tokenizer_type": config.model_type}  # else the config is read the slow way for it
     tokenizer: Any = AutoTokenizer.from_pretrained(file.path.parent, gguf_file=file.path.name, **named)
     opens = file.metadata.get(OPENS)
-    if opens is None or _puts_bos(tokenizer) == opens:
+    if opens is None or (opening_token(tokenizer) is not None) == opens:
         return tokenizer
     raise ModelError(
         f"{file.path} states {OPENS} = {opens}.",
@@ -110,12 +112,6 @@ def load_gguf_tokenizer(file: GgufFile, config: Any, installed: str = version("t
         f"{'no such token' if opens else tokenizer.bos_token}.",
         "Load the model's original safetensors folder instead.",
     )
-
-
-def _puts_bos(tokenizer: Any) -> bool:
-    """Whether a BOS token stands before every text."""
-    ids = tokenizer("a")["input_ids"]
-    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
 
 
 def _read_weights(file: GgufFile, skeleton: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -149,12 +145,3 @@ def _with_stated_rope(file: GgufFile, config: Any) -> dict[str, Any]:
         return {**before, **stated}
     local = {"rope_theta": float(file.stated[LOCAL_THETA])} if LOCAL_THETA in file.stated else {}
     return {**before, GLOBAL: {**before[GLOBAL], **stated}, LOCAL: {**before[LOCAL], **local}}
-
-
-def _quick_architectures(table: str) -> Iterable[str]:
-    """The architectures that newer versions of transformers read without the slow reader of the gguf package."""
-    try:
-        from transformers.integrations import gguf
-    except ImportError:
-        return ()
-    return getattr(gguf, table, ())
