@@ -29,7 +29,6 @@ def python(tmp_path: Path) -> Path:
     return program
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
 def test_the_root_cause_is_named(python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(python.parent)
     with pytest.raises(RefusedError, match=r"^ValueError: no memory for model$") as caught:

@@ -116,10 +116,8 @@ def _installed(place: Path) -> list[str]:
 
 
 def _site(place: Path) -> Path:
-    if sys.platform == "win32":
-        return place / "Lib" / "site-packages"
     return place / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 
 
 def _python(place: Path) -> Path:
-    return place / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    return place / "bin" / "python"

@@ -1,7 +1,6 @@
 """Ask a client in a process of its own."""
 
 import json
-import os
 import re
 import subprocess
 import tempfile
@@ -87,5 +86,5 @@ def _last_words(done: "subprocess.CompletedProcess[str]") -> str:
         first = next((i for i in reversed(raised) if POINTER not in lines[i]), raised[-1])
         more = lines[first + 1 : first + 2] if lines[first].endswith((":", ",")) else []
         return " ".join([lines[first], *more])
-    ended = f"signal {-done.returncode}" if done.returncode < 0 and os.name == "posix" else f"{done.returncode}"
+    ended = f"signal {-done.returncode}" if done.returncode < 0 else f"{done.returncode}"
     return f"its process ended with {ended} and said nothing"
