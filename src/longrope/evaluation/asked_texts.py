@@ -6,6 +6,7 @@ which is the greedy one exactly when all of its tokens are the likeliest (``long
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,24 +51,14 @@ class AskedTexts(Metric):
             TextsError: the length does not hold what is asked.
             ModelError: the model has layers that do not go on right from a cache.
         """
-        identity, model = self.identity(context), context.subject.model
-        inputs, factors = (identity.texts_fingerprint,), context.subject.factors(context.length)
+        identity, find = self.identity(context), partial(find_needles, context.subject.model)
 
-        def find(text: ProseText) -> list[bool]:
-            return find_needles(model, text)
+        def work(texts: Sequence[ProseText], _: int) -> Arrays:
+            found = distributed.map_ranks(texts, context.counted(find), alone=True)
+            return {"right": np.concatenate(found), **self.described(texts)}
 
-        def make() -> Arrays:
-            texts = self.texts(context)
-
-            def some(first: int, last: int) -> Arrays:
-                found = distributed.map_ranks(texts[first:last], context.counted(find), alone=True)
-                return {"right": np.concatenate(found), **self.described(texts[first:last])}
-
-            with context.subject.reading(context.length):
-                return context.grown(self.name, inputs, factors, len(texts), distributed.ranks(), some)
-
-        arrays, seconds = context.cached(self.name, inputs, factors, make)
-        return Samples(identity, arrays, seconds)
+        items, inputs = partial(self.texts, context), (identity.texts_fingerprint,)
+        return Samples(identity, *context.grown(self.name, inputs, items, distributed.ranks(), work))
 
 
 def find_needles(model: LanguageModel, text: ProseText) -> list[bool]:

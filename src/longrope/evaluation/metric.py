@@ -201,22 +201,30 @@ class Context:
         self,
         kind: str,
         inputs: Sequence[str],
-        factors: RescaleFactors | FactorTable | None,
-        count: int,
+        items: Callable[[], Sequence[T]],
         rows: int,
-        make: Callable[[int, int], Arrays],
-    ) -> Arrays:
-        """What ``make`` returns for ``cached``, made some windows or prompts at a time and kept in between.
+        work: Callable[[Sequence[T], int], Arrays],
+        length: int = 0,
+    ) -> tuple[Arrays, float]:
+        """As ``cached``, by the factor set for a length, made some windows or prompts at a time and kept in between.
 
         Args:
             kind: as for ``cached``.
             inputs: likewise.
-            factors: likewise.
-            count: of windows or prompts.
-            rows: how many all processes read at the same time.
-            make: given the first one and the one after the last, returns their samples.
+            items: gives all windows or prompts.
+            rows: how many of them all processes read at the same time.
+            work: given some of them and the number of the first, returns their samples.
+            length: in tokens, if it is not that of this context.
         """
-        return self.cache.grow(kind, self._key(inputs, factors), count, rows, make, self.passed)
+        factors = self.subject.factors(length or self.length)
+
+        def make() -> Arrays:
+            key, known = self._key(inputs, factors), items()
+            with self.subject.reading(length or self.length):
+                some: Callable[[int, int], Arrays] = lambda first, last: work(known[first:last], first)  # noqa: E731
+                return self.cache.grow(kind, key, len(known), rows, some, self.passed)
+
+        return self.cached(kind, inputs, factors, make)
 
     def _key(self, inputs: Sequence[str], factors: RescaleFactors | FactorTable | None) -> tuple[str, ...]:
         """All that decides samples of the subject."""

@@ -1,6 +1,7 @@
 """Needles in running text: the share that the model finds, at each of ten depths of one length."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -60,29 +61,22 @@ class Needles(Metric):
             ModelError: the model has recurrent layers.
         """
         identity, model = self.identity(context), context.subject.model
-        inputs, factors = (identity.texts_fingerprint,), context.subject.factors(context.length)
 
         def answer(item: tuple[Prompt, list[float]]) -> list[answers.Answer]:
             return answers.answer_prompt(model, item[0])
 
-        def make() -> Arrays:
-            built = self._built(context)
+        def work(built: Sequence[tuple[Prompt, list[float]]], first: int) -> Arrays:
+            done = distributed.map_ranks(built, context.counted(answer), alone=True)
+            rows = [
+                (one.share, depth, len(prompt.text), one.pushed_tokens, number, one.text)
+                for number, ((prompt, depths), answered) in enumerate(zip(built, done, strict=True), first)
+                for depth, one in zip(depths, answered, strict=True)
+            ]
+            names = ("shares", "depths", "text_tokens", "answer_tokens", "texts", "answers")
+            return dict(zip(names, map(np.asarray, zip(*rows, strict=True)), strict=True))
 
-            def some(first: int, last: int) -> Arrays:
-                done = distributed.map_ranks(built[first:last], context.counted(answer), alone=True)
-                rows = [
-                    (one.share, depth, len(built[number][0].text), one.pushed_tokens, number, one.text)
-                    for number, answered in enumerate(done, first)
-                    for depth, one in zip(built[number][1], answered, strict=True)
-                ]
-                names = ("shares", "depths", "text_tokens", "answer_tokens", "texts", "answers")
-                return dict(zip(names, map(np.asarray, zip(*rows, strict=True)), strict=True))
-
-            with context.subject.reading(context.length):
-                return context.grown("needles", inputs, factors, len(built), distributed.ranks(), some)
-
-        arrays, seconds = context.cached("needles", inputs, factors, make)
-        return Samples(identity, arrays, seconds)
+        items, inputs = partial(self._built, context), (identity.texts_fingerprint,)
+        return Samples(identity, *context.grown("needles", inputs, items, distributed.ranks(), work))
 
     def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
         """One score over all depths, then one for each depth."""

@@ -1,5 +1,8 @@
 """Passkey retrieval: the share of hidden passkeys that greedy decoding answers with every digit right."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
 
 from longrope import distributed
@@ -40,23 +43,16 @@ class PasskeyRetrieval(Metric):
     def samples(self, context: Context) -> Samples:
         """The answer to every prompt of this length."""
         identity, model = self.identity(context), context.subject.model
-        inputs, factors = (identity.texts_fingerprint,), context.subject.factors(context.length)
 
         def ask(task: Passkey) -> bool:
             return bool(greedy_answers(model, task.tokens[None], task.answer_tokens)[0])
 
-        def make() -> Arrays:
-            tasks = _tasks(context)
+        def work(tasks: Sequence[Passkey], _: int) -> Arrays:
+            right = distributed.map_ranks(tasks, context.counted(ask))
+            return {"right": np.asarray(right), "depths": np.asarray([task.depth for task in tasks])}
 
-            def some(first: int, last: int) -> Arrays:
-                right = distributed.map_ranks(tasks[first:last], context.counted(ask))
-                return {"right": np.asarray(right), "depths": np.asarray([task.depth for task in tasks[first:last]])}
-
-            with context.subject.reading(context.length):
-                return context.grown("passkeys", inputs, factors, len(tasks), distributed.workers(), some)
-
-        arrays, seconds = context.cached("passkeys", inputs, factors, make)
-        return Samples(identity, arrays, seconds)
+        items, inputs = partial(_tasks, context), (identity.texts_fingerprint,)
+        return Samples(identity, *context.grown("passkeys", inputs, items, distributed.workers(), work))
 
     def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
         """One score over all depths, then one for each depth."""

@@ -8,7 +8,8 @@ Shape legend: W = windows, N = tokens of a window.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,17 +130,12 @@ def cached_losses(context: Context, windows: Tokens, documents: Tokens) -> tuple
     inputs = (str(length), fingerprint(windows), fingerprint(scored))
     kind = np.min_scalar_type(int(scored.max()))
 
-    def some(first: int, last: int) -> Arrays:
-        factors, own = subject.factors(length), windows[first:last]
-        losses = window_losses(subject.model, factors, own, on_windows=context.passed)
-        return {"losses": losses.astype(np.float32), "documents": scored[first:last].astype(kind)}
+    def work(some: Sequence[int], _: int) -> Arrays:
+        losses = window_losses(subject.model, subject.factors(length), windows[some], on_windows=context.passed)
+        return {"losses": losses.astype(np.float32), "documents": scored[some].astype(kind)}
 
-    def make() -> Arrays:
-        rows = _rows(windows) * distributed.workers()
-        with subject.reading(length):
-            return context.grown("losses", inputs, subject.factors(length), len(windows), rows, some)
-
-    arrays, seconds = context.cached("losses", inputs, subject.factors(length), make)
+    rows = _rows(windows) * distributed.workers()
+    arrays, seconds = context.grown("losses", inputs, partial(range, len(windows)), rows, work, length)
     return arrays | {"losses": arrays["losses"].astype(np.float64)}, seconds
 
 

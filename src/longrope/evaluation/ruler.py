@@ -1,6 +1,7 @@
 """The tasks of the RULER benchmark and their mean (arXiv 2404.06654): the share of references in written answers."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +52,7 @@ class RulerTask(Metric):
             TextsError: the length does not hold the task, or the file of questions cannot be used.
             ModelError: the model has recurrent layers.
         """
-        identity, build = self.identity(context), self._builder(context)
-        model, factors = context.subject.model, context.subject.factors(context.length)
+        identity, build, model = self.identity(context), self._builder(context), context.subject.model
 
         def ask(samples: Sequence[int]) -> list[tuple[float, int, str]]:
             prompts = [build(sample) for sample in samples]
@@ -61,20 +61,17 @@ class RulerTask(Metric):
             lengths = (len(prompt.text) for prompt in prompts)
             return [(one.share, n + one.pushed_tokens, one.text) for one, n in zip(answered, lengths, strict=True)]
 
-        def some(first: int, last: int) -> Arrays:
-            together = [range(begin, min(begin + MOST_ROWS, last)) for begin in range(first, last, MOST_ROWS)]
+        def work(samples: Sequence[int], _: int) -> Arrays:
+            together = [samples[first : first + MOST_ROWS] for first in range(0, len(samples), MOST_ROWS)]
             done = [x for some in distributed.map_ranks(together, ask, alone=True) for x in some]
             shares, tokens, texts = map(np.asarray, zip(*done, strict=True))
             return {"shares": shares, "tokens": tokens, "answers": texts}
 
-        def make() -> Arrays:
-            count, rows = context.settings.ruler_prompts, MOST_ROWS * distributed.ranks()
-            with context.subject.reading(context.length):
-                return context.grown(self.name, inputs, factors, count, rows, some)
-
-        inputs = (identity.texts_fingerprint, str(context.length))
-        arrays, seconds = context.cached(self.name, inputs, factors, make)
-        return Samples(identity, arrays, seconds)
+        items, inputs = (
+            partial(range, context.settings.ruler_prompts),
+            (identity.texts_fingerprint, str(context.length)),
+        )
+        return Samples(identity, *context.grown(self.name, inputs, items, MOST_ROWS * distributed.ranks(), work))
 
     def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
         """One score; its ``num_tokens`` are those pushed through the model."""
