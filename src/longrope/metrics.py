@@ -1,5 +1,7 @@
 """The rows of the metrics, and what begins the names of their records."""
 
+from functools import partial
+
 from longrope.registry import ORIGINAL
 from longrope.rows import Metric, by_name
 
@@ -27,24 +29,20 @@ CHAT_NEEDLE = "chat-needle"
 LONG_PPL = "longppl-"  # begins the names of scores of LongPPL: by an evaluator, or compared
 LAST_TOKENS = "last-tokens-"  # begins the names of what is about the same last tokens, whatever is read before them
 
+# Makers of the rows of one section each.
+_perplexity = partial(Metric, section="perplexity", log=True)
+_found = partial(Metric, format="share", section="retrieval")
+_ruler = partial(Metric, format="share", section="ruler")
+_far = partial(Metric, section="far")
+_paired = partial(Metric, section="paired")
+
 METRICS: dict[str, Metric] = by_name(
-    Metric(
-        "perplexity", "Perplexity", section="perplexity", log=True, measure="longrope.evaluation.perplexity:Perplexity"
-    ),
-    Metric("perplexity-last-", "Perplexity over the last {} tokens", section="perplexity", log=True),
-    Metric(
-        "passkey",
-        "Passkeys found",
-        format="share",
-        section="retrieval",
-        hub="accuracy",
-        measure="longrope.evaluation.passkey:PasskeyRetrieval",
-    ),
-    Metric(
+    _perplexity("perplexity", "Perplexity", measure="longrope.evaluation.perplexity:Perplexity"),
+    _perplexity("perplexity-last-", "Perplexity over the last {} tokens"),
+    _found("passkey", "Passkeys found", hub="accuracy", measure="longrope.evaluation.passkey:PasskeyRetrieval"),
+    _perplexity(
         "prefix-perplexity",
         "Perplexity of the first tokens of longer windows",
-        section="perplexity",
-        log=True,
         measure="longrope.evaluation.perplexity:PrefixPerplexity",
     ),
     Metric(
@@ -54,52 +52,18 @@ METRICS: dict[str, Metric] = by_name(
         measure="longrope.evaluation.retention:Retention",
         record=f"{RATIO}{ORIGINAL}",
     ),
-    Metric(
-        "needle",
-        "Needles found",
-        format="share",
-        section="retrieval",
-        hub="accuracy",
-        measure="longrope.evaluation.needles:Needles",
-    ),
-    Metric(
+    _found("needle", "Needles found", hub="accuracy", measure="longrope.evaluation.needles:Needles"),
+    _found(
         CHAT_NEEDLE,
         "Needles found, asked in the chat format",
-        format="share",
-        section="retrieval",
         hub="accuracy",
         measure="longrope.evaluation.needles:Needles",
     ),
-    Metric(
-        PROSE,
-        "Needles in prose found",
-        format="share",
-        section="retrieval",
-        hub="accuracy",
-        measure="longrope.evaluation.prose:ProseNeedles",
-    ),
-    *(
-        Metric(f"{PROSE}-{kind}", f"Needles in prose found, {kind}s", format="share", section="retrieval")
-        for kind in ("number", "name", "sentence")
-    ),
-    Metric("ruler", "RULER", format="share", section="ruler", measure="longrope.evaluation.ruler:RulerMean"),
-    *(
-        Metric(
-            f"ruler-{task}",
-            f"RULER, {task}",
-            format="share",
-            section="ruler",
-            measure="longrope.evaluation.ruler:RulerTask",
-        )
-        for task in RULER_TASKS
-    ),
-    Metric(
-        RULER_SUBSET,
-        "RULER, mean of six tasks",
-        format="share",
-        section="ruler",
-        measure="longrope.evaluation.ruler:RulerMean",
-    ),
+    _found(PROSE, "Needles in prose found", hub="accuracy", measure="longrope.evaluation.prose:ProseNeedles"),
+    *(_found(f"{PROSE}-{kind}", f"Needles in prose found, {kind}s") for kind in ("number", "name", "sentence")),
+    _ruler("ruler", "RULER", measure="longrope.evaluation.ruler:RulerMean"),
+    *(_ruler(f"ruler-{task}", f"RULER, {task}", measure="longrope.evaluation.ruler:RulerTask") for task in RULER_TASKS),
+    _ruler(RULER_SUBSET, "RULER, mean of six tasks", measure="longrope.evaluation.ruler:RulerMean"),
     Metric(
         ACCURACY,
         "Accuracy: mean of needles in prose and of RULER's six tasks",
@@ -116,30 +80,24 @@ METRICS: dict[str, Metric] = by_name(
         measure="longrope.evaluation.effective:EffectiveLength",
     ),
     Metric("length-area", "Area under the curve of accuracy by length", format="share", section="effective"),
-    Metric(
+    _far(
         "far-context",
         "Perplexity of the last tokens, relative to near context alone",
-        section="far",
         measure="longrope.evaluation.far_context:FarContext",
     ),
-    Metric("far-context-last-", "The same over the last {} tokens", section="far"),
-    Metric(
+    _far("far-context-last-", "The same over the last {} tokens"),
+    _far(
         "far-context-original",
         "Perplexity of the last tokens, relative to the original model with near context alone",
-        section="far",
     ),
-    Metric(
-        "far-context-original-last-", "The same over the last {} tokens, relative to the original model", section="far"
-    ),
-    Metric(
+    _far("far-context-original-last-", "The same over the last {} tokens, relative to the original model"),
+    _perplexity(
         "longppl",
         "LongPPL, key tokens by {}",
-        section="perplexity",
-        log=True,
         measure="longrope.evaluation.longppl:LongPerplexity",
         record=f"{LONG_PPL}by-",
     ),
-    Metric(LAST_TOKENS, "Perplexity of the same last {} tokens", section="perplexity", log=True),
+    _perplexity(LAST_TOKENS, "Perplexity of the same last {} tokens"),
     *(
         row
         for name, words in {
@@ -147,27 +105,22 @@ METRICS: dict[str, Metric] = by_name(
             "far-replaced": "another text as far context",
         }.items()
         for row in (
-            Metric(
+            _far(
                 name,
                 f"Perplexity of the last tokens, relative to {words}",
-                section="far",
                 measure="longrope.evaluation.far_context:FarControl",
             ),
-            Metric(f"{name}-perplexity", f"Perplexity of the last tokens with {words}", section="far", log=True),
+            _far(f"{name}-perplexity", f"Perplexity of the last tokens with {words}", log=True),
         )
     ),
-    Metric(
+    _perplexity(
         "position-perplexity",
         "Perplexity of the tokens from half of the length on, in longer windows",
-        section="perplexity",
-        log=True,
         measure="longrope.evaluation.perplexity:PositionPerplexity",
     ),
-    Metric(
+    _found(
         MANY_PASSKEYS,
         "Passkeys found, several in a text",
-        format="share",
-        section="retrieval",
         hub="accuracy",
         measure="longrope.evaluation.many_passkeys:ManyPasskeys",
     ),
@@ -190,20 +143,18 @@ METRICS: dict[str, Metric] = by_name(
         measure="longrope.evaluation.lm_eval:Benchmark",
         record=HARNESS,
     ),
-    Metric(RATIO, "Perplexity relative to {}", section="paired"),
-    Metric(f"{LONG_PPL}{RATIO}", "LongPPL relative to {}", section="paired"),
-    Metric(f"{LAST_TOKENS}{RATIO}", "Perplexity of the last tokens relative to {}", section="paired"),
-    Metric(
-        f"{PROSE}-{DIFFERENCE}", "Needles in prose found, difference from {}", format="difference", section="paired"
+    _paired(RATIO, "Perplexity relative to {}"),
+    _paired(f"{LONG_PPL}{RATIO}", "LongPPL relative to {}"),
+    _paired(f"{LAST_TOKENS}{RATIO}", "Perplexity of the last tokens relative to {}"),
+    *(
+        _paired(f"{name}{DIFFERENCE}", f"{label}, difference from {{}}", format="difference")
+        for name, label in {
+            f"{PROSE}-": "Needles in prose found",
+            f"{MANY_PASSKEYS}-": "Passkeys found, several in a text",
+            f"{ACCURACY}-": "Accuracy",
+            "": "Passkeys found",
+        }.items()
     ),
-    Metric(
-        f"{MANY_PASSKEYS}-{DIFFERENCE}",
-        "Passkeys found, several in a text, difference from {}",
-        format="difference",
-        section="paired",
-    ),
-    Metric(f"{ACCURACY}-{DIFFERENCE}", "Accuracy, difference from {}", format="difference", section="paired"),
-    Metric(DIFFERENCE, "Passkeys found, difference from {}", format="difference", section="paired"),
 )
 
 

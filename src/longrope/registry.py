@@ -7,6 +7,7 @@ To add a method, a metric or a format, write its function in a file and add a ro
 """
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +16,11 @@ from longrope.rows import Format, Method, by_name
 
 ORIGINAL = "none"  # the method of the original model, in records
 TUNED = "longrope-tuned"  # that of trained weights with the factors that they were trained with
+# Makers of rows that have much in common.
+_formula = partial(Method, formula=True, baseline=True)
+_attention = partial(Method, kind="attention", baseline=True)
+_search = partial(Method, make="longrope.search:find_factors")
+
 METHODS: dict[str, Method] = by_name(
     Method(
         ORIGINAL,
@@ -24,7 +30,7 @@ METHODS: dict[str, Method] = by_name(
         dash="1.5 4",
         marker="cross",
     ),
-    Method(
+    _formula(
         "pi",
         label="PI",
         source="arXiv 2306.15595, section 3",
@@ -32,12 +38,10 @@ METHODS: dict[str, Method] = by_name(
         colours=("#b0746a", "#d6a297"),
         dash="8 4",
         marker="down",
-        formula=True,
         attention="1",
-        baseline=True,
         start=True,
     ),
-    Method(
+    _formula(
         "ntk",
         label="NTK",
         source="NTK-aware scaling",
@@ -45,12 +49,10 @@ METHODS: dict[str, Method] = by_name(
         colours=("#c98500", "#f0b440"),
         dash="6 3",
         marker="square",
-        formula=True,
         attention="1",
-        baseline=True,
         start=True,
     ),
-    Method(
+    _formula(
         "ntk-critical",
         label="NTK by critical dimension",
         source="arXiv 2310.05209",
@@ -58,11 +60,9 @@ METHODS: dict[str, Method] = by_name(
         colours=("#6b7a12", "#bccb4a"),
         dash="4 2 1 2",
         marker="diamond",
-        formula=True,
         attention="1",
-        baseline=True,
     ),
-    Method(
+    _formula(
         "dynamic-ntk",
         label="dynamic NTK",
         source="NTK-aware scaling by the current length",
@@ -70,12 +70,10 @@ METHODS: dict[str, Method] = by_name(
         colours=("#a8480f", "#e8864c"),
         dash="8 3 1.5 3",
         marker="plus",
-        formula=True,
         attention="1",
-        baseline=True,
         by_length=True,
     ),
-    Method(
+    _formula(
         "yarn",
         label="YaRN",
         source="arXiv 2309.00071, section 3.2",
@@ -83,12 +81,10 @@ METHODS: dict[str, Method] = by_name(
         colours=("#2b6cd4", "#74a8ff"),
         dash="5 3",
         marker="up",
-        formula=True,
         attention="0.1 ln s + 1",
-        baseline=True,
         start=True,
     ),
-    Method(
+    _formula(
         "critical",
         label="critical-pair rule",
         source="arXiv 2502.20082, section 3.2",
@@ -96,12 +92,10 @@ METHODS: dict[str, Method] = by_name(
         colours=("#0b7285", "#4fc3d6"),
         dash="2 3",
         marker="square",
-        formula=True,
         attention="sqrt(1 + ln s / ln L)",
-        baseline=True,
         start=True,
     ),
-    Method(
+    _formula(
         "critical-real",
         label="critical-pair rule, from ten turns",
         source="arXiv 2502.20082, section 3.2",
@@ -109,9 +103,7 @@ METHODS: dict[str, Method] = by_name(
         colours=("#5c3d99", "#b39ddb"),
         dash="2 3 6 3",
         marker="square",
-        formula=True,
         attention="sqrt(1 + ln s / ln L)",
-        baseline=True,
     ),
     Method(
         "ntk-scan",
@@ -134,67 +126,58 @@ METHODS: dict[str, Method] = by_name(
         attention="sqrt(1 + ln s / ln L)",
         baseline=True,
     ),
-    Method(
+    _attention(
         "dca",
         label="DCA",
         source="dual chunk attention, arXiv 2402.17463",
-        kind="attention",
         make="longrope.engine.near_exact:dca",
         colours=("#5f3dc4", "#a993f5"),
         dash="3 2",
         marker="cross",
         attention="0.05 ln s + 1",
-        baseline=True,
     ),
-    Method(
+    _attention(
         "self-extend",
         label="Self-Extend",
         source="arXiv 2401.01325",
-        kind="attention",
         make="longrope.engine.near_exact:self_extend",
         colours=("#2f7a1e", "#86cf6f"),
         dash="9 2 2 2",
         marker="plus",
         attention="1",
-        baseline=True,
     ),
-    Method(
+    _attention(
         "jet-long",
         label="Jet-Long",
         source="arXiv 2607.07740",
-        kind="attention",
         make="longrope.engine.near_exact:jet_long",
         colours=("#84501c", "#d9a066"),
         dash="1 2 4 2",
         marker="down",
         attention="1",
-        baseline=True,
     ),
-    Method("scan", label="critical-pair family, scanned", make="longrope.search:find_factors", attention="scanned"),
-    Method(
+    _search("scan", label="critical-pair family, scanned", attention="scanned"),
+    _search(
         "longrope-gradient",
         label="LongRoPE, gradient",
-        make="longrope.search:find_factors",
         colours=("#12805c", "#3ccb98"),
         attention="searched",
         search="gradient",
     ),
-    Method(
+    _search(
         "longrope-evolution",
         label="LongRoPE, evolution",
         source="arXiv 2402.13753, section 3.2",
-        make="longrope.search:find_factors",
         colours=("#7b2d8b", "#cf8be0"),
         dash="10 5",
         marker="diamond",
         attention="sqrt(1 + ln s / ln L)",
         search="evolution",
     ),
-    Method(
+    _search(
         "longrope-cma",
         label="LongRoPE, CMA-ES over knots",
         source="CMA-ES: arXiv 1604.00772",
-        make="longrope.search:find_factors",
         attention="searched",
         search="cma",
     ),
