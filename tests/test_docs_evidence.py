@@ -11,7 +11,7 @@ from tables_cells import MixedTextsError, Records
 from tables_evidence import NANO, NANO_TARGET, RUN, SEEDS, TARGET, WINDOW, evidence_table, nano_arms_table, seeds_table
 
 from longrope.evaluation.pairing import Comparison
-from longrope.runs.records import Score, append_record
+from longrope.runs.records import Score, append_records
 
 TAIL = f"perplexity-last-{WINDOW}"
 
@@ -25,7 +25,7 @@ def score(metric: str, length: int, value: float, method: str, texts: str = "t",
 def write(folder: Path, *scores: Score) -> None:
     folder.mkdir(parents=True)
     for one in scores:
-        append_record(folder / "scores.jsonl", one)
+        append_records(folder / "scores.jsonl", [one])
 
 
 def write_pairs(folder: Path, *lines: Comparison) -> None:

@@ -12,7 +12,7 @@ from whole_run import make_steps, make_trials
 from longrope.errors import RunError
 from longrope.recipe import dump_recipe
 from longrope.report import write_report
-from longrope.runs.records import TrainStep, append_record, append_records
+from longrope.runs.records import TrainStep, append_records
 from longrope.runs.run_dir import RunDir
 
 
@@ -65,7 +65,7 @@ def test_a_page_says_whether_weights_were_trained(extended: RunDir) -> None:
     assert texts_of(extended, "p")[1].endswith("No weight of the model was changed.")
     step = TrainStep(0, 2.0, 100, 100, 1e-5, 1.0, 0.5)
     (stage := extended.path / "stages" / "1-tune").mkdir(parents=True)
-    append_record(stage / "train.jsonl", step)
+    append_records(stage / "train.jsonl", [step])
     assert texts_of(extended, "p")[1].endswith("Its weights were trained, in 1 recorded steps.")
     shutil.rmtree(stage)
     append_records(extended.train, [step, replace(step, step=1)])

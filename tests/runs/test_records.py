@@ -10,7 +10,7 @@ import pytest
 from disk import note_syncs
 
 from longrope.errors import RunError
-from longrope.runs.records import Score, TrainStep, Trial, append_record, read_records
+from longrope.runs.records import Score, TrainStep, Trial, append_records, read_records
 
 TRIAL = Trial(
     method="longrope-gradient",
@@ -60,7 +60,7 @@ STEP = TrainStep(3, 2.5, 188, 752, 1e-3, 0.75, 0.5, 384.0, 0.4, 9.5)
 def test_records_come_back_as_they_were(tmp_path: Path, records: list[Any]) -> None:
     path = tmp_path / "records.jsonl"
     for number, record in enumerate(records, 1):
-        append_record(path, record)
+        append_records(path, [record])
         assert path.read_bytes().count(b"\n") == number
         assert read_records(path, type(record)) == records[:number]
     again = read_records(path, type(records[0]))
@@ -70,7 +70,7 @@ def test_records_come_back_as_they_were(tmp_path: Path, records: list[Any]) -> N
 def test_a_score_without_who_chose_its_factors_is_read(tmp_path: Path) -> None:
     """As earlier versions wrote it."""
     path = tmp_path / "scores.jsonl"
-    append_record(path, SCORE)
+    append_records(path, [SCORE])
     line = json.loads(path.read_text())
     del line["chosen_by"], line["factors_method"]
     path.write_text(json.dumps(line) + "\n")
@@ -93,7 +93,7 @@ def test_a_record_is_on_disk_before_append_returns(tmp_path: Path, monkeypatch: 
         synced.append(path.read_text())
 
     note_syncs(monkeypatch, look)
-    append_record(path, SCORE)
+    append_records(path, [SCORE])
     assert len(synced) == 2
     assert synced[0].endswith("\n")
     assert json.loads(synced[0])["metric"] == "perplexity"
@@ -101,15 +101,15 @@ def test_a_record_is_on_disk_before_append_returns(tmp_path: Path, monkeypatch: 
 
 def test_a_torn_last_line_is_cut_off_wherever_it_tore(tmp_path: Path) -> None:
     path = tmp_path / "scores.jsonl"
-    append_record(path, SCORE)
+    append_records(path, [SCORE])
     first = path.read_bytes()
-    append_record(path, replace(SCORE, seed=1))
+    append_records(path, [replace(SCORE, seed=1)])
     both = path.read_bytes()
     for end in range(len(first), len(both)):
         path.write_bytes(both[:end])
         assert read_records(path, Score) == [SCORE]
         assert path.read_bytes() == first
-    append_record(path, replace(SCORE, seed=2))
+    append_records(path, [replace(SCORE, seed=2)])
     assert [score.seed for score in read_records(path, Score)] == [0, 2]
 
 
@@ -141,10 +141,10 @@ def broken(**changes: object) -> str:
 )
 def test_a_wrong_line_is_refused_by_number(tmp_path: Path, line: str, named: str) -> None:
     path = tmp_path / "scores.jsonl"
-    append_record(path, SCORE)
+    append_records(path, [SCORE])
     with path.open("a") as file:
         file.write(line + "\n")
-    append_record(path, SCORE)
+    append_records(path, [SCORE])
     before = path.read_bytes()
     with pytest.raises(RunError) as caught:
         read_records(path, Score)
@@ -170,7 +170,7 @@ def test_lines_of_an_earlier_version_have_the_defaults_of_newer_fields(tmp_path:
 
 def test_bytes_that_are_no_text_are_refused_by_number(tmp_path: Path) -> None:
     path = tmp_path / "scores.jsonl"
-    append_record(path, SCORE)
+    append_records(path, [SCORE])
     with path.open("ab") as file:
         file.write(b"\xff\xfe\n")
     with pytest.raises(RunError, match=":2: "):
@@ -178,6 +178,6 @@ def test_bytes_that_are_no_text_are_refused_by_number(tmp_path: Path) -> None:
 
 
 def test_records_of_one_kind_are_not_read_as_another(tmp_path: Path) -> None:
-    append_record(tmp_path / "trials.jsonl", TRIAL)
+    append_records(tmp_path / "trials.jsonl", [TRIAL])
     with pytest.raises(RunError, match=":1: no Score record"):
         read_records(tmp_path / "trials.jsonl", Score)

@@ -11,7 +11,7 @@ from documents import words
 from longrope.errors import RecipeError
 from longrope.verification import ask_client
 from longrope.verification.checking import verify
-from longrope.verification.clients import CLIENTS, Client, chosen_clients, clients_at_hand, find_client
+from longrope.verification.clients import CLIENTS, Client, at_hand, chosen_clients, find_client, kind_of
 from longrope.verification.environments import find_python
 from longrope.verification.running import SCRIPT, RefusedError, Request, run_script
 
@@ -29,12 +29,12 @@ def test_the_script_needs_nothing_of_ours() -> None:
 
 
 def test_clients_at_hand_open_what_they_are_made_for(tmp_path: Path, exported: dict[str, Path]) -> None:
-    names = {client.name for client in clients_at_hand(exported["single"])}
+    names = {client.name for client in at_hand(kind_of(exported["single"]))}
     assert "transformers" in names
     assert not {"transformers-4.57", "vllm", "llama.cpp"} & names
     file = tmp_path / "model.gguf"
     file.touch()
-    assert "transformers" not in {client.name for client in clients_at_hand(file)}
+    assert "transformers" not in {client.name for client in at_hand(kind_of(file))}
     if not CLIENTS["llama.cpp"].at_hand:
         with pytest.raises(RecipeError, match="no client that opens one is installed") as caught:
             chosen_clients(file, [])

@@ -29,10 +29,9 @@ def _setting(flag: str, key: str, text: str) -> Any:
 
 
 _METRICS = ", ".join(name for name in asked_metrics() if not name.startswith(("ruler-", "many-shot-")))
-Model = Annotated[str, typer.Argument(help="Hub name (OWNER/NAME@REVISION/FOLDER, too), folder, or GGUF file.")]
-OptionalModel = Annotated[
-    str | None, typer.Argument(help="Hub name (OWNER/NAME@REVISION/FOLDER, too), folder, or GGUF file.")
-]
+_MODEL: Any = typer.Argument(help="Hub name (OWNER/NAME@REVISION/FOLDER, too), folder, or GGUF file.")
+Model = Annotated[str, _MODEL]
+OptionalModel = Annotated[str | None, _MODEL]
 To = Annotated[str | None, typer.Option("--to", help="Target window in tokens: 64k = 65536.")]
 Data = Annotated[
     list[str] | None,

@@ -267,7 +267,7 @@ def _run(
     if reads_in_tiles(model):
         in_tiles = partial(layer_in_tiles, model, tile=tile, cache=None)
     change_layer, forwards = in_tiles, {}
-    fused = model.compiled and kept is not None and _compiles_gradients(given["input_ids"].shape[1], tile)
+    fused = model.compiled and kept is not None and given["input_ids"].shape[1] <= tile and distributed.ranks() == 1
     if not fused and (not in_tiles or torch.is_grad_enabled()):
         forwards, change_layer = mlps_in_tiles(model.network, tile), None
     states = HeldStates(holding)
@@ -287,11 +287,6 @@ def _run(
         hidden = run_decoder(context, given)
     states.end()
     return _Pass(hidden, ids, shard)
-
-
-def _compiles_gradients(tokens: int, tile: int) -> bool:
-    """Whether layers with gradients are compiled if asked for: no part of them in tiles, weights whole here."""
-    return tokens <= tile and distributed.ranks() == 1
 
 
 def _recomputed(

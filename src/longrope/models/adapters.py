@@ -1,29 +1,20 @@
 """PEFT adapters as models: the base is loaded, and the adapter is merged into it by peft."""
 
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch.nn import Parameter
 
 from longrope.errors import ModelError, converting_errors
-from longrope.models.bases import find_base, is_base
+from longrope.models.bases import Trained, find_base, is_base
 from longrope.models.folders import read_json
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """A folder with a PEFT adapter, and the hub name or folder of the model that it was trained on."""
-
-    folder: Path
-    base: str
-
-
-def find_adapter(source: str | Path) -> Adapter | None:
+def find_adapter(source: str | Path) -> Trained | None:
     """The adapter that a folder holds, None for every other source.
 
     Raises:
@@ -41,10 +32,10 @@ def find_adapter(source: str | Path) -> Adapter | None:
             f"Needed: {WEIGHTS}, its base in base_model_name_or_path, and nothing that could be meant instead.",
             "Correct the folder, or merge the adapter with peft's merge_and_unload and give the folder saved from it.",
         )
-    return Adapter(folder, find_base(folder, str(base)))
+    return Trained(folder, find_base(folder, str(base)))
 
 
-def merge_adapter(network: Any, adapter: Adapter) -> Any:
+def merge_adapter(network: Any, adapter: Trained) -> Any:
     """The network with an adapter added to its weights.
 
     Raises:

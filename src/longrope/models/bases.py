@@ -6,6 +6,7 @@ peft writes its name alone, which is a path from the folder in which the trainin
 import hashlib
 import json
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ from longrope.models.folders import read_json
 FILE = "base.json"
 VALUES = 4096  # of each tensor that enter the hash, evenly spread
 EXACT = (torch.bfloat16, torch.float32, torch.float64)  # formats in which weights round to the same bfloat16
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A folder with an adapter or trained weights, and the hub name or folder of the model that they belong to."""
+
+    folder: Path
+    base: str
 
 
 def write_base(folder: Path, base: str, weights: str = "") -> None:

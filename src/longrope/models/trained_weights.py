@@ -6,7 +6,6 @@ and a file that says where the base is and what its other weights hash to, so th
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from longrope.errors import ModelError
-from longrope.models.bases import EXACT, find_base, hash_weights, write_base
+from longrope.models.bases import EXACT, Trained, find_base, hash_weights, write_base
 from longrope.models.folders import read_json
 
 CONFIG, WEIGHTS = "trained_weights.json", "trained_weights.safetensors"
 BASE, UNTRAINED = "base_model_name_or_path", "untrained_weights"
 
 
-@dataclass(frozen=True)
-class TrainedWeights:
-    """A folder with trained weights, and the hub name or path of the model that all others are of."""
-
-    folder: Path
-    base: str
-
-
-def find_trained_weights(source: str | Path) -> TrainedWeights | None:
+def find_trained_weights(source: str | Path) -> Trained | None:
     """The trained weights that a folder holds, None for every other source.
 
     Raises:
@@ -46,7 +37,7 @@ def find_trained_weights(source: str | Path) -> TrainedWeights | None:
             "Needed: the trained weights, and the model that all others are of.",
             "Copy the whole folder.",
         )
-    return TrainedWeights(folder, find_base(folder, str(base)))
+    return Trained(folder, find_base(folder, str(base)))
 
 
 def save_trained_weights(network: Any, trained: Mapping[str, Tensor], base: str, folder: Path) -> None:
@@ -66,7 +57,7 @@ def save_trained_weights(network: Any, trained: Mapping[str, Tensor], base: str,
     write_base(folder, base)
 
 
-def put_trained_weights(network: Any, found: TrainedWeights) -> Any:
+def put_trained_weights(network: Any, found: Trained) -> Any:
     """The network of a base with trained weights in the place of its own.
 
     Raises:

@@ -93,8 +93,8 @@ def older_entries(config: Config) -> dict[str, Any]:
         entries["original_max_position_embeddings"] = parameters["original_max_position_embeddings"]
     if parameters["rope_type"] == "longrope" and model_type not in TWO_MSCALES:
         entries["rope_scaling"] = _deriving(config, parameters, entries["rope_scaling"])
-        if unknown := _beyond_longrope(entries["rope_scaling"]):
-            entries[UNCHECKED] = unknown
+        if unknown := set(entries["rope_scaling"]) - LONGROPE_KEYS:  # transformers 5 would warn of them at every load
+            entries[UNCHECKED] = sorted(unknown)
     return entries
 
 
@@ -147,8 +147,3 @@ def needs_window(model_type: str, attention: float, window: int, original: int, 
     derived = su_attention_factor(window / original, original)
     moved = not two_lists and attention >= 1 and model_type not in ONLY_BARE
     return not moved and not math.isclose(attention, derived, rel_tol=BARE_TOLERANCE)
-
-
-def _beyond_longrope(scaling: Config) -> list[str]:
-    """The keys of a scaling that transformers 5 does not know of longrope, of which it would warn at every load."""
-    return sorted(set(scaling) - LONGROPE_KEYS)

@@ -184,28 +184,24 @@ def self_extend_parts(
     return Banded(near, Part(), Part(lambda at: at // group + shift, lambda at: at // group))
 
 
-def jet_long_parts(
-    trained_window: int, length: int, *, window: int | None = None, near: int | None = None
-) -> Banded | None:
+def jet_long_parts(trained_window: int, length: int, *, near: int | None = None) -> Banded | None:
     """Jet-Long (arXiv 2607.07740): keys up to a distance at that distance, all others by groups without a shift.
 
     Groups have as many tokens as the length has windows, rounded up.
 
     Args:
-        trained_window: L, in tokens.
+        trained_window: L, in tokens, up to which the model reads as it was trained.
         length: planned, of the whole sequence.
-        window: w, up to which the model reads as it was trained; L by default.
         near: w0, the largest distance that is kept; a sixteenth of the window by default, as the authors' 2,048 of
             32,768.
 
     Returns:
         None where the length does not exceed the window: the model reads as it was trained.
     """
-    window = trained_window if window is None else window
-    near = window // 16 if near is None else near
-    if length <= window:
+    near = trained_window // 16 if near is None else near
+    if length <= trained_window:
         return None
-    group = -(-length // window)
+    group = -(-length // trained_window)
     return Banded(near + 1, Part(), Part(lambda at: at // group, lambda at: at // group))
 
 

@@ -204,13 +204,11 @@ class SampleSummary:
 Record = TypeVar("Record", Trial, TrainStep, Score, SampleSummary)
 
 
-def append_record(path: Path, record: Trial | TrainStep | Score) -> None:
-    """Add one line and force it to disk; after this returns, a crash cannot lose it."""
-    append_records(path, [record])
-
-
 def append_records(path: Path, records: Sequence[Trial | TrainStep | Score | SampleSummary]) -> None:
-    """Add lines and force them to disk together; of those that a crash interrupts, some first ones may stand."""
+    """Add lines and force them to disk together; after this returns, a crash cannot lose them.
+
+    Of those that a crash interrupts, some first ones may stand.
+    """
     on_main(partial(write_lines, path, records))
 
 

@@ -19,7 +19,7 @@ from longrope.engine.shrinking import share_limits
 from longrope.errors import ModelError, RunError
 from longrope.models import LanguageModel, rescaled
 from longrope.rope import RescaleFactors, at_window, compose
-from longrope.runs.records import TAIL, TAIL_ALONE, Trial, append_record, read_records
+from longrope.runs.records import TAIL, TAIL_ALONE, Trial, append_records, read_records
 
 Weights = NDArray[np.float64]
 UNKNOWN: dict[str, Any] = {"loss_nats": math.inf, "num_tokens": 0, "token_passes": 0, "seconds": 0.0}  # before a trial
@@ -248,7 +248,7 @@ class TrialLog:
         for first in range(0, len(left), distributed.workers()):
             for trial in distributed.map_ranks(left[first : first + distributed.workers()], partial(_evaluate, work)):
                 if self.path:
-                    append_record(self.path, trial)
+                    append_records(self.path, [trial])
                 trials.append(self._take(trial))
         return trials
 

@@ -20,7 +20,7 @@ from longrope.errors import ExportError, RecipeError
 from longrope.evaluation.prompts.words import WORDS
 from longrope.models import LanguageModel, load_model, read_gguf_file, rescaled
 from longrope.verification import server
-from longrope.verification.clients import FILE, SERVERS, Client, chosen_clients, clients_at_hand, kind_of
+from longrope.verification.clients import FILE, SERVERS, Client, chosen_clients, kind_of
 from longrope.verification.environments import cache_folder, find_python
 from longrope.verification.running import Answers, RefusedError, Request, run_script
 from longrope.verification.truth import Truth, read_truth
@@ -28,7 +28,7 @@ from longrope.verification.turnings import ORIGINAL as ORIGINAL_MODEL
 from longrope.verification.turnings import WHOLE, Turning, accepted, probe_lengths, rarer_faults, usual_faults
 from longrope.verification.verdicts import APPLIED, ORIGINAL, OTHER, REFUSED, UNCLEAR, Finding, judge
 
-__all__ = ["APPLIED", "Verification", "clients_at_hand", "format_row", "verify"]
+__all__ = ["APPLIED", "Verification", "format_row", "verify"]
 
 POSITIONS, TOP = 4, 20
 WHOLE_TYPES = ("F32", "F16", "BF16", "F64")  # of tensors of GGUF files that are not quantized

@@ -117,13 +117,8 @@ def is_checkpoint(path: Path) -> bool:
     return (path / "config.json").is_file() or (path.is_file() and path.suffix == ".gguf")
 
 
-def clients_at_hand(path: Path) -> tuple[Client, ...]:
-    """The clients made for a checkpoint that can run with this Python, without those that take long to start."""
-    return at_hand(kind_of(path))
-
-
 def at_hand(kind: str) -> tuple[Client, ...]:
-    """The same for a checkpoint of a kind, a folder or a GGUF file."""
+    """The clients made for a folder, or for a GGUF file, that can run with this Python and start quickly."""
     return tuple(row for row in CLIENTS.values() if kind in row.opens and row.quick and row.at_hand)
 
 
@@ -133,7 +128,7 @@ def chosen_clients(path: Path, names: Sequence[str]) -> tuple[Client, ...]:
     Raises:
         RecipeError: an unknown name, or none is given and none is at hand.
     """
-    if chosen := tuple(find_client(name) for name in dict.fromkeys(names)) or clients_at_hand(path):
+    if chosen := tuple(find_client(name) for name in dict.fromkeys(names)) or at_hand(kind_of(path)):
         return chosen
     kind = kind_of(path)
     raise RecipeError(
