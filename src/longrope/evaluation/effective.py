@@ -56,9 +56,8 @@ class Accuracy(Metric):
         }
         return Samples(self.identity(context), arrays, needles.seconds + ruler.seconds)
 
-    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+    def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """One score."""
-        del settings
         needles, ruler = samples.arrays["needles"], samples.arrays["ruler"]
         value, trials = float(needles.mean() + ruler.mean()) / 2, _trials(samples)
         return [_score(samples, self.name, Interval(value, *wilson_interval(value * trials, trials)))]
@@ -117,9 +116,8 @@ class EffectiveLength(Metric):
         }
         return Samples(self.identity(context), arrays, sum(some.seconds for some in made.values()))
 
-    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+    def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """The two scores."""
-        del settings
         curves, base = _draw_curves(samples.arrays, samples.identity.seed)
         both = [{n: (needles[i] + ruler[i]) / 2 for n, (needles, ruler) in curves.items()} for i in range(len(base))]
         effective = [effective_length(accuracy, KEPT_SHARE * least) for accuracy, least in zip(both, base, strict=True)]

@@ -133,9 +133,8 @@ class FarControl(LastTokens):
         arrays = own.arrays | {"control": other.arrays["losses"]}
         return Samples(self.identity(context), arrays, own.seconds + other.seconds)
 
-    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+    def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """The ratio, and the perplexity with the other context."""
-        del settings
         other = replace(samples, arrays=samples.arrays | {"losses": samples.arrays["control"]})
         return [_paired(self.name, samples, "control"), score_losses(other, f"{self.name}-perplexity")]
 

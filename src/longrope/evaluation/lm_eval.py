@@ -66,9 +66,8 @@ class Benchmark(Metric):
         """Those of the benchmark's own metrics; none of a method of attention, which the harness's model has not."""
         return () if context.subject.attention else self._known[0]
 
-    def inputs(self, context: Context) -> str:
+    def inputs(self, _: Context) -> str:
         """The questions, the examples that may stand before them, and how they are put."""
-        del context
         return self._known[1]
 
     def identity(self, context: Context) -> Identity:
@@ -89,9 +88,8 @@ class Benchmark(Metric):
         arrays, seconds = context.cached("benchmark", (self.name, identity.texts_fingerprint), table, make)
         return Samples(identity, arrays, seconds)
 
-    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+    def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """One score for each metric of the benchmark."""
-        del settings
         arrays = samples.arrays
         measured = replace(samples, identity=replace(samples.identity, context_tokens=int(arrays["longest"])))
         counts = {"num_tokens": int(arrays["tokens"]), "num_windows": int(arrays["questions"])}

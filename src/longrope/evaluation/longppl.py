@@ -88,9 +88,8 @@ class LongPerplexity(Metric):
         }
         return Samples(self.identity(context), arrays, seconds + more + most)
 
-    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+    def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """One score (raises TextsError where no token is key)."""
-        del settings
         keys = _keys(samples)
         losses, documents = (samples.arrays[name][keys][None] for name in ("losses", "documents"))
         interval = perplexity_interval(losses, documents, samples.identity.seed)

@@ -78,9 +78,8 @@ class Needles(Metric):
         items, inputs = partial(self._built, context), (identity.texts_fingerprint,)
         return Samples(identity, *context.grown("needles", inputs, items, distributed.ranks(), work))
 
-    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+    def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """One score over all depths, then one for each depth."""
-        del settings
         shares, depths, of_text, of_answer, texts = (
             samples.arrays[name] for name in ("shares", "depths", "text_tokens", "answer_tokens", "texts")
         )

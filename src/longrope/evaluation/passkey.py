@@ -54,9 +54,8 @@ class PasskeyRetrieval(Metric):
         items, inputs = partial(_tasks, context), (identity.texts_fingerprint,)
         return Samples(identity, *context.grown("passkeys", inputs, items, distributed.workers(), work))
 
-    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+    def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """One score over all depths, then one for each depth."""
-        del settings
         right, depths = samples.arrays["right"], samples.arrays["depths"]
         scores = [_score(samples, self.name, share_interval(right.tolist()), len(right))]
         for depth in sorted(set(depths.tolist())):

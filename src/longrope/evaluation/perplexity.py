@@ -91,9 +91,8 @@ class PrefixPerplexity(Metric):
         first = {name: array[:, : length - 1] for name, array in arrays.items()}
         return Samples(self.identity(context), first, seconds)
 
-    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+    def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """One score."""
-        del settings
         return [score_losses(samples, self.name)]
 
 
@@ -111,9 +110,8 @@ class PositionPerplexity(PrefixPerplexity):
     At lengths that double from one to the next each token is scored once: loss by position.
     """
 
-    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+    def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """One score, of the tokens at the positions from N / 2 on."""
-        del settings
         length = samples.identity.context_tokens
         return [score_losses(samples, self.name, length - length // 2)]
 

@@ -57,9 +57,8 @@ class ProseNeedles(AskedTexts):
             "tokens": pushed_tokens(texts),
         }
 
-    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+    def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """One score over all, then one for each kind, then one for each tenth of the depths."""
-        del settings
         kinds, depths = samples.arrays["kinds"], samples.arrays["depths"]
         parts = {self.name: np.ones(len(kinds), bool)}
         parts |= {f"{self.name}-{kind}": kinds == i for i, kind in enumerate(KINDS) if i in kinds}

@@ -56,9 +56,8 @@ class Retention(Metric):
         theirs, more = cached_losses(context.of(context.original), *pieces)
         return Samples(self.identity(context), ours | {"original": theirs["losses"]}, seconds + more)
 
-    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+    def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """One score, paired by token; none for the original."""
-        del settings
         if "original" not in samples.arrays:
             return []
         before = replace(samples, arrays={"losses": samples.arrays["original"]}, seconds=0.0)

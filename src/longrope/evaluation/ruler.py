@@ -73,9 +73,8 @@ class RulerTask(Metric):
         )
         return Samples(identity, *context.grown(self.name, inputs, items, MOST_ROWS * distributed.ranks(), work))
 
-    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+    def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """One score; its ``num_tokens`` are those pushed through the model."""
-        del settings
         shares, tokens = samples.arrays["shares"].tolist(), int(samples.arrays["tokens"].sum())
         return [samples.score(self.name, share_interval(shares), num_tokens=tokens, num_windows=len(shares))]
 
@@ -119,9 +118,8 @@ class RulerMean(Metric):
         arrays = {name: np.stack([part.arrays[name] for part in parts]) for name in ("shares", "tokens")}
         return Samples(self.identity(context), arrays, sum(part.seconds for part in parts))
 
-    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+    def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """One score."""
-        del settings
         shares, tokens = samples.arrays["shares"], int(samples.arrays["tokens"].sum())
         interval = mean_interval(shares.tolist())
         return [samples.score(self.name, interval, num_tokens=tokens, num_windows=shares.size)]

@@ -53,9 +53,8 @@ class Use(AskedTexts):
         """The tokens of each question."""
         return {"tokens": pushed_tokens(texts)}
 
-    def scores(self, samples: Samples, settings: MeasureRecipe) -> list[Score]:
+    def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """One score."""
-        del settings
         right, tokens = samples.arrays["right"].tolist(), int(samples.arrays["tokens"].sum())
         return [samples.score(self.name, share_interval(right), num_tokens=tokens, num_windows=len(right))]
 
