@@ -8,8 +8,8 @@ import pico
 import pytest
 from long_passes import hooked
 
-from longrope.engine.decoding import decode, read_prompt
-from longrope.engine.drafts import Drafting, look_up
+from longrope.engine.decoding import decode, read_all, read_prompt
+from longrope.engine.drafts import draft_steps, look_up, next_step
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.models import LanguageModel
 
@@ -33,11 +33,17 @@ def by_drafts(model: LanguageModel, propose: Callable[[Sequence[int]], Sequence[
     """The answer, and how many tokens each pass after the prompt had."""
     cache = KeyValueCache(model, len(PROMPT) + COUNT)
     logits = read_prompt(model, PROMPT.tolist(), cache)
-    passes: list[int] = []
+    passes, asked, written = list[int](), list[int](), list[int]()
+    steps, likeliest = draft_steps(model, cache, propose, logits, COUNT), None
     with hooked(model.network.get_input_embeddings(), lambda _, given: passes.append(given[0].numel())):
-        drafting = Drafting(model, cache, propose)
-        written = list(drafting.write(logits, COUNT))
-    assert drafting.pushed_tokens == sum(passes)
+        while (step := next_step(steps, likeliest)) is not None:
+            likeliest = None
+            if isinstance(step, int):
+                written.append(step)
+            else:
+                asked.append(len(step))
+                likeliest = read_all(model, np.asarray([step]), cache, len(step))[0].argmax(-1).tolist()
+    assert asked == passes
     return written, passes
 
 

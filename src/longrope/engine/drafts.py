@@ -6,88 +6,60 @@ temperature of zero). Proposals come from a guess of the answer and from what st
 (prompt lookup decoding), so one pass gives several tokens where a model copies, repeats itself, or answers as guessed.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longrope.engine.decoding import read_all
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.models import LanguageModel
 
 LONGEST_MATCH = 6  # tokens before a place that are the same as at an earlier one; at least one is
 Propose = Callable[[Sequence[int]], Sequence[int]]
+Steps = Generator[int | list[int], list[int] | None, None]
 
 
-@dataclass
-class Drafting:
-    """One answer, written in passes over what is proposed.
+def draft_steps(
+    model: LanguageModel, cache: KeyValueCache, propose: Propose, logits: Tensor, most_tokens: int
+) -> Steps:
+    """The steps of one greedy answer, written in passes over what is proposed, which the caller makes.
 
-    Attributes:
+    Args:
         model: run in its current state.
         cache: of what was read, with space for all tokens of the answer but the last. Recurrent states do not go back,
             so with them nothing is proposed.
         propose: given the tokens of the answer so far, tokens that may follow, or none.
-        pushed_tokens: through the model so far, those that were proposed and not kept, too.
+        logits: [V] of the first token, by ``read_prompt``.
+        most_tokens: of the answer.
+
+    Yields:
+        A token of the answer, no end token; or tokens to read into the cache, in exchange for the likeliest after each
+        of them.
     """
-
-    model: LanguageModel
-    cache: KeyValueCache
-    propose: Propose
-    pushed_tokens: int = 0
-
-    def write(self, logits: Tensor, most_tokens: int) -> Iterator[int]:
-        """Write the greedy answer.
-
-        Args:
-            logits: [V] of the first token, by ``read_prompt``.
-            most_tokens: of the answer.
-
-        Yields:
-            The tokens of the answer, without an end token; at most ``most_tokens``.
-        """
-        steps, likeliest = self.steps(logits, most_tokens), None
-        while (step := next_step(steps, likeliest)) is not None:
-            likeliest = None
-            if isinstance(step, int):
-                yield step
-            else:
-                likeliest = read_all(self.model, np.asarray([step]), self.cache, len(step))[0].argmax(-1).tolist()
-
-    def steps(self, logits: Tensor, most_tokens: int) -> Generator[int | list[int], list[int] | None, None]:
-        """The steps of ``write``, whose passes the caller makes, of several answers together.
-
-        Yields:
-            A token of the answer; or tokens to read into the cache, in exchange for the likeliest after each of them.
-        """
-        written: list[int] = []
-        following = [int(logits.argmax())]  # tokens that greedy decoding writes next
-        while True:
-            for token in following:
-                if token in self.model.end_tokens:
-                    return
-                written.append(token)
-                yield token
-                if len(written) == most_tokens:
-                    return
-            draft = [] if self.cache.native else list(self.propose(written))[: most_tokens - len(written) - 1]
-            before = self.cache.tokens
-            likeliest = yield [written[-1], *draft]
-            assert likeliest is not None
-            self.pushed_tokens += 1 + len(draft)
-            kept = next((i for i, token in enumerate(draft) if token != likeliest[i]), len(draft))
-            if draft:
-                self.cache.rewind(before + 1 + kept)
-            following = [int(token) for token in likeliest[: kept + 1]]
+    written: list[int] = []
+    following = [int(logits.argmax())]  # tokens that greedy decoding writes next
+    while True:
+        for token in following:
+            if token in model.end_tokens:
+                return
+            written.append(token)
+            yield token
+            if len(written) == most_tokens:
+                return
+        draft = [] if cache.native else list(propose(written))[: most_tokens - len(written) - 1]
+        before = cache.tokens
+        likeliest = yield [written[-1], *draft]
+        assert likeliest is not None
+        kept = next((i for i, token in enumerate(draft) if token != likeliest[i]), len(draft))
+        if draft:
+            cache.rewind(before + 1 + kept)
+        following = [int(token) for token in likeliest[: kept + 1]]
 
 
-def next_step(
-    steps: Generator[int | list[int], list[int] | None, None], given: list[int] | None
-) -> int | list[int] | None:
-    """The next of the steps of ``Drafting``, after what it asked for was given; None at their end."""
+def next_step(steps: Steps, given: list[int] | None) -> int | list[int] | None:
+    """The next of the steps of ``draft_steps``, after what it asked for was given; None at their end."""
     try:
         return steps.send(given)
     except StopIteration:

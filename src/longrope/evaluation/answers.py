@@ -12,7 +12,7 @@ import numpy as np
 
 from longrope.data import Tokens, encode
 from longrope.engine.decoding import read_prompt
-from longrope.engine.drafts import Drafting, look_up, next_step
+from longrope.engine.drafts import draft_steps, look_up, next_step
 from longrope.engine.kv_cache import REWOUND_TOKENS, KeyValueCache
 from longrope.engine.rows import read_side_by_side, rows_beside
 from longrope.evaluation.prompts.prompt import Prompt, Question
@@ -116,12 +116,13 @@ def _answering(model: LanguageModel, question: Question, text_before: Tokens, ca
         return look_up(known, so_far, DRAFT_TOKENS)
 
     written: list[int] = []
-    text, share = "", 0.0
-    answer = Drafting(model, cache, propose)
-    steps = answer.steps(read_prompt(model, question.tokens, cache), question.answer_tokens)
+    text, share, pushed = "", 0.0, len(question.tokens)
+    logits = read_prompt(model, question.tokens, cache)
+    steps = draft_steps(model, cache, propose, logits, question.answer_tokens)
     likeliest: list[int] | None = None
     while (step := next_step(steps, likeliest)) is not None:
         if isinstance(step, list):
+            pushed += len(step)
             likeliest = yield step
             continue
         likeliest = None
@@ -130,7 +131,7 @@ def _answering(model: LanguageModel, question: Question, text_before: Tokens, ca
         share = share_found(text, references, any_of=question.any_of)
         if share == 1:
             break
-    return Answer(text, share, len(question.tokens) + answer.pushed_tokens)
+    return Answer(text, share, pushed)
 
 
 def _as_written(model: LanguageModel, reference: str) -> str:
