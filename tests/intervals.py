@@ -1,8 +1,13 @@
-"""Intervals of losses over blocks or over documents, whatever the number of documents."""
+"""Perplexities, and intervals of losses over blocks or over documents, whatever the number of documents."""
 
 import numpy as np
 
 from longrope.evaluation.statistics import block_units, document_units, units_interval
+
+
+def perplexity(losses: np.ndarray | list[float]) -> float:
+    """exp of the mean of losses in nats."""
+    return float(np.exp(np.mean(losses)))
 
 
 def block_interval(losses: np.ndarray, seed: int) -> tuple[float, float]:

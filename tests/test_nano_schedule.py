@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from intervals import block_interval
+from intervals import block_interval, perplexity
 
 from longrope.data import load_texts
 from longrope.evaluation import measure
-from longrope.evaluation.statistics import Losses, perplexity
+from longrope.evaluation.statistics import Losses
 from longrope.models import load_model
 from longrope.pipeline import extend
 from longrope.recipe import Recipe, load_recipe

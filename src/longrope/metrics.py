@@ -74,7 +74,6 @@ METRICS: dict[str, Metric] = by_name(
     Metric(
         "effective-length",
         "Effective length in tokens",
-        unit="tokens",
         format="tokens",
         section="effective",
         measure="longrope.evaluation.effective:EffectiveLength",

@@ -51,11 +51,6 @@ def read_bytes(path: str | Path, largest: int = LARGEST_BYTES) -> bytes:
     return content
 
 
-def read_text(path: str | Path, refuse: Refuse) -> str:
-    """The text of a UTF-8 file; raise what ``refuse`` makes of the reason why there is none."""
-    return _parsed(lambda: read_bytes(path).decode(), refuse)
-
-
 def read_json(path: str | Path, refuse: Refuse, *, bounded: bool = True) -> Any:
     """What a JSON file holds, its whole numbers up to 2^53 if ``bounded``; raise what ``refuse`` makes of a reason."""
 

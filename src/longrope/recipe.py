@@ -53,8 +53,6 @@ __all__ = [
 Name = Annotated[str, FILLED]
 Window = Annotated[int, at_least(2)]
 Prompts = Annotated[int, between(1, 100_000)]
-Weight = Annotated[float, at_least(0)]
-Rate = Annotated[float, above(0, 100)]
 
 
 @dataclass(frozen=True)

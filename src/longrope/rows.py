@@ -54,7 +54,6 @@ class Metric:
     Attributes:
         name: in recipes and on the command line.
         label: in tables, figures and model cards; ``{}`` is what follows the row's name in records.
-        unit: of its value; empty for a share or a ratio.
         format: of a value: ``number``, ``share`` (percent), ``benchmark`` (percent with a decimal, unless it is outside
             of [-1, 2]), ``difference`` (signed percent) or ``tokens`` (a whole number).
         section: of the report.
@@ -67,7 +66,6 @@ class Metric:
 
     name: str
     label: str
-    unit: str = ""
     format: Literal["number", "share", "benchmark", "difference", "tokens"] = "number"
     section: str = "other"
     log: bool = False

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toys
+from intervals import perplexity
 from measuring import brute_losses
 from outcomes import (
     FORMULAS,
@@ -27,7 +28,7 @@ from outcomes import (
 from spying import before
 
 from longrope.data import load_texts
-from longrope.evaluation import Evaluation, statistics
+from longrope.evaluation import Evaluation
 from longrope.evaluation.metric import Subject
 from longrope.labels import Source
 from longrope.models import load_model
@@ -125,11 +126,11 @@ def test_an_extension_is_measured_beside_methods_of_every_kind(
         windows = text.windows(TARGET, 2)
         pieces, first = text.divided(windows, length), windows[:, :length]
         with toys.sharpened(model, length):
-            sharp = [statistics.perplexity(brute_losses(model, None, some)) for some in (pieces, first)]
+            sharp = [perplexity(brute_losses(model, None, some)) for some in (pieces, first)]
         half = brute_losses(toys.with_smaller_logits(model, TARGET), None, pieces)
         assert found["toy-attention", "perplexity", length] == pytest.approx(sharp[0], rel=1e-5)
         assert found["toy-attention", "prefix-perplexity", length] == pytest.approx(sharp[1], rel=1e-5)
-        assert found["toy-weights", "perplexity", length] == pytest.approx(statistics.perplexity(half), rel=1e-5)
+        assert found["toy-weights", "perplexity", length] == pytest.approx(perplexity(half), rel=1e-5)
         assert len({found[name, "perplexity", length] for name in ("none", *names)}) == 3
     best = min(names, key=lambda name: found[name, "perplexity", TARGET])
     assert scores[-1].metric == f"ratio-to-{best}"

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import intervals
 import pico
 import pytest
 import torch
@@ -25,7 +26,7 @@ from outcomes import (
 from longrope import pipeline
 from longrope.data import load_texts
 from longrope.errors import RecipeError, RunError
-from longrope.evaluation import perplexity, statistics
+from longrope.evaluation import perplexity
 from longrope.labels import Source
 from longrope.models import load_model, save_model
 from longrope.pipeline import (
@@ -180,7 +181,7 @@ def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_pa
     text = load_texts(recipe.data, model.tokenizer, measure=recipe.measure_data).measure
     pieces = text.divided(text.windows(TARGET, 2), 192)
     losses = perplexity.window_losses(model, baselines["dynamic-ntk"].factor_sets[1], pieces)
-    assert values["dynamic-ntk", 192] == pytest.approx(statistics.perplexity(losses))
+    assert values["dynamic-ntk", 192] == pytest.approx(intervals.perplexity(losses))
     assert values["dynamic-ntk", 64] == pytest.approx(values["none", 64])
     assert values["dynamic-ntk", TARGET] == pytest.approx(values["ntk", TARGET])
     assert {trial.method for trial in read_records(run.trials, Trial)} == set(searched)
@@ -258,7 +259,7 @@ def test_tuned_weights_are_measured_against_those_before(tuning: Recipe, tmp_pat
     session = Session(tuning, run, untuned, texts)
     tuned = run_tasks(session, plan_tasks(session))
     ours = perplexity.window_losses(tuned.model, tuned.longest, windows)
-    assert scores[-1].value == pytest.approx(statistics.perplexity(ours - theirs), rel=1e-5)
+    assert scores[-1].value == pytest.approx(intervals.perplexity(ours - theirs), rel=1e-5)
     assert abs(scores[-1].value - 1) > 1e-3
     card = (run.checkpoint / "README.md").read_text()
     assert f"| Perplexity, {TARGET} tokens |" in card

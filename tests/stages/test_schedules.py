@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from intervals import perplexity
 from safetensors.torch import load_file
 from staged_runs import (
     SEARCHED,
@@ -29,7 +30,6 @@ from transformers import AutoModelForCausalLM
 
 from longrope.errors import LongRopeError, RecipeError
 from longrope.evaluation.perplexity import window_losses
-from longrope.evaluation.statistics import perplexity
 from longrope.models import LanguageModel
 from longrope.pipeline import (
     Session,

@@ -46,12 +46,6 @@ class Units(NamedTuple):
     resampled: str
 
 
-def perplexity(losses: NDArray[np.float64] | Sequence[float]) -> float:
-    """exp(sum of the losses in nats / number of losses), infinite beyond what a float holds."""
-    losses = np.asarray(losses)
-    return _exp_mean(float(losses.sum()), losses.size)
-
-
 def perplexity_interval(losses: Losses, documents: NDArray[Any], seed: int) -> Interval:
     """Perplexity of losses, with an interval over whole documents where there are five or more, else over blocks.
 
@@ -177,6 +171,7 @@ def difference_interval(gained: float, lost: float, pairs: float) -> tuple[float
 
 
 def _exp_mean(total: float, count: int) -> float:
+    """exp(sum of the losses in nats / number of losses), infinite beyond what a float holds."""
     mean = total / count
     return math.exp(mean) if mean < 700 else math.inf
 
