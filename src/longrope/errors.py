@@ -3,7 +3,6 @@
 Exceptions of other libraries become one of these in one place: ``converting_errors``.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -121,8 +120,9 @@ def from_system(error: BaseException) -> LongRopeError | None:
 def converting_errors(kind: type[LongRopeError], found: str, needed: str, remedy: str) -> Iterator[None]:
     """Convert any exception of a ``with`` block into one of ours, with its type and first line after ``found``.
 
-    A panic of a library in Rust is one, too. Errors of ours pass as they are. The original exception stays attached as
-    the cause; the command line prints its traceback if the environment variable ``LONGROPE_DEBUG`` is 1.
+    A panic of a library in Rust is one, too: PyO3 derives it from BaseException. Errors of ours pass as they are. The
+    original exception stays attached as the cause; the command line prints its traceback if the environment variable
+    ``LONGROPE_DEBUG`` is 1.
 
     Args:
         kind: the class to raise.
@@ -135,14 +135,9 @@ def converting_errors(kind: type[LongRopeError], found: str, needed: str, remedy
     except LongRopeError:
         raise
     except BaseException as error:
-        if isinstance(error, Exception) or is_panic(error):
+        if isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime":  # a fault of a library in Rust
             raise kind(f"{found}: {describe_error(error)}.", needed, remedy) from error
         raise
-
-
-def is_panic(error: BaseException) -> bool:
-    """Whether a library written in Rust ended at a fault of its own: PyO3 derives that from BaseException."""
-    return type(error).__module__ == "pyo3_runtime"
 
 
 def describe_error(error: BaseException) -> str:
@@ -151,8 +146,3 @@ def describe_error(error: BaseException) -> str:
     count = next((i for i, line in enumerate(lines, 1) if not line.endswith((":", ","))), len(lines))
     message = " ".join(lines[:count])[:LONGEST_REASON].rstrip(".")
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
-
-
-def wants_traceback() -> bool:
-    """Whether the user asks for tracebacks of bad input, too, by ``LONGROPE_DEBUG=1``."""
-    return os.environ.get("LONGROPE_DEBUG", "") not in ("", "0")

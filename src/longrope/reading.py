@@ -10,7 +10,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -126,10 +126,13 @@ def record_of(kind: type[T], content: object) -> T:
 def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
     """The annotations of a dataclass by field, and the fields without a default."""
     hints = get_type_hints(kind)
-    required = frozenset(
-        field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING
-    )
+    required = frozenset(field.name for field in fields(kind) if is_required(field))
     return {field.name: hints[field.name] for field in fields(kind)}, required
+
+
+def is_required(field: Field[Any]) -> bool:
+    """Whether a field of a dataclass has no default."""
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _value(hint: Any, value: object, name: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 
 import tomli_w
 
+from longrope.reading import is_required
 from longrope.recipe import Recipe
 from longrope.schedule import Stage
 from longrope.settings import Settings, hints_of
@@ -58,7 +59,7 @@ def markdown() -> str:
 
 def _rows(settings: Iterator[tuple[Field[Any], str]]) -> list[str]:
     rows = [
-        f"| `{one.name}` | {'required' if _is_required(one) else f'`{_value(_default(one))}`'} | {_marked(meaning)} |"
+        f"| `{one.name}` | {'required' if is_required(one) else f'`{_value(_default(one))}`'} | {_marked(meaning)} |"
         for one, meaning in settings
     ]
     return ["", "| key | default | meaning |", "|---|---|---|", *rows]
@@ -101,10 +102,6 @@ def _sentences(kind: type) -> list[str]:
     """The docstring of a class before its attributes, one paragraph an item."""
     before = (inspect.getdoc(kind) or "").partition("Attributes:")[0]
     return [_marked(" ".join(part.split())) for part in before.split("\n\n") if part.strip()]
-
-
-def _is_required(one: Field[Any]) -> bool:
-    return one.default is MISSING and one.default_factory is MISSING
 
 
 def _default(one: Field[Any]) -> Any:

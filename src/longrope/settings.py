@@ -12,13 +12,13 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from longrope.errors import RecipeError
 from longrope.lengths import parse_tokens
-from longrope.reading import LARGEST_WHOLE, is_number, show_value
+from longrope.reading import LARGEST_WHOLE, is_number, is_required, show_value
 
 RENAMED = {  # keys of earlier versions
     "measure.rivals": "measure.baselines",
@@ -185,7 +185,7 @@ def build(kind: type[Node], content: Mapping[str, Any], prefix: str = "") -> Nod
                 f"Known here: {', '.join(hints)}.",
             )
     for field in fields(kind):  # type: ignore[arg-type]  # every class of settings is a dataclass
-        if field.name not in content and field.default is MISSING and field.default_factory is MISSING:
+        if field.name not in content and is_required(field):
             raise RecipeError(f"The recipe has no {prefix + field.name!r}.", "It is required.", "Add it.")
     return kind(**{key: _from_toml(hints[key], value, prefix + key) for key, value in content.items()})
 

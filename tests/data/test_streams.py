@@ -14,7 +14,7 @@ def test_a_stream_in_a_file_holds_the_same_tokens(in_memory: int) -> None:
     rng, stream = np.random.default_rng(0), TokenStream(in_memory=in_memory)
     given = [rng.integers(0, 1000, size).astype(np.int32) for size in (30, 1, 40, 7)]
     for i, tokens in enumerate(given):
-        stream.append(f"{i}", tokens)
+        stream.extend(f"{i}", [tokens])
     for _ in range(2):
         assert stream.tokens().tolist() == np.concatenate(given).tolist()
     assert stream.borders().tolist() == [0, 30, 31, 71, 78]

@@ -1,5 +1,6 @@
 """The command-line interface: it parses, calls and prints, and computes nothing."""
 
+import os
 import signal
 import sys
 import threading
@@ -10,7 +11,7 @@ from typing import NoReturn
 
 from longrope.cli import results, verification  # their commands come after those of a run
 from longrope.cli.commands import DEFAULT_RECIPE, app
-from longrope.errors import LongRopeError, ProcessLostError, RecipeError, from_system, wants_traceback
+from longrope.errors import LongRopeError, ProcessLostError, RecipeError, from_system
 
 __all__ = ["DEFAULT_RECIPE", "app", "main", "results", "verification"]
 INTERRUPTED, TERMINATED = 130, 143  # 128 and the number of the signal
@@ -38,7 +39,7 @@ def main() -> None:
 
 def _end(ours: LongRopeError, error: Exception) -> NoReturn:
     """Print one paragraph, and the traceback where it is asked for, and end."""
-    if wants_traceback():
+    if os.environ.get("LONGROPE_DEBUG", "") not in ("", "0"):
         traceback.print_exception(error)
     print(f"longrope: {ours.paragraph}", file=sys.stderr)
     sys.exit(1 if isinstance(ours, ProcessLostError) else 2)

@@ -192,7 +192,7 @@ def _join(parts: Sequence[Part]) -> Part:
     for tokens, inside, named in parts:
         starts.append(inside + len(joined))
         names += named
-        joined.append("", tokens)
+        joined.extend("", [tokens])
     return joined.tokens(), np.concatenate(starts), names
 
 

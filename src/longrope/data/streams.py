@@ -28,12 +28,8 @@ class TokenStream:
     _sizes: list[int] = field(default_factory=list)
     _file: IO[bytes] | None = None
 
-    def append(self, name: str, *parts: Tokens) -> None:
-        """Add a document: its name and tokens, in parts [any] int32."""
-        self.extend(name, parts)
-
     def extend(self, name: str, parts: Iterable[Tokens]) -> None:
-        """The same with parts that may be made as they are taken: no more of them are held than the stream holds."""
+        """Add a document: its name and tokens, in parts [any] int32 that may be made as they are taken."""
         self.names.append(name)
         self._sizes.append(0)
         for tokens in parts:

@@ -99,8 +99,5 @@ def _fits(value: Any, kind: str) -> bool:
     if kind in (NUMBER, POSITIVE):
         return is_number(value) and math.isfinite(value) and abs(value) <= LARGEST and (value > 0 or kind == NUMBER)
     plain = value is None or isinstance(value, str | bool) or is_number(value)
-    return plain or (isinstance(value, list | dict) and all(_fits(item, PLAIN) for item in _items(value)))
-
-
-def _items(value: Any) -> Any:
-    return value.values() if isinstance(value, dict) else value
+    items = value.values() if isinstance(value, dict) else value
+    return plain or (isinstance(value, list | dict) and all(_fits(item, PLAIN) for item in items))

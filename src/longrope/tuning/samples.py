@@ -144,17 +144,14 @@ class SampleBuilder:
         tokens = np.stack([self.batches.window(row) for row in rows])
         if self._isolates_long:
             return _isolated(tokens, tuple(starts for row in rows for starts in self._documents(row)))
-        reading = self._with_needles(tokens, rows) if self.settings.needle_weight else TrainingSample(tokens)
+        needles = self.settings.needle_weight
+        reading = self._planted(tokens, ([row] for row in rows)) if needles else TrainingSample(tokens)
         if self.settings.skipped_positions:
             return replace(reading, positions=np.stack([self._skip(row) for row in rows]))
         return reading
 
-    def _with_needles(self, tokens: Tokens, rows: Sequence[int]) -> TrainingSample:
-        """Windows with facts planted at all depths, and questions about them at the end (LongRoPE2, section 3.2)."""
-        return self._planted(tokens, ([row] for row in rows))
-
     def _planted(self, tokens: Tokens, seeds: Iterable[Sequence[int]]) -> TrainingSample:
-        """Windows with needles that are drawn from the seed of the training and their own numbers."""
+        """Windows with facts at all depths and questions about them at the end (LongRoPE2, section 3.2), by seeds."""
         planted = [
             plant_needles(
                 window,
