@@ -233,7 +233,6 @@ class Evaluation:
 
     def _contexts(self, subject: Subject, count: int) -> Iterator[Context]:
         """One for each length, shortest first, on windows of the longest one."""
-        lengths = self._lengths(subject)
         longest = self.longest(subject)
         windows = self.text.windows(longest, count)
         documents = self.text.numbered().windows(longest, count)

@@ -98,15 +98,13 @@ def _read_tables(config: Any) -> tuple[RotaryTable, ...]:
     users = users or {place: set(range(small.num_hidden_layers)) for place in places}  # the first pass will tell
     slides = sliding_layers(config)
     found: dict[tuple[Any, ...], RotaryTable] = {}
-    for place in sorted(users, key=lambda place: (min(users[place]), places.index(place))):
-        table = replace(_read_table(place, modules[place], config), layers=tuple(sorted(users[place])))
+    used = sorted(users, key=lambda place: (min(users[place]), places.index(place)))
+    types = {place.layer_type for place in used} - {None}
+    others = [place for place in places if place not in users and place.layer_type in types]  # modules of those tables
+    for place in (*used, *others):
+        table = replace(_read_table(place, modules[place], config), layers=tuple(sorted(users.get(place, ()))))
         key = (table.name, table.geometry)
         found[key] = _joined(found[key], table) if key in found else table
-    for place in places:  # other modules of a table that layers are known to use
-        if place not in users and place.layer_type in {table.layer_type for table in found.values()} - {None}:
-            table = _read_table(place, modules[place], config)
-            key = (table.name, table.geometry)
-            found[key] = _joined(found[key], table) if key in found else table
     if len(found) == 1 and small.num_hidden_layers < config.num_hidden_layers:  # few layers stood for all
         found = {key: replace(table, layers=tuple(range(config.num_hidden_layers))) for key, table in found.items()}
     return tuple(replace(table, slides=slides >= set(table.layers)) for table in found.values())
