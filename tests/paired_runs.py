@@ -39,9 +39,11 @@ def make_samples(seed: int, documents: np.ndarray) -> dict[str, Arrays]:
     }
 
 
-def make_finished(folder: Path, seed: int, documents: np.ndarray, texts: str = "a" * 16) -> RunDir:
+def make_finished(folder: Path, seed: int, documents: np.ndarray, texts: str = "a" * 16, per_text: int = 0) -> RunDir:
     """A run directory with scores of the factors that it has found, and the summaries of their samples."""
     samples = make_samples(seed, documents)
+    if per_text:
+        samples["many-passkeys"]["texts"] = np.arange(PROMPTS) // per_text
     scores = []
     for metric in METRICS:
         arrays = samples[metric]
@@ -49,8 +51,8 @@ def make_finished(folder: Path, seed: int, documents: np.ndarray, texts: str = "
             tail = slice(-TAIL, None) if metric != "perplexity" else slice(None)
             interval = perplexity_interval(arrays["losses"][:, tail].astype(float), arrays["documents"][:, tail], 7)
         else:
-            (answers,) = arrays.values()
-            interval = share_interval(answers.astype(float).tolist())
+            answers, *of_texts = arrays.values()
+            interval = share_interval(answers.astype(float).tolist(), *of_texts)
         tuned, found = f"model, tuned {seed}", FACTORS.fingerprint
         value, low, high = interval[:3]
         scores.append(

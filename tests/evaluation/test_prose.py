@@ -32,7 +32,7 @@ from longrope.evaluation.prompts.prose import (
     build_prose,
 )
 from longrope.evaluation.samples import SampleCache
-from longrope.evaluation.statistics import difference_interval, wilson_interval
+from longrope.evaluation.statistics import difference_interval, share_interval, wilson_interval
 from longrope.metrics import METRICS
 from longrope.models import LanguageModel, rescaled
 from longrope.rope import baseline_factors
@@ -186,17 +186,17 @@ def prose_context(model: LanguageModel, **settings: Any) -> Context:
 def test_scores_are_shares_of_all_of_each_kind_and_of_each_tenth(model: LanguageModel, found: Any) -> None:
     """Against counts by hand: numbers are found, and what stands in the second half."""
     context = prose_context(model, needles=60)
-    needles = [
-        n
-        for text in build_prose(context.subject.model.tokenizer, LENGTH, context.windows, 60, 0, 10)
-        for n in text.needles
-    ]
+    built = build_prose(context.subject.model.tokenizer, LENGTH, context.windows, 60, 0, 10)
+    needles = [needle for text in built for needle in text.needles]
     found(lambda needle: needle.kind == "number" or needle.depth > 0.5)
     scores = {score.metric: score for score in scores_of("prose-needle", context)}
     right = [needle.kind == "number" or needle.depth > 0.5 for needle in needles]
     whole = scores["prose-needle"]
     assert (whole.value, whole.num_windows) == (sum(right) / 60, 60)
-    assert (whole.low, whole.high) == wilson_interval(sum(right), 60)
+    texts = np.repeat(np.arange(len(built)), [len(text.needles) for text in built])
+    interval = share_interval([float(one) for one in right], texts)
+    assert (whole.low, whole.high) == interval[1:3]
+    assert whole.low < wilson_interval(sum(right), 60)[0]
     assert scores["prose-needle-number"].value == 1
     late = [needle.depth > 0.5 for needle in needles if needle.kind == "name"]
     assert scores["prose-needle-name"].value == pytest.approx(sum(late) / 20)

@@ -24,7 +24,8 @@ from longrope.models import LanguageModel
 class AskedTexts(Metric):
     """A metric of questions about facts in texts, each of which is read once.
 
-    Samples: ``right`` [K] whether each question is answered, and what ``described`` adds.
+    Samples: ``right`` [K] whether each question is answered, ``texts`` [K] the number of the text that it is about, and
+    what ``described`` adds. Those that earlier versions kept have no ``texts``.
     """
 
     @abstractmethod
@@ -53,9 +54,10 @@ class AskedTexts(Metric):
         """
         identity, find = self.identity(context), partial(find_needles, context.subject.model)
 
-        def work(texts: Sequence[ProseText], _: int) -> Arrays:
+        def work(texts: Sequence[ProseText], first: int) -> Arrays:
             found = distributed.map_ranks(texts, context.counted(find), alone=True)
-            return {"right": np.concatenate(found), **self.described(texts)}
+            numbers = np.repeat(np.arange(first, first + len(texts)), [len(text.needles) for text in texts])
+            return {"right": np.concatenate(found), "texts": numbers, **self.described(texts)}
 
         items, inputs = partial(self.texts, context), (identity.texts_fingerprint,)
         return Samples(identity, *context.grown(self.name, inputs, items, distributed.ranks(), work))

@@ -18,7 +18,13 @@ from longrope.evaluation.metric import Context, Metric, joined
 from longrope.evaluation.prose import ProseNeedles
 from longrope.evaluation.ruler import RulerMean, joined_names
 from longrope.evaluation.samples import Arrays, Samples
-from longrope.evaluation.statistics import RESAMPLES, Interval, difference_interval, wilson_interval
+from longrope.evaluation.statistics import (
+    RESAMPLES,
+    Interval,
+    difference_interval,
+    independent_prompts,
+    wilson_interval,
+)
 from longrope.metrics import ACCURACY, DIFFERENCE, PROSE, RULER_SUBSET
 from longrope.recipe import MeasureRecipe
 from longrope.rope import RopeSpec
@@ -33,7 +39,8 @@ class Accuracy(Metric):
 
     Its interval is Wilson's, with as many trials as would give the mean of the two its variance.
 
-    Samples: ``needles`` [1, K] and ``ruler`` [T, K'], shares between 0 and 1 of T tasks; ``tokens`` [] pushed.
+    Samples: ``needles`` [1, K] and ``ruler`` [T, K'], shares between 0 and 1 of T tasks; ``texts`` [K] of the needles;
+    ``tokens`` [] pushed.
     """
 
     compared_as = f"{ACCURACY}-{DIFFERENCE}"
@@ -54,19 +61,20 @@ class Accuracy(Metric):
             "ruler": ruler.arrays["shares"].astype(float),
             "tokens": needles.arrays["tokens"].sum() + ruler.arrays["tokens"].sum(),
         }
+        arrays |= {"texts": needles.arrays["texts"]} if "texts" in needles.arrays else {}
         return Samples(self.identity(context), arrays, needles.seconds + ruler.seconds)
 
     def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """One score."""
         needles, ruler = samples.arrays["needles"], samples.arrays["ruler"]
-        value, trials = float(needles.mean() + ruler.mean()) / 2, _trials(samples)
+        value, trials = float(needles.mean() + ruler.mean()) / 2, _trials(samples, needles[0])
         return [_score(samples, self.name, Interval(value, *wilson_interval(value * trials, trials)))]
 
     def compare(self, ours: Samples, theirs: Samples) -> Score:
         """The accuracy of the first less that of the second, paired by prompt, with Tango's interval."""
         gains = [ours.arrays[kind] - theirs.arrays[kind] for kind in ("needles", "ruler")]
         gained, lost = (sum(float(np.maximum(sign * gain, 0).mean()) for gain in gains) / 2 for sign in (1, -1))
-        pairs = _trials(ours)
+        pairs = _trials(ours, gains[0][0])
         interval = Interval(gained - lost, *difference_interval(gained * pairs, lost * pairs, pairs))
         return _score(joined(ours, theirs), f"{self.compared_as}{theirs.identity.source.method}", interval)
 
@@ -74,11 +82,11 @@ class Accuracy(Metric):
 class EffectiveLength(Metric):
     """The effective length in tokens, and the area under the curve of accuracy by length.
 
-    Their intervals come from a bootstrap of the prompts of each task at each length; those of the original model are
-    drawn with the same prompts of the method at the shortest length.
+    Their intervals come from a bootstrap of the prompts of each task at each length, of needles by whole texts; those
+    of the original model are drawn with the same prompts of the method at the shortest length.
 
-    Samples: ``needles-N`` [1, K] and ``ruler-N`` [T, K'] at each length N, and ``needles-original`` and
-    ``ruler-original`` of the original model at the shortest one.
+    Samples: ``needles-N`` [1, K], ``texts-N`` [K] and ``ruler-N`` [T, K'] at each length N, and ``needles-original``
+    and ``ruler-original`` of the original model at the shortest one.
     """
 
     per_length = False
@@ -112,7 +120,8 @@ class EffectiveLength(Metric):
         arrays = {
             f"{kind}-{name}": some.arrays[kind]
             for name, some in made.items()
-            for kind in ("needles", "ruler", "tokens")
+            for kind in ("needles", "ruler", "tokens", "texts")
+            if kind in some.arrays
         }
         return Samples(self.identity(context), arrays, sum(some.seconds for some in made.values()))
 
@@ -126,7 +135,7 @@ class EffectiveLength(Metric):
             for i in range(len(base))
         ]
         tokens = sum(int(array) for name, array in samples.arrays.items() if name.startswith("tokens"))
-        prompts = sum(array.size for name, array in samples.arrays.items() if not name.startswith("tokens"))
+        prompts = sum(array.size for name, array in samples.arrays.items() if name.startswith(("needles", "ruler")))
         return [
             samples.score(name, _first_and_quantiles(values), num_tokens=tokens, num_windows=prompts)
             for name, values in ((self.name, effective), ("length-area", areas))
@@ -177,18 +186,27 @@ def _draw_curves(arrays: Arrays, seed: int) -> tuple[dict[int, tuple[Shares, Sha
         drawn = []
         for kind in ("needles", "ruler"):
             shares = [arrays[f"{kind}-{n}"], *([arrays[f"{kind}-original"]] if n == lengths[0] else [])]
-            means = _resampled_means(np.stack(shares), rng)
+            texts = arrays.get(f"texts-{n}") if kind == "needles" else None
+            means = _resampled_means(np.stack(shares), rng, texts)
             drawn.append(means[0])
             original += means[1:].tolist()
         curves[n] = (drawn[0], drawn[1])
     return curves, np.mean(original, axis=0)
 
 
-def _resampled_means(shares: Shares, rng: np.random.Generator) -> Shares:
-    """Means [S, 1 + R] of shares [S, T, K]: of all, then of resamples that are the same for each of the S."""
-    drawn = rng.integers(shares.shape[2], size=(RESAMPLES, *shares.shape[1:]))
-    means = np.take_along_axis(shares[:, None], drawn[None], axis=-1).mean((-1, -2))
-    return np.concatenate([shares.mean((-1, -2))[:, None], means], axis=1)
+def _resampled_means(shares: Shares, rng: np.random.Generator, texts: NDArray[np.int64] | None = None) -> Shares:
+    """Means [S, 1 + R] of shares [S, T, K]: of all, then of resamples that are the same for each of the S.
+
+    Where ``texts`` [K] says which text each prompt stands in, whole texts are drawn.
+    """
+    whole = shares.mean((-1, -2))[:, None]
+    if texts is None:
+        drawn = rng.integers(shares.shape[2], size=(RESAMPLES, *shares.shape[1:]))
+        return np.concatenate([whole, np.take_along_axis(shares[:, None], drawn[None], axis=-1).mean((-1, -2))], axis=1)
+    _, index = np.unique(texts, return_inverse=True)
+    groups = int(index.max()) + 1
+    times = rng.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)[:, index]  # [R, K]
+    return np.concatenate([whole, shares.mean(1) @ times.T / times.sum(1)], axis=1)
 
 
 def _first_and_quantiles(values: Sequence[float]) -> Interval:
@@ -197,9 +215,9 @@ def _first_and_quantiles(values: Sequence[float]) -> Interval:
     return Interval(values[0], float(low), float(high), "prompts")
 
 
-def _trials(samples: Samples) -> float:
-    """As many answers as have the variance of the mean of two shares."""
-    return 4 / (1 / samples.arrays["needles"].size + 1 / samples.arrays["ruler"].size)
+def _trials(samples: Samples, needles: Shares) -> float:
+    """As many answers as have the variance of the mean of two shares, of needles [K] and of RULER."""
+    return 4 / (1 / independent_prompts(needles, samples.arrays.get("texts")) + 1 / samples.arrays["ruler"].size)
 
 
 def _score(samples: Samples, metric: str, interval: Interval) -> Score:

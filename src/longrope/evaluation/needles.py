@@ -13,7 +13,6 @@ from longrope.evaluation.prompts.chat import chat_format
 from longrope.evaluation.prompts.needles import build_needles
 from longrope.evaluation.prompts.prompt import Prompt, fingerprint_prompts
 from longrope.evaluation.samples import Arrays, Samples
-from longrope.evaluation.statistics import share_interval
 from longrope.labels import at_depth
 from longrope.metrics import CHAT_NEEDLE
 from longrope.recipe import MeasureRecipe
@@ -85,11 +84,11 @@ class Needles(Metric):
         )
         first = np.diff(texts, prepend=-1) > 0  # a text is read once
         pushed = int(of_answer.sum() + of_text[first].sum())
-        interval = share_interval(shares.tolist())
+        interval = samples.share("shares")
         scores = [samples.score(self.name, interval, num_tokens=pushed, num_windows=len(shares))]
         for depth in sorted(set(depths.tolist())):
             own = depths == depth
-            interval, tokens = share_interval(shares[own].tolist()), int((of_text + of_answer)[own].sum())
+            interval, tokens = samples.share("shares", own), int((of_text + of_answer)[own].sum())
             scores.append(
                 samples.score(at_depth(self.name, depth), interval, num_tokens=tokens, num_windows=int(own.sum()))
             )

@@ -182,7 +182,9 @@ def _paired(names: tuple[str, str], ours: SampleSummary, theirs: SampleSummary) 
     _check_same_units(names, ours, theirs)
     if ours.answers:
         right, of_other = (np.asarray(list(some.answers)) == "1" for some in (ours, theirs))
-        interval, pairs = share_difference(right, of_other), len(right)
+        counts = ours.counts or theirs.counts
+        texts = np.repeat(np.arange(len(counts)), counts) if counts else None
+        interval, pairs = share_difference(right, of_other, texts), len(right)
     else:
         interval, pairs = units_ratio(_units(ours), _units(theirs), ours.seed), sum(ours.counts)
     return Comparison(*names, *_place(ours), *interval[:3], pairs, interval.resampled, ours.texts_fingerprint)
@@ -193,8 +195,9 @@ def _units(summary: SampleSummary) -> Units:
 
 
 def _check_same_units(names: tuple[str, str], ours: SampleSummary, theirs: SampleSummary) -> None:
-    made_of = [(some.resampled, some.documents_fingerprint, some.counts, len(some.answers)) for some in (ours, theirs)]
-    if made_of[0] != made_of[1]:
+    made_of = [(some.resampled, some.documents_fingerprint, len(some.answers)) for some in (ours, theirs)]
+    other_counts = ours.counts != theirs.counts and bool(ours.counts and theirs.counts)
+    if made_of[0] != made_of[1] or other_counts:
         raise UnpairedError(
             f"The {ours.metric} at {ours.context_tokens:,} tokens of {names[0]} and {names[1]} are of other documents, "
             "or of other numbers of tokens or answers.",

@@ -10,7 +10,7 @@ from longrope.engine.passes import greedy_answers
 from longrope.evaluation.metric import Context, Metric, Reading, joined
 from longrope.evaluation.prompts.passkeys import Passkey, build_passkeys, spread_depths, tasks_fingerprint
 from longrope.evaluation.samples import Arrays, Samples
-from longrope.evaluation.statistics import Interval, share_difference, share_interval
+from longrope.evaluation.statistics import Interval, share_difference
 from longrope.labels import at_depth
 from longrope.recipe import MeasureRecipe
 from longrope.runs.records import Score
@@ -57,16 +57,14 @@ class PasskeyRetrieval(Metric):
     def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """One score over all depths, then one for each depth."""
         right, depths = samples.arrays["right"], samples.arrays["depths"]
-        scores = [_score(samples, self.name, share_interval(right.tolist()), len(right))]
-        for depth in sorted(set(depths.tolist())):
-            own = right[depths == depth].tolist()
-            scores.append(_score(samples, at_depth(self.name, depth), share_interval(own), len(own)))
-        return scores
+        parts = {self.name: np.ones(len(right), bool)}
+        parts |= {at_depth(self.name, depth): depths == depth for depth in sorted(set(depths.tolist()))}
+        return [_score(samples, name, samples.share("right", own), int(own.sum())) for name, own in parts.items()]
 
     def compare(self, ours: Samples, theirs: Samples) -> Score:
         """The share of the first less that of the second, paired by passkey."""
         right = ours.arrays["right"]
-        interval = share_difference(right, theirs.arrays["right"])
+        interval = share_difference(right, theirs.arrays["right"], ours.arrays.get("texts"))
         return _score(joined(ours, theirs), f"{self.compared_as}{theirs.identity.source.method}", interval, len(right))
 
 

@@ -11,7 +11,7 @@ from longrope.evaluation.needles import essays
 from longrope.evaluation.prompts.passkeys import DEPTHS
 from longrope.evaluation.prompts.prose import KINDS, ProseText, build_prose
 from longrope.evaluation.samples import Arrays, Samples
-from longrope.evaluation.statistics import Interval, share_difference, share_interval
+from longrope.evaluation.statistics import Interval, share_difference
 from longrope.labels import at_depth
 from longrope.metrics import DIFFERENCE, PROSE
 from longrope.recipe import MeasureRecipe
@@ -21,10 +21,11 @@ from longrope.runs.records import Score
 class ProseNeedles(AskedTexts):
     """The share of needles found over all depths, that of each kind, and that of each tenth of the depths.
 
-    Intervals are Wilson's, of which two methods are compared by Tango's on the same needles.
+    Intervals are Wilson's, of which two methods are compared by Tango's on the same needles; both count needles of one
+    text as fewer.
 
-    Samples, one of each for a needle: ``right`` [K], ``kinds`` [K] the place in ``KINDS``, ``depths`` [K] the middle of
-    its tenth, ``tokens`` [K] pushed through the model, those of a shared text with its first needle.
+    Samples, one of each for a needle: ``right`` and ``texts`` [K], ``kinds`` [K] the place in ``KINDS``, ``depths``
+    [K] the middle of its tenth, ``tokens`` [K] pushed through the model, those of a shared text with its first needle.
     """
 
     compared_as = f"{PROSE}-{DIFFERENCE}"
@@ -63,15 +64,12 @@ class ProseNeedles(AskedTexts):
         parts = {self.name: np.ones(len(kinds), bool)}
         parts |= {f"{self.name}-{kind}": kinds == i for i, kind in enumerate(KINDS) if i in kinds}
         parts |= {at_depth(self.name, depth): depths == depth for depth in sorted(set(depths.tolist()))}
-        return [
-            _score(samples, name, share_interval(samples.arrays["right"][own].tolist()), own)
-            for name, own in parts.items()
-        ]
+        return [_score(samples, name, samples.share("right", own), own) for name, own in parts.items()]
 
     def compare(self, ours: Samples, theirs: Samples) -> Score:
         """The share of the first less that of the second, paired by needle."""
         right = ours.arrays["right"]
-        interval = share_difference(right, theirs.arrays["right"])
+        interval = share_difference(right, theirs.arrays["right"], ours.arrays.get("texts"))
         name = f"{self.compared_as}{theirs.identity.source.method}"
         return _score(joined(ours, theirs), name, interval, np.ones(len(right), bool))
 

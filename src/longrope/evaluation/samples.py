@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from longrope import distributed
 from longrope.errors import RunError
-from longrope.evaluation.statistics import Interval
+from longrope.evaluation.statistics import Interval, share_interval
 from longrope.labels import Source
 from longrope.runs.identity import hash_inputs
 from longrope.runs.records import Score
@@ -67,6 +67,17 @@ class Samples:
     identity: Identity
     arrays: Arrays
     seconds: float
+
+    def share(self, answers: str, own: NDArray[np.bool_] | None = None) -> Interval:
+        """The mean of shares, with its interval by the texts that the prompts stand in.
+
+        Args:
+            answers: the array [K] of the shares.
+            own: [K] which of them count; None for all.
+        """
+        shares, texts = self.arrays[answers], self.arrays.get("texts")
+        own = np.ones(len(shares), bool) if own is None else own
+        return share_interval(shares[own].tolist(), None if texts is None else texts[own])
 
     def score(self, metric: str, interval: Interval, *, num_tokens: int, num_windows: int) -> Score:
         """A score that was computed from these samples."""

@@ -3,8 +3,9 @@
 Shape legend: W = windows, N - 1 = scored tokens of a window, U = units that are resampled, K = prompts.
 
 Losses of one text depend on each other, so whole documents are resampled where there are at least five, and blocks of
-consecutive tokens where there are fewer: such an interval says nothing about other documents. Two methods are compared
-on the same tokens or prompts, with paired intervals.
+consecutive tokens where there are fewer: such an interval says nothing about other documents. Answers about one text
+depend on each other, too, so shares of several prompts in a text count as fewer prompts. Two methods are compared on
+the same tokens or prompts, with paired intervals.
 """
 
 import math
@@ -132,19 +133,57 @@ def wilson_interval(successes: float, trials: float) -> tuple[float, float]:
     return max(0.0, (centre - reach) / (1 + spread)), min(1.0, (centre + reach) / (1 + spread))
 
 
-def share_interval(shares: Sequence[float]) -> Interval:
+def share_interval(shares: Sequence[float], texts: NDArray[np.int64] | None = None) -> Interval:
     """The mean of shares [K], each between 0 and 1, with Wilson's interval: one trial for each of them.
 
     A share between 0 and 1 counts in part: the variance of such shares is at most that of answers which are right or
-    wrong.
+    wrong. Of several prompts in a text, the trials are as many as ``independent_prompts`` says.
+
+    Args:
+        shares: of each prompt.
+        texts: [K] the number of the text that each prompt stands in. Without it each has a text of its own.
     """
-    return Interval(sum(shares) / len(shares), *wilson_interval(sum(shares), len(shares)))
+    value, trials = sum(shares) / len(shares), independent_prompts(np.asarray(shares, float), texts)
+    return Interval(value, *wilson_interval(value * trials, trials))
 
 
-def share_difference(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> Interval:
-    """The share of the same answers [K] that one method has right less that of another, paired by answer."""
-    gained, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    return Interval((gained - lost) / len(ours), *difference_interval(gained, lost, len(ours)))
+def share_difference(
+    ours: NDArray[np.bool_], theirs: NDArray[np.bool_], texts: NDArray[np.int64] | None = None
+) -> Interval:
+    """The share of the same answers [K] that one method has right less that of another, paired by answer.
+
+    Args:
+        ours: which are right.
+        theirs: likewise.
+        texts: [K] as for ``share_interval``.
+    """
+    gained, lost = float((ours & ~theirs).mean()), float((theirs & ~ours).mean())
+    pairs = independent_prompts(ours.astype(float) - theirs, texts)
+    return Interval(gained - lost, *difference_interval(gained * pairs, lost * pairs, pairs))
+
+
+def independent_prompts(values: NDArray[np.float64], texts: NDArray[np.int64] | None) -> float:
+    """How many independent prompts would tell as much as these, of which several stand in a text.
+
+    That is K divided by the design effect, the variance of the mean of whole texts divided by that of single prompts
+    (Rao and Scott 1992, Biometrics 48), and by the square of the ratio of Student's quantiles for so few texts and so
+    many prompts (Korn and Graubard 1998, Survey Methodology 24); at most K. Of one text alone, and where all values are
+    alike, it is K, since nothing shows how texts differ: such an interval says nothing about other texts.
+
+    Args:
+        values: [K] shares, or differences of two methods.
+        texts: [K] the number of the text that each stands in; None where each has its own.
+    """
+    count = len(values)
+    if texts is None:
+        return count
+    _, index = np.unique(texts, return_inverse=True)
+    groups, apart = int(index.max()) + 1, values - values.mean()
+    alone, together = float((apart**2).sum()), float((np.bincount(index, weights=apart) ** 2).sum())
+    if groups in (1, count) or not alone or not together:
+        return count
+    effect = groups / (groups - 1) * together / alone * (_student_95(groups - 1) / _student_95(count - 1)) ** 2
+    return count / max(1.0, effect)
 
 
 def difference_interval(gained: float, lost: float, pairs: float) -> tuple[float, float]:

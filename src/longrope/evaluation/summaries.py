@@ -26,7 +26,7 @@ def summarize(score: Score, arrays: Arrays) -> SampleSummary:
     Args:
         score: of a metric that is paired.
         arrays: the samples that it was computed from: ``losses`` [W, N] in nats with ``documents`` [W, N], or the
-            array of ``ANSWERS`` [K].
+            array of ``ANSWERS`` [K], with ``texts`` [K] where several prompts stand in one text.
     """
     made = partial(
         SampleSummary,
@@ -39,7 +39,9 @@ def summarize(score: Score, arrays: Arrays) -> SampleSummary:
         seed=score.seed,
     )
     if score.metric in ANSWERS:
-        return made(answers="".join("1" if right else "0" for right in arrays[ANSWERS[score.metric]] == 1))
+        counts = np.unique(arrays["texts"], return_counts=True)[1].tolist() if "texts" in arrays else ()
+        right = arrays[ANSWERS[score.metric]] == 1
+        return made(answers="".join("01"[one] for one in right.astype(int)), counts=tuple(counts))
     tail = int(score.metric.removeprefix(TAIL)) if score.metric.startswith(TAIL) else 0
     losses, documents = arrays["losses"][:, -tail:].astype(float), arrays["documents"][:, -tail:]
     units = sum_units(losses, documents)

@@ -21,7 +21,6 @@ from longrope.evaluation.prompts.uses import (
 )
 from longrope.evaluation.ruler import RulerTask
 from longrope.evaluation.samples import Arrays, Samples
-from longrope.evaluation.statistics import share_interval
 from longrope.metrics import REWORDED
 from longrope.recipe import MeasureRecipe
 from longrope.runs.records import Score
@@ -32,7 +31,7 @@ class Use(AskedTexts):
 
     ``measure.needles`` questions are asked, at most ``measure.needles_per_text`` about one text, which is read once.
 
-    Samples: ``right`` [K], and ``tokens`` [K] pushed through the model, those of a text with its first question.
+    Samples: ``right``, ``texts``, and ``tokens`` [K] pushed through the model, those of a text with its first question.
     """
 
     def texts(self, context: Context) -> list[ProseText]:
@@ -55,8 +54,9 @@ class Use(AskedTexts):
 
     def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """One score."""
-        right, tokens = samples.arrays["right"].tolist(), int(samples.arrays["tokens"].sum())
-        return [samples.score(self.name, share_interval(right), num_tokens=tokens, num_windows=len(right))]
+        tokens = samples.arrays["tokens"]
+        interval = samples.share("right")
+        return [samples.score(self.name, interval, num_tokens=int(tokens.sum()), num_windows=len(tokens))]
 
 
 def _writer(name: str) -> Writer:

@@ -169,8 +169,9 @@ class SampleSummary:
         resampled: ``documents`` or ``blocks``, what the sums are of; empty for prompts.
         documents_fingerprint: of the document that each token belongs to; empty for prompts.
         sums: of the losses of each document or block, in nats.
-        counts: tokens of each document or block.
-        answers: to prompts, a letter each: ``1`` right, ``0`` wrong.
+        counts: tokens of each document or block, or prompts of each text where several stand in one; empty for prompts
+            with texts of their own, and in records of earlier versions.
+        answers: to prompts, a letter each, text by text: ``1`` right, ``0`` wrong.
     """
 
     metric: str
@@ -195,7 +196,8 @@ class SampleSummary:
         if set(self.answers) - {"0", "1"}:
             raise ValueError(f"answers is {show_value(self.answers)}, not a text of 0 and 1")
         fewest = {"": 0, "blocks": 1, "documents": 2}[self.resampled]
-        if len(self.sums) != len(self.counts) or len(self.counts) < fewest or (self.answers and self.sums):
+        of_prompts = bool(self.answers) and sum(self.counts) in (0, len(self.answers)) and not self.sums
+        if not of_prompts and (self.answers or len(self.sums) != len(self.counts) or len(self.counts) < fewest):
             raise ValueError(f"it has {len(self.sums):,} sums and {len(self.counts):,} counts")
         if not all(map(math.isfinite, self.sums)) or not all(self.counts):
             raise ValueError("a sum is not finite, or a count is 0")

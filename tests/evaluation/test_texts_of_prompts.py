@@ -1,0 +1,123 @@
+"""Intervals of shares of which several prompts stand in one text: texts are drawn, not prompts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paired_runs import document_numbers, make_finished
+
+from longrope.evaluation.effective import _resampled_means
+from longrope.evaluation.pairing import UnpairedError, pair_runs
+from longrope.evaluation.statistics import (
+    RESAMPLES,
+    difference_interval,
+    independent_prompts,
+    share_difference,
+    share_interval,
+    wilson_interval,
+)
+from longrope.runs.run_dir import RunDir
+
+STUDENT = {4: 2.776445, 9: 2.262157, 19: 2.093024, 99: 1.984217}  # 97.5 % quantiles, as printed in tables
+
+
+def prompts_by_hand(by_text: list[list[float]]) -> float:
+    """The variance of the mean of single prompts over that of the mean of the texts' means, for texts of one size."""
+    values = [value for text in by_text for value in text]
+    count, groups, mean = len(values), len(by_text), sum(values) / len(values)
+    alone = sum((value - mean) ** 2 for value in values) / count / count
+    of_texts = [sum(text) / len(text) for text in by_text]
+    together = sum((one - mean) ** 2 for one in of_texts) / (groups - 1) / groups
+    return min(count, count * alone / together * (STUDENT[count - 1] / STUDENT[groups - 1]) ** 2)
+
+
+@pytest.mark.parametrize(("groups", "size"), [(5, 4), (10, 10), (5, 20)])
+def test_prompts_count_by_how_texts_differ(groups: int, size: int) -> None:
+    rng = np.random.default_rng(groups)
+    found = (rng.random((groups, size)) < np.linspace(0.1, 0.9, groups)[:, None]).astype(float)
+    expected, texts = prompts_by_hand(found.tolist()), np.repeat(np.arange(groups) + 3, size)
+    assert expected < groups * size
+    assert independent_prompts(found.ravel(), texts) == pytest.approx(expected, rel=6e-3)
+    shuffled = rng.permutation(groups * size)
+    assert independent_prompts(found.ravel()[shuffled], texts[shuffled]) == pytest.approx(expected, rel=6e-3)
+    interval = share_interval(found.ravel().tolist(), texts)
+    assert interval[1:3] == pytest.approx(wilson_interval(found.mean() * expected, expected), abs=2e-3)
+    theirs = found[::-1].ravel() == 1
+    of_both = prompts_by_hand((found - found[::-1]).tolist())
+    gained, lost = (float((sign * (found - found[::-1]) > 0).mean()) for sign in (1, -1))
+    paired = share_difference(found.ravel() == 1, theirs, texts)
+    assert paired[1:3] == pytest.approx(difference_interval(gained * of_both, lost * of_both, of_both), abs=2e-3)
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=40), st.integers(1, 9))
+def test_prompts_count_once_at_most(right: list[bool], size: int) -> None:
+    values, texts = np.asarray(right, float), np.arange(len(right)) // size
+    found = independent_prompts(values, texts)
+    assert 0 < found <= len(right)
+    if size == 1 or len(right) <= size or len(set(right)) == 1:  # texts of their own, one text, and all alike
+        assert found == len(right) == independent_prompts(values, None)
+
+
+@pytest.mark.parametrize(("groups", "size"), [(5, 20), (10, 10)])
+@pytest.mark.parametrize("alike", [0.0, 0.05, 0.15])
+def test_intervals_hold_the_share_of_texts_that_differ(groups: int, size: int, alike: float) -> None:
+    """Texts have their own shares around 70 %, with this correlation of two prompts of a text; 95 % is promised."""
+    rng, share, texts = np.random.default_rng(7), 0.7, np.repeat(np.arange(groups), size)
+
+    def answers() -> np.ndarray:
+        spread = (1 - alike) / max(alike, 1e-9)
+        own = rng.beta(share * spread, (1 - share) * spread, groups) if alike else np.full(groups, share)
+        return rng.random(groups * size) < own[texts]
+
+    def covered(by: np.ndarray | None) -> tuple[float, float]:
+        alone, paired = [], []
+        for _ in range(600):
+            ours, theirs = answers(), answers()
+            single, both = share_interval(ours.astype(float).tolist(), by), share_difference(ours, theirs, by)
+            alone.append(single.low <= share <= single.high)
+            paired.append(both.low <= 0 <= both.high)
+        return float(np.mean(alone)), float(np.mean(paired))
+
+    assert all(0.92 <= one <= 0.995 for one in covered(texts))
+    if alike == 0.15:
+        assert all(one < 0.85 for one in covered(None))
+
+
+def test_the_bootstrap_of_accuracy_draws_whole_texts() -> None:
+    """Texts in which all prompts or none are answered: each mean is of so many texts."""
+    texts = np.repeat(np.arange(5), 4)
+    shares = np.stack([texts < 2, texts >= 2]).astype(float)[:, None]
+    means = _resampled_means(shares, np.random.default_rng(0), texts)
+    assert means.shape == (2, 1 + RESAMPLES)
+    assert means[:, 0].tolist() == [0.4, 0.6]
+    assert np.allclose(means.sum(0), 1)
+    assert set(np.round(means[0] * 5, 9).tolist()) == {0, 1, 2, 3, 4, 5}
+    assert means[0, 1:].std() == pytest.approx(np.sqrt(0.4 * 0.6 / 5), rel=0.05)
+
+
+def test_runs_are_paired_by_the_texts_of_their_prompts(tmp_path: Path) -> None:
+    """Also where the summary of one is of an earlier version, which did not say which texts they were."""
+    documents = document_numbers(9)
+    runs = [make_finished(tmp_path / name, seed, documents, per_text=8) for name, seed in (("a", 1), ("b", 2))]
+    before = [make_finished(tmp_path / name, seed, documents) for name, seed in (("c", 1), ("d", 2))]
+    ours, theirs = (answers_of(run) for run in runs)
+    texts = np.arange(len(ours)) // 8
+
+    def paired(*both: RunDir) -> tuple[float, ...]:
+        found = {one.metric: (one.value, one.low, one.high) for one in pair_runs(*both)}
+        return found["many-passkeys"]
+
+    by_text, by_prompt = share_difference(ours, theirs, texts)[:3], share_difference(ours, theirs)[:3]
+    assert by_text != by_prompt
+    assert paired(*runs) == paired(runs[0], before[1]) == paired(before[0], runs[1]) == by_text
+    assert paired(*before) == by_prompt
+    other = make_finished(tmp_path / "e", 2, documents, per_text=10)
+    with pytest.raises(UnpairedError, match="other documents, or of other numbers of tokens or answers"):
+        pair_runs(runs[0], other)
+
+
+def answers_of(run: RunDir) -> np.ndarray:
+    (summary,) = (one for one in run.read_summaries() if one.metric == "many-passkeys")
+    return np.asarray([letter == "1" for letter in summary.answers])
