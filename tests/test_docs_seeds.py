@@ -5,10 +5,9 @@ import pytest
 from documents import ROOT, lines, words
 from numpy.typing import NDArray
 from tables_cells import Records
-from tables_seeds import SEEDS, answered, seeds_table
+from tables_seeds import SEEDS, answered, paired, seeds_table
 
 from longrope.evaluation.pairing import pair_runs
-from longrope.evaluation.statistics import share_difference
 from longrope.runs.run_dir import RunDir
 
 PAGE, LOG = words("docs/2048k.md"), words("docs/log.md")
@@ -32,18 +31,19 @@ def test_answers_are_those_of_the_scores(answers: dict[str, tuple[Answers, Answe
 
 
 def test_seed_1_turns_what_seed_0_said_of_passkeys(answers: dict[str, tuple[Answers, Answers]]) -> None:
-    """Behind beyond the interval at three lengths, ahead beyond it in the window of the model with seed 0 alone."""
+    """Behind beyond the interval at two lengths, ahead beyond it in the window of the model with seed 0 alone."""
     ntk, yarn = answers["seed 1"]
-    apart = {key for key in ntk if not contains_zero(share_difference(yarn[key], ntk[key]))}
-    assert apart == {(MANY, at) for at in (2**17, 2**19, LONGEST)}
+    apart = {key for key in yarn if not contains_zero(paired(key[0], ntk[key], yarn[key]))}
+    assert apart == {(MANY, at) for at in (2**19, LONGEST)}
     assert all(yarn[key].sum() < ntk[key].sum() for key in apart)
-    assert "find more at 131,072, 524,288 and 2,097,152 tokens ({} and {} of 100)".format(*found(ntk, yarn)) in PAGE
+    assert "find more at 524,288 and 2,097,152 tokens ({} and {} of 100)".format(*found(ntk, yarn)) in PAGE
     said = "{1} and {0} of 100 at 2,097,152 tokens, {3} and {2} at 524,288, {5} and {4} at 131,072, each beyond"
     assert said.format(*(n for at in (LONGEST, 2**19, 2**17) for n in found(ntk, yarn, at))) in LOG
     within = [found(yarn, ntk, at) for at in (2**20, 2**15)]
     assert "{} and {} at 1,048,576 and {} and {} at 32,768, within".format(*within[0], *within[1]) in LOG
-    first = share_difference(*(own[MANY, 2**15] for own in reversed(answers["seed 0"])))
+    first = paired(MANY, *(own[MANY, 2**15] for own in answers["seed 0"]))
     assert f"by {100 * first.value:.0f} of 100 in the model's own window" in LOG
+    assert f"in the model's own window, on 100 prompts, they find {100 * first.value:.0f} more, beyond" in PAGE
     assert first.low > 0
 
 
@@ -58,7 +58,7 @@ def test_seeds_differ_as_formulas_do(answers: dict[str, tuple[Answers, Answers]]
     }
     assert len(fingerprints) == 1
     (ntk, yarn), (ntk_again, yarn_again) = ((a[MANY, 2**15], b[MANY, 2**15]) for a, b in answers.values())
-    more, fewer = share_difference(ntk_again, ntk), share_difference(yarn, yarn_again)
+    more, fewer = paired(MANY, ntk, ntk_again), paired(MANY, yarn_again, yarn)
     ends = [f"{100 * end:.0f}" for one in (more, fewer) for end in (one.value, one.low, one.high)]
     said = "find {} with seed 0 and {} with seed 1 ({} points more, {} to {}), YaRN's"
     assert said.format(ntk.sum(), ntk_again.sum(), *ends[:3]) in PAGE
@@ -68,13 +68,35 @@ def test_seeds_differ_as_formulas_do(answers: dict[str, tuple[Answers, Answers]]
 
 def test_needles_are_not_separated(answers: dict[str, tuple[Answers, Answers]]) -> None:
     ntk, yarn = answers["seed 1"]
-    needles = [share_difference(yarn[key], ntk[key]) for key in ntk if key[0] == NEEDLES]
+    needles = [paired(NEEDLES, ntk[key], yarn[key]) for key in yarn if key[0] == NEEDLES]
     assert len(needles) == 4
     assert min(n.value for n in needles) < 0 < max(n.value for n in needles)
     assert all(map(contains_zero, needles))
     assert f"they find {yarn[NEEDLES, 2**19].sum()} of 100 needles at 524,288 tokens, where 85 was the aim" in PAGE
-    assert (NEEDLES, LONGEST) not in ntk
-    assert "Needles at 2,097,152 tokens were not measured with seed 1" in PAGE
+
+
+def test_of_the_longest_needles_one_text_is_missing(answers: dict[str, tuple[Answers, Answers]]) -> None:
+    """Of YaRN's factors with seed 1; the others have all, and neither reaches the aim of 80 %."""
+    ntk, yarn = (of[NEEDLES, LONGEST] if (NEEDLES, LONGEST) in of else unfinished() for of in answers["seed 1"])
+    assert (len(ntk), len(yarn)) == (100, 90)
+    assert ntk.mean() < 0.8
+    assert yarn.sum() + 10 < 80
+    assert f"find {ntk.sum()} of 100 at 2,097,152 tokens" in PAGE
+    beside = paired(NEEDLES, ntk[:90], yarn)
+    ends = [f"{100 * end:.0f}" for end in beside[:3]]
+    said = "they find {} of 90, the others {} of the same 90 ({} points, {} to {})"
+    assert said.format(yarn.sum(), ntk[:90].sum(), *ends) in PAGE
+    assert f"it finds {ntk.sum()} of 100 and {yarn.sum()} of 90" in PAGE
+    assert f"with another seed {yarn.sum()} of 90; with NTK by" in words("README.md")
+    assert f"of 60 and {ntk.sum()} of 100)" in words("README.md")
+
+
+def unfinished() -> NDArray[np.bool_]:
+    """The answers that an interrupted measurement has kept."""
+    (path,) = (ROOT / "results" / SEEDS["seed 1"][1] / "samples").glob("prose-needle-*-unfinished.npz")
+    with np.load(path) as kept:
+        right: NDArray[np.bool_] = kept["right"]
+    return right
 
 
 def test_perplexity_and_minutes() -> None:
@@ -99,7 +121,7 @@ def test_perplexity_and_minutes() -> None:
 def test_the_table_says_what_is_missing() -> None:
     text = seeds_table(RECORDS)
     assert "| passkeys, 20 a text, 2,048k, seed 1 |" in text
-    assert "needles, 2,048k" not in text
+    assert "| needles, 2,048k, seed 1 | 74 of 100 | not measured | not measured |" in text
 
 
 def contains_zero(interval: tuple[float, float, float, str]) -> bool:

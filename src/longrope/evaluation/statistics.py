@@ -157,9 +157,9 @@ def share_difference(
         theirs: likewise.
         texts: [K] as for ``share_interval``.
     """
-    gained, lost = float((ours & ~theirs).mean()), float((theirs & ~ours).mean())
-    pairs = independent_prompts(ours.astype(float) - theirs, texts)
-    return Interval(gained - lost, *difference_interval(gained * pairs, lost * pairs, pairs))
+    gained, lost, count = int((ours & ~theirs).sum()), int((theirs & ~ours).sum()), len(ours)
+    part = independent_prompts(ours.astype(float) - theirs, texts) / count
+    return Interval((gained - lost) / count, *difference_interval(gained * part, lost * part, count * part))
 
 
 def independent_prompts(values: NDArray[np.float64], texts: NDArray[np.int64] | None) -> float:
