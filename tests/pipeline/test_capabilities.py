@@ -165,6 +165,15 @@ def test_inspect_says_what_works(pico_folder: Path) -> None:
     assert inspect(str(pico_folder))["steps"] == [f"works: {', '.join(STEPS)}"]
 
 
+def test_inspect_judges_exports_by_the_target(tmp_path: Path) -> None:
+    """A sliding window of five times the trained one: a GGUF file needs layers that see all of the target."""
+    window = pico.make_config("mistral").max_position_embeddings
+    folder = pico.save_pico(tmp_path / "model", "mistral", sliding_window=5 * window)
+    assert inspect(str(folder), 4 * window)["steps"] == [f"works: {', '.join(STEPS)}"]
+    said = f"export --to gguf: The model's attention slides over {5 * window} tokens."
+    assert inspect(str(folder), 8 * window)["steps"] == [f"works: {', '.join(STEPS[:-1])}", said]
+
+
 PHI = {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0], "original_max_position_embeddings": 64}
 SCALINGS: dict[str, tuple[dict[str, Any] | None, str]] = {
     "plain": (None, "none: plain RoPE at every length"),

@@ -22,15 +22,17 @@ class Capability:
     error: LongRopeError | None = None
 
 
-def probe(model: LanguageModel, steps: Sequence[str] = ()) -> tuple[Capability, ...]:
+def probe(model: LanguageModel, steps: Sequence[str] = (), target_tokens: int = 0) -> tuple[Capability, ...]:
     """Try steps on a few tokens, with factors that change every pair.
 
     Args:
         model: loaded, or a small random one of its config.
         steps: which of ``list_steps``; all of them if left out.
+        target_tokens: the window that the factors are for; by default four times the trained one.
     """
     far = tuple(np.linspace(1.5, 4, model.spec.num_pairs).tolist())
-    factors = RescaleFactors(far, 4 * model.spec.trained_window, model.spec.fingerprint, attention_factor=1.1)
+    window = target_tokens or 4 * model.spec.trained_window
+    factors = RescaleFactors(far, window, model.spec.fingerprint, attention_factor=1.1)
     plain = replace(model, compiled=False)
     return tuple(_try(name, step, plain, factors) for name, step in list_steps().items() if name in steps or not steps)
 

@@ -50,7 +50,7 @@ def inspect(
     ]
     if choices:
         report["choices"] = choices
-    report["steps"] = _describe_steps(config, rope_table, trained_window)
+    report["steps"] = _describe_steps(config, rope_table, trained_window, window)
     return report
 
 
@@ -71,9 +71,9 @@ def describe_scaling(spec: RopeSpec) -> str:
     return f"{native.rope_type}: the same divisors at every length{attention}"
 
 
-def _describe_steps(config: Any, rope_table: str, trained_window: int) -> list[str]:
+def _describe_steps(config: Any, rope_table: str, trained_window: int, target_tokens: int) -> list[str]:
     try:
         with converting_errors(ModelError, "A small model of this config cannot be built", "", ""):
-            return describe(probe(make_shallow(config, rope_table, trained_window)))
+            return describe(probe(make_shallow(config, rope_table, trained_window), target_tokens=target_tokens))
     except LongRopeError as error:
         return [f"not tried: {error.found}"]
