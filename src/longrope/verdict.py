@@ -51,7 +51,7 @@ SHARES = (
     "ruler",
     RULER_SUBSET,
     "effective-length",
-    *OTHERS[2:],
+    *MORE,
 )  # more is better
 Outcome = Literal["ahead", "behind", "alike"]
 
@@ -136,7 +136,7 @@ def conclude(
         return None
     pair = ([s for s in some if s.source == source] for some, source in ((here, ours), (there, theirs)))
     comparisons = tuple(_compare(*pair))
-    short = _exported(export, trained=ours.method == TUNED) or _measured(
+    short = _exported(export, trained=any(s.method == TUNED for s in found)) or _measured(
         [s for s in found if s.source == ours], scores, length
     )
     return Verdict(length, ours, theirs, comparisons, short) if comparisons else None
@@ -223,8 +223,8 @@ def _of_same_texts(ours: Sequence[Score], theirs: Sequence[Score]) -> tuple[list
 def _best(scores: Sequence[Score], among: Iterable[str] = ()) -> Source | None:
     """The method of the lowest perplexity, or else of the best other score, if possible among those of these names."""
     named = [score for score in scores if score.method in set(among)] or scores
-    for metric in (PERPLEXITY, *SHARES, *OTHERS):
-        if own := [score for score in named if score.metric == metric]:
+    for metric in (PERPLEXITY, *SHARES, *PERPLEXITIES[1:]):
+        if own := [score for score in named if _counted(score.metric) == metric]:
             sign = -1 if metric in SHARES else 1
             return min(own, key=lambda score: sign * score.value).source
     return None
