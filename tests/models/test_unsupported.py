@@ -6,7 +6,7 @@ import families
 import pytest
 
 from longrope.errors import ModelError
-from longrope.models import load_config, load_model, read_tables
+from longrope.models import load_config, load_model, open_model, read_tables
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,15 @@ def test_the_reason_is_what_its_code_does(family: str, reason: str, tmp_path: Pa
     for act in (load_config, load_model):
         with pytest.raises(ModelError, match=f"'{family}' .*{reason}"):
             act(tmp_path)
+
+
+def test_falcon_with_alibi_is_refused_by_its_config(tmp_path: Path) -> None:
+    """transformers keeps its rotary module, whose angles it then does not use; no weights lie in the folder."""
+    families.make_config("falcon", alibi=True).save_pretrained(tmp_path)
+    for act in (load_config, load_model, open_model):
+        with pytest.raises(ModelError, match=r"'falcon' states alibi = true: .* rotates no queries or keys"):
+            act(tmp_path)
+    assert read_tables(families.make_config("falcon", alibi=False))
 
 
 def test_recurrent_gemma_is_read_where_its_config_states_a_window() -> None:

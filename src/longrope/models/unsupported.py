@@ -19,6 +19,9 @@ WITHOUT_A_WINDOW = {
     "recurrent_gemma": "states no max_position_embeddings: its attention sees the last tokens alone, and those before "
     "them reach it by recurrent states, which know no positions",
 }
+WITH_ALIBI = {
+    "falcon": "states alibi = true: its attention adds biases by distance (ALiBi) and rotates no queries or keys",
+}
 
 
 def refuse_unsupported(config: Any) -> None:
@@ -27,10 +30,12 @@ def refuse_unsupported(config: Any) -> None:
     reason = REASONS.get(kind)
     if not getattr(config, "max_position_embeddings", None):
         reason = reason or WITHOUT_A_WINDOW.get(kind)
+    if getattr(config, "alibi", False):
+        reason = reason or WITH_ALIBI.get(kind)
     if reason:
         raise ModelError(
             f"The model type {kind!r} {reason}.",
             "Needed: a causal language model whose layers are given the angles that its config states, by positions of "
             "tokens.",
-            "Use another model type; docs/models.md lists those that work.",
+            "Use another model; docs/models.md lists the types that work.",
         )
