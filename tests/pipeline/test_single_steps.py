@@ -25,8 +25,8 @@ from outcomes import (
 
 from longrope import pipeline
 from longrope.data import load_texts
-from longrope.errors import RecipeError, RunError
-from longrope.evaluation import perplexity
+from longrope.errors import RecipeError, RunError, TextsError
+from longrope.evaluation import measure, perplexity
 from longrope.labels import Source
 from longrope.models import load_model, save_model
 from longrope.pipeline import (
@@ -149,6 +149,36 @@ def test_a_directory_holds_scores_of_one_number_format(recipe: Recipe, tmp_path:
     assert measure_only(short, None, run) == [first], "by auto the same"
     (other,) = measure_only(narrow, None, RunDir(tmp_path / "other"))
     assert other.value != first.value
+
+
+def test_the_python_function_refuses_another_number_format_as_the_command_does(recipe: Recipe, tmp_path: Path) -> None:
+    """Whichever of the two made the run, with the same error."""
+    settings = MeasureRecipe(lengths=(32,), metrics=("perplexity",), windows=2)
+    short = replace(recipe, measure=settings)
+    texts = load_texts(recipe.data, load_model(recipe.model).tokenizer, measure=recipe.measure_data).measure
+    wide, narrow = (replace(short, dtype=dtype) for dtype in ("float32", "bfloat16"))
+
+    def measure_in_python(recipe: Recipe, run: RunDir) -> list[Score]:
+        model = load_model(recipe.model, dtype=recipe.dtype)
+        return measure(model, None, texts, settings=settings, run=run)
+
+    def measure_by_command(recipe: Recipe, run: RunDir) -> list[Score]:
+        return measure_only(recipe, None, run)
+
+    ways = (measure_in_python, measure_by_command)
+    for i, first in enumerate(ways):
+        run = RunDir(tmp_path / str(i))
+        before, errors = first(wide, run), list[str]()
+        for second in ways:
+            with pytest.raises(RunError, match=r"is in bfloat16, and the scores in .* are of float32\.") as error:
+                second(narrow, run)
+            errors.append(str(error.value))
+        assert errors[0] == errors[1]
+        assert first(wide, run) == before
+    run = RunDir(tmp_path / "short")
+    with pytest.raises(TextsError, match="tokens"):
+        measure(load_model(short.model), None, replace(texts, tokens=texts.tokens[:20]), settings=settings, run=run)
+    assert not run.has(run.provenance), "what cannot be measured leaves the format open"
 
 
 def test_comparing_measures_every_method_on_the_same_text(recipe: Recipe, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from longrope.data import TokenText, check_apart, check_part, check_unsearched, hash_windows
 from longrope.evaluation.metric import Context, Metric, Reading, Subject
+from longrope.evaluation.recording import record_provenance
 from longrope.evaluation.samples import SampleCache
 from longrope.evaluation.summaries import is_paired, summarize
 from longrope.metrics import BENCHMARK, HARNESS, METRICS
@@ -45,11 +46,20 @@ def measure(
 
     Returns:
         The scores, shortest length first, benchmarks last.
+
+    Raises:
+        LongRopeError: as ``Evaluation.check`` and ``Evaluation.measure``.
+        RunError: the run has measured a model of this name with other weights or in another number format, or beside
+            its original weights.
     """
     check_part(text, "measure")
     original, settings = Subject(model, None, "none"), settings or MeasureRecipe()
     evaluation = Evaluation(text, settings, original, SampleCache(run), seed)
-    return evaluation.measure(name_subject(model, factors, method))
+    subject = name_subject(model, factors, method)
+    if run:
+        evaluation.check(subject)
+        record_provenance(run, model, one_format=True)
+    return evaluation.measure(subject)
 
 
 def name_subject(model: LanguageModel, factors: RescaleFactors | FactorTable | None, method: str = "") -> Subject:

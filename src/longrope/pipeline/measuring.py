@@ -8,13 +8,14 @@ from longrope.data import Preprocess, Texts
 from longrope.errors import DryRunEnd, RecipeError
 from longrope.evaluation import Evaluation, name_subject
 from longrope.evaluation.metric import Subject
+from longrope.evaluation.recording import record_provenance
 from longrope.evaluation.samples import SampleCache
 from longrope.models import LanguageModel, open_model
 from longrope.pipeline.baselines import check_baseline, make_baseline
 from longrope.pipeline.callbacks import Callbacks, counting
 from longrope.pipeline.comparison_costs import ESTIMATING, estimate_measuring, report_costs
 from longrope.pipeline.guarding import check_known
-from longrope.pipeline.session import Session, load_inputs, loading_choices, record_provenance
+from longrope.pipeline.session import Session, load_inputs, loading_choices
 from longrope.recipe import Recipe
 from longrope.rope import load_factors
 from longrope.runs.records import Score

@@ -8,16 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longrope import distributed
 from longrope.data import Preprocess, Texts, check_sources, load_texts
-from longrope.engine.passes import describe_pass
 from longrope.errors import DryRunEnd, RecipeError
-from longrope.models import LanguageModel, describe_device, open_model
-from longrope.models.weights import name_weights
+from longrope.evaluation.recording import describe_choices, record_provenance
+from longrope.models import LanguageModel, open_model
 from longrope.pipeline.callbacks import Callbacks
 from longrope.pipeline.progress import WorkDone
 from longrope.recipe import Recipe
-from longrope.runs.provenance import record_rope, record_session
+from longrope.runs.provenance import record_rope
 from longrope.runs.run_dir import RunDir
 
 LOADING = ("device", "dtype", "compiled", "rope_table", "trained_window")  # settings of open_model
@@ -169,7 +167,7 @@ def load_inputs(
     began = time.perf_counter()
     model = opened.load()
     seconds = time.perf_counter() - began
-    callbacks.on_step("; ".join(_choices(model)))
+    callbacks.on_step("; ".join(describe_choices(model)))
     return Inputs(model, texts, seconds)
 
 
@@ -186,23 +184,3 @@ def _check_files(recipe: Recipe) -> None:
     for key, path in ((key, path) for key, paths in named.items() for path in paths if path):
         if not Path(path).exists():
             raise RecipeError(f"{key} names {path}, which does not exist.", "A file is needed.", "Check the path.")
-
-
-def record_provenance(
-    run: RunDir, model: LanguageModel, base: LanguageModel | None = None, *, one_format: bool = False
-) -> None:
-    """Write versions, device, command, automatic choices and what a model is compared with into the run."""
-    record_session(
-        run,
-        device=describe_device(model),
-        choices=_choices(model),
-        model=model.name,
-        weights=name_weights(model, in_any_format=True),
-        base=name_weights(base, in_any_format=True) if base else "",
-        number_format=model.number_format.removeprefix("torch."),
-        one_format=one_format,
-    )
-
-
-def _choices(model: LanguageModel) -> tuple[str, ...]:
-    return (*model.choices, *distributed.choices(), describe_pass(model))
