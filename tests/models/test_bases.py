@@ -1,5 +1,6 @@
 """An adapter and trained weights find their base from any folder, and are refused on another one."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,11 +11,13 @@ import torch
 from rotary_oracles import get_logits
 
 from longrope.errors import ModelError
-from longrope.models import load_model, save_model
+from longrope.models import load_config, load_model, save_model
 from longrope.recipe import TuneRecipe
 from longrope.tuning.adapters import adapted
 
 KINDS = {"adapter": TuneRecipe(lora_rank=2), "trained weights": TuneRecipe(parameters=("*.q_proj.*",))}
+
+CONFIGS = {"adapter": "adapter_config.json", "trained weights": "trained_weights.json"}
 
 
 def train(settings: TuneRecipe, base: str, folder: Path) -> torch.Tensor:
@@ -58,6 +61,27 @@ def test_another_model_in_the_place_of_the_base_is_refused(kind: str, project: P
     os.chdir(project / "elsewhere")
     with pytest.raises(ModelError, match="other weights"):
         load_model(project / "own", device="cpu")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_moved_folder_says_where_its_base_is_written_down(kind: str, project: Path) -> None:
+    """And opens as before when that is done."""
+    wanted = train(KINDS[kind], "models/base", project / "own")
+    for former in (project / "project", project / "own"):
+        shutil.move(former, project / "moved" / former.name)
+    (own, base), config = (project / "moved" / part for part in ("own", "project/models/base")), CONFIGS[kind]
+    os.chdir(project)
+    for act in (load_model, load_config):
+        with pytest.raises(ModelError) as error:
+            act(own)
+        assert error.value.found == (
+            f"The base of {str(own)!r} is not here: it was trained on 'models/base', which was "
+            f"{project / 'project' / 'models' / 'base'}."
+        )
+        assert error.value.remedy == f"Write its folder or hub name as base_model_name_or_path into {own / config}."
+    stated = json.loads((own / config).read_text())
+    (own / config).write_text(json.dumps({**stated, "base_model_name_or_path": str(base)}))
+    torch.testing.assert_close(get_logits(load_model(own, device="cpu", dtype="float32").network), wanted)
 
 
 def test_a_base_whose_numbers_cannot_be_compared_is_taken(project: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch.nn import Parameter
 
 from longrope.errors import ModelError, converting_errors
-from longrope.models.bases import Trained, find_base, is_base
+from longrope.models.bases import NAMED, Trained, find_base, is_base
 from longrope.models.folders import read_json
 
 CONFIG = "adapter_config.json"
@@ -23,16 +23,16 @@ def find_adapter(source: str | Path) -> Trained | None:
     folder = Path(source)
     if not (folder / CONFIG).is_file():
         return None
-    base = read_json(folder / CONFIG).get("base_model_name_or_path")
+    base = read_json(folder / CONFIG).get(NAMED)
     whole = sorted(file.name for file in folder.glob("*.safetensors") if file.name != WEIGHTS)
     if whole or not base or not (folder / WEIGHTS).is_file():
         found = f"a whole model beside it ({whole[0]})" if whole else f"no {WEIGHTS}" if base else "no base"
         raise ModelError(
             f"{str(folder)!r} holds a PEFT adapter ({CONFIG}) with {found}.",
-            f"Needed: {WEIGHTS}, its base in base_model_name_or_path, and nothing that could be meant instead.",
+            f"Needed: {WEIGHTS}, its base in {NAMED}, and nothing that could be meant instead.",
             "Correct the folder, or merge the adapter with peft's merge_and_unload and give the folder saved from it.",
         )
-    return Trained(folder, find_base(folder, str(base)))
+    return Trained(folder, find_base(folder, str(base)), CONFIG)
 
 
 def merge_adapter(network: Any, adapter: Trained) -> Any:
@@ -46,13 +46,13 @@ def merge_adapter(network: Any, adapter: Trained) -> Any:
         raise ModelError(
             f"The PEFT adapter {str(adapter.folder)!r} was trained on other weights than those of {adapter.base!r}.",
             "Needed: the model that it was trained on; that of a later stage has the adapters of the stages before.",
-            f"Correct base_model_name_or_path in its {CONFIG}, or give the exported checkpoint of the run.",
+            f"Correct {NAMED} in its {CONFIG}, or give the exported checkpoint of the run.",
         )
     with converting_errors(
         ModelError,
         f"The PEFT adapter {str(adapter.folder)!r} cannot be merged into its base {adapter.base!r}",
         "Needed: an adapter that was trained on this base and can be merged, such as LoRA's.",
-        "Correct base_model_name_or_path in its adapter_config.json; LONGROPE_DEBUG=1 shows the traceback.",
+        f"Correct {NAMED} in its {CONFIG}; LONGROPE_DEBUG=1 shows the traceback.",
     ):
         try:
             from peft import PeftModel, get_peft_model_state_dict, load_peft_weights

@@ -12,19 +12,28 @@ from typing import Any
 
 import torch
 
+from longrope.errors import ModelError
 from longrope.models.folders import read_json
 
 FILE = "base.json"
+NAMED = "base_model_name_or_path"  # the key by which peft names a base in its config, and we in ours
 VALUES = 4096  # of each tensor that enter the hash, evenly spread
 EXACT = (torch.bfloat16, torch.float32, torch.float64)  # formats in which weights round to the same bfloat16
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A folder with an adapter or trained weights, and the hub name or folder of the model that they belong to."""
+    """A folder with an adapter or trained weights.
+
+    Attributes:
+        folder: where they lie.
+        base: hub name, folder or file of the model that they belong to.
+        config: the file of the folder that names it.
+    """
 
     folder: Path
     base: str
+    config: str
 
 
 def write_base(folder: Path, base: str, weights: str = "") -> None:
@@ -37,6 +46,18 @@ def find_base(folder: Path, named: str) -> str:
     """Where the base of a folder is: at its name, or where the training had it if there is none from here."""
     place = str(_read(folder).get("path") or "")
     return place if place and not Path(named).exists() and Path(place).exists() else named
+
+
+def lost_base(trained: Trained) -> ModelError | None:
+    """The error for a base that was a folder or a file and is not there; None for one that is, and for a hub name."""
+    former = str(_read(trained.folder).get("path") or "")
+    if not former or Path(trained.base).exists():
+        return None
+    return ModelError(
+        f"The base of {str(trained.folder)!r} is not here: it was trained on {trained.base!r}, which was {former}.",
+        "Only what was trained lies in this folder; the weights of the base are needed, too.",
+        f"Write its folder or hub name as {NAMED} into {trained.folder / trained.config}.",
+    )
 
 
 def is_base(folder: Path, network: Any) -> bool:

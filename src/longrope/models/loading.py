@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from longrope.checksums import check_files
 from longrope.errors import ModelError, converting_errors
 from longrope.models.adapters import find_adapter, merge_adapter
+from longrope.models.bases import Trained, lost_base
 from longrope.models.checks import check_moves_logits
 from longrope.models.config_checks import check_config, describe_passed_over
 from longrope.models.devices import choose_device, choose_dtype
@@ -105,7 +106,7 @@ def open_model(
     if Path(base).exists():
         check_files(Path(base), ModelError, whole=False)
     check_quantized(dtype, is_gguf=_gguf(base) is not None)
-    whole = _load_whole_config(base)
+    whole = _load_base_config(own) if own else _load_whole_config(base)
     config = text_part(whole)
     stored = _stored_dtype(base, config, whole)
     tables = with_trained_window(read_tables(config), trained_window)
@@ -215,7 +216,7 @@ def load_config(source: str | Path) -> Any:
     """
     source = at_hand(source)
     own = find_adapter(source) or find_trained_weights(source)
-    return text_part(_load_whole_config(own.base if own else source))
+    return text_part(_load_base_config(own) if own else _load_whole_config(source))
 
 
 def has_text_config(source: str | Path) -> bool:
@@ -228,6 +229,16 @@ def has_text_config(source: str | Path) -> bool:
         return False
     whole = _load_whole_config(source)
     return text_part(whole) is whole
+
+
+def _load_base_config(trained: Trained) -> Any:
+    """The config of a base; where it was a folder that is gone, its name may still be that of the same on the hub."""
+    try:
+        return _load_whole_config(trained.base)
+    except ModelError as error:
+        if lost := lost_base(trained):
+            raise lost from error
+        raise
 
 
 def _load_whole_config(source: str | Path) -> Any:

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from longrope.errors import ModelError
-from longrope.models.bases import EXACT, Trained, find_base, hash_weights, write_base
+from longrope.models.bases import EXACT, NAMED, Trained, find_base, hash_weights, write_base
 from longrope.models.folders import read_json
 
 CONFIG, WEIGHTS = "trained_weights.json", "trained_weights.safetensors"
-BASE, UNTRAINED = "base_model_name_or_path", "untrained_weights"
+UNTRAINED = "untrained_weights"
 
 
 def find_trained_weights(source: str | Path) -> Trained | None:
@@ -30,14 +30,14 @@ def find_trained_weights(source: str | Path) -> Trained | None:
     folder = Path(source)
     if not (folder / CONFIG).is_file():
         return None
-    base = read_json(folder / CONFIG).get(BASE)
+    base = read_json(folder / CONFIG).get(NAMED)
     if not base or not (folder / WEIGHTS).is_file():
         raise ModelError(
-            f"{str(folder)!r} holds {CONFIG} with {f'no {WEIGHTS}' if base else f'no {BASE}'}.",
+            f"{str(folder)!r} holds {CONFIG} with {f'no {WEIGHTS}' if base else f'no {NAMED}'}.",
             "Needed: the trained weights, and the model that all others are of.",
             "Copy the whole folder.",
         )
-    return Trained(folder, find_base(folder, str(base)))
+    return Trained(folder, find_base(folder, str(base)), CONFIG)
 
 
 def save_trained_weights(network: Any, trained: Mapping[str, Tensor], base: str, folder: Path) -> None:
@@ -52,7 +52,7 @@ def save_trained_weights(network: Any, trained: Mapping[str, Tensor], base: str,
     folder.mkdir(parents=True, exist_ok=True)
     given = {name: weight.detach().cpu().contiguous() for name, weight in trained.items()}
     save_file(given, folder / WEIGHTS, metadata={"format": "pt"})
-    stated = {BASE: base, UNTRAINED: hash_weights(network, trained)}
+    stated = {NAMED: base, UNTRAINED: hash_weights(network, trained)}
     (folder / CONFIG).write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
     write_base(folder, base)
 
@@ -72,7 +72,7 @@ def put_trained_weights(network: Any, found: Trained) -> Any:
         raise ModelError(
             f"The trained weights in {str(found.folder)!r} do not fit {found.base!r}: {said}.",
             "Needed: the very model whose weights were trained in part.",
-            f"Correct {BASE} in {found.folder / CONFIG}.",
+            f"Correct {NAMED} in {found.folder / CONFIG}.",
         )
     with torch.no_grad():
         for name, weight in given.items():
