@@ -2,7 +2,7 @@
 
 from longrope.data.contamination import check_unsearched, fingerprint, sketch, were_searched
 from longrope.data.documents import Preprocess, Source, check_sources, encode, opening_token, opening_tokens
-from longrope.data.needles import encode_answer, plant_needles
+from longrope.data.needles import check_answer, encode_answer, plant_needles
 from longrope.data.sketches import (
     Hashes,
     Overlap,
@@ -34,6 +34,7 @@ __all__ = [
     "Tokens",
     "all_runs",
     "apply_template",
+    "check_answer",
     "check_apart",
     "check_part",
     "check_sources",

@@ -1,5 +1,6 @@
 """Needles: made-up facts planted in a window and asked for at its end, and the tokens of an answer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,19 +20,40 @@ def encode_answer(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], 
     it: a model that would say " the number 48213" has found the key, too.
 
     Raises:
-        TextsError: the tokenizer has no tokens for the answer, so that its unknown token stands for any.
+        TextsError: as ``check_answer``.
     """
     asked, answered = encode(tokenizer, prompt), encode(tokenizer, f"{prompt} {answer}")
     first = next((i for i, (a, b) in enumerate(zip(asked, answered, strict=False)) if a != b), len(asked))
-    while not tokenizer.decode(answered[first]).strip():
+    while first < len(answered) and not tokenizer.decode(answered[first]).strip():
         first += 1
-    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in answered[first:]:
-        raise TextsError(
-            f"The tokenizer writes {answer!r} with {tokenizer.unk_token!r}.",
-            "The vocabulary must hold all characters of an answer, or any other answer would be right, too.",
-            "Leave out what asks for such answers (passkeys, needles), or take a model with another tokenizer.",
-        )
+    check_answer(tokenizer, answer, answered[first:])
     return answered, len(answered) - first
+
+
+def check_answer(tokenizer: Any, answer: str, tokens: Sequence[int]) -> None:
+    """Refuse an answer with characters that the vocabulary lacks.
+
+    Args:
+        tokenizer: which writes its unknown token for them, or nothing where it has none.
+        answer: of which letters and digits are compared, if it is of ASCII alone: others may lose their accents.
+        tokens: of the answer, perhaps with the end of what stands before it.
+
+    Raises:
+        TextsError: the tokens do not write the answer, so they may stand for another one.
+    """
+    written = tokenizer.decode(tokens)
+    unknown = tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens
+    whole = not answer.isascii() or _alphanumeric(written).endswith(_alphanumeric(answer))
+    if unknown or not whole or not written.strip():
+        raise TextsError(
+            f"The tokenizer writes {answer!r} {f'with {tokenizer.unk_token!r}' if unknown else f'as {written!r}'}.",
+            "The vocabulary must hold all characters of an answer, or any other answer would be right, too.",
+            "Leave out what asks for such answers (passkeys, needles, ruler), or take a model with another tokenizer.",
+        )
+
+
+def _alphanumeric(text: str) -> str:
+    return "".join(character for character in text.lower() if character.isalnum())
 
 
 def plant_needles(

@@ -56,8 +56,8 @@ def measure(
     original, settings = Subject(model, None, "none"), settings or MeasureRecipe()
     evaluation = Evaluation(text, settings, original, SampleCache(run), seed)
     subject = name_subject(model, factors, method)
+    evaluation.check(subject)
     if run:
-        evaluation.check(subject)
         record_provenance(run, model, one_format=True)
     return evaluation.measure(subject)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope.data import Tokens, encode, fingerprint, opening_tokens
+from longrope.data import Tokens, check_answer, encode, fingerprint, opening_tokens
 from longrope.errors import TextsError
 from longrope.evaluation.prompts.chat import ChatFormat
 from longrope.evaluation.prompts.passkeys import FILLER
@@ -105,9 +105,12 @@ def assemble(source: Source, name: str, draft: Draft) -> Prompt:
     """Make a prompt of exactly the asked length; what whole pieces leave of its text is filled at its head.
 
     Raises:
-        TextsError: the length does not hold the draft of this name.
+        TextsError: the length does not hold the draft of this name, or the tokenizer lacks characters of a reference
+            (see ``check_answer``). References of which one is enough come from a file, and may have any characters.
     """
     tokenizer, length, room = source.tokenizer, source.length, measure_room(source, draft)
+    for reference in () if draft.any_of else dict.fromkeys(one for _, some in draft.asked for one in some):
+        check_answer(tokenizer, reference, encode(tokenizer, f" {reference}"))
     if room < draft.least:
         raise TextsError(
             f"A prompt of {length} tokens was asked for {name}.",
