@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from copy import deepcopy
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -103,6 +104,33 @@ def test_a_guesser_of_labels_is_right_once_in_four() -> None:
             assert set(answers) <= set(labels)
             hits += [answer == guess for answer in answers]
     assert 0.2 < np.mean(hits) < 0.3
+
+
+@pytest.mark.parametrize("length", [300, 600, LENGTH])
+def test_no_question_about_a_manual_is_asked_twice(length: int) -> None:
+    """Of short texts there are fewer questions, and more texts."""
+    for seed in range(10):
+        texts = built("manual-questions", count=20, seed=seed, length=length)
+        assert sum(len(text.needles) for text in texts) == 20
+        assert (len(texts) > 2) == (length == 300)
+        for text in texts:
+            assert len({needle.tokens.tobytes() for needle in text.needles}) == len(text.needles)
+
+
+def test_texts_whose_first_draws_are_all_different_have_the_questions_of_earlier_versions() -> None:
+    """Which asked by these draws alone; records of them are published."""
+    same = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        script = write_manual(tokenizer := TOKENIZERS["byte-level"], rng, np.zeros(0, np.int32), 2000, 10)
+        written = "".join(str(tokenizer.decode(piece)) for _, piece in zip(range(40), script.pieces, strict=False))
+        codes, drawn = re.findall(r"Valve (\S+):", written), deepcopy(rng).integers(1, 40, size=10).tolist()
+        if len(set(drawn[::2])) == len(set(drawn[1::2])) == 5:
+            forms = ("of valve {}", "of the valve that {} replaces")
+            before = [f"\nThe limit in bar {forms[n % 2].format(codes[i])} is" for n, i in enumerate(drawn)]
+            assert [asked.question for asked in script.ask(40)] == before
+            same += 1
+    assert 10 < same < 40
 
 
 def test_half_of_the_questions_are_the_hard_ones() -> None:

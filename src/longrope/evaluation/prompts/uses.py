@@ -92,7 +92,10 @@ def write_shots(shots: int, tokenizer: Any, rng: np.random.Generator, essay: Tok
 
 
 def write_manual(tokenizer: Any, rng: np.random.Generator, essay: Tokens, room: int, count: int) -> Script:
-    """A manual of valves, each with its limit and the valve that it replaces; half of the questions take two steps."""
+    """A manual of valves, each with its limit and the valve that it replaces; half of the questions take two steps.
+
+    No question is asked twice: of a text with few valves there are fewer than ``count``, two for each but the first.
+    """
     del essay
     letters = "ABCDEFGHJKLMNPQRSTUVWXYZ"
     codes: list[str] = []
@@ -110,9 +113,13 @@ def write_manual(tokenizer: Any, rng: np.random.Generator, essay: Tokens, room: 
             yield encode(tokenizer, f"Valve {codes[i]}: the limit is {limits[i]} bar. {link}\n")
 
     def ask(lines: int) -> list[Asked]:
-        asked = []
-        for number in range(count):
-            i = int(rng.integers(1, lines))
+        asked, before = [], (set[int](), set[int]())  # of one step, and of two
+        for number in range(min(count, 2 * (lines - 1))):
+            i, same = int(rng.integers(1, lines)), before[number % 2]
+            if i in same:
+                others = [other for other in range(1, lines) if other not in same]
+                i = others[int(rng.integers(len(others)))]
+            same.add(i)
             if number % 2:
                 at, text = replaced[i], f"\nThe limit in bar of the valve that {codes[i]} replaces is"
             else:
@@ -187,7 +194,7 @@ def build_texts(
         essays: [E, N] running texts, taken in turn; what the lines leave of the length is filled with their beginning.
         count: how many questions.
         seed: of all that is drawn.
-        per_text: questions about one text, which is read once for them.
+        per_text: questions about one text, which is read once for them; at most, where a text has fewer.
 
     Raises:
         TextsError: the length does not hold the lines.
