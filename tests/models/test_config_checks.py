@@ -75,6 +75,16 @@ def test_keys_that_transformers_ignores_are_refused_by_name(case: str, tmp_path:
     assert repr(model_type) in caught.value.needed
 
 
+def test_values_that_are_fixed_in_the_code_of_a_type_are_said_to_be_unknown(tmp_path: Path) -> None:
+    """As MiMo-V2-Flash is published: its code has such a base and such sinks in sliding layers, and reads neither."""
+    keys = {"swa_rope_theta": 10_000, "add_swa_attention_sink_bias": True}
+    with pytest.raises(ModelError) as caught:
+        load_config(stating(tmp_path / "odd", "mimo_v2_flash", **keys))
+    assert caught.value.found.endswith("states swa_rope_theta = 10000, add_swa_attention_sink_bias = True.")
+    assert "values that are fixed in its code and may be others" in caught.value.needed
+    assert caught.value.remedy.startswith("Remove it from config.json if they are, or if the model was trained without")
+
+
 HARMLESS: dict[str, tuple[str, dict[str, Any]]] = {
     "SmolLM2": ("llama", {"is_llama_config": True, "rope_interleaved": False, "rope_theta": 1e5, "rope_scaling": None}),
     "Vicuna": (

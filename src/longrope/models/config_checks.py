@@ -78,8 +78,10 @@ def check_config(source: str | Path, stated: Mapping[str, Any], config: Any) -> 
     if unread:
         raise ModelError(
             f"The config of {str(source)!r} states {', '.join(unread)}.",
-            f"transformers does not read this for a {config.model_type!r} model, and would compute other attention.",
-            "Remove it from config.json if the model was trained without it; otherwise the model cannot be loaded.",
+            f"transformers does not read this for a {config.model_type!r} model: it computes attention without it, or "
+            "with values that are fixed in its code and may be others. Whether they are the same is not known here.",
+            "Remove it from config.json if they are, or if the model was trained without it; otherwise the model "
+            "cannot be loaded.",
         )
 
 
