@@ -82,8 +82,8 @@ class Accuracy(Metric):
 class EffectiveLength(Metric):
     """The effective length in tokens, and the area under the curve of accuracy by length.
 
-    Their intervals come from a bootstrap of the prompts of each task at each length, of needles by whole texts; those
-    of the original model are drawn with the same prompts of the method at the shortest length.
+    Their intervals come from a bootstrap of the prompts of each task at each length, which draws as many needles as are
+    independent; those of the original model are drawn with the same prompts of the method at the shortest length.
 
     Samples: ``needles-N`` [1, K], ``texts-N`` [K] and ``ruler-N`` [T, K'] at each length N, and ``needles-original``
     and ``ruler-original`` of the original model at the shortest one.
@@ -197,16 +197,14 @@ def _draw_curves(arrays: Arrays, seed: int) -> tuple[dict[int, tuple[Shares, Sha
 def _resampled_means(shares: Shares, rng: np.random.Generator, texts: NDArray[np.int64] | None = None) -> Shares:
     """Means [S, 1 + R] of shares [S, T, K]: of all, then of resamples that are the same for each of the S.
 
-    Where ``texts`` [K] says which text each prompt stands in, whole texts are drawn.
+    Where ``texts`` [K] says which text each prompt stands in, as many are drawn as ``independent_prompts`` says. Whole
+    texts are not drawn: there may be one or two.
     """
-    whole = shares.mean((-1, -2))[:, None]
-    if texts is None:
-        drawn = rng.integers(shares.shape[2], size=(RESAMPLES, *shares.shape[1:]))
-        return np.concatenate([whole, np.take_along_axis(shares[:, None], drawn[None], axis=-1).mean((-1, -2))], axis=1)
-    _, index = np.unique(texts, return_inverse=True)
-    groups = int(index.max()) + 1
-    times = rng.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)[:, index]  # [R, K]
-    return np.concatenate([whole, shares.mean(1) @ times.T / times.sum(1)], axis=1)
+    tasks, count = shares.shape[1:]
+    independent = min(independent_prompts(of_task, texts) for of_task in shares.reshape(-1, count))
+    drawn = rng.integers(count, size=(RESAMPLES, tasks, max(1, round(independent))))
+    means = np.take_along_axis(shares[:, None], drawn[None], axis=-1).mean((-1, -2))
+    return np.concatenate([shares.mean((-1, -2))[:, None], means], axis=1)
 
 
 def _first_and_quantiles(values: Sequence[float]) -> Interval:
