@@ -13,7 +13,7 @@ from test_docs_seeds import unfinished
 
 from longrope.evaluation.statistics import Interval, share_difference, share_interval
 
-PAGE, RESULTS = words("docs/2048k.md"), words("docs/results.md")
+PAGE, RESULTS, README = words("docs/2048k.md"), words("docs/results.md"), words("README.md")
 NEEDLES, MANY, TUNED, LONGEST = "prose-needle", "many-passkeys", "longrope-tuned", 2**21
 Score = dict[str, Any]
 
@@ -119,6 +119,14 @@ def test_the_last_tokens_of_smollm2_are_worse_than_the_original_s() -> None:
     tail = scores_of("smollm2-2048k-all")[TUNED, "far-context-original-last-4096", 2**20]
     assert tail["low"] > 1
     assert f"over the last 4,096 tokens {tail['value']:.3f} ({tail['low']:.3f}-{tail['high']:.3f}), a loss." in PAGE
+
+
+def test_repeated_trainings_differ_by_less_than_the_lead_over_yarn() -> None:
+    """Each of two arms of seed 0 three times, and YaRN's of seed 2 twice."""
+    runs = [[f"evidence-64k{end}/{arm}" for end in ("-first", "", "-measures")] for arm in ("searched", "yarn")]
+    runs += [[f"evidence-64k-seeds{end}/yarn@2" for end in ("", "-again")]]
+    found = [[scores_of(run)[TUNED, "perplexity", 2**16]["value"] for run in again] for again in runs]
+    assert f"Repeated trainings differ by up to {max(100 * (max(x) / min(x) - 1) for x in found):.1f} %" in README
 
 
 def test_the_critical_pair_rule_is_near_the_searched_factors_with_every_seed() -> None:

@@ -250,8 +250,8 @@ def count(scores: dict[tuple[str, int], Score], metric: str, at: int) -> int:
     return round(score.value * score.num_windows)
 
 
-def interval(score: Score) -> str:
-    return f"{score.value:.3f} ({score.low:.3f}-{score.high:.3f})"
+def interval(score: Score, digits: int = 3) -> str:
+    return f"{score.value:.{digits}f} ({score.low:.{digits}f}-{score.high:.{digits}f})"
 
 
 def steps_of(run: str) -> list[TrainStep]:
@@ -295,8 +295,8 @@ def test_what_is_said_of_all_weights_follows_from_the_records() -> None:
     assert all(own["passkey", at].value == 1 for at in (4096, 8192, 32768, 131072))
     assert {round(own["ratio-to-none", at].value, 2) for at in (4096, 8192)} == {0.96}
     assert "Short texts have 0.96 times the original's perplexity" in text
-    far = [f"{end:.2f}" for end in (ratios[2**20].value, ratios[2**20].low, ratios[2**20].high)]
-    readme = "has {} ({}-{}) times its perplexity with 8,192, and finds {} of 60 needles".format(*far, found[0])
+    both = f"{interval(ratios[2**20], 2)} times its perplexity with 8,192"
+    readme = f"has {both} ({last[2**20].value:.2f} over the last 4,096), and finds {found[0]} of 60 needles"
     assert readme in words("README.md")
 
 
