@@ -1,6 +1,7 @@
 """What the docs say that their results do not show, or show only in part, is what the records hold."""
 
 import json
+import tomllib
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from documents import ROOT, lines, words
 from numpy.typing import NDArray
 from tables_cells import Records
+from tables_million import RUNS, UNTRAINED
 from tables_seeds import SEEDS, answered, paired
 from test_docs_seeds import unfinished
 
@@ -113,6 +115,17 @@ def test_what_else_differs_between_the_rows_of_two_seeds() -> None:
     assert "critical dimension finds {} and YaRN's {}, so the".format(*counts) in PAGE
     table = paired(MANY, *(answered(Records(ROOT / "results"), run)[MANY, 2**17] for run in SEEDS["seed 1"]))
     assert f"so the {-100 * table.value:.0f} points fewer of the table are not confirmed" in PAGE
+
+
+def test_the_first_table_and_the_figures_are_of_seed_0() -> None:
+    recipes = {run: tomllib.loads((ROOT / f"results/{run}/recipe.toml").read_text()) for run in (*RUNS, UNTRAINED)}
+    assert {recipe["seed"] for recipe in recipes.values()} == {0}
+    assert "All are of trainings with seed 0." in PAGE
+    assert recipes[UNTRAINED]["target_tokens"] == 2**19
+    assert (
+        '"Tuned" are the two trainings with seed 0; all others are untrained, with factors for 524,288 tokens.' in PAGE
+    )
+    assert "Needles that the two trainings with seed 0 find" in PAGE
 
 
 def test_the_last_tokens_of_smollm2_are_worse_than_the_original_s() -> None:
