@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from documents import ROOT, lines, words
 from numpy.typing import NDArray
+from ruler_prompts import TOKENIZERS
 from tables_cells import Records
 from tables_million import RUNS, UNTRAINED
 from tables_seeds import SEEDS, answered, paired
 from test_docs_seeds import unfinished
 
+from longrope.evaluation.prompts.prose import build_prose
 from longrope.evaluation.statistics import Interval, share_difference, share_interval
+from longrope.recipe import MeasureRecipe
 
 PAGE, RESULTS, README = words("docs/2048k.md"), words("docs/results.md"), words("README.md")
 NEEDLES, MANY, TUNED, LONGEST = "prose-needle", "many-passkeys", "longrope-tuned", 2**21
@@ -115,6 +118,22 @@ def test_what_else_differs_between_the_rows_of_two_seeds() -> None:
     assert "critical dimension finds {} and YaRN's {}, so the".format(*counts) in PAGE
     table = paired(MANY, *(answered(Records(ROOT / "results"), run)[MANY, 2**17] for run in SEEDS["seed 1"]))
     assert f"so the {-100 * table.value:.0f} points fewer of the table are not confirmed" in PAGE
+
+
+def test_texts_with_needles_are_the_three_windows_in_turn() -> None:
+    essays = np.repeat(np.arange(3, dtype=np.int32)[:, None] + 1000, 3000, axis=1)
+    texts = build_prose(TOKENIZERS["byte-level"], 3000, essays, 50, 0, 5)
+    assert [set(text.tokens.tolist()) & {1000, 1001, 1002} for text in texts] == [{1000 + i % 3} for i in range(10)]
+    assert MeasureRecipe().windows == 3
+    assert (
+        "the six or ten texts of 2,097,152 tokens are three texts with other needles, and so are the ten of seed 0's"
+        in PAGE
+    )
+    for run in SEEDS["seed 0"]:
+        (one,) = {line["command"] for line in json.loads((ROOT / f"results/{run}/provenance.json").read_text())}
+        assert "--lengths 32k " in one
+        assert "windows" not in one
+        assert "window_tokens" not in one
 
 
 def test_the_first_table_and_the_figures_are_of_seed_0() -> None:
