@@ -1,5 +1,6 @@
 """Accuracy and effective length: published examples, and shares that are written out here."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -99,15 +100,16 @@ def evaluation(model: LanguageModel, *metrics: str) -> Evaluation:
 
 
 def test_accuracy_is_the_mean_of_needles_and_tasks(model: LanguageModel, judged: Any) -> None:
-    """Whatever their numbers are; its interval is that of as many answers as have its variance."""
+    """Whatever their numbers are."""
     judged(lambda _, is_long: (0.8, 0.25) if is_long else (1.0, 0.5))
     made = evaluation(model, "accuracy")
     scores = {(s.metric, s.context_tokens): s for s in made.measure(made.original)}
     assert scores["accuracy", 2000].value == pytest.approx(0.75)
     last = scores["accuracy", 4000]
     assert last.value == pytest.approx((0.8 + 0.25) / 2)
-    trials = 4 / (1 / 10 + 1 / 6)  # the variance of (a + b) / 2 is a quarter of the sum of the two
-    assert (last.low, last.high) == pytest.approx(wilson_interval(last.value * trials, trials))
+    (low, high), (least, most) = wilson_interval(8, 10), wilson_interval(1.5, 6)
+    below, above = math.sqrt((0.8 - low) ** 2 + (0.25 - least) ** 2), math.sqrt((high - 0.8) ** 2 + (most - 0.25) ** 2)
+    assert (last.low, last.high) == pytest.approx((last.value - below / 2, last.value + above / 2))
     assert last.num_windows == 10 + 6
     assert scores["ruler-subset", 4000].value == 0.25
     assert {name for name, _ in scores} >= {"prose-needle", *(f"ruler-{task}" for task in SUBSET_TASKS)}
@@ -124,8 +126,9 @@ def test_two_methods_are_compared_by_prompt() -> None:
     score = find_metric("accuracy").compare(ours, theirs)
     assert score.metric == "accuracy-difference-to-other"
     assert score.value == pytest.approx((0.1 + 0.1) / 2)
-    gained, lost, pairs = (0.2 + 0.1) / 2, 0.1 / 2, 4 / (1 / 10 + 1 / 10)
-    assert (score.low, score.high) == difference_interval(gained * pairs, lost * pairs, pairs)
+    (low, high), (least, most) = difference_interval(2, 1, 10), difference_interval(1, 0, 10)
+    below, above = math.sqrt((0.1 - low) ** 2 + (0.1 - least) ** 2), math.sqrt((high - 0.1) ** 2 + (most - 0.1) ** 2)
+    assert (score.low, score.high) == pytest.approx((0.1 - below / 2, 0.1 + above / 2))
     assert (score.num_windows, score.num_tokens, score.seconds) == (20, 7, 2.0)
 
 

@@ -102,6 +102,25 @@ def test_the_bootstrap_of_accuracy_draws_as_many_prompts_as_are_independent() ->
     assert means[:, 1:].std(1) == pytest.approx(np.sqrt([0.25, 0.45 * 0.55]) / np.sqrt(drawn), rel=0.05)
 
 
+@pytest.mark.parametrize(("share", "solved"), [(0.5, 0.98), (0.9, 1.0), (0.1, 0.5), (0.5, 0.5)])
+def test_intervals_of_accuracy_hold_it(share: float, solved: float) -> None:
+    """Of 20 needles and 600 prompts; as one share with as many trials as have its variance, 74 to 99 %."""
+    rng = np.random.default_rng(5)
+
+    def draw() -> Samples:
+        arrays = {"needles": rng.random((1, 20)) < share, "ruler": rng.random((6, 100)) < solved}
+        arrays = {name: right.astype(float) for name, right in arrays.items()}
+        return Samples(
+            Identity(Source("other"), 4096, 0, "model", "texts", ""), arrays | {"tokens": np.asarray(1)}, 1.0
+        )
+
+    def holds() -> bool:
+        (found,) = find_metric("accuracy").scores(draw(), MeasureRecipe())
+        return found.low <= (share + solved) / 2 <= found.high
+
+    assert 0.93 <= np.mean([holds() for _ in range(600)]) <= 0.98
+
+
 @pytest.mark.parametrize(("groups", "size", "alike"), [(1, 20, 0.0), (2, 10, 0.15)])
 def test_intervals_of_the_area_hold_it(groups: int, size: int, alike: float) -> None:
     """Needles in few texts at three lengths, and 60 prompts of RULER; with whole texts one or two gave 13 to 75 %."""

@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from longrope.errors import RecipeError
 from longrope.evaluation.metric import Context, Metric, joined
 from longrope.evaluation.prose import ProseNeedles
-from longrope.evaluation.ruler import RulerMean, joined_names
+from longrope.evaluation.ruler import RulerMean, joined_names, mean_interval
 from longrope.evaluation.samples import Arrays, Samples
 from longrope.evaluation.statistics import (
     RESAMPLES,
     Interval,
-    difference_interval,
     independent_prompts,
-    wilson_interval,
+    interval_of_mean,
+    share_difference,
+    share_interval,
 )
 from longrope.metrics import ACCURACY, DIFFERENCE, PROSE, RULER_SUBSET
 from longrope.recipe import MeasureRecipe
@@ -37,7 +38,7 @@ Shares = NDArray[np.float64]
 class Accuracy(Metric):
     """The mean of the share of needles in prose and of that of RULER's subset.
 
-    Its interval is Wilson's, with as many trials as would give the mean of the two its variance.
+    Its interval is made from those of the two, also of a comparison.
 
     Samples: ``needles`` [1, K] and ``ruler`` [T, K'], shares between 0 and 1 of T tasks; ``texts`` [K] of the needles;
     ``tokens`` [] pushed.
@@ -66,16 +67,16 @@ class Accuracy(Metric):
 
     def scores(self, samples: Samples, _: MeasureRecipe) -> list[Score]:
         """One score."""
-        needles, ruler = samples.arrays["needles"], samples.arrays["ruler"]
-        value, trials = float(needles.mean() + ruler.mean()) / 2, _trials(samples, needles[0])
-        return [_score(samples, self.name, Interval(value, *wilson_interval(value * trials, trials)))]
+        needles = share_interval(samples.arrays["needles"][0].tolist(), samples.arrays.get("texts"))
+        ruler = mean_interval(samples.arrays["ruler"].tolist())
+        return [_score(samples, self.name, interval_of_mean([needles, ruler]))]
 
     def compare(self, ours: Samples, theirs: Samples) -> Score:
-        """The accuracy of the first less that of the second, paired by prompt, with Tango's interval."""
-        gains = [ours.arrays[kind] - theirs.arrays[kind] for kind in ("needles", "ruler")]
-        gained, lost = (sum(float(np.maximum(sign * gain, 0).mean()) for gain in gains) / 2 for sign in (1, -1))
-        pairs = _trials(ours, gains[0][0])
-        interval = Interval(gained - lost, *difference_interval(gained * pairs, lost * pairs, pairs))
+        """The accuracy of the first less that of the second, paired by prompt."""
+        texts = {"needles": ours.arrays.get("texts"), "ruler": None}
+        interval = interval_of_mean(
+            [share_difference(ours.arrays[kind].ravel(), theirs.arrays[kind].ravel(), texts[kind]) for kind in texts]
+        )
         return _score(joined(ours, theirs), f"{self.compared_as}{theirs.identity.source.method}", interval)
 
 
@@ -211,11 +212,6 @@ def _first_and_quantiles(values: Sequence[float]) -> Interval:
     """The first value, and the values between which 95 % of the others lie."""
     low, high = np.quantile(values[1:], [0.025, 0.975], method="inverted_cdf")
     return Interval(values[0], float(low), float(high), "prompts")
-
-
-def _trials(samples: Samples, needles: Shares) -> float:
-    """As many answers as have the variance of the mean of two shares, of needles [K] and of RULER."""
-    return 4 / (1 / independent_prompts(needles, samples.arrays.get("texts")) + 1 / samples.arrays["ruler"].size)
 
 
 def _score(samples: Samples, metric: str, interval: Interval) -> Score:

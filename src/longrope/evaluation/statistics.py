@@ -147,19 +147,30 @@ def share_interval(shares: Sequence[float], texts: NDArray[np.int64] | None = No
     return Interval(value, *wilson_interval(value * trials, trials))
 
 
-def share_difference(
-    ours: NDArray[np.bool_], theirs: NDArray[np.bool_], texts: NDArray[np.int64] | None = None
-) -> Interval:
-    """The share of the same answers [K] that one method has right less that of another, paired by answer.
+def share_difference(ours: NDArray[Any], theirs: NDArray[Any], texts: NDArray[np.int64] | None = None) -> Interval:
+    """The mean share of the same answers [K] that one method has right less that of another, paired by answer.
 
     Args:
-        ours: which are right.
+        ours: which are right, or shares between 0 and 1, which count in part.
         theirs: likewise.
         texts: [K] as for ``share_interval``.
     """
-    gained, lost, count = int((ours & ~theirs).sum()), int((theirs & ~ours).sum()), len(ours)
-    part = independent_prompts(ours.astype(float) - theirs, texts) / count
+    gains = ours.astype(float) - theirs
+    gained, lost = (float(np.maximum(sign * gains, 0).sum()) for sign in (1, -1))
+    count, part = len(gains), independent_prompts(gains, texts) / len(gains)
     return Interval((gained - lost) / count, *difference_interval(gained * part, lost * part, count * part))
+
+
+def interval_of_mean(intervals: Sequence[Interval]) -> Interval:
+    """The mean of independent values, with an interval made from theirs.
+
+    Each side is the root of the sum of their squared sides, divided by their number (Zou and Donner 2008, Statistics in
+    Medicine 27).
+    """
+    value, count = sum(each.value for each in intervals) / len(intervals), len(intervals)
+    below = math.hypot(*(each.value - each.low for each in intervals)) / count
+    above = math.hypot(*(each.high - each.value for each in intervals)) / count
+    return Interval(value, value - below, value + above)
 
 
 def independent_prompts(values: NDArray[np.float64], texts: NDArray[np.int64] | None) -> float:
