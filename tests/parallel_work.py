@@ -17,7 +17,8 @@ from longrope.engine.decoding import read_prompt
 from longrope.engine.kv_cache import KeyValueCache
 from longrope.engine.near_exact import dca, jet_long, self_extend
 from longrope.engine.passes import greedy_answers, token_losses, weighted_loss_with_graph
-from longrope.evaluation import measure
+from longrope.evaluation import Evaluation, name_subject
+from longrope.evaluation.metric import Subject
 from longrope.models import LanguageModel, rescaled
 from longrope.recipe import MeasureRecipe, TuneRecipe
 from longrope.rope import baseline_factors
@@ -83,14 +84,17 @@ TRAININGS: dict[str, tuple[TuneRecipe, dict[str, Any]]] = {  # with what is chan
 }
 
 
-def needles_found() -> list[Score]:
-    """The scores of needles by a pico model, under factors, without what their wall clock says."""
+def needles_found() -> tuple[list[Score], tuple[int, int]]:
+    """The scores of needles by a pico model, under factors, without what their wall clock says; the last progress."""
     model = pico.make_model()
     ids = model.tokenizer(pico.make_text(1200))["input_ids"]
     text, table = TokenText(np.asarray(ids, np.int32), "measure"), baseline_factors(model.spec, "yarn", 600)
-    settings = MeasureRecipe((600,), ("needle",), windows=2, needles=11)
-    scores = measure(model, table, text, settings=settings)
-    return [replace(score, seconds=0.0) for score in scores]
+    settings, reports = MeasureRecipe((600,), ("needle",), windows=2, needles=11), list[tuple[int, int]]()
+    evaluation = Evaluation(
+        text, settings, Subject(model, None, "none"), on_progress=lambda _, done, total: reports.append((done, total))
+    )
+    scores = evaluation.measure(name_subject(model, table))
+    return [replace(score, seconds=0.0) for score in scores], reports[-1]
 
 
 def whole_tensors(tokens: int, ranks: int) -> tuple[torch.Tensor, torch.Tensor]:

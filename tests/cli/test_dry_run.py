@@ -42,6 +42,10 @@ def test_a_measurement_is_estimated(command: Command, pico_folder: Path, text_fo
     assert re.search(r"\nmeasure 1 method: about \d+ s,", result.err)
     assert result.out == ""
     assert not Path("run").exists()
+    assert command(*given, "--metrics", "perplexity").code == 0
+    finished = command(*given, "--metrics", "perplexity", "--dry-run")
+    assert "2 of 2 scores are in the records already" in finished.err
+    assert "measure 1 method" not in finished.err
 
 
 def test_a_measurement_that_cannot_begin_leaves_nothing(

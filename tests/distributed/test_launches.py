@@ -313,8 +313,10 @@ def same_number(score: Score) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("in_one_row", [False, True])
 def test_needles_found_by_several_processes_are_those_of_one(in_one_row: bool, launch: Launch, ranks: int) -> None:
-    """Answers are decoded, also where the processes share long windows."""
-    assert launch.same(f"needles {ranks if in_one_row else 1}") == needles_found()
+    """Answers are decoded, also where the processes share long windows; the passes of all processes are counted."""
+    found, (done, total) = launch.same(f"needles {ranks if in_one_row else 1}")
+    assert (found, (done, total)) == needles_found()
+    assert done == total > 1
 
 
 def test_a_search_goes_on_in_another_number_of_processes(launch: Launch, alone: Alone) -> None:

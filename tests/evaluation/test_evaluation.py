@@ -17,6 +17,7 @@ from longrope import evaluation
 from longrope.data import TokenText, fingerprint, sketch
 from longrope.errors import FactorsError, RecipeError, RunError, TextsError
 from longrope.evaluation import Evaluation, measure, name_subject
+from longrope.evaluation.samples import SampleCache
 from longrope.models import LanguageModel
 from longrope.recipe import MeasureRecipe
 from longrope.rope import FactorTable, RescaleFactors, baseline_factors
@@ -108,6 +109,34 @@ def test_records_carry_everything_and_nothing_twice(model: LanguageModel, text: 
     assert len(set(keys)) == len(keys) == 2 * 2 + 2 + 11
     perplexities = {line["texts_fingerprint"] for line in lines if line["metric"].startswith("perplexity")}
     assert perplexities == {fingerprint(text.windows(600, 2))}
+
+
+def test_progress_and_estimates_are_of_what_is_left(model: LanguageModel, text: TokenText, tmp_path: Path) -> None:
+    """Of a new run all, of a finished one nothing, of one without scores of a length that one, by samples, too."""
+    settings = MeasureRecipe(lengths=(64, 600), metrics=("perplexity",), windows=2, tail_tokens=16)
+    subject = name_subject(model, baseline_factors(model.spec, "ntk", 600))
+
+    def measured(run: RunDir, lengths: tuple[int, ...]) -> tuple[list[tuple[int, int]], list[int], int]:
+        reports: list[tuple[int, int]] = []
+        evaluation = Evaluation(
+            text,
+            replace(settings, lengths=lengths),
+            name_subject(model, None),
+            SampleCache(run),
+            on_progress=lambda _, done, total: reports.append((done, total)),
+        )
+        kept = evaluation.kept(subject)
+        left = [reading.tokens for reading in evaluation.readings(subject, kept)]
+        evaluation.measure(subject)
+        return reports, left, len(kept)
+
+    run, windows = RunDir(tmp_path), 2 * (600 // 64)
+    reports, left, kept = measured(run, (64, 600))
+    assert (reports[-1], left, kept) == ((windows + 2, windows + 2), [64, 600], 0)
+    assert measured(run, (64, 600)) == ([], [], 4)
+    lines = run.scores.read_text().splitlines(keepends=True)
+    run.scores.write_text("".join(line for line in lines if '"context_tokens": 600' not in line))
+    assert measured(run, (64, 600)) == ([(2, 2)], [600], 2)
 
 
 def test_what_is_in_the_run_is_not_measured_again(

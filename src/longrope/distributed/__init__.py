@@ -13,11 +13,12 @@ from longrope.distributed.context_parallel import Shard, shard
 from longrope.distributed.failures import claim_report
 from longrope.distributed.fsdp import divide_weights, full_tensor, have_whole, is_dtensor, local_tensor
 from longrope.distributed.launch import launched
-from longrope.distributed.state import DistributedState, choices, entered, is_main, ranks, row, workers
+from longrope.distributed.state import DistributedState, beside, choices, entered, is_main, ranks, row, workers
 
 __all__ = [
     "DistributedState",
     "Shard",
+    "beside",
     "choices",
     "claim_report",
     "divide_weights",

@@ -100,6 +100,11 @@ def workers() -> int:
     return _state.ranks // _state.context_ranks if _state.scope == "all" else 1
 
 
+def beside() -> int:
+    """How many items are being worked on at this moment, where each process or each row of them has one of its own."""
+    return {"all": 1, "row": _state.ranks // _state.context_ranks, "one": _state.ranks}[_state.scope]
+
+
 def choices() -> tuple[str, ...]:
     """How the processes were grouped, with the reason; nothing in a single process."""
     return (_state.choice,) if _state.choice else ()

@@ -4,11 +4,12 @@ Every number is a record with an interval, a paired one where two methods are co
 Measuring fills the sample cache; all scores are computed from it.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
+from longrope import distributed
 from longrope.data import TokenText, check_apart, check_part, check_unsearched, hash_windows
 from longrope.evaluation.metric import Context, Metric, Reading, Subject
 from longrope.evaluation.recording import record_provenance
@@ -74,6 +75,33 @@ def find_metric(name: str) -> Metric:
     return metric
 
 
+@dataclass
+class PassCount:
+    """Counts the passes of a method, of one process, and reports how many all have done.
+
+    Attributes:
+        report: is called with how many are done, and of how many.
+        total: how many are expected.
+        done: about how many; other processes are taken to be as fast.
+    """
+
+    report: Callable[[int, int], None]
+    total: int
+    done: int = 0
+
+    def add(self, count: int) -> None:
+        """Count some that this process has made; one process may make more than are expected."""
+        self.done += count * distributed.beside()
+        if distributed.ranks() > 1:
+            self.done = min(self.done, self.total)
+        self.report(self.done, max(self.done, self.total))
+
+    def end(self) -> None:
+        """Report that all are done, also those whose samples were kept or made for other methods."""
+        if self.done < self.total:
+            self.report(self.total, self.total)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What all methods of a run are measured with: the same text, the same settings, one sample cache.
@@ -123,31 +151,24 @@ class Evaluation:
             TextsError: a search has seen the text, or it is too short.
             FactorsError: the factors belong to another geometry, or do not hold the longest length.
         """
-        metrics, known = self._metrics(), self._known()
-        begin, passed = self._once(f"measure {subject.source.label}"), self._counter(subject)
-        contexts = [replace(one, begin=begin, passed=passed) for one in self._contexts(subject, self.settings.windows)]
+        metrics, known, label = self._metrics(), self._known(), f"measure {subject.source.label}"
+        total = sum(reading.passes for reading in self.readings(subject, self.kept(subject)))
+        begin, count = self._once(label), PassCount(partial(self.on_progress, label), total)
+        contexts = [
+            replace(one, begin=begin, passed=count.add) for one in self._contexts(subject, self.settings.windows)
+        ]
         scores: list[Score] = []
         for context in contexts:
             for metric in (some for some in metrics if some.per_length):
                 scores += self._measure(metric, context, known)
         for metric in (some for some in metrics if not some.per_length):
             scores += self._measure(metric, contexts[-1], known)
+        count.end()
         return scores
 
     def _once(self, message: str) -> Callable[[], None]:
         """What reports a message when it is first called."""
         return cache(partial(self.on_step, message))
-
-    def _counter(self, subject: Subject) -> Callable[[int], None]:
-        """What adds up the passes of a method and reports them."""
-        total, done = sum(reading.passes for reading in self.readings(subject)), 0
-
-        def passed(count: int) -> None:
-            nonlocal done
-            done += count
-            self.on_progress(f"measure {subject.source.label}", done, max(done, total))
-
-        return passed
 
     def longest(self, subject: Subject) -> int:
         """Tokens of the windows that are cut: the longest length that is measured, or more if the settings say so."""
@@ -167,18 +188,35 @@ class Evaluation:
             for purpose, count in fitting.items()
         ]
 
-    def readings(self, subject: Subject) -> list[Reading]:
-        """What measuring and comparing one method takes of the model, as far as its metrics say: each kind once."""
-        contexts = list(self._contexts(subject, self.settings.windows))
-        measured = [(metric, context) for context in contexts for metric in self._metrics() if metric.per_length]
-        compared = [(metric, self._paired(subject)) for metric in self._compared()]
+    def readings(self, subject: Subject, kept: Collection[tuple[str, int]] = ()) -> list[Reading]:
+        """What measuring and comparing one method takes of the model, as far as its metrics say: each kind once.
+
+        Args:
+            subject: the method.
+            kept: scores that are there, by name and length; what gives no other ones is not read.
+        """
+        measured = [
+            (metric, context)
+            for metric, context in self._measured(subject)
+            if not all((name, context.length) in kept for name in metric.names(context))
+        ]
+        compared = [(metric, self._paired(subject)) for metric in self._compared() if measured]
         return list(dict.fromkeys(r for metric, context in (*measured, *compared) for r in metric.readings(context)))
 
     def wanted(self, subject: Subject) -> set[tuple[str, int]]:
         """The scores that measuring one method gives at each length, by name and length."""
+        return {(name, context.length) for metric, context in self._measured(subject) for name in metric.names(context)}
+
+    def kept(self, subject: Subject) -> set[tuple[str, int]]:
+        """Those of them that are in the records."""
+        known = self._known()
+        found = ((self._find(metric, context, known), context.length) for metric, context in self._measured(subject))
+        return {(name, length) for scores, length in found for name in scores} if known else set()
+
+    def _measured(self, subject: Subject) -> list[tuple[Metric, Context]]:
+        """Each metric that is measured by length, at each length, shortest first."""
         contexts = list(self._contexts(subject, self.settings.windows))
-        metrics = [metric for metric in self._metrics() if metric.per_length]
-        return {(name, context.length) for metric in metrics for context in contexts for name in metric.names(context)}
+        return [(metric, context) for context in contexts for metric in self._metrics() if metric.per_length]
 
     def unread(self, *subjects: Subject) -> list[str]:
         """The metrics whose share of ``readings`` is not known for any of some subjects, by name."""
@@ -214,12 +252,7 @@ class Evaluation:
 
     def _measure(self, metric: Metric, context: Context, known: Sequence[Score]) -> list[Score]:
         """The scores of one metric: those in the records, and those that are missing there."""
-        names = metric.names(context)
-        if not names:
-            return []
-        identity = metric.identity(context)
-        same = (s for s in known if s.metric in names and metric.identity_of(s).is_same(identity))
-        found = {s.metric: replace(s, **identity.source._asdict()) for s in same}  # older lines name no source
+        names, found = metric.names(context), self._find(metric, context, known)
         if missing := set(names) - found.keys():
             samples = metric.samples(context)
             made = [s for s in metric.scores(samples, self.settings) if s.metric in missing]
@@ -227,6 +260,14 @@ class Evaluation:
             self._append(made)  # after the summaries: of a score that is there they are, too
             found |= {score.metric: score for score in made}
         return [found[name] for name in sorted(found)]
+
+    def _find(self, metric: Metric, context: Context, known: Sequence[Score]) -> dict[str, Score]:
+        """The scores of one metric among those that are known, by name."""
+        if not (names := metric.names(context)):
+            return {}
+        identity = metric.identity(context)
+        same = (s for s in known if s.metric in names and metric.identity_of(s).is_same(identity))
+        return {s.metric: replace(s, **identity.source._asdict()) for s in same}  # older lines name no source
 
     def _metrics(self) -> list[Metric]:
         """What the settings ask for, each metric after those that it is the mean of."""

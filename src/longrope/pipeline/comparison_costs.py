@@ -207,11 +207,12 @@ def estimate_methods(
 ) -> list[Cost]:
     """What searches, scans and measurements are left of some methods, by their names in the records."""
     run, (original, other) = session.run, _kinds(evaluation)
-    takes = {subject.method: evaluation.readings(subject) for subject in (original, other)}
-    wanted = {subject.method: evaluation.wanted(subject) for subject in (original, other)}
-    scores = {(score.source.known_as, score.metric, score.context_tokens) for score in run.read_scores()}
-    kinds = {name: name if name == registry.ORIGINAL else other.method for name in names}
-    left = [name for name in names if not {(name, *one) for one in wanted[kinds[name]]} <= scores]
+    kinds = {name: original if name == registry.ORIGINAL else other for name in names}
+    kept: dict[str, set[tuple[str, int]]] = {name: set() for name in names}
+    for score in run.read_scores():
+        kept.setdefault(score.source.known_as, set()).add((score.metric, score.context_tokens))
+    wanted = {kind.method: evaluation.wanted(kind) for kind in (original, other)}
+    left = [name for name in names if not wanted[kinds[name].method] <= kept[name]]
     rows = [registry.METHODS[name] for name in names if name in registry.baselines()]
     attention = {row.name: registry.resolve(row.make) for row in rows if row.kind == "attention"}
     scanned = [row.name for row in rows if row.kind == "factors" and not row.formula]
@@ -220,7 +221,7 @@ def estimate_methods(
         session.model,
         searches=searches,
         scans=sum(not run.has(run.factors(name)) for name in scanned),
-        methods=[Measured(takes[kinds[name]], attention.get(name)) for name in left],
+        methods=[Measured(evaluation.readings(kinds[name], kept[name]), attention.get(name)) for name in left],
         speeds=speeds,
     )
 

@@ -106,8 +106,10 @@ def measure_only(
     if baseline:
         lengths = recipe.measure.lengths or (model.spec.trained_window,)
         subject = make_baseline(model, baseline, lengths, max(lengths))
+    if kept := evaluation.kept(subject):
+        callbacks.on_step(f"{len(kept)} of {len(evaluation.wanted(subject))} scores are in the records already")
     callbacks.on_step(ESTIMATING)
-    costs = estimate_measuring(recipe, model, evaluation.readings(subject), subject)
+    costs = estimate_measuring(recipe, model, evaluation.readings(subject, kept), subject)
     report_costs(costs, callbacks.on_step, unknown=evaluation.unread(subject), always=dry_run)
     if dry_run:
         raise DryRunEnd
