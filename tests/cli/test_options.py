@@ -53,6 +53,20 @@ def test_a_run_that_has_begun_keeps_its_baselines(command: Command, pico_folder:
     assert options.prepare(**given, out=Path("new"))[0] == earlier, "other commands have none by default"
 
 
+def test_a_run_that_has_begun_completes_the_options(command: Command, pico_folder: Path) -> None:
+    """They were taken for a new run that lacks the others; a model that was moved is told what to do."""
+    earlier = Recipe(str(pico_folder), 2048, ("books",))
+    Path("run").mkdir()
+    Path("run/recipe.toml").write_text(dump_recipe(earlier))
+    known: dict[str, Any] = {"recipe": None, "out": Path("run")}
+    assert options.prepare(**known, model=str(pico_folder)) == (earlier, Path("run"))
+    assert options.prepare(**known, model=str(pico_folder), data=["books"]) == (earlier, Path("run"))
+    moved = command("extend", "moved", "--out", "run")
+    assert moved.code == 2
+    assert f"model = 'moved' (was '{pico_folder}')" in moved.err
+    assert "needs a link at its old path" in moved.err
+
+
 def test_options_override_the_recipe_file(command: Command, recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = note_recipes(monkeypatch)
     assert command("extend", "--recipe", recipe_file, "--seed", 9, "--to", "512", "--out", "run").code == 0

@@ -25,6 +25,15 @@ def test_every_pointer_of_git_lfs_is_named(pico_folder: Path, tmp_path: Path) ->
     assert "git lfs pull" in caught.value.remedy
 
 
+def test_a_run_directory_is_refused_with_the_place_of_its_checkpoint(pico_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(pico_folder, run / "hf")
+    with pytest.raises(ModelError, match="a checkpoint in the folder hf") as caught:
+        load_model(run, device="cpu")
+    assert caught.value.remedy == f"Give {str(run / 'hf')!r}."
+    load_model(run / "hf", device="cpu")
+
+
 def test_pickled_weights_are_named_as_such(pico_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(pico_folder, tmp_path / "pickled")
     (folder / "model.safetensors").unlink()

@@ -83,6 +83,7 @@ def test_another_recipe_is_refused_naming_the_change(tmp_path: Path, change: dic
     with pytest.raises(RunError) as caught:
         RunDir(tmp_path).bind(replace(RECIPE, **change))
     assert named in caught.value.found.replace(str(tmp_path), "")
+    assert ("link" in caught.value.needed) == ("data" in change), "texts may have been moved"
     assert (tmp_path / "recipe.toml").read_bytes() == before
 
 

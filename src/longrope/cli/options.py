@@ -210,13 +210,12 @@ def prepare(
     Returns:
         The recipe and the path of the run directory.
     """
-    resumable = out / "recipe.toml" if out else None
+    resumable, known = out / "recipe.toml" if out else None, _required(given)
     if recipe:
-        full = _completed(recipe, _required(given), trust_task_files=trust_task_files)
-    elif given["model"] is None and resumable and resumable.exists():
+        full = _completed(recipe, known, trust_task_files=trust_task_files)
+    elif resumable and resumable.exists() and len(known) < len(REQUIRED):
         full = load_recipe(resumable, trust_task_files=trust_task_files)
     else:
-        known = _required(given)
         _check_required(known, "or a recipe file")
         full = _comparing(build(Recipe, known), out, compared)
     full = overridden(_preset(full, given.get("preset")), given)

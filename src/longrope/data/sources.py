@@ -46,9 +46,8 @@ class NoTextError(Exception):
 
 def no_text_error(path: Path, reason: object) -> TextsError:
     """The error for a file that was given by name and is no text."""
-    return TextsError(
-        f"{path} is {reason}.", "A text file that is not blank is needed.", "Convert it to UTF-8, or give another."
-    )
+    remedy = "Give another." if f"{reason}" == "blank" else "Convert it to UTF-8, or give another."
+    return TextsError(f"{path} is {reason}.", "A text file that is not blank is needed.", remedy)
 
 
 def read_document(path: Path) -> str:
@@ -77,7 +76,9 @@ def check_path(source: Path) -> None:
         raise no_source_error(name)
     if not source.exists():
         raise TextsError(
-            f"{source} does not exist.", "A file of texts or a folder of them is needed.", "Check the path."
+            f"{source} does not exist{'' if source.is_absolute() else f' in {Path.cwd()}'}.",
+            "A file of texts or a folder of them is needed.",
+            "Check the path.",
         )
 
 

@@ -43,7 +43,7 @@ def read_place(source: str | Path) -> HubPlace | None:
 
 
 def check_path(source: str | Path) -> None:
-    """Raise ModelError for no name, a GGUF file that is not there, a path that is not looked up, pipes in a folder."""
+    """Raise ModelError for no name, a missing GGUF file, a path that is not looked up, pipes, a run directory."""
     try:
         if not str(source).strip():
             raise ValueError("it is empty")
@@ -68,6 +68,13 @@ def check_path(source: str | Path) -> None:
             f"{special[0]!r} in {str(source)!r} is a pipe or a device.",
             "A model's folder holds regular files: reading another one might never end.",
             "Remove it.",
+        )
+    checkpoint = Path(source, "hf")
+    if checkpoint in files and not {"config.json", "adapter_config.json"} & {path.name for path in files}:
+        raise ModelError(
+            f"{str(source)!r} holds no config.json, and a checkpoint in the folder hf, as run directories do.",
+            "The folder of the checkpoint itself is needed.",
+            f"Give {str(checkpoint)!r}.",
         )
 
 
