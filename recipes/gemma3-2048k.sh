@@ -120,11 +120,18 @@ far_pass() { # far_pass TOKENS OPTION...: a line in a file of its own, unless it
     cat $run/far-*.jsonl > $run/far.jsonl
 }
 
-answers() { # about a document of more than a million tokens
-    [ ! -f $run/answers.jsonl ] || return 0
-    rm -f $run/answers.partial
-    python3 recipes/ask_document.py $run/stages/4-*/adapter $texts/document.txt $run/answers.partial --factors $run
-    mv $run/answers.partial $run/answers.jsonl
+answers() { # about a document of more than a million tokens, with the cache in 16 and in 8 bits, and by the export
+    ask answers-16 $run/stages/4-*/adapter --factors $run
+    ask answers-8 $run/stages/4-*/adapter --factors $run --eight-bit-cache
+    ask answers-hf $run/hf
+    cat $run/answers-{16,8}.jsonl > $run/answers.jsonl
+}
+
+ask() { # ask NAME MODEL OPTION...: three questions, unless their answers are in a file of this name
+    [ ! -f "$run/$1.jsonl" ] || return 0
+    rm -f "$run/$1.partial"
+    python3 recipes/ask_document.py "$2" $texts/document.txt "$run/$1.partial" "${@:3}"
+    mv "$run/$1.partial" "$run/$1.jsonl"
 }
 
 fetch_gemma data
