@@ -15,7 +15,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 THOUSANDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)  # of tokens
-TOKENS = (1088, 1120, 1152, 1408, 1472, 1536, 1792, 2048, 2304, 2560, 3072, 6144, 7168, 7680)  # here
+TOKENS = (1344, 1360, 1376, 1408, 1472, 1536, 1792, 2048, 2304, 2560, 3072, 6144, 7168, 7680)  # here
 LENGTHS = dict(zip(THOUSANDS, TOKENS, strict=True))
 COUNTS = {"warmup_steps": 1, "population": 4, "parents": 2, "mutations": 1, "crossovers": 1, "generations": 1}
 COUNTS |= {"steps": 2, "validation_windows": 1, "windows": 3, "needles": 10, "passkeys": 10, "ruler_prompts": 1}

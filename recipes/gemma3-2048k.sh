@@ -52,10 +52,11 @@ hundred() { # a hundred of each at every length from that window on, so that two
         --set measure.passkeys_per_text=20 --set measure.needles=100 --out $run-hundred
 }
 
-ruler() { # RULER's six tasks, which no training had; the original in its own window beside them
-    local tasks=(--metrics ruler-subset --set measure.ruler_prompts=20 --out $run-ruler)
-    of_run --lengths 4k,32k,128k "${tasks[@]}"
-    $LAUNCH measure $model --measure-data $texts/measure --lengths 4k,32k "${tasks[@]}"
+ruler() { # RULER's six tasks, which no training had, few at the full length; the original in its own window beside them
+    local tasks=(--metrics ruler-subset --out $run-ruler --set)
+    of_run --lengths 2048k "${tasks[@]}" measure.ruler_prompts=3
+    of_run --lengths 4k,32k,128k "${tasks[@]}" measure.ruler_prompts=20
+    $LAUNCH measure $model --measure-data $texts/measure --lengths 4k,32k "${tasks[@]}" measure.ruler_prompts=20
 }
 
 control() { # the same last tokens with far context shuffled, and with another text's
