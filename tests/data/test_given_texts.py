@@ -41,6 +41,8 @@ def test_whole_texts_are_refused_where_a_part_is_needed(
     with pytest.raises(TextsError, match="All parts") as caught:
         step(model, longrope.load_texts(text_folders[0], model.tokenizer))
     assert caught.value.remedy == f"Give texts.{part}."
+    with pytest.raises(TextsError, match="A str is given"):
+        step(model, "books/")
 
 
 @pytest.mark.parametrize(

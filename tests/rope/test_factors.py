@@ -186,6 +186,12 @@ def test_a_table_without_factor_sets_or_with_two_of_a_window_is_refused(
         FactorTable(factor_sets)
 
 
+def test_the_path_of_a_file_is_no_table() -> None:
+    path: Any = "factors.json"
+    with pytest.raises(FactorsError, match=r"A str was given.*longrope\.load_factors"):
+        as_table(path)
+
+
 def test_table_fingerprint_is_the_factor_sets_own_or_depends_on_all() -> None:
     one, two, three = factor_set(1024), factor_set(4096), factor_set(9000)
     assert as_table(one).fingerprint == one.fingerprint

@@ -39,12 +39,13 @@ class Texts:
         return [f"{first}; windows of {length:,} tokens that fit: {', '.join(parts)}", *others]
 
 
-def check_part(text: TokenText, name: str) -> None:
-    """Refuse whole texts where a part of them is needed, the one of this name (raises TextsError)."""
-    if isinstance(text, Texts):
+def check_part(text: object, name: str) -> None:
+    """Refuse what is no part of some texts; the one of this name is needed (raises TextsError)."""
+    if not isinstance(text, TokenText):
+        found = "All parts of some texts are" if isinstance(text, Texts) else f"A {type(text).__name__} is"
         raise TextsError(
-            "All parts of some texts are given.",
-            "One of them is needed: what is measured on may not be searched or tuned on.",
+            f"{found} given.",
+            "One part of what load_texts returns is needed: what is measured on may not be searched or tuned on.",
             f"Give texts.{name}.",
         )
 

@@ -205,7 +205,13 @@ class FactorTable:
 
 
 def as_table(factors: RescaleFactors | FactorTable) -> FactorTable:
-    """One factor set as a table of one."""
+    """One factor set as a table of one (raises FactorsError for what is neither)."""
+    if not isinstance(factors, RescaleFactors | FactorTable):
+        raise FactorsError(
+            f"A {type(factors).__name__} was given as factors.",
+            "RescaleFactors or a FactorTable is needed.",
+            "Read a file of factors with longrope.load_factors.",
+        )
     return factors if isinstance(factors, FactorTable) else FactorTable((factors,))
 
 
