@@ -53,10 +53,10 @@ hundred() { # a hundred of each at every length from that window on, so that two
 }
 
 ruler() { # RULER's six tasks, which no training had, few at the full length; the original in its own window beside them
-    local tasks=(--metrics ruler-subset --out $run-ruler --set)
-    of_run --lengths 2048k "${tasks[@]}" measure.ruler_prompts=3
-    of_run --lengths 4k,32k,128k "${tasks[@]}" measure.ruler_prompts=20
-    $LAUNCH measure $model --measure-data $texts/measure --lengths 4k,32k "${tasks[@]}" measure.ruler_prompts=20
+    local tasks=(--metrics ruler-subset --out $run-ruler)
+    of_run --lengths 2048k "${tasks[@]}" --set measure.ruler_prompts=3
+    of_run --lengths 4k,32k,128k "${tasks[@]}" --set measure.ruler_prompts=20
+    $LAUNCH measure $model --measure-data $texts/measure --lengths 4k,32k "${tasks[@]}" --set measure.ruler_prompts=20
 }
 
 control() { # the same last tokens with far context shuffled, and with another text's

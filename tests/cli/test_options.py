@@ -64,7 +64,7 @@ def test_a_run_that_has_begun_completes_the_options(command: Command, pico_folde
     moved = command("extend", "moved", "--out", "run")
     assert moved.code == 2
     assert f"model = 'moved' (was '{pico_folder}')" in moved.err
-    assert "needs a link at its old path" in moved.err
+    assert "a link is needed at the old path" in moved.err
 
 
 def test_options_override_the_recipe_file(command: Command, recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

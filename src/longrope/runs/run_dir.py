@@ -148,7 +148,7 @@ class RunDir:
             before, now = _written(asdict(self.recipe())), _written(asdict(recipe))
             needed = "A run is resumed only with the recipe that began it."
             if any(before[key] != now[key] for key in ("model", "data", "measure_data")):
-                needed += " What was only moved needs a link at its old path."
+                needed += " If a model or texts were only moved, a link is needed at the old path."
             check_same(f"The run directory {self.path}", "recipe", before, now, needed=needed)
         function = self.preprocess
         if self.has(self._recipe) and function != preprocess:
