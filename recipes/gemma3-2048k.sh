@@ -52,11 +52,15 @@ hundred() { # a hundred of each at every length from that window on, so that two
         --set measure.passkeys_per_text=20 --set measure.needles=100 --out $run-hundred
 }
 
-ruler() { # RULER's six tasks, which no training had, few at the full length; the original in its own window beside them
-    local tasks=(--metrics ruler-subset --out $run-ruler)
-    of_run --lengths 2048k "${tasks[@]}" --set measure.ruler_prompts=3
-    of_run --lengths 4k,32k,128k "${tasks[@]}" --set measure.ruler_prompts=20
-    $LAUNCH measure $model --measure-data $texts/measure --lengths 4k,32k "${tasks[@]}" --set measure.ruler_prompts=20
+ruler() { # RULER's six tasks, which no training had, and the original in its own window beside them
+    local tasks=(--metrics ruler-subset --set measure.ruler_prompts=10 --out $run-ruler)
+    of_run --lengths 4k,128k "${tasks[@]}"
+    $LAUNCH measure $model --measure-data $texts/measure --lengths 4k "${tasks[@]}"
+}
+
+ruler_2048k() { # the same at the full length with needles beside them: few, since each prompt of RULER has a pass of its own
+    of_run --lengths 2048k --metrics prose-needle,ruler-subset --set measure.needles=40 --set measure.ruler_prompts=2 \
+        --out $run-ruler-2048k
 }
 
 control() { # the same last tokens with far context shuffled, and with another text's
@@ -138,5 +142,5 @@ ask() { # ask NAME MODEL OPTION...: three questions, unless their answers are in
 fetch_gemma data
 [ -d $texts ] || fetch_million_texts $model $texts
 parts=("$@")
-[ $# -gt 0 ] || parts=(whole passkeys window hundred ruler control reworded untrained before untrained_1024k untrained_2048k varied codes far farther answers)
+[ $# -gt 0 ] || parts=(whole passkeys window hundred ruler ruler_2048k control reworded untrained before untrained_1024k untrained_2048k varied codes far farther answers)
 for part in "${parts[@]}"; do $part; done
