@@ -54,8 +54,8 @@ hundred() { # a hundred of each at every length from that window on, so that two
 
 ruler() { # RULER's six tasks, which no training had, and the original in its own window beside them
     local tasks=(--metrics ruler-subset --set measure.ruler_prompts=10 --out $run-ruler)
-    of_run --lengths 4k,128k "${tasks[@]}"
-    $LAUNCH measure $model --measure-data $texts/measure --lengths 4k "${tasks[@]}"
+    of_run --lengths 4k,32k,128k "${tasks[@]}"
+    $LAUNCH measure $model --measure-data $texts/measure --lengths 4k,32k "${tasks[@]}"
 }
 
 ruler_2048k() { # the same at the full length with needles beside them: few, since each prompt of RULER has a pass of its own

@@ -12,6 +12,7 @@ from pathlib import Path
 import tables_bundled as bundled
 import tables_evidence as evidence
 import tables_gemma as gemma
+import tables_headline as headline
 import tables_million as million
 import tables_reliability as reliability
 import tables_searches as searches
@@ -39,7 +40,8 @@ TABLES: dict[str, Maker] = {
     "gemma-128k": gemma.longer_table,
     "gemma-cost": partial(searches.cost_table, run=gemma.RUN),
     "gemma-pass": speed.gemma_table,
-    "2048k": million.headline_table,
+    "2048k": headline.headline_table,
+    "2048k-accuracy": headline.accuracy_table,
     "2048k-lengths": million.length_table,
     "2048k-lengths-yarn": partial(million.length_table, run=million.YARN),
     "2048k-alike": million.alike_table,

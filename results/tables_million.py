@@ -23,8 +23,9 @@ RUNS = {
     ATTENTION: "SmolLM2-135M, attention alone",
 }
 AGAIN = {run: f"{run}-seed1" for run in (GEMMA, YARN)}  # the same trainings with another seed
+THIRD = f"{GEMMA}-seed2"  # and with a third one; RULER was measured of its weights
 FORMULAS = {GEMMA: "ntk-critical", SMALL: "critical", ATTENTION: "critical"} | dict.fromkeys((YARN, SMALL_YARN), "yarn")
-FORMULAS |= {again: FORMULAS[run] for run, again in AGAIN.items()}
+FORMULAS |= {again: FORMULAS[run] for run, again in AGAIN.items()} | {THIRD: FORMULAS[GEMMA]}
 UNTRAINED = f"{GEMMA}-untrained"
 FURTHER = (f"{UNTRAINED}-1024k", f"{UNTRAINED}-2048k")  # two of them, by factors for those lengths
 BEFORE = f"{GEMMA}-before"  # the factors of the trained run with the original weights
@@ -32,13 +33,6 @@ REWORDED, WORDED = f"{GEMMA}-reworded", f"{GEMMA}-reworded-short"  # on a GPU, a
 NEEDLES = {"codes": "gemma3-needles-codes", "varied needles": "gemma3-needles-varied"}
 TUNED = "longrope-tuned"
 LENGTHS = {n * 1024: f"{n:,}k" for n in (4, 8, 32, 128, 512, 1024, 2048)}
-SHORT_LIST = (4096, 32768, 131072, 2097152)  # of the table with one line a metric
-METRICS: dict[str, tuple[tuple[str, ...], Callable[..., Cell]]] = {  # words -> records in this order, format
-    "perplexity": (("perplexity", "prefix-perplexity"), number),
-    "passkeys, one a text": (("passkey",), percent),
-    "passkeys, 20 a text": (("many-passkeys",), percent),
-    "accuracy": (("accuracy", "prose-needle"), percent),
-}
 # All that the trained window predicts:
 LAST = {run: "last-tokens-32767" if run in (GEMMA, YARN) else "last-tokens-8191" for run in RUNS}
 COLUMNS: dict[str, tuple[str, Callable[..., Cell]]] = {
@@ -62,6 +56,8 @@ APART = {  # ending of a run's name -> what of it stands beside the run
         *("far-context-original", "far-context-original-last-4096", "prose-needle", "many-passkeys"),
     ),
     "-passkeys": ("passkey",),
+    "-ruler": ("ruler-subset",),
+    "-ruler-2048k": ("ruler-subset", "prose-needle"),
     "-control": ("far-shuffled", "far-replaced", "last-tokens-32767", "far-context", "far-context-last-4096"),
 }
 HUNDRED = "-hundred"  # ending of a run with a hundred of each; they come before the run's fewer
@@ -96,6 +92,7 @@ def aims_table(records: Records) -> str:
         *_gemma_aims(trained_scores(records, YARN), OF_YARN),
         *_measured(_gemma_aims(trained_scores(records, AGAIN[GEMMA]), ", seed 1")),
         *_measured(_gemma_aims(trained_scores(records, AGAIN[YARN]), f"{OF_YARN}, seed 1")),
+        *_measured(_gemma_aims(trained_scores(records, THIRD), ", seed 2")),
         *_small_aims(trained_scores(records, SMALL)),
         *_small_aims(trained_scores(records, SMALL_YARN), OF_YARN),
     ]
@@ -165,21 +162,6 @@ def _bound(metric: str, bound: float) -> str:
 def _cell(metric: str, value: float, used: list[Score]) -> Cell:
     ends = f" ({used[0].low:.3f}-{used[0].high:.3f})" if len(used) == 1 else ""
     return Cell(f"{value:.0%}" if _is_share(metric) else f"{value:.3f}{ends}", tuple(used))
-
-
-def headline_table(records: Records) -> str:
-    """Perplexity, passkeys and accuracy at three lengths, for each model."""
-    rows: list[Row] = []
-    for run, model in RUNS.items():
-        scores = trained_scores(records, run)
-        for words, (names, write) in METRICS.items():
-            found = [next((scores[n, at] for n in names if (n, at) in scores), None) for at in SHORT_LIST]
-            rows.append([f"{model}, {words}", *(write(score) if score else NONE for score in found)])
-    prose = joined_scores(records, ((FAR, FORMULAS[ATTENTION]),)).get(("prefix-perplexity", SHORT_LIST[-1]))
-    if prose:
-        words = f"{RUNS[ATTENTION]}, perplexity, one window of prose"
-        rows.append([words, *[""] * (len(SHORT_LIST) - 1), number(prose)])
-    return table(["each row on its own text", *(LENGTHS[at] for at in SHORT_LIST)], rows)
 
 
 def attention_length_table(records: Records) -> str:

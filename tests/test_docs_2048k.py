@@ -144,7 +144,7 @@ def test_the_longest_windows() -> None:
     assert f"have {share} of the perplexity that the original has with 32,768" in PAGE
     assert f"and {near['value']:.3f} of that which the trained weights have" in PAGE
     assert f"there the latter is {scores['ntk-critical', 'far-context', 2**19]['value']:.3f}." in PAGE
-    assert f"with NTK by critical dimension {found[0]} of 60 and" in README
+    assert f"with NTK by critical dimension {found[0]} of 60, " in README
 
 
 def test_other_factors_trained_alike() -> None:

@@ -139,7 +139,7 @@ def test_texts_with_needles_are_the_three_windows_in_turn() -> None:
 def test_the_first_table_and_the_figures_are_of_seed_0() -> None:
     recipes = {run: tomllib.loads((ROOT / f"results/{run}/recipe.toml").read_text()) for run in (*RUNS, UNTRAINED)}
     assert {recipe["seed"] for recipe in recipes.values()} == {0}
-    assert "All are of trainings with seed 0." in PAGE
+    assert "All other rows are of trainings with seed 0." in PAGE
     assert recipes[UNTRAINED]["target_tokens"] == 2**19
     assert (
         '"Tuned" are the two trainings with seed 0; all others are untrained, with factors for 524,288 tokens.' in PAGE

@@ -57,6 +57,7 @@ def test_a_table_of_several_texts_is_refused() -> None:
 
 
 ALONE = {  # each of their scores, or each in a row, is of a metric and a length of its own
+    "2048k-accuracy",
     "2048k-aims",
     "2048k-lengths",
     "2048k-lengths-yarn",

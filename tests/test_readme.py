@@ -55,6 +55,6 @@ def test_the_times_of_a_search_and_a_training_are_those_of_the_records() -> None
         path.parent.name.split("-")[1]: json.loads(path.read_text())["seconds"]
         for path in (RESULTS / run / "stages").glob("*/stage.json")
     }
-    took = f"takes {stages['search']:.0f} seconds, and 100 training steps take {stages['tune']:.0f}."
+    took = f"takes {stages['search']:.0f} seconds, 100 training steps {stages['tune']:.0f}."
     assert f"On one H200 a search for SmolLM2-135M at 64k {took}" in README
     assert len(lines(f"{run}/stages/2-tune-64k-92b7e3cb/train.jsonl")) == 100
