@@ -74,7 +74,20 @@ def test_ruler_of_both_overlaps_in_the_own_window() -> None:
         assert ahead.low < behind.high
         needles = [RECORDS.scores(THIRD, method)["prose-needle", at].value for method in (TUNED, "none")]
         assert needles[0] > needles[1]
-    assert "find more of both than the original, but RULER's intervals overlap" in PAGE
+    assert "find more needles than the original and answer more of RULER, but RULER's intervals overlap" in PAGE
+
+
+def test_what_three_seeds_find_of_the_same_prompts() -> None:
+    runs = [f"gemma3-2048k{end}" for end in ("-window", "-seed1-hundred", "-seed2-window")]
+    passkeys, needles = (
+        [RECORDS.scores(run, "ntk-critical")[metric, 2**15] for run in runs]
+        for metric in ("many-passkeys", "prose-needle")
+    )
+    assert len({score.texts_fingerprint for score in passkeys}) == 1
+    assert needles[0].texts_fingerprint == needles[2].texts_fingerprint != needles[1].texts_fingerprint
+    found = [round(100 * score.value) for score in (*passkeys, needles[0], needles[2])]
+    assert "the trainings with seeds 0 and 1 find {} and {}, it finds {}.".format(*found) in PAGE
+    assert "100 needles of which that with seed 0 finds {} it finds {} (".format(*found[3:]) in PAGE
 
 
 def test_accuracy() -> None:
