@@ -61,7 +61,7 @@ def accuracy_table(records: Records) -> str:
 
 
 def ruler_scores(records: Records) -> dict[str, Scores]:
-    """Those of the trained weights and of the original, of all runs that measured either part."""
+    """Those of the weights whose accuracy was measured, and of the original."""
     original = joined_scores(records, [(THIRD, "none"), (f"{THIRD}-ruler", "none")])
     return {f"{RUNS[GEMMA]}, seed 2": trained_scores(records, THIRD), ORIGINAL: original}
 

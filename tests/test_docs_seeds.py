@@ -88,7 +88,7 @@ def test_of_the_longest_needles_one_text_is_missing(answers: dict[str, tuple[Ans
     assert said.format(yarn.sum(), ntk[:90].sum(), *ends) in PAGE
     assert f"it finds {ntk.sum()} of 100 and {yarn.sum()} of 90" in PAGE
     assert f"with another seed {yarn.sum()} of 90; with NTK by" in words("README.md")
-    assert f"of 60, {ntk.sum()} of 100 and 32 of 40)" in words("README.md")
+    assert f"of 60, {ntk.sum()} of 100 and 32 of 40 by seed)" in words("README.md")
 
 
 def unfinished() -> NDArray[np.bool_]:
